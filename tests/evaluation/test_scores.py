@@ -1,0 +1,220 @@
+"""Scores against hand-computed values, against an independent implementation from the definitions, and laws."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from functools import lru_cache
+
+import pytest
+
+from signllm.errors import UsageError
+from signllm.evaluation.scores import CONVENTIONS, longest_common_subsequence, rouge_l, score, score_files
+
+METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "chrf")
+
+
+def ngrams(tokens: list[str], order: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(tokens[i : i + order]) for i in range(len(tokens) - order + 1))
+
+
+def plain_bleu(hypotheses: list[list[str]], references: list[list[str]], order: int) -> float:
+    """BLEU of Papineni et al. (2002), no smoothing, written from the definition."""
+    logs = 0.0
+    for n in range(1, order + 1):
+        matches = total = 0
+        for mine, right in zip(hypotheses, references, strict=True):
+            ours, theirs = ngrams(mine, n), ngrams(right, n)
+            matches += sum(min(count, theirs[gram]) for gram, count in ours.items())
+            total += sum(ours.values())
+        if matches == 0:
+            return 0.0
+        logs += math.log(matches / total) / order
+    length, reference_length = sum(map(len, hypotheses)), sum(map(len, references))
+    brevity = 1.0 if length > reference_length else math.exp(1 - reference_length / length)
+    return 100 * brevity * math.exp(logs)
+
+
+def plain_rouge(hypothesis: list[str], reference: list[str]) -> float:
+    @lru_cache(maxsize=None)
+    def common(i: int, j: int) -> int:
+        if i == len(hypothesis) or j == len(reference):
+            return 0
+        if hypothesis[i] == reference[j]:
+            return 1 + common(i + 1, j + 1)
+        return max(common(i + 1, j), common(i, j + 1))
+
+    both = common(0, 0)
+    if both == 0:
+        return 0.0
+    precision, recall = both / len(hypothesis), both / len(reference)
+    return 2.44 * precision * recall / (recall + 1.44 * precision)
+
+
+def plain_chrf(hypotheses: list[str], references: list[str]) -> float:
+    """ChrF2 of Popovic (2015): character 1- to 6-grams without spaces, averaged over the orders that both sides have."""
+    precisions, recalls = [], []
+    for n in range(1, 7):
+        matches = ours_total = theirs_total = 0
+        for mine, right in zip(hypotheses, references, strict=True):
+            ours, theirs = ngrams(list("".join(mine.split())), n), ngrams(list("".join(right.split())), n)
+            matches += sum(min(count, theirs[gram]) for gram, count in ours.items())
+            ours_total += sum(ours.values())
+            theirs_total += sum(theirs.values())
+        if ours_total and theirs_total:
+            precisions.append(matches / ours_total)
+            recalls.append(matches / theirs_total)
+    precision, recall = sum(precisions) / len(precisions), sum(recalls) / len(recalls)
+    return 100 * 5 * precision * recall / (4 * precision + recall)
+
+
+def corpus(seed: int, sentences: int = 40) -> tuple[list[str], list[str]]:
+    """Sentences over a small vocabulary with a hypothesis that copies, drops, swaps and invents words."""
+    drawn = random.Random(seed)
+    vocabulary = "Am Montag regnet es im Norden und Süden bei zwölf Grad ,".split()
+    references, hypotheses = [], []
+    for _ in range(sentences):
+        words = drawn.choices(vocabulary, k=drawn.randint(5, 12))
+        mine = [drawn.choice(vocabulary) if drawn.random() < 0.2 else word for word in words if drawn.random() > 0.1]
+        references.append(" ".join(words))
+        hypotheses.append(" ".join(mine) or "es")
+    return hypotheses, references
+
+
+def test_by_hand() -> None:
+    # every word but the last matches: 5 of 6 unigrams, 4 of 5 pairs, 3 of 4 triples, 2 of 3 quadruples; LCS 5
+    result = score(["The cat sat on the rug"], ["the cat sat on the mat"], "phoenix2014t")
+    assert result["bleu1"] == pytest.approx(100 * 5 / 6)
+    assert result["bleu2"] == pytest.approx(100 * math.sqrt(5 / 6 * 4 / 5))
+    assert result["bleu3"] == pytest.approx(100 * (5 / 6 * 4 / 5 * 3 / 4) ** (1 / 3))
+    assert result["bleu4"] == pytest.approx(100 * (5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** (1 / 4))
+    assert result["rouge_l"] == pytest.approx(100 * 5 / 6)
+
+
+def test_rouge_weighs_recall_over_precision() -> None:
+    # LCS 2; P = 2/4, R = 2/2: F = 2.44 * 0.5 / (1 + 1.44 * 0.5) = 1.22 / 1.72
+    assert rouge_l("a x b y".split(), "a b".split()) == pytest.approx(1.22 / 1.72)
+    # P = 2/2, R = 2/4: F = 1.22 / (0.5 + 1.44)
+    assert rouge_l("a b".split(), "a x b y".split()) == pytest.approx(1.22 / 1.94)
+
+
+def test_brevity_penalty_by_hand() -> None:
+    result = score(["a b c d"], ["a b c d e f g h"], "phoenix2014t")
+    assert result["bleu4"] == pytest.approx(100 * math.exp(1 - 8 / 4))
+
+
+def test_an_order_without_a_match_makes_bleu_zero_only_under_the_papers_conventions() -> None:
+    hypothesis, reference = ["a b x c d"], ["a b y c d"]
+    assert score(hypothesis, reference, "phoenix2014t")["bleu3"] == 0.0
+    assert score(hypothesis, reference, "sacrebleu")["bleu3"] > 0.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_against_an_independent_implementation(seed: int) -> None:
+    hypotheses, references = corpus(seed)
+    result = score(hypotheses, references, "phoenix2014t")
+    ours = [text.lower().split() for text in hypotheses]
+    theirs = [text.lower().split() for text in references]
+    for order in (1, 2, 3, 4):
+        assert result[f"bleu{order}"] == pytest.approx(plain_bleu(ours, theirs, order), abs=1e-9)
+    rouge = 100 * sum(map(plain_rouge, ours, theirs)) / len(ours)
+    assert result["rouge_l"] == pytest.approx(rouge, abs=1e-9)
+    lowered = [text.lower() for text in hypotheses], [text.lower() for text in references]
+    assert result["chrf"] == pytest.approx(plain_chrf(*lowered), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_csl_daily_scores_characters(seed: int) -> None:
+    drawn = random.Random(seed)
+    references = ["".join(drawn.choices("今天我们去学校吃饭吗明", k=drawn.randint(4, 9))) for _ in range(30)]
+    hypotheses = ["".join(c for c in text if drawn.random() > 0.2) or "我" for text in references]
+    result = score([" ".join(text) for text in hypotheses], references, "csl-daily")  # spaces do not count
+    for order in (1, 2, 3, 4):
+        expected = plain_bleu([list(text) for text in hypotheses], [list(text) for text in references], order)
+        assert result[f"bleu{order}"] == pytest.approx(expected, abs=1e-9)
+    rouges = [plain_rouge(list(mine), list(right)) for mine, right in zip(hypotheses, references, strict=True)]
+    assert result["rouge_l"] == pytest.approx(100 * sum(rouges) / len(rouges), abs=1e-9)
+
+
+def test_the_sacrebleu_convention_is_sacrebleus_default() -> None:
+    import sacrebleu
+
+    hypotheses, references = corpus(7)
+    result = score(hypotheses, references, "sacrebleu")
+    assert result["bleu4"] == sacrebleu.corpus_bleu(hypotheses, [references]).score
+    assert result["chrf"] == sacrebleu.corpus_chrf(hypotheses, [references]).score
+    chinese = score(["我们去学校"], ["我们去学校吗"], "sacrebleu", language="zh")
+    assert chinese["bleu4"] == sacrebleu.corpus_bleu(["我们去学校"], [["我们去学校吗"]], tokenize="zh").score
+    assert "tok:zh" in str(chinese["signature"])
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_laws(convention: str) -> None:
+    hypotheses, references = corpus(11)
+    result = score(hypotheses, references, convention)
+    assert list(result)[:6] == list(METRICS)
+    assert all(0.0 < result[name] < 100.0 for name in METRICS)
+    assert all(score(references, references, convention)[name] == pytest.approx(100.0) for name in METRICS)
+    order = random.Random(0).sample(range(len(references)), len(references))
+    shuffled = score([hypotheses[i] for i in order], [references[i] for i in order], convention)
+    assert all(shuffled[name] == pytest.approx(result[name]) for name in METRICS)
+    assert score(["foo"] * 3, ["bar"] * 3, "phoenix2014t")["bleu1"] == 0.0
+
+
+def test_case_counts_only_in_sacrebleu() -> None:
+    assert score(["MORGEN REGEN"], ["morgen regen"], "phoenix2014t")["bleu1"] == pytest.approx(100)
+    assert score(["MORGEN REGEN"], ["morgen regen"], "sacrebleu")["rouge_l"] == 0.0
+
+
+def test_a_final_period_raises_the_score_and_is_named_in_the_signature() -> None:
+    hypotheses, references = corpus(3)
+    kept, added = (score(hypotheses, references, final_period=how) for how in ("keep", "add"))
+    assert added["bleu4"] > kept["bleu4"]
+    assert added["rouge_l"] > kept["rouge_l"]
+    with_period = score([f"{text} ." for text in hypotheses], references, final_period="drop")
+    assert with_period["bleu4"] == pytest.approx(kept["bleu4"])
+    assert "final_period:add" in str(added["signature"])
+    assert added["signature"] != kept["signature"]
+
+
+def test_the_signature_says_how() -> None:
+    signature = str(score(["a"], ["a"], "phoenix2014t")["signature"])
+    for part in ("phoenix2014t", "case:lc", "tok:none", "smooth:floor", "version:", "beta:1.2", "nc:6"):
+        assert part in signature
+
+
+def test_empty_hypotheses_score_zero_and_divide_by_nothing() -> None:
+    result = score(["", ""], ["es regnet", "morgen"], "phoenix2014t")
+    assert [result[name] for name in METRICS] == [0.0] * 6
+
+
+def test_lcs_is_symmetric_and_bounded() -> None:
+    drawn = random.Random(5)
+    for _ in range(50):
+        left, right = ([drawn.choice("abc") for _ in range(drawn.randint(0, 9))] for _ in range(2))
+        length = longest_common_subsequence(left, right)
+        assert length == longest_common_subsequence(right, left) <= min(len(left), len(right))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((["a"], ["a", "b"], "phoenix2014t"), "1 hypotheses but 2 references"),
+        (([], [], "phoenix2014t"), "nothing to score"),
+        ((["a"], ["a"], "bleu"), "phoenix2014t, csl-daily, sacrebleu"),
+    ],
+)
+def test_bad_input_is_refused(arguments: tuple, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        score(*arguments)
+    with pytest.raises(UsageError, match="keep, add or drop"):
+        score(["a"], ["a"], final_period="no")  # type: ignore[arg-type]
+
+
+def test_score_files_equals_score(tmp_path) -> None:
+    hypotheses, references = corpus(2)
+    ours, theirs = tmp_path / "ours.txt", tmp_path / "theirs.txt"
+    ours.write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
+    theirs.write_text("\n".join(references), encoding="utf-8")
+    assert score_files(ours, theirs) == score(hypotheses, references)
