@@ -1,12 +1,12 @@
 """Scores of translations: BLEU-1 to 4, ROUGE-L and chrF, each under a named convention.
 
-The same sentences give a BLEU-4 of 21.2 or 22.2 depending on a final period, and three things called ROUGE-L differ by
-3 points; so a convention is named, and its signature is stored beside the numbers. BLEU and chrF are sacrebleu's;
-ROUGE-L is the one of the sign language papers (neccam/slt), which no package computes:
+The same sentences give a BLEU-4 of 21.2 or 22.2 depending on a final period, and three things called ROUGE-L
+differ by 3 points; so a convention is named, and its signature is stored beside the numbers. BLEU and chrF are
+sacrebleu's; ROUGE-L is the one of the sign language papers (neccam/slt), which no package computes:
 
-    R = LCS/|reference|, P = LCS/|hypothesis|, F = (1 + b^2) P R / (R + b^2 P), b = 1.2, mean over sentences, times 100
+    R = LCS/|reference|, P = LCS/|hypothesis|, F = (1 + b^2) P R / (R + b^2 P), b = 1.2, mean over sentences
 
-Corpus scores of free-running translations only; teacher-forced output scored this way is not a translation score.
+For free-running translations only: teacher-forced output scored this way is not a translation score.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Convention:
         lower: both sides in lower case.
         by_character: tokens are characters (spaces removed first), as for Chinese.
         tokenize: sacrebleu's tokeniser; ``"none"`` splits at whitespace.
-        smooth: sacrebleu's smoothing method; ``"floor"`` has the value 0: an order without a match makes BLEU 0.
+        smooth: sacrebleu's smoothing method; ``"floor"`` (value 0) makes BLEU 0 when an order has no match.
     """
 
     lower: bool
@@ -58,7 +58,9 @@ def convention_named(name: str) -> Convention:
         UsageError: no such convention.
     """
     if name not in CONVENTIONS:
-        raise UsageError(f"there is no score convention {name!r}", remedy=f"use one of: {', '.join(CONVENTIONS)}")
+        raise UsageError(
+            f"there is no score convention {name!r}", remedy=f"use one of: {', '.join(CONVENTIONS)}"
+        )
     return CONVENTIONS[name]
 
 
@@ -76,12 +78,12 @@ def score(
         hypotheses: a system's sentences.
         references: the reference of each, in the same order.
         convention: ``phoenix2014t``, ``csl-daily`` or ``sacrebleu`` (:data:`CONVENTIONS`).
-        language: only ``sacrebleu`` asks: Chinese (``zh``) is tokenised by sacrebleu's ``zh``, all else by ``13a``.
-        final_period: what happens to a sentence's last "." on *both* sides. Official PHOENIX-2014T files have none,
-            neccam-style references end in " ."; scores of the two kinds cannot be compared.
+        language: asked by ``sacrebleu`` only: Chinese (``zh``) has a tokeniser of its own, all else ``13a``.
+        final_period: what happens to a sentence's last "." on *both* sides. Official PHOENIX-2014T files have
+            none, neccam-style references end in " ."; scores of the two kinds cannot be compared.
 
     Returns:
-        ``bleu1`` .. ``bleu4``, ``rouge_l``, ``chrf`` (all 0 to 100), ``samples``, ``convention``, ``signature``.
+        ``bleu1`` .. ``bleu4``, ``rouge_l``, ``chrf`` (0 to 100), ``samples``, ``convention``, ``signature``.
 
     Raises:
         UsageError: an unknown convention, no sentences, or unequal numbers of them.
@@ -93,7 +95,9 @@ def score(
             remedy="give exactly one hypothesis per reference, in the same order, or use id|text lines",
         )
     if not hypotheses:
-        raise UsageError("there is nothing to score: no hypotheses", remedy="check that the split is not empty")
+        raise UsageError(
+            "there is nothing to score: no hypotheses", remedy="check that the split is not empty"
+        )
     normalise = _normaliser(rule, final_period)
     ours, theirs = [normalise(text) for text in hypotheses], [normalise(text) for text in references]
     return _scores(ours, theirs, convention, _tokenizer_of(rule, language), final_period)
@@ -117,11 +121,12 @@ def _scores(
     result["chrf"] = chrf.corpus_score(ours, [theirs]).score
     result |= {"samples": len(ours), "convention": convention}
     unit = "character" if rule.by_character else "token"
+    case = "lc" if rule.lower else "mixed"
     result["signature"] = "; ".join(
         (
             f"{convention}|unit:{unit}|final_period:{final_period}",
             f"BLEU-n {bleu.get_signature()}",
-            f"ROUGE-L lcs-f|beta:{ROUGE_BETA}|mean:sentence|case:{'lc' if rule.lower else 'mixed'}|tok:{tokenize}",
+            f"ROUGE-L lcs-f|beta:{ROUGE_BETA}|mean:sentence|case:{case}|tok:{tokenize}",
             f"chrF {chrf.get_signature()}",
         )
     )
@@ -142,7 +147,7 @@ def _bleu(rule: Convention, tokenize: str, order: int) -> BLEU:
 def _tokens_by(bleu: BLEU, tokenize: str) -> Callable[[str], list[str]]:
     """Return the splitter that ROUGE-L uses: the papers' ``split(" ")``, or the words of BLEU's tokeniser.
 
-    ``"".split(" ")`` is one empty token: two empty sentences agree, an empty hypothesis scores 0 without a division by 0.
+    ``"".split(" ")`` is one empty token: two empty sentences agree, and an empty hypothesis scores 0.
     """
     if tokenize == "none":
         return lambda sentence: sentence.split(" ")
@@ -174,7 +179,7 @@ def _normaliser(rule: Convention, final_period: FinalPeriod) -> Callable[[str], 
 
 
 def rouge_l(hypothesis: Sequence[str], reference: Sequence[str], beta: float = ROUGE_BETA) -> float:
-    """Return ROUGE-L of one sentence, between 0 and 1: the F measure of the longest common subsequence of tokens."""
+    """Return ROUGE-L of one sentence, between 0 and 1: the F measure of the longest common subsequence."""
     common = longest_common_subsequence(hypothesis, reference)
     if common == 0:
         return 0.0
@@ -183,7 +188,7 @@ def rouge_l(hypothesis: Sequence[str], reference: Sequence[str], beta: float = R
 
 
 def longest_common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
-    """Return the length of the longest common subsequence; O(len(left) * len(right)) time, one row of memory."""
+    """Return the length of the longest common subsequence in O(len(left) * len(right)) time."""
     row = [0] * (len(right) + 1)
     for token in left:
         diagonal = 0
@@ -202,10 +207,10 @@ def score_files(
     language: str | None = None,
     final_period: FinalPeriod = "keep",
 ) -> dict[str, float | int | str]:
-    """Score a file of anybody's output against a file of references: two files of lines, or two of ``id|text`` lines.
+    """Score a file of anybody's output against a file of references: both of plain or both of ``id|text`` lines.
 
     Raises:
-        UsageError: a file is missing or not text, ids are missing or repeated, or the numbers of lines differ.
+        UsageError: a file is missing or not text, ids are missing or repeated, or line counts differ.
     """
     ours, theirs = paired(hypotheses, references)
     return score(ours, theirs, convention, language=language, final_period=final_period)

@@ -1,7 +1,7 @@
 """Files of sentences: plain lines, or ``id|text`` lines that are paired by id whatever their order.
 
-A shifted line or a lost id gives a plausible, wrong score. So nothing is guessed or left out: the two files must be of
-the same kind, and ids must match one to one.
+A shifted line or a lost id gives a plausible, wrong score. So nothing is guessed or left out: the two files must be
+of the same kind, and ids must match one to one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def paired(hypotheses: Path, references: Path) -> tuple[list[str], list[str]]:
     """Read two files and return their sentences in the order of the references.
 
     Raises:
-        UsageError: a file is missing, empty or not UTF-8; one has ids and the other not; ids or line counts differ.
+        UsageError: a file is missing, empty or not UTF-8; only one has ids; ids or line counts differ.
     """
     ours, theirs = _lines(hypotheses), _lines(references)
     if _is_keyed(ours) != _is_keyed(theirs):
@@ -48,12 +48,18 @@ def _lines(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UsageError(f"cannot read the file: {error.strerror}", where=path, remedy="check the path") from error
+        raise UsageError(
+            f"cannot read the file: {error.strerror}", where=path, remedy="check the path"
+        ) from error
     except UnicodeDecodeError as error:
-        raise UsageError("the file is not UTF-8 text", where=path, remedy="convert it: iconv -t UTF-8") from error
+        raise UsageError(
+            "the file is not UTF-8 text", where=path, remedy="convert it: iconv -t UTF-8"
+        ) from error
     lines = [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
     if not any(line.strip() for line in lines):
-        raise UsageError("the file holds no sentence", where=path, remedy="give one sentence, or id|text, per line")
+        raise UsageError(
+            "the file holds no sentence", where=path, remedy="give one sentence, or id|text, per line"
+        )
     return lines
 
 
@@ -73,11 +79,13 @@ def _by_id(lines: list[str], path: Path) -> dict[str, str]:
             raise UsageError(
                 f"{len(fields)} fields where id|text has 2",
                 where=f"{path}, line {number}",
-                remedy="keep the id and the text only; for the PHOENIX-2014T csv: tail -n +2 FILE | cut -d'|' -f1,7",
+                remedy="keep id and text only; for the PHOENIX-2014T csv: tail -n +2 FILE | cut -d'|' -f1,7",
             )
         name = fields[0].strip()
         if name in sentences:
-            raise UsageError(f"the id {name!r} is there twice", where=f"{path}, line {number}", remedy="keep one of them")
+            raise UsageError(
+                f"the id {name!r} is there twice", where=f"{path}, line {number}", remedy="keep one of them"
+            )
         sentences[name] = fields[1].strip()
     return sentences
 

@@ -1,11 +1,11 @@
-"""Scores against hand-computed values, against an independent implementation from the definitions, and laws."""
+"""Scores: hand-computed values, an independent implementation from the definitions, and laws."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections import Counter
-from functools import lru_cache
+from functools import cache
 
 import pytest
 
@@ -37,7 +37,7 @@ def plain_bleu(hypotheses: list[list[str]], references: list[list[str]], order: 
 
 
 def plain_rouge(hypothesis: list[str], reference: list[str]) -> float:
-    @lru_cache(maxsize=None)
+    @cache
     def common(i: int, j: int) -> int:
         if i == len(hypothesis) or j == len(reference):
             return 0
@@ -53,7 +53,7 @@ def plain_rouge(hypothesis: list[str], reference: list[str]) -> float:
 
 
 def plain_chrf(hypotheses: list[str], references: list[str]) -> float:
-    """ChrF2 of Popovic (2015): character 1- to 6-grams without spaces, averaged over the orders that both sides have."""
+    """ChrF2 of Popovic (2015): character 1- to 6-grams without spaces, averaged over orders both sides have."""
     precisions, recalls = [], []
     for n in range(1, 7):
         matches = ours_total = theirs_total = 0
@@ -76,7 +76,11 @@ def corpus(seed: int, sentences: int = 40) -> tuple[list[str], list[str]]:
     references, hypotheses = [], []
     for _ in range(sentences):
         words = drawn.choices(vocabulary, k=drawn.randint(5, 12))
-        mine = [drawn.choice(vocabulary) if drawn.random() < 0.2 else word for word in words if drawn.random() > 0.1]
+        mine = [
+            drawn.choice(vocabulary) if drawn.random() < 0.2 else word
+            for word in words
+            if drawn.random() > 0.1
+        ]
         references.append(" ".join(words))
         hypotheses.append(" ".join(mine) or "es")
     return hypotheses, references
@@ -133,7 +137,9 @@ def test_csl_daily_scores_characters(seed: int) -> None:
     for order in (1, 2, 3, 4):
         expected = plain_bleu([list(text) for text in hypotheses], [list(text) for text in references], order)
         assert result[f"bleu{order}"] == pytest.approx(expected, abs=1e-9)
-    rouges = [plain_rouge(list(mine), list(right)) for mine, right in zip(hypotheses, references, strict=True)]
+    rouges = [
+        plain_rouge(list(mine), list(right)) for mine, right in zip(hypotheses, references, strict=True)
+    ]
     assert result["rouge_l"] == pytest.approx(100 * sum(rouges) / len(rouges), abs=1e-9)
 
 
