@@ -1,0 +1,200 @@
+"""The three composed configurations, one per stage, and the ``config.json`` of a run folder.
+
+A configuration is frozen dataclasses all the way down, each beside the class it configures (style.md, habit
+5); what only holds between two rooms is checked here, at once, before anything is loaded. ``config.json``
+records it resolved, with the stage and the version of the run folder's format, so that a run of another stage
+or version is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import signllm
+from signllm.cra.word_codebook import WordsConfig
+from signllm.data.pipeline import DataConfig
+from signllm.errors import UsageError
+from signllm.models.sign_llm import GenerationConfig, SignLLMConfig
+from signllm.models.vq_sign import VQSignConfig
+from signllm.plain import from_plain, to_plain
+from signllm.training.engine import TrainingConfig
+
+RUN_FORMAT = 1
+"""Version of the run folder's layout; raised when an older program could no longer read it."""
+
+MAY_CHANGE = (
+    "data.workers",
+    "training.deepspeed",
+    "training.epochs",
+    "training.steps",
+    "training.log_every",
+    "training.save_every",
+    "training.keep",
+)
+"""What a resumed run may be given differently: how it is carried out, not what is learnt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Stage 1: VQ-Sign learns characters from video alone (design 2.1)."""
+
+    vq_sign: VQSignConfig = field(default_factory=VQSignConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposeConfig:
+    """Stage 2: characters become words (design 2.2).
+
+    Attributes:
+        batch_size: videos encoded at a time, over all ranks.
+    """
+
+    words: WordsConfig = field(default_factory=WordsConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(
+                f"batch_size is {self.batch_size}", where="--batch-size", remedy="give 1 or more"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Stage 3: words are aligned with a frozen LLM that writes the sentence (design 2.3).
+
+    Attributes:
+        frozen_epochs: of ``training.epochs``, how many come first on the recorded characters, with the
+            encoder at rest and no video decoded; 0 trains everything jointly from the start, as the paper
+            does.
+        encoder_learning_rate: of VQ-Sign once it joins; None takes ``training.learning_rate``.
+    """
+
+    sign_llm: SignLLMConfig = field(default_factory=SignLLMConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    frozen_epochs: int = 0
+    encoder_learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.frozen_epochs < 0:
+            raise UsageError(
+                f"frozen_epochs is {self.frozen_epochs}", where="--frozen-epochs", remedy="give 0 or more"
+            )
+
+
+Config = PretrainConfig | ComposeConfig | FinetuneConfig
+ConfigT = TypeVar("ConfigT", PretrainConfig, ComposeConfig, FinetuneConfig)
+STAGES: dict[type[Any], str] = {
+    PretrainConfig: "pretrain",
+    ComposeConfig: "compose",
+    FinetuneConfig: "finetune",
+}
+
+
+def save_config(run: Path, config: Config) -> Path:
+    """Write ``run/config.json``, whole or not at all; one rank calls this."""
+    run.mkdir(parents=True, exist_ok=True)
+    record = {
+        "stage": STAGES[type(config)],
+        "format": RUN_FORMAT,
+        "signllm": signllm.__version__,
+        "config": to_plain(config),
+    }
+    path = run / "config.json"
+    unfinished = path.with_suffix(".json.part")
+    unfinished.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+    return path
+
+
+def load_config(run: Path, kind: type[ConfigT]) -> ConfigT:
+    """Read the configuration of a run of the stage that ``kind`` configures.
+
+    Raises:
+        UsageError: no run there, of another stage, of another format, or a damaged file.
+    """
+    record = _read(run)
+    if record["stage"] != STAGES[kind]:
+        raise UsageError(
+            f"this is a run of {record['stage']}, not of {STAGES[kind]}",
+            where=run,
+            remedy=f"give the folder that `signllm {STAGES[kind]} --run` wrote",
+        )
+    config = from_plain(kind, record["config"], where=run / "config.json")
+    assert isinstance(config, kind)
+    return config
+
+
+def run_stage(run: Path) -> str:
+    """Name the stage that wrote this run folder: ``pretrain`` or ``finetune``."""
+    return str(_read(run)["stage"])
+
+
+def open_run(run: Path, config: ConfigT) -> None:
+    """Take a run folder into use: write its ``config.json``, or check that it was begun with the same one.
+
+    Every rank checks; only rank 0 writes (``RANK`` in the environment).
+
+    Raises:
+        UsageError: the folder holds a run with other settings; names each with both values.
+    """
+    if (run / "config.json").is_file():
+        begun = load_config(run, type(config))
+        changed = [line for line in differences(begun, config) if line.split(":")[0] not in MAY_CHANGE]
+        if changed:
+            raise UsageError(
+                "this run was begun with other settings: " + "; ".join(changed),
+                where=run / "config.json",
+                remedy="give the same settings to continue it, or another --run to begin anew",
+            )
+    if int(os.environ.get("RANK", "0")) == 0:
+        save_config(run, config)
+
+
+def differences(before: Any, after: Any, prefix: str = "") -> list[str]:
+    """List ``a.b: before -> after`` for every setting in which two configurations of one type differ."""
+    lines = []
+    for item in dataclasses.fields(before):
+        old, new = getattr(before, item.name), getattr(after, item.name)
+        if dataclasses.is_dataclass(old) and type(old) is type(new):
+            lines += differences(old, new, f"{prefix}{item.name}.")
+        elif old != new:
+            lines.append(f"{prefix}{item.name}: {old} -> {new}")
+    return lines
+
+
+def _read(run: Path) -> dict[str, Any]:
+    path = run / "config.json"
+    if not path.is_file():
+        raise UsageError(
+            "this is not a run folder: it has no config.json",
+            where=run,
+            remedy="give the --run of an earlier verb",
+        )
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        stage, version = record["stage"], record["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"config.json cannot be read ({type(error).__name__}: {error})",
+            where=path,
+            remedy="restore the file, or begin a new run",
+        ) from None
+    if version != RUN_FORMAT or stage not in STAGES.values():
+        raise UsageError(
+            f"this run was written by signllm {record.get('signllm')} (stage {stage}, format {version}); "
+            f"this is signllm {signllm.__version__} (format {RUN_FORMAT})",
+            where=path,
+            remedy="use the signllm that wrote it, or run the stage again",
+        )
+    return dict(record)

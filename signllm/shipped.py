@@ -1,0 +1,44 @@
+"""Where the plain files are that travel with the package: ``ds_configs`` and ``slurm``.
+
+In a checkout they stand at its top, where a reader looks for them; an installed wheel carries them inside the
+package (pyproject.toml, ``package-dir``). Every reader asks here, so that no path is written twice.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from signllm.errors import UsageError
+
+PACKAGE = Path(__file__).parent
+
+
+def shipped_folder(name: str) -> Path:
+    """Return the folder ``ds_configs`` or ``slurm``, from the checkout or from the installed package."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
+
+
+def shipped_file(folder: str, name: str, suffix: str) -> Path:
+    """Return a shipped file by its short name (``zero2``, ``a100``) or any file by its path.
+
+    Raises:
+        UsageError: there is no such file; names what there is.
+    """
+    given = Path(name)
+    if given.suffix == suffix or len(given.parts) > 1:
+        if given.is_file():
+            return given
+        raise UsageError(f"there is no file {name}", where=given.absolute(), remedy="check the path")
+    found = shipped_folder(folder) / f"{name}{suffix}"
+    if found.is_file():
+        return found
+    names = sorted(path.stem for path in shipped_folder(folder).glob(f"*{suffix}"))
+    near = difflib.get_close_matches(name, names, n=1)
+    raise UsageError(
+        f"there is no {name!r} in {folder}",
+        where=shipped_folder(folder),
+        remedy=(f"did you mean {near[0]!r}? " if near else "")
+        + f"there are {', '.join(names)}, or a path to {suffix}",
+    )

@@ -1,0 +1,119 @@
+"""Several ranks on this machine: ``--ranks N`` runs the verb N times through torch's elastic launcher.
+
+The ranks share standard output and error; only rank 0 writes there. A rank that fails writes its message into
+the error file that torch names in its environment, the others are stopped, and the message of the first
+failure comes out here, once. Several machines are the business of ``signllm launch`` (submitit), not of this
+file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from signllm.errors import UsageError
+
+USAGE, FAILED = 2, 1
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+_SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+SAVE_WITHIN_S = 120
+
+
+class RankFailedError(RuntimeError):
+    """A rank died of something that is not the user's mistake; the message carries its error or signal."""
+
+
+def is_first_rank() -> bool:
+    """Say whether this process speaks to the user: alone, or rank 0 of several."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def run_local_ranks(
+    arguments: Sequence[str], *, ranks: int, environment: Mapping[str, str] | None = None
+) -> None:
+    """Run ``signllm ARGUMENTS`` as ``ranks`` processes here and wait for them.
+
+    Each rank gets its share of the processor's cores as ``OMP_NUM_THREADS``, unless the caller's environment
+    names one.
+
+    Args:
+        arguments: the verb and its options, without ``--ranks``.
+        ranks: how many processes, at least 1.
+        environment: variables that the ranks get beside the caller's own.
+
+    Raises:
+        UsageError: a rank refused the user's input, or ``ranks`` is below 1.
+        RankFailedError: a rank failed otherwise.
+    """
+    if ranks < 1:
+        raise UsageError(f"--ranks is {ranks}", remedy="give 1 or more")
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    shares = {"OMP_NUM_THREADS": str(max(1, usable_cores() // ranks)), _SHUTDOWN: str(SAVE_WITHIN_S)}
+    with _environment({**shares, **os.environ, **(environment or {})}):
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=ranks,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "signllm", *arguments)
+        except ChildFailedError as error:
+            raise _first_failure(error) from None
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def report_failure(error: BaseException, message: str) -> bool:
+    """Leave ``message`` for the process that started this rank; False where nobody collects it.
+
+    The file is the one that ``torch.distributed.run`` names, in its format, so that torch's own tools read it
+    too.
+    """
+    path = os.environ.get(_ERROR_FILE)
+    if path is None:
+        return False
+    extra = {"py_callstack": "".join(traceback.format_exception(error)), "timestamp": str(int(time.time()))}
+    with open(path, "w") as file:
+        json.dump({"message": {"message": message, "extraInfo": extra}}, file)
+    return True
+
+
+def _first_failure(error: Any) -> Exception:
+    """Turn torch's account of the failed ranks into the one message that the first of them left."""
+    told = {rank: f for rank, f in error.failures.items() if isinstance(f.message, dict)}
+    failures = told or error.failures
+    rank = min(failures, key=lambda r: (failures[r].exitcode != USAGE, failures[r].timestamp, r))
+    failure = failures[rank]
+    if not isinstance(failure.message, dict):
+        return RankFailedError(f"rank {rank} ended with exit code {failure.exitcode}: {failure.message}")
+    message = failure.message["message"]
+    return UsageError(message) if failure.exitcode == USAGE else RankFailedError(f"rank {rank} failed: {message}")
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set the process environment for what is started inside, and put it back afterwards."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
