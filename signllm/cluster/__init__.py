@@ -1,1 +1,1 @@
-"""SignLLM: cluster."""
+"""Cluster: the same verb on Slurm, through submitit: what to ask the scheduler for, and how a rank starts there."""

@@ -1,0 +1,147 @@
+"""The same verb on a cluster: submitit writes the sbatch file, starts one process per rank and requeues.
+
+The deepspeed launcher wants ssh and a host file; Slurm already knows the hosts, so a rank takes its number and the
+rendezvous address from Slurm's environment (notes: submitit's defaults would hide the GPUs that Slurm assigned). A verb
+that was preempted has saved at a step boundary on all ranks and says so by its exit code; rank 0 then queues the job again
+and the next attempt resumes by itself. Costs one pickle of the argument list; no code or data travels.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from signllm.cluster.profile import Profile
+from signllm.errors import UsageError
+from signllm.training.local_ranks import PREEMPTED, RankFailedError
+
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LEAVE_AFTER_S = 30.0
+
+
+@dataclass(frozen=True)
+class VerbOnRank:
+    """What submitit runs on every rank: one verb, from its argument list.
+
+    It holds no state, so the pickle of the first attempt serves every later one.
+    """
+
+    arguments: tuple[str, ...]
+
+    def __call__(self) -> int:
+        """Take this rank's place among the others and run the verb; return its exit code."""
+        from signllm.cli import main
+
+        rank_environment()
+        code = main(self.arguments)
+        if code == PREEMPTED:
+            _requeue()
+        if code:
+            raise RankFailedError(f"signllm {shlex.join(self.arguments)} ended with exit code {code}")
+        return code
+
+    def checkpoint(self) -> Any:
+        """Let submitit queue the job again when the warning comes outside of training: the verb resumes by itself."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def rank_environment() -> None:
+    """Set ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` from the job's own.
+
+    ``CUDA_VISIBLE_DEVICES`` stays what Slurm made it, and values inherited from an outer job are overwritten. Node names
+    need not resolve, so Slurm's address of the first node comes before its name.
+    """
+    from submitit.helpers import TorchDistributedEnvironment
+
+    for name in RANK_VARIABLES[:5]:
+        os.environ.pop(name, None)
+    TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+    elif "SLURM_LAUNCH_NODE_IPADDR" in os.environ:
+        os.environ["MASTER_ADDR"] = os.environ["SLURM_LAUNCH_NODE_IPADDR"]
+
+
+def _requeue() -> None:
+    """Leave a saved job to its next attempt: rank 0 queues it, the others leave by themselves, none writes a result."""
+    from submitit import JobEnvironment
+
+    environment = JobEnvironment()
+    if environment.global_rank == 0:
+        environment._requeue(1)
+    else:
+        time.sleep(LEAVE_AFTER_S)
+    sys.exit(-1)
+
+
+def sbatch_text(profile: Profile, arguments: Sequence[str], logs: Path) -> str:
+    """Return the sbatch file that submitit would submit for ``signllm ARGUMENTS``; needs no Slurm."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    command = shlex.join([sys.executable, "-u", "-m", "submitit.core._submit", str(logs)])
+    return _make_sbatch_string(command=command, folder=logs, **profile.slurm_parameters(job_name(arguments)))
+
+
+def job_name(arguments: Sequence[str]) -> str:
+    """Name a job after its verb and its run folder: ``signllm-pretrain-X``."""
+    words = [word for word in arguments if not word.startswith("-")]
+    run = [Path(after).name for before, after in zip(arguments, arguments[1:], strict=False) if before == "--run"]
+    return "-".join(["signllm", *words[:1], *run])
+
+
+def launch(profile: Profile, arguments: Sequence[str], *, logs: Path) -> Any:
+    """Submit ``signllm ARGUMENTS``; return submitit's job, whose ``job_id`` Slurm knows.
+
+    Raises:
+        UsageError: this machine has no Slurm.
+    """
+    from submitit import LocalExecutor, SlurmExecutor
+    from submitit.helpers import clean_env
+
+    if profile.executor == "slurm" and SlurmExecutor.affinity() < 0:
+        raise UsageError(
+            "this machine has no Slurm: srun is not on the path",
+            remedy="submit from a login node, add --dry-run to see the job, or use the profile 'local'",
+        )
+    logs.mkdir(parents=True, exist_ok=True)
+    with clean_env():  # a launch from inside a job must not hand that job's ranks on
+        if profile.executor == "slurm":
+            executor = SlurmExecutor(folder=logs, max_num_timeout=profile.max_timeouts)
+            executor.update_parameters(**profile.slurm_parameters(job_name(arguments)))
+        else:
+            executor = LocalExecutor(folder=logs, max_num_timeout=profile.max_timeouts)
+            executor.update_parameters(**_local_parameters(profile))
+        return executor.submit(VerbOnRank(tuple(arguments)))
+
+
+def _local_parameters(profile: Profile) -> dict[str, Any]:
+    return {
+        "tasks_per_node": profile.tasks_per_node,
+        "gpus_per_node": profile.gpus_per_node,
+        "timeout_min": profile.timeout_min,
+        "signal_delay_s": profile.signal_delay_s,
+        "setup": [*profile.exports(), *profile.setup],
+    }
+
+
+def wait(job: Any) -> None:
+    """Wait for a job and show what its first rank printed.
+
+    Raises:
+        RankFailedError: a rank failed; the message ends with what it wrote last.
+    """
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    try:
+        job.results()
+    except (FailedJobError, UncompletedJobError) as error:
+        told = (job.stderr() or str(error)).strip().splitlines()
+        raise RankFailedError("\n".join([f"job {job.job_id} failed; {job.paths.stderr} ends with", *told[-20:]])) from None
