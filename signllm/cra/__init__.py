@@ -1,1 +1,1 @@
-"""SignLLM: cra."""
+"""CRA, first half: characters become words by optimal transport (design 2.2)."""
