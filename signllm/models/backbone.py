@@ -1,0 +1,130 @@
+"""The image backbone of the visual encoder: one feature map per frame, from any ``transformers`` image model.
+
+Frames of all videos of a batch go through it at once, so nothing in it may mix frames: pretrained BatchNorm keeps its
+statistics, a randomly initialised ResNet gets GroupNorm. The paper uses ResNet-18 trained on ImageNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from signllm.errors import UsageError
+
+SHORT_NAMES = {"resnet18": "microsoft/resnet-18", "resnet50": "microsoft/resnet-50", "dinov2-small": "facebook/dinov2-small"}
+MAX_GROUPS = 8
+
+
+class Backbone(nn.Module):
+    """A ``transformers`` image model as a function from frames to feature maps.
+
+    Args:
+        model: what ``AutoModel`` gives: its ``last_hidden_state`` is a map (F, C, h, w) or tokens (F, special + h * w, C).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        config: Any = model.config
+        self.channels = int(getattr(config, "hidden_sizes", None) and config.hidden_sizes[-1] or config.hidden_size)
+        self.patch = getattr(config, "patch_size", None)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Return the feature maps (F, C, h, w) of frames (F, 3, H, W), normalised floats."""
+        features = self.model(pixel_values=frames).last_hidden_state
+        if features.ndim == 4:
+            return features
+        rows, columns = frames.shape[2] // self.patch, frames.shape[3] // self.patch
+        patches_FPC = features[:, features.shape[1] - rows * columns :]
+        return patches_FPC.transpose(1, 2).unflatten(2, (rows, columns))
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Switch the mode of everything but BatchNorm, whose statistics stay as they were learnt."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+
+def build_backbone(name: str, *, random: Mapping[str, Any] | None = None, weights: str | None = None) -> Backbone:
+    """Load a pretrained backbone, or initialise one at random.
+
+    Args:
+        name: a short name (``resnet18``), a local folder, or a name on the Hugging Face hub; not read when ``random`` is given.
+        random: settings of a randomly initialised model: ``model_type`` (default ``resnet``) and fields of its configuration.
+        weights: a safetensors file with the weights of a backbone of this shape, laid over the initial ones.
+
+    Raises:
+        UsageError: no such model, unknown settings, or weights that do not fit.
+    """
+    backbone = Backbone(_pretrained(name) if random is None else _random(random))
+    if weights is not None:
+        _load_weights(backbone, Path(weights))
+    return backbone
+
+
+def replace_batch_norm(module: nn.Module) -> nn.Module:
+    """Put GroupNorm (at most 8 groups) in the place of every BatchNorm2d, in place; return the module."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, group_norm(child.num_features))
+        else:
+            replace_batch_norm(child)
+    return module
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return a GroupNorm with the largest number of groups up to 8 that divides ``channels``."""
+    return nn.GroupNorm(next(groups for groups in range(MAX_GROUPS, 0, -1) if channels % groups == 0), channels)
+
+
+def _pretrained(name: str) -> nn.Module:
+    from transformers import AutoModel
+
+    try:
+        return AutoModel.from_pretrained(SHORT_NAMES.get(name, name), dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        first_line = str(error).splitlines()[0]
+        raise UsageError(
+            f"the image backbone cannot be loaded: {first_line}",
+            where=f"encoder.backbone = {name}",
+            remedy="give a folder that holds a transformers image model, or set encoder.backbone_config for a random start",
+        ) from None
+
+
+def _random(settings: Mapping[str, Any]) -> nn.Module:
+    from transformers import AutoConfig, AutoModel
+
+    fields = dict(settings)
+    model_type = fields.pop("model_type", "resnet")
+    try:
+        config = AutoConfig.for_model(model_type, **fields)
+        model = AutoModel.from_config(config)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise UsageError(
+            f"no image backbone can be built from these settings: {str(error).splitlines()[0]}",
+            where=f"encoder.backbone_config = {dict(settings)}",
+            remedy="give fields of the transformers configuration of that model_type",
+        ) from None
+    return replace_batch_norm(model)
+
+
+def _load_weights(backbone: Backbone, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise UsageError("there are no backbone weights", where=path, remedy="give a safetensors file")
+    try:
+        backbone.load_state_dict(load_file(path))
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"the backbone weights do not fit: {' '.join(str(error).split())[:200]}",
+            where=path,
+            remedy="give weights of the same encoder.backbone and backbone_config",
+        ) from None

@@ -1,0 +1,103 @@
+"""Which vectors are negatives of a target: positions of other real videos, and of the same video away from the target.
+
+Both the exact weights (an expectation without noise) and a draw are made over the *global* batch, so 1 and 64 ranks
+agree; a draw is made for every row of the global batch on every rank (a few thousand integers) and each uses its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positions:
+    """Packed rows of the global batch: each field (n,).
+
+    Attributes:
+        row: place among the rows of the global batch.
+        start: row of the first position of its video.
+        place: position within its video.
+        length: positions of its video.
+        weight: 1.0 in a real video, 0.0 in one that only fills up the batch.
+    """
+
+    row: Tensor
+    start: Tensor
+    place: Tensor
+    length: Tensor
+    weight: Tensor
+
+    def at(self, index: Tensor) -> Positions:
+        """Return the rows at ``index`` only."""
+        return Positions(
+            row=self.row[index],
+            start=self.start[index],
+            place=self.place[index],
+            length=self.length[index],
+            weight=self.weight[index],
+        )
+
+
+def negative_weights(targets: Positions, pool: Positions, *, same_video_share: float, exclude: int) -> Tensor:
+    """Return the weight (n, R) of every pool row as a negative of every target; each row sums to 1, or to 0 if there is none.
+
+    The same video's admissible positions share ``same_video_share`` evenly, the other videos' the rest; where one kind
+    does not exist the other takes its share.
+    """
+    same = targets.start[:, None] == pool.start[None, :]
+    far = (targets.place[:, None] - pool.place[None, :]).abs() > exclude
+    real = (pool.weight > 0)[None, :]
+    near_share = _evenly(same & far & real) * same_video_share
+    other_share = _evenly(~same & real) * (1.0 - same_video_share)
+    weights = near_share + other_share
+    if same_video_share == 0.0:
+        weights = torch.where(other_share.any(dim=1, keepdim=True), weights, _evenly(same & far & real))
+    return weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def draw_negatives(
+    pool: Positions, count: int, *, same_video_share: float, exclude: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw ``count`` negatives for every row of the global batch as a target.
+
+    The first round(count * same_video_share) come from the same video; where a kind does not exist the other stands in.
+
+    Returns:
+        rows (R, count) int64 and valid (R, count) bool, False where no negative exists at all.
+    """
+    real_rows = (pool.weight > 0).nonzero()[:, 0]
+    uniform = torch.rand(len(pool.row), count, generator=generator, dtype=torch.float64).to(pool.row.device)
+    other, other_exists = _draw_other(pool, real_rows, uniform)
+    same, same_exists = _draw_same(pool, uniform, exclude)
+    from_same = torch.arange(count, device=pool.row.device) < round(count * same_video_share)
+    take_same = torch.where(from_same, same_exists[:, None], same_exists[:, None] & ~other_exists[:, None])
+    return torch.where(take_same, same, other), (take_same | other_exists[:, None])
+
+
+def _draw_other(pool: Positions, real_rows: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """A place among the real rows with the own video's cut out: places after the cut move up by its length."""
+    before = torch.searchsorted(real_rows, pool.start)
+    own = torch.where(pool.weight > 0, pool.length, torch.zeros_like(pool.length))
+    free = len(real_rows) - own
+    place = (uniform * free[:, None]).long().clamp(max=max(len(real_rows) - 1, 0))
+    place = place + own[:, None] * (place >= before[:, None])
+    safe = place.clamp(max=max(len(real_rows) - 1, 0))
+    return (real_rows[safe] if len(real_rows) else safe), free > 0
+
+
+def _draw_same(pool: Positions, uniform: Tensor, exclude: int) -> tuple[Tensor, Tensor]:
+    """A position of the same video with the window around the target cut out."""
+    low = (pool.place - exclude).clamp(min=0)
+    high = torch.minimum(pool.place + exclude, pool.length - 1)
+    window = high - low + 1
+    free = pool.length - window
+    place = (uniform * free[:, None]).long()
+    place = place + window[:, None] * (place >= low[:, None])
+    return pool.start[:, None] + torch.minimum(place, pool.length[:, None] - 1), (free > 0) & (pool.weight > 0)
+
+
+def _evenly(mask: Tensor) -> Tensor:
+    return mask / mask.sum(dim=1, keepdim=True).clamp(min=1)

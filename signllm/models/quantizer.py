@@ -1,0 +1,214 @@
+"""Vectors to characters: the nearest of K codes, with a gradient that passes straight through (paper section 3.2).
+
+L_q = |sg(z) - c|^2 + gamma |z - sg(c)|^2, here averaged over the positions of the real videos of the global batch and
+over D. The codebook learns by this gradient (the paper) or as a moving average of its members (EMA; ours, with revival
+of dead codes). Everything that moves a code is reduced over ranks first, so every rank holds the same codebook.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from signllm.errors import UsageError
+from signllm.kernels.vq_assign import vq_assign
+from signllm.models.gather import gather_counts, gather_packed, reduce_sum, world_and_rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerConfig:
+    """The codebook and how it learns.
+
+    Attributes:
+        codes: K (paper: 256).
+        commitment: gamma (paper: 0.25).
+        update: ``gradient`` (paper) or ``ema``.
+        decay: of the moving averages; ``ema`` alone.
+        kmeans_start: the first codes are the k-means centres of the first batches instead of U(-1/K, 1/K) (paper).
+        kmeans_batches: batches of the training data that the k-means start looks at.
+        revive_dead_after: a code unused for so many training steps becomes a vector of the batch; 0 never; ``ema`` alone,
+            because an optimizer would undo it.
+        seed: of the start and of the revivals.
+    """
+
+    codes: int = 256
+    commitment: float = 0.25
+    update: Literal["gradient", "ema"] = "gradient"
+    decay: float = 0.99
+    kmeans_start: bool = False
+    kmeans_batches: int = 8
+    revive_dead_after: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.codes < 2:
+            raise UsageError(f"quantizer.codes is {self.codes}; a codebook needs at least 2", remedy="the paper has 256")
+        if self.revive_dead_after and self.update != "ema":
+            raise UsageError(
+                "dead codes can only be revived with the EMA codebook: the optimizer would undo it",
+                where="quantizer.revive_dead_after",
+                remedy="set quantizer.update=ema, or revive_dead_after=0",
+            )
+        if not 0.0 <= self.decay < 1.0:
+            raise UsageError(f"quantizer.decay is {self.decay}; it must be in [0, 1)", remedy="0.99 is usual")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What the quantiser makes of packed vectors (n, D).
+
+    Attributes:
+        vectors: (n, D) the codes in value, the identity in gradient (straight-through).
+        codes: (n, D) the codes, without the gradient trick.
+        index: (n,) int64 characters.
+        loss: this rank's share of L_q.
+        metrics: shares of ``perplexity`` (exp of the entropy of the codes' use) and ``codes_used``.
+    """
+
+    vectors: Tensor
+    codes: Tensor
+    index: Tensor
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Quantizer(nn.Module):
+    """Codebook (K, D) with nearest-code assignment; see the module's head."""
+
+    codebook: Tensor
+    members: Tensor
+    sums: Tensor
+    idle_steps: Tensor
+    revivals: Tensor
+
+    def __init__(self, config: QuantizerConfig, width: int) -> None:
+        super().__init__()
+        self.config = config
+        generator = torch.Generator().manual_seed(config.seed)
+        initial = (torch.rand(config.codes, width, generator=generator) * 2 - 1) / config.codes
+        if config.update == "gradient":
+            self.codebook = nn.Parameter(initial)
+            return
+        self.register_buffer("codebook", initial)
+        self.register_buffer("members", torch.ones(config.codes))
+        self.register_buffer("sums", initial.clone())
+        self.register_buffer("idle_steps", torch.zeros(config.codes))
+        self.register_buffer("revivals", torch.zeros(1))
+
+    def forward(self, z: Tensor, counts: Tensor, is_real: Tensor | None = None) -> Quantized:
+        """Assign, pass the gradient through, and (EMA, training) move the codes.
+
+        Args:
+            z: (n, D) packed vectors.
+            counts: (B,) vectors of each video.
+            is_real: (B,) bool, False for videos that only fill up a batch; they weigh nothing.
+        """
+        index = vq_assign(z, self.codebook)
+        codes = functional.embedding(index, self.codebook).to(z.dtype)
+        weight = row_weights(counts, is_real, z.dtype)
+        used = reduce_sum(torch.zeros(self.config.codes, dtype=torch.float32, device=z.device).index_add_(0, index, weight.float()))
+        total = used.sum().clamp(min=1.0)
+        loss = (self._distances(z, codes) * weight).sum() / total
+        quantized = Quantized(z + (codes - z).detach(), codes, index, loss, _usage(used))
+        if self.training and torch.is_grad_enabled() and self.config.update == "ema":
+            self._move(z.detach().float(), counts, index, weight.float(), used)
+        return quantized
+
+    @torch.no_grad()
+    def start(self, sample: Tensor) -> None:
+        """Set the codes to the k-means centres of ``sample`` (n, D), the same on every rank; rank 0's result counts."""
+        centres = kmeans(sample.float(), self.config.codes, seed=self.config.seed)
+        if world_and_rank()[0] > 1:
+            torch.distributed.broadcast(centres, src=0)
+        self.codebook.copy_(centres)
+        if self.config.update == "ema":
+            members = torch.bincount(vq_assign(sample, centres), minlength=self.config.codes)
+            self.members.copy_(members * (self.config.codes / members.sum()))
+            self.sums.copy_(centres * self.members[:, None])
+
+    def _distances(self, z: Tensor, codes: Tensor) -> Tensor:
+        commitment = functional.mse_loss(z, codes.detach(), reduction="none").mean(dim=1) * self.config.commitment
+        if self.config.update == "ema":
+            return commitment
+        return commitment + functional.mse_loss(codes, z.detach(), reduction="none").mean(dim=1)
+
+    @torch.no_grad()
+    def _move(self, z: Tensor, counts: Tensor, index: Tensor, weight: Tensor, used: Tensor) -> None:
+        """Take one EMA step: members and sums decay towards this step's, in units where an average code has one member."""
+        sums = reduce_sum(torch.zeros_like(self.sums, dtype=torch.float32).index_add_(0, index, z * weight[:, None]))
+        per_code = self.config.codes / used.sum().clamp(min=1.0)
+        self.members.lerp_((used * per_code).to(self.members.dtype), 1 - self.config.decay)
+        self.sums.lerp_((sums * per_code).to(self.sums.dtype), 1 - self.config.decay)
+        alive = self.members > 1e-3
+        self.codebook.copy_(torch.where(alive[:, None], self.sums / self.members.clamp(min=1e-3)[:, None], self.codebook))
+        self.idle_steps.add_(1).mul_((used == 0).to(self.idle_steps.dtype))
+        if self.config.revive_dead_after:
+            self._revive(z, counts, weight)
+
+    def _revive(self, z: Tensor, counts: Tensor, weight: Tensor) -> None:
+        dead = (self.idle_steps >= self.config.revive_dead_after).nonzero()[:, 0]
+        if len(dead) == 0:
+            return
+        rows = gather_packed(z, counts)[gather_packed(weight, counts) > 0]
+        generator = torch.Generator().manual_seed(self.config.seed + int(self.revivals.item()) + 1)
+        chosen = torch.randperm(len(rows), generator=generator)[: len(dead)].to(rows.device)
+        dead = dead[: len(chosen)]
+        self.codebook[dead] = rows[chosen].to(self.codebook.dtype)
+        self.members[dead] = 1.0
+        self.sums[dead] = self.codebook[dead].to(self.sums.dtype)
+        self.idle_steps[dead] = 0
+        self.revivals += len(dead)
+
+
+def row_weights(counts: Tensor, is_real: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return 1 for every packed row of a real video and 0 for the others, (sum of counts,)."""
+    real = torch.ones_like(counts, dtype=dtype) if is_real is None else is_real.to(dtype)
+    return torch.repeat_interleave(real, counts)
+
+
+def kmeans(sample: Tensor, clusters: int, *, seed: int, iterations: int = 20) -> Tensor:
+    """Return k-means centres (clusters, D) of ``sample`` (n, D): k-means++ seeding, then Lloyd steps; deterministic.
+
+    With fewer vectors than clusters the rest are vectors again, moved a little, so that all codes differ.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    centres = _seeds(sample, clusters, generator)
+    for _ in range(iterations):
+        index = vq_assign(sample, centres)
+        members = torch.bincount(index, minlength=clusters)
+        sums = torch.zeros_like(centres).index_add_(0, index, sample)
+        centres = torch.where(members[:, None] > 0, sums / members.clamp(min=1)[:, None], centres)
+    return centres
+
+
+def _seeds(sample: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
+    """k-means++: each next seed is a vector drawn with probability in proportion to its squared distance to the nearest seed."""
+    if len(sample) < clusters:
+        extra = sample[torch.randint(len(sample), (clusters - len(sample),), generator=generator).to(sample.device)]
+        noise = torch.randn(extra.shape, generator=generator).to(sample.device) * sample.std() * 0.01
+        return torch.cat([sample, extra + noise])
+    seeds = [sample[int(torch.randint(len(sample), (1,), generator=generator))]]
+    nearest = torch.full((len(sample),), torch.inf, device=sample.device)
+    for _ in range(clusters - 1):
+        nearest = torch.minimum(nearest, (sample - seeds[-1]).square().sum(dim=1))
+        mass = nearest.double().cumsum(0)
+        drawn = torch.rand(1, generator=generator, dtype=torch.float64).to(mass.device) * mass[-1]
+        seeds.append(sample[int(torch.searchsorted(mass, drawn).clamp(max=len(sample) - 1))])
+    return torch.stack(seeds)
+
+
+def gather_sample(z: Tensor, counts: Tensor, is_real: Tensor) -> Tensor:
+    """Return the vectors of the real videos of all ranks in global order, identical on every rank."""
+    real = gather_counts(is_real.to(torch.int64)).bool()
+    return gather_packed(z, counts)[torch.repeat_interleave(real, gather_counts(counts))]
+
+
+def _usage(used: Tensor) -> dict[str, Tensor]:
+    world, _ = world_and_rank()
+    share = used / used.sum().clamp(min=1.0)
+    entropy = -(share * share.clamp(min=1e-12).log()).sum()
+    return {"perplexity": entropy.exp() / world, "codes_used": (used > 0).sum().float() / world}
