@@ -1,8 +1,8 @@
 """Scores of translations: BLEU-1 to 4, ROUGE-L and chrF, each under a named convention.
 
 The same sentences give a BLEU-4 of 21.2 or 22.2 depending on a final period, and three things called ROUGE-L
-differ by 3 points; so a convention is named, and its signature is stored beside the numbers. BLEU and chrF are
-sacrebleu's; ROUGE-L is the one of the sign language papers (neccam/slt), which no package computes:
+differ by 3 points; so a convention is named, and its signature is stored beside the numbers. BLEU and chrF
+are sacrebleu's; ROUGE-L is the one of the sign language papers (neccam/slt), which no package computes:
 
     R = LCS/|reference|, P = LCS/|hypothesis|, F = (1 + b^2) P R / (R + b^2 P), b = 1.2, mean over sentences
 
@@ -207,7 +207,7 @@ def score_files(
     language: str | None = None,
     final_period: FinalPeriod = "keep",
 ) -> dict[str, float | int | str]:
-    """Score a file of anybody's output against a file of references: both of plain or both of ``id|text`` lines.
+    """Score a file of anybody's output against one of references: both plain or both ``id|text`` lines.
 
     Raises:
         UsageError: a file is missing or not text, ids are missing or repeated, or line counts differ.

@@ -1,7 +1,7 @@
 """Files of sentences: plain lines, or ``id|text`` lines that are paired by id whatever their order.
 
-A shifted line or a lost id gives a plausible, wrong score. So nothing is guessed or left out: the two files must be
-of the same kind, and ids must match one to one.
+A shifted line or a lost id gives a plausible, wrong score. So nothing is guessed or left out: the two files
+must be of the same kind, and ids must match one to one.
 """
 
 from __future__ import annotations

@@ -1,0 +1,228 @@
+"""Line charts as inline SVG: axes, ticks, labels, up to three series, colours from the page's style sheet.
+
+matplotlib's SVG would bring half a megabyte of glyph outlines per page and fixed colours; these charts follow
+the reader's light or dark setting and print legibly in grey (series differ in dash as well as colour).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from signllm.evaluation.report.markup import Markup, joined, number, tag
+
+Point = tuple[float, float]
+WIDTH, HEIGHT = 360, 220
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 38
+MOST_POINTS = 400
+SMOOTHED_FROM = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """A named line; points that are not finite are left out and counted below the chart."""
+
+    name: str
+    points: Sequence[Point]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """A linear or logarithmic map from values to a range of picture units."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+    logarithmic: bool = False
+
+    def at(self, value: float) -> float:
+        """Return where a value lies."""
+        low, high, value = (self._of(v) for v in (self.low, self.high, value))
+        return self.start + (self.stop - self.start) * (value - low) / (high - low)
+
+    def _of(self, value: float) -> float:
+        return math.log10(value) if self.logarithmic else value
+
+    def ticks(self) -> list[float]:
+        """Return round values to label, between the ends."""
+        return _decades(self.low, self.high) if self.logarithmic else round_ticks(self.low, self.high)
+
+
+def round_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+    """Return about ``wanted`` multiples of 1, 2 or 5 times a power of ten between two values."""
+    step = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(step))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Return powers of ten between two positive values, and 2 and 5 times them when those are few."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = max(1, len(decades) // 5)
+    ticks = [10.0**d for d in decades if low <= 10.0**d <= high][::every]
+    if len(ticks) >= 3:
+        return ticks
+    return [f * 10.0**d for d in decades for f in (1, 2, 5) if low <= f * 10.0**d <= high]
+
+
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str = "",
+    note: str = "",
+    mark: tuple[float, str] | None = None,
+) -> Markup | None:
+    """Draw series over a common axis.
+
+    Args:
+        title: above the chart; also what a screen reader says, with the last values.
+        series: lines; long ones are thinned to means and drawn faint below their moving mean.
+        x_label: the unit of the horizontal axis.
+        y_label: the unit of the vertical axis.
+        note: one sentence below the title.
+        mark: a place on the horizontal axis to point at, and its label.
+
+    Returns:
+        A ``figure``, or ``None`` when no series has two finite points.
+    """
+    finite = [(one.name, thinned([p for p in one.points if _is_finite(p)])) for one in series]
+    finite = [(name, points) for name, points in finite if len(points) > 1]
+    if not finite:
+        return None
+    x_axis, y_axis = _axes([point for _, points in finite for point in points])
+    lost = sum(not _is_finite(point) for one in series for point in one.points)
+    spoken = "; ".join(f"{name} ends at {number(points[-1][1])}" for name, points in finite)
+    picture = tag(
+        "svg",
+        _grid(x_axis, y_axis, x_label, y_label),
+        _mark(mark, x_axis) if mark else None,
+        *(_line(points, x_axis, y_axis, place) for place, (_, points) in enumerate(finite)),
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+        aria_label=f"{title}: {spoken}",
+    )
+    caption = [tag("b", title), *(_legend(finite) if len(finite) > 1 else [])]
+    lines = [note, f"{lost} values are not finite" if lost else ""]
+    return tag(
+        "figure",
+        tag("figcaption", *caption, *(tag("small", line) for line in lines if line)),
+        picture,
+        class_="chart",
+    )
+
+
+def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """Return at most ``most`` points, each the mean of an equally long piece."""
+    if len(points) <= most:
+        return list(points)
+    edges = [round(i * len(points) / most) for i in range(most + 1)]
+    return [_mean(points[start:stop]) for start, stop in pairwise(edges)]
+
+
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """Return the centred moving mean over a twentieth of the points."""
+    half = max(1, len(points) // 40)
+    return [
+        (x, _mean(points[max(0, place - half) : place + half + 1])[1]) for place, (x, _) in enumerate(points)
+    ]
+
+
+def _mean(points: Sequence[Point]) -> Point:
+    return sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)
+
+
+def _is_finite(point: Point) -> bool:
+    return math.isfinite(point[0]) and math.isfinite(point[1])
+
+
+def _axes(points: Sequence[Point]) -> tuple[Axis, Axis]:
+    """Choose both ranges; the vertical one is logarithmic when values span more than a factor of 50."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    low, high = min(ys), max(ys)
+    is_log = low > 0 and high / low > 50
+    if not is_log:
+        room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+        low, high = (0.0 if 0 <= low < (high - low) * 0.6 else low - room), high + room
+    x_low, x_high = min(xs), max(xs)
+    x_axis = Axis(low=x_low, high=x_high if x_high > x_low else x_low + 1, start=LEFT, stop=WIDTH - RIGHT)
+    return x_axis, Axis(low=low, high=high, start=HEIGHT - BOTTOM, stop=TOP, logarithmic=is_log)
+
+
+def _grid(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> Markup:
+    """Draw grid lines, tick labels and the names of the axes."""
+    parts: list[Markup] = []
+    for value in y_axis.ticks():
+        y = y_axis.at(value)
+        parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid"))
+        parts.append(tag("text", number(value), x=LEFT - 6, y=y + 4, text_anchor="end"))
+    base = HEIGHT - BOTTOM
+    for value in x_axis.ticks():
+        x = x_axis.at(value)
+        parts.append(tag("line", x1=x, x2=x, y1=base, y2=base + 4, class_="axis"))
+        parts.append(tag("text", number(value), x=x, y=base + 16, text_anchor="middle"))
+    parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=base, y2=base, class_="axis"))
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(tag("text", x_label, x=middle, y=HEIGHT - 5, text_anchor="middle", class_="label"))
+    if y_label:
+        place = (TOP + base) / 2
+        turned = f"rotate(-90 11 {place:.0f})"
+        parts.append(
+            tag("text", y_label, x=11, y=place, transform=turned, text_anchor="middle", class_="label")
+        )
+    return joined(parts)
+
+
+def _line(points: Sequence[Point], x_axis: Axis, y_axis: Axis, place: int) -> Markup:
+    """Draw one series: faint with its moving mean when long, with dots when short."""
+    is_long = len(points) >= SMOOTHED_FROM
+    bold = smoothed(points) if is_long else points
+    parts = [tag("path", d=_path(points, x_axis, y_axis), class_=f"line s{place} faint")] if is_long else []
+    parts.append(tag("path", d=_path(bold, x_axis, y_axis), class_=f"line s{place}"))
+    if len(points) <= 24:
+        parts += [
+            tag(
+                "circle", tag("title", f"{number(x)}: {number(y, 4)}"),
+                cx=x_axis.at(x), cy=y_axis.at(y), r=2.6, class_=f"dot s{place}",
+            )
+            for x, y in points
+        ]  # fmt: skip
+    return joined(parts)
+
+
+def _path(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> str:
+    return "M" + "L".join(f"{x_axis.at(x):.1f} {y_axis.at(y):.1f}" for x, y in points)
+
+
+def _mark(mark: tuple[float, str], x_axis: Axis) -> Markup:
+    """Point at a place on the horizontal axis."""
+    x, is_left = x_axis.at(mark[0]), x_axis.at(mark[0]) < WIDTH * 0.6
+    anchor, aside = ("start", 5) if is_left else ("end", -5)
+    return joined(
+        (
+            tag("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, class_="mark"),
+            tag("text", mark[1], x=x + aside, y=TOP + 9, text_anchor=anchor, class_="marked"),
+        )
+    )
+
+
+def _legend(series: Sequence[tuple[str, Sequence[Point]]]) -> list[Markup]:
+    """Name the series beside a piece of their line."""
+    sample = "M0 4L22 4"
+    return [
+        tag(
+            "span",
+            tag(
+                "svg", tag("path", d=sample, class_=f"line s{place}"), viewBox="0 0 22 8", aria_hidden="true"
+            ),
+            name,
+            class_="key",
+        )
+        for place, (name, _) in enumerate(series)
+    ]

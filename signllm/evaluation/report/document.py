@@ -1,0 +1,108 @@
+"""The report: one self-contained HTML file of a run folder, or of a demo folder with several runs.
+
+Reading order is a reader's: what was reached, what a video became, sentences, then how training went and with
+which settings. A part whose file is missing is left out; what could not be read is listed at the end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import signllm
+from signllm.errors import UsageError
+from signllm.evaluation.report.chapter import Chapter, Source
+from signllm.evaluation.report.markup import Markup, tag
+from signllm.evaluation.report.run_folder import RunFolder, read_object, read_run
+from signllm.evaluation.report.sections import STAGE_NAMES, Section, headline, sections
+from signllm.evaluation.report.style import POLICY, STYLE
+from signllm.evaluation.report.vocabulary import vocabulary_of
+
+LEAD = (
+    "Sign language video into text, through sign tokens learnt from video alone and a frozen language model."
+)
+
+
+def report(folder: Path, *, shards: Path | None = None, out: Path | None = None) -> Path:
+    """Write the report of a run folder, or of a demo folder that holds several runs.
+
+    Args:
+        folder: a run folder, or a folder with ``summary.json`` and run folders in it.
+        shards: where the videos are; by default a folder ``shards`` in or beside ``folder``, if there is one.
+        out: the file to write; by default ``folder/report.html``.
+
+    Returns:
+        The file, written whole or not at all.
+
+    Raises:
+        UsageError: the folder is not there or holds nothing to report.
+    """
+    source = _source(Path(folder), shards)
+    if not source.summary and not source.chapters:
+        raise UsageError(
+            "there is nothing to report: no config.json, log.jsonl, words.json, hypotheses or scores",
+            where=folder,
+            remedy="give the --run folder of a stage, or the --out folder of a demo",
+        )
+    target = Path(out) if out else Path(folder) / "report.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.part")
+    unfinished.write_text(_page(source), encoding="utf-8")
+    os.replace(unfinished, target)
+    return target
+
+
+def _source(folder: Path, shards: Path | None) -> Source:
+    """Find the runs: the folder itself, or its subfolders when it is a demo's."""
+    own = read_run(folder)
+    inside = {path.parent for name in ("config.json", "log.jsonl") for path in folder.glob(f"*/{name}")}
+    runs = [own] if not own.is_empty() else sorted((read_run(path) for path in inside), key=_stage_order)
+    places = [shards] if shards else [folder / "shards", folder.parent / "shards"]
+    found = next((place for place in places if (place / "manifest.json").is_file()), shards)
+    chapters = [
+        Chapter(run=run, vocabulary=vocabulary_of(run), place=place, is_only=len(runs) == 1)
+        for place, run in enumerate(runs)
+    ]
+    return Source(
+        folder=folder, chapters=chapters, summary=read_object(folder / "summary.json"), shards=found
+    )
+
+
+def _stage_order(run: RunFolder) -> tuple[int, str]:
+    """Sort by stage, then by name."""
+    stages = list(STAGE_NAMES)
+    return (stages.index(run.stage) if run.stage in stages else len(stages), run.path.name)
+
+
+def _page(source: Source) -> str:
+    """Put the page together."""
+    title = f"SignLLM report: {source.folder.resolve().name}"
+    shown = list(sections(source))
+    links = (tag("a", one.title, href=f"#{one.key}") for one in shown)
+    header = tag("header", tag("h1", title), tag("p", LEAD, class_="lead"), tag("nav", *links))
+    body = tag("body", header, tag("main", headline(source), *_cards(shown)), _footer(source))
+    return f"<!DOCTYPE html>\n{tag('html', _head(title), body, lang='en')}\n"
+
+
+def _head(title: str) -> Markup:
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("style", Markup(STYLE)),
+    )
+
+
+def _cards(shown: Iterable[Section]) -> Iterable[Markup]:
+    return (tag("section", tag("h2", one.title), one.body, id=one.key) for one in shown)
+
+
+def _footer(source: Source) -> Markup:
+    """Say what made the page, from what, and when."""
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    made = f"SignLLM {signllm.__version__}, {source.folder.resolve()}, {when}."
+    return tag("footer", tag("p", made, " This file needs nothing from the network and runs no script."))

@@ -1,0 +1,93 @@
+"""Thumbnails of a sample's video out of the shards, as pictures inside the page.
+
+Pictures are JPEG in ``data:`` addresses: the page stays one file, and a strip of fifteen thumbnails costs
+about 20 kB.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from signllm.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+THUMBNAIL_HEIGHT = 96
+QUALITY = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """The decoded frames of a video.
+
+    Attributes:
+        frames: (T, H, W, 3), uint8.
+    """
+
+    frames: NDArray[np.uint8]
+
+    @property
+    def height(self) -> int:
+        """Thumbnail height in pixels."""
+        return THUMBNAIL_HEIGHT
+
+    @property
+    def width(self) -> int:
+        """Thumbnail width in pixels, of the frames' own aspect."""
+        return max(8, round(THUMBNAIL_HEIGHT * self.frames.shape[2] / self.frames.shape[1]))
+
+    def strip(self, numbers: Sequence[int]) -> str:
+        """Return a ``data:`` address of these frames side by side; past the end the last frame stands."""
+        from PIL import Image
+
+        picture = Image.new("RGB", (self.width * len(numbers), self.height))
+        for place, number in enumerate(numbers):
+            frame = Image.fromarray(self.frames[min(number, len(self.frames) - 1)])
+            picture.paste(
+                frame.resize((self.width, self.height), Image.Resampling.LANCZOS), (place * self.width, 0)
+            )
+        written = io.BytesIO()
+        picture.save(written, format="JPEG", quality=QUALITY)
+        return "data:image/jpeg;base64," + base64.b64encode(written.getvalue()).decode("ascii")
+
+
+def films(shards: Path | None, split: str, ids: Sequence[str], problems: list[str]) -> dict[str, Film]:
+    """Decode the videos of some samples; what cannot be had is said in ``problems`` and left out.
+
+    Args:
+        shards: a folder that ``signllm shard`` wrote, or None.
+        split: the split that holds the samples.
+        ids: original names of the samples.
+        problems: gets one line for each thing that went wrong.
+    """
+    if shards is None or not ids:
+        return {}
+    from signllm.data.index import ShardIndex
+
+    try:
+        samples = ShardIndex(shards).split(split)
+        places = {sample.id: place for place, sample in enumerate(samples.samples) if sample.id in set(ids)}
+        return {name: Film(frames=_frames(samples.read(places[name]))) for name in ids if name in places}
+    except (UsageError, OSError) as error:
+        problems.append(f"video frames of {split}: {error}")
+        return {}
+
+
+def _frames(files: dict[str, bytes]) -> NDArray[Any]:
+    """Decode a sample's video, or its frames in the order of their numbers."""
+    from signllm.data.video import decode
+
+    if "mp4" in files:
+        return decode(files["mp4"], size=None)
+    from PIL import Image
+
+    pictures = sorted(name for name in files if name.endswith(("jpg", "png")))
+    return np.stack([np.asarray(Image.open(io.BytesIO(files[name])).convert("RGB")) for name in pictures])

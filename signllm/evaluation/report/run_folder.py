@@ -1,0 +1,108 @@
+"""What a run folder holds, as far as it is there: a report of half a run is still a report.
+
+Whatever is missing or damaged is named in ``problems`` and shown at the end of the page, never raised.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from signllm.errors import UsageError
+
+Record = dict[str, Any]
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(kw_only=True)
+class RunFolder:
+    """The readable files of one run (design, section 4.4).
+
+    Attributes:
+        path: the folder.
+        config: ``config.json``.
+        log: the lines of ``log.jsonl``.
+        words: ``words.json``.
+        hypotheses: the lines of ``hypotheses.SPLIT.jsonl`` by split.
+        scores: ``scores.SPLIT.json`` by split.
+        problems: what could not be read, and why.
+    """
+
+    path: Path
+    config: Record = field(default_factory=dict)
+    log: list[Record] = field(default_factory=list)
+    words: Record = field(default_factory=dict)
+    hypotheses: dict[str, list[Record]] = field(default_factory=dict)
+    scores: dict[str, Record] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def stage(self) -> str:
+        """The stage that made this run, if its configuration says so."""
+        return str(self.config.get("stage", "")) or ("compose" if self.words and not self.log else "run")
+
+    def is_empty(self) -> bool:
+        """Tell whether none of the files is there."""
+        return not (self.config or self.log or self.words or self.hypotheses or self.scores)
+
+
+def read_run(path: Path) -> RunFolder:
+    """Read whatever is there.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if not path.is_dir():
+        raise UsageError("there is no such run folder", where=path, remedy="give the --run folder of a stage")
+    run = RunFolder(path=path)
+    run.config = _read(path / "config.json", _object, run.problems) or {}
+    run.words = _read(path / "words.json", _object, run.problems) or {}
+    run.log = _read(path / "log.jsonl", _objects, run.problems) or []
+    for file in sorted(path.glob("hypotheses.*.jsonl")):
+        run.hypotheses[file.name.split(".", 1)[1].removesuffix(".jsonl")] = (
+            _read(file, _objects, run.problems) or []
+        )
+    for file in sorted(path.glob("scores.*.json")):
+        run.scores[file.name.split(".", 1)[1].removesuffix(".json")] = (
+            _read(file, _object, run.problems) or {}
+        )
+    return run
+
+
+def read_object(path: Path) -> Record:
+    """Read a JSON object if it is there and whole, else return an empty one."""
+    return _read(path, _object, []) or {}
+
+
+def _read(path: Path, parse: Callable[[str], Parsed], problems: list[str]) -> Parsed | None:
+    """Parse a file, or say in ``problems`` why not; a file that is not there is no problem."""
+    if not path.is_file():
+        return None
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name}: {error}")
+        return None
+
+
+def _object(text: str) -> Record:
+    parsed = json.loads(text)
+    if not isinstance(parsed, dict):
+        raise ValueError(f"holds {type(parsed).__name__}, not an object")
+    return parsed
+
+
+def _objects(text: str) -> list[Record]:
+    """Parse JSON lines; a last line cut short by a killed writer is left out."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    parsed: list[Record] = []
+    for place, line in enumerate(lines):
+        try:
+            parsed.append(_object(line))
+        except ValueError:
+            if place < len(lines) - 1:
+                raise
+    return parsed

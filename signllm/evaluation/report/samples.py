@@ -1,0 +1,93 @@
+"""The sections about single sentences: what some videos became, and hypothesis against reference for many.
+
+Samples are spread over the split in its order, not chosen by score: a report that shows its best cases shows
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from signllm.evaluation.report.chapter import integers
+from signllm.evaluation.report.difference import differing, marked
+from signllm.evaluation.report.frames import Film
+from signllm.evaluation.report.markup import Markup, joined, tag
+from signllm.evaluation.report.run_folder import Record
+from signllm.evaluation.report.timeline import timeline
+from signllm.evaluation.report.vocabulary import Vocabulary
+
+SHOWN_TIMELINES, SHOWN_PAIRS = 4, 40
+
+
+def spread(records: Sequence[Record], count: int) -> list[Record]:
+    """Return ``count`` records at equal distances."""
+    if len(records) <= count:
+        return list(records)
+    return [records[round(place * (len(records) - 1) / max(1, count - 1))] for place in range(count)]
+
+
+def legend() -> Markup:
+    """Say what the marks mean."""
+    return tag(
+        "p",
+        "Marks: ", tag("del", "struck out"), " words are not in the reference, ",
+        tag("ins", "underlined"), " words of the reference are missing from the translation.",
+        class_="hint",
+    )  # fmt: skip
+
+
+def timelines(
+    records: Sequence[Record], vocabulary: Vocabulary | None, films: dict[str, Film]
+) -> Markup | None:
+    """Draw samples: frames, characters, words, and the two sentences."""
+    drawable = [record for record in records if integers(record.get("characters"))]
+    if not drawable:
+        return None
+    return joined(_sample(record, vocabulary, films.get(str(record.get("id")))) for record in drawable)
+
+
+def _sample(record: Record, vocabulary: Vocabulary | None, film: Film | None) -> Markup:
+    characters = integers(record["characters"])
+    spans = vocabulary.spans(characters) if vocabulary else []
+    composed = sum(span.is_composed for span in spans)
+    label = f"{len(characters)} characters, {len(spans)} words, {composed} of them composed"
+    name = str(record.get("id", ""))
+    return tag(
+        "div",
+        tag("h3", name, " \u00b7 ", label if spans else f"{len(characters)} characters"),
+        timeline(characters, spans, film, f"Token timeline of {name}: {label}"),
+        _pair(record),
+        class_="sample",
+    )
+
+
+def _pair(record: Record) -> Markup:
+    ours, theirs = differing(str(record.get("hypothesis", "")), str(record.get("reference", "")))
+    return tag(
+        "dl",
+        tag("dt", "Translation"), tag("dd", marked(ours, "del")),
+        tag("dt", "Reference"), tag("dd", marked(theirs, "ins")),
+        class_="pair",
+    )  # fmt: skip
+
+
+def pairs(records: Sequence[Record]) -> Markup | None:
+    """Return a table of translations against references with differing words marked."""
+    if not records:
+        return None
+    rows = []
+    for record in spread(records, SHOWN_PAIRS):
+        ours, theirs = differing(str(record.get("hypothesis", "")), str(record.get("reference", "")))
+        cells = (record.get("id", ""), marked(ours, "del"), marked(theirs, "ins"))
+        rows.append(tag("tr", *(tag("td", cell) for cell in cells)))
+    head = tag("tr", *(tag("th", name, scope="col") for name in ("Video", "Translation", "Reference")))
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="pairs")
+    return tag("div", table, class_="scroll")
+
+
+def exact(records: Sequence[Record]) -> int:
+    """Count translations that equal their reference but for case and spaces."""
+    return sum(
+        str(r.get("hypothesis", "")).lower().split() == str(r.get("reference", "")).lower().split()
+        for r in records
+    )

@@ -1,0 +1,144 @@
+"""The sections of a report, each a title and what is below it, in reading order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from signllm.evaluation.report.chapter import Chapter, Source
+from signllm.evaluation.report.frames import films
+from signllm.evaluation.report.markup import Markup, joined, number, tag
+from signllm.evaluation.report.samples import SHOWN_TIMELINES, exact, legend, pairs, spread, timelines
+from signllm.evaluation.report.tables import ACCURACY, demo_table, score_table, seconds_table, settings
+from signllm.evaluation.report.training import training_charts
+from signllm.evaluation.report.vocabulary import usage, word_charts
+
+STAGE_NAMES = {
+    "pretrain": "Stage 1: VQ-Sign learns characters",
+    "compose": "Stage 2: characters become words",
+    "finetune": "Stage 3: alignment with the frozen LLM",
+}
+CONTROLS = (
+    "A score means something only beside its controls: shuffled videos show what the language model writes "
+    "without looking, true signs instead of video what it could write with perfect eyes."
+)
+TIMELINE = (
+    "Below the frames, each block is a character: the code of 13 frames, one every 4 frames, numbered and "
+    "coloured by code. Brackets are words; those that join several characters are named. Samples are taken "
+    "at equal distances, not chosen by score."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A card of the page: its anchor, its title, its contents."""
+
+    key: str
+    title: str
+    body: Markup
+
+
+def sections(source: Source) -> Iterator[Section]:
+    """Yield the sections that have something to show."""
+    table = demo_table(source.summary)
+    if table:
+        body = joined((tag("p", CONTROLS, class_="hint"), table))
+        yield Section(key="result", title="Result", body=body)
+    for part in (_videos, _sentences, _scores, _training, _words):
+        for chapter in source.chapters:
+            found = part(chapter, source)
+            if found:
+                title, body = found
+                key = f"{part.__name__.strip('_')}-{chapter.place}"
+                yield Section(key=key, title=title + chapter.aside, body=body)
+    details = _details(source)
+    if details:
+        yield Section(key="details", title="Time and settings", body=details)
+
+
+def _videos(chapter: Chapter, source: Source) -> tuple[str, Markup] | None:
+    """Show some videos on their way to text."""
+    chosen = spread(chapter.records, SHOWN_TIMELINES)
+    ids = [str(record.get("id")) for record in chosen]
+    seen = films(source.shards, chapter.split or "", ids, chapter.run.problems)
+    drawn = timelines(chosen, chapter.vocabulary, seen)
+    if drawn is None:
+        return None
+    return "From video to text", joined((tag("p", TIMELINE, class_="hint"), legend(), drawn))
+
+
+def _sentences(chapter: Chapter, source: Source) -> tuple[str, Markup] | None:
+    """Show many translations against their references."""
+    table = pairs(chapter.records)
+    if table is None:
+        return None
+    counted = f"{exact(chapter.records)} of {len(chapter.records)} translations equal their reference."
+    return "Translations", joined((tag("p", counted, class_="hint"), legend(), table))
+
+
+def _scores(chapter: Chapter, source: Source) -> tuple[str, Markup] | None:
+    table = score_table(chapter.run.scores)
+    return ("Scores", table) if table else None
+
+
+def _training(chapter: Chapter, source: Source) -> tuple[str, Markup] | None:
+    charts = training_charts(chapter.run)
+    return (STAGE_NAMES.get(chapter.run.stage, "Training"), charts) if charts else None
+
+
+def _words(chapter: Chapter, source: Source) -> tuple[str, Markup] | None:
+    """Show how the number of words was chosen, and which words the translated videos use."""
+    if chapter.vocabulary is None:
+        return None
+    charts = word_charts(chapter.vocabulary.codebook)
+    gallery = chapter.vocabulary.gallery(chapter.sequences)
+    parts = [part for part in (chapter.vocabulary.told(), charts, gallery) if part]
+    return (STAGE_NAMES["compose"], joined(parts)) if charts or gallery else None
+
+
+def _details(source: Source) -> Markup | None:
+    """Show time, settings, and what could not be read."""
+    parts: list[Markup | None] = [seconds_table(source.summary)]
+    for chapter in source.chapters:
+        listed = settings(chapter.run.config)
+        if listed:
+            parts += [tag("h3", chapter.run.path.name), listed]
+    problems = [f"{c.run.path.name}: {problem}" for c in source.chapters for problem in c.run.problems]
+    if problems:
+        parts += [tag("h3", "What could not be read"), tag("ul", *(tag("li", line) for line in problems))]
+    return joined(parts) if any(part is not None for part in parts) else None
+
+
+def headline(source: Source) -> Markup | None:
+    """Return the few numbers to see first."""
+    tiles = [
+        tag("div", tag("b", value), tag("span", name), class_="tile") for value, name in _figures(source)
+    ]
+    return tag("div", *tiles, class_="tiles") if tiles else None
+
+
+def _figures(source: Source) -> Iterator[tuple[str, str]]:
+    """Yield values and their names: scores, codes, words, time; the last run that has one counts."""
+    chapter = next((c for c in reversed(source.chapters) if c.run.scores), None)
+    scores = source.summary
+    if not isinstance(scores.get("bleu4"), int | float) and chapter:
+        scores = chapter.run.scores.get(chapter.split or "", {}) or next(iter(chapter.run.scores.values()))
+    for key, name in (("bleu4", "BLEU-4"), ("rouge_l", "ROUGE-L")):
+        if isinstance(scores.get(key), int | float):
+            yield f"{scores[key]:.1f}", name
+    if isinstance(source.summary.get(ACCURACY), int | float):
+        yield f"{100 * source.summary[ACCURACY]:.0f} %", "content words right"
+    yield from _token_figures(source)
+    if isinstance(source.summary.get("seconds"), int | float):
+        yield f"{source.summary['seconds']:.0f} s", "for everything"
+
+
+def _token_figures(source: Source) -> Iterator[tuple[str, str]]:
+    """Yield how many codes and words are in use."""
+    chapter = next((c for c in reversed(source.chapters) if c.sequences), None)
+    if chapter:
+        codes, perplexity = usage(chapter.sequences)
+        yield str(codes), f"codes used in {chapter.split}, perplexity {number(perplexity)}"
+    words = next((c.vocabulary for c in reversed(source.chapters) if c.vocabulary), None)
+    if words:
+        yield str(len(words.codebook.words)), "words of two characters and more"

@@ -1,0 +1,147 @@
+"""The tables of numbers: the demo's summary, the scores of every split, the settings of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from signllm.evaluation.report.markup import Markup, joined, number, tag
+from signllm.evaluation.report.run_folder import Record
+
+METRICS = {
+    "bleu1": "BLEU-1",
+    "bleu2": "BLEU-2",
+    "bleu3": "BLEU-3",
+    "bleu4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+    "chrf": "chrF",
+}
+SYSTEMS = {
+    "model": ("This model, from video", "unseen sentences"),
+    "oracle": ("True signs instead of video", "the same LLM, told what was signed"),
+    "shuffled": ("Shuffled videos", "the same model, each video replaced by another one"),
+    "untrained": ("Untrained encoder", "the same path, VQ-Sign never trained"),
+}
+ACCURACY = "content_word_accuracy"
+
+
+def demo_table(summary: Record) -> Markup | None:
+    """Compare the model with its controls; bars are BLEU-4."""
+    systems = {"model": summary} | {
+        name: value for name, value in summary.items() if isinstance(value, dict) and "bleu4" in value
+    }
+    systems |= {
+        name.removesuffix(".bleu4"): {"bleu4": value}
+        for name, value in summary.items()
+        if name.endswith(".bleu4") and name.removesuffix(".bleu4") not in systems
+    }
+    if not isinstance(summary.get("bleu4"), int | float):
+        return None
+    others = [
+        name for name in ("bleu1", "rouge_l", "chrf", ACCURACY) if any(name in s for s in systems.values())
+    ]
+    longest = max(float(system["bleu4"]) for system in systems.values()) or 1.0
+    head = ["", "BLEU-4", *(METRICS.get(name, "Content words right") for name in others)]
+    ordered = sorted(
+        systems, key=lambda name: (name not in SYSTEMS, list(SYSTEMS).index(name) if name in SYSTEMS else 0)
+    )
+    rows = [_system(name, systems[name], others, longest) for name in ordered]
+    return _table(head, rows)
+
+
+def _system(name: str, scores: Mapping[str, Any], others: Sequence[str], longest: float) -> Markup:
+    """Return a row: what it is, a bar, further scores."""
+    title, note = SYSTEMS.get(name, (name.replace("_", " "), ""))
+    width = 100 * max(0.0, float(scores["bleu4"])) / longest
+    bar = tag("span", class_="bar", style=f"width:calc({width:.1f}% * .72)")
+    return tag(
+        "tr",
+        tag("td", title, tag("small", " ", note) if note else None),
+        tag("td", bar, f"{float(scores['bleu4']):.1f}", class_="barred"),
+        *(tag("td", _score(scores.get(other), other)) for other in others),
+        class_="ours" if name == "model" else None,
+    )
+
+
+def _score(value: Any, name: str) -> str:
+    if not isinstance(value, int | float):
+        return "\u2013"
+    if name == ACCURACY:
+        return f"{100 * value:.1f} %" if value <= 1 else f"{value:.1f} %"
+    return f"{value:.2f}" if name in METRICS else number(float(value))
+
+
+def score_table(scores: Mapping[str, Record]) -> Markup | None:
+    """Return one row for each scored file, and the signatures below."""
+    rows, signatures = [], []
+    for name, record in scores.items():
+        cells = [_score(record.get(metric), metric) for metric in METRICS]
+        samples = record.get("samples", "\u2013")
+        rows.append(tag("tr", *(tag("td", cell) for cell in (name, *cells, samples))))
+        if "signature" in record:
+            signatures.append(tag("p", tag("code", f"{name}: {record['signature']}"), class_="hint"))
+    if not rows:
+        return None
+    table = _table(["Split", *METRICS.values(), "Videos"], rows)
+    return joined((table, tag("details", tag("summary", "How these were computed"), *signatures)))
+
+
+def seconds_table(summary: Record) -> Markup | None:
+    """Show where the time went."""
+    stages = summary.get("stages")
+    if not isinstance(stages, dict):
+        return None
+    seconds = {name: _seconds(value) for name, value in stages.items()}
+    known = {name: value for name, value in seconds.items() if value is not None}
+    if not known:
+        return None
+    longest = max(known.values()) or 1.0
+    rows = [
+        tag(
+            "tr",
+            tag("td", name.replace("_", " ")),
+            tag(
+                "td",
+                tag("span", class_="bar", style=f"width:calc({100 * value / longest:.1f}% * .72)"),
+                f"{value:.0f} s",
+                class_="barred",
+            ),
+        )
+        for name, value in known.items()
+    ]
+    return _table(["Stage", "Seconds"], rows)
+
+
+def _seconds(value: Any) -> float | None:
+    """Return a stage's seconds, given as a number or inside a record."""
+    if isinstance(value, dict):
+        value = value.get("seconds")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def settings(config: Record) -> Markup | None:
+    """Return the resolved configuration as dotted names, folded away."""
+    rows = [
+        tag("tr", tag("td", tag("code", name)), tag("td", tag("code", value)))
+        for name, value in flattened(config)
+    ]
+    if not rows:
+        return None
+    table = tag("table", tag("tbody", *rows), class_="settings")
+    return tag(
+        "details", tag("summary", f"Configuration: {len(rows)} settings"), tag("div", table, class_="scroll")
+    )
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield dotted names and values of nested settings."""
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)
+
+
+def _table(head: Sequence[str], rows: Sequence[Markup]) -> Markup:
+    names = tag("tr", *(tag("th", name, scope="col") for name in head))
+    return tag("div", tag("table", tag("thead", names), tag("tbody", *rows)), class_="scroll")

@@ -1,0 +1,107 @@
+"""The section of training curves: one small chart per logged quantity, in the order of the method.
+
+Any number that a stage logs gets a chart; the table below only gives the known ones a name, a unit and a
+place. A quantity logged as ``dev/x`` (``validation/x`` ...) is drawn into the chart of ``x``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+
+from signllm.evaluation.report.chart import Series, line_chart
+from signllm.evaluation.report.markup import Markup, joined, number, tag
+from signllm.evaluation.report.run_folder import Record, RunFolder
+
+KNOWN: dict[str, tuple[str, str]] = {
+    "loss": ("Total loss", ""),
+    "l_sim": (
+        "Translation loss",
+        "cross-entropy of the reference through the frozen LLM, nats per token",
+    ),
+    "l_mmd": ("Alignment loss", "maximum mean discrepancy between sign tokens and text embeddings"),
+    "l_cp": ("Context prediction loss", "can the next characters be told from random ones"),
+    "l_q": ("Quantisation loss", "distance of features to their codes"),
+    "cp_accuracy": ("Context prediction accuracy", "share of true and random characters told apart"),
+    "perplexity": ("Codebook perplexity", "codes in effective use; 1 is a collapsed codebook"),
+    "codes_used": ("Codes used", ""),
+    "covered": ("Covered by words", "share of characters inside words of two and more"),
+    "learning_rate": ("Learning rate", ""),
+    "lr": ("Learning rate", ""),
+    "gradient_norm": ("Gradient norm", "before clipping"),
+    "grad_norm": ("Gradient norm", "before clipping"),
+    "bleu4": ("BLEU-4", ""),
+}
+AXES = ("step", "epoch", "time", "time_s", "seconds", "elapsed_s", "samples", "samples_consumed", "wall_s")
+HELD_OUT = ("dev", "val", "validation", "validate", "test")
+NEGLIGIBLE = 1e-12
+
+
+def training_charts(run: RunFolder) -> Markup | None:
+    """Return the charts of a run's log, or ``None`` when it logged nothing that changes."""
+    stages = list(dict.fromkeys(str(record.get("stage", run.stage)) for record in run.log))
+    blocks: list[Markup] = []
+    for stage in stages:
+        charts = _charts([record for record in run.log if record.get("stage", run.stage) == stage])
+        if charts:
+            blocks += [tag("h3", stage), charts] if len(stages) > 1 else [charts]
+    return joined(blocks) if blocks else None
+
+
+def _charts(log: Sequence[Record]) -> Markup | None:
+    """Return one chart for each quantity, and a line about those that never change."""
+    charts, constants = [], []
+    for name, series in grouped(log).items():
+        values = [y for one in series for _, y in one.points]
+        if values and max(values) - min(values) <= NEGLIGIBLE:
+            constants.append(f"{name} {number(values[0])}")
+            continue
+        title, note = KNOWN.get(name, (name.replace("_", " "), ""))
+        chart = line_chart(title, series, x_label="step", note=note)
+        charts.append(chart)
+    shown = [chart for chart in charts if chart is not None]
+    if not shown:
+        return None
+    still = (
+        tag("p", "Constant throughout: " + ", ".join(constants) + ".", class_="hint") if constants else None
+    )
+    return joined((tag("div", *shown, class_="charts"), still))
+
+
+def grouped(log: Sequence[Record]) -> dict[str, list[Series]]:
+    """Collect each logged quantity over steps; known ones first, training before held-out values.
+
+    A run that was interrupted logs some steps twice: the later record stands.
+    """
+    points: dict[tuple[str, str], dict[float, float]] = {}
+    for place, record in enumerate(log):
+        step = record.get("step", place)
+        for key, value in _numbers(record).items():
+            points.setdefault(_split(key), {})[float(step)] = value
+    order = {name: place for place, name in enumerate(KNOWN)}
+    names = sorted({name for name, _ in points}, key=lambda name: (order.get(name, len(order)), name))
+    return {
+        name: [
+            Series(name=where, points=sorted(steps.items()))
+            for (other, where), steps in points.items()
+            if other == name
+        ]
+        for name in names
+    }
+
+
+def _numbers(record: Mapping[str, object]) -> dict[str, float]:
+    """Return a record's quantities; ``NaN`` in the log stays and is counted below its chart."""
+    return {
+        key: float(value)
+        for key, value in record.items()
+        if isinstance(value, Real) and not isinstance(value, bool) and key not in AXES
+    }
+
+
+def _split(key: str) -> tuple[str, str]:
+    """Separate a quantity from the data it was measured on."""
+    where, _, name = key.rpartition("/")
+    if where in HELD_OUT:
+        return name, where
+    return (name if where == "train" else key), "training"

@@ -1,0 +1,120 @@
+"""A run folder and a demo folder with every file that a report reads, small and made up."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from signllm.cra.word_codebook import WordCodebook, fingerprint
+
+EVIL = "<script>alert('x')</script> & \"quotes\""
+CODES = 64
+
+
+def write_run(run: Path, stage: str, *, evil: str = EVIL) -> Path:
+    """Write a finished run of a stage."""
+    drawn = random.Random(stage)
+    run.mkdir(parents=True)
+    config = {"stage": stage, "format": 1, "config": {"training": {"learning_rate": 1e-3, "note": evil}}}
+    (run / "config.json").write_text(json.dumps(config))
+    with (run / "log.jsonl").open("w") as log:
+        for step in range(10, 3010, 10):
+            log.write(json.dumps({"stage": stage, "step": step, **_logged(stage, step, drawn)}) + "\n")
+    return run
+
+
+def _logged(stage: str, step: int, drawn: random.Random) -> dict[str, float]:
+    def noisy(value: float) -> float:
+        return value * (1 + 0.08 * drawn.gauss(0, 1))
+
+    fall = math.exp(-step / 700)
+    rate = 1e-3 * min(1, step / 200) * (0.5 + 0.5 * math.cos(step / 3000 * math.pi))
+    common = {"learning_rate": rate, "gradient_norm": noisy(1 + 4 * fall), "seconds": step * 0.1}
+    if stage == "pretrain":
+        return common | {
+            "loss": noisy(1.2 + 3 * fall), "l_cp": noisy(1.1 + 1.2 * fall), "l_q": noisy(0.1 + 1.8 * fall),
+            "perplexity": noisy(CODES * 0.8 * (1 - fall) + 2), "cp_accuracy": 0.9 - 0.4 * fall,
+        }  # fmt: skip
+    held_out = {"dev/l_sim": noisy(0.9 + 2 * fall), "dev/bleu4": 40 * (1 - fall)} if step % 300 == 0 else {}
+    return common | held_out | {
+        "loss": noisy(1 + 4 * fall), "l_sim": noisy(0.6 + 3 * fall), "l_mmd": noisy(0.02 + 0.5 * fall),
+        "l_cp": noisy(1.2), "l_q": noisy(0.1), "covered": 0.62,
+    }  # fmt: skip
+
+
+def write_words(run: Path) -> WordCodebook:
+    """Write a word codebook with words of two to four characters over ``CODES`` codes."""
+    drawn = random.Random(1)
+    words = tuple({tuple(drawn.sample(range(CODES), drawn.choice((2, 2, 3, 4)))) for _ in range(90)})
+    curve = tuple(
+        {
+            "size": size, "entropy": 2.5 * math.exp(-size / 120) + 1.5, "chosen": size == 96,
+            "marginal_utility": None if size == 32 else 0.01 * math.exp(-(((size - 96) / 80) ** 2)),
+        }
+        for size in range(32, 545, 32)
+    )  # fmt: skip
+    codebook = WordCodebook(
+        codes=CODES, words=words, frequencies=tuple([1] * (CODES + 1 + len(words))), alpha=2.0,
+        codebook=fingerprint(torch.zeros(CODES, 4)), curve=curve,
+    )  # fmt: skip
+    codebook.save(run)
+    return codebook
+
+
+def write_translations(run: Path, words: WordCodebook, *, evil: str = EVIL, count: int = 30) -> None:
+    """Write hypotheses whose characters are made of words, and scores of two splits."""
+    drawn = random.Random(2)
+    vocabulary = "tomorrow heavy rain in the north and sunny spells along the coast with mild wind".split()
+    with (run / "hypotheses.test.jsonl").open("w") as lines:
+        for place in range(count):
+            characters = [
+                c for w in drawn.choices(words.words, k=12) for c in w for _ in range(drawn.choice((1, 1, 2)))
+            ]
+            reference = drawn.choices(vocabulary, k=9)
+            hypothesis = [drawn.choice(vocabulary) if drawn.random() < 0.3 else word for word in reference]
+            record = {
+                "id": f"test/{place:03d}", "hypothesis": " ".join(hypothesis), "reference": " ".join(reference),
+                "characters": characters, "words": [],
+            }  # fmt: skip
+            if place == 0:
+                record |= {"id": f"test/{evil}", "hypothesis": f"{record['hypothesis']} {evil}"}
+            lines.write(json.dumps(record) + "\n")
+    for split, factor in (("test", 1.0), ("test.shuffled", 0.2)):
+        scores = {"bleu1": 68.2, "bleu2": 57.0, "bleu3": 49.4, "bleu4": 43.7, "rouge_l": 66.0, "chrf": 61.0}
+        record = {k: v * factor for k, v in scores.items()} | {
+            "samples": count,
+            "signature": f"made up {evil}",
+        }
+        (run / f"scores.{split}.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """One finetune run with everything."""
+    run = write_run(tmp_path / "finetune", "finetune")
+    write_translations(run, write_words(run))
+    return run
+
+
+@pytest.fixture
+def demo_folder(tmp_path: Path) -> Path:
+    """Two runs and a summary."""
+    demo = tmp_path / "demo"
+    write_words(write_run(demo / "pretrain", "pretrain"))
+    run = write_run(demo / "finetune", "finetune")
+    write_translations(run, write_words(run))
+    summary = {
+        "bleu1": 68.2, "bleu2": 57.0, "bleu3": 49.4, "bleu4": 43.7, "rouge_l": 66.0, "content_word_accuracy": 0.71,
+        "oracle": {"bleu4": 91.3, "rouge_l": 95.0, "content_word_accuracy": 0.98},
+        "shuffled": {"bleu4": 9.4, "rouge_l": 31.0, "content_word_accuracy": 0.12},
+        "untrained": {"bleu4": 19.9, "rouge_l": 44.0, "content_word_accuracy": 0.3},
+        "seconds": 512.0,
+        "stages": {"data": 41.0, "text_model": 130.0, "pretrain": 180.0, "compose": 12.0, "finetune": 100.0, "evaluate": 49.0},
+    }  # fmt: skip
+    (demo / "summary.json").write_text(json.dumps(summary))
+    return demo
