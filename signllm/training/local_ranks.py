@@ -9,6 +9,7 @@ file.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -28,6 +29,10 @@ SAVE_WITHIN_S = 120
 
 class RankFailedError(RuntimeError):
     """A rank died of something that is not the user's mistake; the message carries its error or signal."""
+
+
+class StoppedEarlyError(RankFailedError):
+    """The machine asked for an end (a signal), all ranks saved and left: the same command continues the run."""
 
 
 def is_first_rank() -> bool:
@@ -54,25 +59,34 @@ def run_local_ranks(
     """
     if ranks < 1:
         raise UsageError(f"--ranks is {ranks}", remedy="give 1 or more")
+    shares = {"OMP_NUM_THREADS": str(max(1, usable_cores() // ranks)), _SHUTDOWN: str(SAVE_WITHIN_S)}
+    with _environment({**shares, **os.environ, **(environment or {})}):
+        _launch([sys.executable, "-m", "signllm", *arguments], ranks)
+
+
+def _launch(command: Sequence[str], ranks: int) -> None:
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    shares = {"OMP_NUM_THREADS": str(max(1, usable_cores() // ranks)), _SHUTDOWN: str(SAVE_WITHIN_S)}
-    with _environment({**shares, **os.environ, **(environment or {})}):
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=ranks,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
-            max_restarts=0,
-        )
-        try:
-            elastic_launch(config, sys.executable)("-m", "signllm", *arguments)
-        except ChildFailedError as error:
-            raise _first_failure(error) from None
+    # It would report failures in its own way beside ours.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, command[0])(*command[1:])
+    except ChildFailedError as error:
+        raise _first_failure(error) from None
+    except SignalException as stop:
+        raise RankFailedError(f"stopped by {stop.sigval.name}; the same command continues a run") from None
 
 
 def usable_cores() -> int:
@@ -89,7 +103,12 @@ def report_failure(error: BaseException, message: str) -> bool:
     path = os.environ.get(_ERROR_FILE)
     if path is None:
         return False
-    extra = {"py_callstack": "".join(traceback.format_exception(error)), "timestamp": str(int(time.time()))}
+    extra = {
+        "py_callstack": "".join(traceback.format_exception(error)),
+        "timestamp": str(int(time.time())),
+        "time": time.time(),
+        "kind": type(error).__name__,
+    }
     with open(path, "w") as file:
         json.dump({"message": {"message": message, "extraInfo": extra}}, file)
     return True
@@ -99,12 +118,22 @@ def _first_failure(error: Any) -> Exception:
     """Turn torch's account of the failed ranks into the one message that the first of them left."""
     told = {rank: f for rank, f in error.failures.items() if isinstance(f.message, dict)}
     failures = told or error.failures
-    rank = min(failures, key=lambda r: (failures[r].exitcode != USAGE, failures[r].timestamp, r))
+    rank = min(failures, key=lambda r: (_moment(failures[r]), r))
     failure = failures[rank]
     if not isinstance(failure.message, dict):
         return RankFailedError(f"rank {rank} ended with exit code {failure.exitcode}: {failure.message}")
     message = failure.message["message"]
-    return UsageError(message) if failure.exitcode == USAGE else RankFailedError(f"rank {rank} failed: {message}")
+    if failure.exitcode == USAGE:
+        return UsageError(message)
+    if failure.message["extraInfo"].get("kind") == StoppedEarlyError.__name__:
+        return StoppedEarlyError(message)
+    return RankFailedError(f"rank {rank} failed: {message}")
+
+
+def _moment(failure: Any) -> float:
+    """Return when a rank failed, in seconds: to the fraction where it said so, since others follow at once."""
+    told = isinstance(failure.message, dict)
+    return float(failure.message["extraInfo"].get("time", failure.timestamp) if told else failure.timestamp)
 
 
 @contextmanager

@@ -1,0 +1,194 @@
+"""Checkpoints that know no number of ranks and no ZeRO stage, and are either whole or not there.
+
+``step-N/`` holds ``weights.safetensors`` (trainable weights and buffers, fp32), ``moments.safetensors`` (Adam, by
+parameter name), ``state.json`` (step, stage, place in the data) and ``COMPLETE`` with the size of each file. It is
+written beside its place and renamed. DeepSpeed's own checkpoints are tied to the number of ranks and are pickles; ours
+cost one gather of the trainable part, which the frozen language model is no part of.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from signllm.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+VERSION = 1
+WEIGHTS, MOMENTS_FILE, STATE, COMPLETE = "weights.safetensors", "moments.safetensors", "state.json", "COMPLETE"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """Where a run stands: everything of a checkpoint that is no tensor.
+
+    ``order`` is the loader's state (seed, epoch, samples consumed); ``version`` is that of the checkpoint's form.
+    """
+
+    stage: str
+    step: int
+    order: dict[str, int] = field(default_factory=dict)
+    version: int = VERSION
+
+
+def save(run: Path, state: TrainingState, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], *, keep: int) -> Path:
+    """Write ``run/checkpoints/step-N`` atomically, then remove all but the last ``keep``; one rank calls it.
+
+    Raises:
+        UsageError: the disk is full; nothing half-written stays.
+    """
+    folder = run / "checkpoints" / f"step-{state.step:08d}"
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write(partial, state, weights, moments)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+        _sync(folder.parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UsageError(
+            f"the disk is full: no checkpoint of step {state.step} was written",
+            where=folder,
+            remedy="free space and give the same command again; it resumes from the last whole checkpoint",
+        ) from error
+    _remove_old(run, keep)
+    return folder
+
+
+def _write(folder: Path, state: TrainingState, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file(dict(weights), folder / WEIGHTS)
+    save_file(dict(moments), folder / MOMENTS_FILE)
+    (folder / STATE).write_text(json.dumps(asdict(state), indent=1))
+    sizes = {name: (folder / name).stat().st_size for name in (WEIGHTS, MOMENTS_FILE, STATE)}
+    for name in sizes:
+        _sync(folder / name)
+    (folder / COMPLETE).write_text(json.dumps(sizes))
+    _sync(folder / COMPLETE)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_old(run: Path, keep: int) -> None:
+    for folder in sorted((run / "checkpoints").glob("step-*"))[:-keep]:
+        (folder / COMPLETE).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """Return the folder of the last whole checkpoint of a run, or None; damaged ones are passed over with a warning."""
+    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+        if _is_whole(folder):
+            return folder
+        log.warning("checkpoint %s is damaged or half-written; an earlier one is used", folder)
+    return None
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        sizes = json.loads((folder / COMPLETE).read_text())
+        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def read_state(folder: Path, *, stage: str | None = None) -> TrainingState:
+    """Read ``state.json`` of a checkpoint.
+
+    Raises:
+        UsageError: it is of another version, or of another stage than ``stage``.
+    """
+    fields: dict[str, Any] = json.loads((folder / STATE).read_text())
+    if fields.get("version") != VERSION:
+        raise UsageError(
+            f"the checkpoint has version {fields.get('version')}; this program reads version {VERSION}",
+            where=folder,
+            remedy="use the version of signllm that wrote it, or start a new run",
+        )
+    state = TrainingState(**fields)
+    if stage is not None and state.stage != stage:
+        raise UsageError(
+            f"the run is of stage {state.stage!r}, not {stage!r}",
+            where=folder.parents[1],
+            remedy="give the run folder of the right stage, or another folder for a new run",
+        )
+    return state
+
+
+def load_moments(folder: Path) -> dict[str, Tensor]:
+    """Read the Adam moments of a checkpoint, by ``exp_avg/NAME`` and ``exp_avg_sq/NAME``."""
+    return _load_tensors(folder / MOMENTS_FILE)
+
+
+def load_weights(run: Path, *, stage: str | None = None) -> dict[str, Tensor]:
+    """Read weights and buffers of a run's last whole checkpoint, by name, on the CPU, without DeepSpeed.
+
+    ``run`` may also be a checkpoint folder itself.
+
+    Raises:
+        UsageError: there is no whole checkpoint, or it is of another stage or version.
+    """
+    folder = run if (run / COMPLETE).exists() else last_checkpoint(run)
+    if folder is None:
+        raise UsageError("there is no whole checkpoint", where=run / "checkpoints", remedy="train this run first")
+    read_state(folder, stage=stage)
+    return _load_tensors(folder / WEIGHTS)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"the checkpoint cannot be read: {error}", where=path, remedy="remove this folder") from error
+
+
+def install_weights(module: nn.Module, weights: Mapping[str, Tensor], *, where: object, prefix: str = "") -> None:
+    """Copy the weights whose names start with ``prefix`` into ``module`` (names without it); all must fit and be used.
+
+    What a checkpoint never holds (frozen parts) stays as it is in the module.
+
+    Raises:
+        UsageError: a tensor has no place in the module, has another shape, or a trainable parameter gets none.
+    """
+    from signllm.training.partitions import install, kept_tensors, trainable_parameters
+
+    given = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    places = dict(module.named_parameters()) | dict(module.named_buffers())
+    unknown = sorted(given.keys() - places.keys())
+    missing = sorted((trainable_parameters(module).keys() | kept_tensors(module).keys()) - given.keys())
+    shapes = {name: tuple(getattr(place, "ds_shape", place.shape)) for name, place in places.items()}
+    wrong = [f"{n}: {tuple(t.shape)} for {shapes[n]}" for n, t in given.items() if n in shapes and tuple(t.shape) != shapes[n]]
+    for problem, names in (("has no place for", unknown), ("gets no value for", missing), ("has other shapes for", wrong)):
+        if names:
+            raise UsageError(
+                f"the weights do not fit: the model {problem} {len(names)} tensors, first {names[:3]}",
+                where=where,
+                remedy="use the configuration that the weights were trained with",
+            )
+    install(module, given)

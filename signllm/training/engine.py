@@ -1,0 +1,275 @@
+"""One DeepSpeed engine for every stage: start the ranks, complete the ZeRO file, build the optimizer.
+
+The files in ``ds_configs/`` say how memory is divided and how big the buckets are; batch sizes, clipping and precision
+belong to :class:`TrainingConfig` and are written over the file's values in :func:`deepspeed_settings`, nowhere else.
+The same code runs as one plain process without any environment variable, under torchrun and under Slurm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from signllm.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from deepspeed import DeepSpeedEngine
+    from torch import nn
+
+PLAIN_RANK = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How a stage is trained; every number that the paper gives is set by a recipe, not here.
+
+    ``batch_size`` counts videos per optimizer step over all ranks and all ``accumulation`` forward passes, so a run
+    means the same on any number of GPUs. Training ends at ``epochs`` or ``steps``, whichever comes first.
+    """
+
+    deepspeed: str = "zero2"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int = 32
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    warmup_steps: int = 0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    final_factor: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+    log_every: int = 10
+    save_every: int = 500
+    validate_every: int = 0
+    keep: int = 2
+    tensorboard: bool = True
+    seed: int = 0
+    timeout_s: float = 1800.0
+
+    def __post_init__(self) -> None:
+        if self.epochs is None and self.steps is None:
+            raise UsageError("training has no end: neither epochs nor steps is set", remedy="set --training.epochs or .steps")
+        for name in ("batch_size", "accumulation", "log_every", "save_every", "keep"):
+            _require_at_least_one(name, getattr(self, name))
+        if self.learning_rate <= 0.0:
+            raise UsageError(f"learning_rate is {self.learning_rate}; it must be above 0", where="TrainingConfig")
+        if self.batch_size % self.accumulation:
+            raise UsageError(
+                f"batch_size {self.batch_size} cannot be divided into {self.accumulation} forward passes",
+                where="TrainingConfig.accumulation",
+                remedy="choose a divisor of batch_size",
+            )
+
+    @property
+    def videos_per_forward(self) -> int:
+        """Videos of one forward pass over all ranks: the batch size a loader is built with."""
+        return self.batch_size // self.accumulation
+
+
+def _require_at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise UsageError(f"{name} is {value}; it must be at least 1", where=f"TrainingConfig.{name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that share a learning rate; ``None`` takes the configuration's value.
+
+    ``start_step``: the group stands still before it and warms up from it (an encoder that joins later).
+    """
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    start_step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """Who takes part: this process's ``rank`` of ``world``, and its device."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default=None)  # type: ignore[assignment]
+
+
+def start_distributed(*, timeout_s: float = 1800.0) -> Ranks:
+    """Join the process group of the environment (torchrun, Slurm), or be one rank alone; safe to call twice.
+
+    gloo on CPU, nccl on GPU. ``timeout_s`` bounds every wait for another rank: a collective that takes longer fails.
+    """
+    import torch
+    import torch.distributed as dist
+
+    on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
+    if not on_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if not dist.is_initialized():
+        alone = "RANK" not in os.environ
+        os.environ.update({name: value for name, value in PLAIN_RANK.items() if alone or name not in os.environ})
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            store=dist.HashStore() if alone else None,
+            timeout=timedelta(seconds=timeout_s),
+        )
+    device = torch.device("cpu")
+    if on_gpu:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    return Ranks(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
+
+
+def stop_distributed() -> None:
+    """Leave the process group, if there is one; the last thing a process does."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def find_settings(name: str) -> Path:
+    """Find a DeepSpeed file: a path, or a name of ``ds_configs/`` in the working directory, checkout or package.
+
+    Raises:
+        UsageError: there is none; the message lists the names that exist.
+    """
+    if name.endswith(".json"):
+        if Path(name).is_file():
+            return Path(name)
+        raise UsageError("there is no such DeepSpeed file", where=name, remedy="give a path to a .json file or a name")
+    here = Path(__file__).resolve().parents[1]
+    folders = [Path("ds_configs"), here.parent / "ds_configs", here / "ds_configs"]
+    for folder in folders:
+        if (folder / f"{name}.json").is_file():
+            return folder / f"{name}.json"
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.json")})
+    raise UsageError(f"no DeepSpeed file is called {name!r}", where="TrainingConfig.deepspeed", remedy=f"one of {known}")
+
+
+def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:
+    """Return the complete DeepSpeed settings of a run: its ZeRO file with the run's batch, clipping and precision.
+
+    Also what ``transformers.integrations.HfDeepSpeedConfig`` needs before a ZeRO-3 language model is loaded.
+    """
+    path = find_settings(config.deepspeed)
+    settings = json.loads(path.read_text())
+    if config.batch_size % (config.accumulation * world):
+        raise UsageError(
+            f"batch_size {config.batch_size} cannot be divided over {world} ranks x {config.accumulation} forward passes",
+            where="TrainingConfig.batch_size",
+            remedy=f"choose a multiple of {config.accumulation * world}",
+        )
+    stage = settings["zero_optimization"]["stage"]
+    if config.precision == "bf16" and stage == 0:
+        raise UsageError("bf16 needs master weights, which ZeRO-0 does not keep", where=path, remedy="use zero1, 2 or 3")
+    settings["train_micro_batch_size_per_gpu"] = config.videos_per_forward // world
+    settings["gradient_accumulation_steps"] = config.accumulation
+    settings["train_batch_size"] = config.batch_size
+    settings["gradient_clipping"] = config.gradient_clip
+    settings["bf16"] = {"enabled": config.precision == "bf16"}
+    return settings
+
+
+def parameter_groups_of(model: nn.Module, groups: Sequence[ParameterGroup] | None) -> list[ParameterGroup]:
+    """Return groups that hold every trainable parameter exactly once; frozen ones and empty groups are left out.
+
+    Raises:
+        UsageError: nothing is trainable.
+        ValueError: a trainable parameter is in no group or in two.
+    """
+    trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    if not trainable:
+        raise UsageError("no parameter of the model is trainable", remedy="unfreeze a part of it")
+    if groups is None:
+        groups = [ParameterGroup(name="all", parameters=list(model.parameters()))]
+    kept = [(group, [p for p in group.parameters if id(p) in trainable]) for group in groups]
+    seen = [id(p) for _, parameters in kept for p in parameters]
+    if sorted(seen) != sorted(trainable):
+        missing = [name for key, name in trainable.items() if key not in seen]
+        raise ValueError(f"parameter groups miss {missing[:5]} or hold a parameter twice ({len(seen)} of {len(trainable)})")
+    return [
+        ParameterGroup(
+            name=group.name,
+            parameters=parameters,
+            learning_rate=group.learning_rate,
+            weight_decay=group.weight_decay,
+            start_step=group.start_step,
+        )
+        for group, parameters in kept
+        if parameters
+    ]
+
+
+def import_deepspeed() -> ModuleType:
+    """Import DeepSpeed (0.4 s beyond torch) without its compiler run and its noise; the process group must be there.
+
+    On CPU DeepSpeed would probe all its C++ operators and compile one that only its inference uses: 90 s at the first
+    run, 1 s at each later one, and a compiler that a laptop may not have. An empty table of operators says no to all.
+    """
+    start_distributed()
+    import deepspeed
+
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        deepspeed.ops.__compatible_ops__ = defaultdict(bool)
+    warnings.filterwarnings("ignore", r"`torch\.distributed\..* is deprecated", FutureWarning)
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    return deepspeed
+
+
+def build_engine(
+    model: nn.Module, parameter_groups: Sequence[ParameterGroup] | None, config: TrainingConfig
+) -> DeepSpeedEngine:
+    """Wrap ``model`` into a DeepSpeed engine with Adam over its trainable parameters (all ranks).
+
+    The groups of ``engine.basic_optimizer`` carry ``name``, ``base_lr`` and ``start_step`` for the schedule. torch's
+    fused AdamW works on CPU and GPU without compiling anything and equals Adam at ``weight_decay=0``.
+    """
+    import torch
+
+    ranks = start_distributed(timeout_s=config.timeout_s)
+    deepspeed = import_deepspeed()
+
+    settings = deepspeed_settings(config, world=ranks.world)
+    groups = [
+        {
+            "params": list(group.parameters),
+            "lr": config.learning_rate if group.learning_rate is None else group.learning_rate,
+            "base_lr": config.learning_rate if group.learning_rate is None else group.learning_rate,
+            "weight_decay": config.weight_decay if group.weight_decay is None else group.weight_decay,
+            "name": group.name,
+            "start_step": group.start_step,
+        }
+        for group in parameter_groups_of(model, parameter_groups)
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.adam_epsilon, fused=True)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    return engine
+
+
+def forget_gradients(engine: DeepSpeedEngine) -> None:
+    """Clear what ZeRO-3 keeps of the last step's gradients; call it before the first backward of a step.
+
+    A parameter without a gradient in this step (a branch not taken) would otherwise be moved by its gradient of the
+    last step: DeepSpeed 0.19.8 overwrites that buffer only for parameters that got one. Stages 0 to 2 do it right.
+    """
+    partitions = getattr(engine.optimizer, "grad_partitions_flat_buffer", None)
+    if partitions is not None:
+        partitions.zero_()
+        for group in engine.optimizer.fp32_partitioned_groups_flat:
+            if group.grad is not None:
+                group.grad.zero_()

@@ -1,0 +1,73 @@
+"""When one rank fails, all ranks fail, soon, and all say which one and why.
+
+A rank that raises leaves the others inside a collective. Its exit closes their connections, or their timeout ends, and
+all they would report is the network. So the failing rank leaves its traceback in ``run/failures/``, where the others
+look before they report theirs.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch.distributed as dist
+
+WAIT_FOR_REPORT_S = 3.0
+NETWORK_WORDS = ("gloo", "nccl", "connection", "timed out", "socket")
+
+
+class RankFailedError(RuntimeError):
+    """Another rank failed first; the message says which one, where its traceback is, and its last line."""
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss is not a number; raised by all ranks in the same step."""
+
+
+@contextmanager
+def failing_together(run: Path, rank: int, doing: str) -> Iterator[None]:
+    """Report an exception of this rank to the others, or theirs here.
+
+    Raises:
+        RankFailedError: this rank only saw the network fail because another rank had failed, or waited too long.
+    """
+    mine = run / "failures" / f"rank-{rank}.txt"
+    mine.unlink(missing_ok=True)
+    started = time.time()
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, NotFiniteError | RankFailedError):
+            raise
+        if not _is_network(error):
+            mine.parent.mkdir(parents=True, exist_ok=True)
+            mine.write_text(f"rank {rank} failed in {doing}\n{traceback.format_exc()}", encoding="utf-8")
+            raise
+        first = _report_of_others(mine, started)
+        if first is None:
+            raise RankFailedError(
+                f"rank {rank} waited in {doing} for another rank that died without a word, or never came: {error}"
+            ) from error
+        last_line = first.read_text(encoding="utf-8").rstrip().splitlines()[-1]
+        raise RankFailedError(f"rank {rank} stops: {first.stem} failed first ({first}): {last_line}") from error
+
+
+def _is_network(error: Exception) -> bool:
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in NETWORK_WORDS)
+
+
+def _report_of_others(mine: Path, started: float) -> Path | None:
+    """Wait a moment for the report of a rank that failed since ``started``."""
+    give_up = time.monotonic() + WAIT_FOR_REPORT_S
+    while True:
+        others = [p for p in mine.parent.glob("rank-*.txt") if p != mine and p.stat().st_mtime >= started - 60.0]
+        if others:
+            return min(others, key=lambda p: p.stat().st_mtime)
+        if time.monotonic() > give_up:
+            return None
+        time.sleep(0.1)

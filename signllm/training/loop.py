@@ -1,0 +1,299 @@
+"""The training loop, once, for every stage.
+
+Each step: all ranks take a batch, run forward and backward, step; their loss shares, and whether any of them was asked
+to leave, travel in one small reduction that runs beside the backward pass. What the ranks do next (save, stop, raise) is
+decided from that sum alone, so they always decide alike. Rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from signllm.progress import Bar, progress
+from signllm.training.checkpoint import (
+    TrainingState,
+    install_weights,
+    last_checkpoint,
+    load_moments,
+    load_weights,
+    read_state,
+    save,
+)
+from signllm.training.engine import ParameterGroup, Ranks, TrainingConfig, build_engine, forget_gradients, start_distributed
+from signllm.training.failures import NotFiniteError, RankFailedError, failing_together
+from signllm.training.metrics import TrainingLog
+from signllm.training.partitions import read_whole, write_whole
+from signllm.training.preemption import PreemptionFlag
+from signllm.training.schedule import learning_rate_factor
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+    from torch import Tensor, nn
+
+Validate = Callable[["nn.Module", int], Mapping[str, float]]
+OnStep = Callable[[int, Mapping[str, float]], None]
+
+
+class Batches(Protocol):
+    """What the loop reads: this rank's batches, with a state that counts the batches it has given out."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of one epoch, equal on all ranks."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give out batches, epoch after epoch, from where the state stands."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place in the data: seed, epoch, samples consumed."""
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from a place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How training ended: after which step, with which last losses, and whether it was asked to leave early."""
+
+    step: int
+    preempted: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
+    """Return the number of optimizer steps of a run: epochs or steps, whichever ends first."""
+    limits = [] if config.steps is None else [config.steps]
+    if config.epochs is not None:
+        limits.append(config.epochs * steps_per_epoch // config.accumulation)
+    return min(limits)
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    config: TrainingConfig,
+    run: Path,
+    stage: str,
+    parameter_groups: Sequence[ParameterGroup] | None = None,
+    validate: Validate | None = None,
+    on_step: OnStep | None = None,
+) -> Outcome:
+    """Train ``model`` to the end of ``config`` or until the job is asked to leave; all ranks call it.
+
+    Continues by itself from the last whole checkpoint in ``run/checkpoints``. ``model(batch)`` returns a dict of loss
+    shares, ``loss`` first. ``validate(model, step)`` runs on all ranks, in evaluation mode. Afterwards the model holds
+    the trained weights (under ZeRO-3 still cut over the ranks).
+
+    Raises:
+        UsageError: the run is of another stage, the disk is full, the configuration contradicts itself.
+        NotFiniteError: the loss is not a number.
+        RankFailedError: another rank failed; its report is in ``run/failures``.
+    """
+    ranks = start_distributed(timeout_s=config.timeout_s)
+    with failing_together(run, ranks.rank, f"stage {stage}"), PreemptionFlag() as flag:
+        found = _agreed_checkpoint(run, stage, ranks)
+        end = total_steps(config, batches.steps_per_epoch)
+        if found is not None and read_state(found).step >= end:
+            install_weights(model, load_weights(found), where=found)
+            return Outcome(step=read_state(found).step)
+        trainer = _Trainer(model, batches, config=config, run=run, stage=stage, groups=parameter_groups, ranks=ranks, end=end)
+        trainer.resume(found)
+        return trainer.train(flag, validate, on_step)
+
+
+def _agreed_checkpoint(run: Path, stage: str, ranks: Ranks) -> Path | None:
+    """Return the checkpoint that rank 0 finds, so that a slow file system cannot part the ranks."""
+    found = last_checkpoint(run) if ranks.rank == 0 else None
+    step = torch.tensor([-1 if found is None else read_state(found, stage=stage).step], device=ranks.device)
+    dist.broadcast(step, src=0)
+    return None if step.item() < 0 else run / "checkpoints" / f"step-{int(step.item()):08d}"
+
+
+class _Trainer:
+    """One run in progress: the engine, the data, and the step that they have reached together."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        *,
+        config: TrainingConfig,
+        run: Path,
+        stage: str,
+        groups: Sequence[ParameterGroup] | None,
+        ranks: Ranks,
+        end: int,
+    ) -> None:
+        self.batches, self.config, self.run, self.stage, self.ranks, self.end = batches, config, run, stage, ranks, end
+        self.engine: DeepSpeedEngine = build_engine(model, groups, config)
+        self.step = self.saved_step = 0
+        self.since = _Stopwatch(config.batch_size)
+
+    def resume(self, checkpoint: Path | None) -> None:
+        """Continue from a checkpoint: weights, moments, step, place in the data; None starts from the beginning."""
+        if checkpoint is None:
+            return
+        state = read_state(checkpoint, stage=self.stage)
+        weights = load_weights(checkpoint)
+        install_weights(self.engine.module, weights, where=checkpoint)
+        write_whole(self.engine, weights, load_moments(checkpoint), state.step)
+        self.batches.load_state_dict(dict(state.order))
+        self.step = self.saved_step = state.step
+
+    def train(self, flag: PreemptionFlag, validate: Validate | None, on_step: OnStep | None) -> Outcome:
+        """Run steps until the end or until any rank was asked to leave."""
+        first = self.ranks.rank == 0
+        metrics: dict[str, float] = {}
+        self.engine.module.train()
+        stream = iter(self.batches)
+        with (
+            TrainingLog(
+                self.run, self.stage, resumed_step=self.step, tensorboard=self.config.tensorboard, enabled=first
+            ) as log,
+            progress(self.end - self.step, self.stage, unit="steps", enabled=first) as bar,
+        ):
+            while self.step < self.end:
+                metrics, epoch, leave = self.one_step(stream, flag)
+                self.tell(log, bar, metrics, epoch)
+                if on_step is not None:
+                    on_step(self.step, metrics)
+                if leave or self.step == self.end or self.step % self.config.save_every == 0:
+                    self.save()
+                if leave and self.step < self.end:
+                    return Outcome(step=self.step, preempted=True, metrics=metrics)
+                if validate is not None:
+                    self.validate(validate, log)
+        return Outcome(step=self.step, metrics=metrics)
+
+    def one_step(self, stream: Iterator[Any], flag: PreemptionFlag) -> tuple[dict[str, float], int, bool]:
+        """Take one optimizer step; return the losses of the global batch, the epoch, and whether all are to leave."""
+        config, engine = self.config, self.engine
+        torch.manual_seed(_seed_of(config.seed, self.step, self.ranks.rank))
+        self.set_learning_rates()
+        forget_gradients(engine)
+        total: dict[str, Tensor] = {}
+        for forward in range(config.accumulation):
+            batch = self.since.waiting(stream)
+            shares = engine(batch.to(self.ranks.device))
+            for name, share in shares.items():
+                total[name] = total.get(name, 0.0) + share.detach().double() / config.accumulation
+            if forward == config.accumulation - 1:
+                asked = torch.tensor(float(flag.requested), dtype=torch.float64, device=self.ranks.device)
+                summed = torch.stack([asked, *total.values()])
+                arriving = dist.all_reduce(summed, async_op=True)
+            engine.backward(shares["loss"] * self.ranks.world)
+            engine.step()
+        arriving.wait()
+        self.step += 1
+        asked_ranks, *values = summed.tolist()
+        metrics = dict(zip(total, values, strict=True))
+        self.require_finite(metrics, total)
+        return metrics, int(getattr(batch, "epoch", 0)), asked_ranks > 0
+
+    def set_learning_rates(self) -> None:
+        """Set each group's learning rate for the coming step."""
+        config = self.config
+        for group in self.engine.basic_optimizer.param_groups:
+            group["lr"] = group["base_lr"] * learning_rate_factor(
+                self.step - group["start_step"],
+                self.end - group["start_step"],
+                warmup_steps=config.warmup_steps,
+                shape=config.schedule,
+                final_factor=config.final_factor,
+            )
+
+    def require_finite(self, metrics: Mapping[str, float], shares: Mapping[str, Tensor]) -> None:
+        """Raise on all ranks if the summed loss is not finite; the step that broke it is never saved."""
+        if torch.isfinite(torch.tensor(metrics["loss"])):
+            return
+        wrong = [name for name, value in metrics.items() if not torch.isfinite(torch.tensor(value))]
+        here = [name for name, share in shares.items() if not bool(torch.isfinite(share))]
+        raise NotFiniteError(
+            f"the loss of step {self.step} is not a number: {wrong}; on rank {self.ranks.rank}: {here or 'nothing wrong'}\n"
+            f"  where:  stage {self.stage}, {self.run}; the last checkpoint is of step {self.saved_step}\n"
+            "  remedy: lower --training.learning-rate, raise --training.warmup-steps or lower --training.gradient-clip"
+        )
+
+    def tell(self, log: TrainingLog, bar: Bar, metrics: Mapping[str, float], epoch: int) -> None:
+        """Advance the progress bar and, every ``log_every`` steps, write the log line (rank 0)."""
+        bar.advance(1, f"loss {metrics['loss']:.4f}")
+        self.since.steps += 1
+        if self.step % self.config.log_every and self.step != self.end:
+            return
+        rates = {f"lr/{group['name']}": group["lr"] for group in self.engine.basic_optimizer.param_groups}
+        shown = {"lr": next(iter(rates.values()))} | (rates if len(rates) > 1 else {})
+        log.write(self.step, {"epoch": epoch, **metrics, **shown, **self.since.reading()})
+
+    def validate(self, validate: Validate, log: TrainingLog) -> None:
+        """Run validation when it is due: every ``validate_every`` steps and at the end (all ranks)."""
+        every = self.config.validate_every
+        if self.step != self.end and not (every and self.step % every == 0):
+            return
+        module = self.engine.module
+        module.eval()
+        with torch.no_grad():
+            values = validate(module, self.step)
+        module.train()
+        log.write(self.step, {f"validate/{name}": value for name, value in values.items()})
+        self.since = _Stopwatch(self.config.batch_size)
+
+    def save(self) -> None:
+        """Save a checkpoint: all ranks gather, rank 0 writes, all learn whether it succeeded."""
+        if self.step == self.saved_step:
+            return
+        weights, moments = read_whole(self.engine)
+        error: Exception | None = None
+        if self.ranks.rank == 0:
+            state = TrainingState(stage=self.stage, step=self.step, order=dict(self.batches.state_dict()))
+            try:
+                save(self.run, state, weights, moments, keep=self.config.keep)
+            except Exception as problem:
+                error = problem
+        failed = torch.tensor(float(error is not None), device=self.ranks.device)
+        dist.all_reduce(failed)
+        if error is not None:
+            raise error
+        if failed.item():
+            raise RankFailedError(f"rank 0 could not write the checkpoint of step {self.step} into {self.run}")
+        self.saved_step = self.step
+
+
+class _Stopwatch:
+    """Seconds since the last log line, and how many of them went into waiting for data."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.steps, self.waited_s, self.started = 0, 0.0, time.perf_counter()
+
+    def waiting(self, stream: Iterator[Any]) -> Any:  # noqa: ANN401
+        """Take the next batch and count the time that it took to come."""
+        begun = time.perf_counter()
+        batch = next(stream, None)
+        if batch is None:
+            raise RuntimeError("the loader ended before the last training step; build it with epochs=None")
+        self.waited_s += time.perf_counter() - begun
+        return batch
+
+    def reading(self) -> dict[str, float]:
+        """Return seconds per step, videos per second and the share of time spent waiting; start anew."""
+        elapsed_s = max(1e-9, time.perf_counter() - self.started)
+        values = {
+            "seconds": elapsed_s / max(1, self.steps),
+            "videos_per_s": self.steps * self.batch_size / elapsed_s,
+            "data_wait": self.waited_s / elapsed_s,
+        }
+        self.steps, self.waited_s, self.started = 0, 0.0, time.perf_counter()
+        return values
+
+
+def _seed_of(seed: int, step: int, rank: int) -> int:
+    """Fold a place in training into a seed, so that dropout after a resume is what it would have been."""
+    return ((seed * 1_000_003 + step) * 65_537 + rank) % (1 << 63)

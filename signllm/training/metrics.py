@@ -1,0 +1,84 @@
+"""What a run writes while it trains: ``log.jsonl`` and TensorBoard, from rank 0.
+
+Both are cut back to the step that a run resumes from, so a killed run's log reads as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class TrainingLog:
+    """Append one JSON object per line to ``run/log.jsonl`` and the same numbers to ``run/tensorboard/``.
+
+    ``resumed_step``: lines of later steps, written by a run that died before its next checkpoint, are dropped.
+    ``enabled=False`` (every rank but 0) writes nothing.
+    """
+
+    def __init__(self, run: Path, stage: str, *, resumed_step: int = 0, tensorboard: bool = True, enabled: bool = True) -> None:
+        self.stage, self.enabled = stage, enabled
+        self._board: SummaryWriter | None = None
+        if not enabled:
+            return
+        run.mkdir(parents=True, exist_ok=True)
+        path = run / "log.jsonl"
+        cut_back(path, stage, resumed_step)
+        self._file = path.open("a", encoding="utf-8")
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write the values of ``step``; numbers also go to TensorBoard, under the stage's name."""
+        if not self.enabled:
+            return
+        self._file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(f"{self.stage}/{name}", value, step)
+
+    def __enter__(self) -> TrainingLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.enabled:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def cut_back(path: Path, stage: str, step: int) -> None:
+    """Drop from a log the lines of ``stage`` after ``step``, and a last line that a kill cut in half."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, stage, step)]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _is_kept(line: str, stage: str, step: int) -> bool:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return False
+    return entry.get("stage") != stage or entry.get("step", 0) <= step
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """Read ``log.jsonl`` of a run; a run without one gives an empty list."""
+    path = run / "log.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]

@@ -1,0 +1,158 @@
+"""Whole tensors by name out of a DeepSpeed engine, and back in, whatever the ZeRO stage and the number of ranks.
+
+ZeRO cuts master weights and Adam moments into pieces per rank, in an order of its own. Read whole and named, they fit
+any other cut. Every function here is a collective: all ranks call it, with the same arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that the optimizer moves, by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def kept_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return what a checkpoint keeps besides trainable parameters: state that no other file could give back.
+
+    Persistent buffers (EMA codebooks, running statistics) of every module, except inside modules whose parameters are
+    all frozen: those come from their own source, like the language model. A module with ``saved_when_frozen = True``
+    keeps its buffers and its frozen parameters too (an encoder trained by an earlier stage).
+    """
+    frozen, whole = [], []
+    for name, part in module.named_modules():
+        parameters = list(part.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            frozen.append(f"{name}." if name else "")
+        if getattr(part, "saved_when_frozen", False):
+            whole.append(f"{name}." if name else "")
+    kept = {}
+    for name, tensor in _persistent(module):
+        in_whole = name.startswith(tuple(whole)) if whole else False
+        in_frozen = name.startswith(tuple(frozen)) if frozen else False
+        if in_whole or (not isinstance(tensor, nn.Parameter) and not in_frozen):
+            kept[name] = tensor
+    return kept
+
+
+def _persistent(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return frozen parameters and persistent buffers by name, each once."""
+    frozen = [(name, p) for name, p in module.named_parameters() if not p.requires_grad]
+    buffers = []
+    for prefix, part in module.named_modules():
+        transient = part._non_persistent_buffers_set
+        own = part.named_buffers(recurse=False)
+        buffers += [(f"{prefix}.{name}" if prefix else name, b) for name, b in own if name not in transient]
+    return frozen + buffers
+
+
+def read_whole(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return (weights, moments) on the CPU: fp32 master weights and kept tensors by name; ``exp_avg/NAME`` and so on.
+
+    Call it after at least one step: before it Adam has no moments.
+    """
+    weights, moments = {}, {}
+    for name, p in trainable_parameters(engine.module).items():
+        weights[name] = _whole(engine, p, None)
+        for key in MOMENTS:
+            moments[f"{key}/{name}"] = _whole(engine, p, key)
+    for name, tensor in kept_tensors(engine.module).items():
+        weights[name] = _gathered(tensor)
+    return weights, moments
+
+
+def _whole(engine: DeepSpeedEngine, p: nn.Parameter, key: str | None) -> Tensor:
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    if _is_partitioned(p):
+        whole = safe_get_full_fp32_param(p) if key is None else safe_get_full_optimizer_state(p, key)
+        shape = getattr(p, "ds_shape", p.shape)
+    else:
+        whole, shape = (p.detach() if key is None else engine.basic_optimizer.state[p][key]), p.shape
+    return whole.detach().reshape(shape).to("cpu", copy=True).contiguous()
+
+
+def _is_partitioned(p: Tensor) -> bool:
+    return hasattr(p, "ds_id") or hasattr(p, "_hp_mapping")
+
+
+def _gathered(tensor: Tensor) -> Tensor:
+    """Return a copy of a frozen parameter or a buffer on the CPU, gathered if ZeRO-3 has cut it."""
+    if not hasattr(tensor, "ds_id"):
+        return tensor.detach().to("cpu", copy=True).contiguous()
+    from deepspeed.zero import GatheredParameters
+
+    with GatheredParameters([tensor]):
+        return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def install(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy whole tensors into parameters and buffers by name, cut by ZeRO-3 or not.
+
+    Raises:
+        KeyError: the module has no such name.
+    """
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    for name, value in tensors.items():
+        target = own[name]
+        if hasattr(target, "ds_id"):
+            from deepspeed.zero import GatheredParameters
+
+            with GatheredParameters([target], modifier_rank=0), torch.no_grad():
+                target.copy_(value.to(target.device))
+        else:
+            with torch.no_grad():
+                target.copy_(value.to(target.device))
+
+
+def write_whole(engine: DeepSpeedEngine, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], step: int) -> None:
+    """Put whole weights and moments back into a fresh engine and set Adam's step count; the inverse of read_whole."""
+    install(engine.module, weights)
+    optimizer = engine.optimizer
+    _start_moments(engine, step)
+    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+        optimizer._lazy_init_hp_params_optimizer_state()
+    for name, p in trainable_parameters(engine.module).items():
+        _set(engine, p, None, weights[name])
+        for key in MOMENTS:
+            _set(engine, p, key, moments[f"{key}/{name}"])
+    if hasattr(optimizer, "update_lp_params"):
+        optimizer.update_lp_params()
+
+
+def _start_moments(engine: DeepSpeedEngine, step: int) -> None:
+    """Give the flat tensors that Adam steps on the moments it would have made in its first step."""
+    flat = getattr(engine.optimizer, "fp32_partitioned_groups_flat", None)
+    if flat is None:
+        flat = getattr(engine.optimizer, "single_partition_of_fp32_groups", None)
+    if flat is None:
+        flat = [p for group in engine.basic_optimizer.param_groups for p in group["params"]]
+    for p in flat:
+        state = engine.basic_optimizer.state[p]
+        state["step"] = torch.tensor(float(step), dtype=torch.float32, device=p.device)
+        for key in MOMENTS:
+            state[key] = torch.zeros_like(p)
+
+
+def _set(engine: DeepSpeedEngine, p: nn.Parameter, key: str | None, value: Tensor) -> None:
+    if hasattr(p, "ds_id"):
+        piece = p.ds_tensor.numel()
+        rank = dist.get_rank(group=p.ds_process_group)
+        padded = torch.nn.functional.pad(value.flatten(), (0, piece * dist.get_world_size(p.ds_process_group)))
+        p._z3_optimizer.set_local_hp_param(padded.narrow(0, rank * piece, piece), p, key)
+    elif hasattr(p, "_hp_mapping"):
+        p.set_full_hp_param(value.to(p.device), key)
+    elif key is not None:
+        engine.basic_optimizer.state[p][key].copy_(value)

@@ -1,0 +1,30 @@
+"""The learning rate as a pure function of the step, so a resumed run needs no scheduler state.
+
+Linear warmup, then half a cosine or a constant. The paper names neither warmup nor decay ("not stated in the paper");
+Adam on a freshly started codebook needs the first and gains from the second.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+Shape = Literal["cosine", "constant"]
+
+
+def learning_rate_factor(
+    step: int, total_steps: int, *, warmup_steps: int = 0, shape: Shape = "cosine", final_factor: float = 0.0
+) -> float:
+    """Return what the base learning rate is multiplied by in ``step`` (0 is the first).
+
+    Warmup rises linearly and reaches 1 in step ``warmup_steps``; the cosine falls from there to ``final_factor`` one
+    step after the last, so the last step still learns. A negative step (a group that starts later) gives 0.
+    """
+    if step < 0:
+        return 0.0
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    if shape == "constant":
+        return 1.0
+    done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return final_factor + (1.0 - final_factor) * 0.5 * (1.0 + math.cos(math.pi * done))

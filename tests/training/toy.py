@@ -1,0 +1,81 @@
+"""A tiny model and loader for the training tests: dropout, an unused branch, an EMA buffer, a frozen part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+WIDTH = 7
+
+
+@dataclass(frozen=True)
+class ToyBatch:
+    """This rank's samples of one global batch: x (b, WIDTH), the global batch size, and its place."""
+
+    x: Tensor
+    videos: int
+    number: int
+    epoch: int
+
+    def to(self, device: torch.device) -> ToyBatch:
+        return ToyBatch(self.x.to(device), self.videos, self.number, self.epoch)
+
+
+class ToyLoader:
+    """Samples drawn by number: rank r of w holds the global places r, r+w, ...; never ends."""
+
+    def __init__(self, *, batch_size: int, rank: int, world: int, steps_per_epoch: int = 5, seed: int = 3) -> None:
+        self.batch_size, self.rank, self.world, self.seed = batch_size, rank, world, seed
+        self._steps_per_epoch, self._given = steps_per_epoch, 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._steps_per_epoch
+
+    def __iter__(self) -> Iterator[ToyBatch]:
+        while True:
+            number = self._given
+            generator = torch.Generator().manual_seed(self.seed * 1000 + number)
+            x = torch.randn(self.batch_size, WIDTH, generator=generator)[self.rank :: self.world]
+            self._given += 1
+            yield ToyBatch(x, self.batch_size, number, number // self._steps_per_epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        epoch, place = divmod(self._given, self._steps_per_epoch)
+        return {"seed": self.seed, "epoch": epoch, "samples_consumed": place * self.batch_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._given = state["epoch"] * self._steps_per_epoch + state["samples_consumed"] // self.batch_size
+
+
+class ToyModel(nn.Module):
+    """Two branches taken in turn (so one has no gradient), a frozen head, a running mean, optional dropout."""
+
+    def __init__(self, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.body = nn.Linear(WIDTH, 13)
+        self.branches = nn.ModuleList([nn.Linear(13, 5), nn.Linear(13, 5)])
+        self.head = nn.Sequential(nn.Linear(5, 9), nn.Tanh(), nn.Linear(9, 3)).requires_grad_(False)
+        self.head.register_buffer("table", torch.ones(4))
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("mean", torch.zeros(13))
+
+    def forward(self, batch: ToyBatch) -> dict[str, Tensor]:
+        hidden = torch.tanh(self.body(batch.x))
+        if self.training:
+            total = hidden.detach().sum(0)
+            dist.all_reduce(total)
+            self.mean.lerp_(total / batch.videos, 0.1)
+        y = self.head(self.branches[batch.number % 2](self.dropout(hidden - self.mean)))
+        loss = (y - 0.5).pow(2).sum() / (3 * batch.videos)
+        return {"loss": loss, "size": y.detach().abs().sum() / batch.videos}
+
+
+def build(*, dropout: float = 0.0) -> ToyModel:
+    """Build the model with the same weights in every process."""
+    torch.manual_seed(0)
+    return ToyModel(dropout=dropout)
