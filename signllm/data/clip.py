@@ -1,0 +1,86 @@
+"""What a dataset's annotations say, the same for every format: clips, and what was left out with its reason.
+
+A reader (``formats/``) turns a dataset on disk into :class:`Annotations`; the shard writer knows nothing else about
+datasets. Names come from strangers: they may hold dots, slashes, colons and leading dashes, none of which may reach a
+file name inside a tar, because WebDataset splits member names at the first dot (:func:`safe_key`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+KEY_LENGTH = 80
+"""Longest key: a USTAR member name holds 100 bytes, and ``.0001.jpeg`` comes behind the key."""
+
+_SAFE_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+_SAFE_SPLIT = re.compile(r"[A-Za-z0-9_]{1,40}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One video with its sentence.
+
+    Args:
+        id: the name the dataset gives it, unique within its split.
+        video: a video file, or a folder of numbered frames.
+        text: the spoken language sentence, outer and repeated spaces removed.
+        split: ``train``, ``dev``, ``test`` or any word of the dataset.
+        language: name of the spoken language in English, "" where the dataset is silent.
+        signer: name of the signer, "" where the dataset is silent.
+        fps: frame rate that the dataset states; frame folders carry none of their own.
+    """
+
+    id: str
+    video: Path
+    text: str
+    split: str
+    language: str = ""
+    signer: str = ""
+    fps: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A clip that was not taken, and why."""
+
+    id: str
+    split: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotations:
+    """All clips of a dataset in its own order, and the entries no clip could be made from."""
+
+    clips: tuple[Clip, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits in order of first appearance."""
+        return tuple(dict.fromkeys(clip.split for clip in self.clips))
+
+
+def tidy_text(text: str) -> str:
+    """Return the text without outer spaces and with single inner ones (OpenASL has all three kinds)."""
+    return " ".join(text.split())
+
+
+def safe_key(name: str) -> str:
+    """Return a WebDataset key for any name: itself if harmless, else its harmless part and a checksum of the whole.
+
+    A key has no dot, slash, colon or leading dash and at most ``KEY_LENGTH`` characters.
+    """
+    if _SAFE_KEY.fullmatch(name) and len(name) <= KEY_LENGTH:
+        return name
+    checksum = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    harmless = re.sub(r"[^A-Za-z0-9_-]+", "_", name).lstrip("-")[: KEY_LENGTH - 13]
+    return f"{harmless}-{checksum}" if harmless else checksum
+
+
+def is_safe_split(split: str) -> bool:
+    """Say whether a split's name may become part of a file name."""
+    return _SAFE_SPLIT.fullmatch(split) is not None

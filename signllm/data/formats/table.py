@@ -1,0 +1,112 @@
+"""Any dataset as one table: a row per clip with its video file and its text.
+
+``.tsv`` has no quoting (How2Sign's texts hold bare ``"``), ``.csv`` the usual one, ``.jsonl`` an object per line; a
+``.csv`` whose header holds tabs is read as ``.tsv``. Columns ``video`` and ``text`` are needed, ``id split language signer``
+are optional. Videos are named relative to the table's folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from signllm.data.clip import Annotations, Clip, LeftOut, tidy_text
+from signllm.errors import UsageError
+
+NEEDED = ("video", "text")
+OPTIONAL = ("id", "split", "language", "signer")
+_TIMES = ("start_s", "end_s")
+_SUFFIXES = (".tsv", ".csv", ".jsonl")
+
+
+def read(src: Path) -> Annotations:
+    """Read the table file ``src``.
+
+    Raises:
+        UsageError: no such file, another suffix, not UTF-8, a needed column missing, or times to cut clips at.
+    """
+    if not src.is_file() or src.suffix.lower() not in _SUFFIXES:
+        raise UsageError(
+            "the table is not a .tsv, .csv or .jsonl file" if src.exists() else "there is no such table",
+            where=src,
+            remedy="give a table with the columns video and text (optional: id split language signer)",
+        )
+    clips: list[Clip] = []
+    left_out: list[LeftOut] = []
+    try:
+        for line, row in _rows(src):
+            entry = _entry(row, line, src.parent)
+            (clips if isinstance(entry, Clip) else left_out).append(entry)  # type: ignore[arg-type]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"not UTF-8: {error}", where=src, remedy="save the table as UTF-8") from None
+    except csv.Error as error:
+        raise UsageError(f"not a table: {error}", where=src, remedy="save it as .tsv without quotes") from None
+    return Annotations(clips=tuple(clips), left_out=tuple(left_out))
+
+
+def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line number and row; a row that does not fit the header has the key ``None`` or a value ``None``."""
+    with table.open(encoding="utf-8-sig", newline="") as lines:
+        if table.suffix.lower() == ".jsonl":
+            yield from _json_rows(table, lines)
+            return
+        header = lines.readline()
+        lines.seek(0)
+        if table.suffix.lower() == ".tsv" or ("\t" in header and "," not in header):
+            reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        else:
+            reader = csv.DictReader(lines, strict=True)
+        _check_columns(table, reader.fieldnames or ())
+        for row in reader:
+            yield reader.line_num, row
+
+
+def _json_rows(table: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"line {number} is not JSON: {error}", where=table, remedy="one object per line") from None
+        if not isinstance(row, dict):
+            raise UsageError(f"line {number} is not a JSON object", where=table, remedy="one object per line")
+        _check_columns(table, row)
+        yield number, row
+
+
+def _check_columns(table: Path, columns: Any) -> None:
+    found = list(columns)
+    if any(name in found for name in _TIMES):
+        raise UsageError(
+            f"columns {' and '.join(_TIMES)}: cutting clips out of longer recordings is not there yet",
+            where=table,
+            remedy="cut the recordings into clips first (ffmpeg -ss START -to END), then drop the two columns",
+        )
+    missing = [name for name in NEEDED if name not in found]
+    if missing:
+        raise UsageError(
+            f"columns missing: {', '.join(missing)}; found: {', '.join(map(str, found)) or 'none'}",
+            where=table,
+            remedy=f"name the columns {' and '.join(NEEDED)} (optional: {' '.join(OPTIONAL)}), separated by tabs in a .tsv",
+        )
+
+
+def _entry(row: dict[str, Any], line: int, folder: Path) -> Clip | LeftOut:
+    split = str(row.get("split") or "train")
+    name = str(row.get("id") or row.get("video") or f"line {line}")
+    if None in row or None in row.values():
+        return LeftOut(id=name, split=split, reason=f"line {line} has another number of fields than the header")
+    if not str(row["video"]).strip():
+        return LeftOut(id=name, split=split, reason=f"line {line} names no video")
+    return Clip(
+        id=str(row.get("id") or Path(str(row["video"])).with_suffix("").as_posix()),
+        video=folder / str(row["video"]),
+        text=tidy_text(str(row["text"])),
+        split=split,
+        language=str(row.get("language") or ""),
+        signer=str(row.get("signer") or ""),
+    )

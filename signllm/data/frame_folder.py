@@ -1,0 +1,93 @@
+"""Frame folders: a video as numbered images, the way PHOENIX and CSL-Daily are delivered.
+
+Only images count (one PHOENIX folder holds a stray ``.lprof``), in the order of the numbers in their names. A frame of
+zero bytes, which interrupted downloads leave by the thousand, spoils the clip: a sentence with holes is no sentence.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from signllm.data.video_error import VideoError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_DIGITS = re.compile(r"([0-9]+)")
+MAX_PIXELS = 64_000_000
+"""Largest picture that is decoded; a header may declare 100,000 x 100,000."""
+
+
+def is_image(path: Path) -> bool:
+    """Say whether a path is named like a frame."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """Return the frames of a folder in order of their numbers.
+
+    Raises:
+        VideoError: no frames, or a frame of zero bytes.
+        OSError: the folder cannot be read.
+    """
+    frames = sorted((path for path in folder.iterdir() if is_image(path)), key=_natural)
+    if not frames:
+        raise VideoError("no frames (.png, .jpg) in the folder", where=folder)
+    empty = [frame.name for frame in frames if frame.stat().st_size == 0]
+    if empty:
+        raise VideoError(f"{len(empty)} of {len(frames)} frames have zero bytes, first {empty[0]}", where=folder)
+    return frames
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Order names by the numbers in them: images2 before images10."""
+    return [(int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in _DIGITS.split(path.stem)]
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) from an image's header.
+
+    Raises:
+        VideoError: not an image, or more than ``MAX_PIXELS``.
+    """
+    return _open(data).size
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """Decode one frame to uint8 (H, W, 3).
+
+    Raises:
+        VideoError: not an image, a damaged one, or more than ``MAX_PIXELS``.
+    """
+    import numpy as np
+
+    image = _open(data)
+    try:
+        return np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise VideoError(f"damaged image: {error}") from None
+
+
+def _open(data: bytes) -> Any:
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise VideoError(f"not an image: {error}") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise VideoError(f"image of {image.width} x {image.height}, limit {MAX_PIXELS} pixels")
+    return image
+
+
+def encode_png(frame: np.ndarray) -> bytes:
+    """Encode one uint8 (H, W, 3) frame losslessly."""
+    from PIL import Image
+
+    target = io.BytesIO()
+    Image.fromarray(frame).save(target, format="PNG")
+    return target.getvalue()

@@ -1,0 +1,161 @@
+"""Looking at finished shards: what is in them, whether every byte is as it was written, what the videos look like."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from signllm.data.index import ShardIndex, ShardSample, Split
+from signllm.data.stored import stored_frames
+from signllm.data.tar import file_sha256, tar_members
+from signllm.data.video import VideoError
+from signllm.errors import UsageError
+from signllm.progress import progress
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_SHOWN_FRAMES = 6
+_TILE = 112
+
+
+def shards_info(out: Path | str) -> dict[str, Any]:
+    """Return counts of every split (samples, hours, frames, signers, languages, words) and how the shards were made."""
+    index = ShardIndex(out)
+    splits = {name: _split_info(index.split(name)) for name in index.splits}
+    made = {name: index.manifest[name] for name in ("made", "clips_in_source", "left_out")}
+    return {"root": str(index.root), "splits": splits, **made}
+
+
+def _split_info(split: Split) -> dict[str, Any]:
+    words = [len(sample.text.split()) for sample in split.samples]
+    frames = [sample.frames for sample in split.samples]
+    return {
+        "samples": len(split),
+        "shards": len(split.tars),
+        "hours": round(sum(sample.frames / sample.fps for sample in split.samples) / 3600, 4),
+        "frames": sum(frames),
+        "shortest_frames": min(frames),
+        "longest_frames": max(frames),
+        "signers": dict(Counter(sample.signer or "unknown" for sample in split.samples)),
+        "languages": dict(Counter(sample.language for sample in split.samples)),
+        "words_per_text": round(sum(words) / len(words), 2),
+        "distinct_texts": len({sample.text for sample in split.samples}),
+    }
+
+
+def shards_verify(out: Path | str, *, decode: bool = True, show_progress: bool = False) -> dict[str, Any]:
+    """Check every byte: sha256 of each tar, its members against the index, every text, every video decoded and counted.
+
+    Args:
+        out: the folder of shards.
+        decode: decode every video; without, only bytes and structure are checked.
+        show_progress: draw a progress bar on standard error.
+
+    Returns:
+        counts of what was checked.
+
+    Raises:
+        UsageError: damage, with up to ten places of it.
+    """
+    index = ShardIndex(out)
+    splits = [index.split(name) for name in index.splits]
+    damage: list[str] = []
+    with progress(sum(map(len, splits)), "verifying", unit="clips", enabled=show_progress) as bar:
+        for split in splits:
+            entries = index.manifest["splits"][split.name]["shards"]
+            damage += [said for tar, entry in zip(split.tars, entries, strict=True) for said in _tar_damage(tar, entry)]
+            for number in range(len(split)):
+                damage += _sample_damage(split, number, decode=decode)
+                bar.advance()
+    if damage:
+        more = f" (and {len(damage) - 10} more)" if len(damage) > 10 else ""
+        raise UsageError(
+            f"damaged shards: {'; '.join(damage[:10])}{more}",
+            where=index.root,
+            remedy="delete the tars named here and run signllm shard again: the whole ones are kept",
+        )
+    return {"splits": {split.name: len(split) for split in splits}, "decoded": decode, "damaged": 0}
+
+
+def _tar_damage(tar: Path, entry: dict[str, Any]) -> Iterator[str]:
+    if file_sha256(tar) != entry["sha256"]:
+        yield f"{tar.name}: sha256 differs from the one written"
+    try:
+        keys = tar_members(tar)
+    except (tarfile.TarError, OSError) as error:
+        yield f"{tar.name}: {error}"
+    else:
+        if len(keys) != entry["samples"]:
+            yield f"{tar.name}: {len(keys)} samples, {entry['samples']} in the index"
+
+
+def _sample_damage(split: Split, number: int, *, decode: bool) -> Iterator[str]:
+    sample = split.samples[number]
+    where = f"{split.tars[sample.shard].name}: {sample.key}"
+    try:
+        members = split.read(number)
+        described = json.loads(members["json"])
+        if members["txt"].decode() != sample.text or not sample.text or described["id"] != sample.id:
+            yield f"{where}: text or json differs from the index"
+        if decode:
+            frames = len(stored_frames(members))
+            if frames != sample.frames:
+                yield f"{where}: {frames} frames, {sample.frames} in the index"
+    except (VideoError, UsageError) as error:
+        yield f"{where}: {error.what}"
+    except (OSError, ValueError, KeyError) as error:
+        yield f"{where}: {type(error).__name__} {error}"
+
+
+def shards_preview(out: Path | str, png: Path | str, *, samples: int = 12) -> Path:
+    """Write a contact sheet: for some samples of every split six frames over the whole clip, with name and text.
+
+    Args:
+        out: the folder of shards.
+        png: the picture to write.
+        samples: rows, spread evenly over the splits.
+
+    Raises:
+        UsageError: no finished shards, or a video that does not decode.
+    """
+    from PIL import Image
+
+    index = ShardIndex(out)
+    splits = [index.split(name) for name in index.splits]
+    each = max(1, samples // len(splits))
+    rows = [
+        _row(split, number)
+        for split in splits
+        for number in sorted({place * len(split) // min(each, len(split)) for place in range(min(each, len(split)))})
+    ]
+    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    sheet.save(png, format="PNG")
+    return Path(png)
+
+
+def _row(split: Split, number: int) -> Image.Image:
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    sample = split.samples[number]
+    frames_THWC = stored_frames(split.read(number), size=_TILE)
+    shown = frames_THWC[np.linspace(0, len(frames_THWC) - 1, _SHOWN_FRAMES).round().astype(int)]
+    row = Image.new("RGB", (_TILE * _SHOWN_FRAMES, _TILE + 32), "white")
+    for place, frame_HWC in enumerate(shown):
+        row.paste(Image.fromarray(np.ascontiguousarray(frame_HWC)), (place * _TILE, 32))
+    ImageDraw.Draw(row).multiline_text((4, 2), _caption(split, sample), fill="black")
+    return row
+
+
+def _caption(split: Split, sample: ShardSample) -> str:
+    described = f"{split.name}/{sample.id}  {sample.frames} frames at {sample.fps:g} fps  {sample.signer}"
+    return f"{described[:100]}\n{sample.text[:105]}"

@@ -1,0 +1,240 @@
+"""Datasets → WebDataset tars with an index beside each: resumable, atomic, the same bytes every time (design 4.3).
+
+Clips are encoded one by one, in worker processes if asked, and written in the dataset's order; a shard is closed when it
+is full. Beside each tar lies a json with the byte offsets of every member and the tar's sha256, written last: its presence means
+that the shard is whole. A second run keeps shards whose inputs are unchanged and goes on behind them, so a run killed
+at any moment is continued by the same command, with the same result as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from signllm.data.annotations import read_annotations
+from signllm.data.clip import Annotations, Clip, LeftOut, is_safe_split, safe_key
+from signllm.data.inspection import shards_info, shards_preview, shards_verify
+from signllm.data.samples import EncodeConfig, Sample
+from signllm.data.sharding import encoded, input_fingerprint
+from signllm.data.tar import (
+    MANIFEST,
+    SHARD_FORMAT,
+    SHARD_VERSION,
+    ShardFile,
+    exclusive,
+    manifest_entry,
+    read_sidecar,
+    remove_stale,
+    write_atomically,
+)
+from signllm.errors import UsageError
+from signllm.progress import Bar, progress
+
+__all__ = ["ShardConfig", "shard", "shards_info", "shards_preview", "shards_verify", "write_shards"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig(EncodeConfig):
+    """How a dataset becomes shards.
+
+    Args:
+        shard_size_mb: a shard is closed when its samples reach this many megabytes.
+        max_bad: how many clips may be left out before the run fails: "1%" of all, or a number.
+        workers: processes that encode; 1 encodes in this process. The result does not depend on it.
+        show_progress: draw a progress bar on standard error.
+    """
+
+    shard_size_mb: float = 512
+    max_bad: str = "1%"
+    workers: int = 1
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise :class:`UsageError` for a value that cannot work."""
+        super().__post_init__()
+        if not 0 < self.shard_size_mb <= 16_384:
+            raise UsageError(f"shard_size_mb = {self.shard_size_mb}", remedy="above 0, at most 16384; 256 to 1024 is usual")
+        if self.workers < 1:
+            raise UsageError(f"workers = {self.workers}", remedy="at least 1")
+        self.bad_allowed(100)
+
+    def bad_allowed(self, clips: int) -> int:
+        """Return how many of ``clips`` may be left out."""
+        text = str(self.max_bad).strip()
+        try:
+            allowed = float(text[:-1]) / 100 * clips if text.endswith("%") else int(text)
+        except ValueError:
+            allowed = -1
+        if not 0 <= allowed <= max(clips, allowed if not text.endswith("%") else 0):
+            raise UsageError(f"max_bad = {self.max_bad!r}", remedy='a share such as "1%" or a number such as 5')
+        return int(allowed)
+
+
+def shard(format: str, src: Path | str, out: Path | str, config: ShardConfig | None = None) -> dict[str, Any]:
+    """Read the dataset ``src`` laid out as ``format`` and write its shards to ``out``; return the manifest.
+
+    Raises:
+        UsageError: as :func:`~signllm.data.annotations.read_annotations` and :func:`write_shards`.
+    """
+    return write_shards(read_annotations(format, src), out, config or ShardConfig())
+
+
+def write_shards(annotations: Annotations, out: Path | str, config: ShardConfig | None = None) -> dict[str, Any]:
+    """Write all clips as shards into the folder ``out`` and return the manifest that stands there as ``manifest.json``.
+
+    Finished shards with the same inputs are kept. While anything is missing there is no manifest, so nothing reads
+    half a dataset.
+
+    Raises:
+        UsageError: nothing to write, more clips left out than ``max_bad``, another run writing there, a full disk.
+    """
+    out, config = Path(out), config or ShardConfig()
+    _check_splits(annotations)
+    with _full_disk_explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with exclusive(out):
+            return _Run(annotations, out, config).write()
+
+
+def _check_splits(annotations: Annotations) -> None:
+    for split in annotations.splits:
+        if not is_safe_split(split):
+            raise UsageError(
+                f"split {split!r} cannot be part of a file name", remedy="letters, digits and _ only, e.g. train, dev, test"
+            )
+
+
+@contextmanager
+def _full_disk_explained(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"the shards cannot be written: {error.strerror or error}",
+            where=error.filename or out,
+            remedy="make room (or give another OUT) and run the same command again: finished shards are kept",
+        ) from error
+
+
+class _Run:
+    """One run of :func:`write_shards`: what was left out so far, and the budget for it."""
+
+    def __init__(self, annotations: Annotations, out: Path, config: ShardConfig) -> None:
+        self.annotations, self.out, self.config = annotations, out, config
+        self.total = len(annotations.clips) + len(annotations.left_out)
+        self.allowed = config.bad_allowed(self.total)
+        self.left_out: list[LeftOut] = []
+
+    def write(self) -> dict[str, Any]:
+        """Write every split, remove what is stale, write the manifest last."""
+        self._leave_out(self.annotations.left_out)
+        clips = self._unique()
+        splits: dict[str, list[dict[str, Any]]] = {}
+        with progress(len(clips), f"sharding to {self.out}", unit="clips", enabled=self.config.show_progress) as bar:
+            for split in dict.fromkeys(clip.split for clip in clips):
+                shards = self._write_split(split, [clip for clip in clips if clip.split == split], bar)
+                splits |= {split: shards} if shards else {}
+        if not splits:
+            raise UsageError("no clip is left to write", where="; ".join(self._reasons()) or None, remedy="check the source")
+        remove_stale(self.out, {shard["index"] for shards in splits.values() for shard in shards})
+        manifest = self._manifest(splits)
+        write_atomically(self.out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1).encode())
+        return manifest
+
+    def _unique(self) -> list[Clip]:
+        seen: set[tuple[str, str]] = set()
+        clips = []
+        for clip in self.annotations.clips:
+            if (clip.split, safe_key(clip.id)) in seen:
+                self._leave_out([LeftOut(id=clip.id, split=clip.split, reason="the id stands twice in this split")])
+            else:
+                seen.add((clip.split, safe_key(clip.id)))
+                clips.append(clip)
+        return clips
+
+    def _leave_out(self, entries: Sequence[LeftOut]) -> None:
+        self.left_out.extend(entries)
+        if len(self.left_out) > self.allowed:
+            raise UsageError(
+                f"{len(self.left_out)} of {self.total} clips cannot be used, allowed {self.allowed} "
+                f"(max_bad = {self.config.max_bad})",
+                where="; ".join(self._reasons()),
+                remedy="mend or drop these clips, or allow more with max_bad",
+            )
+
+    def _reasons(self) -> list[str]:
+        shown = [f"{entry.split}/{entry.id}: {entry.reason}" for entry in self.left_out[:5]]
+        return shown + ([f"and {len(self.left_out) - 5} more"] if len(self.left_out) > 5 else [])
+
+    def _write_split(self, split: str, clips: list[Clip], bar: Bar) -> list[dict[str, Any]]:
+        """Keep the finished shards of a split, then encode what lies behind them; return the shards' entries."""
+        prints = [input_fingerprint(clip) for clip in clips]
+        shards, done = self._finished(split, prints)
+        bar.advance(done)
+        if done < len(clips):
+            (self.out / MANIFEST).unlink(missing_ok=True)  # from here on the folder is in between
+        with closing(encoded(clips[done:], self.config, self.config.workers)) as samples:
+            while done < len(clips):
+                with ShardFile(self.out, split, len(shards)) as file:
+                    taken, left_out = self._fill(file, samples, bar)
+                    inputs = self._inputs(prints[done : done + taken])
+                    entry = file.close(inputs=inputs, clips=taken, left_out=left_out)
+                done += taken
+                shards += [entry] if entry else []
+        return shards
+
+    def _fill(self, file: ShardFile, samples: Iterator[Sample | LeftOut], bar: Bar) -> tuple[int, list[LeftOut]]:
+        """Write samples until the shard is full; return how many clips were taken, and which were left out."""
+        taken, left_out = 0, []
+        for sample in samples:
+            taken += 1
+            bar.advance()
+            if isinstance(sample, Sample):
+                file.write(sample)
+            else:
+                left_out.append(sample)
+                self._leave_out([sample])
+            if file.size_bytes >= self.config.shard_size_mb * 1e6:
+                break
+        return taken, left_out
+
+    def _finished(self, split: str, prints: list[str]) -> tuple[list[dict[str, Any]], int]:
+        """Return the entries of the finished shards that the first clips still make, and how many clips they cover."""
+        shards: list[dict[str, Any]] = []
+        done = 0
+        while done < len(prints):
+            sidecar = read_sidecar(self.out / f"{split}-{len(shards):06d}.json")
+            if not sidecar or sidecar["inputs"] != self._inputs(prints[done : done + sidecar["clips"]]):
+                break
+            self._leave_out([LeftOut(**entry) for entry in sidecar["left_out"]])
+            done += sidecar["clips"]
+            shards.append(manifest_entry(sidecar))
+        return shards, done
+
+    def _inputs(self, prints: list[str]) -> str:
+        """Return the fingerprint of a shard: its clips, and the options that decide its bytes."""
+        whole = json.dumps([SHARD_VERSION, self._options(), prints], sort_keys=True)
+        return hashlib.sha256(whole.encode()).hexdigest()
+
+    def _options(self) -> dict[str, Any]:
+        without = ("max_bad", "workers", "show_progress")
+        return {name: value for name, value in asdict(self.config).items() if name not in without}
+
+    def _manifest(self, splits: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+        totals = ("samples", "frames", "seconds", "size_bytes")
+        return {
+            "format": SHARD_FORMAT,
+            "version": SHARD_VERSION,
+            "splits": {
+                split: {name: round(sum(shard[name] for shard in shards), 3) for name in totals} | {"shards": shards}
+                for split, shards in splits.items()
+            },
+            "made": self._options(),
+            "clips_in_source": self.total,
+            "left_out": [asdict(entry) for entry in self.left_out],
+        }

@@ -1,0 +1,192 @@
+"""One shard on disk: a tar written by ``webdataset.TarWriter`` under a temporary name, and its index written last.
+
+The tar is read back once: for the byte offsets of its members, for its sha256, and as proof that it lies on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from signllm.data.clip import LeftOut
+from signllm.data.samples import Sample
+from signllm.errors import UsageError
+
+MANIFEST = "manifest.json"
+SHARD_FORMAT = "signllm-shards"
+SHARD_VERSION = 1
+_SHARD_NAME = re.compile(r"\w+-\d{6,}\.(tar|json)")
+_PART_NAME = re.compile(r"\.(\w+-\d{6,}\.(tar|json)|manifest\.json)\.part")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as target:
+            target.write(data)
+            target.flush()
+            os.fsync(target.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def exclusive(out: Path) -> Iterator[None]:
+    """Hold a folder for one writer; the lock goes with the process, however that ends.
+
+    Raises:
+        UsageError: another process writes there.
+    """
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError("another signllm shard writes into this folder", where=out, remedy="wait for it") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """Return a shard's index if it is one of ours and its tar has the size it says, else None."""
+    try:
+        sidecar = json.loads(path.read_bytes())
+        whole = path.with_suffix(".tar").stat().st_size == sidecar["size_bytes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return sidecar if whole and sidecar.get("format") == SHARD_FORMAT and sidecar.get("version") == SHARD_VERSION else None
+
+
+def remove_stale(out: Path, kept: set[str]) -> None:
+    """Remove our shards that are no longer wanted and what interrupted runs left; other people's files stay."""
+    names = sorted(path.name for path in out.iterdir())
+    for name in names:
+        if _PART_NAME.fullmatch(name):
+            (out / name).unlink(missing_ok=True)
+        elif _SHARD_NAME.fullmatch(name) and name.endswith(".json") and name not in kept and _is_ours(out / name):
+            (out / name).unlink(missing_ok=True)
+            (out / name).with_suffix(".tar").unlink(missing_ok=True)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return json.loads(path.read_bytes()).get("format") == SHARD_FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+class ShardFile:
+    """A shard being written: use as a context, :meth:`write` samples, :meth:`close`; left otherwise, nothing remains."""
+
+    def __init__(self, out: Path, split: str, number: int) -> None:
+        from webdataset.writer import TarWriter
+
+        self.path = out / f"{split}-{number:06d}.tar"
+        self.part = out / f".{self.path.name}.part"
+        self.samples: list[dict[str, Any]] = []
+        self.size_bytes = 0
+        self._file = self.part.open("wb")
+        self._writer = TarWriter(self._file, encoder=False, mtime=0)
+
+    def __enter__(self) -> ShardFile:
+        """Start writing."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Drop the temporary file unless :meth:`close` made a shard of it."""
+        with contextlib.suppress(OSError, ValueError):
+            self._writer.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self.part.unlink(missing_ok=True)
+
+    def write(self, sample: Sample) -> None:
+        """Append a sample."""
+        self._writer.write({"__key__": sample.key, **sample.members})
+        self.samples.append({"key": sample.key, **sample.meta})
+        self.size_bytes += sum(len(data) + 512 for data in sample.members.values())
+
+    def close(self, *, inputs: str, clips: int, left_out: Sequence[LeftOut]) -> dict[str, Any] | None:
+        """Finish the shard: tar in place, then its index; return its entry for the manifest, None if it has no sample.
+
+        Args:
+            inputs: fingerprint of the clips and the configuration, by which a later run knows the shard again.
+            clips: how many clips of the split it covers, those left out among them.
+            left_out: those left out.
+        """
+        if not self.samples:
+            return None
+        self._writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        sidecar_path = self.path.with_suffix(".json")
+        sidecar = {
+            "format": SHARD_FORMAT,
+            "version": SHARD_VERSION,
+            "tar": self.path.name,
+            "size_bytes": self.part.stat().st_size,
+            "sha256": file_sha256(self.part),
+            "inputs": inputs,
+            "clips": clips,
+            "left_out": [asdict(entry) for entry in left_out],
+            "samples": self._with_members(),
+        }
+        sidecar_path.unlink(missing_ok=True)  # an older index must never stand beside the new tar
+        self.part.replace(self.path)
+        write_atomically(sidecar_path, json.dumps(sidecar, ensure_ascii=False).encode("utf-8"))
+        return manifest_entry(sidecar)
+
+    def _with_members(self) -> list[dict[str, Any]]:
+        members = tar_members(self.part)
+        return [sample | {"members": members[sample["key"]]} for sample in self.samples]
+
+
+def tar_members(path: Path) -> dict[str, dict[str, list[int]]]:
+    """Return key → extension → [byte offset, size] of a tar's members.
+
+    Raises:
+        tarfile.TarError: not a whole tar.
+    """
+    found: dict[str, dict[str, list[int]]] = {}
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            key, _, extension = member.name.partition(".")
+            found.setdefault(key, {})[extension] = [member.offset_data, member.size]
+    return found
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def manifest_entry(sidecar: dict[str, Any]) -> dict[str, Any]:
+    """Return what the manifest says of a shard: names, sizes, checksum, counts."""
+    return {
+        "tar": sidecar["tar"],
+        "index": Path(sidecar["tar"]).with_suffix(".json").name,
+        "size_bytes": sidecar["size_bytes"],
+        "sha256": sidecar["sha256"],
+        "samples": len(sidecar["samples"]),
+        "frames": sum(sample["frames"] for sample in sidecar["samples"]),
+        "seconds": round(sum(sample["frames"] / sample["fps"] for sample in sidecar["samples"]), 3),
+    }
