@@ -1,0 +1,103 @@
+"""The order of samples: a pure function of the seed and the epoch, and the three integers that say how far one is.
+
+Shards are permuted, then samples are shuffled inside windows of several shards, so that reads stay near one another on disk.
+Global place p of a batch belongs to rank p mod world: neither ranks nor workers nor prefetching are part of the order, and
+a run goes on in the middle of an epoch with any other number of them. Random numbers are splitmix64 hashes, sorted: the
+same in every version of every library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from signllm.errors import UsageError
+
+_SHARD_STREAM, _SAMPLE_STREAM = 0, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderState:
+    """How far the data has been used: everything that resuming needs.
+
+    Args:
+        seed: of the order.
+        epoch: passes over the data that are complete.
+        samples_consumed: samples of this epoch that finished steps have used, over all ranks.
+    """
+
+    seed: int
+    epoch: int = 0
+    samples_consumed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise :class:`UsageError` for what no run can have written."""
+        if min(self.epoch, self.samples_consumed) < 0:
+            raise UsageError(f"{self} is no place in the data", remedy="resume from another checkpoint")
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the three integers by name."""
+        return asdict(self)
+
+
+def splitmix64(values: np.ndarray) -> np.ndarray:
+    """Hash uint64 values to uint64 values that look random (Steele, Lea, Flood 2014)."""
+    mixed = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def draw(*keys: int, count: int) -> np.ndarray:
+    """Return ``count`` uint64 numbers that are a pure function of the integer ``keys``."""
+    state = np.zeros(1, np.uint64)
+    for key in keys:
+        state = splitmix64(state ^ splitmix64(np.array([key & 0xFFFFFFFFFFFFFFFF], np.uint64)))
+    return splitmix64(state + np.arange(count, dtype=np.uint64))
+
+
+def permutation(shard_sizes: Sequence[int], seed: int, epoch: int, window: int) -> np.ndarray:
+    """Return the order of one epoch: sample numbers, int64 (n,), each exactly once.
+
+    Args:
+        shard_sizes: samples in each shard; samples are numbered shard by shard.
+        seed: of the run.
+        epoch: from 0.
+        window: shards whose samples are shuffled together.
+    """
+    sizes = np.asarray(shard_sizes, np.int64)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    shards = np.argsort(draw(seed, epoch, _SHARD_STREAM, count=len(sizes)), kind="stable")
+    keys = draw(seed, epoch, _SAMPLE_STREAM, count=int(starts[-1]))
+    parts = []
+    for first in range(0, len(shards), window):
+        samples = np.concatenate([np.arange(starts[shard], starts[shard + 1]) for shard in shards[first : first + window]])
+        parts.append(samples[np.argsort(keys[samples], kind="stable")])
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def batch_places(start: int, batch_size: int, rank: int, world: int) -> np.ndarray:
+    """Return the places in the epoch, int64 (batch_size / world,), that one rank takes of the batch at ``start``."""
+    return np.arange(start + rank, start + batch_size, world, dtype=np.int64)
+
+
+def batch_starts(state: OrderState, samples: int, batch_size: int, epochs: int | None) -> Iterator[OrderState]:
+    """Yield the state before each global batch from ``state`` on, for ever if ``epochs`` is None.
+
+    A state at the end of an epoch is the beginning of the next.
+    """
+    epoch, consumed = state.epoch, state.samples_consumed
+    while epochs is None or epoch < epochs:
+        for start in range(consumed, samples, batch_size):
+            yield OrderState(seed=state.seed, epoch=epoch, samples_consumed=start)
+        epoch, consumed = epoch + 1, 0
+
+
+def after_batch(state: OrderState, samples: int, batch_size: int) -> OrderState:
+    """Return the state behind the batch that begins at ``state``."""
+    consumed = state.samples_consumed + batch_size
+    if consumed >= samples:
+        return OrderState(seed=state.seed, epoch=state.epoch + 1)
+    return OrderState(seed=state.seed, epoch=state.epoch, samples_consumed=consumed)

@@ -1,0 +1,138 @@
+"""Where a batch's samples come from: videos of a split, or the character sequences read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from signllm.data.augment import AugmentConfig, augment
+from signllm.data.batch import Item
+from signllm.data.index import Split
+from signllm.data.stored import stored_frames
+from signllm.errors import UsageError
+
+_STAND_IN_FRAMES = 13
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How samples are read.
+
+    Args:
+        size: side of the square pictures in pixels.
+        max_frames: a longer video is thinned to this many frames spread evenly over it; not stated in the paper.
+        workers: processes per rank that decode ahead; 0 decodes in the training process.
+        window: shards whose samples are shuffled together.
+        max_bad: share of an epoch's samples that may turn out unreadable while training.
+        cache_gb: decoded videos that a rank keeps in memory, for small datasets; only with ``workers`` 0.
+        augment: changes drawn per video.
+    """
+
+    size: int = 224
+    max_frames: int = 300
+    workers: int = 2
+    window: int = 16
+    max_bad: float = 0.01
+    cache_gb: float = 0.0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        """Raise :class:`UsageError` for a value that cannot work."""
+        for name, least in (("size", 16), ("max_frames", 13), ("workers", 0), ("window", 1), ("max_bad", 0), ("cache_gb", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"data.{name} = {getattr(self, name)}", remedy=f"at least {least}")
+        if self.cache_gb and self.workers:
+            raise UsageError(
+                f"data.cache_gb = {self.cache_gb} with data.workers = {self.workers}: each worker would keep its own copy",
+                remedy="data.workers 0, or no cache",
+            )
+
+
+class Source(Protocol):
+    """What a :class:`~signllm.data.pipeline.Loader` reads from."""
+
+    shard_sizes: tuple[int, ...]
+    config: DataConfig
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def load(self, index: int, *, seed: int, epoch: int, position: int) -> Item:
+        """Return sample ``index``; the other three decide its augmentation. An unreadable one comes back with ``bad``."""
+
+
+class VideoSource:
+    """The videos of a split, decoded.
+
+    Args:
+        split: of a :class:`~signllm.data.index.ShardIndex`.
+        config: how to read it.
+    """
+
+    def __init__(self, split: Split, config: DataConfig) -> None:
+        self.split, self.config, self.shard_sizes = split, config, split.shard_sizes
+        self._cache: dict[int, np.ndarray] = {}
+        self._room_bytes = int(config.cache_gb * 2**30)
+
+    def __len__(self) -> int:
+        """Return the number of videos."""
+        return len(self.split)
+
+    def load(self, index: int, *, seed: int, epoch: int, position: int) -> Item:
+        """Decode one video; a video that cannot be read is a stand-in of grey frames, with the reason in ``bad``."""
+        sample, size, bad = self.split.samples[index], self.config.size, None
+        try:
+            frames_THWC = self._decoded(index)
+        except (UsageError, OSError) as error:
+            bad = error.what if isinstance(error, UsageError) else str(error)
+            decoded = self.config.augment.decoded_size(size)
+            frames_THWC = np.full((_STAND_IN_FRAMES, decoded, decoded, 3), 127, np.uint8)
+        frames_THWC = augment(frames_THWC, self.config.augment, size=size, seed=seed, epoch=epoch, position=position)
+        return Item(id=sample.id, text=sample.text, language=sample.language, frames=frames_THWC, bad=bad)
+
+    def _decoded(self, index: int) -> np.ndarray:
+        if index in self._cache:
+            return self._cache[index]
+        frames_THWC = stored_frames(self.split.read(index), size=self.config.augment.decoded_size(self.config.size))
+        if len(frames_THWC) > self.config.max_frames:
+            shown = np.linspace(0, len(frames_THWC) - 1, self.config.max_frames).round().astype(int)
+            frames_THWC = frames_THWC[shown]
+        if frames_THWC.nbytes <= self._room_bytes:
+            self._room_bytes -= frames_THWC.nbytes
+            frames_THWC = self._cache[index] = np.ascontiguousarray(frames_THWC)
+        return frames_THWC
+
+
+class CharacterSource:
+    """The character sequences of a split: same samples, same order, nothing decoded.
+
+    Args:
+        split: of a :class:`~signllm.data.index.ShardIndex`.
+        characters: id → int (N,), as :func:`~signllm.data.characters.load_characters` returns.
+        config: its ``window`` decides the order.
+
+    Raises:
+        UsageError: sequences are missing for videos of the split.
+    """
+
+    def __init__(self, split: Split, characters: Mapping[str, np.ndarray], config: DataConfig | None = None) -> None:
+        self.split, self.config, self.shard_sizes = split, config or DataConfig(workers=0), split.shard_sizes
+        missing = [sample.id for sample in split.samples if len(characters.get(sample.id, ())) == 0]
+        if missing:
+            raise UsageError(
+                f"no character sequence for {len(missing)} of {len(split)} videos, first {missing[0]}",
+                remedy="run signllm compose on these shards",
+            )
+        self._characters = characters
+
+    def __len__(self) -> int:
+        """Return the number of videos."""
+        return len(self.split)
+
+    def load(self, index: int, *, seed: int, epoch: int, position: int) -> Item:
+        """Return one sequence with its sentence."""
+        sample = self.split.samples[index]
+        return Item(id=sample.id, text=sample.text, language=sample.language, characters=self._characters[sample.id])
