@@ -1,7 +1,8 @@
 """The image backbone of the visual encoder: one feature map per frame, from any ``transformers`` image model.
 
-Frames of all videos of a batch go through it at once, so nothing in it may mix frames: pretrained BatchNorm keeps its
-statistics, a randomly initialised ResNet gets GroupNorm. The paper uses ResNet-18 trained on ImageNet.
+Frames of all videos of a batch go through it at once, so nothing in it may mix frames: pretrained BatchNorm
+keeps its statistics, a randomly initialised ResNet gets GroupNorm. The paper uses ResNet-18 trained on
+ImageNet.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from signllm.errors import UsageError
 
-SHORT_NAMES = {"resnet18": "microsoft/resnet-18", "resnet50": "microsoft/resnet-50", "dinov2-small": "facebook/dinov2-small"}
+SHORT_NAMES = {
+    "resnet18": "microsoft/resnet-18",
+    "resnet50": "microsoft/resnet-50",
+    "dinov2-small": "facebook/dinov2-small",
+}
 MAX_GROUPS = 8
 
 
@@ -24,14 +29,19 @@ class Backbone(nn.Module):
     """A ``transformers`` image model as a function from frames to feature maps.
 
     Args:
-        model: what ``AutoModel`` gives: its ``last_hidden_state`` is a map (F, C, h, w) or tokens (F, special + h * w, C).
+        model: what ``AutoModel`` gives: its ``last_hidden_state`` is a map (F, C, h, w) or tokens (F, special
+            + h * w, C).
     """
+
+    saved_when_frozen = False
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         config: Any = model.config
-        self.channels = int(getattr(config, "hidden_sizes", None) and config.hidden_sizes[-1] or config.hidden_size)
+        self.channels = int(
+            config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
+        )
         self.patch = getattr(config, "patch_size", None)
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -52,12 +62,16 @@ class Backbone(nn.Module):
         return self
 
 
-def build_backbone(name: str, *, random: Mapping[str, Any] | None = None, weights: str | None = None) -> Backbone:
+def build_backbone(
+    name: str, *, random: Mapping[str, Any] | None = None, weights: str | None = None
+) -> Backbone:
     """Load a pretrained backbone, or initialise one at random.
 
     Args:
-        name: a short name (``resnet18``), a local folder, or a name on the Hugging Face hub; not read when ``random`` is given.
-        random: settings of a randomly initialised model: ``model_type`` (default ``resnet``) and fields of its configuration.
+        name: a short name (``resnet18``), a local folder, or a name on the Hugging Face hub; not read when
+            ``random`` is given.
+        random: settings of a randomly initialised model: ``model_type`` (default ``resnet``) and fields of
+            its configuration.
         weights: a safetensors file with the weights of a backbone of this shape, laid over the initial ones.
 
     Raises:
@@ -81,7 +95,9 @@ def replace_batch_norm(module: nn.Module) -> nn.Module:
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Return a GroupNorm with the largest number of groups up to 8 that divides ``channels``."""
-    return nn.GroupNorm(next(groups for groups in range(MAX_GROUPS, 0, -1) if channels % groups == 0), channels)
+    return nn.GroupNorm(
+        next(groups for groups in range(MAX_GROUPS, 0, -1) if channels % groups == 0), channels
+    )
 
 
 def _pretrained(name: str) -> nn.Module:
@@ -94,7 +110,7 @@ def _pretrained(name: str) -> nn.Module:
         raise UsageError(
             f"the image backbone cannot be loaded: {first_line}",
             where=f"encoder.backbone = {name}",
-            remedy="give a folder that holds a transformers image model, or set encoder.backbone_config for a random start",
+            remedy="give a folder with an image model, or encoder.backbone_config for a random one",
         ) from None
 
 

@@ -1,7 +1,7 @@
 """What the ranks of one step have to agree on: sums, and packed rows in the global order of the videos.
 
-Place i of rank r is global place i * world + r, whatever the number of ranks, so what is drawn or summed in that order
-is the same on 1 rank and on 64. Without ``torch.distributed`` every function is the identity.
+Place i of rank r is global place i * world + r, whatever the number of ranks, so what is drawn or summed in
+that order is the same on 1 rank and on 64. Without ``torch.distributed`` every function is the identity.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def reduce_sum(value: Tensor) -> Tensor:
 def gather_packed(x: Tensor, counts: Tensor) -> Tensor:
     """Return the packed rows of all ranks in global video order.
 
-    The gradient of a row is summed over the ranks that used it, as the sum of the ranks' loss shares asks for.
+    The gradient of a row is summed over the ranks that used it, as the sum of the ranks' loss shares asks
+    for.
 
     Args:
         x: (n, ...) rows of this rank, one video after the other.

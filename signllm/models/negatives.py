@@ -1,7 +1,8 @@
-"""Which vectors are negatives of a target: positions of other real videos, and of the same video away from the target.
+"""Which vectors are negatives of a target: those of other real videos, and of its own away from the target.
 
-Both the exact weights (an expectation without noise) and a draw are made over the *global* batch, so 1 and 64 ranks
-agree; a draw is made for every row of the global batch on every rank (a few thousand integers) and each uses its own.
+Both the exact weights (an expectation without noise) and a draw are made over the *global* batch, so 1 and 64
+ranks agree; a draw is made for every row of the global batch on every rank (a few thousand integers) and each
+uses its own.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ class Positions:
 
 
 def negative_weights(targets: Positions, pool: Positions, *, same_video_share: float, exclude: int) -> Tensor:
-    """Return the weight (n, R) of every pool row as a negative of every target; each row sums to 1, or to 0 if there is none.
+    """Return the weight (n, R) of every pool row as a negative of every target; rows sum to 1, or 0 if none.
 
-    The same video's admissible positions share ``same_video_share`` evenly, the other videos' the rest; where one kind
-    does not exist the other takes its share.
+    The same video's admissible positions share ``same_video_share`` evenly, the other videos' the rest; where
+    one kind does not exist the other takes its share.
     """
     same = targets.start[:, None] == pool.start[None, :]
     far = (targets.place[:, None] - pool.place[None, :]).abs() > exclude
@@ -63,7 +64,8 @@ def draw_negatives(
 ) -> tuple[Tensor, Tensor]:
     """Draw ``count`` negatives for every row of the global batch as a target.
 
-    The first round(count * same_video_share) come from the same video; where a kind does not exist the other stands in.
+    The first round(count * same_video_share) come from the same video; where a kind does not exist the other
+    stands in.
 
     Returns:
         rows (R, count) int64 and valid (R, count) bool, False where no negative exists at all.
@@ -96,7 +98,9 @@ def _draw_same(pool: Positions, uniform: Tensor, exclude: int) -> tuple[Tensor, 
     free = pool.length - window
     place = (uniform * free[:, None]).long()
     place = place + window[:, None] * (place >= low[:, None])
-    return pool.start[:, None] + torch.minimum(place, pool.length[:, None] - 1), (free > 0) & (pool.weight > 0)
+    return pool.start[:, None] + torch.minimum(place, pool.length[:, None] - 1), (free > 0) & (
+        pool.weight > 0
+    )
 
 
 def _evenly(mask: Tensor) -> Tensor:

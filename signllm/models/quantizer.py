@@ -1,8 +1,9 @@
-"""Vectors to characters: the nearest of K codes, with a gradient that passes straight through (paper section 3.2).
+"""Vectors to characters: the nearest of K codes, with a gradient straight through (paper section 3.2).
 
-L_q = |sg(z) - c|^2 + gamma |z - sg(c)|^2, here averaged over the positions of the real videos of the global batch and
-over D. The codebook learns by this gradient (the paper) or as a moving average of its members (EMA; ours, with revival
-of dead codes). Everything that moves a code is reduced over ranks first, so every rank holds the same codebook.
+L_q = |sg(z) - c|^2 + gamma |z - sg(c)|^2, here averaged over the positions of the real videos of the global
+batch and over D. The codebook learns by this gradient (the paper) or as a moving average of its members (EMA;
+ours, with revival of dead codes). Everything that moves a code is reduced over ranks first, so every rank
+holds the same codebook.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ class QuantizerConfig:
         commitment: gamma (paper: 0.25).
         update: ``gradient`` (paper) or ``ema``.
         decay: of the moving averages; ``ema`` alone.
-        kmeans_start: the first codes are the k-means centres of the first batches instead of U(-1/K, 1/K) (paper).
+        kmeans_start: the first codes are the k-means centres of the first batches instead of U(-1/K, 1/K)
+            (paper).
         kmeans_batches: batches of the training data that the k-means start looks at.
-        revive_dead_after: a code unused for so many training steps becomes a vector of the batch; 0 never; ``ema`` alone,
-            because an optimizer would undo it.
+        revive_dead_after: a code unused for so many training steps becomes a vector of the batch; 0 never;
+            ``ema`` alone, because an optimizer would undo it.
         seed: of the start and of the revivals.
     """
 
@@ -46,7 +48,9 @@ class QuantizerConfig:
 
     def __post_init__(self) -> None:
         if self.codes < 2:
-            raise UsageError(f"quantizer.codes is {self.codes}; a codebook needs at least 2", remedy="the paper has 256")
+            raise UsageError(
+                f"quantizer.codes is {self.codes}; a codebook needs at least 2", remedy="the paper has 256"
+            )
         if self.revive_dead_after and self.update != "ema":
             raise UsageError(
                 "dead codes can only be revived with the EMA codebook: the optimizer would undo it",
@@ -109,18 +113,20 @@ class Quantizer(nn.Module):
         """
         index = vq_assign(z, self.codebook)
         codes = functional.embedding(index, self.codebook).to(z.dtype)
-        weight = row_weights(counts, is_real, z.dtype)
-        used = reduce_sum(torch.zeros(self.config.codes, dtype=torch.float32, device=z.device).index_add_(0, index, weight.float()))
+        weight = row_weights(counts, is_real)
+        used = reduce_sum(
+            torch.zeros(self.config.codes, dtype=torch.float32, device=z.device).index_add_(0, index, weight)
+        )
         total = used.sum().clamp(min=1.0)
-        loss = (self._distances(z, codes) * weight).sum() / total
+        loss = (self._distances(z.float(), codes.float()) * weight).sum() / total
         quantized = Quantized(z + (codes - z).detach(), codes, index, loss, _usage(used))
         if self.training and torch.is_grad_enabled() and self.config.update == "ema":
-            self._move(z.detach().float(), counts, index, weight.float(), used)
+            self._move(z.detach().float(), counts, index, weight, used)
         return quantized
 
     @torch.no_grad()
     def start(self, sample: Tensor) -> None:
-        """Set the codes to the k-means centres of ``sample`` (n, D), the same on every rank; rank 0's result counts."""
+        """Set the codes to the k-means centres of ``sample`` (n, D); rank 0's result counts for all."""
         centres = kmeans(sample.float(), self.config.codes, seed=self.config.seed)
         if world_and_rank()[0] > 1:
             torch.distributed.broadcast(centres, src=0)
@@ -131,20 +137,26 @@ class Quantizer(nn.Module):
             self.sums.copy_(centres * self.members[:, None])
 
     def _distances(self, z: Tensor, codes: Tensor) -> Tensor:
-        commitment = functional.mse_loss(z, codes.detach(), reduction="none").mean(dim=1) * self.config.commitment
+        commitment = (
+            functional.mse_loss(z, codes.detach(), reduction="none").mean(dim=1) * self.config.commitment
+        )
         if self.config.update == "ema":
             return commitment
         return commitment + functional.mse_loss(codes, z.detach(), reduction="none").mean(dim=1)
 
     @torch.no_grad()
     def _move(self, z: Tensor, counts: Tensor, index: Tensor, weight: Tensor, used: Tensor) -> None:
-        """Take one EMA step: members and sums decay towards this step's, in units where an average code has one member."""
-        sums = reduce_sum(torch.zeros_like(self.sums, dtype=torch.float32).index_add_(0, index, z * weight[:, None]))
+        """Take one EMA step: members and sums move to this step's, in units of an average code's members."""
+        sums = reduce_sum(
+            torch.zeros_like(self.sums, dtype=torch.float32).index_add_(0, index, z * weight[:, None])
+        )
         per_code = self.config.codes / used.sum().clamp(min=1.0)
         self.members.lerp_((used * per_code).to(self.members.dtype), 1 - self.config.decay)
         self.sums.lerp_((sums * per_code).to(self.sums.dtype), 1 - self.config.decay)
         alive = self.members > 1e-3
-        self.codebook.copy_(torch.where(alive[:, None], self.sums / self.members.clamp(min=1e-3)[:, None], self.codebook))
+        self.codebook.copy_(
+            torch.where(alive[:, None], self.sums / self.members.clamp(min=1e-3)[:, None], self.codebook)
+        )
         self.idle_steps.add_(1).mul_((used == 0).to(self.idle_steps.dtype))
         if self.config.revive_dead_after:
             self._revive(z, counts, weight)
@@ -164,14 +176,14 @@ class Quantizer(nn.Module):
         self.revivals += len(dead)
 
 
-def row_weights(counts: Tensor, is_real: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Return 1 for every packed row of a real video and 0 for the others, (sum of counts,)."""
-    real = torch.ones_like(counts, dtype=dtype) if is_real is None else is_real.to(dtype)
+def row_weights(counts: Tensor, is_real: Tensor | None) -> Tensor:
+    """Return 1.0 for every packed row of a real video, 0.0 for the others: (sum of counts,) float32."""
+    real = torch.ones_like(counts, dtype=torch.float32) if is_real is None else is_real.float()
     return torch.repeat_interleave(real, counts)
 
 
 def kmeans(sample: Tensor, clusters: int, *, seed: int, iterations: int = 20) -> Tensor:
-    """Return k-means centres (clusters, D) of ``sample`` (n, D): k-means++ seeding, then Lloyd steps; deterministic.
+    """Return k-means centres (clusters, D) of ``sample`` (n, D): k-means++, then Lloyd steps; deterministic.
 
     With fewer vectors than clusters the rest are vectors again, moved a little, so that all codes differ.
     """
@@ -186,9 +198,11 @@ def kmeans(sample: Tensor, clusters: int, *, seed: int, iterations: int = 20) ->
 
 
 def _seeds(sample: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """k-means++: each next seed is a vector drawn with probability in proportion to its squared distance to the nearest seed."""
+    """k-means++: the next seed is drawn in proportion to the squared distance to the nearest seed so far."""
     if len(sample) < clusters:
-        extra = sample[torch.randint(len(sample), (clusters - len(sample),), generator=generator).to(sample.device)]
+        extra = sample[
+            torch.randint(len(sample), (clusters - len(sample),), generator=generator).to(sample.device)
+        ]
         noise = torch.randn(extra.shape, generator=generator).to(sample.device) * sample.std() * 0.01
         return torch.cat([sample, extra + noise])
     seeds = [sample[int(torch.randint(len(sample), (1,), generator=generator))]]

@@ -1,8 +1,9 @@
-"""Video to continuous character vectors z: a backbone on every frame once, then two temporal Conv3D (paper section 3.2).
+"""Video to vectors z: a backbone on every frame once, then two temporal Conv3D (paper section 3.2).
 
-Kernel (5,3,3), stride (2,1,1), no temporal padding, twice: receptive field 13 frames, stride 4. That equals the paper's
-clips of 13 frames with gap 4 encoded one by one, without computing a frame 3.25 times. Videos are packed, never padded:
-each output gathers its own five frames, so a video's encoding cannot depend on its neighbours in the batch.
+Kernel (5,3,3), stride (2,1,1), no temporal padding, twice: receptive field 13 frames, stride 4. That equals
+the paper's clips of 13 frames with gap 4 encoded one by one, without computing a frame 3.25 times. Videos are
+packed, never padded: each output gathers its own five frames, so a video's encoding cannot depend on its
+neighbours in the batch.
 """
 
 from __future__ import annotations
@@ -25,19 +26,25 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class VisualEncoderConfig:
-    """How frames become vectors. Not stated in the paper, ours: everything but backbone, kernels, strides and width.
+    """How frames become vectors.
+
+    Not stated in the paper, so ours: everything but backbone, kernels, strides and width.
 
     Attributes:
         backbone: ``resnet18``, a folder with a ``transformers`` image model, or its name on the hub.
-        backbone_config: settings of a randomly initialised backbone instead (``model_type``, default resnet, and its fields).
+        backbone_config: settings of a randomly initialised backbone instead (``model_type``, default resnet,
+            and its fields).
         backbone_weights: safetensors file with weights for the backbone.
         freeze_backbone: the backbone does not learn, and keeps no activations.
         width: D, the width of z.
         hidden: channels between the two Conv3D; None takes ``width``.
-        pooling: ``mean`` over the last map (the paper's); ``flatten`` keeps the place of things (a linear layer to D).
+        pooling: ``mean`` over the last map (the paper's); ``flatten`` keeps the place of things (a linear
+            layer to D).
         frame_size: side of the frames, read by ``flatten`` alone.
-        final_norm: ``layer`` gives every z norm sqrt(D), so that dot products do not saturate; ``none`` leaves z as it is.
-        subtract_video_mean: take a video's temporal mean out of its frames and its features; without it codes name the signer.
+        final_norm: ``layer`` gives every z norm sqrt(D), so that dot products do not saturate; ``none``
+            leaves z as it is.
+        subtract_video_mean: take a video's temporal mean out of its frames and its features; without it codes
+            name the signer.
         frames_per_chunk: frames the backbone sees at a time; 0 all.
         recompute: recompute the backbone in the backward pass instead of keeping its activations.
     """
@@ -59,21 +66,24 @@ class VisualEncoderConfig:
         if self.width < 1 or (self.hidden is not None and self.hidden < 1):
             raise UsageError(f"encoder.width is {self.width}, hidden {self.hidden}", remedy="give 1 or more")
         if self.frames_per_chunk < 0:
-            raise UsageError(f"encoder.frames_per_chunk is {self.frames_per_chunk}", remedy="give 0 (all frames) or more")
+            raise UsageError(
+                f"encoder.frames_per_chunk is {self.frames_per_chunk}", remedy="give 0 (all frames) or more"
+            )
 
 
 class TemporalConv3d(nn.Conv3d):
     """A Conv3D (5,3,3), stride (2,1,1), over packed videos, with the parameters of ``nn.Conv3d``.
 
-    The five frames of an output are laid side by side as channels of one Conv2D: exact, no work on borders between
-    videos. CPU, 1 core, forward and backward: 2400 maps 128x2x2 to 256: 0.40 s against 0.44 s for Conv3d.
+    The five frames of an output are laid side by side as channels of one Conv2D: exact, no work on borders
+    between videos. CPU, 1 core, forward and backward: 2400 maps 128x2x2 to 256: 0.40 s against 0.44 s for
+    Conv3d.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, (TAPS, 3, 3), stride=(STRIDE, 1, 1), padding=(0, 1, 1))
 
     def forward(self, maps: Tensor, taps: Tensor) -> Tensor:
-        """Return (P, outputs, h, w) from maps (F, inputs, h, w) and the frames (P, 5) that each output sees."""
+        """Return (P, outputs, h, w) of maps (F, inputs, h, w), given the frames (P, 5) each output sees."""
         stacked = maps.index_select(0, taps.reshape(-1)).reshape(taps.shape[0], -1, *maps.shape[2:])
         kernel = self.weight.transpose(1, 2).flatten(1, 2)
         return functional.conv2d(stacked, kernel, self.bias, padding=1)
@@ -85,15 +95,22 @@ class VisualEncoder(nn.Module):
     def __init__(self, config: VisualEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config.backbone, random=config.backbone_config, weights=config.backbone_weights)
+        self.backbone = build_backbone(
+            config.backbone, random=config.backbone_config, weights=config.backbone_weights
+        )
         if config.freeze_backbone:
             self.backbone.requires_grad_(False)
+            self.backbone.saved_when_frozen = True  # a checkpoint must not depend on another file
         hidden = config.hidden or config.width
         self.first = TemporalConv3d(self.backbone.channels, hidden)
         self.norm = group_norm(hidden)
         self.second = TemporalConv3d(hidden, config.width if config.pooling == "mean" else hidden)
-        self.flatten = nn.Linear(hidden * self._cells(), config.width) if config.pooling == "flatten" else None
-        self.final_norm = nn.LayerNorm(config.width, elementwise_affine=False) if config.final_norm == "layer" else None
+        self.flatten = (
+            nn.Linear(hidden * self._cells(), config.width) if config.pooling == "flatten" else None
+        )
+        self.final_norm = (
+            nn.LayerNorm(config.width, elementwise_affine=False) if config.final_norm == "layer" else None
+        )
         self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).reshape(3, 1, 1), persistent=False)
 
@@ -105,7 +122,8 @@ class VisualEncoder(nn.Module):
             frame_counts: (B,) frames of each video, each at least 1.
 
         Returns:
-            z (sum N, D) and its counts (B,), N = floor((max(T, 13) - 13) / 4) + 1; short videos repeat their last frame.
+            z (sum N, D) and its counts (B,), N = floor((max(T, 13) - 13) / 4) + 1; short videos repeat their
+            last frame.
         """
         pixels = self._pixels(frames, frame_counts)
         maps = self._features(pixels)
@@ -162,7 +180,7 @@ def character_counts(frame_counts: Tensor) -> Tensor:
 
 
 def first_taps(frame_counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the frames (P, 5) that each output of the first convolution sees, and the outputs of each video (B,).
+    """Return the frames (P, 5) that each output of the first convolution sees, and outputs per video (B,).
 
     A video shorter than 13 frames is continued by its last frame: the same index again.
     """
@@ -172,7 +190,7 @@ def first_taps(frame_counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def taps_of(counts: Tensor, *, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the rows (P, 5) seen by each output of a convolution of 5 taps and stride 2, and the outputs per video (B,)."""
+    """Return the rows (P, 5) that each output (5 taps, stride 2) sees, and outputs per video (B,)."""
     starts = starts_of(counts) if starts is None else starts
     outputs = (counts - TAPS) // STRIDE + 1
     video = video_of_rows(outputs)

@@ -1,6 +1,7 @@
 """VQ-Sign: video to characters, learnt from video alone (paper section 3.2): L_VQ = L_cp + L_q.
 
-Encoder, quantiser and context predictor in one module, so that one DeepSpeed engine holds them; stage 3 trains it further.
+Encoder, quantiser and context predictor in one module, so that one DeepSpeed engine holds them; stage 3
+trains it further.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class VQSignConfig:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch as characters: ``z`` (n, D) continuous, ``quantized``, and ``counts`` (B,) characters of each video."""
+    """A batch as characters: ``z`` (n, D) continuous, ``quantized``, ``counts`` (B,) of each video."""
 
     z: Tensor
     quantized: Quantized
@@ -68,7 +69,13 @@ class VQSign(nn.Module):
         quantized = encoded.quantized
         predicted = self.predictor(quantized.vectors, encoded.z, encoded.counts, batch)
         l_vq = predicted["l_cp"] + self.config.quantizer_weight * quantized.loss
-        return {"l_vq": l_vq, "l_cp": predicted.pop("l_cp"), "l_q": quantized.loss, **predicted, **quantized.metrics}
+        return {
+            "l_vq": l_vq,
+            "l_cp": predicted.pop("l_cp"),
+            "l_q": quantized.loss,
+            **predicted,
+            **quantized.metrics,
+        }
 
     @torch.no_grad()
     def encode(self, frames: Tensor, frame_counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +85,7 @@ class VQSign(nn.Module):
 
     @torch.no_grad()
     def start(self, batches: Iterable[Batch]) -> None:
-        """Give the codebook its k-means start from the vectors of the first batches (all ranks, before the engine)."""
+        """Give the codebook its k-means start from the first batches (all ranks, before the engine)."""
         sample = []
         for _, batch in zip(range(self.config.quantizer.kmeans_batches), batches, strict=False):
             z, counts = self.encoder(batch.frames, batch.frame_counts)

@@ -1,0 +1,235 @@
+"""SignLLM: video to sign words to text, L_ft = L_VQ + 0.5 L_MMD + 1.0 L_sim (paper section 3.4).
+
+Trains encoder, codebook, context predictor, word vectors and projector (and adapters, if asked) against a
+frozen language model. A batch of recorded characters instead of frames runs no encoder: the code vectors are
+constants then, L_VQ is absent, and what follows the characters learns alone, about a hundred times as fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from signllm.cra.word_codebook import Segmentation, WordCodebook
+from signllm.errors import UsageError
+from signllm.kernels.mmd import mmd
+from signllm.models.gather import gather_packed, reduce_sum, whole, world_and_rank
+from signllm.models.language_model import GenerationConfig, LanguageModel, LanguageModelConfig, LoraConfig
+from signllm.models.projector import Projector, ProjectorConfig
+from signllm.models.quantizer import row_weights
+from signllm.models.vq_sign import VQSign, VQSignConfig, build_vq_sign
+from signllm.models.word_vectors import WordVectors
+
+if TYPE_CHECKING:
+    from signllm.data.batch import Batch
+
+__all__ = [
+    "Generated",
+    "GenerationConfig",
+    "LanguageModelConfig",
+    "LoraConfig",
+    "SignLLM",
+    "SignLLMConfig",
+    "build_sign_llm",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignLLMConfig:
+    """Parts and weights of stage 3.
+
+    Attributes:
+        vq_sign: the encoder's configuration; None until ``finetune`` fills in that of the run it starts from.
+        mmd_weight: of L_MMD (paper: 0.5).
+        sim_weight: of L_sim (paper: 1.0).
+        vq_weight: of L_VQ (paper: 1).
+        mmd_text_tokens: rows of the text embeddings that L_MMD compares with, evenly spaced over the
+            vocabulary (ours).
+    """
+
+    vq_sign: VQSignConfig | None = None
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    mmd_weight: float = 0.5
+    sim_weight: float = 1.0
+    vq_weight: float = 1.0
+    mmd_text_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        for name in ("mmd_weight", "sim_weight", "vq_weight"):
+            if getattr(self, name) < 0:
+                raise UsageError(
+                    f"{name} is {getattr(self, name)}; it must not be negative", where="sign_llm"
+                )
+        if self.mmd_text_tokens < 1:
+            raise UsageError(
+                f"mmd_text_tokens is {self.mmd_text_tokens}", where="sign_llm", remedy="give 1 or more"
+            )
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A translation: its text, and the characters and word ids it was written from."""
+
+    text: str
+    characters: list[int]
+    words: list[int]
+
+
+@dataclass(frozen=True)
+class _Signs:
+    """Characters of a batch: straight-through ``vectors`` (n, D), ``index`` (n,), ``counts`` (B,), losses."""
+
+    vectors: Tensor
+    index: Tensor
+    counts: Tensor
+    losses: dict[str, Tensor]
+
+
+class SignLLM(nn.Module):
+    """The whole model of stage 3; see the module's head.
+
+    Args:
+        vq_sign: the encoder of stage 1.
+        words: the word codebook of stage 2; it must belong to the encoder's number of codes.
+        config: parts and weights.
+        deepspeed: the engine's settings (ZeRO-3 partitions the language model while loading it).
+    """
+
+    def __init__(
+        self,
+        vq_sign: VQSign,
+        words: WordCodebook,
+        config: SignLLMConfig,
+        *,
+        deepspeed: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if words.codes != vq_sign.config.quantizer.codes:
+            raise UsageError(
+                f"the words are made of {words.codes} characters, not {vq_sign.config.quantizer.codes}",
+                remedy="compose words again from this encoder",
+            )
+        self.config, self.words = config, words
+        self.vq_sign = vq_sign
+        width = vq_sign.config.encoder.width
+        self.language_model = LanguageModel(config.language_model, deepspeed=deepspeed)
+        self.word_vectors = WordVectors(words, width)
+        self.projector = Projector(config.projector, width, self.language_model.width)
+        text = self.language_model.sample_embeddings(config.mmd_text_tokens)
+        self.register_buffer("text_embeddings", text, persistent=False)
+        if config.projector.match_scale:
+            self.projector.scale_to(float(text.square().mean().sqrt()))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return shares: ``loss`` first, then ``l_sim``, ``l_mmd``, with video L_VQ's, and metrics."""
+        signs = self._signs(batch)
+        segmentation = self.words.segment(signs.index, signs.counts)
+        words, characters = self._project(signs, segmentation)
+        l_sim, accounts = self._l_sim(words, segmentation.counts, batch)
+        l_mmd = self._l_mmd(words, characters, segmentation.counts, signs.counts, batch)
+        loss = self.config.sim_weight * l_sim + self.config.mmd_weight * l_mmd
+        if signs.losses:
+            loss = loss + self.config.vq_weight * signs.losses["l_vq"]
+        shares = {
+            "l_sim": l_sim,
+            "l_mmd": l_mmd,
+            **signs.losses,
+            **accounts,
+            **self._word_metrics(segmentation, batch),
+        }
+        return {"loss": loss, **{name: value.detach() for name, value in shares.items()}}
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, generation: GenerationConfig | None = None) -> list[Generated]:
+        """Translate every video of a batch, padding included (under ZeRO-3 all ranks, equally often)."""
+        signs = self._signs(batch)
+        segmentation = self.words.segment(signs.index, signs.counts)
+        words, _ = self._project(signs, segmentation)
+        texts = self.language_model.generate(
+            words, segmentation.counts, batch.languages, generation or GenerationConfig()
+        )
+        characters = [part.tolist() for part in signs.index.split(signs.counts.tolist())]
+        found = [part.tolist() for part in segmentation.words.split(segmentation.counts.tolist())]
+        return [Generated(*parts) for parts in zip(texts, characters, found, strict=True)]
+
+    def _signs(self, batch: Batch) -> _Signs:
+        if batch.frames is None:
+            return self._recorded(batch)
+        encoded = self.vq_sign.quantize(batch)
+        losses = self.vq_sign.losses(encoded, batch) if torch.is_grad_enabled() else {}
+        return _Signs(encoded.quantized.vectors, encoded.quantized.index, encoded.counts, losses)
+
+    def _recorded(self, batch: Batch) -> _Signs:
+        """Characters of an earlier encoding: rows of the codebook, without gradient."""
+        codebook = self.vq_sign.quantizer.codebook
+        with whole([codebook] if isinstance(codebook, nn.Parameter) else []), torch.no_grad():
+            vectors = functional.embedding(batch.characters, codebook).clone()
+        return _Signs(vectors, batch.characters, batch.character_counts, {})
+
+    def _project(self, signs: _Signs, segmentation: Segmentation) -> tuple[Tensor, Tensor]:
+        """Return projected words (M, E) and characters (n, E), through one call of the projector."""
+        words = self.word_vectors(signs.vectors, segmentation)
+        projected = self.projector(torch.cat([words, signs.vectors.to(words.dtype)]))
+        return projected[: len(words)], projected[len(words) :]
+
+    def _l_sim(self, words: Tensor, counts: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy over the text tokens of the real videos of the global batch."""
+        losses_B, tokens_B = self.language_model(words, counts, batch.texts, batch.languages)
+        real_B = batch.is_real.float()
+        total = reduce_sum((tokens_B * real_B).sum()).clamp(min=1.0)
+        return (losses_B * real_B).sum() / total, {"text_tokens": (tokens_B * real_B).sum()}
+
+    def _l_mmd(
+        self, words: Tensor, characters: Tensor, word_counts: Tensor, character_counts: Tensor, batch: Batch
+    ) -> Tensor:
+        """MMD of all ranks' projected signs to text embeddings; each rank computes it, counts 1/world.
+
+        Words and characters weigh one each, whatever their kind; videos that only fill up the batch weigh
+        nothing.
+        """
+        if self.config.mmd_weight == 0.0:
+            return words.new_zeros((), dtype=torch.float32)
+        signs, weights = [], []
+        for rows, counts in ((words, word_counts), (characters, character_counts)):
+            signs.append(gather_packed(rows.float(), counts))
+            weights.append(gather_packed(row_weights(counts, batch.is_real), counts))
+        weight = torch.cat(weights)
+        if not bool((weight > 0).any()):
+            return words.new_zeros((), dtype=torch.float32)
+        return mmd(torch.cat(signs), self.text_embeddings, weights_x=weight) / world_and_rank()[0]
+
+    def _word_metrics(self, segmentation: Segmentation, batch: Batch) -> dict[str, Tensor]:
+        """``covered``: share of characters in words of two and more; ``words``: sign words per video."""
+        composed = (segmentation.words > self.words.slow_down)[segmentation.slot].float()
+        words_B = segmentation.counts * batch.is_real
+        video = torch.repeat_interleave(
+            torch.arange(len(words_B), device=composed.device), segmentation.counts
+        )
+        weight = batch.is_real.float()[video[segmentation.slot]]
+        characters, videos = (
+            reduce_sum(weight.sum()).clamp(min=1.0),
+            reduce_sum(batch.is_real.float().sum()).clamp(min=1.0),
+        )
+        return {"covered": (composed * weight).sum() / characters, "words": words_B.sum() / videos}
+
+
+def build_sign_llm(
+    config: SignLLMConfig, words: WordCodebook, *, deepspeed: Mapping[str, Any] | None = None
+) -> SignLLM:
+    """Build SignLLM from its configuration, encoder included; weights are then installed from a checkpoint.
+
+    Raises:
+        UsageError: the configuration names no encoder, the language model is missing, or the words do not
+            fit.
+    """
+    if config.vq_sign is None:
+        raise UsageError(
+            "sign_llm.vq_sign is not given", remedy="start from a run: signllm finetune --init RUN"
+        )
+    return SignLLM(build_vq_sign(config.vq_sign), words, config, deepspeed=deepspeed)
