@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import signllm
-from signllm.cra.word_codebook import WordsConfig
+from signllm.cra.composition import WordsConfig
 from signllm.data.pipeline import DataConfig
 from signllm.errors import UsageError
 from signllm.models.sign_llm import GenerationConfig, SignLLMConfig

@@ -101,16 +101,36 @@ def _chunks(order: Ints, counts: Ints) -> list[Ints]:
     return chunks
 
 
+def count_occurrences(
+    characters: Ints, counts: Ints, words: Sequence[tuple[int, ...]], alphabet: int
+) -> Ints:
+    """Count each character and each word, overlaps included: (alphabet + len(words),)."""
+    table = WordTable(words, alphabet, np.zeros(alphabet + len(words)))
+    begins, total = np.cumsum(counts) - counts, np.zeros(alphabet + len(words), dtype=np.int64)
+    for videos in _chunks(np.argsort(-counts, kind="stable"), counts):
+        characters_TB, *_ = _time_first(characters, begins[videos], counts[videos], table.alphabet)
+        found_TLB = table.matches(characters_TB)
+        total += np.bincount(found_TLB[found_TLB >= 0], minlength=len(total))
+    return total
+
+
+def _time_first(characters: Ints, begins: Ints, counts: Ints, beyond: int) -> tuple[Ints, Ints, Ints, Ints]:
+    """Lay videos out as (T, B), ``beyond`` after their end; time, column, packed place of each character."""
+    counts = counts[counts > 0]
+    column = np.repeat(np.arange(len(counts)), counts)
+    time = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    packed = np.repeat(begins[: len(counts)], counts) + time
+    characters_TB = np.full((counts[0], len(counts)), beyond, dtype=np.int64)
+    characters_TB[time, column] = characters[packed]
+    return characters_TB, time, column, packed
+
+
 def _segment_chunk(
     characters: Ints, begins: Ints, counts: Ints, table: WordTable, method: Method, words: Ints
 ) -> None:
     """Segment videos sorted by falling length, writing into ``words``."""
     counts = counts[counts > 0]
-    column = np.repeat(np.arange(len(counts)), counts)
-    time = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    packed = np.repeat(begins[: len(counts)], counts) + time
-    characters_TB = np.full((counts[0], len(counts)), table.alphabet, dtype=np.int64)
-    characters_TB[time, column] = characters[packed]
+    characters_TB, time, column, packed = _time_first(characters, begins, counts, table.alphabet)
     active_T = np.searchsorted(-counts, -np.arange(counts[0]), side="left")
     found_TLB = table.matches(characters_TB)
     length_TB = _most_probable(found_TLB, active_T, table) if method == "viterbi" else _longest(found_TLB)

@@ -1,0 +1,159 @@
+"""From the characters of a training set to a word codebook: the steps of CRA in order (design 2.2).
+
+Runs are collapsed, candidates learnt, all sizes transported, one chosen by marginal utility, and what
+transport kept is counted in the corpus by the same segmentation that training and evaluation use.
+Deterministic, and independent of the order of the videos.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from signllm.cra.candidates import learn_candidates
+from signllm.cra.repeats import collapse_repeats, mean_run_length
+from signllm.cra.segmentation import Ints, Method, WordTable, count_occurrences, segment
+from signllm.cra.transport import TransportConfig, choose_size, describe_curve, solve_sizes
+from signllm.cra.word_codebook import WordCodebook
+from signllm.errors import UsageError
+
+ROUNDS = 8
+"""Frequencies and the segmentation that follows from them settle within 3 or 4 rounds; more are cut off."""
+
+COLLAPSED = 1.5
+"""Perplexity below which there is nothing to compose: nearly all characters are the same one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsConfig:
+    """How words are composed; what the paper gives is m = 32, the rest is not stated in it.
+
+    Attributes:
+        alpha_scope: whether α is one number for the corpus or each video's own mean run length.
+        alpha_runs: whether α is the mean over runs of at least two ("repeated") or over all runs.
+        longest_word: characters in the longest word; two ordinary signs of the demo, s₀ included.
+        min_frequency: a pair of pieces that occurs less often is no candidate.
+        increment: m, the step between sizes.
+        max_size: the largest number of candidates that is tried.
+        min_size: the smallest that may be chosen. The first size is measured against characters and would
+            always have the largest marginal utility (measured), so the default starts at the second.
+        size: the number of candidates to take, instead of choosing; 0: characters only.
+        segmentation: "viterbi" (most probable split) or "longest" (longest match).
+        transport: formulation and strengths.
+    """
+
+    alpha_scope: Literal["corpus", "video"] = "corpus"
+    alpha_runs: Literal["repeated", "all"] = "repeated"
+    longest_word: int = 6
+    min_frequency: int = 2
+    increment: int = 32
+    max_size: int = 1024
+    min_size: int = 64
+    size: int | None = None
+    segmentation: Method = "viterbi"
+    transport: TransportConfig = field(default_factory=TransportConfig)
+
+    def __post_init__(self) -> None:
+        if self.longest_word < 2 or self.increment < 1 or self.max_size < 1 or self.min_frequency < 1:
+            raise UsageError(
+                f"longest_word={self.longest_word} must be at least 2; increment={self.increment}, "
+                f"max_size={self.max_size} and min_frequency={self.min_frequency} at least 1"
+            )
+        for name, value in (("min_size", self.min_size), ("size", self.size)):
+            if value is not None and not 0 <= value <= self.max_size:
+                raise UsageError(f"{name}={value} must lie between 0 and max_size={self.max_size}")
+
+
+def compose_words(
+    characters: Ints, counts: Ints, *, codes: int, codebook: str, config: WordsConfig | None = None
+) -> WordCodebook:
+    """Compose words from packed characters (sum N,) of videos with ``counts`` (B,).
+
+    Args:
+        characters: as the encoder gives them, repeats included, each below ``codes``.
+        counts: characters per video.
+        codes: K.
+        codebook: fingerprint of the character codebook.
+        config: by default ``WordsConfig()``.
+
+    Raises:
+        UsageError: no characters, a collapsed character codebook, or a ``size`` for which candidates are
+            lacking.
+    """
+    config = config or WordsConfig()
+    _check(characters, codes)
+    repeated = config.alpha_runs == "repeated"
+    mean = mean_run_length(characters, counts, repeated_only=repeated)
+    alpha = mean if config.alpha_scope == "corpus" else None
+    short = collapse_repeats(characters, counts, slow_down=codes, alpha=alpha, repeated_only=repeated)
+    candidates = learn_candidates(
+        short.characters,
+        short.counts,
+        limit=config.max_size,
+        longest=config.longest_word,
+        min_frequency=config.min_frequency,
+    )
+    sizes = _sizes(len(candidates), config)
+    occurrences = count_occurrences(short.characters, short.counts, candidates, codes + 1)
+    outcomes = solve_sizes(candidates, occurrences, sizes, config.transport)
+    chosen = (
+        sizes.index(config.size)
+        if config.size is not None
+        else choose_size(outcomes, config.transport, min_size=config.min_size)
+    )
+    words = tuple(word for word, kept in zip(candidates, outcomes[chosen].kept, strict=False) if kept)
+    return WordCodebook(
+        codes=codes,
+        words=words,
+        frequencies=_frequencies(short.characters, short.counts, words, codes + 1, config.segmentation),
+        alpha=alpha,
+        codebook=codebook,
+        segmentation=config.segmentation,
+        repeated_only=repeated,
+        curve=describe_curve(outcomes, chosen),
+        config=dataclasses.asdict(config),
+    )
+
+
+def _check(characters: Ints, codes: int) -> None:
+    if len(characters) == 0:
+        raise UsageError("there are no characters", remedy="give a split with videos")
+    if not (0 <= characters.min() and characters.max() < codes):
+        raise ValueError(f"characters {characters.min()} to {characters.max()} for a codebook of {codes}")
+    p = np.bincount(characters) / len(characters)
+    perplexity = float(np.exp(-(p[p > 0] * np.log(p[p > 0])).sum()))
+    if perplexity < COLLAPSED:
+        raise UsageError(
+            f"the character codebook has collapsed: perplexity {perplexity:.2f} of {codes} codes over "
+            f"{len(characters)} characters",
+            remedy="pretrain longer, or with k-means start and revival of dead codes",
+        )
+
+
+def _sizes(candidates: int, config: WordsConfig) -> list[int]:
+    """0, the multiples of the increment, the number of candidates there are, and the explicit size."""
+    if config.size is not None and config.size > candidates:
+        raise UsageError(
+            f"size={config.size}, but the corpus yields {candidates} candidate words",
+            remedy=f"give at most {candidates}, or a smaller min_frequency (now {config.min_frequency})",
+        )
+    sizes = {0, candidates, *range(config.increment, candidates, config.increment)}
+    return sorted(sizes | ({config.size} if config.size is not None else set()))
+
+
+def _frequencies(
+    characters: Ints, counts: Ints, words: tuple[tuple[int, ...], ...], alphabet: int, method: Method
+) -> tuple[int, ...]:
+    """Count words as segmentation finds them, which depends on the counts: repeated until it settles."""
+    frequencies = count_occurrences(characters, counts, words, alphabet)
+    for _ in range(ROUNDS):
+        before = frequencies
+        table = WordTable(words, alphabet, before)
+        _, found = segment(characters, counts, table, method=method)
+        frequencies = np.bincount(found[found >= 0], minlength=len(before)).astype(np.int64)
+        if np.array_equal(frequencies, before):
+            break
+    return tuple(frequencies.tolist())
