@@ -53,7 +53,7 @@ def plain_rouge(hypothesis: list[str], reference: list[str]) -> float:
 
 
 def plain_chrf(hypotheses: list[str], references: list[str]) -> float:
-    """ChrF2 of Popovic (2015): character 1- to 6-grams without spaces, averaged over orders both sides have."""
+    """ChrF2 of Popovic (2015): character 1- to 6-grams without spaces, mean over orders both sides have."""
     precisions, recalls = [], []
     for n in range(1, 7):
         matches = ours_total = theirs_total = 0

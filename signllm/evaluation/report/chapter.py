@@ -19,19 +19,12 @@ class Chapter:
     Attributes:
         run: its files.
         vocabulary: its words, if it has any.
-        place: its number on the page, for anchors.
-        is_only: whether it is the only run, so that titles need not name it.
+        place: its number on the page.
     """
 
     run: RunFolder
     vocabulary: Vocabulary | None
     place: int
-    is_only: bool
-
-    @property
-    def aside(self) -> str:
-        """What to add to a title."""
-        return "" if self.is_only else f" ({self.run.path.name})"
 
     @property
     def split(self) -> str | None:

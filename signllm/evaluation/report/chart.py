@@ -78,16 +78,18 @@ def line_chart(
     y_label: str = "",
     note: str = "",
     mark: tuple[float, str] | None = None,
+    may_be_logarithmic: bool = False,
 ) -> Markup | None:
     """Draw series over a common axis.
 
     Args:
         title: above the chart; also what a screen reader says, with the last values.
-        series: lines; long ones are thinned to means and drawn faint below their moving mean.
+        series: lines; long ones are thinned to means, noisy ones drawn faint below their moving mean.
         x_label: the unit of the horizontal axis.
         y_label: the unit of the vertical axis.
         note: one sentence below the title.
         mark: a place on the horizontal axis to point at, and its label.
+        may_be_logarithmic: whether positive values over more than a factor of 50 get a logarithmic axis.
 
     Returns:
         A ``figure``, or ``None`` when no series has two finite points.
@@ -96,7 +98,7 @@ def line_chart(
     finite = [(name, points) for name, points in finite if len(points) > 1]
     if not finite:
         return None
-    x_axis, y_axis = _axes([point for _, points in finite for point in points])
+    x_axis, y_axis = _axes([point for _, points in finite for point in points], may_be_logarithmic)
     lost = sum(not _is_finite(point) for one in series for point in one.points)
     spoken = "; ".join(f"{name} ends at {number(points[-1][1])}" for name, points in finite)
     picture = tag(
@@ -126,6 +128,13 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     return [_mean(points[start:stop]) for start, stop in pairwise(edges)]
 
 
+def is_noisy(points: Sequence[Point]) -> bool:
+    """Tell whether a long line goes up and down by more than four times its range; a schedule does not."""
+    ys = [y for _, y in points]
+    travelled = sum(abs(after - before) for before, after in pairwise(ys))
+    return len(points) >= SMOOTHED_FROM and travelled > 4 * (max(ys) - min(ys))
+
+
 def smoothed(points: Sequence[Point]) -> list[Point]:
     """Return the centred moving mean over a twentieth of the points."""
     half = max(1, len(points) // 40)
@@ -142,11 +151,11 @@ def _is_finite(point: Point) -> bool:
     return math.isfinite(point[0]) and math.isfinite(point[1])
 
 
-def _axes(points: Sequence[Point]) -> tuple[Axis, Axis]:
-    """Choose both ranges; the vertical one is logarithmic when values span more than a factor of 50."""
+def _axes(points: Sequence[Point], may_be_logarithmic: bool) -> tuple[Axis, Axis]:
+    """Choose both ranges, and whether the vertical axis is logarithmic."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     low, high = min(ys), max(ys)
-    is_log = low > 0 and high / low > 50
+    is_log = may_be_logarithmic and low > 0 and high / low > 50
     if not is_log:
         room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
         low, high = (0.0 if 0 <= low < (high - low) * 0.6 else low - room), high + room
@@ -180,10 +189,10 @@ def _grid(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> Markup:
 
 
 def _line(points: Sequence[Point], x_axis: Axis, y_axis: Axis, place: int) -> Markup:
-    """Draw one series: faint with its moving mean when long, with dots when short."""
-    is_long = len(points) >= SMOOTHED_FROM
-    bold = smoothed(points) if is_long else points
-    parts = [tag("path", d=_path(points, x_axis, y_axis), class_=f"line s{place} faint")] if is_long else []
+    """Draw one series: faint below its moving mean when noisy, with dots when short."""
+    noisy = is_noisy(points)
+    bold = smoothed(points) if noisy else points
+    parts = [tag("path", d=_path(points, x_axis, y_axis), class_=f"line s{place} faint")] if noisy else []
     parts.append(tag("path", d=_path(bold, x_axis, y_axis), class_=f"line s{place}"))
     if len(points) <= 24:
         parts += [

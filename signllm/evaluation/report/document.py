@@ -62,8 +62,7 @@ def _source(folder: Path, shards: Path | None) -> Source:
     places = [shards] if shards else [folder / "shards", folder.parent / "shards"]
     found = next((place for place in places if (place / "manifest.json").is_file()), shards)
     chapters = [
-        Chapter(run=run, vocabulary=vocabulary_of(run), place=place, is_only=len(runs) == 1)
-        for place, run in enumerate(runs)
+        Chapter(run=run, vocabulary=vocabulary_of(run), place=place) for place, run in enumerate(runs)
     ]
     return Source(
         folder=folder, chapters=chapters, summary=read_object(folder / "summary.json"), shards=found

@@ -11,13 +11,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from signllm.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 THUMBNAIL_HEIGHT = 96
@@ -71,23 +70,14 @@ def films(shards: Path | None, split: str, ids: Sequence[str], problems: list[st
     if shards is None or not ids:
         return {}
     from signllm.data.index import ShardIndex
+    from signllm.data.stored import stored_frames
 
     try:
         samples = ShardIndex(shards).split(split)
         places = {sample.id: place for place, sample in enumerate(samples.samples) if sample.id in set(ids)}
-        return {name: Film(frames=_frames(samples.read(places[name]))) for name in ids if name in places}
+        return {
+            name: Film(frames=stored_frames(samples.read(places[name]))) for name in ids if name in places
+        }
     except (UsageError, OSError) as error:
         problems.append(f"video frames of {split}: {error}")
         return {}
-
-
-def _frames(files: dict[str, bytes]) -> NDArray[Any]:
-    """Decode a sample's video, or its frames in the order of their numbers."""
-    from signllm.data.video import decode
-
-    if "mp4" in files:
-        return decode(files["mp4"], size=None)
-    from PIL import Image
-
-    pictures = sorted(name for name in files if name.endswith(("jpg", "png")))
-    return np.stack([np.asarray(Image.open(io.BytesIO(files[name])).convert("RGB")) for name in pictures])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from signllm.evaluation.report.chapter import Chapter, Source
@@ -44,56 +45,71 @@ def sections(source: Source) -> Iterator[Section]:
     if table:
         body = joined((tag("p", CONTROLS, class_="hint"), table))
         yield Section(key="result", title="Result", body=body)
-    for part in (_videos, _sentences, _scores, _training, _words):
-        for chapter in source.chapters:
-            found = part(chapter, source)
-            if found:
-                title, body = found
-                key = f"{part.__name__.strip('_')}-{chapter.place}"
-                yield Section(key=key, title=title + chapter.aside, body=body)
+    for part in (_videos, _sentences, _scores, _stages):
+        yield from _part(part, source)
     details = _details(source)
     if details:
         yield Section(key="details", title="Time and settings", body=details)
 
 
-def _videos(chapter: Chapter, source: Source) -> tuple[str, Markup] | None:
+Found = list[tuple[str, Markup]]
+
+
+def _part(part: Callable[[Chapter, Source], Found], source: Source) -> Iterator[Section]:
+    """Yield one kind of section for every run; titles name the run where several have it."""
+    kind = part.__name__.strip("_")
+    found = [(chapter, title, body) for chapter in source.chapters for title, body in part(chapter, source)]
+    titles = Counter(title for _, title, _ in found)
+    for place, (chapter, title, body) in enumerate(found):
+        aside = f" ({chapter.run.path.name})" if titles[title] > 1 else ""
+        yield Section(key=f"{kind}-{place}", title=title + aside, body=body)
+
+
+def _videos(chapter: Chapter, source: Source) -> Found:
     """Show some videos on their way to text."""
     chosen = spread(chapter.records, SHOWN_TIMELINES)
     ids = [str(record.get("id")) for record in chosen]
     seen = films(source.shards, chapter.split or "", ids, chapter.run.problems)
     drawn = timelines(chosen, chapter.vocabulary, seen)
     if drawn is None:
-        return None
-    return "From video to text", joined((tag("p", TIMELINE, class_="hint"), legend(), drawn))
+        return []
+    return [("From video to text", joined((tag("p", TIMELINE, class_="hint"), legend(), drawn)))]
 
 
-def _sentences(chapter: Chapter, source: Source) -> tuple[str, Markup] | None:
+def _sentences(chapter: Chapter, source: Source) -> Found:
     """Show many translations against their references."""
     table = pairs(chapter.records)
     if table is None:
-        return None
-    counted = f"{exact(chapter.records)} of {len(chapter.records)} translations equal their reference."
-    return "Translations", joined((tag("p", counted, class_="hint"), legend(), table))
+        return []
+    counted = f"{exact(chapter.records)} of {len(chapter.records)} equal their reference."
+    return [("Translations", joined((tag("p", counted, class_="hint"), legend(), table)))]
 
 
-def _scores(chapter: Chapter, source: Source) -> tuple[str, Markup] | None:
+def _scores(chapter: Chapter, source: Source) -> Found:
     table = score_table(chapter.run.scores)
-    return ("Scores", table) if table else None
+    return [("Scores", table)] if table else []
 
 
-def _training(chapter: Chapter, source: Source) -> tuple[str, Markup] | None:
+def _stages(chapter: Chapter, source: Source) -> Found:
+    """Show the stages that made a run, words before the fine-tuning that reads them."""
     charts = training_charts(chapter.run)
-    return (STAGE_NAMES.get(chapter.run.stage, "Training"), charts) if charts else None
+    found = [(STAGE_NAMES.get(chapter.run.stage, "Training"), charts)] if charts else []
+    words = _words(chapter, source)
+    return (words + found) if chapter.run.stage == "finetune" else found + words
 
 
-def _words(chapter: Chapter, source: Source) -> tuple[str, Markup] | None:
-    """Show how the number of words was chosen, and which words the translated videos use."""
-    if chapter.vocabulary is None:
-        return None
-    charts = word_charts(chapter.vocabulary.codebook)
-    gallery = chapter.vocabulary.gallery(chapter.sequences)
-    parts = [part for part in (chapter.vocabulary.told(), charts, gallery) if part]
-    return (STAGE_NAMES["compose"], joined(parts)) if charts or gallery else None
+def _words(chapter: Chapter, source: Source) -> Found:
+    """Show how the number of words was chosen, and which words the translated videos use.
+
+    A fine-tuned run carries a copy of the words it was given: the last of several equal codebooks is shown.
+    """
+    words = chapter.vocabulary
+    later = [other.vocabulary for other in source.chapters[chapter.place + 1 :]]
+    if words is None or words in later:
+        return []
+    charts, gallery = word_charts(words.codebook), words.gallery(chapter.sequences)
+    parts = [part for part in (words.told(), charts, gallery) if part]
+    return [(STAGE_NAMES["compose"], joined(parts))] if charts or gallery else []
 
 
 def _details(source: Source) -> Markup | None:
@@ -130,7 +146,15 @@ def _figures(source: Source) -> Iterator[tuple[str, str]]:
         yield f"{100 * source.summary[ACCURACY]:.0f} %", "content words right"
     yield from _token_figures(source)
     if isinstance(source.summary.get("seconds"), int | float):
-        yield f"{source.summary['seconds']:.0f} s", "for everything"
+        yield duration(source.summary["seconds"]), "for the whole path"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the two units that a reader needs."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _token_figures(source: Source) -> Iterator[tuple[str, str]]:
@@ -141,4 +165,4 @@ def _token_figures(source: Source) -> Iterator[tuple[str, str]]:
         yield str(codes), f"codes used in {chapter.split}, perplexity {number(perplexity)}"
     words = next((c.vocabulary for c in reversed(source.chapters) if c.vocabulary), None)
     if words:
-        yield str(len(words.codebook.words)), "words of two characters and more"
+        yield str(len(words.codebook.words)), "composed words"

@@ -21,18 +21,19 @@ h1{font-size:30px;line-height:1.15;margin:0 0 6px;letter-spacing:-.01em}
 h2{font-size:20px;margin:0 0 4px}
 h3{font-size:16px;margin:22px 0 8px}
 p{margin:0 0 12px;max-width:76ch}
+.lead{max-width:none}
 .lead,.hint,small,footer{color:var(--soft)}
 .hint{font-size:14px}
 section{background:var(--card);border:1px solid var(--rule);border-radius:12px;
 padding:22px 24px;margin:20px 0}
 nav{display:flex;flex-wrap:wrap;gap:4px 18px;margin-top:12px;font-size:14px}
 a{color:var(--s0)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:12px;margin:22px 0}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:22px 0}
 .tile{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:12px 16px}
-.tile b{display:block;font-size:27px;line-height:1.2;font-weight:650;letter-spacing:-.01em}
+.tile b{display:block;font-size:26px;white-space:nowrap;line-height:1.2;font-weight:650;letter-spacing:-.01em}
 .tile span{color:var(--soft);font-size:13.5px}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(300px,100%),1fr));gap:18px 22px}
-figure{margin:0;min-width:0}
+figure{margin:0;min-width:0;display:flex;flex-direction:column;justify-content:space-between}
 figcaption{font-size:14px;line-height:1.35;margin-bottom:4px}
 figcaption small{display:block;font-size:12.5px}
 .key{display:inline-block;margin-left:12px;font-size:12.5px;color:var(--soft)}
@@ -49,19 +50,21 @@ svg .s1{stroke:var(--s1);stroke-dasharray:6 4}
 svg .s2{stroke:var(--s2);stroke-dasharray:2 4}
 svg .dot{fill:var(--card);stroke-width:1.6;stroke-dasharray:none}
 svg .mark{stroke:var(--mark);stroke-width:1.5;stroke-dasharray:3 3}
-svg .marked{fill:var(--mark);font-weight:600}
+svg .marked{fill:var(--mark);font-weight:600;paint-order:stroke;stroke:var(--card);stroke-width:5px}
 .scroll{overflow-x:auto;margin:0 -4px;padding:0 4px}
 table{border-collapse:collapse;width:100%;font-size:14.5px}
 th,td{text-align:right;padding:7px 10px;border-bottom:1px solid var(--rule);vertical-align:top;
 white-space:nowrap}
 th{color:var(--soft);font-weight:600;font-size:13px}
-th:first-child,td:first-child{text-align:left;white-space:normal}
+th:first-child,td:first-child{text-align:left;white-space:normal;min-width:130px}
+table.pairs td:first-child{min-width:80px}
 tbody tr:last-child>*{border-bottom:0}
 tr.ours td{font-weight:650}
 .bar{display:inline-block;vertical-align:middle;height:12px;border-radius:3px;background:var(--barless);
 margin-right:10px;print-color-adjust:exact}
 tr.ours .bar{background:var(--bar)}
-td.barred{text-align:left;min-width:240px}
+td.barred,th.barred{text-align:left;width:44%;min-width:200px}
+td small{display:block;font-weight:400}
 .sample{border-top:1px solid var(--rule);padding:18px 0 10px}
 .sample:first-of-type{border-top:0;padding-top:8px}
 .sample h3{margin:0 0 8px;font-size:13.5px;font-weight:600;color:var(--soft);overflow-wrap:anywhere}

@@ -56,19 +56,20 @@ def _system(name: str, scores: Mapping[str, Any], others: Sequence[str], longest
     bar = tag("span", class_="bar", style=f"width:calc({width:.1f}% * .72)")
     return tag(
         "tr",
-        tag("td", title, tag("small", " ", note) if note else None),
+        tag("td", title, tag("small", note) if note else None),
         tag("td", bar, f"{float(scores['bleu4']):.1f}", class_="barred"),
-        *(tag("td", _score(scores.get(other), other)) for other in others),
+        *(tag("td", _score(scores.get(other), other, digits=1)) for other in others),
         class_="ours" if name == "model" else None,
     )
 
 
-def _score(value: Any, name: str) -> str:
+def _score(value: Any, name: str, *, digits: int = 2) -> str:
+    """Return a score or a share to read, a dash where there is none."""
     if not isinstance(value, int | float):
         return "\u2013"
     if name == ACCURACY:
         return f"{100 * value:.1f} %" if value <= 1 else f"{value:.1f} %"
-    return f"{value:.2f}" if name in METRICS else number(float(value))
+    return f"{value:.{digits}f}" if name in METRICS else number(float(value))
 
 
 def score_table(scores: Mapping[str, Record]) -> Markup | None:
@@ -143,5 +144,9 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def _table(head: Sequence[str], rows: Sequence[Markup]) -> Markup:
-    names = tag("tr", *(tag("th", name, scope="col") for name in head))
+    """Return a table that scrolls by itself on a narrow screen; a column of bars is named at its left."""
+    barred = ("BLEU-4" if "" in head else None, "Seconds")
+    names = tag(
+        "tr", *(tag("th", name, scope="col", class_="barred" if name in barred else None) for name in head)
+    )
     return tag("div", tag("table", tag("thead", names), tag("tbody", *rows)), class_="scroll")

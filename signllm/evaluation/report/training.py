@@ -1,7 +1,7 @@
 """The section of training curves: one small chart per logged quantity, in the order of the method.
 
 Any number that a stage logs gets a chart; the table below only gives the known ones a name, a unit and a
-place. A quantity logged as ``dev/x`` (``validation/x`` ...) is drawn into the chart of ``x``.
+place. A quantity logged as ``validate/x`` or ``lr/x`` is a further line in the chart of ``x`` or ``lr``.
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ KNOWN: dict[str, tuple[str, str]] = {
     "perplexity": ("Codebook perplexity", "codes in effective use; 1 is a collapsed codebook"),
     "codes_used": ("Codes used", ""),
     "covered": ("Covered by words", "share of characters inside words of two and more"),
-    "learning_rate": ("Learning rate", ""),
     "lr": ("Learning rate", ""),
-    "gradient_norm": ("Gradient norm", "before clipping"),
     "grad_norm": ("Gradient norm", "before clipping"),
     "bleu4": ("BLEU-4", ""),
+    "seconds": ("Seconds per step", ""),
+    "videos_per_s": ("Videos per second", "over all ranks"),
+    "data_wait": ("Waiting for data", "share of the time"),
 }
-AXES = ("step", "epoch", "time", "time_s", "seconds", "elapsed_s", "samples", "samples_consumed", "wall_s")
-HELD_OUT = ("dev", "val", "validation", "validate", "test")
+AXES = ("step", "epoch")
+SPEED = ("seconds", "videos_per_s", "data_wait")
+HELD_OUT = ("dev", "validate", "test")
+HELD_OUT_NAMES = {"validate": "held out"}
 NEGLIGIBLE = 1e-12
 
 
@@ -50,22 +53,28 @@ def training_charts(run: RunFolder) -> Markup | None:
 
 def _charts(log: Sequence[Record]) -> Markup | None:
     """Return one chart for each quantity, and a line about those that never change."""
-    charts, constants = [], []
+    charts: list[Markup | None] = []
+    speed: list[Markup | None] = []
+    constants: list[str] = []
     for name, series in grouped(log).items():
         values = [y for one in series for _, y in one.points]
         if values and max(values) - min(values) <= NEGLIGIBLE:
             constants.append(f"{name} {number(values[0])}")
             continue
         title, note = KNOWN.get(name, (name.replace("_", " "), ""))
-        chart = line_chart(title, series, x_label="step", note=note)
-        charts.append(chart)
+        if len(series) == 1 and series[0].name != "training":
+            title = f"{title} on {series[0].name}"
+        is_loss = name.startswith(("l_", "loss", "grad"))
+        chart = line_chart(title, series, x_label="step", note=note, may_be_logarithmic=is_loss)
+        (speed if name in SPEED else charts).append(chart)
     shown = [chart for chart in charts if chart is not None]
     if not shown:
         return None
     still = (
         tag("p", "Constant throughout: " + ", ".join(constants) + ".", class_="hint") if constants else None
     )
-    return joined((tag("div", *shown, class_="charts"), still))
+    timed = tag("details", tag("summary", "Speed"), tag("div", *speed, class_="charts")) if speed else None
+    return joined((tag("div", *shown, class_="charts"), still, timed))
 
 
 def grouped(log: Sequence[Record]) -> dict[str, list[Series]]:
@@ -79,6 +88,8 @@ def grouped(log: Sequence[Record]) -> dict[str, list[Series]]:
         for key, value in _numbers(record).items():
             points.setdefault(_split(key), {})[float(step)] = value
     order = {name: place for place, name in enumerate(KNOWN)}
+    if any(name == "lr" and where != "training" for name, where in points):
+        points.pop(("lr", "training"), None)  # the first group's rate, which has a line of its own
     names = sorted({name for name, _ in points}, key=lambda name: (order.get(name, len(order)), name))
     return {
         name: [
@@ -101,7 +112,7 @@ def _numbers(record: Mapping[str, object]) -> dict[str, float]:
 
 def _split(key: str) -> tuple[str, str]:
     """Separate a quantity from the data it was measured on."""
-    where, _, name = key.rpartition("/")
-    if where in HELD_OUT:
-        return name, where
-    return (name if where == "train" else key), "training"
+    where, _, name = key.partition("/")
+    if where in HELD_OUT and name:
+        return name, HELD_OUT_NAMES.get(where, where)
+    return (where, name) if name else (key, "training")

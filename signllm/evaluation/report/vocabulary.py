@@ -80,7 +80,7 @@ class Vocabulary:
 
 def vocabulary_of(run: RunFolder) -> Vocabulary | None:
     """Load a run's words if they are there and whole; say in ``run.problems`` if they are not."""
-    if not run.words:
+    if not (run.path / "words.json").is_file():
         return None
     from signllm.cra.word_codebook import WordCodebook
 
@@ -98,7 +98,11 @@ def word_charts(codebook: WordCodebook) -> Markup | None:
     mark = (float(chosen), f"{chosen} chosen") if chosen is not None else None
     charts = [
         line_chart(
-            title, [Series(name=key, points=_column(rows, key))], x_label="words tried", note=note, mark=mark
+            title,
+            [Series(name=key, points=_column(rows, key))],
+            x_label="number of words",
+            note=note,
+            mark=mark,
         )
         for key, (title, note) in CURVES.items()
     ]

@@ -34,13 +34,18 @@ def _logged(stage: str, step: int, drawn: random.Random) -> dict[str, float]:
 
     fall = math.exp(-step / 700)
     rate = 1e-3 * min(1, step / 200) * (0.5 + 0.5 * math.cos(step / 3000 * math.pi))
-    common = {"learning_rate": rate, "gradient_norm": noisy(1 + 4 * fall), "seconds": step * 0.1}
+    common = {"lr": rate, "grad_norm": noisy(1 + 4 * fall), "seconds": noisy(0.1)}
     if stage == "pretrain":
         return common | {
             "loss": noisy(1.2 + 3 * fall), "l_cp": noisy(1.1 + 1.2 * fall), "l_q": noisy(0.1 + 1.8 * fall),
             "perplexity": noisy(CODES * 0.8 * (1 - fall) + 2), "cp_accuracy": 0.9 - 0.4 * fall,
         }  # fmt: skip
-    held_out = {"dev/l_sim": noisy(0.9 + 2 * fall), "dev/bleu4": 40 * (1 - fall)} if step % 300 == 0 else {}
+    held_out = (
+        {"validate/l_sim": noisy(0.9 + 2 * fall), "validate/bleu4": 40 * (1 - fall)}
+        if step % 300 == 0
+        else {}
+    )
+    common |= {"lr/projector": rate, "lr/encoder": rate / 5}
     return common | held_out | {
         "loss": noisy(1 + 4 * fall), "l_sim": noisy(0.6 + 3 * fall), "l_mmd": noisy(0.02 + 0.5 * fall),
         "l_cp": noisy(1.2), "l_q": noisy(0.1), "covered": 0.62,
@@ -72,9 +77,8 @@ def write_translations(run: Path, words: WordCodebook, *, evil: str = EVIL, coun
     vocabulary = "tomorrow heavy rain in the north and sunny spells along the coast with mild wind".split()
     with (run / "hypotheses.test.jsonl").open("w") as lines:
         for place in range(count):
-            characters = [
-                c for w in drawn.choices(words.words, k=12) for c in w for _ in range(drawn.choice((1, 1, 2)))
-            ]
+            chosen = drawn.choices(words.words, k=12)
+            characters = [c for word in chosen for c in word for _ in range(drawn.choice((1, 1, 2)))]
             reference = drawn.choices(vocabulary, k=9)
             hypothesis = [drawn.choice(vocabulary) if drawn.random() < 0.3 else word for word in reference]
             record = {
@@ -109,12 +113,12 @@ def demo_folder(tmp_path: Path) -> Path:
     run = write_run(demo / "finetune", "finetune")
     write_translations(run, write_words(run))
     summary = {
-        "bleu1": 68.2, "bleu2": 57.0, "bleu3": 49.4, "bleu4": 43.7, "rouge_l": 66.0, "content_word_accuracy": 0.71,
+        "bleu1": 68.2, "bleu4": 43.7, "rouge_l": 66.0, "content_word_accuracy": 0.71,
         "oracle": {"bleu4": 91.3, "rouge_l": 95.0, "content_word_accuracy": 0.98},
         "shuffled": {"bleu4": 9.4, "rouge_l": 31.0, "content_word_accuracy": 0.12},
         "untrained": {"bleu4": 19.9, "rouge_l": 44.0, "content_word_accuracy": 0.3},
         "seconds": 512.0,
-        "stages": {"data": 41.0, "text_model": 130.0, "pretrain": 180.0, "compose": 12.0, "finetune": 100.0, "evaluate": 49.0},
+        "stages": {"data": 41.0, "text_model": 130.0, "pretrain": 180.0, "compose": 12.0, "finetune": 100.0},
     }  # fmt: skip
     (demo / "summary.json").write_text(json.dumps(summary))
     return demo

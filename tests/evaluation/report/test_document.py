@@ -1,0 +1,183 @@
+"""The whole page: complete, self-contained, unbroken by what it shows, and rendered by a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from signllm.errors import UsageError
+from signllm.evaluation.report import report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """Collects elements, and whether every one is closed in its turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def titles(self) -> list[str]:
+        return [attributes["id"] or "" for name, attributes in self.elements if name == "section"]
+
+
+def page_of(folder: Path) -> Page:
+    page = Page(report(folder).read_text(encoding="utf-8"))
+    assert page.open == []
+    return page
+
+
+def test_a_demo_shows_everything(demo_folder: Path) -> None:
+    page = page_of(demo_folder)
+    kinds = [title.split("-")[0] for title in page.titles()]
+    assert kinds == ["result", "videos", "sentences", "scores", "stages", "stages", "stages", "details"]
+    text = " ".join(page.text)
+    for shown in (
+        "43.7",
+        "91.3",
+        "9.4",
+        "19.9",
+        "True signs instead of video",
+        "71.0 %",
+        "8 min 32 s",
+        "96 chosen",
+    ):
+        assert shown in text
+    stages = [part for part in page.text if part.startswith("Stage ")]
+    assert [part[6] for part in dict.fromkeys(stages)] == ["1", "2", "3"]
+
+
+def test_texts_stay_texts(run_folder: Path) -> None:
+    page = page_of(run_folder)
+    assert not [name for name, _ in page.elements if name == "script"]
+    assert "<script>alert('x')</script>" in "".join(page.text)
+    assert not [key for _, attributes in page.elements for key in attributes if key.startswith("on")]
+
+
+def test_nothing_is_fetched(demo_folder: Path) -> None:
+    page = page_of(demo_folder)
+    linked = [
+        value
+        for _, attributes in page.elements
+        for key, value in attributes.items()
+        if key in ("src", "href", "srcset")
+    ]
+    assert linked
+    assert all(str(value).startswith(("#", "data:")) for value in linked)
+    assert {name for name, _ in page.elements}.isdisjoint(
+        {"link", "iframe", "object", "script", "base", "form"}
+    )
+    text = (demo_folder / "report.html").read_text()
+    assert not re.search(r"url\(|@import|https?://", text)
+    policy = next(a["content"] for n, a in page.elements if n == "meta" and "http-equiv" in a)
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def test_links_lead_to_sections_and_pictures_are_named(demo_folder: Path) -> None:
+    page = page_of(demo_folder)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    assert {a["href"] for n, a in page.elements if n == "a"} == {f"#{name}" for name in ids}
+    pictures = [a for n, a in page.elements if n == "svg" and "aria-hidden" not in a]
+    assert len(pictures) > 10
+    assert all(a["role"] == "img" and a["aria-label"] for a in pictures)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "config.json",
+        "log.jsonl",
+        "words.json",
+        "words.safetensors",
+        "hypotheses.test.jsonl",
+        "scores.test.json",
+    ],
+)
+def test_any_file_may_be_missing(run_folder: Path, lost: str) -> None:
+    complete = page_of(run_folder).titles()
+    (run_folder / lost).unlink()
+    titles = page_of(run_folder).titles()
+    assert set(titles) <= set(complete)
+    assert len(titles) >= 3
+
+
+def test_damage_is_named_and_the_rest_is_shown(run_folder: Path) -> None:
+    (run_folder / "scores.test.json").write_text("[1, 2")
+    log = run_folder / "log.jsonl"
+    log.write_text(log.read_text() + '{"stage": "finetune", "step": 3010, "lo')  # a writer that was killed
+    (run_folder / "words.json").write_text("{}")
+    page = page_of(run_folder)
+    text = " ".join(page.text)
+    assert "scores.test.json" in text
+    assert "word codebook" in text
+    assert "log.jsonl" not in text
+    assert "From video to text" in text
+
+
+def test_what_is_not_finite_is_counted(run_folder: Path) -> None:
+    with (run_folder / "log.jsonl").open("a") as log:
+        log.write('{"stage": "finetune", "step": 3010, "loss": NaN}\n')
+    assert "1 values are not finite" in page_of(run_folder).text
+
+
+def test_nothing_to_report_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to report") as raised:
+        report(tmp_path)
+    assert raised.value.remedy
+    with pytest.raises(UsageError, match="no such run folder"):
+        report(tmp_path / "none")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_report_replaces_the_first(run_folder: Path) -> None:
+    first = report(run_folder)
+    (run_folder / "scores.test.json").write_text(json.dumps({"bleu4": 12.34}))
+    assert report(run_folder) == first == run_folder / "report.html"
+    assert "12.34" in first.read_text()
+    assert not list(run_folder.glob(".*"))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: rendering is not checked")
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_renders_it(demo_folder: Path, tmp_path: Path, dark: bool) -> None:
+    picture = tmp_path / "page.png"
+    options = "--headless --no-sandbox --disable-gpu --disable-background-networking --no-first-run"
+    subprocess.run(
+        [
+            CHROMIUM, *options.split(), *(["--force-dark-mode"] if dark else []),
+            f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,1600",
+            f"--screenshot={picture}", report(demo_folder).resolve().as_uri(),
+        ],
+        check=True, capture_output=True, timeout=90,
+    )  # fmt: skip
+    with Image.open(picture) as shown:
+        page, grey = shown.convert("RGB"), shown.convert("L")
+    assert (sum(page.getpixel((3, 3))) < 150) == dark
+    assert (
+        len(set(page.resize((300, 400)).getdata())) > 200
+    )  # token blocks, bars and texts, not an empty page
+    low, high = grey.getextrema()
+    assert high - low > 150
