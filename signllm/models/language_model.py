@@ -282,7 +282,7 @@ def _require_folder(config: LanguageModelConfig) -> None:
         raise UsageError(
             "there is no language model" if config.path else "no language model is given",
             where=f"language_model.path = {config.path!r}",
-            remedy="give the folder of a causal language model (config.json, model.safetensors, tokenizer.json)",
+            remedy="give the folder of a causal language model, weights and tokenizer in it",
         )
 
 

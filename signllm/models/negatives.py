@@ -64,8 +64,8 @@ def draw_negatives(
 ) -> tuple[Tensor, Tensor]:
     """Draw ``count`` negatives for every row of the global batch as a target.
 
-    The first round(count * same_video_share) come from the same video; where a kind does not exist the other
-    stands in.
+    The first round(count * same_video_share) come from the same video; where a kind is absent the other is
+    drawn.
 
     Returns:
         rows (R, count) int64 and valid (R, count) bool, False where no negative exists at all.
@@ -80,7 +80,7 @@ def draw_negatives(
 
 
 def _draw_other(pool: Positions, real_rows: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """A place among the real rows with the own video's cut out: places after the cut move up by its length."""
+    """A place among the real rows with the own video's cut out: places after it move up by its length."""
     before = torch.searchsorted(real_rows, pool.start)
     own = torch.where(pool.weight > 0, pool.length, torch.zeros_like(pool.length))
     free = len(real_rows) - own

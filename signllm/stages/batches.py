@@ -1,0 +1,66 @@
+"""Shards to batches, and losses on held-out videos: what the stages share between data and ``fit()``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from signllm.data.index import ShardIndex, Split
+from signllm.data.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.source import Source
+from signllm.models.gather import reduce_sum
+from signllm.training.engine import Ranks, TrainingConfig
+from signllm.training.loop import Validate
+
+TRAIN, DEV = "train", "dev"
+
+
+def open_split(shards: Path, name: str = TRAIN) -> Split:
+    """Open a split of a folder of shards; the error of a missing one names those that exist."""
+    return ShardIndex(shards).split(name)
+
+
+def training_batches(source: Source, training: TrainingConfig, ranks: Ranks) -> Loader:
+    """Return this rank's endless, shuffled batches for ``fit()``."""
+    return Loader(
+        source, batch_size=training.videos_per_forward, rank=ranks.rank, world=ranks.world, seed=training.seed
+    )
+
+
+def held_out_losses(
+    shards: Path, data: DataConfig, training: TrainingConfig, ranks: Ranks
+) -> Validate | None:
+    """Return a function for a model's mean losses over the ``dev`` split, or None if there is no such split.
+
+    All ranks call it; every batch counts by its real videos.
+    """
+    index = ShardIndex(shards)
+    if DEV not in index.splits:
+        return None
+    source = VideoSource(index.split(DEV), data)
+    loader = Loader(
+        source,
+        batch_size=training.videos_per_forward,
+        rank=ranks.rank,
+        world=ranks.world,
+        shuffle=False,
+        epochs=1,
+    )
+
+    def validate(model: nn.Module, step: int) -> Mapping[str, float]:
+        totals: dict[str, float] = {}
+        videos = 0.0
+        for batch in loader:
+            shares: dict[str, Any] = model(batch.to(ranks.device))
+            real = float(reduce_sum(batch.is_real.sum().float()))
+            summed = reduce_sum(torch.stack([share.double() for share in shares.values()]))
+            for name, value in zip(shares, summed.tolist(), strict=True):
+                totals[name] = totals.get(name, 0.0) + value * real
+            videos += real
+        return {name: total / max(videos, 1.0) for name, total in totals.items()}
+
+    return validate

@@ -1,0 +1,45 @@
+"""Stage 1: VQ-Sign learns characters from video alone (design 2.1; paper: Adam, lr 0.01, 200 epochs).
+
+All ranks call :func:`pretrain`; the run folder continues by itself from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from signllm.config import PretrainConfig, open_run
+from signllm.data.pipeline import VideoSource
+from signllm.models.vq_sign import build_vq_sign
+from signllm.stages.batches import held_out_losses, open_split, training_batches
+from signllm.training.checkpoint import last_checkpoint
+from signllm.training.engine import start_distributed
+from signllm.training.loop import Outcome, fit
+
+STAGE = "pretrain"
+
+
+def pretrain(config: PretrainConfig, run: Path, shards: Path) -> Outcome:
+    """Train VQ-Sign on the ``train`` split of ``shards`` into ``run``.
+
+    Raises:
+        UsageError: no such shards, a run of another stage or with other settings, a backbone that is not
+            there.
+    """
+    ranks = start_distributed(timeout_s=config.training.timeout_s)
+    source = VideoSource(open_split(shards), config.data)
+    open_run(run, config)
+    torch.manual_seed(config.training.seed)
+    model = build_vq_sign(config.vq_sign).to(ranks.device)
+    if config.vq_sign.quantizer.kmeans_start and last_checkpoint(run) is None:
+        batches = training_batches(source, config.training, ranks)
+        model.start(batch.to(ranks.device) for batch in batches)
+    return fit(
+        model,
+        training_batches(source, config.training, ranks),
+        config=config.training,
+        run=run,
+        stage=STAGE,
+        validate=held_out_losses(shards, config.data, config.training, ranks),
+    )
