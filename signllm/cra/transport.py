@@ -182,8 +182,8 @@ def describe_curve(outcomes: Sequence[SizeOutcome], chosen: int) -> tuple[dict[s
         {
             "size": outcome.size,
             "kept": int(outcome.kept.sum()),
-            "entropy": outcome.entropy,
-            "entropy_per_character": outcome.normalised("length"),
+            "entropy": outcome.normalised("length"),
+            "entropy_unnormalised": outcome.entropy,
             "mean_length": outcome.mean_length,
             "marginal_utility": per_character[place],
             "marginal_utility_unnormalised": per_word[place],
