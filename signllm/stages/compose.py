@@ -1,8 +1,8 @@
 """Stage 2: encode the training videos once, then compose their characters into words (CRA, design 2.2).
 
-All ranks share the encoding, batch by batch, and end with the same characters in the order of the shards;
-composing is deterministic and takes seconds, so every rank does it and meets the same error, and rank 0
-writes. What is whole and still fits is not made again.
+All ranks share the encoding and end with the same characters in the order of the shards; composing is
+deterministic and takes seconds, so every rank does it and meets the same error, and rank 0 writes. What is
+whole and still fits is not made again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,22 +18,16 @@ import torch
 from signllm.config import ComposeConfig, PretrainConfig, load_config
 from signllm.cra.composition import compose_words
 from signllm.cra.word_codebook import WordCodebook, fingerprint
-from signllm.data.augment import AugmentConfig
 from signllm.data.characters import load_characters, save_characters
-from signllm.data.index import ShardIndex
-from signllm.data.pipeline import Loader, VideoSource
+from signllm.data.index import Split
 from signllm.errors import UsageError
-from signllm.models.gather import gather_counts, gather_packed
-from signllm.models.vq_sign import VQSign, build_vq_sign
 from signllm.plain import to_plain
-from signllm.progress import progress
-from signllm.training.checkpoint import install_weights, last_checkpoint, load_weights
+from signllm.stages.batches import TRAIN, open_split
+from signllm.stages.encoding import encode_split, load_vq_sign
+from signllm.training.checkpoint import last_checkpoint
 from signllm.training.engine import Ranks, start_distributed
 
-if TYPE_CHECKING:
-    from signllm.data.index import Split
-
-CHARACTERS_FILE = "characters.train.safetensors"
+CHARACTERS_FILE = f"characters.{TRAIN}.safetensors"
 log = logging.getLogger(__name__)
 
 
@@ -53,11 +47,11 @@ def compose(run: Path, shards: Path, config: ComposeConfig) -> WordCodebook:
     _check_size(pretrained, config)
     vq_sign = load_vq_sign(run, pretrained).to(ranks.device)
     codebook = fingerprint(vq_sign.quantizer.codebook)
-    made_by = _made_by(run, config, codebook)
-    split = ShardIndex(shards).split("train")
-    known = _known(run, made_by, split)
-    characters = known or encode_split(vq_sign, split, config, ranks)
-    words = _known_words(run, config, made_by) if known else None
+    split, made_by = open_split(shards), _made_by(run, config, codebook)
+    characters = _known_characters(run, made_by, split)
+    words = _known_words(run, config, made_by) if characters else None
+    if characters is None:
+        characters = encode_split(vq_sign, split, config.data, ranks, batch_size=config.batch_size)
     if words is None:
         words = compose_words(
             np.concatenate(list(characters.values())),
@@ -73,45 +67,6 @@ def compose(run: Path, shards: Path, config: ComposeConfig) -> WordCodebook:
         _barrier(ranks)
     log.info("%d words over %d characters", len(words.words), words.codes)
     return words
-
-
-def load_vq_sign(run: Path, config: PretrainConfig) -> VQSign:
-    """Build VQ-Sign as a ``pretrain`` run configured it, with the weights of the run's last checkpoint."""
-    vq_sign = build_vq_sign(config.vq_sign)
-    install_weights(vq_sign, load_weights(run, stage="pretrain"), where=run)
-    return vq_sign.eval()
-
-
-def encode_split(vq_sign: VQSign, split: Split, config: ComposeConfig, ranks: Ranks) -> dict[str, np.ndarray]:
-    """Return the characters of every readable video of a split, in its order (all ranks, all get all)."""
-    data = dataclasses.replace(config.data, augment=AugmentConfig())
-    loader = Loader(
-        VideoSource(split, data),
-        batch_size=-(-config.batch_size // ranks.world) * ranks.world,
-        rank=ranks.rank,
-        world=ranks.world,
-        shuffle=False,
-        epochs=1,
-    )
-    sequences: dict[str, np.ndarray] = {}
-    with progress(len(split), "encoding videos", unit="videos", enabled=ranks.rank == 0) as bar:
-        for batch in loader:
-            batch = batch.to(ranks.device)
-            assert batch.frames is not None
-            index, counts = vq_sign.encode(batch.frames, batch.frame_counts)
-            all_index, all_counts = gather_packed(index, counts).cpu(), gather_counts(counts).cpu()
-            places = gather_counts(batch.positions).tolist()
-            is_real = gather_counts(batch.is_real.long()).tolist()
-            parts = all_index.split(all_counts.tolist())
-            for place, part, real in zip(places, parts, is_real, strict=True):
-                if real:
-                    sequences[split.samples[place].id] = part.numpy()
-            bar.advance(sum(is_real))
-    if not sequences:
-        raise UsageError(
-            "no video of the split could be read", remedy="signllm shards verify names the damage"
-        )
-    return sequences
 
 
 def _check_size(pretrained: PretrainConfig, config: ComposeConfig) -> None:
@@ -134,12 +89,7 @@ def _made_by(run: Path, config: ComposeConfig, codebook: str) -> dict[str, Any]:
     }
 
 
-def _barrier(ranks: Ranks) -> None:
-    if ranks.world > 1:
-        torch.distributed.barrier()
-
-
-def _known(run: Path, made_by: dict[str, Any], split: Split) -> dict[str, np.ndarray] | None:
+def _known_characters(run: Path, made_by: dict[str, Any], split: Split) -> dict[str, np.ndarray] | None:
     """The characters already there, if the same encoder read the same videos in the same way."""
     try:
         characters, _ = load_characters(run / CHARACTERS_FILE)
@@ -161,3 +111,8 @@ def _write(run: Path, characters: dict[str, np.ndarray], words: WordCodebook) ->
     (run / "words.json").unlink(missing_ok=True)
     save_characters(run / CHARACTERS_FILE, characters, words.codebook)
     words.save(run)
+
+
+def _barrier(ranks: Ranks) -> None:
+    if ranks.world > 1:
+        torch.distributed.barrier()
