@@ -1,7 +1,8 @@
 """The one way to tell a user about a mistake: what happened, where, and what to do.
 
-The command line prints a :class:`UsageError` as it is and leaves with exit code 2; everything else that is raised is
-our own fault and leaves with 1 and a traceback. It is a ``ValueError``, so library users need not know it.
+The command line prints a :class:`UsageError` as it is and leaves with exit code 2, a :class:`RunFailedError`
+with 1; everything else that is raised is our own fault and leaves with 1 and a traceback. A usage error is a
+``ValueError``, so library users need not know it.
 """
 
 from __future__ import annotations
@@ -24,3 +25,7 @@ class UsageError(ValueError):
         if remedy is not None:
             lines.append(f"  remedy: {remedy}")
         super().__init__("\n".join(lines))
+
+
+class RunFailedError(RuntimeError):
+    """A run could not go on, and its message says all there is to say: a rank died, a loss is no number."""

@@ -90,7 +90,8 @@ def _union_from_plain(choices: tuple[Any, ...], value: Any, *, where: object, na
     if value is None and type(None) in choices:
         return None
     if isinstance(value, dict):
-        named = [c for c in choices if dataclasses.is_dataclass(c) and set(value) == _settable(c)]
+        parts = [c for c in choices if dataclasses.is_dataclass(c)]
+        named = parts if len(parts) == 1 else [c for c in parts if set(value) == _settable(c)]
         if named:
             return from_plain(named[0], value, where=where, name=name)
     for choice in choices:

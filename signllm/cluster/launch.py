@@ -1,25 +1,28 @@
 """The same verb on a cluster: submitit writes the sbatch file, starts one process per rank and requeues.
 
-The deepspeed launcher wants ssh and a host file; Slurm already knows the hosts, so a rank takes its number and the
-rendezvous address from Slurm's environment (notes: submitit's defaults would hide the GPUs that Slurm assigned). A verb
-that was preempted has saved at a step boundary on all ranks and says so by its exit code; rank 0 then queues the job again
-and the next attempt resumes by itself. Costs one pickle of the argument list; no code or data travels.
+The deepspeed launcher wants ssh and a host file; Slurm already knows the hosts, so a rank takes its number
+and the
+rendezvous address from Slurm's environment (notes: submitit's defaults would hide the GPUs that Slurm
+assigned). A verb that was preempted has saved at a step boundary on all ranks and says so by
+StoppedEarlyError; rank 0 then queues the job again and the next attempt resumes by itself. Costs one pickle
+of the argument list; no code or data travels.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from signllm.cluster.profile import Profile
-from signllm.errors import UsageError
-from signllm.training.local_ranks import PREEMPTED, RankFailedError
+from signllm.errors import RunFailedError, UsageError
+from signllm.training.local_ranks import StoppedEarlyError
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LEAVE_AFTER_S = 30.0
@@ -33,21 +36,18 @@ class VerbOnRank:
     """
 
     arguments: tuple[str, ...]
+    run: Callable[[Sequence[str]], None]
 
-    def __call__(self) -> int:
-        """Take this rank's place among the others and run the verb; return its exit code."""
-        from signllm.cli import main
-
+    def __call__(self) -> None:
+        """Take this rank's place among the others and run the verb; queue it again where it was preempted."""
         rank_environment()
-        code = main(self.arguments)
-        if code == PREEMPTED:
+        try:
+            self.run(self.arguments)
+        except StoppedEarlyError:
             _requeue()
-        if code:
-            raise RankFailedError(f"signllm {shlex.join(self.arguments)} ended with exit code {code}")
-        return code
 
     def checkpoint(self) -> Any:
-        """Let submitit queue the job again when the warning comes outside of training: the verb resumes by itself."""
+        """Let submitit queue the job again when the warning comes outside of training: the verb resumes."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -56,8 +56,8 @@ class VerbOnRank:
 def rank_environment() -> None:
     """Set ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` from the job's own.
 
-    ``CUDA_VISIBLE_DEVICES`` stays what Slurm made it, and values inherited from an outer job are overwritten. Node names
-    need not resolve, so Slurm's address of the first node comes before its name.
+    ``CUDA_VISIBLE_DEVICES`` stays what Slurm made it, and values inherited from an outer job are overwritten.
+    Node names need not resolve, so Slurm's address of the first node comes before its name.
     """
     from submitit.helpers import TorchDistributedEnvironment
 
@@ -71,21 +71,22 @@ def rank_environment() -> None:
 
 
 def _requeue() -> None:
-    """Leave a saved job to its next attempt: rank 0 queues it, the others leave by themselves, none writes a result."""
+    """Leave a saved job to its next attempt: rank 0 queues it, the others leave, none writes a result."""
     from submitit import JobEnvironment
 
     environment = JobEnvironment()
     if environment.global_rank == 0:
         environment._requeue(1)
-    else:
-        time.sleep(LEAVE_AFTER_S)
-    sys.exit(-1)
+    elif os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        time.sleep(LEAVE_AFTER_S)  # a task that leaves first could end the job before it is queued again
+    sys.exit(0)
 
 
 def sbatch_text(profile: Profile, arguments: Sequence[str], logs: Path) -> str:
     """Return the sbatch file that submitit would submit for ``signllm ARGUMENTS``; needs no Slurm."""
     from submitit.slurm.slurm import _make_sbatch_string
 
+    logs = logs.absolute()
     command = shlex.join([sys.executable, "-u", "-m", "submitit.core._submit", str(logs)])
     return _make_sbatch_string(command=command, folder=logs, **profile.slurm_parameters(job_name(arguments)))
 
@@ -93,12 +94,20 @@ def sbatch_text(profile: Profile, arguments: Sequence[str], logs: Path) -> str:
 def job_name(arguments: Sequence[str]) -> str:
     """Name a job after its verb and its run folder: ``signllm-pretrain-X``."""
     words = [word for word in arguments if not word.startswith("-")]
-    run = [Path(after).name for before, after in zip(arguments, arguments[1:], strict=False) if before == "--run"]
+    run = [Path(after).name for before, after in itertools.pairwise(arguments) if before == "--run"]
     return "-".join(["signllm", *words[:1], *run])
 
 
-def launch(profile: Profile, arguments: Sequence[str], *, logs: Path) -> Any:
+def launch(
+    profile: Profile, arguments: Sequence[str], *, run: Callable[[Sequence[str]], None], logs: Path
+) -> Any:
     """Submit ``signllm ARGUMENTS``; return submitit's job, whose ``job_id`` Slurm knows.
+
+    Args:
+        profile: what to ask for.
+        arguments: the verb and its options.
+        run: what runs them on a rank; pickled by its name.
+        logs: folder for the job's files and its ranks' output.
 
     Raises:
         UsageError: this machine has no Slurm.
@@ -119,7 +128,7 @@ def launch(profile: Profile, arguments: Sequence[str], *, logs: Path) -> Any:
         else:
             executor = LocalExecutor(folder=logs, max_num_timeout=profile.max_timeouts)
             executor.update_parameters(**_local_parameters(profile))
-        return executor.submit(VerbOnRank(tuple(arguments)))
+        return executor.submit(VerbOnRank(tuple(arguments), run))
 
 
 def _local_parameters(profile: Profile) -> dict[str, Any]:
@@ -132,16 +141,22 @@ def _local_parameters(profile: Profile) -> dict[str, Any]:
     }
 
 
-def wait(job: Any) -> None:
-    """Wait for a job and show what its first rank printed.
+def wait(job: Any) -> str:
+    """Wait for a job and return what its first rank printed, without submitit's own lines.
 
     Raises:
-        RankFailedError: a rank failed; the message ends with what it wrote last.
+        UsageError: a rank refused the user's input.
+        RunFailedError: a rank failed otherwise; the message ends with what it wrote last.
     """
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
     try:
         job.results()
     except (FailedJobError, UncompletedJobError) as error:
-        told = (job.stderr() or str(error)).strip().splitlines()
-        raise RankFailedError("\n".join([f"job {job.job_id} failed; {job.paths.stderr} ends with", *told[-20:]])) from None
+        told = str(error)
+        if (mark := f"{UsageError.__module__}.{UsageError.__name__}: ") in told:
+            raise UsageError(told.rpartition(mark)[2].partition("\n\n---")[0].rstrip()) from None
+        last = "\n".join(told.strip().splitlines()[-20:])
+        raise RunFailedError(f"job {job.job_id} failed; {job.paths.stderr} ends with\n{last}") from None
+    printed = (job.task(0).stdout() or "").splitlines(keepends=True)
+    return "".join(line for line in printed if not line.startswith("submitit "))

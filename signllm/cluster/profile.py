@@ -1,7 +1,8 @@
 """A profile: what one kind of job asks the scheduler for, read from ``slurm/NAME.toml`` or any TOML file.
 
-A site writes its partition, account and modules into a profile once; every job then names the profile and changes single
-fields on the command line (``--nodes 4``). Unknown fields are refused with the nearest right one.
+A site writes its partition, account and modules into a profile once; every job then names the profile and
+changes single fields on the command line (``--nodes 4``). Unknown fields are refused with the nearest right
+one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class Profile:
     """Resources of a job and how it is told to end.
 
     Attributes:
-        executor: ``slurm`` submits with sbatch; ``local`` starts the same tasks on this machine, without a scheduler.
+        executor: ``slurm`` submits with sbatch; ``local`` starts the same tasks on this machine, without a
+            scheduler.
         nodes: machines.
         tasks_per_node: ranks on each; one per GPU.
         gpus_per_node: GPUs on each machine; 0 for CPU.
@@ -30,7 +32,8 @@ class Profile:
         mem_gb: memory per machine; None leaves it to the site.
         timeout_min: wall time; the job saves and is queued again when it is used up.
         signal_delay_s: seconds between the warning and the end: a checkpoint must fit in.
-        max_timeouts: how often a job may use up its wall time; high, because Slurm counts every preemption of a short job.
+        max_timeouts: how often a job may use up its wall time; high, because Slurm counts every preemption of
+            a short job.
         partition: Slurm's partition; None takes the site's default, as the next three do.
         account: whom to charge.
         qos: quality of service.
@@ -61,7 +64,9 @@ class Profile:
         least = {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0, "cpus_per_task": 1, "timeout_min": 1}
         for name, limit in least.items():
             if getattr(self, name) < limit:
-                raise UsageError(f"{name} is {getattr(self, name)}", where=_option(name), remedy=f"give {limit} or more")
+                raise UsageError(
+                    f"{name} is {getattr(self, name)}", where=_option(name), remedy=f"give {limit} or more"
+                )
         if self.gpus_per_node and self.tasks_per_node > self.gpus_per_node:
             raise UsageError(
                 f"{self.tasks_per_node} tasks share {self.gpus_per_node} GPUs on a node",
@@ -76,7 +81,9 @@ class Profile:
             )
         if self.executor == "local" and self.nodes > 1:
             raise UsageError(
-                f"{self.nodes} nodes on this one machine", where="--nodes", remedy="use a slurm profile, or --nodes 1"
+                f"{self.nodes} nodes on this one machine",
+                where="--nodes",
+                remedy="use a slurm profile, or --nodes 1",
             )
 
     def slurm_parameters(self, job_name: str) -> dict[str, Any]:
@@ -118,7 +125,9 @@ def load_profile(name: str) -> Profile:
     try:
         read = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"this profile is not TOML: {error}", where=path, remedy="see slurm/README.md") from None
+        raise UsageError(
+            f"this profile is not TOML: {error}", where=path, remedy="see slurm/README.md"
+        ) from None
     profile = from_plain(Profile, read, where=path)
     assert isinstance(profile, Profile)
     return profile

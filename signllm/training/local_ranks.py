@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from signllm.errors import UsageError
+from signllm.errors import RunFailedError, UsageError
 
 USAGE, FAILED = 2, 1
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
@@ -27,12 +27,8 @@ _SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 SAVE_WITHIN_S = 120
 
 
-class RankFailedError(RuntimeError):
-    """A rank died of something that is not the user's mistake; the message carries its error or signal."""
-
-
-class StoppedEarlyError(RankFailedError):
-    """The machine asked for an end (a signal), all ranks saved and left: the same command continues the run."""
+class StoppedEarlyError(RunFailedError):
+    """The machine asked for an end (a signal), all ranks saved and left: the same command continues."""
 
 
 def is_first_rank() -> bool:
@@ -55,7 +51,7 @@ def run_local_ranks(
 
     Raises:
         UsageError: a rank refused the user's input, or ``ranks`` is below 1.
-        RankFailedError: a rank failed otherwise.
+        RunFailedError: a rank failed otherwise.
     """
     if ranks < 1:
         raise UsageError(f"--ranks is {ranks}", remedy="give 1 or more")
@@ -86,7 +82,7 @@ def _launch(command: Sequence[str], ranks: int) -> None:
     except ChildFailedError as error:
         raise _first_failure(error) from None
     except SignalException as stop:
-        raise RankFailedError(f"stopped by {stop.sigval.name}; the same command continues a run") from None
+        raise RunFailedError(f"stopped by {stop.sigval.name}; the same command continues a run") from None
 
 
 def usable_cores() -> int:
@@ -121,17 +117,17 @@ def _first_failure(error: Any) -> Exception:
     rank = min(failures, key=lambda r: (_moment(failures[r]), r))
     failure = failures[rank]
     if not isinstance(failure.message, dict):
-        return RankFailedError(f"rank {rank} ended with exit code {failure.exitcode}: {failure.message}")
+        return RunFailedError(f"rank {rank} ended with exit code {failure.exitcode}: {failure.message}")
     message = failure.message["message"]
     if failure.exitcode == USAGE:
         return UsageError(message)
     if failure.message["extraInfo"].get("kind") == StoppedEarlyError.__name__:
         return StoppedEarlyError(message)
-    return RankFailedError(f"rank {rank} failed: {message}")
+    return RunFailedError(f"rank {rank} failed: {message}")
 
 
 def _moment(failure: Any) -> float:
-    """Return when a rank failed, in seconds: to the fraction where it said so, since others follow at once."""
+    """Return when a rank failed, in seconds: to the fraction where it said so: others follow at once."""
     told = isinstance(failure.message, dict)
     return float(failure.message["extraInfo"].get("time", failure.timestamp) if told else failure.timestamp)
 
