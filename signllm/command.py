@@ -58,7 +58,7 @@ def parse(function: Callable[..., None], arguments: Sequence[str], *, verb: str,
 
 
 def _optional_parts() -> Any:
-    """Let a part that may be absent (``LoraConfig | None``) be given as JSON or ``none``, not as a subcommand."""
+    """Let a part that may be absent (``LoraConfig | None``) be given as JSON or ``none``: no subcommands."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
     registry = ConstructorRegistry()

@@ -72,10 +72,13 @@ class FinetuneConfig:
     """Stage 3: words are aligned with a frozen LLM that writes the sentence (design 2.3).
 
     Attributes:
-        frozen_epochs: of ``training.epochs``, how many come first on the recorded characters, with the
-            encoder at rest and no video decoded; 0 trains everything jointly from the start, as the paper
-            does.
-        encoder_learning_rate: of VQ-Sign once it joins; None takes ``training.learning_rate``.
+        sign_llm: the model; its encoder is that of the run it starts from.
+        data: how videos are read.
+        training: of the joint phase; its ``epochs`` count both phases.
+        generation: how text is decoded when the run is evaluated.
+        frozen_epochs: how many epochs come first on the recorded characters, with the encoder at rest and no
+            video decoded; 0 trains everything jointly from the start, as the paper does.
+        frozen_learning_rate: learning rate of those epochs; None takes ``training.learning_rate``.
     """
 
     sign_llm: SignLLMConfig = field(default_factory=SignLLMConfig)
@@ -83,12 +86,21 @@ class FinetuneConfig:
     training: TrainingConfig
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     frozen_epochs: int = 0
-    encoder_learning_rate: float | None = None
+    frozen_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
+        where, rate, epochs = "--frozen-epochs", self.frozen_learning_rate, self.training.epochs
         if self.frozen_epochs < 0:
+            raise UsageError(f"frozen_epochs is {self.frozen_epochs}", where=where, remedy="give 0 or more")
+        if epochs is not None and self.frozen_epochs > epochs:
             raise UsageError(
-                f"frozen_epochs is {self.frozen_epochs}", where="--frozen-epochs", remedy="give 0 or more"
+                f"frozen_epochs is {self.frozen_epochs}, more than the {epochs} of training.epochs",
+                where=where,
+                remedy="training.epochs counts both phases",
+            )
+        if rate is not None and rate <= 0:
+            raise UsageError(
+                f"frozen_learning_rate is {rate}", where="--frozen-learning-rate", remedy="give more than 0"
             )
 
 

@@ -132,10 +132,10 @@ def demo() -> Recipe:
             sign_llm=SignLLMConfig(language_model=LanguageModelConfig(path="language-model", dtype="fp32")),
             data=data,
             training=TrainingConfig(
-                deepspeed="zero3", epochs=10, batch_size=16, learning_rate=1e-3, warmup_steps=20
+                deepspeed="zero3", epochs=10, batch_size=16, learning_rate=2e-4, warmup_steps=20
             ),
             frozen_epochs=8,
-            encoder_learning_rate=2e-4,
+            frozen_learning_rate=1e-3,
         ),
     )
 

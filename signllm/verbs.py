@@ -161,9 +161,13 @@ def _compose(arguments: list[str]) -> Job:
         """
         from signllm.stages.compose import compose
 
-        spread("compose", arguments, ranks, lambda: compose(run, data, config))
+        spread("compose", arguments, ranks, lambda: _tell_words(compose(run, data, config)))
 
     return parse(compose, options, verb="compose", about=VERBS["compose"])
+
+
+def _tell_words(words: Any) -> None:
+    show({"characters": words.codes, "words": len(words.words), "alpha": words.alpha}, json=False)
 
 
 def _finetune(arguments: list[str]) -> Job:

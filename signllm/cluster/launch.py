@@ -122,6 +122,7 @@ def launch(
         )
     logs.mkdir(parents=True, exist_ok=True)
     with clean_env():  # a launch from inside a job must not hand that job's ranks on
+        executor: Any
         if profile.executor == "slurm":
             executor = SlurmExecutor(folder=logs, max_num_timeout=profile.max_timeouts)
             executor.update_parameters(**profile.slurm_parameters(job_name(arguments)))
