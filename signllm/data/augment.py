@@ -1,7 +1,7 @@
-"""Augmentation drawn once per video, so that it never flickers: a shifted crop, brightness, contrast, colour balance.
+"""Augmentation drawn once per video, so that it never flickers: a shifted crop, brightness, contrast, colour.
 
-What is drawn is a pure function of (seed, epoch, position): resuming or changing the number of ranks changes nothing.
-Signs are not mirrored: handedness is part of them. Off by default; not stated in the paper.
+What is drawn is a pure function of (seed, epoch, position): resuming or changing the number of ranks changes
+nothing. Signs are not mirrored: handedness is part of them. Off by default; not stated in the paper.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class AugmentConfig:
     """How far each property may be moved; 0 is not at all.
 
     Args:
-        shift: side of the decoded square over that of the crop, minus 1; the crop's place is drawn. 0.14 is 256 for 224.
+        shift: side of the decoded square over that of the crop, minus 1; the crop's place is drawn. 0.14 is
+            256 for 224.
         brightness: largest change of the mean, as a share of 255.
         contrast: largest change of the factor around the middle grey.
         colour: largest change of the factor of each of the three channels.
@@ -66,7 +67,9 @@ def augment(
     if not (config.brightness or config.contrast or config.colour):
         return cropped_THWC
     signed = 2 * uniform[2:] - 1
-    table = _colour_table(1 + config.contrast * signed[0], 255 * config.brightness * signed[1], 1 + config.colour * signed[2:])
+    table = _colour_table(
+        1 + config.contrast * signed[0], 255 * config.brightness * signed[1], 1 + config.colour * signed[2:]
+    )
     return np.stack([table[channel][cropped_THWC[..., channel]] for channel in range(3)], axis=-1)
 
 

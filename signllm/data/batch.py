@@ -1,7 +1,8 @@
 """What one rank trains on in one step: several videos packed one behind the other, with their counts.
 
-Videos are not padded to one another. What is padded is the number of videos: the last batch of an epoch repeats samples
-with ``is_real`` False, so that every rank always holds equally many and none waits for another.
+Videos are not padded to one another. What is padded is the number of videos: the last batch of an epoch
+repeats samples with ``is_real`` False, so that every rank always holds equally many and none waits for
+another.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Batch:
         characters: int64 (sum N,), or None if the batch holds frames.
         character_counts: int64 (B,), or None.
         is_real: bool (B,); False marks padding, which must weigh nothing.
-        positions: int64 (B,), place in this epoch over all ranks: rank r of w holds r, r + w, r + 2w, ... of a batch.
+        positions: int64 (B,), place in this epoch over all ranks: rank r of w holds r, r + w, r + 2w, ... of
+            a batch.
         epoch: from 0.
         seed: of the order.
         bad: (id, reason) of samples that could not be read and were replaced by padding.
@@ -86,7 +88,9 @@ class Item:
     bad: str | None = None
 
 
-def collate(items: Sequence[Item], *, is_real: Sequence[bool], positions: np.ndarray, epoch: int, seed: int) -> Batch:
+def collate(
+    items: Sequence[Item], *, is_real: Sequence[bool], positions: np.ndarray, epoch: int, seed: int
+) -> Batch:
     """Pack items into a batch; an item that could not be read counts as padding and is named in ``bad``."""
     frames = _packed([item.frames for item in items if item.frames is not None])
     characters = _packed([item.characters for item in items if item.characters is not None])
@@ -104,7 +108,11 @@ def collate(items: Sequence[Item], *, is_real: Sequence[bool], positions: np.nda
         positions=torch.from_numpy(positions.copy()),
         epoch=epoch,
         seed=seed,
-        bad=tuple((item.id, item.bad) for real, item in zip(is_real, items, strict=True) if real and item.bad is not None),
+        bad=tuple(
+            (item.id, item.bad)
+            for real, item in zip(is_real, items, strict=True)
+            if real and item.bad is not None
+        ),
     )
 
 

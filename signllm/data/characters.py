@@ -1,6 +1,7 @@
-"""Character sequences on disk: what a trained VQ-Sign read from every video, so that no video need be decoded again.
+"""Character sequences on disk: what VQ-Sign read from every video, so that none need be decoded again.
 
-One safetensors file: all sequences packed, their counts, and in its header the ids and the fingerprint of the codebook they belong to.
+One safetensors file: all sequences packed, their counts, and in its header the ids and the fingerprint of the
+codebook they belong to.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ def save_characters(path: Path | str, characters: Mapping[str, np.ndarray], code
         "characters": np.concatenate([np.zeros(0, np.int32), *sequences]),
         "counts": np.array([len(sequence) for sequence in sequences], np.int64),
     }
-    header = {"format": _FORMAT, "codebook": codebook, "ids": json.dumps(list(characters), ensure_ascii=False)}
+    header = {
+        "format": _FORMAT,
+        "codebook": codebook,
+        "ids": json.dumps(list(characters), ensure_ascii=False),
+    }
     write_atomically(Path(path), save(tensors, metadata=header))
 
 

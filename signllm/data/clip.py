@@ -1,8 +1,9 @@
 """What a dataset's annotations say, the same for every format: clips, and what was left out with its reason.
 
-A reader (``formats/``) turns a dataset on disk into :class:`Annotations`; the shard writer knows nothing else about
-datasets. Names come from strangers: they may hold dots, slashes, colons and leading dashes, none of which may reach a
-file name inside a tar, because WebDataset splits member names at the first dot (:func:`safe_key`).
+A reader (``formats/``) turns a dataset on disk into :class:`Annotations`; the shard writer knows nothing else
+about datasets. Names come from strangers: they may hold dots, slashes, colons and leading dashes, none of
+which may reach a file name inside a tar, because WebDataset splits member names at the first dot
+(:func:`safe_key`).
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def tidy_text(text: str) -> str:
 
 
 def safe_key(name: str) -> str:
-    """Return a WebDataset key for any name: itself if harmless, else its harmless part and a checksum of the whole.
+    """Return a WebDataset key for any name: itself if harmless, else its harmless part and a checksum.
 
     A key has no dot, slash, colon or leading dash and at most ``KEY_LENGTH`` characters.
     """

@@ -1,7 +1,8 @@
 """Frame folders: a video as numbered images, the way PHOENIX and CSL-Daily are delivered.
 
-Only images count (one PHOENIX folder holds a stray ``.lprof``), in the order of the numbers in their names. A frame of
-zero bytes, which interrupted downloads leave by the thousand, spoils the clip: a sentence with holes is no sentence.
+Only images count (one PHOENIX folder holds a stray ``.lprof``), in the order of the numbers in their names. A
+frame of zero bytes, which interrupted downloads leave by the thousand, spoils the clip: a sentence with holes
+is no sentence.
 """
 
 from __future__ import annotations
@@ -39,13 +40,18 @@ def frame_files(folder: Path) -> list[Path]:
         raise VideoError("no frames (.png, .jpg) in the folder", where=folder)
     empty = [frame.name for frame in frames if frame.stat().st_size == 0]
     if empty:
-        raise VideoError(f"{len(empty)} of {len(frames)} frames have zero bytes, first {empty[0]}", where=folder)
+        raise VideoError(
+            f"{len(empty)} of {len(frames)} frames have zero bytes, first {empty[0]}", where=folder
+        )
     return frames
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Order names by the numbers in them: images2 before images10."""
-    return [(int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in _DIGITS.split(path.stem)]
+    return [
+        (int(part), "") if part.isascii() and part.isdigit() else (-1, part)
+        for part in _DIGITS.split(path.stem)
+    ]
 
 
 def image_size(data: bytes) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Shards as a table: every sample's text and description, and its bytes by one random read.
 
-The index is the json beside each tar (design 4.3), so nothing scans a tar. A read opens the tar, takes one span of
-bytes and closes it again: no handle survives a fork, a pickle or a moved file, and on a local disk opening costs 10 microseconds.
+The index is the json beside each tar (design 4.3), so nothing scans a tar. A read opens the tar, takes one
+span of bytes and closes it again: no handle survives a fork, a pickle or a moved file, and on a local disk
+opening costs 10 microseconds.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Split:
         return len(self.samples)
 
     def read(self, index: int) -> dict[str, bytes]:
-        """Return the members of sample ``index`` by extension: ``mp4`` (or ``0001.png`` ...), ``txt``, ``json``.
+        """Return the members of a sample by extension: ``mp4`` (or ``0001.png`` ...), ``txt``, ``json``.
 
         Raises:
             OSError: the tar cannot be read.
@@ -81,9 +82,14 @@ class Split:
             span = tar.read(stop - start)
         if len(span) < stop - start:
             raise UsageError(
-                f"the shard ends before sample {sample.id}", where=self.tars[sample.shard], remedy="signllm shards verify"
+                f"the shard ends before sample {sample.id}",
+                where=self.tars[sample.shard],
+                remedy="signllm shards verify",
             )
-        return {name: span[offset - start : offset - start + size] for name, (offset, size) in sample.members.items()}
+        return {
+            name: span[offset - start : offset - start + size]
+            for name, (offset, size) in sample.members.items()
+        }
 
 
 class ShardIndex:
@@ -93,7 +99,8 @@ class ShardIndex:
         root: the folder that holds ``manifest.json``.
 
     Raises:
-        UsageError: no such folder, not finished, another version, a shard missing or of another size than its index says.
+        UsageError: no such folder, not finished, another version, a shard missing or of another size than its
+            index says.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -112,7 +119,9 @@ class ShardIndex:
             UsageError: no such split, or a shard of it is missing or not whole.
         """
         if name not in self.manifest["splits"]:
-            raise UsageError(f"no split {name!r}", where=self.root, remedy=f"one of: {', '.join(self.splits)}")
+            raise UsageError(
+                f"no split {name!r}", where=self.root, remedy=f"one of: {', '.join(self.splits)}"
+            )
         entries = self.manifest["splits"][name]["shards"]
         sidecars = [self._sidecar(entry) for entry in entries]
         return Split(
@@ -120,7 +129,9 @@ class ShardIndex:
             tars=tuple(self.root / entry["tar"] for entry in entries),
             shard_sizes=tuple(len(sidecar["samples"]) for sidecar in sidecars),
             samples=tuple(
-                _sample(fields, shard) for shard, sidecar in enumerate(sidecars) for fields in sidecar["samples"]
+                _sample(fields, shard)
+                for shard, sidecar in enumerate(sidecars)
+                for fields in sidecar["samples"]
             ),
         )
 
@@ -132,10 +143,12 @@ class ShardIndex:
             raise UsageError(
                 f"no finished shards: there is no {MANIFEST}",
                 where=self.root,
-                remedy="signllm shard FORMAT SRC OUT writes it last; run that (again): finished shards are kept",
+                remedy="signllm shard FORMAT SRC OUT writes it last; run it again: finished shards are kept",
             ) from None
         except (OSError, ValueError) as error:
-            raise UsageError(f"unreadable manifest: {error}", where=path, remedy="run signllm shard again") from None
+            raise UsageError(
+                f"unreadable manifest: {error}", where=path, remedy="run signllm shard again"
+            ) from None
         if not isinstance(manifest, dict) or manifest.get("format") != SHARD_FORMAT:
             raise UsageError("not a manifest of signllm shards", where=path, remedy="run signllm shard")
         if manifest.get("version") != SHARD_VERSION:

@@ -1,4 +1,4 @@
-"""Looking at finished shards: what is in them, whether every byte is as it was written, what the videos look like."""
+"""Looking at finished shards: what is in them, whether it is as it was written, what videos look like."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TILE = 112
 
 
 def shards_info(out: Path | str) -> dict[str, Any]:
-    """Return counts of every split (samples, hours, frames, signers, languages, words) and how the shards were made."""
+    """Return counts of every split (samples, hours, frames, signers, words) and how the shards were made."""
     index = ShardIndex(out)
     splits = {name: _split_info(index.split(name)) for name in index.splits}
     made = {name: index.manifest[name] for name in ("made", "clips_in_source", "left_out")}
@@ -49,7 +49,7 @@ def _split_info(split: Split) -> dict[str, Any]:
 
 
 def shards_verify(out: Path | str, *, decode: bool = True, show_progress: bool = False) -> dict[str, Any]:
-    """Check every byte: sha256 of each tar, its members against the index, every text, every video decoded and counted.
+    """Check every byte: sha256 of each tar, members against the index, texts, each video decoded and counted.
 
     Args:
         out: the folder of shards.
@@ -68,7 +68,11 @@ def shards_verify(out: Path | str, *, decode: bool = True, show_progress: bool =
     with progress(sum(map(len, splits)), "verifying", unit="clips", enabled=show_progress) as bar:
         for split in splits:
             entries = index.manifest["splits"][split.name]["shards"]
-            damage += [said for tar, entry in zip(split.tars, entries, strict=True) for said in _tar_damage(tar, entry)]
+            damage += [
+                said
+                for tar, entry in zip(split.tars, entries, strict=True)
+                for said in _tar_damage(tar, entry)
+            ]
             for number in range(len(split)):
                 damage += _sample_damage(split, number, decode=decode)
                 bar.advance()
@@ -113,7 +117,7 @@ def _sample_damage(split: Split, number: int, *, decode: bool) -> Iterator[str]:
 
 
 def shards_preview(out: Path | str, png: Path | str, *, samples: int = 12) -> Path:
-    """Write a contact sheet: for some samples of every split six frames over the whole clip, with name and text.
+    """Write a contact sheet: for some samples of every split six frames over the clip, with name and text.
 
     Args:
         out: the folder of shards.
@@ -131,7 +135,9 @@ def shards_preview(out: Path | str, png: Path | str, *, samples: int = 12) -> Pa
     rows = [
         _row(split, number)
         for split in splits
-        for number in sorted({place * len(split) // min(each, len(split)) for place in range(min(each, len(split)))})
+        for number in sorted(
+            {place * len(split) // min(each, len(split)) for place in range(min(each, len(split)))}
+        )
     ]
     sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
     top = 0

@@ -1,9 +1,9 @@
-"""The order of samples: a pure function of the seed and the epoch, and the three integers that say how far one is.
+"""The order of samples, a pure function of seed and epoch, and the three integers that say how far one is.
 
-Shards are permuted, then samples are shuffled inside windows of several shards, so that reads stay near one another on disk.
-Global place p of a batch belongs to rank p mod world: neither ranks nor workers nor prefetching are part of the order, and
-a run goes on in the middle of an epoch with any other number of them. Random numbers are splitmix64 hashes, sorted: the
-same in every version of every library.
+Shards are permuted, then samples are shuffled inside windows of several shards, so that reads stay near one
+another on disk. Global place p of a batch belongs to rank p mod world: neither ranks nor workers nor
+prefetching are part of the order, and a run goes on in the middle of an epoch with any other number of them.
+Random numbers are splitmix64 hashes, sorted: the same in every version of every library.
 """
 
 from __future__ import annotations
@@ -73,17 +73,21 @@ def permutation(shard_sizes: Sequence[int], seed: int, epoch: int, window: int) 
     keys = draw(seed, epoch, _SAMPLE_STREAM, count=int(starts[-1]))
     parts = []
     for first in range(0, len(shards), window):
-        samples = np.concatenate([np.arange(starts[shard], starts[shard + 1]) for shard in shards[first : first + window]])
+        samples = np.concatenate(
+            [np.arange(starts[shard], starts[shard + 1]) for shard in shards[first : first + window]]
+        )
         parts.append(samples[np.argsort(keys[samples], kind="stable")])
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 def batch_places(start: int, batch_size: int, rank: int, world: int) -> np.ndarray:
-    """Return the places in the epoch, int64 (batch_size / world,), that one rank takes of the batch at ``start``."""
+    """Return the places in the epoch, int64 (batch_size / world,), of a rank's part of the batch at ``start``."""
     return np.arange(start + rank, start + batch_size, world, dtype=np.int64)
 
 
-def batch_starts(state: OrderState, samples: int, batch_size: int, epochs: int | None) -> Iterator[OrderState]:
+def batch_starts(
+    state: OrderState, samples: int, batch_size: int, epochs: int | None
+) -> Iterator[OrderState]:
     """Yield the state before each global batch from ``state`` on, for ever if ``epochs`` is None.
 
     A state at the end of an epoch is the beginning of the next.

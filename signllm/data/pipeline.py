@@ -1,7 +1,8 @@
-"""Samples → batches for one rank: exactly once per epoch, equally many on every rank, resumable after any step.
+"""Samples → batches of one rank: each once per epoch, equally many on every rank, resumable after any step.
 
-The steps are a pure sequence (:mod:`signllm.data.order`); workers only run ahead along it. The state is that of the batches handed
-out, so prefetching is invisible in it. ``torch``'s DataLoader supplies processes, shared memory and pinning.
+The steps are a pure sequence (:mod:`signllm.data.order`); workers only run ahead along it. The state is that
+of the batches handed out, so prefetching is invisible in it. ``torch``'s DataLoader supplies processes,
+shared memory and pinning.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import logging
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -36,11 +36,12 @@ class Loader:
         world: number of ranks.
         seed: of the order and the augmentation.
         shuffle: False keeps the order of the shards, for evaluation.
-        workers: processes that decode ahead; None takes ``source.config.workers``. The batches do not depend on it.
+        workers: processes that decode ahead; None takes ``source.config.workers``. The batches do not depend
+            on it.
         epochs: passes in all, counted from the first even after resuming; None goes on for ever.
 
-    A training loader that has reached its end yields nothing more; one without shuffling begins anew, so that evaluating
-    twice works.
+    A training loader that has reached its end yields nothing more; one without shuffling begins anew, so that
+    evaluating twice works.
 
     Raises:
         UsageError: no samples, or a batch size that the ranks cannot share.
@@ -90,7 +91,7 @@ class Loader:
         loaded = OrderState(**{name: int(state[name]) for name in ("seed", "epoch", "samples_consumed")})
         if loaded.samples_consumed > len(self.source):
             raise UsageError(
-                f"the state has used {loaded.samples_consumed} samples of an epoch, these shards hold {len(self.source)}",
+                f"the state stands at sample {loaded.samples_consumed}, these shards hold {len(self.source)}",
                 remedy="resume with the shards the run began with",
             )
         self._state = loaded
@@ -114,8 +115,8 @@ class Loader:
             yield from map(maker.__getitem__, starts)
             return
         yield from DataLoader(
-            maker,
-            sampler=starts,  # type: ignore[arg-type]
+            maker,  # type: ignore[arg-type]  # a map from states, not from numbers
+            sampler=starts,
             batch_size=None,
             num_workers=self.workers,
             prefetch_factor=_PREFETCHED_BATCHES,
@@ -133,7 +134,7 @@ class Loader:
         if self._bad > allowed:
             name, reason = batch.bad[-1]
             raise UsageError(
-                f"{self._bad} samples could not be read, allowed {allowed:g} (data.max_bad = {self.source.config.max_bad})",
+                f"{self._bad} samples could not be read, allowed {allowed:g} (data.max_bad of all)",
                 where=f"{name}: {reason}",
                 remedy="signllm shards verify names the damage; or allow more with data.max_bad",
             )
@@ -162,7 +163,9 @@ class _BatchMaker:
     def _order(self, start: OrderState) -> np.ndarray:
         if not self.shuffle:
             return np.arange(len(self.source))
-        return _permutation(tuple(self.source.shard_sizes), start.seed, start.epoch, self.source.config.window)
+        return _permutation(
+            tuple(self.source.shard_sizes), start.seed, start.epoch, self.source.config.window
+        )
 
 
 @lru_cache(maxsize=2)
@@ -174,5 +177,3 @@ def _ignore_signals(worker: int) -> None:
     """Leave preemption and Ctrl-C to the training process; workers go when it goes."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-
-

@@ -1,8 +1,8 @@
 """A clip → one sample: the members that go into the tar, by one of three ways of keeping the pictures.
 
-``h264`` decodes and re-encodes (short groups, short side shrunk): small and fast to read. ``frames`` keeps every picture
-lossless: a frame folder's files as they are, a video's frames as PNG. ``copy`` passes mp4 files and frame folders
-through byte for byte. What was done is in each sample's json.
+``h264`` decodes and re-encodes (short groups, short side shrunk): small and fast to read. ``frames`` keeps
+every picture lossless: a frame folder's files as they are, a video's frames as PNG. ``copy`` passes mp4 files
+and frame folders through byte for byte. What was done is in each sample's json.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ import json
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from signllm.data.clip import Clip, LeftOut, safe_key
 from signllm.data.frame_folder import encode_png, frame_files, image_size
-from signllm.data.video import FRAME_FOLDER_FPS, VideoError, encode_h264, fit_short_side, read_video
+from signllm.data.video import Fit, Video, VideoError, encode_h264, fit_short_side, read_video
 from signllm.errors import UsageError
-
-if TYPE_CHECKING:
-    from signllm.data.video import Video
 
 ENCODINGS = ("h264", "copy", "frames")
 _MP4_SUFFIXES = frozenset({".mp4", ".m4v"})
@@ -31,8 +28,10 @@ class EncodeConfig:
     """How the pictures of a clip are kept.
 
     Args:
-        encode: ``h264`` (re-encoded), ``copy`` (mp4 bytes or frame files as they are), ``frames`` (lossless pictures).
-        short_side: larger videos are shrunk to this short side in pixels; None keeps every size. Not used by ``copy``.
+        encode: ``h264`` (re-encoded), ``copy`` (mp4 bytes or frame files as they are), ``frames`` (lossless
+            pictures).
+        short_side: larger videos are shrunk to this short side in pixels; None keeps every size. Not used by
+            ``copy``.
         fps: frames per second to resample to; None keeps every frame. Not used by ``copy``.
         crf: quality of ``h264``, x264's constant rate factor: smaller is better and larger.
         min_frames: shorter clips are left out (13 is one window of the encoder, which pads shorter ones).
@@ -51,9 +50,13 @@ class EncodeConfig:
         if self.encode not in ENCODINGS:
             raise UsageError(f"encode = {self.encode!r}", remedy=f"one of: {', '.join(ENCODINGS)}")
         if self.short_side is not None and self.short_side < 16:
-            raise UsageError(f"short_side = {self.short_side}", remedy="at least 16 pixels, or none to keep the size")
+            raise UsageError(
+                f"short_side = {self.short_side}", remedy="at least 16 pixels, or none to keep the size"
+            )
         if self.fps is not None and not 0 < self.fps <= 240:
-            raise UsageError(f"fps = {self.fps}", remedy="above 0 and at most 240, or none to keep every frame")
+            raise UsageError(
+                f"fps = {self.fps}", remedy="above 0 and at most 240, or none to keep every frame"
+            )
         if not 0 <= self.crf <= 51:
             raise UsageError(f"crf = {self.crf}", remedy="0 (lossless) to 51 (worst); 21 is the default")
 
@@ -84,7 +87,11 @@ def make_sample(clip: Clip, config: EncodeConfig) -> Sample | LeftOut:
     except UsageError as error:
         reason = error.what
     except OSError as error:
-        reason = "the video is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        reason = (
+            "the video is missing"
+            if isinstance(error, FileNotFoundError)
+            else f"cannot be read: {error.strerror}"
+        )
     return LeftOut(id=clip.id, split=clip.split, reason=reason)
 
 
@@ -119,7 +126,9 @@ def _file(clip: Clip, config: EncodeConfig) -> _Pictures:
     checksum = hashlib.sha256(data).hexdigest()
     if config.encode == "copy":
         if clip.video.suffix.lower() not in _MP4_SUFFIXES:
-            raise VideoError(f"{clip.video.suffix} cannot be copied: only mp4 files and frame folders; use encode h264")
+            raise VideoError(
+                f"{clip.video.suffix} cannot be copied: only mp4 files and frame folders; use encode h264"
+            )
         return _described(read_video(data), {"mp4": data}, checksum)
     return _encoded(read_video(data, fit=_fit(config), fps=config.fps), config, checksum)
 
@@ -128,39 +137,40 @@ def _folder(clip: Clip, config: EncodeConfig) -> _Pictures:
     files = frame_files(clip.video)
     frames = [path.read_bytes() for path in files]
     checksum = _checksum_of_frames(files, frames)
-    passes = config.fps in (None, clip.fps) and _short_side(frames) <= (config.short_side or 1 << 30)
-    video = read_video(frames, fit=None if config.encode == "copy" else _fit(config))
-    if config.encode == "copy" or (config.encode == "frames" and passes):
-        members = _numbered([(path.suffix.lower()[1:], data) for path, data in zip(files, frames, strict=True)])
-        return _described(video, members, checksum, fps=clip.fps)
-    if config.fps is not None:
-        video = read_video(frames, fit=_fit(config), fps=config.fps * FRAME_FOLDER_FPS / (clip.fps or FRAME_FOLDER_FPS))
-    return _encoded(video, config, checksum, fps=config.fps or clip.fps)
+    if config.encode == "copy" or (config.encode == "frames" and _pass_as_they_are(frames, clip, config)):
+        members = _numbered(
+            [(path.suffix.lower()[1:], data) for path, data in zip(files, frames, strict=True)]
+        )
+        return _described(read_video(frames, fps_of_frames=clip.fps), members, checksum)
+    return _encoded(
+        read_video(frames, fit=_fit(config), fps=config.fps, fps_of_frames=clip.fps), config, checksum
+    )
 
 
-def _fit(config: EncodeConfig) -> Any:
+def _pass_as_they_are(frames: list[bytes], clip: Clip, config: EncodeConfig) -> bool:
+    fits = config.short_side is None or max(min(image_size(frame)) for frame in frames) <= config.short_side
+    return fits and config.fps in (None, clip.fps)
+
+
+def _fit(config: EncodeConfig) -> Fit | None:
     return None if config.short_side is None else fit_short_side(config.short_side)
 
 
-def _short_side(frames: list[bytes]) -> int:
-    return max(min(image_size(frame)) for frame in frames)
-
-
-def _encoded(video: Video, config: EncodeConfig, checksum: str, *, fps: float | None = None) -> _Pictures:
+def _encoded(video: Video, config: EncodeConfig, checksum: str) -> _Pictures:
     if config.encode == "frames":
         members = _numbered([("png", encode_png(frame_HWC)) for frame_HWC in video.frames])
-        return _described(video, members, checksum, fps=fps)
-    if min(video.frames.shape[1:3]) < 2:
-        raise VideoError(f"frames of {video.frames.shape[2]} x {video.frames.shape[1]}, too small for h264")
-    coded = encode_h264(video.frames, fps or video.fps, crf=config.crf)
-    even = type(video)(frames=video.frames[:, : video.frames.shape[1] & ~1, : video.frames.shape[2] & ~1], fps=video.fps)
-    return _described(even, {"mp4": coded}, checksum, fps=fps)
+        return _described(video, members, checksum)
+    height, width = (side - side % 2 for side in video.frames.shape[1:3])
+    if min(height, width) < 2:
+        raise VideoError(f"frames of {width} x {height}, too small for h264")
+    even = Video(frames=video.frames[:, :height, :width], fps=video.fps)
+    return _described(even, {"mp4": encode_h264(even.frames, even.fps, crf=config.crf)}, checksum)
 
 
-def _described(video: Video, members: dict[str, bytes], checksum: str, *, fps: float | None = None) -> _Pictures:
+def _described(video: Video, members: dict[str, bytes], checksum: str) -> _Pictures:
     frames, height, width = video.frames.shape[:3]
-    rate = round(float(Fraction(fps or video.fps).limit_denominator(1001)), 6)
-    return _Pictures(members=members, frames=frames, width=width, height=height, fps=rate, checksum=checksum)
+    fps = round(float(Fraction(video.fps).limit_denominator(1001)), 6)
+    return _Pictures(members=members, frames=frames, width=width, height=height, fps=fps, checksum=checksum)
 
 
 def _numbered(frames: list[tuple[str, bytes]]) -> dict[str, bytes]:
@@ -174,4 +184,3 @@ def _checksum_of_frames(files: list[Path], frames: list[bytes]) -> str:
     for path, data in zip(files, frames, strict=True):
         whole.update(path.name.encode() + b"\0" + hashlib.sha256(data).digest())
     return whole.hexdigest()
-

@@ -1,4 +1,4 @@
-"""Clips → samples in order, encoded by worker processes ahead of the writer, and the fingerprint of what went in."""
+"""Clips → samples in order, encoded by processes ahead of the writer, and the fingerprint of what went in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
@@ -20,8 +20,8 @@ _AHEAD = 4
 """Samples per worker that may wait for the writer: enough to keep all busy, a bound on memory."""
 
 
-def encoded(clips: Sequence[Clip], config: EncodeConfig, workers: int) -> Iterator[Sample | LeftOut]:
-    """Yield each clip's sample, or why there is none, in the order of the clips, whatever the number of workers.
+def encoded(clips: Sequence[Clip], config: EncodeConfig, workers: int) -> Generator[Sample | LeftOut]:
+    """Yield each clip's sample, or why there is none, in the order of the clips under any number of workers.
 
     Raises:
         UsageError: a worker process died, which is what running out of memory looks like.
@@ -65,10 +65,10 @@ def _die_with_parent() -> None:
 
 
 def input_fingerprint(clip: Clip) -> str:
-    """Return a checksum of everything that decides a clip's sample: annotations, and size and time of its video.
+    """Return a checksum of all that decides a clip's sample: annotations, and size and time of its video.
 
-    A frame inside a folder that is overwritten in place goes unnoticed; adding or removing one does not. Where the
-    dataset lies does not count, so a moved dataset keeps its shards.
+    A frame inside a folder that is overwritten in place goes unnoticed; adding or removing one does not.
+    Where the dataset lies does not count, so a moved dataset keeps its shards.
     """
     fields = asdict(clip) | {"video": clip.video.name}
     try:

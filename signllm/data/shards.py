@@ -1,9 +1,10 @@
-"""Datasets → WebDataset tars with an index beside each: resumable, atomic, the same bytes every time (design 4.3).
+"""Datasets → WebDataset tars with an index each: resumable, atomic, the same bytes every time (design 4.3).
 
-Clips are encoded one by one, in worker processes if asked, and written in the dataset's order; a shard is closed when it
-is full. Beside each tar lies a json with the byte offsets of every member and the tar's sha256, written last: its presence means
-that the shard is whole. A second run keeps shards whose inputs are unchanged and goes on behind them, so a run killed
-at any moment is continued by the same command, with the same result as if it had never stopped.
+Clips are encoded one by one, in worker processes if asked, and written in the dataset's order; a shard is
+closed when it is full. Beside each tar lies a json with the byte offsets of every member and the tar's
+sha256, written last: its presence means that the shard is whole. A second run keeps shards whose inputs are
+unchanged and goes on behind them, so a run killed at any moment is continued by the same command, with the
+same result as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class ShardConfig(EncodeConfig):
         """Raise :class:`UsageError` for a value that cannot work."""
         super().__post_init__()
         if not 0 < self.shard_size_mb <= 16_384:
-            raise UsageError(f"shard_size_mb = {self.shard_size_mb}", remedy="above 0, at most 16384; 256 to 1024 is usual")
+            raise UsageError(
+                f"shard_size_mb = {self.shard_size_mb}", remedy="above 0, at most 16384; 256 to 1024 is usual"
+            )
         if self.workers < 1:
             raise UsageError(f"workers = {self.workers}", remedy="at least 1")
         self.bad_allowed(100)
@@ -66,13 +69,16 @@ class ShardConfig(EncodeConfig):
     def bad_allowed(self, clips: int) -> int:
         """Return how many of ``clips`` may be left out."""
         text = str(self.max_bad).strip()
+        is_share = text.endswith("%")
         try:
-            allowed = float(text[:-1]) / 100 * clips if text.endswith("%") else int(text)
+            number = float(text.removesuffix("%"))
         except ValueError:
-            allowed = -1
-        if not 0 <= allowed <= max(clips, allowed if not text.endswith("%") else 0):
-            raise UsageError(f"max_bad = {self.max_bad!r}", remedy='a share such as "1%" or a number such as 5')
-        return int(allowed)
+            number = -1.0
+        if not 0 <= number <= (100 if is_share else 1e9):
+            raise UsageError(
+                f"max_bad = {self.max_bad!r}", remedy='a share such as "1%" or a number such as 5'
+            )
+        return int(number / 100 * clips if is_share else number)
 
 
 def shard(format: str, src: Path | str, out: Path | str, config: ShardConfig | None = None) -> dict[str, Any]:
@@ -84,14 +90,17 @@ def shard(format: str, src: Path | str, out: Path | str, config: ShardConfig | N
     return write_shards(read_annotations(format, src), out, config or ShardConfig())
 
 
-def write_shards(annotations: Annotations, out: Path | str, config: ShardConfig | None = None) -> dict[str, Any]:
-    """Write all clips as shards into the folder ``out`` and return the manifest that stands there as ``manifest.json``.
+def write_shards(
+    annotations: Annotations, out: Path | str, config: ShardConfig | None = None
+) -> dict[str, Any]:
+    """Write all clips as shards into the folder ``out`` and return the manifest (``manifest.json``).
 
-    Finished shards with the same inputs are kept. While anything is missing there is no manifest, so nothing reads
-    half a dataset.
+    Finished shards with the same inputs are kept. While anything is missing there is no manifest, so nothing
+    reads half a dataset.
 
     Raises:
-        UsageError: nothing to write, more clips left out than ``max_bad``, another run writing there, a full disk.
+        UsageError: nothing to write, more clips left out than ``max_bad``, another run writing there, a full
+            disk.
     """
     out, config = Path(out), config or ShardConfig()
     _check_splits(annotations)
@@ -105,7 +114,8 @@ def _check_splits(annotations: Annotations) -> None:
     for split in annotations.splits:
         if not is_safe_split(split):
             raise UsageError(
-                f"split {split!r} cannot be part of a file name", remedy="letters, digits and _ only, e.g. train, dev, test"
+                f"split {split!r} cannot be part of a file name",
+                remedy="letters, digits and _ only, e.g. train, dev, test",
             )
 
 
@@ -135,12 +145,18 @@ class _Run:
         self._leave_out(self.annotations.left_out)
         clips = self._unique()
         splits: dict[str, list[dict[str, Any]]] = {}
-        with progress(len(clips), f"sharding to {self.out}", unit="clips", enabled=self.config.show_progress) as bar:
+        with progress(
+            len(clips), f"sharding to {self.out}", unit="clips", enabled=self.config.show_progress
+        ) as bar:
             for split in dict.fromkeys(clip.split for clip in clips):
                 shards = self._write_split(split, [clip for clip in clips if clip.split == split], bar)
                 splits |= {split: shards} if shards else {}
         if not splits:
-            raise UsageError("no clip is left to write", where="; ".join(self._reasons()) or None, remedy="check the source")
+            raise UsageError(
+                "no clip is left to write",
+                where="; ".join(self._reasons()) or None,
+                remedy="check the source",
+            )
         remove_stale(self.out, {shard["index"] for shards in splits.values() for shard in shards})
         manifest = self._manifest(splits)
         write_atomically(self.out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1).encode())
@@ -151,7 +167,9 @@ class _Run:
         clips = []
         for clip in self.annotations.clips:
             if (clip.split, safe_key(clip.id)) in seen:
-                self._leave_out([LeftOut(id=clip.id, split=clip.split, reason="the id stands twice in this split")])
+                self._leave_out(
+                    [LeftOut(id=clip.id, split=clip.split, reason="the id stands twice in this split")]
+                )
             else:
                 seen.add((clip.split, safe_key(clip.id)))
                 clips.append(clip)
@@ -172,7 +190,7 @@ class _Run:
         return shown + ([f"and {len(self.left_out) - 5} more"] if len(self.left_out) > 5 else [])
 
     def _write_split(self, split: str, clips: list[Clip], bar: Bar) -> list[dict[str, Any]]:
-        """Keep the finished shards of a split, then encode what lies behind them; return the shards' entries."""
+        """Keep the finished shards of a split, encode what lies behind them; return the shards' entries."""
         prints = [input_fingerprint(clip) for clip in clips]
         shards, done = self._finished(split, prints)
         bar.advance(done)
@@ -188,8 +206,10 @@ class _Run:
                 shards += [entry] if entry else []
         return shards
 
-    def _fill(self, file: ShardFile, samples: Iterator[Sample | LeftOut], bar: Bar) -> tuple[int, list[LeftOut]]:
-        """Write samples until the shard is full; return how many clips were taken, and which were left out."""
+    def _fill(
+        self, file: ShardFile, samples: Iterator[Sample | LeftOut], bar: Bar
+    ) -> tuple[int, list[LeftOut]]:
+        """Write samples until the shard is full; return how many clips were taken and which left out."""
         taken, left_out = 0, []
         for sample in samples:
             taken += 1
@@ -204,7 +224,7 @@ class _Run:
         return taken, left_out
 
     def _finished(self, split: str, prints: list[str]) -> tuple[list[dict[str, Any]], int]:
-        """Return the entries of the finished shards that the first clips still make, and how many clips they cover."""
+        """Return the entries of finished shards that the first clips still make, and how many they cover."""
         shards: list[dict[str, Any]] = []
         done = 0
         while done < len(prints):
@@ -231,7 +251,8 @@ class _Run:
             "format": SHARD_FORMAT,
             "version": SHARD_VERSION,
             "splits": {
-                split: {name: round(sum(shard[name] for shard in shards), 3) for name in totals} | {"shards": shards}
+                split: {name: round(sum(shard[name] for shard in shards), 3) for name in totals}
+                | {"shards": shards}
                 for split, shards in splits.items()
             },
             "made": self._options(),

@@ -23,7 +23,8 @@ class DataConfig:
 
     Args:
         size: side of the square pictures in pixels.
-        max_frames: a longer video is thinned to this many frames spread evenly over it; not stated in the paper.
+        max_frames: a longer video is thinned to this many frames spread evenly over it; not stated in the
+            paper.
         workers: processes per rank that decode ahead; 0 decodes in the training process.
         window: shards whose samples are shuffled together.
         max_bad: share of an epoch's samples that may turn out unreadable while training.
@@ -41,12 +42,19 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` for a value that cannot work."""
-        for name, least in (("size", 16), ("max_frames", 13), ("workers", 0), ("window", 1), ("max_bad", 0), ("cache_gb", 0)):
+        for name, least in (
+            ("size", 16),
+            ("max_frames", 13),
+            ("workers", 0),
+            ("window", 1),
+            ("max_bad", 0),
+            ("cache_gb", 0),
+        ):
             if getattr(self, name) < least:
                 raise UsageError(f"data.{name} = {getattr(self, name)}", remedy=f"at least {least}")
         if self.cache_gb and self.workers:
             raise UsageError(
-                f"data.cache_gb = {self.cache_gb} with data.workers = {self.workers}: each worker would keep its own copy",
+                f"data.cache_gb = {self.cache_gb} with data.workers = {self.workers}: each keeps its own",
                 remedy="data.workers 0, or no cache",
             )
 
@@ -61,7 +69,7 @@ class Source(Protocol):
         """Return the number of samples."""
 
     def load(self, index: int, *, seed: int, epoch: int, position: int) -> Item:
-        """Return sample ``index``; the other three decide its augmentation. An unreadable one comes back with ``bad``."""
+        """Return sample ``index``, augmented as the other three decide; an unreadable one has ``bad``."""
 
 
 class VideoSource:
@@ -82,7 +90,7 @@ class VideoSource:
         return len(self.split)
 
     def load(self, index: int, *, seed: int, epoch: int, position: int) -> Item:
-        """Decode one video; a video that cannot be read is a stand-in of grey frames, with the reason in ``bad``."""
+        """Decode one video; one that cannot be read is a stand-in of grey frames, the reason in ``bad``."""
         sample, size, bad = self.split.samples[index], self.config.size, None
         try:
             frames_THWC = self._decoded(index)
@@ -90,13 +98,17 @@ class VideoSource:
             bad = error.what if isinstance(error, UsageError) else str(error)
             decoded = self.config.augment.decoded_size(size)
             frames_THWC = np.full((_STAND_IN_FRAMES, decoded, decoded, 3), 127, np.uint8)
-        frames_THWC = augment(frames_THWC, self.config.augment, size=size, seed=seed, epoch=epoch, position=position)
+        frames_THWC = augment(
+            frames_THWC, self.config.augment, size=size, seed=seed, epoch=epoch, position=position
+        )
         return Item(id=sample.id, text=sample.text, language=sample.language, frames=frames_THWC, bad=bad)
 
     def _decoded(self, index: int) -> np.ndarray:
         if index in self._cache:
             return self._cache[index]
-        frames_THWC = stored_frames(self.split.read(index), size=self.config.augment.decoded_size(self.config.size))
+        frames_THWC = stored_frames(
+            self.split.read(index), size=self.config.augment.decoded_size(self.config.size)
+        )
         if len(frames_THWC) > self.config.max_frames:
             shown = np.linspace(0, len(frames_THWC) - 1, self.config.max_frames).round().astype(int)
             frames_THWC = frames_THWC[shown]
@@ -118,7 +130,9 @@ class CharacterSource:
         UsageError: sequences are missing for videos of the split.
     """
 
-    def __init__(self, split: Split, characters: Mapping[str, np.ndarray], config: DataConfig | None = None) -> None:
+    def __init__(
+        self, split: Split, characters: Mapping[str, np.ndarray], config: DataConfig | None = None
+    ) -> None:
         self.split, self.config, self.shard_sizes = split, config or DataConfig(workers=0), split.shard_sizes
         missing = [sample.id for sample in split.samples if len(characters.get(sample.id, ())) == 0]
         if missing:
@@ -135,4 +149,6 @@ class CharacterSource:
     def load(self, index: int, *, seed: int, epoch: int, position: int) -> Item:
         """Return one sequence with its sentence."""
         sample = self.split.samples[index]
-        return Item(id=sample.id, text=sample.text, language=sample.language, characters=self._characters[sample.id])
+        return Item(
+            id=sample.id, text=sample.text, language=sample.language, characters=self._characters[sample.id]
+        )

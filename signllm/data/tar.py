@@ -1,6 +1,7 @@
-"""One shard on disk: a tar written by ``webdataset.TarWriter`` under a temporary name, and its index written last.
+"""One shard on disk: a tar written by ``webdataset.TarWriter`` under a temporary name, its index last.
 
-The tar is read back once: for the byte offsets of its members, for its sha256, and as proof that it lies on the disk.
+The tar is read back once: for the byte offsets of its members, for its sha256, and as proof that it lies on
+the disk.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def exclusive(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError("another signllm shard writes into this folder", where=out, remedy="wait for it") from None
+            raise UsageError(
+                "another signllm shard writes into this folder", where=out, remedy="wait for it"
+            ) from None
         except OSError:
             pass  # a file system without locks
         yield
@@ -71,16 +74,25 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
         whole = path.with_suffix(".tar").stat().st_size == sidecar["size_bytes"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return sidecar if whole and sidecar.get("format") == SHARD_FORMAT and sidecar.get("version") == SHARD_VERSION else None
+    return (
+        sidecar
+        if whole and sidecar.get("format") == SHARD_FORMAT and sidecar.get("version") == SHARD_VERSION
+        else None
+    )
 
 
 def remove_stale(out: Path, kept: set[str]) -> None:
-    """Remove our shards that are no longer wanted and what interrupted runs left; other people's files stay."""
+    """Remove our shards that are no longer wanted and what interrupted runs left; no other file."""
     names = sorted(path.name for path in out.iterdir())
     for name in names:
         if _PART_NAME.fullmatch(name):
             (out / name).unlink(missing_ok=True)
-        elif _SHARD_NAME.fullmatch(name) and name.endswith(".json") and name not in kept and _is_ours(out / name):
+        elif (
+            _SHARD_NAME.fullmatch(name)
+            and name.endswith(".json")
+            and name not in kept
+            and _is_ours(out / name)
+        ):
             (out / name).unlink(missing_ok=True)
             (out / name).with_suffix(".tar").unlink(missing_ok=True)
 
@@ -93,7 +105,7 @@ def _is_ours(path: Path) -> bool:
 
 
 class ShardFile:
-    """A shard being written: use as a context, :meth:`write` samples, :meth:`close`; left otherwise, nothing remains."""
+    """A shard being written, a context with :meth:`write` and :meth:`close`; left without, nothing remains."""
 
     def __init__(self, out: Path, split: str, number: int) -> None:
         from webdataset.writer import TarWriter
@@ -109,7 +121,9 @@ class ShardFile:
         """Start writing."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Drop the temporary file unless :meth:`close` made a shard of it."""
         with contextlib.suppress(OSError, ValueError):
             self._writer.close()
@@ -124,10 +138,11 @@ class ShardFile:
         self.size_bytes += sum(len(data) + 512 for data in sample.members.values())
 
     def close(self, *, inputs: str, clips: int, left_out: Sequence[LeftOut]) -> dict[str, Any] | None:
-        """Finish the shard: tar in place, then its index; return its entry for the manifest, None if it has no sample.
+        """Finish the shard: tar in place, then its index; return its manifest entry, None without samples.
 
         Args:
-            inputs: fingerprint of the clips and the configuration, by which a later run knows the shard again.
+            inputs: fingerprint of the clips and the configuration, by which a later run knows the shard
+                again.
             clips: how many clips of the split it covers, those left out among them.
             left_out: those left out.
         """

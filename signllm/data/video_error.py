@@ -1,4 +1,4 @@
-"""The one error of everything that reads pictures, apart so that frame folders and videos can both raise it."""
+"""The one error of all that reads pictures, apart so that frame folders and videos can both raise it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A folder of videos, each beside a ``.txt`` of the same name: the format of somebody who starts from nothing.
+"""A folder of videos, each beside a ``.txt`` of the same name: for somebody who starts from nothing.
 
-``NAME.mp4`` + ``NAME.txt`` at any depth, or a folder of frames ``NAME/`` + ``NAME.txt``. Where the first level is named
-``train``, ``dev``, ``val`` or ``test``, those are the splits; everything else is ``train``.
+``NAME.mp4`` + ``NAME.txt`` at any depth, or a folder of frames ``NAME/`` + ``NAME.txt``. Where the first
+level is named ``train``, ``dev``, ``val`` or ``test``, those are the splits; everything else is ``train``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from signllm.data.frame_folder import is_image
 from signllm.errors import UsageError
 
 SPLITS = ("train", "dev", "val", "test")
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".gif"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".gif"}
+)
 
 
 def read(src: Path) -> Annotations:
@@ -23,7 +25,9 @@ def read(src: Path) -> Annotations:
         UsageError: ``src`` is no folder, or holds no pair at all.
     """
     if not src.is_dir():
-        raise UsageError("there is no such folder", where=src, remedy="give a folder of NAME.mp4 + NAME.txt pairs")
+        raise UsageError(
+            "there is no such folder", where=src, remedy="give a folder of NAME.mp4 + NAME.txt pairs"
+        )
     texts = {path.with_suffix(""): path for path in src.rglob("*.txt") if path.is_file()}
     videos = _videos(src)
     entries = [_entry(src, stem, videos.get(stem, []), texts.get(stem)) for stem in sorted({*texts, *videos})]
@@ -56,7 +60,9 @@ def _entry(src: Path, stem: Path, videos: list[Path], text: Path | None) -> Clip
         return LeftOut(id=name, split=split, reason=f"no {stem.name}.txt beside {videos[0].name}")
     if len(videos) != 1:
         named = ", ".join(video.name for video in videos) or "none"
-        return LeftOut(id=name, split=split, reason=f"{text.name} needs one video of that name; found: {named}")
+        return LeftOut(
+            id=name, split=split, reason=f"{text.name} needs one video of that name; found: {named}"
+        )
     try:
         sentence = tidy_text(text.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:

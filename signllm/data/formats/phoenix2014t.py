@@ -1,8 +1,9 @@
 """RWTH-PHOENIX-Weather 2014 T: German weather forecasts, frames in folders, annotations separated by ``|``.
 
-The annotation files have no quoting: a ``"`` is a character of the text. Their ``video`` column says ``NAME/1/*.png``;
-in the unpacked release the frames lie in ``NAME/`` itself, in PHOENIX-2014 and some copies in ``NAME/1/``: both are
-taken. The release states no frame rate in its files; the broadcast and the papers have 25 frames per second.
+The annotation files have no quoting: a ``"`` is a character of the text. Their ``video`` column says
+``NAME/1/*.png``; in the unpacked release the frames lie in ``NAME/`` itself, in PHOENIX-2014 and some copies
+in ``NAME/1/``: both are taken. The release states no frame rate in its files; the broadcast and the papers
+have 25 frames per second.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def _rows(table: Path, frames: Path, split: str) -> list[Clip | LeftOut]:
 def _entry(row: dict[str, str | None], line: int, frames: Path, split: str) -> Clip | LeftOut:
     name = row["name"] or f"line {line}"
     if None in row or None in row.values():
-        return LeftOut(id=name, split=split, reason=f"line {line} has another number of fields than the header")
+        return LeftOut(
+            id=name, split=split, reason=f"line {line} has another number of fields than the header"
+        )
     return Clip(
         id=name,
         video=_frame_folder(frames, row["video"] or name),
@@ -75,6 +78,6 @@ def _entry(row: dict[str, str | None], line: int, frames: Path, split: str) -> C
 
 
 def _frame_folder(frames: Path, video: str) -> Path:
-    """Return the folder that holds the frames of ``NAME/1/*.png``: ``NAME/1`` where it exists, else ``NAME``."""
+    """Return the folder of the frames of ``NAME/1/*.png``: ``NAME/1`` where it exists, else ``NAME``."""
     folder = frames / video.rsplit("/", 1)[0] if video.endswith((".png", ".jpg")) else frames / video
     return folder if folder.is_dir() or folder.name != "1" else folder.parent

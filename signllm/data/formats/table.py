@@ -1,8 +1,8 @@
 """Any dataset as one table: a row per clip with its video file and its text.
 
-``.tsv`` has no quoting (How2Sign's texts hold bare ``"``), ``.csv`` the usual one, ``.jsonl`` an object per line; a
-``.csv`` whose header holds tabs is read as ``.tsv``. Columns ``video`` and ``text`` are needed, ``id split language signer``
-are optional. Videos are named relative to the table's folder.
+``.tsv`` has no quoting (How2Sign's texts hold bare ``"``), ``.csv`` the usual one, ``.jsonl`` an object per
+line; a ``.csv`` whose header holds tabs is read as ``.tsv``. Columns ``video`` and ``text`` are needed, ``id
+split language signer`` are optional. Videos are named relative to the table's folder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def read(src: Path) -> Annotations:
     """Read the table file ``src``.
 
     Raises:
-        UsageError: no such file, another suffix, not UTF-8, a needed column missing, or times to cut clips at.
+        UsageError: no such file, another suffix, not UTF-8, a needed column missing, or times to cut clips
+            at.
     """
     if not src.is_file() or src.suffix.lower() not in _SUFFIXES:
         raise UsageError(
@@ -43,12 +44,14 @@ def read(src: Path) -> Annotations:
     except UnicodeDecodeError as error:
         raise UsageError(f"not UTF-8: {error}", where=src, remedy="save the table as UTF-8") from None
     except csv.Error as error:
-        raise UsageError(f"not a table: {error}", where=src, remedy="save it as .tsv without quotes") from None
+        raise UsageError(
+            f"not a table: {error}", where=src, remedy="save it as .tsv without quotes"
+        ) from None
     return Annotations(clips=tuple(clips), left_out=tuple(left_out))
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line number and row; a row that does not fit the header has the key ``None`` or a value ``None``."""
+    """Yield line number and row; a row that does not fit the header has a key or a value ``None``."""
     with table.open(encoding="utf-8-sig", newline="") as lines:
         if table.suffix.lower() == ".jsonl":
             yield from _json_rows(table, lines)
@@ -71,7 +74,9 @@ def _json_rows(table: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[st
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UsageError(f"line {number} is not JSON: {error}", where=table, remedy="one object per line") from None
+            raise UsageError(
+                f"line {number} is not JSON: {error}", where=table, remedy="one object per line"
+            ) from None
         if not isinstance(row, dict):
             raise UsageError(f"line {number} is not a JSON object", where=table, remedy="one object per line")
         _check_columns(table, row)
@@ -84,14 +89,14 @@ def _check_columns(table: Path, columns: Any) -> None:
         raise UsageError(
             f"columns {' and '.join(_TIMES)}: cutting clips out of longer recordings is not there yet",
             where=table,
-            remedy="cut the recordings into clips first (ffmpeg -ss START -to END), then drop the two columns",
+            remedy="cut the clips out first (ffmpeg -ss START -to END), then drop the two columns",
         )
     missing = [name for name in NEEDED if name not in found]
     if missing:
         raise UsageError(
             f"columns missing: {', '.join(missing)}; found: {', '.join(map(str, found)) or 'none'}",
             where=table,
-            remedy=f"name the columns {' and '.join(NEEDED)} (optional: {' '.join(OPTIONAL)}), separated by tabs in a .tsv",
+            remedy=f"needed: {' '.join(NEEDED)}; optional: {' '.join(OPTIONAL)}; in a .tsv separated by tabs",
         )
 
 
@@ -99,7 +104,9 @@ def _entry(row: dict[str, Any], line: int, folder: Path) -> Clip | LeftOut:
     split = str(row.get("split") or "train")
     name = str(row.get("id") or row.get("video") or f"line {line}")
     if None in row or None in row.values():
-        return LeftOut(id=name, split=split, reason=f"line {line} has another number of fields than the header")
+        return LeftOut(
+            id=name, split=split, reason=f"line {line} has another number of fields than the header"
+        )
     if not str(row["video"]).strip():
         return LeftOut(id=name, split=split, reason=f"line {line} names no video")
     return Clip(

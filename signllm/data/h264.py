@@ -1,0 +1,57 @@
+"""Frames → h264 in an mp4 file: small, quick to decode in order, and the same bytes on every run."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def encode_h264(
+    frames: Iterable[np.ndarray], fps: float, *, crf: int = 21, group: int = 12, preset: str = "veryfast"
+) -> bytes:
+    """Encode frames as an mp4 file, the same bytes for the same frames every time.
+
+    Args:
+        frames: uint8 (H, W, 3) each, RGB, all of one size; an odd last row or column is dropped (4:2:0 needs
+            even).
+        fps: frames per second.
+        crf: x264's constant rate factor; at 21 the real clips of 600 x 338 differ by 1.6 of 255 on average.
+        group: frames from one key frame to the next; short, so that a damaged one spoils little.
+        preset: x264's speed against size.
+
+    Raises:
+        ValueError: no frames, or frames below 2 x 2.
+    """
+    import av
+    import numpy as np
+
+    target, stream = io.BytesIO(), None
+    with av.open(target, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        for frame_HWC in frames:
+            height, width = (side - side % 2 for side in frame_HWC.shape[:2])
+            if stream is None:
+                if min(height, width) < 2:
+                    raise ValueError(f"frames of {width} x {height}; h264 needs at least 2 x 2")
+                stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                stream.codec_context.thread_count = 1
+                # mbtree reads memory that nobody wrote: 7 different files in 25 runs at 48 x 48
+                stream.options = {
+                    "crf": str(crf),
+                    "preset": preset,
+                    "g": str(group),
+                    "x264-params": "mbtree=0",
+                }
+            picture = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(frame_HWC[:height, :width]), format="rgb24"
+            )
+            container.mux(stream.encode(picture))
+        if stream is None:
+            raise ValueError("no frames to encode")
+        container.mux(stream.encode(None))
+    return target.getvalue()
