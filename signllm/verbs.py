@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from signllm.command import Job, Verb, named, parse, show, spread, whole
 from signllm.errors import UsageError
+from signllm.plain import to_plain
 
 
 def _recipe(arguments: list[str]) -> tuple[Any, list[str]]:
@@ -197,9 +198,75 @@ def _finetune(arguments: list[str]) -> Job:
     return parse(finetune, options, verb="finetune", about=VERBS["finetune"])
 
 
+def _evaluate(arguments: list[str]) -> Job:
+    import tyro
+
+    from signllm.evaluation.evaluate import EvaluateConfig
+
+    settings, default = Annotated[EvaluateConfig, tyro.conf.arg(name="")], EvaluateConfig()
+
+    def evaluate(
+        *,
+        run: Path,
+        data: Path,
+        split: str = "dev",
+        ranks: int = 1,
+        json: bool = False,
+        config: settings = default,
+    ) -> None:
+        """Evaluate.
+
+        Args:
+            run: the run folder of stage 3; hypotheses and scores go there.
+            data: folder of shards.
+            split: which of its splits; choose on dev, report test once.
+            ranks: processes on this machine that share the work.
+            json: print JSON.
+            config: how it is translated and scored.
+        """
+        from signllm.evaluation.evaluate import evaluate
+
+        spread("evaluate", arguments, ranks, lambda: show(evaluate(run, data, split, config), json=json))
+
+    return parse(evaluate, arguments, verb="evaluate", about=VERBS["evaluate"])
+
+
+def _translate(arguments: list[str]) -> Job:
+    def translate(
+        videos: tuple[Path, ...], /, *, run: Path, language: str | None = None, json: bool = False
+    ) -> None:
+        """Translate.
+
+        Args:
+            videos: video files, or folders of frame pictures.
+            run: the run folder of stage 3.
+            language: of the text, in English, for the prompt.
+            json: print JSON: text, characters and words of every video.
+        """
+        from signllm.evaluation.translate import load
+
+        if not videos:
+            raise UsageError(
+                "no video", where="signllm translate VIDEO...", remedy="name one video file or more"
+            )
+        translator = load(run)
+        found = {str(video): translator.translate(video, language) for video in videos}
+        show({name: to_plain(t) if json else t.text for name, t in found.items()}, json=json)
+
+    return parse(translate, arguments, verb="translate", about=VERBS["translate"])
+
+
 def _score(arguments: list[str]) -> Job:
+    from signllm.evaluation.scores import FinalPeriod, score_files
+
     def score(
-        *, hypotheses: Path, references: Path, convention: str = "phoenix2014t", json: bool = False
+        *,
+        hypotheses: Path,
+        references: Path,
+        convention: str = "phoenix2014t",
+        final_period: FinalPeriod = "keep",
+        language: str | None = None,
+        json: bool = False,
     ) -> None:
         """Scores.
 
@@ -207,12 +274,12 @@ def _score(arguments: list[str]) -> Job:
             hypotheses: one sentence per line, or `id|text`.
             references: the same, in the same order or with the same ids.
             convention: phoenix2014t, csl-daily or sacrebleu: how text is cut into words.
+            final_period: what happens to a sentence's last period on both sides.
+            language: for sacrebleu: zh for Chinese.
             json: print JSON.
         """
-        from signllm.evaluation.scores import score
-        from signllm.evaluation.sentences import paired
-
-        show(score(*paired(hypotheses, references), convention), json=json)
+        found = score_files(hypotheses, references, convention, language=language, final_period=final_period)
+        show(found, json=json)
 
     return parse(score, arguments, verb="score", about=VERBS["score"])
 
@@ -294,6 +361,14 @@ VERBS: dict[str, Verb] = {
         "stage 3: align the words with a frozen LLM",
         "signllm finetune phoenix2014t --init runs/pretrain --data shards --run runs/finetune",
         _finetune,
+    ),
+    "evaluate": Verb(
+        "translate a split and score it",
+        "signllm evaluate --run runs/finetune --data shards --split dev --ranks 2",
+        _evaluate,
+    ),
+    "translate": Verb(
+        "text for any video file", "signllm translate --run runs/finetune video.mp4", _translate
     ),
     "score": Verb(
         "BLEU, ROUGE-L and chrF of anybody's output, by a named convention",
