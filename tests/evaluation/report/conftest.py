@@ -82,8 +82,8 @@ def write_translations(run: Path, words: WordCodebook, *, evil: str = EVIL, coun
             reference = drawn.choices(vocabulary, k=9)
             hypothesis = [drawn.choice(vocabulary) if drawn.random() < 0.3 else word for word in reference]
             record = {
-                "id": f"test/{place:03d}", "hypothesis": " ".join(hypothesis), "reference": " ".join(reference),
-                "characters": characters, "words": [],
+                "id": f"test/{place:03d}", "hypothesis": " ".join(hypothesis),
+                "reference": " ".join(reference), "characters": characters, "words": [],
             }  # fmt: skip
             if place == 0:
                 record |= {"id": f"test/{evil}", "hypothesis": f"{record['hypothesis']} {evil}"}

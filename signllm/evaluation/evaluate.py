@@ -1,0 +1,192 @@
+"""Translate a split with a fine-tuned run and score it: ``hypotheses.S.jsonl``, ``scores.S.json``.
+
+The split is cut into batches before it is dealt out to the ranks, so a video meets the same neighbours, and
+gives the same translation to the last bit, on 1, 2 or 3 ranks; every video counts once. Loads weights without
+DeepSpeed. Texts are written freely, never with the reference as input; choose models on dev, translate test
+once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from signllm.config import FinetuneConfig, load_config
+from signllm.data.augment import AugmentConfig
+from signllm.data.index import ShardIndex, Split
+from signllm.data.pipeline import DataConfig, Loader, VideoSource
+from signllm.errors import UsageError
+from signllm.evaluation.hypotheses import Hypothesis, gathered, shuffled, write_scored
+from signllm.evaluation.scores import FinalPeriod, convention_named, score
+from signllm.evaluation.share import Share
+from signllm.models.sign_llm import GenerationConfig, SignLLM
+from signllm.progress import progress
+from signllm.stages.finetune import load_sign_llm
+from signllm.training.checkpoint import last_checkpoint
+from signllm.training.engine import Ranks, start_distributed
+from signllm.training.failures import failing_together
+
+if TYPE_CHECKING:
+    from signllm.data.batch import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How a split is translated and scored.
+
+    Attributes:
+        batch_size: videos that a rank translates at a time; with bf16 weights, translations may depend on it.
+        beams: of the search; None takes the run's own setting.
+        convention: of the scores; None takes ``csl-daily`` for Chinese texts, else ``phoenix2014t``.
+        final_period: what happens to a sentence's last period before scoring.
+        shuffled: also score every translation against another video's reference: what the language model
+            reaches without looking at the video.
+        workers: processes that decode ahead; None takes the run's own setting.
+    """
+
+    batch_size: int = 8
+    beams: int | None = None
+    convention: str | None = None
+    final_period: FinalPeriod = "keep"
+    shuffled: bool = False
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(
+                f"batch_size is {self.batch_size}", where="--batch-size", remedy="give 1 or more"
+            )
+        if self.convention is not None:
+            convention_named(self.convention)
+
+
+def evaluate(run: Path, shards: Path, split: str, config: EvaluateConfig | None = None) -> dict[str, Any]:
+    """Translate and score a split into the run folder (all ranks; rank 0 writes, all return the scores).
+
+    Args:
+        run: folder of a fine-tuned run; its last checkpoint translates.
+        shards: folder of the shards, of the training data or any other.
+        split: which of its splits.
+        config: by default ``EvaluateConfig()``.
+
+    Returns:
+        What ``scores.S.json`` holds; with ``shuffled`` also those of ``scores.S.shuffled.json`` under that
+        key.
+
+    Raises:
+        UsageError: not a fine-tuned run, no checkpoint, no such split, or videos that cannot be read.
+    """
+    config = config or EvaluateConfig()
+    trained = load_config(run, FinetuneConfig)
+    videos = ShardIndex(shards).split(split)
+    ranks = start_distributed()
+    model = load_sign_llm(run).to(ranks.device)
+    generation = trained.generation
+    if config.beams is not None:
+        generation = dataclasses.replace(generation, beams=config.beams)
+    begun = time.perf_counter()
+    with failing_together(run, ranks.rank, f"evaluate {split}"):
+        hypotheses = translate_split(model, videos, trained.data, generation, config, ranks)
+    about = {
+        "split": split,
+        "checkpoint": str(getattr(last_checkpoint(run), "name", "")),
+        "shards": str(Path(shards).resolve()),
+        "generation": dataclasses.asdict(generation) | {"batch_size": config.batch_size},
+        "seconds": round(time.perf_counter() - begun, 1),
+    }
+    return _scored(run, split, hypotheses, config, about, writes=ranks.rank == 0)
+
+
+def translate_split(
+    model: SignLLM,
+    split: Split,
+    data: DataConfig,
+    generation: GenerationConfig,
+    config: EvaluateConfig,
+    ranks: Ranks,
+) -> list[Hypothesis]:
+    """Translate every video of a split once (all ranks); all ranks return all, in the split's order.
+
+    Raises:
+        UsageError: videos cannot be read; raised by all ranks, after all others were tried.
+    """
+    # An unreadable video is reported below, by all ranks alike: no rank may leave while others wait for it.
+    data = dataclasses.replace(data, augment=AugmentConfig(), max_bad=1.0)
+    share = Share(VideoSource(split, data), batch_size=config.batch_size, rank=ranks.rank, world=ranks.world)
+    loader = Loader(share, batch_size=config.batch_size, shuffle=False, epochs=1, workers=config.workers)
+    found: list[Hypothesis] = []
+    with progress(
+        loader.steps_per_epoch, f"translating {split.name}", unit="batches", enabled=ranks.rank == 0
+    ) as bar:
+        for batch in loader:
+            found += _translated(model, batch.to(ranks.device), share, generation)
+            bar.advance()
+    everything = gathered(found, ranks)
+    unreadable = [one for one in everything if one.problem]
+    if unreadable:
+        raise UsageError(
+            f"{len(unreadable)} of {len(everything)} videos cannot be read",
+            where=f"{split.tars[0].parent}, split {split.name}: {unreadable[0].id}: {unreadable[0].problem}",
+            remedy="`signllm shard verify` names the damage; shard these videos again",
+        )
+    return everything
+
+
+def _translated(model: SignLLM, batch: Batch, share: Share, generation: GenerationConfig) -> list[Hypothesis]:
+    """Translate a batch; videos that only fill it up are left out, unreadable ones kept with the reason."""
+    problems = dict(batch.bad)
+    found = []
+    for place, written in enumerate(model.generate(batch, generation)):
+        name = batch.ids[place]
+        if bool(batch.is_real[place]) or name in problems:
+            found.append(
+                Hypothesis(
+                    place=share.place(int(batch.positions[place])),
+                    id=name,
+                    hypothesis=written.text,
+                    reference=batch.texts[place],
+                    characters=written.characters,
+                    words=written.words,
+                    problem=problems.get(name, ""),
+                    language=batch.languages[place],
+                )
+            )
+    return found
+
+
+def _scored(
+    run: Path,
+    split: str,
+    hypotheses: list[Hypothesis],
+    config: EvaluateConfig,
+    about: dict[str, Any],
+    *,
+    writes: bool,
+) -> dict[str, Any]:
+    """Score translations, and their deranged pairing if asked; one rank writes both files of each."""
+    languages = {one.language for one in hypotheses}
+    is_chinese = {name.lower().split("-")[0] for name in languages} <= {"chinese", "zh"}
+    convention = config.convention or ("csl-daily" if is_chinese else "phoenix2014t")
+    scores: dict[str, Any] = {}
+    for name, pairs in _pairings(split, hypotheses, config):
+        texts = [one.hypothesis for one in pairs], [one.reference for one in pairs]
+        language = next(iter(languages)) if len(languages) == 1 else None
+        found = score(*texts, convention, language=language, final_period=config.final_period)
+        scores[name] = found | about | {"split": name}
+        if writes:
+            write_scored(run, name, pairs, scores[name])
+    control = scores.get(f"{split}.shuffled")
+    return scores[split] | ({"shuffled": control} if control else {})
+
+
+def _pairings(
+    split: str, hypotheses: list[Hypothesis], config: EvaluateConfig
+) -> list[tuple[str, list[Hypothesis]]]:
+    """Return what is scored under which name."""
+    pairings = [(split, hypotheses)]
+    if config.shuffled:
+        pairings.append((f"{split}.shuffled", shuffled(hypotheses)))
+    return pairings

@@ -1,0 +1,55 @@
+"""Which videos of a split a rank translates: whole batches, dealt out in turn.
+
+Cutting first and dealing second keeps the neighbours of a video, and so the padding and rounding it meets,
+the same for any number of ranks. Every rank gets equally many batches (a rank short of one repeats the first
+video, to be dropped when results are collected), because the model's statistics are sums over all ranks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from signllm.data.source import DataConfig, Source
+
+if TYPE_CHECKING:
+    from signllm.data.batch import Item
+
+
+class Share:
+    """A rank's part of a source, itself a source in evaluation order for a loader with one rank.
+
+    Args:
+        source: all videos.
+        batch_size: videos in a batch.
+        rank: this rank.
+        world: number of ranks.
+    """
+
+    def __init__(self, source: Source, *, batch_size: int, rank: int, world: int) -> None:
+        self.source = source
+        self.places = dealt(len(source), batch_size=batch_size, rank=rank, world=world)
+        self.shard_sizes = (len(self.places),)
+
+    @property
+    def config(self) -> DataConfig:
+        """How the source is read."""
+        return self.source.config
+
+    def __len__(self) -> int:
+        """Return the number of videos of this rank."""
+        return len(self.places)
+
+    def load(self, index: int, *, seed: int, epoch: int, position: int) -> Item:
+        """Return one video of this rank."""
+        return self.source.load(self.places[index], seed=seed, epoch=epoch, position=position)
+
+    def place(self, position: int) -> int:
+        """Return the place in the whole source of a position in this rank's order."""
+        return self.places[position]
+
+
+def dealt(count: int, *, batch_size: int, rank: int, world: int) -> list[int]:
+    """Return the places of a rank's videos: batches rank, rank + world, ... of ``count`` videos in order."""
+    batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    batches += [range(1)] * (-len(batches) % world)
+    return [place for batch in batches[rank::world] for place in batch]

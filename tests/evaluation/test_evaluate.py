@@ -1,0 +1,187 @@
+"""Evaluation: each video once, the same on any number of ranks, controls that are what they claim."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from signllm.data.index import ShardIndex
+from signllm.data.pipeline import VideoSource
+from signllm.errors import UsageError
+from signllm.evaluation import evaluate as room
+from signllm.evaluation.evaluate import EvaluateConfig, evaluate
+from signllm.evaluation.hypotheses import deranged
+from signllm.evaluation.scores import score
+from signllm.evaluation.share import dealt
+from tests.evaluation import trained
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def lines_of(run: Path, name: str = "test") -> list[dict[str, Any]]:
+    text = (run / f"hypotheses.{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_every_video_once_in_order_with_its_tokens(run: Path, shards: Path) -> None:
+    scores = evaluate(run, shards, "test", EvaluateConfig(batch_size=3))
+    lines = lines_of(run)
+    assert [line["id"] for line in lines] == [
+        sample.id for sample in ShardIndex(shards).split("test").samples
+    ]
+    assert [line["reference"] for line in lines] == [s.text for s in ShardIndex(shards).split("test").samples]
+    frames = [min(length, trained.MAX_FRAMES) for length in trained.LENGTHS]
+    by_id = {f"clip{place}": (count - 13) // 4 + 1 for place, count in enumerate(frames)}
+    assert {line["id"]: len(line["characters"]) for line in lines} == by_id
+    assert len({line["hypothesis"] for line in lines}) > 1  # the texts depend on the videos
+    assert scores["samples"] == len(lines)
+    texts = [line["hypothesis"] for line in lines], [line["reference"] for line in lines]
+    expected = score(*texts, "phoenix2014t")
+    written = json.loads((run / "scores.test.json").read_text())
+    assert written == scores
+    assert {name: written[name] for name in expected} == expected
+    assert written["checkpoint"] == "step-00000001"
+    assert not list(run.glob(".*"))
+
+
+def test_the_same_on_one_and_on_two_ranks(made: Path, run: Path, tmp_path: Path) -> None:
+    shared = Path(shutil.copytree(run, tmp_path / "shared"))
+    evaluate(run, made / "shards", "test", trained.ON_RANKS)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tests.evaluation.trained", str(shared), str(made / "shards"), "test"]
+    ranks = [
+        subprocess.Popen(command, cwd=ROOT, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]
+    for name in ("test", "test.shuffled"):
+        assert lines_of(shared, name) == lines_of(run, name)
+        alone, together = (json.loads((r / f"scores.{name}.json").read_text()) for r in (run, shared))
+        assert {**alone, "seconds": 0} == {**together, "seconds": 0}
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 30])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_dealing_keeps_batches_whole_and_ranks_equal(count: int, batch_size: int, world: int) -> None:
+    shares = [dealt(count, batch_size=batch_size, rank=rank, world=world) for rank in range(world)]
+    batches = math.ceil(count / batch_size)
+    assert {math.ceil(len(share) / batch_size) for share in shares} == {math.ceil(batches / world)}
+    assert sorted({place for share in shares for place in share}) == list(range(count))
+    alone = [tuple(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
+    met = {tuple(share[i : i + batch_size]) for share in shares for i in range(0, len(share), batch_size)}
+    assert met - {(0,)} == set(alone) - {(0,)}
+
+
+class Exchanged(VideoSource):
+    """Every video shows another one's frames; texts and ids stay."""
+
+    def load(self, index: int, *, seed: int, epoch: int, position: int) -> Any:
+        other = super().load(deranged(len(self))[index], seed=seed, epoch=epoch, position=position)
+        sample = self.split.samples[index]
+        return replace(other, id=sample.id, text=sample.text)
+
+
+def test_shuffled_is_what_exchanged_videos_give(
+    run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paired = evaluate(run, shards, "test", EvaluateConfig(batch_size=1, shuffled=True))["shuffled"]
+    expected = lines_of(run, "test.shuffled")
+    plain = lines_of(run)
+    monkeypatch.setattr(room, "VideoSource", Exchanged)
+    exchanged = evaluate(run, shards, "test", EvaluateConfig(batch_size=1))
+    assert lines_of(run) == expected
+    assert exchanged["bleu1"] == paired["bleu1"]
+    assert [line["id"] for line in expected] == [line["id"] for line in plain]
+    assert [line["characters"] for line in expected] != [line["characters"] for line in plain]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 50])
+def test_a_derangement_moves_everyone(count: int) -> None:
+    for seed in range(20):
+        order = deranged(count, seed)
+        assert sorted(order) == list(range(count))
+        assert all(place != other for place, other in enumerate(order))
+    assert deranged(count) == deranged(count)
+
+
+def test_beams_and_convention_are_options_and_recorded(run: Path, shards: Path) -> None:
+    config = EvaluateConfig(beams=3, convention="sacrebleu", final_period="drop")
+    scores = evaluate(run, shards, "test", config)
+    assert scores["generation"]["beams"] == 3
+    assert scores["convention"] == "sacrebleu"
+    assert "tok:13a" in scores["signature"]
+    assert "final_period:drop" in scores["signature"]
+
+
+def test_an_unreadable_video_is_an_error_that_names_it(made: Path, run: Path, tmp_path: Path) -> None:
+    trained.write_shards(tmp_path / "data", lengths=(25, 29, 33))
+    shards = tmp_path / "data" / "shards"
+    split = ShardIndex(shards).split("test")
+    offset, size = split.samples[1].members["mp4"]
+    with split.tars[0].open("r+b") as tar:
+        tar.seek(offset)
+        tar.write(b"\0" * size)
+    with pytest.raises(UsageError, match="1 of 3 videos cannot be read") as raised:
+        evaluate(run, shards, "test")
+    assert split.samples[1].id in str(raised.value.where)
+    assert not (run / "scores.test.json").exists()
+
+
+def test_refusals_name_the_remedy(run: Path, shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no split 'dev'") as raised:
+        evaluate(run, shards, "dev")
+    assert "test" in str(raised.value.remedy)
+    with pytest.raises(UsageError, match="not a run folder"):
+        evaluate(tmp_path, shards, "test")
+    with pytest.raises(UsageError, match="no finished shards"):
+        evaluate(run, tmp_path, "test")
+    with pytest.raises(UsageError, match="batch_size is 0"):
+        EvaluateConfig(batch_size=0)
+    with pytest.raises(UsageError, match="no score convention"):
+        EvaluateConfig(convention="bleu")
+
+
+def test_runs_of_another_stage_version_or_without_checkpoint(run: Path, shards: Path) -> None:
+    record = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(record | {"stage": "pretrain"}))
+    with pytest.raises(UsageError, match="a run of pretrain, not of finetune"):
+        evaluate(run, shards, "test")
+    (run / "config.json").write_text(json.dumps(record | {"format": 99}))
+    with pytest.raises(UsageError, match="format 99"):
+        evaluate(run, shards, "test")
+    (run / "config.json").write_text(json.dumps(record))
+    (run / "checkpoints" / "step-00000001" / "COMPLETE").unlink()
+    with pytest.raises(UsageError, match="no whole checkpoint"):
+        evaluate(run, shards, "test")
+    assert not list(run.glob("hypotheses.*"))
+
+
+def test_stale_scores_do_not_survive_new_translations(
+    run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(run, shards, "test")
+    from signllm.evaluation import hypotheses
+
+    def full(path: Path, text: str) -> None:
+        raise UsageError("cannot write: No space left on device", where=path, remedy="free space")
+
+    monkeypatch.setattr(hypotheses, "_write", full)
+    with pytest.raises(UsageError, match="No space left"):
+        evaluate(run, shards, "test")
+    assert not (run / "scores.test.json").exists()

@@ -1,0 +1,116 @@
+"""A fine-tuned run as the stages leave it, with random weights, and shards of a few drawn videos.
+
+``python -m tests.evaluation.trained RUN SHARDS SPLIT`` evaluates, as one rank of ``WORLD_SIZE``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from signllm.config import FinetuneConfig, save_config
+from signllm.data.pipeline import DataConfig
+from signllm.data.shards import ShardConfig, shard
+from signllm.data.video import encode_h264
+from signllm.evaluation.evaluate import EvaluateConfig, evaluate
+from signllm.models.language_model import GenerationConfig, LanguageModelConfig
+from signllm.models.projector import ProjectorConfig
+from signllm.models.sign_llm import SignLLMConfig, build_sign_llm
+from signllm.training.checkpoint import TrainingState, save
+from signllm.training.engine import TrainingConfig
+from signllm.training.partitions import kept_tensors, trainable_parameters
+from tests.models import parts
+
+LENGTHS = (41, 29, 37, 25, 33, 13, 57)
+MAX_FRAMES = 45
+ON_RANKS = EvaluateConfig(batch_size=3, shuffled=True)
+"""Three batches of the seven videos: two ranks have unequally much to do."""
+
+
+def write_videos(folder: Path, lengths: tuple[int, ...] = LENGTHS) -> dict[str, Path]:
+    """Write one mp4 per video, and a table of them; the texts are of the language model's vocabulary."""
+    folder.mkdir(parents=True)
+    paths, rows = {}, ["id\tvideo\ttext\tsplit\tlanguage"]
+    for place, frames in enumerate(parts.frames_of(lengths)):
+        path = folder / f"clip{place}.mp4"
+        path.write_bytes(encode_h264(frames.permute(0, 2, 3, 1).numpy(), 25.0))
+        paths[f"clip{place}"] = path
+        rows.append(f"clip{place}\t{path.name}\t{parts.TEXTS[place % 4]}\ttest\tEnglish")
+    (folder / "table.tsv").write_text("\n".join(rows) + "\n")
+    return paths
+
+
+def write_shards(folder: Path, lengths: tuple[int, ...] = LENGTHS) -> dict[str, Path]:
+    """Shard those videos into ``folder/shards``; returns the videos by id."""
+    paths = write_videos(folder / "videos", lengths)
+    shard("table", folder / "videos" / "table.tsv", folder / "shards", ShardConfig())
+    return paths
+
+
+def write_run(run: Path, language_model: Path, *, seed: int = 0) -> Path:
+    """Write a fine-tuned run: configuration, words, one checkpoint."""
+    config = FinetuneConfig(
+        sign_llm=SignLLMConfig(
+            vq_sign=parts.vq_config(),
+            projector=ProjectorConfig(hidden=12),
+            language_model=LanguageModelConfig(
+                path=str(language_model), dtype="fp32", prompt="translate {language}", separator=":"
+            ),
+        ),
+        data=DataConfig(size=parts.SIZE, max_frames=MAX_FRAMES, workers=0),
+        training=TrainingConfig(steps=1),
+        generation=GenerationConfig(max_new_tokens=8),
+    )
+    torch.manual_seed(seed)
+    encoder = parts.vq_sign(config.sign_llm.vq_sign)
+    words = parts.word_codebook(encoder)
+    model = build_sign_llm(config.sign_llm, words)
+    with torch.no_grad():
+        # Texts must tell videos apart: a codebook of the videos' own vectors, signs as loud as the prompt.
+        batch = parts.batch_of(lengths=LENGTHS)
+        vectors, _ = model.vq_sign.encoder(batch.frames, batch.frame_counts)
+        codebook = model.vq_sign.quantizer.codebook
+        codebook.copy_(vectors[torch.linspace(0, len(vectors) - 1, len(codebook)).long()])
+        for parameter in model.projector.parameters():
+            parameter.mul_(20)
+    save_config(run, config)
+    words.save(run)
+    weights = trainable_parameters(model) | kept_tensors(model)
+    state = TrainingState(stage="finetune", step=1)
+    save(run, state, {name: w.detach().clone() for name, w in weights.items()}, {}, keep=1)
+    return run
+
+
+def loud_language_model(folder: Path) -> Path:
+    """Write the tests' language model with louder weights: what it writes depends on what it reads."""
+    from transformers import AutoModelForCausalLM
+
+    parts.save_language_model(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.mul_(20)
+    model.save_pretrained(folder)
+    return folder
+
+
+def pixels(shards: Path, split: str, name: str) -> np.ndarray:
+    """Decode a sample of the shards, whole and in its own size."""
+    from signllm.data.index import ShardIndex
+    from signllm.data.stored import stored_frames
+
+    found = ShardIndex(shards).split(split)
+    return stored_frames(found.read([sample.id for sample in found.samples].index(name)))
+
+
+def main() -> None:
+    run, shards, split = sys.argv[1:]
+    evaluate(Path(run), Path(shards), split, ON_RANKS)
+
+
+if __name__ == "__main__":
+    main()
