@@ -7,14 +7,13 @@ Exit 0 done, 1 failed, 2 bad usage or bad input. Nothing heavy is imported befor
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 
 from signllm.errors import RunFailedError, UsageError
-from signllm.training.local_ranks import FAILED, USAGE, is_first_rank, report_failure
-from signllm.verbs import prepare
+from signllm.training.local_ranks import FAILED, USAGE, report_failure
+from signllm.verbs import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,13 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, "signllm: interrupted; the same command continues a run", FAILED)
     except Exception as error:
         return _fail(error, f"signllm: this is a fault of ours\n{traceback.format_exc()}", FAILED)
-
-
-def run(arguments: Sequence[str]) -> None:
-    """Run one verb, letting its errors through: what a rank of a submitted job calls."""
-    if not is_first_rank():
-        sys.stdout = open(os.devnull, "w")  # rank 0 speaks for all, to the end of the process
-    prepare(arguments)()
 
 
 def _fail(error: BaseException, message: str, code: int) -> int:

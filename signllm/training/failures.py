@@ -15,15 +15,17 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from signllm.errors import RunFailedError
+
 WAIT_FOR_REPORT_S = 3.0
 NETWORK_WORDS = ("gloo", "nccl", "connection", "timed out", "socket")
 
 
-class RankFailedError(RuntimeError):
+class RankFailedError(RunFailedError):
     """Another rank failed first; the message says which one, where its traceback is, and its last line."""
 
 
-class NotFiniteError(ArithmeticError):
+class NotFiniteError(RunFailedError, ArithmeticError):
     """The loss is not a number; raised by all ranks in the same step."""
 
 

@@ -1,0 +1,78 @@
+"""The verbs, in the order of a project: their names, and how a command line is checked and run.
+
+Whatever a verb needs is imported inside it, so that listing the verbs costs nothing.
+"""
+
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Sequence
+
+from signllm.command import Job, Verb
+from signllm.errors import UsageError
+from signllm.training.local_ranks import is_first_rank
+from signllm.verbs.data import SHARD
+from signllm.verbs.jobs import launch_verb
+from signllm.verbs.results import EVALUATE, REPORT, SCORE, TRANSLATE
+from signllm.verbs.stages import COMPOSE, FINETUNE, PRETRAIN
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one verb, letting its errors through: what a rank of a submitted job calls."""
+    if not is_first_rank():
+        sys.stdout = open(os.devnull, "w")  # rank 0 speaks for all, to the end of the process
+    prepare(arguments)()
+
+
+def prepare(arguments: Sequence[str]) -> Job:
+    """Check a whole command line and return what runs it.
+
+    Raises:
+        UsageError: there is no such verb; names the nearest.
+    """
+    word, *rest = arguments or ["--help"]
+    if word in ("-h", "--help", "help"):
+        return functools.partial(print, overview())
+    if word == "--version":
+        return _print_version
+    if word not in VERBS:
+        near = difflib.get_close_matches(word, VERBS, n=1)
+        raise UsageError(
+            f"there is no verb {word!r}",
+            where="signllm VERB",
+            remedy=f"did you mean `signllm {near[0]}`?" if near else f"one of {', '.join(VERBS)}",
+        )
+    return VERBS[word].prepare(rest)
+
+
+def overview() -> str:
+    """Return what ``signllm --help`` prints: the verbs in the order of a project."""
+    from signllm import __doc__ as about
+
+    lines = [(about or "").split("\n", 1)[0], "", "usage: signllm VERB ...", ""]
+    lines += [f"  {name:<10} {verb.summary}" for name, verb in VERBS.items()]
+    lines += ["", "Examples:", *(f"  {verb.example}" for verb in VERBS.values()), ""]
+    lines += [
+        "`signllm VERB --help` lists a verb's options. Exit code: 0 done, 1 failed, 2 bad usage or bad input."
+    ]
+    return "\n".join(lines)
+
+
+def _print_version() -> None:
+    from signllm import __version__
+
+    print(f"signllm {__version__}")
+
+
+VERBS: dict[str, Verb] = {
+    "shard": SHARD,
+    "pretrain": PRETRAIN,
+    "compose": COMPOSE,
+    "finetune": FINETUNE,
+    "evaluate": EVALUATE,
+    "translate": TRANSLATE,
+    "score": SCORE,
+    "report": REPORT,
+    "launch": launch_verb(check=prepare, run=run),
+}

@@ -1,0 +1,123 @@
+"""The verbs that read a finished run or anybody's output: translations, scores, a report."""
+
+from pathlib import Path
+from typing import Annotated
+
+from signllm.command import Job, Verb, parse, show, spread
+from signllm.errors import UsageError
+from signllm.plain import to_plain
+
+
+def _evaluate(arguments: list[str]) -> Job:
+    import tyro
+
+    from signllm.evaluation.evaluate import EvaluateConfig
+
+    settings, default = Annotated[EvaluateConfig, tyro.conf.arg(name="")], EvaluateConfig()
+
+    def evaluate(
+        *,
+        run: Path,
+        data: Path,
+        split: str = "dev",
+        ranks: int = 1,
+        json: bool = False,
+        config: settings = default,
+    ) -> None:
+        """Evaluate.
+
+        Args:
+            run: the run folder of stage 3; hypotheses and scores go there.
+            data: folder of shards.
+            split: which of its splits; choose on dev, report test once.
+            ranks: processes on this machine that share the work.
+            json: print JSON.
+            config: how it is translated and scored.
+        """
+        from signllm.evaluation.evaluate import evaluate
+
+        spread("evaluate", arguments, ranks, lambda: show(evaluate(run, data, split, config), json=json))
+
+    return parse(evaluate, arguments, verb="evaluate", about=EVALUATE)
+
+
+def _translate(arguments: list[str]) -> Job:
+    def translate(
+        videos: tuple[Path, ...], /, *, run: Path, language: str | None = None, json: bool = False
+    ) -> None:
+        """Translate.
+
+        Args:
+            videos: video files, or folders of frame pictures.
+            run: the run folder of stage 3.
+            language: of the text, in English, for the prompt.
+            json: print JSON: text, characters and words of every video.
+        """
+        from signllm.evaluation.translate import load
+
+        if not videos:
+            raise UsageError(
+                "no video", where="signllm translate VIDEO...", remedy="name one video file or more"
+            )
+        translator = load(run)
+        found = {str(video): translator.translate(video, language) for video in videos}
+        show({name: to_plain(t) if json else t.text for name, t in found.items()}, json=json)
+
+    return parse(translate, arguments, verb="translate", about=TRANSLATE)
+
+
+def _score(arguments: list[str]) -> Job:
+    from signllm.evaluation.scores import FinalPeriod, score_files
+
+    def score(
+        *,
+        hypotheses: Path,
+        references: Path,
+        convention: str = "phoenix2014t",
+        final_period: FinalPeriod = "keep",
+        language: str | None = None,
+        json: bool = False,
+    ) -> None:
+        """Scores.
+
+        Args:
+            hypotheses: one sentence per line, or `id|text`.
+            references: the same, in the same order or with the same ids.
+            convention: phoenix2014t, csl-daily or sacrebleu: how text is cut into words.
+            final_period: what happens to a sentence's last period on both sides.
+            language: for sacrebleu: zh for Chinese.
+            json: print JSON.
+        """
+        found = score_files(hypotheses, references, convention, language=language, final_period=final_period)
+        show(found, json=json)
+
+    return parse(score, arguments, verb="score", about=SCORE)
+
+
+def _report(arguments: list[str]) -> Job:
+    def report(*, run: Path, data: Path | None = None) -> None:
+        """Report.
+
+        Args:
+            run: a run folder, or a folder that `signllm demo` wrote.
+            data: folder of shards: shows frames beside the tokens.
+        """
+        from signllm.evaluation.report import report
+
+        print(report(run, shards=data))
+
+    return parse(report, arguments, verb="report", about=REPORT)
+
+
+EVALUATE = Verb(
+    "translate a split and score it",
+    "signllm evaluate --run runs/finetune --data shards --split dev --ranks 2",
+    _evaluate,
+)
+TRANSLATE = Verb("text for any video file", "signllm translate --run runs/finetune video.mp4", _translate)
+SCORE = Verb(
+    "BLEU, ROUGE-L and chrF of anybody's output, by a named convention",
+    "signllm score --hypotheses out.txt --references ref.txt --convention phoenix2014t",
+    _score,
+)
+REPORT = Verb("one HTML file about a run", "signllm report --run runs/finetune", _report)

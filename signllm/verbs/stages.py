@@ -1,0 +1,110 @@
+"""The verbs of training, one per stage: a recipe's configuration, each setting of which is an option."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from signllm.command import Job, Verb, parse, show, spread, whole
+
+
+def _recipe(arguments: list[str]) -> tuple[Any, list[str]]:
+    """Split the optional RECIPE off the arguments; without one, the paper's."""
+    from signllm.recipes import find_recipe
+
+    named = bool(arguments) and not arguments[0].startswith("-")
+    return find_recipe(arguments[0] if named else "phoenix2014t"), arguments[1:] if named else arguments
+
+
+def _pretrain(arguments: list[str]) -> Job:
+    import tyro
+
+    from signllm.config import PretrainConfig
+
+    recipe, options = _recipe(arguments)
+    settings = Annotated[PretrainConfig, tyro.conf.arg(name="")]
+
+    def pretrain(*, run: Path, data: Path, ranks: int = 1, config: settings = recipe.pretrain) -> None:
+        """Stage 1.
+
+        Args:
+            run: the run folder; an unfinished run there is continued.
+            data: folder of shards.
+            ranks: processes on this machine that share the work.
+            config: settings of the recipe, each can be changed.
+        """
+        from signllm.stages.pretrain import pretrain
+
+        spread("pretrain", arguments, ranks, lambda: whole(pretrain(config, run=run, shards=data)))
+
+    return parse(pretrain, options, verb="pretrain", about=PRETRAIN)
+
+
+def _compose(arguments: list[str]) -> Job:
+    import tyro
+
+    from signllm.config import ComposeConfig
+
+    recipe, options = _recipe(arguments)
+    settings = Annotated[ComposeConfig, tyro.conf.arg(name="")]
+
+    def compose(*, run: Path, data: Path, ranks: int = 1, config: settings = recipe.compose) -> None:
+        """Stage 2.
+
+        Args:
+            run: the run folder that `signllm pretrain` wrote; the words go there.
+            data: folder of shards.
+            ranks: processes on this machine that share the work.
+            config: settings of the recipe, each can be changed.
+        """
+        from signllm.stages.compose import compose
+
+        spread("compose", arguments, ranks, lambda: _tell_words(compose(run, data, config)))
+
+    return parse(compose, options, verb="compose", about=COMPOSE)
+
+
+def _tell_words(words: Any) -> None:
+    show({"characters": words.codes, "words": len(words.words), "alpha": words.alpha}, json=False)
+
+
+def _finetune(arguments: list[str]) -> Job:
+    import tyro
+
+    from signllm.config import FinetuneConfig
+
+    recipe, options = _recipe(arguments)
+    settings = Annotated[FinetuneConfig, tyro.conf.arg(name="")]
+
+    def finetune(
+        *, run: Path, init: Path, data: Path, ranks: int = 1, config: settings = recipe.finetune
+    ) -> None:
+        """Stage 3.
+
+        Args:
+            run: the run folder; an unfinished run there is continued.
+            init: the run folder of stages 1 and 2: its encoder and its words.
+            data: folder of shards.
+            ranks: processes on this machine that share the work.
+            config: settings of the recipe, each can be changed.
+        """
+        from signllm.stages.finetune import finetune
+
+        spread("finetune", arguments, ranks, lambda: whole(finetune(config, run=run, init=init, shards=data)))
+
+    return parse(finetune, options, verb="finetune", about=FINETUNE)
+
+
+PRETRAIN = Verb(
+    "stage 1: learn characters from video (VQ-Sign)",
+    "signllm pretrain phoenix2014t --data shards --run runs/pretrain --ranks 2",
+    _pretrain,
+)
+COMPOSE = Verb(
+    "stage 2: compose characters into words (CRA)",
+    "signllm compose phoenix2014t --data shards --run runs/pretrain",
+    _compose,
+)
+FINETUNE = Verb(
+    "stage 3: align the words with a frozen LLM",
+    "signllm finetune phoenix2014t --init runs/pretrain --data shards --run runs/finetune",
+    _finetune,
+)
