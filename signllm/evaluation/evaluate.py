@@ -136,15 +136,16 @@ def translate_split(
 
 
 def _translated(model: SignLLM, batch: Batch, share: Share, generation: GenerationConfig) -> list[Hypothesis]:
-    """Translate a batch; videos that only fill it up are left out, unreadable ones kept with the reason."""
+    """Translate a batch; what only fills it up is left out, unreadable videos are kept with the reason."""
     problems = dict(batch.bad)
     found = []
     for place, written in enumerate(model.generate(batch, generation)):
         name = batch.ids[place]
-        if bool(batch.is_real[place]) or name in problems:
+        position = int(batch.positions[place])
+        if position < len(share):
             found.append(
                 Hypothesis(
-                    place=share.place(int(batch.positions[place])),
+                    place=share.place(position),
                     id=name,
                     hypothesis=written.text,
                     reference=batch.texts[place],

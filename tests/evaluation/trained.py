@@ -46,7 +46,7 @@ def write_videos(folder: Path, lengths: tuple[int, ...] = LENGTHS) -> dict[str, 
 def write_shards(folder: Path, lengths: tuple[int, ...] = LENGTHS) -> dict[str, Path]:
     """Shard those videos into ``folder/shards``; returns the videos by id."""
     paths = write_videos(folder / "videos", lengths)
-    shard("table", folder / "videos" / "table.tsv", folder / "shards", ShardConfig())
+    shard("table", folder / "videos" / "table.tsv", folder / "shards", ShardConfig(encode="copy"))
     return paths
 
 
