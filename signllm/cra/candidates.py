@@ -39,13 +39,13 @@ def learn_candidates(
     trainer = BpeTrainer(
         vocab_size=len(present) + limit,
         min_frequency=min_frequency,
-        max_token_length=longest,
+        max_token_length=longest + 1,  # exclusive in tokenizers 0.23, against its own documentation
         show_progress=False,
     )
     tokenizer.train_from_iterator(_spelt(characters, counts), trainer)
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     spellings = (tuple(ord(point) - FIRST_CODE_POINT for point in token) for token, _ in tokens)
-    return tuple(spelling for spelling in spellings if len(spelling) > 1)
+    return tuple(spelling for spelling in spellings if 2 <= len(spelling) <= longest)
 
 
 def _spelt(characters: Ints, counts: Ints) -> Iterator[str]:

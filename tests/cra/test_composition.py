@@ -1,0 +1,140 @@
+"""The whole of CRA: planted words come out, the choice is recorded, order is nothing, bad input is named."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from signllm.cra.composition import WordsConfig, compose_words
+from signllm.cra.transport import TransportConfig
+from signllm.cra.word_codebook import WordCodebook
+from signllm.errors import UsageError
+
+CODES = 64
+SIGNS = tuple(tuple(int(c) for c in np.random.default_rng(k).permutation(CODES)[:4]) for k in range(30))
+
+
+def videos(n: int = 300, seed: int = 0) -> list[list[int]]:
+    """Sentences of planted signs, each character held for one or two clips."""
+    rng = np.random.default_rng(seed)
+    return [
+        [c for s in rng.integers(0, len(SIGNS), 6) for c in SIGNS[s] for _ in range(rng.integers(1, 3))]
+        for _ in range(n)
+    ]
+
+
+def compose(sequences: list[list[int]], **settings: Any) -> WordCodebook:
+    characters = np.array([c for s in sequences for c in s], dtype=np.int64)
+    counts = np.array([len(s) for s in sequences], dtype=np.int64)
+    config = WordsConfig(**({"alpha_runs": "repeated"} | settings))
+    return compose_words(characters, counts, codes=CODES, codebook="feed", config=config)
+
+
+def test_planted_signs_come_out_whole_and_their_parts_do_not() -> None:
+    words = compose(videos(), max_size=128, transport=TransportConfig(choose_by="least_entropy"))
+    (chosen,) = [entry for entry in words.curve if entry["chosen"]]
+    assert set(SIGNS) <= set(words.words)
+    assert chosen["kept"] == len(words.words) < chosen["size"]
+    halves = {sign[:2] for sign in SIGNS} | {sign[2:] for sign in SIGNS}
+    assert len(halves & set(words.words)) <= 5
+    characters = [c for sign in SIGNS[:4] for c in sign]
+    found = words.segment(torch.tensor(characters), torch.tensor([16]))
+    assert [words.spell(w) for w in found.words.tolist()] == list(SIGNS[:4])
+
+
+def test_transport_differs_from_taking_the_first_merges() -> None:
+    """Not a silent no-op: the same number of merges, taken in order, lacks signs that transport found."""
+    words = compose(videos(), size=90, max_size=90)
+    first = compose(videos(), size=len(words.words), max_size=90, transport=TransportConfig(keep_share=0.0))
+    assert len(first.words) == len(words.words)
+    assert len(set(SIGNS) - set(words.words)) < len(set(SIGNS) - set(first.words))
+
+
+def test_the_order_of_videos_does_not_matter() -> None:
+    sequences = videos(120)
+    expected = compose(sequences)
+    np.random.default_rng(1).shuffle(sequences)
+    assert compose(sequences) == expected
+
+
+def test_the_curve_and_the_settings_are_recorded() -> None:
+    words = compose(videos(100), increment=20, max_size=70, min_size=0)
+    assert [entry["size"] for entry in words.curve] == [0, 20, 40, 60, 70]
+    assert sum(entry["chosen"] for entry in words.curve) == 1
+    assert all(entry["error"] < 1e-5 for entry in words.curve)
+    best = max(words.curve[1:], key=lambda entry: entry["marginal_utility"])
+    assert best["chosen"]
+    assert words.config == dataclasses.asdict(WordsConfig(increment=20, max_size=70, min_size=0))
+    assert (words.codes, words.codebook, words.slow_down) == (CODES, "feed", CODES)
+
+
+def test_frequencies_are_those_of_the_segmentation() -> None:
+    sequences = videos(100)
+    words = compose(sequences)
+    counted = np.zeros(words.size, dtype=int)
+    for sequence in sequences:
+        found = words.segment(torch.tensor(sequence), torch.tensor([len(sequence)])).words
+        np.add.at(counted, found.numpy(), 1)
+    assert words.frequencies == tuple(counted.tolist())
+
+
+def test_an_explicit_size_and_none_at_all() -> None:
+    words = compose(videos(100), size=50, transport=TransportConfig(keep_share=0.0))
+    assert len(words.words) == 50
+    bare = compose(videos(100), size=0)
+    assert bare.words == ()
+    assert bare.segment(torch.tensor([1, 2, 3]), torch.tensor([3])).words.tolist() == [1, 2, 3]
+
+
+def test_slowing_down_is_a_character_of_words() -> None:
+    """A sign whose second character is always held long is one word that contains s₀."""
+    rng = np.random.default_rng(0)
+    sequences = [
+        [c for s in rng.integers(0, 20, 8) for c in (2 * s, 2 * s + 1, *([2 * s + 1] * (3 if s == 7 else 0)))]
+        for _ in range(200)
+    ]
+    words = compose(sequences, alpha_runs="all", size=40, max_size=200)
+    assert (14, 15, CODES) in words.words
+    assert words.alpha is not None
+    found = words.segment(torch.tensor([14, 15, 15, 15, 15, 2, 3]), torch.tensor([7]))
+    assert words.spell(int(found.words[0])) == (14, 15, CODES)
+
+
+def test_scope_of_alpha_and_segmentation_are_passed_on() -> None:
+    words = compose(videos(60), alpha_scope="video", alpha_runs="all", segmentation="longest")
+    assert (words.alpha, words.repeated_only, words.segmentation) == (None, False, "longest")
+    assert compose(videos(60)).alpha == pytest.approx(2.0, abs=0.05)
+
+
+def test_the_longest_word_is_an_option() -> None:
+    assert max(map(len, compose(videos(100), longest_word=3, size=60).words)) <= 3
+
+
+def test_a_corpus_without_repetition_has_no_words_and_says_so_in_the_curve() -> None:
+    words = compose([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
+    assert words.words == ()
+    assert [(entry["size"], entry["chosen"]) for entry in words.curve] == [(0, True)]
+
+
+def test_bad_corpora_are_named() -> None:
+    with pytest.raises(UsageError, match=r"collapsed: perplexity 1\.0"):
+        compose([[3] * 50, [3] * 20 + [4]])
+    with pytest.raises(UsageError, match="no characters"):
+        compose([[]])
+    with pytest.raises(UsageError, match="yields 0 candidate"):
+        compose([[0, 1, 2], [3, 4, 5]], size=10)
+    with pytest.raises(ValueError, match="codebook of 64"):
+        compose([[0, 64]])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"longest_word": 1}, {"increment": 0}, {"min_size": 5000}, {"size": -1}, {"min_frequency": 0}],
+)
+def test_impossible_settings_are_named(settings: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=next(iter(settings))):
+        WordsConfig(**settings)

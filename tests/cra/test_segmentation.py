@@ -1,0 +1,135 @@
+"""Segmentation: hand-made splits, Viterbi against every possible split, and that nothing is ever lost."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from signllm.cra import segmentation
+from signllm.cra.segmentation import Method, WordTable, count_occurrences, segment
+
+ALPHABET = 4
+WORDS = ((0, 1), (1, 2), (0, 1, 2), (2, 2), (3, 0, 1, 2), (2, 3))
+SEQUENCES = st.lists(st.lists(st.integers(0, ALPHABET - 1), max_size=11), min_size=1, max_size=6)
+FREQUENCIES = st.lists(st.integers(0, 50), min_size=ALPHABET + len(WORDS), max_size=ALPHABET + len(WORDS))
+
+
+def packed(sequences: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([c for s in sequences for c in s], dtype=np.int64), np.array(
+        [len(s) for s in sequences], dtype=np.int64
+    )
+
+
+def table(frequencies: list[int] | None = None) -> WordTable:
+    return WordTable(WORDS, ALPHABET, np.array(frequencies or [1] * (ALPHABET + len(WORDS))))
+
+
+def split(sequences: list[list[int]], words: WordTable, method: Method) -> list[list[int]]:
+    characters, counts = packed(sequences)
+    starts, found = segment(characters, counts, words, method=method)
+    assert np.array_equal(starts == 1, found >= 0)
+    return [part[part >= 0].tolist() for part in np.split(found, np.cumsum(counts)[:-1])]
+
+
+def spell(words: list[int]) -> list[int]:
+    return [c for word in words for c in ([word] if word < ALPHABET else WORDS[word - ALPHABET])]
+
+
+def every_split(sequence: list[int]) -> list[list[int]]:
+    if not sequence:
+        return [[]]
+    ids = {(c,): c for c in range(ALPHABET)} | {word: ALPHABET + k for k, word in enumerate(WORDS)}
+    return [
+        [ids[head], *rest]
+        for length in range(1, len(sequence) + 1)
+        if (head := tuple(sequence[:length])) in ids
+        for rest in every_split(sequence[length:])
+    ]
+
+
+def test_longest_match_goes_from_left_to_right() -> None:
+    assert split([[0, 1, 2, 2, 3], [3, 0, 1], []], table(), "longest") == [[6, 9], [3, 4], []]
+
+
+def test_viterbi_prefers_frequent_words() -> None:
+    frequent = [10, 10, 10, 10, 500, 1, 1, 500, 1, 1]  # 0 1 and 2 2
+    assert split([[0, 1, 2, 2]], table(frequent), "viterbi") == [[4, 7]]
+    assert split([[0, 1, 2, 2]], table(frequent), "longest") == [[6, 2]]
+
+
+def test_equally_probable_splits_begin_with_the_longer_word() -> None:
+    words = WordTable(((0, 1), (1, 2)), 3, np.zeros(5))
+    assert segment(*packed([[0, 1, 2]]), words)[1].tolist() == [3, -1, 2]
+
+
+@settings(max_examples=150, deadline=None)
+@given(SEQUENCES, FREQUENCIES)
+def test_viterbi_finds_the_most_probable_of_all_splits(
+    sequences: list[list[int]], frequencies: list[int]
+) -> None:
+    words = table(frequencies)
+    for sequence, found in zip(sequences, split(sequences, words, "viterbi"), strict=True):
+        best = max(sum(words.score[w] for w in candidate) for candidate in every_split(sequence))
+        assert sum(words.score[w] for w in found) == pytest.approx(best, abs=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(SEQUENCES, FREQUENCIES, st.sampled_from(["viterbi", "longest"]))
+def test_no_character_is_lost_and_a_batch_is_its_videos(
+    sequences: list[list[int]], frequencies: list[int], method: Method
+) -> None:
+    words = table(frequencies)
+    found = split(sequences, words, method)
+    assert [spell(w) for w in found] == sequences
+    assert found == [split([s], words, method)[0] for s in sequences]
+
+
+@given(SEQUENCES)
+def test_chunks_do_not_show(sequences: list[list[int]]) -> None:
+    whole = split(sequences, table(), "viterbi")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segmentation, "CHUNK_CHARACTERS", 8)
+        assert split(sequences, table(), "viterbi") == whole
+
+
+@given(SEQUENCES)
+def test_occurrences_are_counted_with_overlaps(sequences: list[list[int]]) -> None:
+    expected = [
+        sum(s[k : k + len(w)] == list(w) for s in sequences for k in range(len(s)))
+        for w in [(c,) for c in range(ALPHABET)] + list(WORDS)
+    ]
+    assert count_occurrences(*packed(sequences), WORDS, ALPHABET).tolist() == expected
+
+
+def test_without_words_every_character_stands_alone() -> None:
+    words = WordTable((), 3, np.ones(3))
+    for method in ("viterbi", "longest"):
+        assert segment(*packed([[2, 0, 1]]), words, method=method)[1].tolist() == [2, 0, 1]
+
+
+def test_a_thousand_videos_take_well_under_a_second() -> None:
+    rng = np.random.default_rng(0)
+    drawn = {tuple(rng.integers(0, 256, rng.integers(2, 7)).tolist()) for _ in range(1000)}
+    words = WordTable(tuple(sorted(drawn)), 257, np.ones(257 + len(drawn)))
+    characters, counts = rng.integers(0, 257, 40_000), np.full(1000, 40)
+    seconds = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        segment(characters, counts, words)
+        seconds.append(time.perf_counter() - begun)
+    assert min(seconds) < 0.25
+
+
+def test_sequences_longer_than_any_chunk_are_handled() -> None:
+    rng = np.random.default_rng(1)
+    sequence = rng.integers(0, ALPHABET, 5000).tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segmentation, "CHUNK_CHARACTERS", 100)
+        (found,) = split([sequence], table(), "viterbi")
+    assert spell(found) == sequence
+    assert any(a >= ALPHABET and b >= ALPHABET for a, b in pairwise(found))

@@ -1,0 +1,139 @@
+"""Transport: the costs by hand, the same plan from POT, and that it is not a silent no-op."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import ot
+import pytest
+
+from signllm.cra.segmentation import count_occurrences
+from signllm.cra.transport import (
+    SizeOutcome,
+    TransportConfig,
+    choose_size,
+    describe_curve,
+    marginal_utilities,
+    solve_sizes,
+    word_costs,
+)
+from signllm.errors import UsageError
+
+HARD, PAPER = TransportConfig(), TransportConfig(formulation="paper", slack=0.05)
+ALPHABET = 160
+WHOLES = tuple(tuple(range(4 * k, 4 * k + 4)) for k in range(ALPHABET // 4))
+HALVES = tuple(word[:2] for word in WHOLES)
+
+
+def corpus(alone: int) -> np.ndarray:
+    """40 words of four characters, each 50 times, and the first half of each ``alone`` times by itself.
+
+    Returns occurrences of the characters, the halves and the wholes.
+    """
+    rng = np.random.default_rng(0)
+    pieces = [*WHOLES] * 50 + [*HALVES] * alone
+    order = rng.permutation(len(pieces))
+    sequence = np.array([c for k in order for c in pieces[k]])
+    return count_occurrences(sequence, np.array([len(sequence)]), HALVES + WHOLES, ALPHABET)
+
+
+def outcome(size: int, entropy: float, mean_length: float = 1.0) -> SizeOutcome:
+    return SizeOutcome(size, np.ones(size, dtype=bool), entropy, mean_length, 1, 0.0)
+
+
+def test_costs_are_those_of_the_definition() -> None:
+    """A word of (0, 0, 1): P(0|j) = 2/3, so −log P, minus its own entropy, plus −log(rate)/3."""
+    cost = word_costs([(0,), (1,), (0, 0, 1)], np.array([8, 4, 3]), 2)
+    own = -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3))
+    price = -np.log(3 / 12) / 3 - own
+    assert cost[:, 2] == pytest.approx([-np.log(2 / 3) + price, -np.log(1 / 3) + price])
+    assert cost[:, 0].tolist() == pytest.approx([-np.log(8 / 12), np.inf])
+    assert cost[:, 1].tolist() == pytest.approx([np.inf, -np.log(4 / 12)])
+
+
+def test_transport_drops_the_part_that_is_never_used_alone_and_keeps_one_that_is() -> None:
+    """The step at work: 40 of 80 candidates go when halves occur inside wholes only; none if they live."""
+    (never,) = solve_sizes(HALVES + WHOLES, corpus(alone=0), [80], HARD)
+    assert never.kept.tolist() == [False] * 40 + [True] * 40
+    (often,) = solve_sizes(HALVES + WHOLES, corpus(alone=50), [80], HARD)
+    assert often.kept.all()
+
+
+def test_the_papers_formulation_gives_every_word_its_demand_and_so_drops_none() -> None:
+    (found,) = solve_sizes(HALVES + WHOLES, corpus(alone=0), [80], PAPER)
+    assert found.kept.all()
+    assert found.error <= 1e-6
+
+
+def test_all_sizes_at_once_are_each_by_itself() -> None:
+    occurrences, sizes = corpus(alone=3), [0, 16, 40, 56, 80]
+    for config in (HARD, PAPER):
+        together = solve_sizes(HALVES + WHOLES, occurrences, sizes, config)
+        for size, one in zip(sizes, together, strict=True):
+            words = (HALVES + WHOLES)[:size]
+            (alone,) = solve_sizes(words, occurrences[: ALPHABET + size], [size], config)
+            assert one.size == size
+            assert np.array_equal(one.kept, alone.kept)
+            assert one.entropy == pytest.approx(alone.entropy, rel=1e-4)
+            assert one.mean_length == pytest.approx(alone.mean_length, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:If reg_type")
+def test_entropy_and_words_are_those_of_a_plan_by_pot() -> None:
+    words, occurrences = HALVES + WHOLES, corpus(alone=3)
+    spellings = [(c,) for c in range(ALPHABET)] + list(words)
+    length = np.array([len(s) for s in spellings])
+    total = occurrences[:ALPHABET].sum()
+    a, b = occurrences[:ALPHABET] / total, occurrences * length / total
+    cost = np.minimum(word_costs(spellings, occurrences, ALPHABET), 1e3)
+    plan = ot.unbalanced.sinkhorn_unbalanced(
+        a, b, cost, HARD.epsilon, (float("inf"), HARD.rho), reg_type="entropy", numItermax=5000, stopThr=1e-12
+    )
+    received = plan.sum(axis=0)
+    uses = received / length
+    p = uses / uses.sum()
+    (found,) = solve_sizes(words, occurrences, [80], replace(HARD, tolerance=1e-9, max_iterations=5000))
+    assert found.kept.tolist() == (received >= HARD.keep_share * b)[ALPHABET:].tolist()
+    assert found.entropy == pytest.approx(-(p * np.log(np.maximum(p, 1e-300))).sum(), rel=1e-4)
+    assert found.mean_length == pytest.approx(received.sum() / uses.sum(), rel=1e-4)
+
+
+def test_without_candidates_the_entropy_is_that_of_the_characters() -> None:
+    (found,) = solve_sizes((), np.array([6, 3, 0, 1]), [0], HARD)
+    p = np.array([0.6, 0.3, 0.1])
+    assert found.entropy == pytest.approx(-(p * np.log(p)).sum(), rel=1e-5)
+    assert found.mean_length == pytest.approx(1.0)
+
+
+def test_the_largest_marginal_utility_wins() -> None:
+    outcomes = [outcome(0, 5.0), outcome(32, 4.9), outcome(64, 3.3), outcome(128, 1.0), outcome(160, 0.9)]
+    assert marginal_utilities(outcomes, "length") == pytest.approx([0.1 / 32, 1.6 / 32, 2.3 / 64, 0.1 / 32])
+    assert choose_size(outcomes, HARD, min_size=0) == 2
+    assert choose_size(outcomes, HARD, min_size=65) == 3
+    assert choose_size(outcomes, HARD, min_size=1000) == 4
+    assert choose_size(outcomes, replace(HARD, choose_by="least_entropy"), min_size=0) == 4
+    assert choose_size(outcomes[:1], HARD, min_size=64) == 0
+
+
+def test_normalisation_decides_between_words_and_characters() -> None:
+    outcomes = [outcome(0, 4.0), outcome(32, 4.4, 1.1), outcome(64, 4.9, 2.0)]
+    assert choose_size(outcomes, HARD, min_size=0) == 2
+    assert marginal_utilities(outcomes, "none") == pytest.approx([-0.4 / 32, -0.5 / 32])
+    assert choose_size(outcomes, replace(HARD, normalisation="none"), min_size=0) == 1
+
+
+def test_the_curve_tells_everything_and_marks_the_choice() -> None:
+    curve = describe_curve([outcome(0, 4.0), outcome(32, 4.4, 2.0)], 1)
+    assert [entry["chosen"] for entry in curve] == [False, True]
+    assert curve[0]["marginal_utility"] is None
+    assert curve[1]["entropy"] == pytest.approx(2.2)
+    assert curve[1]["entropy_unnormalised"] == pytest.approx(4.4)
+    assert curve[1]["marginal_utility"] == pytest.approx(1.8 / 32)
+    assert curve[1]["marginal_utility_unnormalised"] == pytest.approx(-0.4 / 32)
+
+
+@pytest.mark.parametrize("changed", [{"epsilon": 0.0}, {"rho": -1.0}, {"slack": -0.1}, {"keep_share": -0.1}])
+def test_impossible_strengths_are_named(changed: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(changed))):
+        TransportConfig(**changed)

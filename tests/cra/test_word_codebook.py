@@ -1,0 +1,172 @@
+"""The word codebook: its files, its segmentation in tensors, and files that must be refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from signllm.cra.repeats import collapse_repeats
+from signllm.cra.word_codebook import WordCodebook, fingerprint
+from signllm.errors import UsageError
+
+CODES, SLOW = 4, 4
+WORDS = WordCodebook(
+    codes=CODES,
+    words=((0, 1), (2, SLOW), (1, 2, 3)),
+    frequencies=(3, 1, 4, 1, 5, 9, 2, 6),
+    alpha=2.0,
+    codebook="0123456789abcdef",
+    curve=({"size": 0, "entropy": 1.5, "marginal_utility": None, "chosen": False},),
+    config={"size": 3},
+)
+SEQUENCES = st.lists(st.lists(st.integers(0, CODES - 1), max_size=12), min_size=1, max_size=5)
+
+
+def packed(sequences: list[list[int]]) -> tuple[Tensor, Tensor]:
+    return torch.tensor([c for s in sequences for c in s], dtype=torch.int64), torch.tensor(
+        [len(s) for s in sequences]
+    )
+
+
+def test_ids_and_spelling() -> None:
+    assert (WORDS.slow_down, WORDS.size) == (4, 8)
+    assert [WORDS.spell(word) for word in range(8)] == [(0,), (1,), (2,), (3,), (4,), *WORDS.words]
+    for word in (-1, 8):
+        with pytest.raises(ValueError, match="ids run from 0 to 7"):
+            WORDS.spell(word)
+
+
+def test_a_batch_by_hand() -> None:
+    """0 1 | 2 2 2 (held: 2 s₀) | 3 and, in a second video, 3 3 | 3 is one run of three: 3 s₀, two words."""
+    found = WORDS.segment(*packed([[0, 1, 2, 2, 2, 3], [3, 3, 3]]))
+    assert found.words.tolist() == [5, 6, 3, 3, SLOW]
+    assert found.counts.tolist() == [3, 2]
+    assert found.slot.tolist() == [0, 0, 1, 1, 1, 2, 3, 3, 3]
+    assert found.weight.tolist() == pytest.approx([1 / 2, 1 / 2, 1 / 6, 1 / 6, 1 / 6, 1, 1 / 3, 1 / 3, 1 / 3])
+    assert found.slow_weight.tolist() == [0, 0.5, 0, 0, 1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(SEQUENCES, st.sampled_from([None, 1.0, 2.0]), st.sampled_from(["viterbi", "longest"]))
+def test_laws_of_a_segmentation(sequences: list[list[int]], alpha: float | None, method: Any) -> None:
+    words = replace(WORDS, alpha=alpha, segmentation=method)
+    characters, counts = packed(sequences)
+    found = words.segment(characters, counts)
+    short = collapse_repeats(characters.numpy(), counts.numpy(), slow_down=SLOW, alpha=alpha)
+    spelt = [character for word in found.words.tolist() for character in words.spell(word)]
+    assert spelt == short.characters.tolist()
+    assert int(found.counts.sum()) == len(found.words)
+    # weights of a word's characters, with s₀'s, are a mean
+    shares = found.slow_weight.index_add(0, found.slot, found.weight)
+    torch.testing.assert_close(shares, torch.ones_like(shares))
+    # slots never leave their video
+    video_of_character = torch.arange(len(counts)).repeat_interleave(counts)
+    video_of_word = torch.arange(len(counts)).repeat_interleave(found.counts)
+    assert torch.equal(video_of_word[found.slot], video_of_character)
+    # a batch is its videos
+    alone = [words.segment(*packed([s])).words.tolist() for s in sequences]
+    assert [part.tolist() for part in found.words.split(found.counts.tolist())] == alone
+
+
+def test_the_mean_of_a_word_is_over_its_spelling() -> None:
+    vectors = torch.randn(6, 3)
+    found = WORDS.segment(*packed([[0, 1, 2, 2, 2, 3]]))
+    means = torch.zeros(3, 3).index_add(0, found.slot, found.weight[:, None] * vectors)
+    torch.testing.assert_close(means[0], vectors[:2].mean(dim=0))
+    torch.testing.assert_close(means[1], vectors[2:5].mean(dim=0) / 2)  # s₀ is the other half
+    torch.testing.assert_close(means[2], vectors[5])
+
+
+def test_a_character_of_another_codebook_is_refused() -> None:
+    with pytest.raises(UsageError, match="characters 0 to 4"):
+        WORDS.segment(torch.tensor([0, 4]), torch.tensor([2]))
+    with pytest.raises(ValueError, match="add up to 3"):
+        WORDS.segment(torch.tensor([0, 1]), torch.tensor([3]))
+
+
+def test_files_come_back_as_they_went(tmp_path: Path) -> None:
+    WORDS.save(tmp_path / "run")
+    assert WordCodebook.load(tmp_path / "run") == WORDS
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"words.json", "words.safetensors"}
+    content = json.loads((tmp_path / "run" / "words.json").read_text())
+    assert content["words"] == [[0, 1], [2, 4], [1, 2, 3]]
+    assert content["curve"][0]["entropy"] == 1.5
+    each = replace(WORDS, alpha=None, words=(), frequencies=(1,) * 5)
+    each.save(tmp_path / "run")
+    assert WordCodebook.load(tmp_path / "run") == each
+
+
+def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def damage(run: Path) -> None:
+        content = json.loads((run / "words.json").read_text())
+        change(content)
+        (run / "words.json").write_text(json.dumps(content))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / "words.json").unlink(), "missing"),
+        (lambda run: (run / "words.safetensors").unlink(), "missing"),
+        (lambda run: (run / "words.json").write_text('{"version": 1, "wo'), "cannot be read"),
+        (lambda run: (run / "words.json").write_text("[]"), "version"),
+        (lambda run: (run / "words.safetensors").write_bytes(b"x" * 40), "cannot be read"),
+        (edit(lambda c: c.update(version=2)), "version"),
+        (edit(lambda c: c.pop("codes")), "broken"),
+        (edit(lambda c: c.update(codes="many")), "broken"),
+        (edit(lambda c: c["words"].pop()), "broken"),
+        (edit(lambda c: c["words"].__setitem__(0, [1, 0])), "different words"),
+        (edit(lambda c: c["words"].__setitem__(0, [0, 9])), "broken"),
+        (edit(lambda c: c["words"].__setitem__(0, c["words"][2])), "twice"),
+        (edit(lambda c: c["frequencies"].__setitem__(0, 7)), "different words"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
+    WORDS.save(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(UsageError, match=message) as refused:
+        WordCodebook.load(tmp_path)
+    assert "signllm compose" in str(refused.value)
+
+
+def test_a_fingerprint_is_of_values_and_shape() -> None:
+    codebook = torch.randn(6, 4)
+    name = fingerprint(codebook)
+    assert len(name) == 16
+    assert int(name, 16) >= 0
+    assert fingerprint(codebook.clone().requires_grad_()) == name
+    assert fingerprint(codebook.T.contiguous().T) == name
+    changed = codebook.clone()
+    changed[5, 3] += 1e-6
+    assert (
+        len({name, fingerprint(changed), fingerprint(codebook.reshape(4, 6)), fingerprint(codebook[:5])}) == 4
+    )
+
+
+def test_a_batch_of_a_training_step_is_segmented_in_milliseconds() -> None:
+    import time
+
+    generator = torch.Generator().manual_seed(0)
+    drawn = {tuple(torch.randint(0, 257, (4,), generator=generator).tolist()) for _ in range(1000)}
+    words = WordCodebook(
+        codes=256, words=tuple(sorted(drawn)), frequencies=(1,) * (257 + len(drawn)), alpha=1.5, codebook="x"
+    )
+    counts = torch.randint(20, 60, (8,), generator=generator)
+    characters = torch.randint(0, 256, (int(counts.sum()),), generator=generator)
+    seconds = []
+    for _ in range(10):
+        begun = time.perf_counter()
+        words.segment(characters, counts)
+        seconds.append(time.perf_counter() - begun)
+    assert min(seconds) < 0.01
