@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -114,7 +115,8 @@ def _first_failure(error: Any) -> Exception:
     """Turn torch's account of the failed ranks into the one message that the first of them left."""
     told = {rank: f for rank, f in error.failures.items() if isinstance(f.message, dict)}
     failures = told or error.failures
-    rank = min(failures, key=lambda r: (_moment(failures[r]), r))
+    # The launcher ends the others with SIGTERM: they are not the cause.
+    rank = min(failures, key=lambda r: (failures[r].exitcode == -signal.SIGTERM, _moment(failures[r]), r))
     failure = failures[rank]
     if not isinstance(failure.message, dict):
         return RunFailedError(f"rank {rank} ended with exit code {failure.exitcode}: {failure.message}")

@@ -1,0 +1,170 @@
+"""Jobs: the recorded sbatch text, a rank's environment, and real tasks through submitit's local executor."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from submitit import LocalJob
+
+from signllm import cli
+from signllm.cluster.launch import RANK_VARIABLES, job_name, launch, rank_environment, sbatch_text, wait
+from signllm.cluster.profile import Profile, load_profile
+from signllm.errors import RunFailedError, UsageError
+
+VERB = ["pretrain", "demo", "--data", "shards", "--run", "runs/X"]
+SBATCH = """\
+#!/bin/bash
+
+# Parameters
+#SBATCH --cpus-per-task=8
+#SBATCH --error=/logs/%j_0_log.err
+#SBATCH --gpus-per-node=8
+#SBATCH --job-name=signllm-pretrain-X
+#SBATCH --mem=480GB
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --open-mode=append
+#SBATCH --output=/logs/%j_0_log.out
+#SBATCH --partition=gpu
+#SBATCH --requeue
+#SBATCH --signal=USR2@300
+#SBATCH --time=1440
+#SBATCH --wckey=submitit
+
+# setup
+export OMP_NUM_THREADS=8
+export NCCL_DEBUG=WARN
+module load cuda
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /logs/%j_%t_log.out --error /logs/%j_%t_log.err PYTHON -u -m submitit.core._submit /logs
+"""
+
+
+def a100() -> Profile:
+    from dataclasses import replace
+
+    return replace(load_profile("a100"), nodes=2, partition="gpu", setup=("module load cuda",))
+
+
+def test_the_sbatch_text_is_the_recorded_one() -> None:
+    text = sbatch_text(a100(), VERB, Path("/logs"))
+    assert re.sub(r"\S*python\S*", "PYTHON", text) == SBATCH
+
+
+def test_dry_run_prints_and_submits_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    verb = ["score", "--hypotheses", "h", "--references", "r"]
+    assert cli.main(["launch", "a100", "--nodes", "4", "--partition", "long", "--dry-run", "--", *verb]) == 0
+    text = capsys.readouterr().out
+    assert "#SBATCH --nodes=4\n" in text
+    assert "#SBATCH --partition=long\n" in text
+    assert "submitit.core._submit" in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_verb_is_checked_before_it_is_submitted(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_of:
+        cli.main(["launch", "a100", "--dry-run", "--", *VERB, "--training.epoch", "3"])
+    assert exit_of.value.code == 2
+    assert "--training.epochs" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("srun") is not None, reason="this machine has Slurm")
+def test_without_slurm_the_remedy_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no Slurm.*srun"):
+        launch(a100(), VERB, run=print, logs=tmp_path)
+
+
+def test_a_job_is_named_after_its_verb_and_run() -> None:
+    assert job_name(VERB) == "signllm-pretrain-X"
+    assert job_name(["score", "--hypotheses", "h"]) == "signllm-score"
+
+
+def test_a_rank_takes_its_place_from_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm = {
+        "SLURM_JOB_ID": "77",
+        "SLURM_NTASKS": "16",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_NODEID": "1",
+        "SLURM_PROCID": "11",
+        "SLURM_LOCALID": "3",
+        "SLURM_JOB_NODELIST": "n[0-1]",
+        "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7",
+        "SUBMITIT_EXECUTOR": "slurm",
+        "CUDA_VISIBLE_DEVICES": "GPU-abc",
+        "RANK": "99",
+    }
+    for name in RANK_VARIABLES:
+        monkeypatch.setenv(name, "stale")
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_PORT")
+    rank_environment()
+    told = {name: os.environ[name] for name in RANK_VARIABLES}
+    port = int(told.pop("MASTER_PORT"))
+    assert told == {
+        "RANK": "11",
+        "WORLD_SIZE": "16",
+        "LOCAL_RANK": "3",
+        "LOCAL_WORLD_SIZE": "8",
+        "MASTER_ADDR": "10.0.0.7",
+    }
+    assert 1024 < port < 65536
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
+    rank_environment()
+    assert int(os.environ["MASTER_PORT"]) == port
+
+
+LOCAL = Profile(executor="local", tasks_per_node=2, timeout_min=5, environment={"SIGNLLM_TEST": "set here"})
+
+
+def _job(run: object, arguments: list[str], logs: Path) -> LocalJob[None]:
+    job = launch(LOCAL, arguments, run=run, logs=logs)  # type: ignore[arg-type]
+    assert isinstance(job, LocalJob)
+    return job
+
+
+def test_a_local_job_runs_on_two_ranks_that_meet(tmp_path: Path) -> None:
+    def run(arguments: list[str]) -> None:
+        import torch
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
+        total = torch.ones(1)
+        dist.all_reduce(total)
+        print(*arguments, os.environ["RANK"], int(total), os.environ["SIGNLLM_TEST"])
+        dist.destroy_process_group()
+
+    assert wait(_job(run, ["a", "verb"], tmp_path)) == "a verb 0 2 set here\n"
+
+
+def test_a_preempted_job_is_queued_again(tmp_path: Path) -> None:
+    def run(arguments: list[str]) -> None:
+        from signllm.training.local_ranks import StoppedEarlyError
+
+        mark = Path(arguments[0]) / f"stopped-{os.environ['RANK']}"
+        if not mark.exists():
+            mark.touch()
+            raise StoppedEarlyError("saved after step 3")
+        print("continued")
+
+    assert wait(_job(run, [str(tmp_path)], tmp_path / "logs")) == "continued\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [(UsageError, "no such shards"), (RunFailedError, "no such shards"), (KeyError, "KeyError")],
+)
+def test_a_failing_rank_is_told(kind: type[Exception], told: str, tmp_path: Path) -> None:
+    def run(arguments: list[str]) -> None:
+        raise kind("no such shards")
+
+    expected = UsageError if kind is UsageError else RunFailedError
+    with pytest.raises(expected, match=told):
+        wait(_job(run, ["x"], tmp_path))

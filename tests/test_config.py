@@ -1,0 +1,182 @@
+"""The composed configurations: what is checked at once, and that config.json brings back what was saved."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signllm import config as configuration
+from signllm.config import (
+    ComposeConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    differences,
+    load_config,
+    open_run,
+    run_stage,
+    save_config,
+)
+from signllm.errors import UsageError
+from signllm.models.quantizer import QuantizerConfig
+from signllm.models.sign_llm import LanguageModelConfig, LoraConfig, SignLLMConfig
+from signllm.models.vq_sign import VQSignConfig
+from signllm.plain import from_plain, to_plain
+from signllm.training.engine import TrainingConfig
+
+TRAINING = TrainingConfig(steps=4, learning_rate=0.01, betas=(0.9, 0.95))
+PRETRAIN = PretrainConfig(training=TRAINING, vq_sign=VQSignConfig(quantizer=QuantizerConfig(codes=7)))
+FINETUNE = FinetuneConfig(
+    training=TrainingConfig(epochs=3),
+    frozen_epochs=2,
+    sign_llm=SignLLMConfig(
+        vq_sign=PRETRAIN.vq_sign, language_model=LanguageModelConfig(lora=LoraConfig(targets=("q", "v")))
+    ),
+)
+
+
+@pytest.mark.parametrize("config", [PRETRAIN, ComposeConfig(batch_size=3), FINETUNE])
+def test_config_json_brings_back_what_was_saved(config: Any, tmp_path: Path) -> None:
+    save_config(tmp_path, config)
+    assert load_config(tmp_path, type(config)) == config
+    assert run_stage(tmp_path) == configuration.STAGES[type(config)]
+
+
+def test_config_json_is_readable_and_complete(tmp_path: Path) -> None:
+    record = json.loads(save_config(tmp_path, PRETRAIN).read_text())
+    assert record["stage"] == "pretrain"
+    assert record["config"]["vq_sign"]["quantizer"]["codes"] == 7
+    assert record["config"]["training"]["betas"] == [0.9, 0.95]
+    assert list(tmp_path.iterdir()) == [tmp_path / "config.json"]
+
+
+def test_a_run_of_another_stage_is_refused_by_name(tmp_path: Path) -> None:
+    save_config(tmp_path, PRETRAIN)
+    with pytest.raises(UsageError, match="run of pretrain, not of finetune"):
+        load_config(tmp_path, FinetuneConfig)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format": 99}, "format 99"),
+        ({"stage": "dream"}, "stage dream"),
+        ({"config": {"trainin": {}}}, "no setting 'trainin'"),
+        ({"config": {"training": {"steps": "four"}}}, "training.steps is 'four'"),
+        ({"config": {"training": {"steps": 4, "learning_rate": -1.0}}}, "learning_rate"),
+        ({"config": {}}, "not whole"),
+    ],
+)
+def test_an_edited_or_foreign_config_is_refused(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+    path = save_config(tmp_path, PRETRAIN)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UsageError, match=told):
+        load_config(tmp_path, PretrainConfig)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"text"', '{"stage": "pretrain"}'])
+def test_a_damaged_config_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_config(tmp_path, PretrainConfig)
+
+
+def test_no_run_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a run folder"):
+        load_config(tmp_path / "nowhere", PretrainConfig)
+
+
+def test_a_run_continues_with_its_own_settings_only(tmp_path: Path) -> None:
+    open_run(tmp_path, PRETRAIN)
+    open_run(tmp_path, PRETRAIN)
+    other = dataclasses.replace(PRETRAIN, training=dataclasses.replace(TRAINING, learning_rate=0.5))
+    with pytest.raises(UsageError, match=r"training\.learning_rate: 0\.01 -> 0\.5"):
+        open_run(tmp_path, other)
+    assert load_config(tmp_path, PretrainConfig) == PRETRAIN
+
+
+def test_a_run_may_be_carried_out_differently(tmp_path: Path) -> None:
+    open_run(tmp_path, PRETRAIN)
+    longer = dataclasses.replace(TRAINING, steps=9, deepspeed="zero3", save_every=1)
+    open_run(tmp_path, dataclasses.replace(PRETRAIN, training=longer))
+    assert load_config(tmp_path, PretrainConfig).training == longer
+
+
+def test_what_may_change_are_settings_that_exist() -> None:
+    for name in configuration.MAY_CHANGE:
+        found: Any = PRETRAIN
+        for part in name.split("."):
+            found = getattr(found, part)
+
+
+def test_only_the_first_rank_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    open_run(tmp_path / "run", PRETRAIN)
+    assert not (tmp_path / "run").exists()
+
+
+def test_differences_name_every_changed_setting_and_nothing_else() -> None:
+    assert differences(PRETRAIN, PRETRAIN) == []
+    other = dataclasses.replace(PRETRAIN, training=dataclasses.replace(TRAINING, steps=5, seed=1))
+    assert differences(PRETRAIN, other) == ["training.steps: 4 -> 5", "training.seed: 0 -> 1"]
+
+
+@pytest.mark.parametrize("frozen", [-1, 4])
+def test_more_frozen_epochs_than_epochs_is_refused(frozen: int) -> None:
+    with pytest.raises(UsageError, match="frozen_epochs"):
+        FinetuneConfig(training=TrainingConfig(epochs=3), frozen_epochs=frozen)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Circle:
+    radius: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Square:
+    side: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawing:
+    shape: Circle | Square
+    path: Path
+    colour: Literal["red", "blue"] = "red"
+    corners: tuple[tuple[int, ...], ...] = ()
+    names: dict[str, int] | None = None
+    scale: float = 1.0
+
+
+@given(
+    shape=st.builds(Circle, radius=st.floats(allow_nan=False)) | st.builds(Square, side=st.integers(-9, 9)),
+    path=st.text("abc/", min_size=1).map(Path),
+    colour=st.sampled_from(["red", "blue"]),
+    corners=st.lists(st.lists(st.integers()).map(tuple)).map(tuple),
+    names=st.none() | st.dictionaries(st.text(), st.integers()),
+)
+def test_any_configuration_survives_json(**settings: Any) -> None:
+    drawing = Drawing(**settings)
+    assert from_plain(Drawing, json.loads(json.dumps(to_plain(drawing))), where="test") == drawing
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"colour": "bleu"}, "did you mean 'blue'"),
+        ({"shap": {}}, "did you mean 'shape'"),
+        ({"shape": {"sides": 3}}, "shape"),
+        ({"shape": 3}, "Circle or Square"),
+        ({"corners": [["one"]]}, "not int"),
+        ({"corners": [[True]]}, "not int"),
+        ({"scale": "1"}, "not float"),
+        ({"path": 3}, "not Path"),
+        ({"names": {"a": "b"}}, "names"),
+    ],
+)
+def test_a_wrong_name_or_type_names_the_setting(change: dict[str, Any], told: str) -> None:
+    record = to_plain(Drawing(shape=Circle(radius=1), path=Path("a"))) | change
+    with pytest.raises(UsageError, match=told):
+        from_plain(Drawing, record, where="test")

@@ -1,0 +1,156 @@
+"""The house itself: floors, sizes, docstrings, what stands at the top, and the commands that README shows."""
+
+import ast
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from signllm import verbs
+
+CHECKOUT = Path(__file__).parents[1]
+MODULES = sorted((CHECKOUT / "signllm").rglob("*.py"))
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "slurm" / "README.md"]
+TOP = {"LICENSE", "README.md", "ds_configs", "pyproject.toml", "signllm", "slurm", "tests", "tools"}
+
+
+def tracked() -> list[str]:
+    done = subprocess.run(["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return done.stdout.splitlines()
+
+
+def functions(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def test_the_top_holds_what_design_names_and_dotfiles() -> None:
+    top = {name.split("/")[0] for name in tracked()}
+    assert {name for name in top if not name.startswith(".")} <= TOP
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_a_module_says_what_it_is_and_stays_short(path: Path) -> None:
+    source = path.read_text()
+    tree = ast.parse(source)
+    assert ast.get_docstring(tree)
+    assert source.count("\n") <= 400
+    for function in functions(tree):
+        assert function.end_lineno - function.lineno < 80, function.name  # type: ignore[operator]
+        arguments = [*function.args.args, *function.args.kwonlyargs]
+        unannotated = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
+        assert not unannotated, function.name
+        assert function.returns is not None, function.name
+
+
+def test_the_median_file_and_function_are_short() -> None:
+    trees = {path: ast.parse(path.read_text()) for path in MODULES}
+    lengths = [f.end_lineno - f.lineno + 1 for t in trees.values() for f in functions(t)]  # type: ignore[operator]
+    assert statistics.median(path.read_text().count("\n") for path in trees) <= 150
+    assert statistics.median(lengths) <= 12
+
+
+def test_no_module_is_a_drawer() -> None:
+    drawers = {"utils", "helpers", "common", "misc"}
+    assert not [path for path in MODULES if drawers & {path.stem, path.parent.name}]
+
+
+def test_nothing_loads_a_pickle() -> None:
+    for path in MODULES:
+        source = path.read_text()
+        assert not re.search(r"^\s*(import|from) (pickle|dill|joblib)\b", source, re.MULTILINE), path
+        for call in re.findall(r"torch\.load\([^)]*\)", source):
+            assert "weights_only=True" in call, path
+        assert "allow_pickle=True" not in source, path
+
+
+def test_imports_go_down_only() -> None:
+    linter = Path(sys.executable).parent / "lint-imports"
+    if not linter.is_file():
+        pytest.skip("import-linter is an extra of development: pip install -e .[dev]")
+    done = subprocess.run([linter, "--no-cache"], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_module_stands_on_a_floor() -> None:
+    layers = PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
+    named = {module for layer in layers for module in re.split(r"\s*[:|]\s*", layer)}
+    for path in MODULES:
+        parts = path.relative_to(CHECKOUT).with_suffix("").parts
+        if parts[-1] != "__init__":
+            above = {".".join(parts[: n + 1]) for n in range(1, len(parts))}
+            assert named & above, f"{'.'.join(parts)} is on no floor of pyproject.toml"
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    folders = {".".join(path.parent.relative_to(CHECKOUT).parts) for path in MODULES}
+    shipped = {"signllm.ds_configs", "signllm.slurm"}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders | shipped
+
+
+def test_version_is_written_twice_alike() -> None:
+    import signllm
+
+    assert signllm.__version__ == PROJECT["project"]["version"]
+
+
+def commands(path: Path) -> list[str]:
+    """Return every ``signllm ...`` line of a document's code blocks, continuation lines joined."""
+    text = path.read_text().replace("\\\n", " ")
+    blocks = re.findall(
+        r"^```(?:bash|sh|console)?\n(.*?)^```|((?:^    .+\n)+)", text, re.MULTILINE | re.DOTALL
+    )
+    lines = [line.strip().removeprefix("$ ") for block in blocks for line in "".join(block).splitlines()]
+    return [line.split("  #")[0] for line in lines if line.startswith("signllm ")]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_the_commands_of_the_documents_parse(path: Path) -> None:
+    found = commands(path)
+    assert found
+    for command in found:
+        verbs.prepare(shlex.split(command)[1:])
+
+
+def test_the_examples_of_the_help_parse() -> None:
+    for verb in verbs.VERBS.values():
+        verbs.prepare(shlex.split(verb.example)[1:])
+
+
+def test_files_that_documents_point_to_exist() -> None:
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+@pytest.mark.parametrize("name", ["demo", "test", "environment"])
+def test_tools_are_whole_shell(name: str) -> None:
+    script = CHECKOUT / "tools" / name
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    assert name == "environment" or script.stat().st_mode & 0o111
+
+
+def test_an_old_python_is_told_what_to_install(tmp_path: Path) -> None:
+    old = tmp_path / "python"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    checkout = tmp_path / "checkout"
+    (checkout / "tools").mkdir(parents=True)
+    (checkout / "pyproject.toml").touch()
+    for name in ("demo", "environment", "constraints.txt"):
+        (checkout / "tools" / name).write_bytes((CHECKOUT / "tools" / name).read_bytes())
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(old)}
+    done = subprocess.run(
+        ["bash", checkout / "tools" / "demo"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "no Python 3.11 or newer" in done.stderr
+    assert "remedy:" in done.stderr
+    assert not (checkout / ".venv").exists()

@@ -1,0 +1,127 @@
+"""Ranks of this machine: what each is given, and that the first failure's message comes out, once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from signllm.errors import RunFailedError, UsageError
+from signllm.training.local_ranks import (
+    StoppedEarlyError,
+    is_first_rank,
+    report_failure,
+    run_local_ranks,
+    usable_cores,
+)
+
+FAKE = '''"""Stands in for signllm: what a rank was given, or how it ends."""
+import json, os, sys, time
+from pathlib import Path
+from signllm_real.errors import UsageError
+from signllm_real.training.local_ranks import StoppedEarlyError, report_failure
+
+what, folder = sys.argv[1], Path(sys.argv[2])
+rank = os.environ["RANK"]
+if what == "write":
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "OMP_NUM_THREADS", "EXTRA")
+    (folder / rank).write_text(json.dumps({name: os.environ.get(name) for name in names}))
+elif what == "hang" and rank == "1":
+    report_failure(UsageError("bad"), "rank 1 says why"); sys.exit(2)
+elif what == "fault" and rank == "1":
+    report_failure(ValueError("x"), "a fault"); sys.exit(1)
+elif what == "stopped":
+    report_failure(StoppedEarlyError("s"), "saved after step 3"); sys.exit(1)
+elif what == "die" and rank == "1":
+    os._exit(9)
+elif what != "stopped":
+    time.sleep(60)
+'''
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a package ``signllm`` first on the ranks' path whose verbs end as the test wants."""
+    package = tmp_path / "path" / "signllm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "__main__.py").write_text(FAKE.replace("signllm_real", "real"))
+    checkout = Path(__file__).parents[2]
+    real = package.parent / "real"
+    (real / "training").mkdir(parents=True)
+    (real / "__init__.py").write_text("")
+    (real / "training" / "__init__.py").write_text("")
+    for name in ("errors.py", "training/local_ranks.py"):
+        (real / name).write_text(
+            (checkout / "signllm" / name).read_text().replace("from signllm.", "from real.")
+        )
+    monkeypatch.chdir(package.parent)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    return tmp_path
+
+
+def test_each_rank_knows_its_place_and_gets_its_share_of_cores(
+    fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    run_local_ranks(["write", str(fake)], ranks=2, environment={"EXTRA": "yes"})
+    told = [json.loads((fake / str(rank)).read_text()) for rank in range(2)]
+    assert [(t["RANK"], t["LOCAL_RANK"], t["WORLD_SIZE"]) for t in told] == [("0", "0", "2"), ("1", "1", "2")]
+    assert {t["OMP_NUM_THREADS"] for t in told} == {str(max(1, usable_cores() // 2))}
+    assert {t["EXTRA"] for t in told} == {"yes"}
+    assert dict(os.environ) == before
+
+
+def test_a_refusal_of_one_rank_stops_the_others_and_is_told_as_it_is(fake: Path) -> None:
+    begun = time.monotonic()
+    with pytest.raises(UsageError, match=r"^rank 1 says why$"):
+        run_local_ranks(["hang", str(fake)], ranks=2)
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.parametrize(
+    ("how", "told"), [("fault", "rank 1 failed: a fault"), ("die", "rank 1 ended with exit code 9")]
+)
+def test_a_rank_that_dies_is_named(fake: Path, how: str, told: str) -> None:
+    with pytest.raises(RunFailedError, match=told):
+        run_local_ranks([how, str(fake)], ranks=2)
+
+
+def test_an_orderly_stop_is_told_apart(fake: Path) -> None:
+    with pytest.raises(StoppedEarlyError, match="saved after step 3"):
+        run_local_ranks(["stopped", str(fake)], ranks=2)
+
+
+def test_a_signal_reaches_the_ranks(fake: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from real.training.local_ranks import run_local_ranks\n"
+        "run_local_ranks(['sleep', sys.argv[1]], ranks=2)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(fake / "path")], stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(6)
+    parent.send_signal(signal.SIGTERM)
+    _, err = parent.communicate(timeout=30)
+    assert parent.returncode != 0
+    assert "stopped by SIGTERM" in err
+
+
+def test_no_rank_at_all_is_a_mistake() -> None:
+    with pytest.raises(UsageError, match="--ranks is 0"):
+        run_local_ranks(["score"], ranks=0)
+
+
+def test_outside_of_ranks_nobody_collects_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
+    assert not report_failure(ValueError(), "unheard")
+    assert is_first_rank()
+    monkeypatch.setenv("RANK", "1")
+    assert not is_first_rank()
