@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,8 @@ class Batch:
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, change: Any) -> Batch:
+        import torch
+
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
         return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
 
@@ -92,6 +93,8 @@ def collate(
     items: Sequence[Item], *, is_real: Sequence[bool], positions: np.ndarray, epoch: int, seed: int
 ) -> Batch:
     """Pack items into a batch; an item that could not be read counts as padding and is named in ``bad``."""
+    import torch
+
     frames = _packed([item.frames for item in items if item.frames is not None])
     characters = _packed([item.characters for item in items if item.characters is not None])
     return Batch(
@@ -118,5 +121,6 @@ def collate(
 
 def _packed(arrays: list[np.ndarray]) -> torch.Tensor | None:
     import numpy as np
+    import torch
 
     return torch.from_numpy(np.concatenate(arrays)) if arrays else None

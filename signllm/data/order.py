@@ -81,7 +81,7 @@ def permutation(shard_sizes: Sequence[int], seed: int, epoch: int, window: int) 
 
 
 def batch_places(start: int, batch_size: int, rank: int, world: int) -> np.ndarray:
-    """Return the places in the epoch, int64 (batch_size / world,), of a rank's part of the batch at ``start``."""
+    """Return the places in the epoch, int64 (batch_size / world,), of a rank in the batch at ``start``."""
     return np.arange(start + rank, start + batch_size, world, dtype=np.int64)
 
 

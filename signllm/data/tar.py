@@ -105,7 +105,7 @@ def _is_ours(path: Path) -> bool:
 
 
 class ShardFile:
-    """A shard being written, a context with :meth:`write` and :meth:`close`; left without, nothing remains."""
+    """A shard being written; left without :meth:`close`, nothing remains of it."""
 
     def __init__(self, out: Path, split: str, number: int) -> None:
         from webdataset.writer import TarWriter

@@ -1,0 +1,79 @@
+"""The PHOENIX reader on the real mini release, and on the ways in which copies of the release differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from signllm.data.annotations import read_annotations
+from signllm.errors import UsageError
+
+HEADER = "name|video|start|end|speaker|orth|translation\n"
+
+
+def release(root: Path, rows: str, header: str = HEADER) -> Path:
+    manual = root / "annotations" / "manual"
+    manual.mkdir(parents=True)
+    (manual / "PHOENIX-2014-T.train.corpus.csv").write_text(header + rows, encoding="utf-8")
+    return root
+
+
+def frames_of(root: Path, folder: str) -> Path:
+    path = root / "features/fullFrame-210x260px/train" / folder
+    path.mkdir(parents=True)
+    return path
+
+
+def test_real_release_has_one_clip_per_split(realdata: Path) -> None:
+    annotations = read_annotations("phoenix2014t", realdata / "PHOENIX-2014-T-release-v3")
+    assert annotations.splits == ("train", "dev", "test")
+    clip = annotations.clips[0]
+    assert (clip.id, clip.signer, clip.language) == ("25October_2010_Monday_tagesschau-17", "Signer01", "German")
+    assert clip.text.startswith("regen und schnee lassen an den alpen")
+    assert len(list(clip.video.glob("*.png"))) == 2
+    assert annotations.left_out == ()
+
+
+def test_the_release_is_found_from_a_folder_above(realdata: Path) -> None:
+    inner = realdata / "PHOENIX-2014-T-release-v3/PHOENIX-2014-T"
+    assert [clip.text for clip in read_annotations("phoenix2014t", inner).clips] == [
+        clip.text for clip in read_annotations("phoenix2014t", realdata).clips
+    ]
+
+
+@pytest.mark.parametrize(("on_disk", "found"), [("NAME", "NAME"), ("NAME/1", "NAME/1"), (None, "NAME")])
+def test_frames_in_the_folder_or_one_below(tmp_path: Path, on_disk: str | None, found: str) -> None:
+    root = release(tmp_path, "NAME|NAME/1/*.png|-1|-1|Signer01|X|ein text\n")
+    if on_disk:
+        frames_of(root, on_disk)
+    (clip,) = read_annotations("phoenix2014t", root).clips
+    assert clip.video == root / "features/fullFrame-210x260px/train" / found
+
+
+def test_a_quote_is_a_character(tmp_path: Path) -> None:
+    root = release(tmp_path, 'a|a/1/*.png|-1|-1|S|X|er sagt "morgen\nb|b/1/*.png|-1|-1|S|X|"regen" kommt\n')
+    assert [clip.text for clip in read_annotations("phoenix2014t", root).clips] == ['er sagt "morgen', '"regen" kommt']
+
+
+def test_names_with_slashes(tmp_path: Path) -> None:
+    root = release(tmp_path, "day/a-1|day/a-1/1/*.png|-1|-1|S|X|text\n")
+    frames_of(root, "day/a-1")
+    (clip,) = read_annotations("phoenix2014t", root).clips
+    assert (clip.id, clip.video.is_dir()) == ("day/a-1", True)
+
+
+def test_a_row_that_does_not_fit_is_left_out_by_line(tmp_path: Path) -> None:
+    root = release(tmp_path, "a|a/1/*.png|-1|-1|S|X|text\nb|b/1/*.png|-1\n")
+    annotations = read_annotations("phoenix2014t", root)
+    assert len(annotations.clips) == 1
+    assert annotations.left_out[0].id == "b"
+    assert "line 3" in annotations.left_out[0].reason
+
+
+def test_another_layout_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a PHOENIX-2014-T release"):
+        read_annotations("phoenix2014t", tmp_path)
+    root = release(tmp_path, "a|b\n", header="name|text\n")
+    with pytest.raises(UsageError, match="columns missing: speaker, translation, video"):
+        read_annotations("phoenix2014t", root)

@@ -1,0 +1,82 @@
+"""Tables in three notations, and everything a table can get wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from signllm.data.annotations import read_annotations
+from signllm.errors import UsageError
+
+
+def table(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_real_table(realdata: Path) -> None:
+    annotations = read_annotations("table", realdata / "clips.tsv")
+    assert len(annotations.clips) == 11
+    last = annotations.clips[-1]
+    assert (last.id, last.signer, last.video.name) == ("0043626-2023.1.4", "dailymoth", "dailymoth.gif")
+    assert last.text == "A major concern is landslides in mountainous areas."
+    assert all(clip.video.is_file() for clip in annotations.clips)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tsv", 'video\ttext\tsplit\nv/a.mp4\tshe said "hi, you\tdev\n'),
+        ("a.csv", 'video,text,split\nv/a.mp4,"she said ""hi, you",dev\n'),
+        ("b.csv", 'video\ttext\tsplit\nv/a.mp4\tshe said "hi, you\tdev\n'),
+        ("a.jsonl", '{"video": "v/a.mp4", "text": "she said \\"hi, you", "split": "dev"}\n\n'),
+        ("bom.tsv", '\ufeffvideo\ttext\tsplit\r\nv/a.mp4\t she  said "hi, you \tdev\r\n'),
+    ],
+)
+def test_three_notations_say_the_same(tmp_path: Path, name: str, text: str) -> None:
+    (clip,) = read_annotations("table", table(tmp_path, name, text)).clips
+    assert (clip.text, clip.split, clip.id) == ('she said "hi, you', "dev", "v/a")
+    assert clip.video == tmp_path / "v/a.mp4"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.tsv", "video\tsentence\na.mp4\tx\n", "columns missing: text; found: video, sentence"),
+        ("a.tsv", "", "columns missing: video, text; found: none"),
+        ("a.tsv", "video\ttext\tstart_s\tend_s\na.mp4\tx\t0\t1\n", "cutting clips out of longer recordings is not there yet"),
+        ("a.jsonl", '{"video": "a.mp4"', "line 1 is not JSON"),
+        ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
+        ("a.xlsx", "video", "not a .tsv, .csv or .jsonl"),
+    ],
+)
+def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_annotations("table", table(tmp_path, name, text))
+
+
+def test_a_table_in_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_bytes("video\ttext\na.mp4\tgrün\n".encode("latin-1"))
+    with pytest.raises(UsageError, match="not UTF-8"):
+        read_annotations("table", path)
+
+
+def test_rows_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
+    text = "video\ttext\na.mp4\tfine\nb.mp4\nc.mp4\tx\ty\n\ttext without video\n"
+    annotations = read_annotations("table", table(tmp_path, "a.tsv", text))
+    assert [clip.id for clip in annotations.clips] == ["a"]
+    assert [entry.reason for entry in annotations.left_out] == [
+        "line 3 has another number of fields than the header",
+        "line 4 has another number of fields than the header",
+        "line 5 names no video",
+    ]
+
+
+def test_missing_table_and_unknown_format(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file or folder"):
+        read_annotations("table", tmp_path / "none.tsv")
+    with pytest.raises(UsageError, match=r"unknown dataset format 'tabel'(.|\n)*phoenix2014t, table, folder"):
+        read_annotations("tabel", tmp_path)

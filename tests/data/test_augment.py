@@ -1,0 +1,57 @@
+"""Augmentation is drawn once per video, repeats exactly, and off means off."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from signllm.data.augment import AugmentConfig, augment
+from signllm.errors import UsageError
+
+from .conftest import drawn
+
+ALL = AugmentConfig(shift=0.25, brightness=0.2, contrast=0.3, colour=0.2)
+
+
+def test_off_is_the_identity() -> None:
+    frames = drawn(5)
+    assert augment(frames, AugmentConfig(), size=48, seed=1, epoch=2, position=3) is not None
+    np.testing.assert_array_equal(augment(frames, AugmentConfig(), size=48, seed=1, epoch=2, position=3), frames)
+
+
+def test_the_same_place_draws_the_same_and_others_do_not() -> None:
+    frames = drawn(3, height=60, width=60)
+    assert ALL.decoded_size(48) == 60
+    first = augment(frames, ALL, size=48, seed=1, epoch=2, position=3)
+    np.testing.assert_array_equal(first, augment(frames, ALL, size=48, seed=1, epoch=2, position=3))
+    for other in ({"seed": 2}, {"epoch": 3}, {"position": 4}):
+        place = {"seed": 1, "epoch": 2, "position": 3} | other
+        assert (augment(frames, ALL, size=48, **place) != first).any()
+
+
+def test_all_frames_of_a_video_are_changed_alike() -> None:
+    still = np.repeat(drawn(1, height=60, width=60), 6, axis=0)
+    changed = augment(still, ALL, size=48, seed=0, epoch=0, position=0)
+    assert changed.shape == (6, 48, 48, 3)
+    assert (changed == changed[:1]).all()
+    assert (changed[0] != still[0, 6:54, 6:54]).any()
+
+
+def test_crops_reach_every_border() -> None:
+    rows = np.broadcast_to(np.arange(52, dtype=np.uint8)[None, :, None, None], (1, 52, 52, 3))
+    config = AugmentConfig(shift=4 / 48)
+    tops = {int(augment(rows, config, size=48, seed=0, epoch=0, position=p)[0, 0, 0, 0]) for p in range(100)}
+    assert tops == {0, 1, 2, 3, 4}
+
+
+def test_brightness_moves_the_mean_within_its_limit() -> None:
+    grey = np.full((1, 16, 16, 3), 128, np.uint8)
+    config = AugmentConfig(brightness=0.1)
+    moved = [int(augment(grey, config, size=16, seed=0, epoch=0, position=p)[0, 0, 0, 0]) - 128 for p in range(200)]
+    assert -26 <= min(moved) < -20
+    assert 20 < max(moved) <= 26
+
+
+def test_values_out_of_range() -> None:
+    with pytest.raises(UsageError, match=r"augment\.shift = 1"):
+        AugmentConfig(shift=1)

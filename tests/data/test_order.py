@@ -1,0 +1,96 @@
+"""The order is a permutation, a pure function, and the same wherever and however often one stops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from signllm.data.order import OrderState, after_batch, batch_places, batch_starts, draw, permutation, splitmix64
+from signllm.errors import UsageError
+
+SHARDS = st.lists(st.integers(1, 9), min_size=1, max_size=9)
+SEEDS = st.integers(0, 2**63)
+
+
+@given(SHARDS, SEEDS, st.integers(0, 100), st.integers(1, 12))
+def test_every_sample_once(sizes: list[int], seed: int, epoch: int, window: int) -> None:
+    order = permutation(sizes, seed, epoch, window)
+    assert sorted(order.tolist()) == list(range(sum(sizes)))
+    np.testing.assert_array_equal(order, permutation(sizes, seed, epoch, window))
+
+
+@given(SHARDS, SEEDS)
+def test_a_window_of_one_keeps_shards_together(sizes: list[int], seed: int) -> None:
+    shard_of = np.repeat(np.arange(len(sizes)), sizes)
+    visited = shard_of[permutation(sizes, seed, 0, 1)]
+    assert 1 + int((np.diff(visited) != 0).sum()) == len(sizes)
+
+
+def test_seeds_and_epochs_give_other_orders() -> None:
+    orders = {tuple(permutation([10] * 5, seed, epoch, 5)) for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+
+
+def test_places_are_uniform() -> None:
+    # sample 0 of 6 over 3000 epochs: 500 per place, standard deviation 20
+    places = [int(np.argmin(permutation([3, 3], 7, epoch, 2))) for epoch in range(3000)]
+    counts = np.bincount(places, minlength=6)
+    assert np.abs(counts - 500).max() < 5 * 20.4
+
+
+def test_hash_is_splitmix64() -> None:
+    # the first outputs of the reference implementation (Vigna, splitmix64.c) seeded with 1234567
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        states = np.uint64(1234567) + golden * np.arange(3, dtype=np.uint64)
+    assert splitmix64(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+def test_recorded_order() -> None:
+    # a change here would break resuming of every run that exists
+    assert permutation([4, 4, 4], seed=5, epoch=2, window=2).tolist() == [1, 5, 4, 6, 2, 0, 7, 3, 10, 9, 11, 8]
+
+
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 4), st.integers(0, 3))
+def test_ranks_share_a_batch_without_overlap(samples: int, per_rank: int, world: int, epochs: int) -> None:
+    batch_size = per_rank * world
+    seen: list[tuple[int, int]] = []
+    for start in batch_starts(OrderState(seed=0), samples, batch_size, epochs):
+        places = np.concatenate([batch_places(start.samples_consumed, batch_size, r, world) for r in range(world)])
+        assert len(places) == batch_size
+        seen += [(start.epoch, int(place)) for place in places if place < samples]
+    assert sorted(seen) == [(epoch, place) for epoch in range(epochs) for place in range(samples)]
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_stopping_anywhere_and_going_on_changes_nothing(data: st.DataObject) -> None:
+    samples, batch_size = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 12))
+    whole = list(batch_starts(OrderState(seed=1), samples, batch_size, 3))
+    stop = data.draw(st.integers(0, len(whole) - 1))
+    state = after_batch(whole[stop], samples, batch_size)
+    assert list(batch_starts(state, samples, batch_size, 3)) == whole[stop + 1 :]
+
+
+@given(st.data())
+def test_another_batch_size_continues_with_the_next_sample(data: st.DataObject) -> None:
+    samples, before, after = (data.draw(st.integers(1, 30)) for _ in range(3))
+    whole = list(batch_starts(OrderState(seed=1), samples, before, 1))
+    state = after_batch(whole[data.draw(st.integers(0, len(whole) - 1))], samples, before)
+    rest = [place for start in batch_starts(state, samples, after, 1) for place in batch_places(start.samples_consumed, after, 0, 1)]
+    if state.epoch == 0:
+        assert [place for place in rest if place < samples] == list(range(state.samples_consumed, samples))
+    else:
+        assert rest == []
+
+
+def test_draws_depend_on_every_key() -> None:
+    drawn = {tuple(draw(*keys, count=2).tolist()) for keys in [(0, 0), (0, 1), (1, 0), (0, 0, 0), (-1, 0)]}
+    assert len(drawn) == 5
+
+
+def test_an_impossible_state() -> None:
+    with pytest.raises(UsageError, match="no place in the data"):
+        OrderState(seed=0, epoch=-1)
