@@ -28,12 +28,8 @@ class Share:
     def __init__(self, source: Source, *, batch_size: int, rank: int, world: int) -> None:
         self.source = source
         self.places = dealt(len(source), batch_size=batch_size, rank=rank, world=world)
-        self.shard_sizes = (len(self.places),)
-
-    @property
-    def config(self) -> DataConfig:
-        """How the source is read."""
-        return self.source.config
+        self.shard_sizes: tuple[int, ...] = (len(self.places),)
+        self.config: DataConfig = source.config
 
     def __len__(self) -> int:
         """Return the number of videos of this rank."""

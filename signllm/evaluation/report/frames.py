@@ -58,7 +58,9 @@ class Film:
         return "data:image/jpeg;base64," + base64.b64encode(written.getvalue()).decode("ascii")
 
 
-def films(shards: Path | None, split: str, ids: Sequence[str], problems: list[str]) -> dict[str, Film]:
+def films(
+    shards: Path | None, split: str, ids: Sequence[str], problems: list[str], *, most: int | None = None
+) -> dict[str, Film]:
     """Decode the videos of some samples; what cannot be had is said in ``problems`` and left out.
 
     Args:
@@ -66,6 +68,7 @@ def films(shards: Path | None, split: str, ids: Sequence[str], problems: list[st
         split: the split that holds the samples.
         ids: original names of the samples.
         problems: gets one line for each thing that went wrong.
+        most: longer videos are thinned to this many frames, as the model read them (``data.max_frames``).
     """
     if shards is None or not ids:
         return {}
@@ -76,8 +79,17 @@ def films(shards: Path | None, split: str, ids: Sequence[str], problems: list[st
         samples = ShardIndex(shards).split(split)
         places = {sample.id: place for place, sample in enumerate(samples.samples) if sample.id in set(ids)}
         return {
-            name: Film(frames=stored_frames(samples.read(places[name]))) for name in ids if name in places
+            name: Film(frames=_thinned(stored_frames(samples.read(places[name])), most))
+            for name in ids
+            if name in places
         }
     except (UsageError, OSError) as error:
         problems.append(f"video frames of {split}: {error}")
         return {}
+
+
+def _thinned(frames_THWC: NDArray[np.uint8], most: int | None) -> NDArray[np.uint8]:
+    """Return at most this many frames, spread evenly."""
+    if not most or len(frames_THWC) <= most:
+        return frames_THWC
+    return frames_THWC[[round(place * (len(frames_THWC) - 1) / max(1, most - 1)) for place in range(most)]]

@@ -25,6 +25,7 @@ class RunFolder:
         path: the folder.
         config: ``config.json``.
         log: the lines of ``log.jsonl``.
+        frozen_log: those of fine-tuning's first phase, with the encoder at rest (``frozen/log.jsonl``).
         words: ``words.json``.
         hypotheses: the lines of ``hypotheses.SPLIT.jsonl`` by split.
         scores: ``scores.SPLIT.json`` by split.
@@ -34,6 +35,7 @@ class RunFolder:
     path: Path
     config: Record = field(default_factory=dict)
     log: list[Record] = field(default_factory=list)
+    frozen_log: list[Record] = field(default_factory=list)
     words: Record = field(default_factory=dict)
     hypotheses: dict[str, list[Record]] = field(default_factory=dict)
     scores: dict[str, Record] = field(default_factory=dict)
@@ -46,7 +48,17 @@ class RunFolder:
 
     def is_empty(self) -> bool:
         """Tell whether none of the files is there."""
-        return not (self.config or self.log or self.words or self.hypotheses or self.scores)
+        return not (
+            self.config or self.log or self.frozen_log or self.words or self.hypotheses or self.scores
+        )
+
+    @property
+    def most_frames(self) -> int | None:
+        """``data.max_frames`` of the run's configuration, if it says so."""
+        settings = self.config.get("config")
+        data = settings.get("data") if isinstance(settings, dict) else None
+        most = data.get("max_frames") if isinstance(data, dict) else None
+        return most if isinstance(most, int) else None
 
 
 def read_run(path: Path) -> RunFolder:
@@ -61,6 +73,7 @@ def read_run(path: Path) -> RunFolder:
     run.config = _read(path / "config.json", _object, run.problems) or {}
     run.words = _read(path / "words.json", _object, run.problems) or {}
     run.log = _read(path / "log.jsonl", _objects, run.problems) or []
+    run.frozen_log = _read(path / "frozen" / "log.jsonl", _objects, run.problems) or []
     for file in sorted(path.glob("hypotheses.*.jsonl")):
         run.hypotheses[file.name.split(".", 1)[1].removesuffix(".jsonl")] = (
             _read(file, _objects, run.problems) or []

@@ -57,7 +57,7 @@ th,td{text-align:right;padding:7px 10px;border-bottom:1px solid var(--rule);vert
 white-space:nowrap}
 th{color:var(--soft);font-weight:600;font-size:13px}
 th:first-child,td:first-child{text-align:left;white-space:normal;min-width:130px}
-table.pairs td:first-child{min-width:80px}
+table.pairs td:first-child{min-width:90px}
 tbody tr:last-child>*{border-bottom:0}
 tr.ours td{font-weight:650}
 .bar{display:inline-block;vertical-align:middle;height:12px;border-radius:3px;background:var(--barless);
@@ -83,7 +83,7 @@ ins{color:var(--missed);text-decoration:underline;text-decoration-thickness:2px;
 .code{display:inline-block;border-radius:4px;color:#16181b;font-size:12px;font-weight:600;
 padding:1px 6px;margin:0 2px}
 table.pairs td{white-space:normal;text-align:left;width:42%;overflow-wrap:anywhere}
-table.pairs td:first-child{width:16%;color:var(--soft);font-size:13px}
+table.pairs td:first-child{width:20%;color:var(--soft);font-size:13px}
 table.pairs th{text-align:left}
 ul.gallery{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:8px 18px;font-size:14px}
 .slow{color:var(--soft);font-weight:600;margin:0 3px}

@@ -7,6 +7,7 @@ codes cannot all be told apart, and some readers see none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -144,11 +145,12 @@ def _axis(places: range, step: float, top: float) -> Markup:
     first, last = places.start * CLIP_STRIDE + 4, places.stop * CLIP_STRIDE + 4
     per_frame = step / CLIP_STRIDE
     parts = [tag("line", x1=LEFT, x2=LEFT + len(places) * step, y1=top + 4, y2=top + 4, class_="axis")]
-    for frame in round_ticks(first, last, 8):
+    ticks = round_ticks(first, last, max(1, round(len(places) * step / 120)))
+    for frame in ticks:
         x = LEFT + (frame - first) * per_frame
         parts.append(tag("line", x1=x, x2=x, y1=top + 4, y2=top + 8, class_="axis"))
         anchor = "start" if x < 20 else "end" if x > WIDTH - 20 else "middle"
-        name = f"frame {frame:.0f}" if frame == round_ticks(first, last, 8)[0] else f"{frame:.0f}"
+        name = f"frame {frame:.0f}" if frame == ticks[0] else f"{frame:.0f}"
         parts.append(tag("text", name, x=x, y=top + 20, text_anchor=anchor))
     return joined(parts)
 
@@ -156,7 +158,7 @@ def _axis(places: range, step: float, top: float) -> Markup:
 def _film(film: Film, places: range, step: float) -> tuple[Markup, int]:
     """Lay thumbnails side by side, each showing the frame below its middle; return the room it takes."""
     width = len(places) * step
-    count = max(1, round(width / (film.width * 0.98)))
+    count = math.ceil(width / film.width)
     shown_width = width / count
     height = round(shown_width * film.height / film.width)
     first = places.start * CLIP_STRIDE + 4

@@ -37,18 +37,20 @@ AXES = ("step", "epoch")
 SPEED = ("seconds", "videos_per_s", "data_wait")
 HELD_OUT = ("dev", "validate", "test")
 HELD_OUT_NAMES = {"validate": "held out"}
+FROZEN, JOINT = "First, the encoder at rest", "Then all together"
 NEGLIGIBLE = 1e-12
 
 
 def training_charts(run: RunFolder) -> Markup | None:
     """Return the charts of a run's log, or ``None`` when it logged nothing that changes."""
-    stages = list(dict.fromkeys(str(record.get("stage", run.stage)) for record in run.log))
-    blocks: list[Markup] = []
-    for stage in stages:
-        charts = _charts([record for record in run.log if record.get("stage", run.stage) == stage])
-        if charts:
-            blocks += [tag("h3", stage), charts] if len(stages) > 1 else [charts]
-    return joined(blocks) if blocks else None
+    phases = {FROZEN: run.frozen_log} if run.frozen_log else {}
+    for record in run.log:
+        name = JOINT if run.frozen_log else str(record.get("stage", run.stage))
+        phases.setdefault(name, []).append(record)
+    blocks = [(name, charts) for name, log in phases.items() if (charts := _charts(log))]
+    if len(blocks) == 1:
+        return blocks[0][1]
+    return joined(part for name, charts in blocks for part in (tag("h3", name), charts)) if blocks else None
 
 
 def _charts(log: Sequence[Record]) -> Markup | None:

@@ -143,6 +143,14 @@ def test_what_is_not_finite_is_counted(run_folder: Path) -> None:
     assert "1 values are not finite" in page_of(run_folder).text
 
 
+def test_both_phases_of_fine_tuning_have_their_curves(run_folder: Path) -> None:
+    (run_folder / "frozen").mkdir()
+    (run_folder / "frozen" / "log.jsonl").write_text((run_folder / "log.jsonl").read_text())
+    before = page_of(run_folder).text
+    assert before.index("First, the encoder at rest") < before.index("Then all together")
+    assert before.count("Translation loss") == 2
+
+
 def test_nothing_to_report_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to report") as raised:
         report(tmp_path)
