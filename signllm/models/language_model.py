@@ -7,7 +7,8 @@ as it is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -116,9 +117,9 @@ class LanguageModel(nn.Module):
     def __init__(self, config: LanguageModelConfig, *, deepspeed: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.config = config
-        self._keep_alive = _zero3_loading(deepspeed)
         self.tokenizer = _load_tokenizer(config)
-        self.model = _load_model(config)
+        with _zero3_loading(deepspeed):
+            self.model = _load_model(config)
         if self.tokenizer.eos_token_id is None:
             raise UsageError(
                 "the tokenizer has no end-of-text token", where=config.path, remedy="use a model that has one"
@@ -246,13 +247,21 @@ def _token_losses(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.zeros(len(labels), device=logits.device).index_add(0, row, losses)
 
 
-def _zero3_loading(deepspeed: Mapping[str, Any] | None) -> object | None:
-    """Tell ``transformers`` about ZeRO-3; it refers to the object weakly, so the model keeps it."""
+@contextmanager
+def _zero3_loading(deepspeed: Mapping[str, Any] | None) -> Iterator[None]:
+    """Let ``transformers`` partition what it loads inside, under ZeRO-3; not what is built afterwards."""
     if deepspeed is None or deepspeed["zero_optimization"]["stage"] != 3:
-        return None
+        yield
+        return
     from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    return HfDeepSpeedConfig(dict(deepspeed))
+    known = HfDeepSpeedConfig(dict(deepspeed))  # transformers refers to it weakly: the name keeps it alive
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del known
 
 
 def _load_tokenizer(config: LanguageModelConfig) -> Any:

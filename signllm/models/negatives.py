@@ -51,12 +51,9 @@ def negative_weights(targets: Positions, pool: Positions, *, same_video_share: f
     same = targets.start[:, None] == pool.start[None, :]
     far = (targets.place[:, None] - pool.place[None, :]).abs() > exclude
     real = (pool.weight > 0)[None, :]
-    near_share = _evenly(same & far & real) * same_video_share
-    other_share = _evenly(~same & real) * (1.0 - same_video_share)
-    weights = near_share + other_share
-    if same_video_share == 0.0:
-        weights = torch.where(other_share.any(dim=1, keepdim=True), weights, _evenly(same & far & real))
-    return weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    near, other = same & far & real, ~same & real
+    share = torch.where(other.any(dim=1), near.any(dim=1) * same_video_share, 1.0)[:, None]
+    return _evenly(near) * share + _evenly(other) * (1.0 - share)
 
 
 def draw_negatives(

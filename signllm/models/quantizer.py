@@ -9,7 +9,7 @@ holds the same codebook.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +61,8 @@ class QuantizerConfig:
             raise UsageError(f"quantizer.decay is {self.decay}; it must be in [0, 1)", remedy="0.99 is usual")
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """What the quantiser makes of packed vectors (n, D).
+class Quantized(NamedTuple):
+    """What the quantiser makes of packed vectors (n, D); a tuple, where ZeRO-3 finds tensors.
 
     Attributes:
         vectors: (n, D) the codes in value, the identity in gradient (straight-through).
@@ -107,10 +106,14 @@ class Quantizer(nn.Module):
         """Assign, pass the gradient through, and (EMA, training) move the codes.
 
         Args:
-            z: (n, D) packed vectors.
+            z: (n, D) packed vectors; or (n,) int64 characters, whose codes come back as constants, without a
+                loss (through here, because under ZeRO-3 only a module's own forward may read its parameters).
             counts: (B,) vectors of each video.
             is_real: (B,) bool, False for videos that only fill up a batch; they weigh nothing.
         """
+        if not z.is_floating_point():
+            codes = functional.embedding(z, self.codebook.detach())
+            return Quantized(codes, codes, z, codes.new_zeros(()), {})
         index = vq_assign(z, self.codebook)
         codes = functional.embedding(index, self.codebook).to(z.dtype)
         weight = row_weights(counts, is_real)

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from signllm.cra.word_codebook import Segmentation, WordCodebook
 from signllm.errors import UsageError
 from signllm.kernels.mmd import mmd
-from signllm.models.gather import gather_packed, reduce_sum, whole, world_and_rank
+from signllm.models.gather import gather_packed, reduce_sum, world_and_rank
 from signllm.models.language_model import GenerationConfig, LanguageModel, LanguageModelConfig, LoraConfig
 from signllm.models.projector import Projector, ProjectorConfig
 from signllm.models.quantizer import row_weights
@@ -167,9 +166,7 @@ class SignLLM(nn.Module):
 
     def _recorded(self, batch: Batch) -> _Signs:
         """Characters of an earlier encoding: rows of the codebook, without gradient."""
-        codebook = self.vq_sign.quantizer.codebook
-        with whole([codebook] if isinstance(codebook, nn.Parameter) else []), torch.no_grad():
-            vectors = functional.embedding(batch.characters, codebook).clone()
+        vectors = self.vq_sign.quantizer(batch.characters, batch.character_counts).vectors
         return _Signs(vectors, batch.characters, batch.character_counts, {})
 
     def _project(self, signs: _Signs, segmentation: Segmentation) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,27 @@
+"""A random language model on disk, and one run of everything on one rank and on two."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from tests.models import on_ranks, parts
+
+
+@pytest.fixture(scope="session")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return parts.save_language_model(tmp_path_factory.mktemp("llm"))
+
+
+@pytest.fixture(scope="session")
+def on_one_and_two(
+    llm: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    """What one rank found, and what each of two ranks found, doing the same work."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with ThreadPoolExecutor() as pool:
+        one, two = pool.map(lambda count: on_ranks.run(count, folder, llm), (1, 2))
+    return one[0], two

@@ -1,0 +1,151 @@
+"""The same work on one rank or on several, each a process: what the tests of agreement between ranks run.
+
+``python -m tests.models.on_ranks STORE OUT LLM`` with RANK and WORLD_SIZE set
+writes OUT.RANK.safetensors.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from signllm.models.gather import gather_packed, reduce_sum
+from signllm.models.language_model import LanguageModelConfig
+from signllm.models.projector import ProjectorConfig
+from signllm.models.sign_llm import SignLLM, SignLLMConfig, build_sign_llm
+from signllm.training.engine import import_deepspeed
+from tests.models import parts
+
+EMA = {"update": "ema", "kmeans_batches": 1, "revive_dead_after": 1, "decay": 0.5}
+PADDED = (True, True, True, False)
+
+
+def run(processes: int, folder: Path, llm: Path) -> list[dict[str, Tensor]]:
+    """Run everything on ``processes`` ranks, each a process, and return what each found."""
+    out = folder / f"of{processes}"
+    environment = {
+        **os.environ,
+        "WORLD_SIZE": str(processes),
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+    }
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "tests.models.on_ranks", str(out) + ".store", str(out), str(llm)]
+    ranks = [
+        subprocess.Popen(command, cwd=root, env=environment | {"RANK": str(rank), "LOCAL_RANK": "0"})
+        for rank in range(processes)
+    ]
+    codes = [rank.wait(timeout=180) for rank in ranks]
+    assert codes == [0] * processes, codes
+    return [load_file(f"{out}.{rank}.safetensors") for rank in range(processes)]
+
+
+def main() -> None:
+    store, out, llm = sys.argv[1:]
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo", rank=rank, world_size=world, init_method=f"file://{store}")
+    found = gathered(rank, world)
+    for name, quantizer, negatives in (("gradient", {}, 6), ("ema", EMA, 0)):
+        found |= {
+            f"{name}/{key}": value for key, value in pretraining(rank, world, quantizer, negatives).items()
+        }
+    found |= {f"text/{key}": value for key, value in finetuning(rank, world, Path(llm)).items()}
+    found |= {f"zero3/{key}": value for key, value in partitioned(rank, world, Path(llm)).items()}
+    save_file(
+        {name: torch.as_tensor(value).contiguous().clone() for name, value in found.items()},
+        f"{out}.{rank}.safetensors",
+    )
+    dist.destroy_process_group()
+
+
+def gathered(rank: int, world: int) -> dict[str, Tensor]:
+    """Rows 10 * video + place of four videos, and the gradient of the sum of rank-weighted squares."""
+    counts = [3, 1, 2, 4]
+    mine = range(rank, 4, world)
+    rows = torch.cat([10.0 * video + torch.arange(counts[video]) for video in mine])[:, None].requires_grad_()
+    everything = gather_packed(rows, torch.tensor([counts[video] for video in mine]))
+    (everything.square().sum() / world).backward()
+    return {"gathered": everything.detach(), "rows": rows.detach(), "rows_grad": rows.grad}
+
+
+def pretraining(rank: int, world: int, quantizer: dict, negatives: int) -> dict[str, Tensor]:
+    """Three steps of forward and backward without an optimizer: losses, summed gradients, the codebook afterwards."""
+    model = parts.vq_sign(
+        parts.vq_config(quantizer=quantizer, negatives=negatives, same_video_share=0.5, exclude=1)
+    )
+    batches = [parts.batch_of(rank=rank, world=world, real=PADDED, epoch=epoch) for epoch in range(3)]
+    found = {}
+    for step, batch in enumerate(batches):
+        shares = model(batch)
+        found |= {f"{step}/{name}": reduce_sum(share.double()) for name, share in shares.items()}
+        shares["loss"].backward()
+    for name, parameter in model.named_parameters():
+        found[f"grad/{name}"] = reduce_sum(parameter.grad)
+    found["codebook"] = model.quantizer.codebook.detach().clone()
+    model.start(batches)
+    return found | {"kmeans": model.quantizer.codebook.detach()}
+
+
+def sign_llm(llm: Path, *, deepspeed: dict | None = None) -> SignLLM:
+    torch.manual_seed(0)
+    config = SignLLMConfig(
+        vq_sign=parts.vq_config(negatives=4),
+        projector=ProjectorConfig(hidden=12),
+        language_model=LanguageModelConfig(
+            path=str(llm), dtype="fp32", prompt="translate {language}", separator=":"
+        ),
+    )
+    words = parts.word_codebook(parts.vq_sign(config.vq_sign))
+    return build_sign_llm(config, words, deepspeed=deepspeed)
+
+
+def finetuning(rank: int, world: int, llm: Path) -> dict[str, Tensor]:
+    model = sign_llm(llm)
+    shares = model(parts.batch_of(rank=rank, world=world, real=PADDED))
+    shares["loss"].backward()
+    trained = {name: p for name, p in model.named_parameters() if p.grad is not None}
+    return {name: reduce_sum(share.double()) for name, share in shares.items()} | {
+        f"grad/{name}": reduce_sum(parameter.grad) for name, parameter in trained.items()
+    }
+
+
+def partitioned(rank: int, world: int, llm: Path) -> dict[str, Tensor]:
+    """ZeRO-3 with nothing kept whole: what this rank holds of the frozen model, losses of three steps, texts."""
+    deepspeed = import_deepspeed()
+    settings = {
+        "train_micro_batch_size_per_gpu": 4 // world,
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+        "zero_allow_untested_optimizer": True,
+    }
+    model = sign_llm(llm, deepspeed=settings)
+    frozen = list(model.language_model.model.parameters())
+    held = sum(p.ds_tensor.numel() for p in frozen)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=torch.optim.AdamW(trainable, lr=1e-3), config=settings
+    )
+    found = {"held": torch.tensor(held), "elements": torch.tensor(sum(p.ds_numel for p in frozen))}
+    batch = parts.batch_of(rank=rank, world=world)
+    recorded = parts.with_characters(batch, parts.vq_sign(model.config.vq_sign))
+    for step, given in enumerate((batch, batch, recorded)):
+        shares = engine(given)
+        found[f"loss{step}"] = reduce_sum(shares["loss"].double())
+        engine.backward(shares["loss"] * world)
+        engine.step()
+    engine.eval()
+    texts = [generated.text for generated in engine.module.generate(batch)]
+    return found | {
+        "texts": torch.tensor([len(text) for text in texts]),
+        "codes": model.words.codes * torch.ones(1),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""One rank and two do the same work: equal losses, gradients and codebooks, and half a frozen model each."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+Ranks = tuple[dict[str, Tensor], list[dict[str, Tensor]]]
+
+
+def test_gathered_rows_are_in_the_order_of_the_videos_on_any_number_of_ranks(on_one_and_two: Ranks) -> None:
+    one, two = on_one_and_two
+    expected = torch.tensor([0, 1, 2, 10, 20, 21, 30, 31, 32, 33])[:, None].float()
+    for found in (one, *two):
+        assert torch.equal(found["gathered"], expected)
+
+
+def test_a_gathered_row_collects_the_gradient_of_every_rank(on_one_and_two: Ranks) -> None:
+    one, two = on_one_and_two
+    for found in (one, *two):
+        assert torch.allclose(found["rows_grad"], 2 * found["rows"])
+
+
+@pytest.mark.parametrize("scenario", ["gradient", "ema", "text"])
+def test_losses_and_gradients_are_equal_on_one_and_two_ranks(on_one_and_two: Ranks, scenario: str) -> None:
+    one, two = on_one_and_two
+    names = [name for name in one if name.startswith(f"{scenario}/")]
+    assert any("loss" in name for name in names)
+    assert any("/grad/" in name for name in names)
+    for name in names:
+        torch.testing.assert_close(
+            two[0][name], one[name], rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+@pytest.mark.parametrize("codebook", ["gradient/kmeans", "ema/codebook", "ema/kmeans"])
+def test_the_codebook_is_identical_on_both_ranks_and_was_moved(on_one_and_two: Ranks, codebook: str) -> None:
+    one, (first, second) = on_one_and_two
+    assert torch.equal(first[codebook], second[codebook])
+    assert (one[codebook] - one["gradient/codebook"]).abs().max() > 1e-3
+
+
+def test_zero3_gives_each_of_two_ranks_half_of_the_frozen_model(on_one_and_two: Ranks) -> None:
+    one, two = on_one_and_two
+    elements = int(one["zero3/elements"])
+    assert int(one["zero3/held"]) == elements
+    assert [int(found["zero3/held"]) for found in two] == [elements // 2] * 2
+
+
+def test_zero3_trains_on_video_then_on_characters_with_equal_losses(on_one_and_two: Ranks) -> None:
+    one, two = on_one_and_two
+    for step in range(3):
+        torch.testing.assert_close(
+            two[0][f"zero3/loss{step}"], one[f"zero3/loss{step}"], rtol=1e-4, atol=1e-6
+        )
+    assert one["zero3/loss1"] < one["zero3/loss0"]
+
+
+def test_zero3_writes_the_same_texts_on_one_and_two_ranks(on_one_and_two: Ranks) -> None:
+    one, two = on_one_and_two
+    interleaved = torch.stack([two[0]["zero3/texts"], two[1]["zero3/texts"]], dim=1).flatten()
+    assert torch.equal(interleaved, one["zero3/texts"])

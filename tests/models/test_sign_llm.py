@@ -1,0 +1,110 @@
+"""SignLLM: where gradients go, two kinds of batches, what padding and words may not change, generation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from signllm.errors import UsageError
+from signllm.models.language_model import GenerationConfig
+from signllm.models.sign_llm import SignLLM, SignLLMConfig, build_sign_llm
+from tests.models import on_ranks, parts
+
+
+@pytest.fixture
+def model(llm: Path) -> SignLLM:
+    built = on_ranks.sign_llm(llm)
+    built.vq_sign.start([parts.batch_of()])
+    return built
+
+
+def gradients_of(model: SignLLM, loss: torch.Tensor) -> set[str]:
+    model.zero_grad()
+    loss.backward()
+    return {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+
+
+def test_the_weighted_sum_is_the_loss_and_comes_first(model: SignLLM) -> None:
+    shares = model(parts.batch_of())
+    assert next(iter(shares)) == "loss"
+    torch.testing.assert_close(shares["loss"], shares["l_sim"] + 0.5 * shares["l_mmd"] + shares["l_vq"])
+    assert [name for name, value in shares.items() if value.requires_grad] == ["loss"]
+    assert 0 < shares["covered"] <= 1
+
+
+def test_the_text_loss_alone_reaches_encoder_words_and_projector_but_not_the_llm(model: SignLLM) -> None:
+    model.config = replace(model.config, mmd_weight=0.0, vq_weight=0.0)
+    reached = gradients_of(model, model(parts.batch_of())["loss"])
+    for part in (
+        "vq_sign.encoder.backbone",
+        "vq_sign.encoder.first",
+        "word_vectors.offsets",
+        "projector.first",
+    ):
+        assert any(name.startswith(part) for name in reached), part
+    assert not any(name.startswith(("language_model", "vq_sign.predictor")) for name in reached)
+
+
+def test_recorded_characters_give_the_same_text_loss_without_the_encoder(model: SignLLM) -> None:
+    batch = parts.batch_of()
+    recorded = parts.with_characters(batch, model.vq_sign)
+    video, characters = model(batch), model(recorded)
+    torch.testing.assert_close(characters["l_sim"], video["l_sim"])
+    torch.testing.assert_close(characters["l_mmd"], video["l_mmd"])
+    assert not {"l_vq", "l_cp", "l_q"} & characters.keys()
+    reached = gradients_of(model, characters["loss"])
+    assert {name.split(".")[0] for name in reached} == {"word_vectors", "projector"}
+
+
+def test_padding_videos_weigh_nothing(model: SignLLM) -> None:
+    padded = parts.batch_of(real=(True, True, False, False))
+    cut = parts.batch_of(lengths=parts.LENGTHS[:2])
+    found, expected = model.eval()(padded), model(cut)
+    for name in ("l_sim", "l_mmd", "l_q", "covered", "words", "text_tokens"):
+        torch.testing.assert_close(found[name], expected[name], msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_generation_gives_text_characters_and_words_of_every_video(model: SignLLM) -> None:
+    batch = parts.batch_of()
+    found = model.eval().generate(batch, GenerationConfig(max_new_tokens=5))
+    assert [len(one.characters) for one in found] == [8, 5, 7, 4]
+    for one in found:
+        spelt = [c for word in one.words for c in model.words.spell(word) if c != model.words.slow_down]
+        collapsed = [c for i, c in enumerate(one.characters) if i == 0 or c != one.characters[i - 1]]
+        assert spelt == collapsed
+    again = model.generate(parts.with_characters(batch, model.vq_sign), GenerationConfig(max_new_tokens=5))
+    assert again == found
+
+
+def test_the_projector_starts_at_the_scale_of_the_text_embeddings(model: SignLLM) -> None:
+    out = model.projector(torch.randn(400, 8)).detach()
+    assert float(out.square().mean().sqrt() / model.text_embeddings.square().mean().sqrt()) == pytest.approx(
+        1, rel=0.15
+    )
+
+
+def test_training_lowers_the_text_loss(model: SignLLM) -> None:
+    recorded = parts.with_characters(parts.batch_of(), model.vq_sign)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trainable, lr=0.02)
+    losses = []
+    for _ in range(30):
+        shares = model(recorded)
+        optimizer.zero_grad()
+        shares["loss"].backward()
+        optimizer.step()
+        losses.append(float(shares["l_sim"]))
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_words_of_another_number_of_characters_are_refused(llm: Path, model: SignLLM) -> None:
+    other = replace(model.config, vq_sign=parts.vq_config(quantizer={"codes": 9}))
+    with pytest.raises(UsageError, match="12 characters, not 9"):
+        build_sign_llm(other, model.words)
+    with pytest.raises(UsageError, match="--init"):
+        build_sign_llm(replace(model.config, vq_sign=None), model.words)
+    with pytest.raises(UsageError, match="mmd_weight"):
+        SignLLMConfig(mmd_weight=-1.0)

@@ -1,0 +1,171 @@
+"""The encoder: clip by clip or packed, alone or among others, it is the same function of a video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from signllm.errors import UsageError
+from signllm.models.backbone import build_backbone
+from signllm.models.visual_encoder import (
+    TemporalConv3d,
+    VisualEncoder,
+    character_counts,
+    subtract_video_mean,
+    taps_of,
+)
+from tests.models import parts
+
+VARIANTS = [
+    {},
+    {"pooling": "flatten", "final_norm": "none"},
+    {"subtract_video_mean": True},
+    {"frames_per_chunk": 7},
+]
+
+
+def encoder(**changes: object) -> VisualEncoder:
+    torch.manual_seed(1)
+    return VisualEncoder(parts.encoder_config(**changes)).double()
+
+
+def encode(model: VisualEncoder, videos: list[Tensor]) -> list[Tensor]:
+    z, counts = model(torch.cat(videos), torch.tensor([len(video) for video in videos]))
+    return list(z.split(counts.tolist()))
+
+
+def test_a_video_of_t_frames_has_floor_of_t_minus_13_by_4_plus_1_characters() -> None:
+    lengths = [13, 14, 16, 17, 20, 21, 147, 300]
+    expected = [1, 1, 1, 2, 2, 3, 34, 72]
+    assert character_counts(torch.tensor(lengths)).tolist() == expected
+    _, counts = encoder()(torch.cat(parts.frames_of(lengths[:6])), torch.tensor(lengths[:6]))
+    assert counts.tolist() == expected[:6]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_an_encoding_does_not_depend_on_the_neighbours_in_the_batch(changes: dict) -> None:
+    model, videos = encoder(**changes), parts.frames_of([13, 30, 5, 22])
+    together = encode(model, videos)
+    for alone, video in zip(together, videos, strict=True):
+        torch.testing.assert_close(alone, encode(model, [video])[0])
+
+
+@pytest.mark.parametrize("changes", [{}, {"pooling": "flatten"}])
+def test_packed_encoding_equals_the_clips_of_13_frames_with_gap_4_one_by_one(changes: dict) -> None:
+    model, (video,) = encoder(**changes), parts.frames_of([45])
+    clips = [video[start : start + 13] for start in range(0, 45 - 12, 4)]
+    torch.testing.assert_close(
+        encode(model, [video])[0], torch.cat([encode(model, [clip])[0] for clip in clips])
+    )
+
+
+def test_a_short_video_is_continued_by_its_last_frame() -> None:
+    model, (video,) = encoder(), parts.frames_of([6])
+    continued = torch.cat([video, video[-1:].expand(7, -1, -1, -1)])
+    torch.testing.assert_close(encode(model, [video])[0], encode(model, [continued])[0])
+
+
+def test_the_temporal_convolution_is_a_conv3d_with_the_same_parameters() -> None:
+    torch.manual_seed(0)
+    ours = TemporalConv3d(3, 4).double()
+    maps = torch.randn(11, 3, 5, 6, dtype=torch.float64)
+    taps, _ = taps_of(torch.tensor([11]))
+    plain = torch.nn.functional.conv3d(
+        maps.transpose(0, 1)[None], ours.weight, ours.bias, stride=ours.stride, padding=ours.padding
+    )
+    torch.testing.assert_close(ours(maps, taps), plain[0].transpose(0, 1))
+
+
+def test_subtracting_the_mean_makes_a_constant_background_invisible() -> None:
+    model, (video,) = encoder(subtract_video_mean=True), parts.frames_of([21])
+    brighter = video.double() / 255 + 0.25
+    torch.testing.assert_close(encode(model, [video.double() / 255])[0], encode(model, [brighter])[0])
+    counts = torch.tensor([2, 3])
+    left = subtract_video_mean(torch.randn(5, 2), counts)
+    torch.testing.assert_close(left[:2].sum(0), torch.zeros(2))
+    torch.testing.assert_close(left[2:].sum(0), torch.zeros(2))
+
+
+def test_bytes_and_floats_are_the_same_pictures() -> None:
+    model, (video,) = encoder(), parts.frames_of([14])
+    torch.testing.assert_close(encode(model, [video])[0], encode(model, [video.double() / 255])[0])
+
+
+def test_flatten_sees_where_things_are_and_mean_hardly_does() -> None:
+    dark = torch.zeros(13, 3, parts.SIZE, parts.SIZE, dtype=torch.uint8)
+    left, right = dark.clone(), dark.clone()
+    left[:, :, 8:16, 0:8], right[:, :, 8:16, 16:24] = 255, 255
+    apart = {}
+    for pooling in ("mean", "flatten"):
+        model = encoder(pooling=pooling)
+        a, b = encode(model, [left, right])
+        apart[pooling] = float((a - b).norm() / a.norm())
+    assert apart["flatten"] > 2 * apart["mean"]
+
+
+def test_a_frozen_backbone_gets_no_gradient_and_keeps_no_graph() -> None:
+    model = encoder(freeze_backbone=True).train()
+    encode(model, parts.frames_of([17]))[0].sum().backward()
+    assert all(p.grad is None and not p.requires_grad for p in model.backbone.parameters())
+    assert model.first.weight.grad is not None
+    assert not model.backbone.training
+
+
+def test_recomputing_gives_the_same_gradients() -> None:
+    grads = []
+    for recompute in (False, True):
+        model = encoder(recompute=recompute)
+        encode(model, parts.frames_of([17]))[0].square().sum().backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_a_dinov2_style_backbone_works_and_does_not_mix_frames() -> None:
+    dinov2 = {
+        "model_type": "dinov2",
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "patch_size": 8,
+    }
+    model = encoder(backbone_config={**dinov2, "image_size": parts.SIZE}).eval()
+    videos = parts.frames_of([13, 18])
+    assert model.backbone(torch.randn(2, 3, 32, 48, dtype=torch.float64)).shape == (2, 16, 4, 6)
+    torch.testing.assert_close(encode(model, videos)[1], encode(model, videos[1:])[0])
+
+
+def test_a_pretrained_backbone_keeps_its_batch_statistics(tmp_path: Path) -> None:
+    from transformers import ResNetConfig, ResNetModel
+
+    ResNetModel(ResNetConfig(**parts.TINY_RESNET)).save_pretrained(tmp_path)
+    model = VisualEncoder(parts.encoder_config(backbone=str(tmp_path), backbone_config=None)).train()
+    before = {name: value.clone() for name, value in model.backbone.named_buffers()}
+    assert any("running_mean" in name for name in before)
+    encode(model, parts.frames_of([17]))
+    assert all(torch.equal(value, before[name]) for name, value in model.backbone.named_buffers())
+
+
+def test_backbone_weights_are_read_from_a_file_and_must_fit(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    source = build_backbone("", random=parts.TINY_RESNET)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    loaded = VisualEncoder(parts.encoder_config(backbone_weights=str(tmp_path / "weights.safetensors")))
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.backbone.parameters(), source.parameters(), strict=True)
+    )
+    wider = {**parts.TINY_RESNET, "hidden_sizes": [4, 16]}
+    with pytest.raises(UsageError, match="do not fit"):
+        build_backbone("", random=wider, weights=str(tmp_path / "weights.safetensors"))
+    with pytest.raises(UsageError, match="no backbone weights"):
+        build_backbone("", random=wider, weights=str(tmp_path / "missing.safetensors"))
+
+
+def test_a_backbone_that_is_not_there_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="backbone_config"):
+        build_backbone(str(tmp_path / "nothing"))
+    with pytest.raises(UsageError, match="transformers configuration"):
+        build_backbone("", random={"model_type": "no-such-model"})
