@@ -9,6 +9,7 @@ same result as if it had never stopped.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -104,7 +105,7 @@ def write_shards(
     """
     out, config = Path(out), config or ShardConfig()
     _check_splits(annotations)
-    with _full_disk_explained(out):
+    with _writing_explained(out):
         out.mkdir(parents=True, exist_ok=True)
         with exclusive(out):
             return _Run(annotations, out, config).write()
@@ -120,14 +121,18 @@ def _check_splits(annotations: Annotations) -> None:
 
 
 @contextmanager
-def _full_disk_explained(out: Path) -> Iterator[None]:
+def _writing_explained(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        mend = (
+            "make room, or give another OUT" if is_full else "give an OUT that is a folder you may write to"
+        )
         raise UsageError(
             f"the shards cannot be written: {error.strerror or error}",
             where=error.filename or out,
-            remedy="make room (or give another OUT) and run the same command again: finished shards are kept",
+            remedy=f"{mend}; then run the same command again: finished shards are kept",
         ) from error
 
 

@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def decode(source: Source, *, size: int | None = None) -> np.ndarray:
     """
     if size is None:
         return read_video(source).frames
-    frames_THWC = read_video(source, fit=lambda width, height: _scaled(width, height, size)).frames
+    frames_THWC = read_video(source, fit=partial(_scaled, short_side=size)).frames
     top, left = (frames_THWC.shape[1] - size) // 2, (frames_THWC.shape[2] - size) // 2
     return frames_THWC[:, top : top + size, left : left + size]
 
@@ -78,18 +79,16 @@ def read_video(
 
 def fit_short_side(short_side: int) -> Fit:
     """Return a fit that shrinks the short side to ``short_side`` and never enlarges."""
+    return partial(_shrunk, short_side=short_side)
 
-    def fit(width: int, height: int) -> tuple[int, int]:
-        return (width, height) if min(width, height) <= short_side else _scaled(width, height, short_side)
 
-    return fit
+def _shrunk(width: int, height: int, short_side: int) -> tuple[int, int]:
+    return (width, height) if min(width, height) <= short_side else _scaled(width, height, short_side)
 
 
 def _scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
-    short = min(width, height)
-    return max(short_side, round(width * short_side / short)), max(
-        short_side, round(height * short_side / short)
-    )
+    factor = short_side / min(width, height)
+    return max(short_side, round(width * factor)), max(short_side, round(height * factor))
 
 
 def _resample(video: Video, times_s: np.ndarray, fps: float) -> Video:

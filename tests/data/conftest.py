@@ -1,4 +1,4 @@
-"""Small videos drawn here, and the real files beside the checkout (tests that need those skip where they are absent)."""
+"""Small videos drawn here, and the real files beside the checkout (without them tests skip)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def make_clips(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Annota
             for number in range(count):
                 video = folder / f"clip{number}.mp4"
                 video.write_bytes(encode_h264(drawn(frames + number % 5, seed=number), 25))
-                clips.append(Clip(id=f"clip{number}", video=video, text=f"sentence {number}", split=split, signer="s"))
+                clips.append(
+                    Clip(id=f"clip{number}", video=video, text=f"sentence {number}", split=split, signer="s")
+                )
             made[count, frames, split] = Annotations(clips=tuple(clips))
         return made[count, frames, split]
 

@@ -16,7 +16,9 @@ ALL = AugmentConfig(shift=0.25, brightness=0.2, contrast=0.3, colour=0.2)
 def test_off_is_the_identity() -> None:
     frames = drawn(5)
     assert augment(frames, AugmentConfig(), size=48, seed=1, epoch=2, position=3) is not None
-    np.testing.assert_array_equal(augment(frames, AugmentConfig(), size=48, seed=1, epoch=2, position=3), frames)
+    np.testing.assert_array_equal(
+        augment(frames, AugmentConfig(), size=48, seed=1, epoch=2, position=3), frames
+    )
 
 
 def test_the_same_place_draws_the_same_and_others_do_not() -> None:
@@ -47,7 +49,9 @@ def test_crops_reach_every_border() -> None:
 def test_brightness_moves_the_mean_within_its_limit() -> None:
     grey = np.full((1, 16, 16, 3), 128, np.uint8)
     config = AugmentConfig(brightness=0.1)
-    moved = [int(augment(grey, config, size=16, seed=0, epoch=0, position=p)[0, 0, 0, 0]) - 128 for p in range(200)]
+    moved = [
+        int(augment(grey, config, size=16, seed=0, epoch=0, position=p)[0, 0, 0, 0]) - 128 for p in range(200)
+    ]
     assert -26 <= min(moved) < -20
     assert 20 < max(moved) <= 26
 

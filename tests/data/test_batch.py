@@ -49,4 +49,10 @@ def test_moving_keeps_everything_else() -> None:
     moved = batch.to("meta")
     assert moved.frames is not None
     assert {moved.frames.device.type, moved.frame_counts.device.type, moved.is_real.device.type} == {"meta"}
-    assert (moved.ids, moved.texts, moved.languages, moved.epoch, moved.characters) == (["v0"], ["t0"], ["German"], 3, None)
+    assert (moved.ids, moved.texts, moved.languages, moved.epoch, moved.characters) == (
+        ["v0"],
+        ["t0"],
+        ["German"],
+        3,
+        None,
+    )

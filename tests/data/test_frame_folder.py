@@ -64,7 +64,9 @@ def test_a_header_that_declares_a_huge_image_is_refused_unread() -> None:
 
 
 def test_real_phoenix_frames(realdata: Path) -> None:
-    (folder,) = (realdata / "PHOENIX-2014-T-release-v3/PHOENIX-2014-T/features/fullFrame-210x260px/dev").iterdir()
+    (folder,) = (
+        realdata / "PHOENIX-2014-T-release-v3/PHOENIX-2014-T/features/fullFrame-210x260px/dev"
+    ).iterdir()
     video = read_video(folder)
     assert video.frames.shape == (2, 260, 210, 3)
     assert video.frames.std() > 20

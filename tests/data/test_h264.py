@@ -16,12 +16,16 @@ def test_the_same_frames_give_the_same_bytes(side: int) -> None:
     frames = drawn(40, height=side, width=side)
     litter, found = [], set()
     for number in range(12):
-        litter.append(np.random.default_rng(number).integers(0, 255, 30_000 * (1 + number % 4), dtype=np.uint8))
+        litter.append(
+            np.random.default_rng(number).integers(0, 255, 30_000 * (1 + number % 4), dtype=np.uint8)
+        )
         found.add(encode_h264(frames, 25))
     assert len(found) == 1
 
 
-@pytest.mark.parametrize(("fps", "kept"), [(25, 25), (30000 / 1001, 29.97003), (12.5, 12.5), (359 / 12, 29.91667)])
+@pytest.mark.parametrize(
+    ("fps", "kept"), [(25, 25), (30000 / 1001, 29.97003), (12.5, 12.5), (359 / 12, 29.91667)]
+)
 def test_pictures_and_rate_survive(fps: float, kept: float) -> None:
     frames = drawn(20)
     video = read_video(encode_h264(frames, fps, crf=10))

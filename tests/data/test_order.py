@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signllm.data.order import OrderState, after_batch, batch_places, batch_starts, draw, permutation, splitmix64
+from signllm.data.order import (
+    OrderState,
+    after_batch,
+    batch_places,
+    batch_starts,
+    draw,
+    permutation,
+    splitmix64,
+)
 from signllm.errors import UsageError
 
 SHARDS = st.lists(st.integers(1, 9), min_size=1, max_size=9)
@@ -50,7 +58,20 @@ def test_hash_is_splitmix64() -> None:
 
 def test_recorded_order() -> None:
     # a change here would break resuming of every run that exists
-    assert permutation([4, 4, 4], seed=5, epoch=2, window=2).tolist() == [1, 5, 4, 6, 2, 0, 7, 3, 10, 9, 11, 8]
+    assert permutation([4, 4, 4], seed=5, epoch=2, window=2).tolist() == [
+        1,
+        5,
+        4,
+        6,
+        2,
+        0,
+        7,
+        3,
+        10,
+        9,
+        11,
+        8,
+    ]
 
 
 @given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 4), st.integers(0, 3))
@@ -58,7 +79,9 @@ def test_ranks_share_a_batch_without_overlap(samples: int, per_rank: int, world:
     batch_size = per_rank * world
     seen: list[tuple[int, int]] = []
     for start in batch_starts(OrderState(seed=0), samples, batch_size, epochs):
-        places = np.concatenate([batch_places(start.samples_consumed, batch_size, r, world) for r in range(world)])
+        places = np.concatenate(
+            [batch_places(start.samples_consumed, batch_size, r, world) for r in range(world)]
+        )
         assert len(places) == batch_size
         seen += [(start.epoch, int(place)) for place in places if place < samples]
     assert sorted(seen) == [(epoch, place) for epoch in range(epochs) for place in range(samples)]
@@ -79,7 +102,11 @@ def test_another_batch_size_continues_with_the_next_sample(data: st.DataObject) 
     samples, before, after = (data.draw(st.integers(1, 30)) for _ in range(3))
     whole = list(batch_starts(OrderState(seed=1), samples, before, 1))
     state = after_batch(whole[data.draw(st.integers(0, len(whole) - 1))], samples, before)
-    rest = [place for start in batch_starts(state, samples, after, 1) for place in batch_places(start.samples_consumed, after, 0, 1)]
+    rest = [
+        place
+        for start in batch_starts(state, samples, after, 1)
+        for place in batch_places(start.samples_consumed, after, 0, 1)
+    ]
     if state.epoch == 0:
         assert [place for place in rest if place < samples] == list(range(state.samples_consumed, samples))
     else:

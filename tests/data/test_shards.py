@@ -1,4 +1,4 @@
-"""Shards: the contract of design 4.3, and that neither a crash nor bad input leaves anything a later step would trust."""
+"""Shards: the contract of design 4.3; neither a crash nor bad input leaves what a later step would trust."""
 
 from __future__ import annotations
 
@@ -56,14 +56,22 @@ def test_webdataset_alone_reads_our_shards(make_clips: Maker, tmp_path: Path) ->
         described = json.loads(sample["json"])
         assert described["id"] == clip.id
         assert described["source_sha256"] == hashlib.sha256(clip.video.read_bytes()).hexdigest()
-        assert (described["frames"], described["fps"], described["width"]) == (len(decode(clip.video)), 25, 48)
+        assert (described["frames"], described["fps"], described["width"]) == (
+            len(decode(clip.video)),
+            25,
+            48,
+        )
 
 
 def test_hazardous_names_survive_in_the_json(make_clips: Maker, tmp_path: Path) -> None:
     names = ["Mci9oyb5V2E-00:00:05.333-00:00:11.166", "-fZc293MpJk", "a/b", "a.b", "../../escape", "a__b"]
-    clips = [dataclasses.replace(clip, id=name) for clip, name in zip(make_clips(6).clips, names, strict=True)]
+    clips = [
+        dataclasses.replace(clip, id=name) for clip, name in zip(make_clips(6).clips, names, strict=True)
+    ]
     write_shards(Annotations(clips=tuple(clips)), tmp_path, QUIET)
-    samples = list(webdataset.WebDataset(str(tmp_path / "train-000000.tar"), shardshuffle=False, empty_check=False))
+    samples = list(
+        webdataset.WebDataset(str(tmp_path / "train-000000.tar"), shardshuffle=False, empty_check=False)
+    )
     assert [json.loads(sample["json"])["id"] for sample in samples] == names
     assert all(set(sample) >= {"mp4", "txt", "json"} and "/" not in sample["__key__"] for sample in samples)
     assert [sample.id for sample in ShardIndex(tmp_path).split("train").samples] == names
@@ -143,7 +151,9 @@ def runs(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_killed_in_the_middle_the_same_command_ends_with_the_same_bytes(make_clips: Maker, tmp_path: Path) -> None:
+def test_killed_in_the_middle_the_same_command_ends_with_the_same_bytes(
+    make_clips: Maker, tmp_path: Path
+) -> None:
     src = tmp_path / "src"
     src.mkdir()
     for clip in make_clips(60, frames=60).clips:
@@ -165,7 +175,9 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_bytes(make_cli
         while any(map(runs, workers)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not any(map(runs, workers))
-    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar") if path.with_suffix(".json").exists()}
+    kept = {
+        path.name: path.stat().st_mtime_ns for path in out.glob("*.tar") if path.with_suffix(".json").exists()
+    }
     config = ShardConfig(shard_size_mb=0.02, show_progress=False)
     shard("folder", src, out, config)
     shard("folder", src, tmp_path / "whole", config)
@@ -247,7 +259,9 @@ def test_every_clip_left_out_is_listed_with_its_reason(make_clips: Maker, tmp_pa
 
 def test_more_left_out_than_allowed_fails_and_leaves_no_manifest(make_clips: Maker, tmp_path: Path) -> None:
     annotations = spoiled(make_clips, tmp_path)
-    with pytest.raises(UsageError, match=r"6 of 11 clips cannot be used, allowed 5 (.|\n)*train/row: line 9 names no video"):
+    with pytest.raises(
+        UsageError, match=r"6 of 11 clips cannot be used, allowed 5 (.|\n)*train/row: line 9 names no video"
+    ):
         write_shards(annotations, tmp_path / "out", dataclasses.replace(QUIET, max_bad="46%"))
     with pytest.raises(UsageError, match="no finished shards"):
         ShardIndex(tmp_path / "out")
@@ -330,6 +344,8 @@ def test_values_that_cannot_work(wrong: dict[str, object]) -> None:
         ShardConfig(**wrong)
 
 
-@pytest.mark.parametrize(("max_bad", "clips", "allowed"), [("1%", 11, 0), ("1%", 250, 2), ("0", 9, 0), ("7", 3, 7), ("100%", 4, 4)])
+@pytest.mark.parametrize(
+    ("max_bad", "clips", "allowed"), [("1%", 11, 0), ("1%", 250, 2), ("0", 9, 0), ("7", 3, 7), ("100%", 4, 4)]
+)
 def test_budget(max_bad: str, clips: int, allowed: int) -> None:
     assert ShardConfig(max_bad=max_bad).bad_allowed(clips) == allowed

@@ -1,4 +1,4 @@
-"""Decoding: real files, what containers ask for (rotation, streams, rates), and what must end in a named error."""
+"""Decoding: real files, what containers ask for (rotation, streams, rates), and what ends in a named error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from .conftest import drawn
 
 def bare(source: str | io.BytesIO) -> np.ndarray:
     with av.open(source) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(container.streams.best("video"))])
+        return np.stack(
+            [frame.to_ndarray(format="rgb24") for frame in container.decode(container.streams.best("video"))]
+        )
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (64, 96), (50, 38), (34, 210)])
@@ -65,27 +67,34 @@ def test_size_scales_the_short_side_and_takes_the_middle() -> None:
     assert square.min() > 150  # the dark thirds left and right are cut away
 
 
-@pytest.mark.parametrize(("size", "kept"), [((600, 338), (454, 256)), ((210, 260), (210, 260)), ((48, 48), (48, 48))])
+@pytest.mark.parametrize(
+    ("size", "kept"), [((600, 338), (454, 256)), ((210, 260), (210, 260)), ((48, 48), (48, 48))]
+)
 def test_shards_never_enlarge(size: tuple[int, int], kept: tuple[int, int]) -> None:
     assert fit_short_side(256)(*size) == kept
 
 
 def rotated(data: bytes, matrix: tuple[int, int, int, int]) -> bytes:
-    """Write the 2 x 2 part (a, b, c, d) of the display matrix into an mp4's track header (ISO 14496-12, 8.3.2)."""
+    """Write the 2 x 2 part (a, b, c, d) of the display matrix into an mp4 (ISO 14496-12, 8.3.2)."""
     a, b, c, d = (value << 16 for value in matrix)
     at = data.index(b"tkhd") + 44
     return data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + 36 :]
 
 
 @pytest.mark.parametrize(
-    ("matrix", "corner"), [((0, 1, -1, 0), (0, -1)), ((-1, 0, 0, -1), (-1, -1)), ((0, -1, 1, 0), (-1, 0)), ((1, 0, 0, 1), (0, 0))]
+    ("matrix", "corner"),
+    [((0, 1, -1, 0), (0, -1)), ((-1, 0, 0, -1), (-1, -1)), ((0, -1, 1, 0), (-1, 0)), ((1, 0, 0, 1), (0, 0))],
 )
 def test_rotation_is_applied(matrix: tuple[int, int, int, int], corner: tuple[int, int]) -> None:
     frames = np.zeros((3, 32, 64, 3), np.uint8)
-    frames[:, :16, :16] = 255  # bright at the top left; (x, y) -> (ax + cy, bx + dy) moves it to another corner
+    frames[:, :16, :16] = (
+        255  # bright at the top left; (x, y) -> (ax + cy, bx + dy) moves it to another corner
+    )
     upright = decode(rotated(encode_h264(frames, 25), matrix))
     assert upright.shape[1:3] == ((64, 32) if matrix[0] == 0 else (32, 64))
-    corners = {(y, x): upright[0, 4 if y == 0 else -4, 4 if x == 0 else -4].mean() for y in (0, -1) for x in (0, -1)}
+    corners = {
+        (y, x): upright[0, 4 if y == 0 else -4, 4 if x == 0 else -4].mean() for y in (0, -1) for x in (0, -1)
+    }
     assert max(corners, key=lambda place: corners[place]) == corner
 
 
@@ -113,11 +122,19 @@ def with_times(pts: list[int], frames: np.ndarray) -> bytes:
 
 
 def test_varying_rate_and_a_first_time_stamp_that_is_not_zero() -> None:
-    # shown at 0, 40, 200 and 240 ms of its own time, which begins at 2 s: at 25 fps the second stands for four frames
+    # shown at 0, 40, 200 and 240 ms, beginning at 2 s: at 25 fps the second stands for four frames
     frames = np.stack([np.full((32, 32, 3), level, np.uint8) for level in (20, 90, 160, 230)])
     video = read_video(with_times([50, 51, 55, 56], frames), fps=25)
     levels = video.frames[:7].mean((1, 2, 3))
-    assert [int(np.abs(np.array([20, 90, 160, 230]) - level).argmin()) for level in levels] == [0, 1, 1, 1, 1, 2, 3]
+    assert [int(np.abs(np.array([20, 90, 160, 230]) - level).argmin()) for level in levels] == [
+        0,
+        1,
+        1,
+        1,
+        1,
+        2,
+        3,
+    ]
 
 
 def sound_only() -> bytes:

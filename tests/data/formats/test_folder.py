@@ -22,7 +22,11 @@ def test_pairs_at_any_depth_and_splits_by_first_level(tmp_path: Path) -> None:
     pair(tmp_path, "dev/x/a.mkv", "dev/x/a.txt")
     pair(tmp_path, "other/c.d.gif", "other/c.d.txt")
     clips = {clip.id: clip for clip in read_annotations("folder", tmp_path).clips}
-    assert {name: clip.split for name, clip in clips.items()} == {"b": "train", "x/a": "dev", "other/c.d": "train"}
+    assert {name: clip.split for name, clip in clips.items()} == {
+        "b": "train",
+        "x/a": "dev",
+        "other/c.d": "train",
+    }
     assert clips["x/a"].text == "a sentence"
 
 

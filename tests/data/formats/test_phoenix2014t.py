@@ -29,7 +29,11 @@ def test_real_release_has_one_clip_per_split(realdata: Path) -> None:
     annotations = read_annotations("phoenix2014t", realdata / "PHOENIX-2014-T-release-v3")
     assert annotations.splits == ("train", "dev", "test")
     clip = annotations.clips[0]
-    assert (clip.id, clip.signer, clip.language) == ("25October_2010_Monday_tagesschau-17", "Signer01", "German")
+    assert (clip.id, clip.signer, clip.language) == (
+        "25October_2010_Monday_tagesschau-17",
+        "Signer01",
+        "German",
+    )
     assert clip.text.startswith("regen und schnee lassen an den alpen")
     assert len(list(clip.video.glob("*.png"))) == 2
     assert annotations.left_out == ()
@@ -53,7 +57,10 @@ def test_frames_in_the_folder_or_one_below(tmp_path: Path, on_disk: str | None, 
 
 def test_a_quote_is_a_character(tmp_path: Path) -> None:
     root = release(tmp_path, 'a|a/1/*.png|-1|-1|S|X|er sagt "morgen\nb|b/1/*.png|-1|-1|S|X|"regen" kommt\n')
-    assert [clip.text for clip in read_annotations("phoenix2014t", root).clips] == ['er sagt "morgen', '"regen" kommt']
+    assert [clip.text for clip in read_annotations("phoenix2014t", root).clips] == [
+        'er sagt "morgen',
+        '"regen" kommt',
+    ]
 
 
 def test_names_with_slashes(tmp_path: Path) -> None:

@@ -46,7 +46,11 @@ def test_three_notations_say_the_same(tmp_path: Path, name: str, text: str) -> N
     [
         ("a.tsv", "video\tsentence\na.mp4\tx\n", "columns missing: text; found: video, sentence"),
         ("a.tsv", "", "columns missing: video, text; found: none"),
-        ("a.tsv", "video\ttext\tstart_s\tend_s\na.mp4\tx\t0\t1\n", "cutting clips out of longer recordings is not there yet"),
+        (
+            "a.tsv",
+            "video\ttext\tstart_s\tend_s\na.mp4\tx\t0\t1\n",
+            "cutting clips out of longer recordings is not there yet",
+        ),
         ("a.jsonl", '{"video": "a.mp4"', "line 1 is not JSON"),
         ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("a.xlsx", "video", "not a .tsv, .csv or .jsonl"),

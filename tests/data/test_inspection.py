@@ -1,0 +1,68 @@
+"""Counts, damage found wherever it is, and a picture to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from signllm.data.clip import Annotations
+from signllm.data.index import ShardIndex
+from signllm.data.inspection import shards_info, shards_preview, shards_verify
+from signllm.data.shards import ShardConfig, write_shards
+from signllm.errors import UsageError
+
+Maker = Callable[..., Annotations]
+
+
+@pytest.fixture
+def shards(make_clips: Maker, tmp_path: Path) -> Path:
+    both = Annotations(clips=make_clips(6).clips + make_clips(2, split="dev").clips)
+    write_shards(both, tmp_path / "shards", ShardConfig(encode="copy", show_progress=False))
+    return tmp_path / "shards"
+
+
+def test_info_counts(shards: Path) -> None:
+    info = shards_info(shards)
+    train = info["splits"]["train"]
+    assert (train["samples"], train["frames"], train["shortest_frames"]) == (6, 5 * 14 + 10 + 14, 14)
+    assert train["hours"] == pytest.approx(94 / 25 / 3600, abs=1e-4)
+    assert (train["signers"], train["distinct_texts"], train["words_per_text"]) == ({"s": 6}, 6, 2)
+    assert info["splits"]["dev"]["samples"] == 2
+    assert info["made"]["encode"] == "copy"
+
+
+def test_whole_shards_pass(shards: Path) -> None:
+    assert shards_verify(shards) == {"splits": {"train": 6, "dev": 2}, "decoded": True, "damaged": 0}
+
+
+@pytest.mark.parametrize("member", ["mp4", "txt", "json", "header"])
+def test_one_flipped_byte_is_found(shards: Path, member: str) -> None:
+    split = ShardIndex(shards).split("train")
+    offset = 8 if member == "header" else split.samples[3].members[member][0] + 5
+    with split.tars[0].open("r+b") as tar:
+        tar.seek(offset)
+        byte = tar.read(1)[0]
+        tar.seek(offset)
+        tar.write(bytes([byte ^ 1]))
+    for decode in (True, False):
+        with pytest.raises(UsageError, match=r"damaged shards: (.|\n)*train-000000\.tar: sha256 differs"):
+            shards_verify(shards, decode=decode)
+
+
+def test_the_sample_that_does_not_decode_is_named(shards: Path) -> None:
+    split = ShardIndex(shards).split("train")
+    offset, size = split.samples[3].members["mp4"]
+    with split.tars[0].open("r+b") as tar:
+        tar.seek(offset)
+        tar.write(b"\xff" * size)
+    with pytest.raises(UsageError, match="clip3: not a video"):
+        shards_verify(shards)
+
+
+def test_preview_shows_every_split(shards: Path, tmp_path: Path) -> None:
+    with Image.open(shards_preview(shards, tmp_path / "sheet.png", samples=4)) as sheet:
+        assert sheet.size == (6 * 112, 4 * (112 + 32))
+        assert len(sheet.getcolors(1 << 20) or []) > 50
