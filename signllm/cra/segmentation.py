@@ -140,8 +140,8 @@ def _segment_chunk(
         here = starts_TB[t, : active_T[t]].nonzero()[0]
         starts_TB[t + length_TB[t, here], here] = True
     begun = starts_TB[time, column]
-    t, b = time[begun], column[begun]
-    words[packed[begun]] = found_TLB[t, length_TB[t, b] - 1, b]
+    time, column = time[begun], column[begun]
+    words[packed[begun]] = found_TLB[time, length_TB[time, column] - 1, column]
 
 
 def _longest(found_TLB: Ints) -> Ints:

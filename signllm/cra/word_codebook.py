@@ -160,7 +160,7 @@ class WordCodebook:
         }
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / "words.safetensors.partial"
-        save_file(arrays, partial, metadata={"codebook": self.codebook, "version": str(VERSION)})
+        save_file(arrays, partial, metadata={"codebook": self.codebook})
         os.replace(partial, folder / "words.safetensors")
         text = json.dumps(
             {"version": VERSION, "slow_down": self.slow_down, "size": self.size} | dataclasses.asdict(self)

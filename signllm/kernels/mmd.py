@@ -53,7 +53,7 @@ def mmd(
     if not torch.is_grad_enabled():
         x, y = x.detach(), y.detach()  # forward also computes the gradients that somebody may ask for
     gammas = tuple(0.5 / float(b) ** 2 for b in bandwidths)
-    value: Tensor = _Mmd.apply(x.to(dtype), y.to(dtype), p_N, q_M, gammas)  # type: ignore[no-untyped-call]
+    value: Tensor = _Mmd.apply(x.to(dtype), y.to(dtype), p_N, q_M, gammas)
     return value
 
 
