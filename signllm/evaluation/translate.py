@@ -22,8 +22,6 @@ from signllm.stages.finetune import load_sign_llm
 if TYPE_CHECKING:
     from signllm.models.sign_llm import SignLLM
 
-DEFAULT_LANGUAGE = "English"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Translation:
@@ -58,7 +56,7 @@ class Translator:
 
         Args:
             video: a video file, a folder of frame pictures, or frames uint8 (T, H, W, 3) in RGB.
-            language: of the text, for the prompt, in English; only languages that were trained make sense.
+            language: of the text, in English ("German"), for the prompt; by default that of training.
 
         Raises:
             UsageError: no such file, no readable video, or frames of another form.
@@ -66,7 +64,8 @@ class Translator:
         begun = time.perf_counter()
         frames_THWC = self._frames(video)
         name = "frames" if isinstance(video, np.ndarray) else str(video)
-        batch = _batch_of(frames_THWC, name, language or DEFAULT_LANGUAGE)
+        asked = language if language is not None else self.config.generation.language
+        batch = _batch_of(frames_THWC, name, asked or "English")
         device = next(self.model.parameters()).device
         (written,) = self.model.generate(batch.to(device), self.config.generation)
         return Translation(

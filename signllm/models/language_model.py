@@ -91,12 +91,15 @@ class GenerationConfig:
         max_new_tokens: a translation ends here at the latest.
         length_penalty: above 0 favours longer beams.
         no_repeat_ngram: n-grams of this length occur once; 0 allows all.
+        language: asked for where a video names none; None until ``finetune`` fills in the commonest of its
+            training texts.
     """
 
     beams: int = 1
     max_new_tokens: int = 64
     length_penalty: float = 1.0
     no_repeat_ngram: int = 0
+    language: str | None = None
 
     def __post_init__(self) -> None:
         if self.beams < 1 or self.max_new_tokens < 1:

@@ -9,6 +9,7 @@ jointly from the start: frozen_epochs 0.
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def finetune(config: FinetuneConfig, run: Path, init: Path, shards: Path) -> Out
             settings.
     """
     ranks = start_distributed(timeout_s=config.training.timeout_s)
-    config = with_encoder_of(init, config)
+    config = with_language_of(shards, with_encoder_of(init, config))
     words = WordCodebook.load(init)
     encoder = load_weights(init, stage=pretrain.STAGE)
     _require_same_codebook(fingerprint(encoder["quantizer.codebook"]), words.codebook, init / "words.json")
@@ -101,6 +102,15 @@ def with_encoder_of(init: Path, config: FinetuneConfig) -> FinetuneConfig:
         )
     vq_sign = replace(earlier.vq_sign, encoder=replace(earlier.vq_sign.encoder, backbone_weights=None))
     return replace(config, sign_llm=replace(config.sign_llm, vq_sign=vq_sign))
+
+
+def with_language_of(shards: Path, config: FinetuneConfig) -> FinetuneConfig:
+    """Return the configuration with the commonest language of the training texts, unless it names one."""
+    if config.generation.language is not None:
+        return config
+    languages = Counter(sample.language for sample in open_split(shards).samples)
+    generation = replace(config.generation, language=languages.most_common(1)[0][0] if languages else "")
+    return replace(config, generation=generation)
 
 
 def load_sign_llm(run: Path) -> SignLLM:

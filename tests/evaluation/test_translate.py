@@ -51,6 +51,14 @@ def test_arrays_of_another_size_are_scaled_and_cropped(translator: Translator) -
     assert translator._frames(frames).shape == (20, 32, 32, 3)
 
 
+def test_the_language_is_that_of_training_unless_asked(translator: Translator, made: Path) -> None:
+    video = made / "videos" / "clip0.mp4"
+    usual, other = translator.translate(video), translator.translate(video, language="south")
+    assert usual.text == translator.translate(video, language="north").text
+    assert usual.characters == other.characters
+    assert usual.text != other.text  # the prompt is read
+
+
 def test_a_video_shorter_than_a_character_still_translates(translator: Translator) -> None:
     assert len(translator.translate(np.zeros((1, 32, 32, 3), np.uint8)).characters) == 1
 

@@ -62,7 +62,7 @@ def write_run(run: Path, language_model: Path, *, seed: int = 0) -> Path:
         ),
         data=DataConfig(size=parts.SIZE, max_frames=MAX_FRAMES, workers=0),
         training=TrainingConfig(steps=1),
-        generation=GenerationConfig(max_new_tokens=8),
+        generation=GenerationConfig(max_new_tokens=8, language="north"),
     )
     torch.manual_seed(seed)
     encoder = parts.vq_sign(config.sign_llm.vq_sign)
