@@ -27,8 +27,7 @@ def _exit_code(arguments: list[str]) -> int:
     try:
         return cli.main(arguments)
     except SystemExit as end:
-        assert isinstance(end.code, int)
-        return end.code
+        return int(end.code or 0)
 
 
 @pytest.fixture
@@ -172,6 +171,6 @@ def test_only_the_first_rank_prints(sentences: Path) -> None:
 
 
 def test_the_translator_is_loaded_when_it_is_asked_for() -> None:
-    code = "import sys, signllm; assert 'torch' not in sys.modules; from signllm import load; print(load.__module__)"
+    code = "import sys, signllm; print('torch' in sys.modules, signllm.load.__module__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
-    assert done.stdout.strip() == "signllm.evaluation.translate"
+    assert done.stdout.split() == ["False", "signllm.evaluation.translate"]
