@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["load"]
-__version__ = "0.1.0"
+from signllm.version import VERSION as __version__
+
+__all__ = ["__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import signllm
 from signllm.cra.composition import WordsConfig
 from signllm.data.pipeline import DataConfig
 from signllm.errors import UsageError
@@ -23,6 +22,7 @@ from signllm.models.sign_llm import GenerationConfig, SignLLMConfig
 from signllm.models.vq_sign import VQSignConfig
 from signllm.plain import from_plain, to_plain
 from signllm.training.engine import TrainingConfig
+from signllm.version import VERSION
 
 RUN_FORMAT = 1
 """Version of the run folder's layout; raised when an older program could no longer read it."""
@@ -119,7 +119,7 @@ def save_config(run: Path, config: Config) -> Path:
     record = {
         "stage": STAGES[type(config)],
         "format": RUN_FORMAT,
-        "signllm": signllm.__version__,
+        "signllm": VERSION,
         "config": to_plain(config),
     }
     path = run / "config.json"
@@ -205,7 +205,7 @@ def _read(run: Path) -> dict[str, Any]:
     if version != RUN_FORMAT or stage not in STAGES.values():
         raise UsageError(
             f"this run was written by signllm {record.get('signllm')} (stage {stage}, format {version}); "
-            f"this is signllm {signllm.__version__} (format {RUN_FORMAT})",
+            f"this is signllm {VERSION} (format {RUN_FORMAT})",
             where=path,
             remedy="use the signllm that wrote it, or run the stage again",
         )

@@ -95,12 +95,6 @@ def test_every_package_is_in_the_wheel() -> None:
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders | shipped
 
 
-def test_version_is_written_twice_alike() -> None:
-    import signllm
-
-    assert signllm.__version__ == PROJECT["project"]["version"]
-
-
 def commands(path: Path) -> list[str]:
     """Return every ``signllm ...`` line of a document's code blocks, continuation lines joined."""
     text = path.read_text().replace("\\\n", " ")

@@ -16,6 +16,7 @@ from signllm.verbs.data import SHARD
 from signllm.verbs.jobs import launch_verb
 from signllm.verbs.results import EVALUATE, REPORT, SCORE, TRANSLATE
 from signllm.verbs.stages import COMPOSE, FINETUNE, PRETRAIN
+from signllm.version import VERSION
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -60,9 +61,7 @@ def overview() -> str:
 
 
 def _print_version() -> None:
-    from signllm import __version__
-
-    print(f"signllm {__version__}")
+    print(f"signllm {VERSION}")
 
 
 VERBS: dict[str, Verb] = {
