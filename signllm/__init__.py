@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from signllm.version import VERSION as __version__
+from signllm.version import VERSION
 
-__all__ = ["__version__", "load"]
+__all__ = ["load"]
+__version__ = VERSION
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """Progress with an estimate of the time left, the same for every long step of every verb.
 
-On a terminal it is a ``rich`` bar; in a log file (Slurm, CI) it is one line every few seconds, because a redrawn bar
+On a terminal it is a ``rich`` bar; in a log file (Slurm, CI) it is one line every few seconds, because a
+redrawn bar
 makes a log unreadable. Everything goes to standard error: standard output belongs to results.
 """
 
@@ -48,9 +49,8 @@ class _Lines:
         elapsed_s = self.written - self.started
         left_s = elapsed_s / max(1, self.done) * max(0, self.total - self.done)
         sys.stderr.write(
-            f"{self.description}: {self.done}/{self.total} {self.unit}, {elapsed_s:.0f} s, {left_s:.0f} s left"
-            + (f", {self.note}" if self.note else "")
-            + "\n"
+            f"{self.description}: {self.done}/{self.total} {self.unit}, "
+            f"{elapsed_s:.0f} s, {left_s:.0f} s left" + (f", {self.note}" if self.note else "") + "\n"
         )
         sys.stderr.flush()
 
@@ -101,6 +101,8 @@ def _rich_bar(total: int, description: str, unit: str) -> Iterator[Bar]:
 
         class _Rich:
             def advance(self, n: int = 1, note: str = "") -> None:
-                shown.update(task, advance=n, **({"note": note} if note else {}))
+                shown.advance(task, n)
+                if note:
+                    shown.update(task, note=note)
 
         yield _Rich()
