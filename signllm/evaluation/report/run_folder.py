@@ -6,6 +6,7 @@ Whatever is missing or damaged is named in ``problems`` and shown at the end of 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,13 @@ def read_run(path: Path) -> RunFolder:
             _read(file, _object, run.problems) or {}
         )
     return run
+
+
+def finite(value: object) -> float | None:
+    """Return a value of a file as a number, or ``None`` for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
 
 
 def read_object(path: Path) -> Record:

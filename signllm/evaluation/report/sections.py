@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from signllm.evaluation.report.chapter import Chapter, Source
 from signllm.evaluation.report.frames import films
 from signllm.evaluation.report.markup import Markup, joined, number, tag
+from signllm.evaluation.report.run_folder import finite
 from signllm.evaluation.report.samples import SHOWN_TIMELINES, exact, legend, pairs, spread, timelines
 from signllm.evaluation.report.tables import ACCURACY, demo_table, score_table, seconds_table, settings
 from signllm.evaluation.report.training import training_charts
@@ -138,16 +139,16 @@ def _figures(source: Source) -> Iterator[tuple[str, str]]:
     """Yield values and their names: scores, codes, words, time; the last run that has one counts."""
     chapter = next((c for c in reversed(source.chapters) if c.run.scores), None)
     scores = source.summary
-    if not isinstance(scores.get("bleu4"), int | float) and chapter:
+    if finite(scores.get("bleu4")) is None and chapter:
         scores = chapter.run.scores.get(chapter.split or "", {}) or next(iter(chapter.run.scores.values()))
     for key, name in (("bleu4", "BLEU-4"), ("rouge_l", "ROUGE-L")):
-        if isinstance(scores.get(key), int | float):
-            yield f"{scores[key]:.1f}", name
-    if isinstance(source.summary.get(ACCURACY), int | float):
-        yield f"{100 * source.summary[ACCURACY]:.0f} %", "content words right"
+        if (value := finite(scores.get(key))) is not None:
+            yield f"{value:.1f}", name
+    if (accuracy := finite(source.summary.get(ACCURACY))) is not None:
+        yield f"{100 * accuracy:.0f} %", "content words right"
     yield from _token_figures(source)
-    if isinstance(source.summary.get("seconds"), int | float):
-        yield duration(source.summary["seconds"]), "for the whole path"
+    if (seconds := finite(source.summary.get("seconds"))) is not None:
+        yield duration(seconds), "for the whole path"
 
 
 def duration(seconds: float) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from signllm.evaluation.report.markup import Markup, joined, number, tag
-from signllm.evaluation.report.run_folder import Record
+from signllm.evaluation.report.markup import Markup, joined, tag
+from signllm.evaluation.report.run_folder import Record, finite
 
 METRICS = {
     "bleu1": "BLEU-1",
@@ -27,37 +27,45 @@ ACCURACY = "content_word_accuracy"
 
 def demo_table(summary: Record) -> Markup | None:
     """Compare the model with its controls; bars are BLEU-4."""
-    systems = {"model": summary} | {
-        name: value for name, value in summary.items() if isinstance(value, dict) and "bleu4" in value
-    }
+    systems = {"model": summary} | {name: value for name, value in summary.items() if isinstance(value, dict)}
     systems |= {
         name.removesuffix(".bleu4"): {"bleu4": value}
         for name, value in summary.items()
         if name.endswith(".bleu4") and name.removesuffix(".bleu4") not in systems
     }
-    if not isinstance(summary.get("bleu4"), int | float):
+    reached = {
+        name: bleu4 for name, one in systems.items() if (bleu4 := finite(one.get("bleu4"))) is not None
+    }
+    if "model" not in reached:
         return None
     others = [
-        name for name in ("bleu1", "rouge_l", "chrf", ACCURACY) if any(name in s for s in systems.values())
+        name for name in ("bleu1", "rouge_l", "chrf", ACCURACY) if any(name in systems[s] for s in reached)
     ]
-    longest = max(float(system["bleu4"]) for system in systems.values()) or 1.0
     head = ["", "BLEU-4", *(METRICS.get(name, "Content words right") for name in others)]
-    ordered = sorted(
-        systems, key=lambda name: (name not in SYSTEMS, list(SYSTEMS).index(name) if name in SYSTEMS else 0)
-    )
-    rows = [_system(name, systems[name], others, longest) for name in ordered]
+    ordered = [
+        *(name for name in SYSTEMS if name in reached),
+        *(name for name in reached if name not in SYSTEMS),
+    ]
+    rows = []
+    for name in ordered:
+        bar = _bar(reached[name], max(reached.values()), f"{reached[name]:.1f}")
+        rows.append(_system(name, bar, systems[name], others))
     return _table(head, rows)
 
 
-def _system(name: str, scores: Mapping[str, Any], others: Sequence[str], longest: float) -> Markup:
+def _bar(value: float, longest: float, shown: str) -> Markup:
+    """Return a cell with a bar and its value; the longest bar leaves room for the number."""
+    width = 72 * max(0.0, value) / longest if longest > 0 else 0.0
+    return tag("td", tag("span", class_="bar", style=f"width:{width:.1f}%"), shown, class_="barred")
+
+
+def _system(name: str, bar: Markup, scores: Mapping[str, Any], others: Sequence[str]) -> Markup:
     """Return a row: what it is, a bar, further scores."""
     title, note = SYSTEMS.get(name, (name.replace("_", " "), ""))
-    width = 100 * max(0.0, float(scores["bleu4"])) / longest
-    bar = tag("span", class_="bar", style=f"width:calc({width:.1f}% * .72)")
     return tag(
         "tr",
         tag("td", title, tag("small", note) if note else None),
-        tag("td", bar, f"{float(scores['bleu4']):.1f}", class_="barred"),
+        bar,
         *(tag("td", _score(scores.get(other), other, digits=1)) for other in others),
         class_="ours" if name == "model" else None,
     )
@@ -65,11 +73,10 @@ def _system(name: str, scores: Mapping[str, Any], others: Sequence[str], longest
 
 def _score(value: Any, name: str, *, digits: int = 2) -> str:
     """Return a score or a share to read, a dash where there is none."""
-    if not isinstance(value, int | float):
+    found = finite(value)
+    if found is None:
         return "\u2013"
-    if name == ACCURACY:
-        return f"{100 * value:.1f} %" if value <= 1 else f"{value:.1f} %"
-    return f"{value:.{digits}f}" if name in METRICS else number(float(value))
+    return f"{100 * found:.1f} %" if name == ACCURACY else f"{found:.{digits}f}"
 
 
 def score_table(scores: Mapping[str, Record]) -> Markup | None:
@@ -96,18 +103,9 @@ def seconds_table(summary: Record) -> Markup | None:
     known = {name: value for name, value in seconds.items() if value is not None}
     if not known:
         return None
-    longest = max(known.values()) or 1.0
+    longest = max(known.values())
     rows = [
-        tag(
-            "tr",
-            tag("td", name.replace("_", " ")),
-            tag(
-                "td",
-                tag("span", class_="bar", style=f"width:calc({100 * value / longest:.1f}% * .72)"),
-                f"{value:.0f} s",
-                class_="barred",
-            ),
-        )
+        tag("tr", tag("td", name.replace("_", " ")), _bar(value, longest, f"{value:.0f} s"))
         for name, value in known.items()
     ]
     return _table(["Stage", "Seconds"], rows)
@@ -115,9 +113,7 @@ def seconds_table(summary: Record) -> Markup | None:
 
 def _seconds(value: Any) -> float | None:
     """Return a stage's seconds, given as a number or inside a record."""
-    if isinstance(value, dict):
-        value = value.get("seconds")
-    return float(value) if isinstance(value, int | float) else None
+    return finite(value.get("seconds") if isinstance(value, dict) else value)
 
 
 def settings(config: Record) -> Markup | None:

@@ -11,7 +11,7 @@ from numbers import Real
 
 from signllm.evaluation.report.chart import Series, line_chart
 from signllm.evaluation.report.markup import Markup, joined, number, tag
-from signllm.evaluation.report.run_folder import Record, RunFolder
+from signllm.evaluation.report.run_folder import Record, RunFolder, finite
 
 KNOWN: dict[str, tuple[str, str]] = {
     "loss": ("Total loss", ""),
@@ -86,9 +86,9 @@ def grouped(log: Sequence[Record]) -> dict[str, list[Series]]:
     """
     points: dict[tuple[str, str], dict[float, float]] = {}
     for place, record in enumerate(log):
-        step = record.get("step", place)
-        for key, value in _numbers(record).items():
-            points.setdefault(_split(key), {})[float(step)] = value
+        step = finite(record.get("step", place))
+        for key, value in _numbers(record).items() if step is not None else ():
+            points.setdefault(_split(key), {})[step] = value
     order = {name: place for place, name in enumerate(KNOWN)}
     if any(name == "lr" and where != "training" for name, where in points):
         points.pop(("lr", "training"), None)  # the first group's rate, which has a line of its own

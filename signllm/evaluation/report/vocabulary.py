@@ -30,9 +30,11 @@ class Vocabulary:
     codebook: WordCodebook
 
     def spans(self, characters: Sequence[int]) -> list[Span]:
-        """Segment a video's characters as training and evaluation do."""
+        """Segment a video's characters as training does; no spans if they are of another codebook."""
         import torch
 
+        if max(characters, default=0) >= self.codebook.codes:
+            return []
         packed = torch.tensor(list(characters), dtype=torch.int64)
         cut = self.codebook.segment(packed, torch.tensor([len(characters)]))
         words = cut.words.tolist()

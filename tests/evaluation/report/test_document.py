@@ -189,3 +189,24 @@ def test_a_browser_renders_it(demo_folder: Path, tmp_path: Path, dark: bool) -> 
     )  # token blocks, bars and texts, not an empty page
     low, high = grey.getextrema()
     assert high - low > 150
+
+
+STRANGE = [None, "text", -1, 1e400, [], {}, [1, "a"], {"bleu4": "x"}, True, "<b>", [10**6], float("nan")]
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=repr)
+def test_values_of_other_kinds_do_not_break_it(demo_folder: Path, strange: object) -> None:
+    for file in ("config.json", "scores.test.json"):
+        path = demo_folder / "finetune" / file
+        path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), strange)))
+    for file in ("log.jsonl", "hypotheses.test.jsonl"):
+        path = demo_folder / "finetune" / file
+        records = [json.loads(line) for line in path.read_text().splitlines()[:9]]
+        changed = [record | {key: strange} for record in records for key in record]
+        path.write_text("".join(json.dumps(record) + "\n" for record in records + changed))
+    summary = json.loads((demo_folder / "summary.json").read_text())
+    for changed in ({key: strange} for key in summary):
+        (demo_folder / "summary.json").write_text(json.dumps(summary | changed))
+        page_of(demo_folder)
+    (demo_folder / "summary.json").write_text(json.dumps({key: {"bleu4": strange} for key in summary}))
+    page_of(demo_folder)
