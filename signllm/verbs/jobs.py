@@ -50,9 +50,8 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
         if profile.executor == "local":
             print(launch.wait(job), end="")
 
-    job = parse(
-        launch, options[1:] if named else options, verb="launch", about=Verb(SUMMARY, EXAMPLE, _launch)
-    )
+    about = launch_verb(check=check, run=run)
+    job = parse(launch, options[1:] if named else options, verb="launch", about=about)
     if not verb:
         raise UsageError("nothing to launch", where="signllm launch", remedy=f"for example: {EXAMPLE}")
     check(verb)
