@@ -126,9 +126,7 @@ def _writing_explained(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        mend = (
-            "make room, or give another OUT" if is_full else "give an OUT that is a folder you may write to"
-        )
+        mend = "make room, or give another OUT" if is_full else "give as OUT a folder you may write to"
         raise UsageError(
             f"the shards cannot be written: {error.strerror or error}",
             where=error.filename or out,

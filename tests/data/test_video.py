@@ -1,4 +1,4 @@
-"""Decoding: real files, what containers ask for (rotation, streams, rates), and what ends in a named error."""
+"""Decoding: real files, what containers ask for (rotation, streams, rates), what ends in a named error."""
 
 from __future__ import annotations
 
