@@ -163,10 +163,14 @@ def _opened(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
     target = f"file:{source}" if isinstance(source, Path) else io.BytesIO(source)
     protocols = "file" if isinstance(source, Path) else "none"
     try:
-        with av.open(target, options={"protocol_whitelist": protocols}) as container:
+        with av.open(
+            target, options={"protocol_whitelist": protocols}, metadata_errors="replace"
+        ) as container:
             stream: Any = container.streams.best("video")
             if stream is None:
                 raise VideoError("no video stream in the file")
+            if stream.codec_context is None:
+                raise VideoError("the video stream has a codec that FFmpeg does not know")
             check_size(stream.codec_context.width, stream.codec_context.height)
             stream.codec_context.thread_count = 1
             yield container, stream

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from signllm.data import pictures
+from signllm.data.frame_folder import encode_png
 from signllm.data.video import decode, encode_h264, fit_short_side, read_video
 from signllm.data.video_error import VideoError
 
@@ -185,3 +187,44 @@ def test_limits_on_frames_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
     with pytest.raises(VideoError, match="48 x 48, limit 1000 pixels"):
         decode(data)
+
+
+def test_a_name_that_is_not_utf8_does_not_matter() -> None:
+    data = encode_h264(drawn(5), 25)
+    assert b"VideoHandler" in data
+    assert len(decode(data.replace(b"VideoHandler", b"Vid\xe9oHandler"))) == 5
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """Flip, overwrite, cut out or insert at random places, half of them in the last 1500 bytes (mp4's tables)."""
+    changed = bytearray(data)
+    for _ in range(chance.choice([1, 1, 3, 10, 50])):
+        start = max(0, len(changed) - 1500) if chance.random() < 0.5 else 0
+        place = chance.randrange(start, len(changed))
+        match chance.randrange(4):
+            case 0:
+                changed[place] ^= 1 << chance.randrange(8)
+            case 1:
+                changed[place : place + 4] = bytes([chance.choice([0, 0x7F, 0xFF])]) * 4
+            case 2 if len(changed) > 100:
+                del changed[place : place + chance.randrange(1, 30)]
+            case _:
+                changed[place:place] = chance.randbytes(chance.randrange(1, 8))
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "png"])
+def test_damaged_files_decode_or_end_in_the_named_error(kind: str) -> None:
+    chance = random.Random(5)
+    frames = drawn(20)
+    whole = encode_h264(frames, 25) if kind == "mp4" else encode_png(frames[0])
+    refused = 0
+    for _ in range(400):
+        damaged = mutated(whole, chance)
+        try:
+            decoded = decode(damaged if kind == "mp4" else [damaged], size=48)
+        except VideoError:
+            refused += 1
+        else:
+            assert (decoded.shape[1:], decoded.dtype) == ((48, 48, 3), np.uint8)
+    assert 100 < refused < 400
