@@ -30,7 +30,7 @@ nav{display:flex;flex-wrap:wrap;gap:4px 18px;margin-top:12px;font-size:14px}
 a{color:var(--s0)}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:22px 0}
 .tile{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:12px 16px}
-.tile b{display:block;font-size:26px;white-space:nowrap;line-height:1.2;font-weight:650;letter-spacing:-.01em}
+.tile b{display:block;font-size:23px;white-space:nowrap;line-height:1.2;font-weight:650;letter-spacing:-.01em}
 .tile span{color:var(--soft);font-size:13.5px}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(300px,100%),1fr));gap:18px 22px}
 figure{margin:0;min-width:0;display:flex;flex-direction:column;justify-content:space-between}

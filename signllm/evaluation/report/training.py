@@ -87,7 +87,9 @@ def grouped(log: Sequence[Record]) -> dict[str, list[Series]]:
     points: dict[tuple[str, str], dict[float, float]] = {}
     for place, record in enumerate(log):
         step = finite(record.get("step", place))
-        for key, value in _numbers(record).items() if step is not None else ():
+        if step is None:
+            continue
+        for key, value in _numbers(record).items():
             points.setdefault(_split(key), {})[step] = value
     order = {name: place for place, name in enumerate(KNOWN)}
     if any(name == "lr" and where != "training" for name, where in points):
