@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import struct
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -19,23 +20,22 @@ from signllm.data.video_error import VideoError
 from .conftest import drawn
 
 
-def bare(source: str | io.BytesIO) -> np.ndarray:
+def bare(source: str | io.BytesIO, frames: int) -> np.ndarray:
     with av.open(source) as container:
-        return np.stack(
-            [frame.to_ndarray(format="rgb24") for frame in container.decode(container.streams.best("video"))]
-        )
+        decoded = islice(container.decode(container.streams.best("video")), frames)
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in decoded])
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (64, 96), (50, 38), (34, 210)])
 def test_stacked_conversion_equals_conversion_frame_by_frame(shape: tuple[int, int]) -> None:
     data = encode_h264(drawn(70, height=shape[0], width=shape[1]), 25)
-    np.testing.assert_array_equal(decode(data), bare(io.BytesIO(data)))
+    np.testing.assert_array_equal(decode(data), bare(io.BytesIO(data), 70))
 
 
 @pytest.mark.parametrize("name", ["vertical_full_range.mp4", "two_video_streams.mp4", "take_care.gif"])
 def test_real_files_decode_as_by_the_bare_decoder(realdata: Path, name: str) -> None:
     path = realdata / "clips" / name
-    np.testing.assert_array_equal(decode(path), bare(str(path)))
+    np.testing.assert_array_equal(decode(path)[:50], bare(str(path), 50))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_damaged_files_decode_or_end_in_the_named_error(kind: str) -> None:
     frames = drawn(20)
     whole = encode_h264(frames, 25) if kind == "mp4" else encode_png(frames[0])
     refused = 0
-    for _ in range(400):
+    for _ in range(200):
         damaged = mutated(whole, chance)
         try:
             decoded = decode(damaged if kind == "mp4" else [damaged], size=48)
@@ -227,4 +227,4 @@ def test_damaged_files_decode_or_end_in_the_named_error(kind: str) -> None:
             refused += 1
         else:
             assert (decoded.shape[1:], decoded.dtype) == ((48, 48, 3), np.uint8)
-    assert 100 < refused < 400
+    assert 50 < refused < 200
