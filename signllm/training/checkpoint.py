@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 VERSION = 1
-WEIGHTS, MOMENTS_FILE, STATE, COMPLETE = "weights.safetensors", "moments.safetensors", "state.json", "COMPLETE"
+WEIGHTS, MOMENTS_FILE, STATE, COMPLETE = (
+    "weights.safetensors",
+    "moments.safetensors",
+    "state.json",
+    "COMPLETE",
+)
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +46,14 @@ class TrainingState:
     version: int = VERSION
 
 
-def save(run: Path, state: TrainingState, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], *, keep: int) -> Path:
+def save(
+    run: Path,
+    state: TrainingState,
+    weights: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor],
+    *,
+    keep: int,
+) -> Path:
     """Write ``run/checkpoints/step-N`` atomically, then remove all but the last ``keep``; one rank calls it.
 
     Raises:
@@ -70,7 +82,9 @@ def save(run: Path, state: TrainingState, weights: Mapping[str, Tensor], moments
     return folder
 
 
-def _write(folder: Path, state: TrainingState, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+def _write(
+    folder: Path, state: TrainingState, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]
+) -> None:
     from safetensors.torch import save_file
 
     save_file(dict(weights), folder / WEIGHTS)
@@ -93,14 +107,20 @@ def _sync(path: Path) -> None:
 
 
 def _remove_old(run: Path, keep: int) -> None:
-    for folder in sorted((run / "checkpoints").glob("step-*"))[:-keep]:
+    for folder in _folders(run)[:-keep]:
         (folder / COMPLETE).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _folders(run: Path) -> list[Path]:
+    """Return the checkpoint folders of a run by step, whole or not."""
+    found = (run / "checkpoints").glob("step-*")
+    return sorted((f for f in found if f.name[5:].isdigit()), key=lambda folder: int(folder.name[5:]))
+
+
 def last_checkpoint(run: Path) -> Path | None:
     """Return the folder of the last whole checkpoint of a run, or None; damaged ones are passed over with a warning."""
-    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+    for folder in reversed(_folders(run)):
         if _is_whole(folder):
             return folder
         log.warning("checkpoint %s is damaged or half-written; an earlier one is used", folder)
@@ -153,7 +173,9 @@ def load_weights(run: Path, *, stage: str | None = None) -> dict[str, Tensor]:
     """
     folder = run if (run / COMPLETE).exists() else last_checkpoint(run)
     if folder is None:
-        raise UsageError("there is no whole checkpoint", where=run / "checkpoints", remedy="train this run first")
+        raise UsageError(
+            "there is no whole checkpoint", where=run / "checkpoints", remedy="train this run first"
+        )
     read_state(folder, stage=stage)
     return _load_tensors(folder / WEIGHTS)
 
@@ -165,10 +187,14 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UsageError(f"the checkpoint cannot be read: {error}", where=path, remedy="remove this folder") from error
+        raise UsageError(
+            f"the checkpoint cannot be read: {error}", where=path, remedy="remove this folder"
+        ) from error
 
 
-def install_weights(module: nn.Module, weights: Mapping[str, Tensor], *, where: object, prefix: str = "") -> None:
+def install_weights(
+    module: nn.Module, weights: Mapping[str, Tensor], *, where: object, prefix: str = ""
+) -> None:
     """Copy the weights whose names start with ``prefix`` into ``module`` (names without it); all must fit and be used.
 
     What a checkpoint never holds (frozen parts) stays as it is in the module.
@@ -183,8 +209,16 @@ def install_weights(module: nn.Module, weights: Mapping[str, Tensor], *, where: 
     unknown = sorted(given.keys() - places.keys())
     missing = sorted((trainable_parameters(module).keys() | kept_tensors(module).keys()) - given.keys())
     shapes = {name: tuple(getattr(place, "ds_shape", place.shape)) for name, place in places.items()}
-    wrong = [f"{n}: {tuple(t.shape)} for {shapes[n]}" for n, t in given.items() if n in shapes and tuple(t.shape) != shapes[n]]
-    for problem, names in (("has no place for", unknown), ("gets no value for", missing), ("has other shapes for", wrong)):
+    wrong = [
+        f"{n}: {tuple(t.shape)} for {shapes[n]}"
+        for n, t in given.items()
+        if n in shapes and tuple(t.shape) != shapes[n]
+    ]
+    for problem, names in (
+        ("has no place for", unknown),
+        ("gets no value for", missing),
+        ("has other shapes for", wrong),
+    ):
         if names:
             raise UsageError(
                 f"the weights do not fit: the model {problem} {len(names)} tensors, first {names[:3]}",

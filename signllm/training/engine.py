@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+import torch.distributed as dist
+from torch import nn
+
 from signllm.errors import UsageError
+from signllm.shipped import shipped_file
+from signllm.training.zero3 import gather_frozen_blocks_at_once, keep_trainable_whole
 
 if TYPE_CHECKING:
-    import torch
     from deepspeed import DeepSpeedEngine
-    from torch import nn
 
 PLAIN_RANK = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
@@ -60,11 +64,16 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None:
-            raise UsageError("training has no end: neither epochs nor steps is set", remedy="set --training.epochs or .steps")
+            raise UsageError(
+                "training has no end: neither epochs nor steps is set",
+                remedy="set --training.epochs or .steps",
+            )
         for name in ("batch_size", "accumulation", "log_every", "save_every", "keep"):
             _require_at_least_one(name, getattr(self, name))
         if self.learning_rate <= 0.0:
-            raise UsageError(f"learning_rate is {self.learning_rate}; it must be above 0", where="TrainingConfig")
+            raise UsageError(
+                f"learning_rate is {self.learning_rate}; it must be above 0", where="TrainingConfig"
+            )
         if self.batch_size % self.accumulation:
             raise UsageError(
                 f"batch_size {self.batch_size} cannot be divided into {self.accumulation} forward passes",
@@ -111,15 +120,16 @@ def start_distributed(*, timeout_s: float = 1800.0) -> Ranks:
 
     gloo on CPU, nccl on GPU. ``timeout_s`` bounds every wait for another rank: a collective that takes longer fails.
     """
-    import torch
-    import torch.distributed as dist
-
     on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
     if not on_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        # Without it ZeRO-3 asks `numactl --hardware`, a process of its own, in every step.
+        os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not dist.is_initialized():
         alone = "RANK" not in os.environ
-        os.environ.update({name: value for name, value in PLAIN_RANK.items() if alone or name not in os.environ})
+        os.environ.update(
+            {name: value for name, value in PLAIN_RANK.items() if alone or name not in os.environ}
+        )
         dist.init_process_group(
             "nccl" if on_gpu else "gloo",
             rank=int(os.environ["RANK"]),
@@ -136,29 +146,8 @@ def start_distributed(*, timeout_s: float = 1800.0) -> Ranks:
 
 def stop_distributed() -> None:
     """Leave the process group, if there is one; the last thing a process does."""
-    import torch.distributed as dist
-
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def find_settings(name: str) -> Path:
-    """Find a DeepSpeed file: a path, or a name of ``ds_configs/`` in the working directory, checkout or package.
-
-    Raises:
-        UsageError: there is none; the message lists the names that exist.
-    """
-    if name.endswith(".json"):
-        if Path(name).is_file():
-            return Path(name)
-        raise UsageError("there is no such DeepSpeed file", where=name, remedy="give a path to a .json file or a name")
-    here = Path(__file__).resolve().parents[1]
-    folders = [Path("ds_configs"), here.parent / "ds_configs", here / "ds_configs"]
-    for folder in folders:
-        if (folder / f"{name}.json").is_file():
-            return folder / f"{name}.json"
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.json")})
-    raise UsageError(f"no DeepSpeed file is called {name!r}", where="TrainingConfig.deepspeed", remedy=f"one of {known}")
 
 
 def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:
@@ -166,7 +155,7 @@ def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:
 
     Also what ``transformers.integrations.HfDeepSpeedConfig`` needs before a ZeRO-3 language model is loaded.
     """
-    path = find_settings(config.deepspeed)
+    path = shipped_file("ds_configs", config.deepspeed, ".json")
     settings = json.loads(path.read_text())
     if config.batch_size % (config.accumulation * world):
         raise UsageError(
@@ -176,7 +165,9 @@ def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:
         )
     stage = settings["zero_optimization"]["stage"]
     if config.precision == "bf16" and stage == 0:
-        raise UsageError("bf16 needs master weights, which ZeRO-0 does not keep", where=path, remedy="use zero1, 2 or 3")
+        raise UsageError(
+            "bf16 needs master weights, which ZeRO-0 does not keep", where=path, remedy="use zero1, 2 or 3"
+        )
     settings["train_micro_batch_size_per_gpu"] = config.videos_per_forward // world
     settings["gradient_accumulation_steps"] = config.accumulation
     settings["train_batch_size"] = config.batch_size
@@ -201,7 +192,9 @@ def parameter_groups_of(model: nn.Module, groups: Sequence[ParameterGroup] | Non
     seen = [id(p) for _, parameters in kept for p in parameters]
     if sorted(seen) != sorted(trainable):
         missing = [name for key, name in trainable.items() if key not in seen]
-        raise ValueError(f"parameter groups miss {missing[:5]} or hold a parameter twice ({len(seen)} of {len(trainable)})")
+        raise ValueError(
+            f"parameter groups miss {missing[:5]} or hold a parameter twice ({len(seen)} of {len(trainable)})"
+        )
     return [
         ParameterGroup(
             name=group.name,
@@ -226,6 +219,8 @@ def import_deepspeed() -> ModuleType:
 
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         deepspeed.ops.__compatible_ops__ = defaultdict(bool)
+    for handler in deepspeed.utils.logger.handlers:
+        handler.setStream(sys.stderr)  # standard output belongs to results
     warnings.filterwarnings("ignore", r"`torch\.distributed\..* is deprecated", FutureWarning)
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return deepspeed
@@ -239,8 +234,6 @@ def build_engine(
     The groups of ``engine.basic_optimizer`` carry ``name``, ``base_lr`` and ``start_step`` for the schedule. torch's
     fused AdamW works on CPU and GPU without compiling anything and equals Adam at ``weight_decay=0``.
     """
-    import torch
-
     ranks = start_distributed(timeout_s=config.timeout_s)
     deepspeed = import_deepspeed()
 
@@ -257,19 +250,7 @@ def build_engine(
         for group in parameter_groups_of(model, parameter_groups)
     ]
     optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.adam_epsilon, fused=True)
+    gather_frozen_blocks_at_once(model)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    keep_trainable_whole(engine)
     return engine
-
-
-def forget_gradients(engine: DeepSpeedEngine) -> None:
-    """Clear what ZeRO-3 keeps of the last step's gradients; call it before the first backward of a step.
-
-    A parameter without a gradient in this step (a branch not taken) would otherwise be moved by its gradient of the
-    last step: DeepSpeed 0.19.8 overwrites that buffer only for parameters that got one. Stages 0 to 2 do it right.
-    """
-    partitions = getattr(engine.optimizer, "grad_partitions_flat_buffer", None)
-    if partitions is not None:
-        partitions.zero_()
-        for group in engine.optimizer.fp32_partitioned_groups_flat:
-            if group.grad is not None:
-                group.grad.zero_()

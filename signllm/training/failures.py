@@ -54,7 +54,9 @@ def failing_together(run: Path, rank: int, doing: str) -> Iterator[None]:
                 f"rank {rank} waited in {doing} for another rank that died without a word, or never came: {error}"
             ) from error
         last_line = first.read_text(encoding="utf-8").rstrip().splitlines()[-1]
-        raise RankFailedError(f"rank {rank} stops: {first.stem} failed first ({first}): {last_line}") from error
+        raise RankFailedError(
+            f"rank {rank} stops: {first.stem} failed first ({first}): {last_line}"
+        ) from error
 
 
 def _is_network(error: Exception) -> bool:
@@ -67,7 +69,9 @@ def _report_of_others(mine: Path, started: float) -> Path | None:
     """Wait a moment for the report of a rank that failed since ``started``."""
     give_up = time.monotonic() + WAIT_FOR_REPORT_S
     while True:
-        others = [p for p in mine.parent.glob("rank-*.txt") if p != mine and p.stat().st_mtime >= started - 60.0]
+        others = [
+            p for p in mine.parent.glob("rank-*.txt") if p != mine and p.stat().st_mtime >= started - 60.0
+        ]
         if others:
             return min(others, key=lambda p: p.stat().st_mtime)
         if time.monotonic() > give_up:

@@ -66,8 +66,11 @@ def _launch(command: Sequence[str], ranks: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # It would report failures in its own way beside ours.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # It would report failures in its own way beside ours; each of its modules has a level of its own.
+    for name in [
+        name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")
+    ]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -26,12 +26,13 @@ from signllm.training.checkpoint import (
     read_state,
     save,
 )
-from signllm.training.engine import ParameterGroup, Ranks, TrainingConfig, build_engine, forget_gradients, start_distributed
+from signllm.training.engine import ParameterGroup, Ranks, TrainingConfig, build_engine, start_distributed
 from signllm.training.failures import NotFiniteError, RankFailedError, failing_together
 from signllm.training.metrics import TrainingLog
 from signllm.training.partitions import read_whole, write_whole
 from signllm.training.preemption import PreemptionFlag
 from signllm.training.schedule import learning_rate_factor
+from signllm.training.zero3 import forget_gradients
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -104,7 +105,9 @@ def fit(
         if found is not None and read_state(found).step >= end:
             install_weights(model, load_weights(found), where=found)
             return Outcome(step=read_state(found).step)
-        trainer = _Trainer(model, batches, config=config, run=run, stage=stage, groups=parameter_groups, ranks=ranks, end=end)
+        trainer = _Trainer(
+            model, batches, config=config, run=run, stage=stage, groups=parameter_groups, ranks=ranks, end=end
+        )
         trainer.resume(found)
         return trainer.train(flag, validate, on_step)
 
@@ -132,7 +135,14 @@ class _Trainer:
         ranks: Ranks,
         end: int,
     ) -> None:
-        self.batches, self.config, self.run, self.stage, self.ranks, self.end = batches, config, run, stage, ranks, end
+        self.batches, self.config, self.run, self.stage, self.ranks, self.end = (
+            batches,
+            config,
+            run,
+            stage,
+            ranks,
+            end,
+        )
         self.engine: DeepSpeedEngine = build_engine(model, groups, config)
         self.step = self.saved_step = 0
         self.since = _Stopwatch(config.batch_size)
@@ -156,7 +166,11 @@ class _Trainer:
         stream = iter(self.batches)
         with (
             TrainingLog(
-                self.run, self.stage, resumed_step=self.step, tensorboard=self.config.tensorboard, enabled=first
+                self.run,
+                self.stage,
+                resumed_step=self.step,
+                tensorboard=self.config.tensorboard,
+                enabled=first,
             ) as log,
             progress(self.end - self.step, self.stage, unit="steps", enabled=first) as bar,
         ):
@@ -262,7 +276,9 @@ class _Trainer:
         if error is not None:
             raise error
         if failed.item():
-            raise RankFailedError(f"rank 0 could not write the checkpoint of step {self.step} into {self.run}")
+            raise RankFailedError(
+                f"rank 0 could not write the checkpoint of step {self.step} into {self.run}"
+            )
         self.saved_step = self.step
 
 
@@ -273,7 +289,7 @@ class _Stopwatch:
         self.batch_size = batch_size
         self.steps, self.waited_s, self.started = 0, 0.0, time.perf_counter()
 
-    def waiting(self, stream: Iterator[Any]) -> Any:  # noqa: ANN401
+    def waiting(self, stream: Iterator[Any]) -> Any:
         """Take the next batch and count the time that it took to come."""
         begun = time.perf_counter()
         batch = next(stream, None)

@@ -23,7 +23,9 @@ class TrainingLog:
     ``enabled=False`` (every rank but 0) writes nothing.
     """
 
-    def __init__(self, run: Path, stage: str, *, resumed_step: int = 0, tensorboard: bool = True, enabled: bool = True) -> None:
+    def __init__(
+        self, run: Path, stage: str, *, resumed_step: int = 0, tensorboard: bool = True, enabled: bool = True
+    ) -> None:
         self.stage, self.enabled = stage, enabled
         self._board: SummaryWriter | None = None
         if not enabled:
@@ -35,7 +37,9 @@ class TrainingLog:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None)
+            self._board = SummaryWriter(
+                str(run / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None
+            )
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write the values of ``step``; numbers also go to TensorBoard, under the stage's name."""
@@ -51,7 +55,9 @@ class TrainingLog:
     def __enter__(self) -> TrainingLog:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.enabled:
             self._file.close()
         if self._board is not None:

@@ -92,9 +92,9 @@ def _gathered(tensor: Tensor) -> Tensor:
     """Return a copy of a frozen parameter or a buffer on the CPU, gathered if ZeRO-3 has cut it."""
     if not hasattr(tensor, "ds_id"):
         return tensor.detach().to("cpu", copy=True).contiguous()
-    from deepspeed.zero import GatheredParameters
+    from deepspeed import zero
 
-    with GatheredParameters([tensor]):
+    with zero.GatheredParameters([tensor]):
         return tensor.detach().to("cpu", copy=True).contiguous()
 
 
@@ -108,16 +108,18 @@ def install(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for name, value in tensors.items():
         target = own[name]
         if hasattr(target, "ds_id"):
-            from deepspeed.zero import GatheredParameters
+            from deepspeed import zero
 
-            with GatheredParameters([target], modifier_rank=0), torch.no_grad():
+            with zero.GatheredParameters([target], modifier_rank=0), torch.no_grad():
                 target.copy_(value.to(target.device))
         else:
             with torch.no_grad():
                 target.copy_(value.to(target.device))
 
 
-def write_whole(engine: DeepSpeedEngine, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], step: int) -> None:
+def write_whole(
+    engine: DeepSpeedEngine, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], step: int
+) -> None:
     """Put whole weights and moments back into a fresh engine and set Adam's step count; the inverse of read_whole."""
     install(engine.module, weights)
     optimizer = engine.optimizer
@@ -150,7 +152,9 @@ def _set(engine: DeepSpeedEngine, p: nn.Parameter, key: str | None, value: Tenso
     if hasattr(p, "ds_id"):
         piece = p.ds_tensor.numel()
         rank = dist.get_rank(group=p.ds_process_group)
-        padded = torch.nn.functional.pad(value.flatten(), (0, piece * dist.get_world_size(p.ds_process_group)))
+        padded = torch.nn.functional.pad(
+            value.flatten(), (0, piece * dist.get_world_size(p.ds_process_group))
+        )
         p._z3_optimizer.set_local_hp_param(padded.narrow(0, rank * piece, piece), p, key)
     elif hasattr(p, "_hp_mapping"):
         p.set_full_hp_param(value.to(p.device), key)

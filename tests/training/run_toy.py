@@ -1,4 +1,8 @@
-"""Train the toy model as a process of its own: what the tests start, kill and start again under torchrun."""
+"""Train the toy model as processes of their own: what the tests start, kill and start again.
+
+One JSON argument: a list of orders {run, config of TrainingConfig, dropout, trouble {kind, at, rank}}, carried out one
+after the other by the same ranks. How each ended is left in ``RUN/rank-R.json``.
+"""
 
 from __future__ import annotations
 
@@ -8,43 +12,56 @@ import signal
 import sys
 from pathlib import Path
 
+from torch import Tensor
+
 from signllm.training.engine import TrainingConfig, start_distributed, stop_distributed
 from signllm.training.loop import fit
 from tests.training.toy import ToyBatch, ToyLoader, ToyModel, build
 
+SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "usr2": signal.SIGUSR2}
+
 
 class Trouble(ToyModel):
-    """The toy model with an accident at a given batch, on rank ``rank``: kill, raise, nan or term."""
+    """The toy model with an accident at batch ``at`` on rank ``rank``: a signal, an exception or a NaN."""
 
     kind, at, rank = "none", -1, 0
 
-    def forward(self, batch: ToyBatch) -> dict:
+    def forward(self, batch: ToyBatch) -> dict[str, Tensor]:
         if batch.number == self.at and int(os.environ["RANK"]) == self.rank:
-            if self.kind == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
+            if self.kind in SIGNALS:
+                os.kill(os.getpid(), SIGNALS[self.kind])
             if self.kind == "raise":
                 raise LookupError("video 17 is broken")
             if self.kind == "nan":
-                batch.x.fill_(float("nan"))
-            if self.kind == "term":
-                os.kill(os.getpid(), signal.SIGTERM)
-            if self.kind == "usr2":
-                os.kill(os.getpid(), signal.SIGUSR2)
+                shares = super().forward(batch)
+                return shares | {"loss": shares["loss"] * float("nan")}
         return super().forward(batch)
 
 
-def main() -> None:
-    """Read one JSON argument: run, config (of TrainingConfig), dropout, trouble {kind, at, rank}."""
-    order = json.loads(sys.argv[1])
-    config = TrainingConfig(**{"batch_size": 4, "log_every": 1, "tensorboard": False, "timeout_s": 60} | order["config"])
+def carry_out(order: dict) -> dict:
+    """Do one order and say how it ended."""
+    config = TrainingConfig(
+        **{"batch_size": 4, "log_every": 1, "tensorboard": False, "timeout_s": 60.0} | order["config"]
+    )
     ranks = start_distributed(timeout_s=config.timeout_s)
     model = build(dropout=order.get("dropout", 0.0))
     if "trouble" in order:
         model.__class__ = type("Accident", (Trouble,), order["trouble"])
     loader = ToyLoader(batch_size=config.videos_per_forward, rank=ranks.rank, world=ranks.world)
-    outcome = fit(model, loader, config=config, run=Path(order["run"]), stage="toy")
-    if ranks.rank == 0:
-        sys.stdout.write(json.dumps({"step": outcome.step, "preempted": outcome.preempted}) + "\n")
+    try:
+        outcome = fit(model, loader, config=config, run=Path(order["run"]), stage="toy")
+    except Exception as error:
+        return {"error": type(error).__name__, "message": str(error)}
+    return {"step": outcome.step, "preempted": outcome.preempted}
+
+
+def main() -> None:
+    """Carry out the orders of the command line."""
+    for order in json.loads(sys.argv[1]):
+        ended = carry_out(order)
+        path = Path(order["run"]) / f"rank-{os.environ['RANK']}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(ended))
     stop_distributed()
 
 

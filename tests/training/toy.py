@@ -28,7 +28,9 @@ class ToyBatch:
 class ToyLoader:
     """Samples drawn by number: rank r of w holds the global places r, r+w, ...; never ends."""
 
-    def __init__(self, *, batch_size: int, rank: int, world: int, steps_per_epoch: int = 5, seed: int = 3) -> None:
+    def __init__(
+        self, *, batch_size: int, rank: int, world: int, steps_per_epoch: int = 5, seed: int = 3
+    ) -> None:
         self.batch_size, self.rank, self.world, self.seed = batch_size, rank, world, seed
         self._steps_per_epoch, self._given = steps_per_epoch, 0
 

@@ -1,0 +1,93 @@
+"""ZeRO-3 for a small trainable part beside a big frozen one: what DeepSpeed 0.19.8 leaves to the caller.
+
+DeepSpeed gathers every weight map by map, forward and backward, through Python hooks on every module. Here only the
+frozen language model is worth cutting: the trainable weights stay whole on every rank (their moments and gradients are
+still cut), are gathered once per step in one collective, and their modules carry no hooks. Two CPU ranks, 0.23 M
+trainable and 0.67 M frozen parameters in 64 tensors, processor time per step: 74 ms before, 37 ms so, 16 ms of them
+the model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+
+def gather_frozen_blocks_at_once(model: nn.Module) -> None:
+    """Let ZeRO-3 gather a block of a frozen part (a decoder layer) in one collective, not one per linear map.
+
+    Call it before the engine is built; without ZeRO-3 it does nothing. Only frozen blocks: a trainable one marked so
+    can stop learning without a word (OpenRLHF issue 1258).
+    """
+    from deepspeed.utils import set_z3_leaf_module
+
+    for part in model.modules():
+        if isinstance(part, nn.ModuleList) and not any(p.requires_grad for p in part.parameters()):
+            for block in part:
+                set_z3_leaf_module(block, True)
+
+
+def keep_trainable_whole(engine: DeepSpeedEngine) -> None:
+    """Keep trainable parameters whole on every rank under ZeRO-3; without ZeRO-3 it does nothing."""
+    offload = getattr(engine.optimizer, "parameter_offload", None)
+    if offload is None:
+        return
+    whole = list(offload.persistent_parameters)
+    for p in engine.module.parameters():
+        if p.requires_grad and not p.ds_persist:
+            p.ds_persist = True
+            whole.append(p)
+    _remove_hooks(engine.module, [*offload.forward_hooks, *offload.backward_hooks])
+    engine.optimizer.persistent_parameters = offload.persistent_parameters = _GatheredAtOnce(whole)
+    offload.persistent_parameters.all_gather()
+
+
+def _remove_hooks(module: nn.Module, handles: Sequence[object]) -> None:
+    """Remove DeepSpeed's hooks from the modules below the root in which every parameter is kept whole."""
+    removable = {handle.id: handle for handle in handles}  # type: ignore[attr-defined]
+    for part in module.modules():
+        if part is module or not all(p.ds_persist for p in part.parameters()):
+            continue
+        for key in [*part._forward_hooks, *part._forward_pre_hooks]:
+            if key in removable:
+                removable[key].remove()  # type: ignore[attr-defined]
+
+
+class _GatheredAtOnce:
+    """Stands where DeepSpeed keeps its list of whole parameters; it calls ``list[0].all_gather(list)`` after a step."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    def __getitem__(self, place: int) -> _GatheredAtOnce:
+        return self
+
+    def all_gather(self, parameters: object = None) -> None:
+        """Gather in one collective what the step has changed; DeepSpeed's own does one per parameter."""
+        from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+        changed = [p for p in self.parameters if p.ds_status is ZeroParamStatus.NOT_AVAILABLE]  # type: ignore[attr-defined]
+        if changed:
+            changed[0].all_gather_coalesced(changed).wait()  # type: ignore[attr-defined]
+
+
+def forget_gradients(engine: DeepSpeedEngine) -> None:
+    """Clear what ZeRO-3 keeps of the last step's gradients; call it before the first backward of a step.
+
+    A parameter without a gradient in this step (a branch not taken) would otherwise be moved by its gradient of the
+    last step: DeepSpeed 0.19.8 overwrites that buffer only for parameters that got one. Stages 0 to 2 do it right.
+    """
+    partitions = getattr(engine.optimizer, "grad_partitions_flat_buffer", None)
+    if partitions is not None:
+        partitions.zero_()
+        for group in engine.optimizer.fp32_partitioned_groups_flat:
+            if group.grad is not None:
+                group.grad.zero_()

@@ -1,0 +1,109 @@
+"""A checkpoint is whole or not there, refuses what does not belong to it, and gives back what it was given."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from signllm.errors import UsageError
+from signllm.training import checkpoint
+from signllm.training.checkpoint import (
+    TrainingState,
+    install_weights,
+    last_checkpoint,
+    load_moments,
+    load_weights,
+    save,
+)
+
+WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
+MOMENTS = {"exp_avg/a": torch.ones(2, 3), "exp_avg_sq/a": torch.zeros(2, 3)}
+
+
+def saved(run: Path, step: int, *, keep: int = 2) -> Path:
+    state = TrainingState(stage="toy", step=step, order={"seed": 1, "epoch": 0, "samples_consumed": step})
+    return save(run, state, WEIGHTS, MOMENTS, keep=keep)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    folder = saved(tmp_path, 7)
+    for given, found in ((WEIGHTS, load_weights(tmp_path)), (MOMENTS, load_moments(folder))):
+        assert found.keys() == given.keys()
+        assert all(torch.equal(found[name], given[name]) for name in given)
+    state = checkpoint.read_state(folder, stage="toy")
+    assert (state.step, state.order["samples_consumed"]) == (7, 7)
+
+
+def test_only_the_last_ones_are_kept_and_nothing_else_lies_around(tmp_path: Path) -> None:
+    for step in (5, 99_999_999, 100_000_000, 15):
+        saved(tmp_path, step)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-100000000", "step-99999999"]
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-100000000", "steps count as numbers"
+
+
+@pytest.mark.parametrize("damage", ["no mark", "short file", "empty mark", "lost file"])
+def test_a_damaged_one_is_passed_over_for_the_last_whole_one(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, broken = saved(tmp_path, 1), saved(tmp_path, 2)
+    if damage == "no mark":
+        (broken / "COMPLETE").unlink()
+    elif damage == "empty mark":
+        (broken / "COMPLETE").write_text("")
+    elif damage == "lost file":
+        (broken / "moments.safetensors").unlink()
+    else:
+        content = (broken / "weights.safetensors").read_bytes()
+        (broken / "weights.safetensors").write_bytes(content[:-3])
+    assert last_checkpoint(tmp_path) == whole
+    assert "step-00000002" in caplog.text
+
+
+def test_a_full_disk_is_one_message_and_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = saved(tmp_path, 1)
+
+    def no_space(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_sync", no_space)
+    with pytest.raises(UsageError, match="disk is full"):
+        saved(tmp_path, 2)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [whole.name]
+
+
+def test_another_stage_another_version_and_an_empty_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no whole checkpoint"):
+        load_weights(tmp_path)
+    folder = saved(tmp_path, 1)
+    with pytest.raises(UsageError, match="stage 'toy', not 'finetune'"):
+        load_weights(tmp_path, stage="finetune")
+    state = json.loads((folder / "state.json").read_text()) | {"version": 99}
+    (folder / "state.json").write_text(json.dumps(state).ljust((folder / "state.json").stat().st_size))
+    sizes = json.loads((folder / "COMPLETE").read_text()) | {
+        "state.json": (folder / "state.json").stat().st_size
+    }
+    (folder / "COMPLETE").write_text(json.dumps(sizes))
+    with pytest.raises(UsageError, match="version 99"):
+        load_weights(tmp_path)
+
+
+def test_weights_are_installed_under_a_prefix_and_must_fit() -> None:
+    target = nn.Linear(3, 2)
+    weight, bias = torch.randn(2, 3), torch.randn(2)
+    install_weights(target, {"x.weight": weight, "x.bias": bias, "y.other": bias}, where="here", prefix="x.")
+    assert torch.equal(target.weight, weight)
+    for wrong, problem in (
+        ({"weight": weight}, "gets no value for"),
+        ({"weight": weight, "bias": bias, "more": bias}, "has no place for"),
+        ({"weight": weight.T, "bias": bias}, "has other shapes for"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            install_weights(target, wrong, where="here")

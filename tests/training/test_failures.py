@@ -1,0 +1,43 @@
+"""A rank's own error is reported to the others; an error of the network names the rank that failed first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from signllm.training import failures
+from signllm.training.failures import RankFailedError, failing_together
+
+
+def test_an_error_of_this_rank_leaves_its_report_and_passes_through(tmp_path: Path) -> None:
+    with pytest.raises(LookupError), failing_together(tmp_path, 3, "stage toy"):
+        raise LookupError("no such clip")
+    report = (tmp_path / "failures" / "rank-3.txt").read_text()
+    assert report.startswith("rank 3 failed in stage toy")
+    assert report.rstrip().endswith("LookupError: no such clip")
+
+
+def test_a_broken_connection_is_explained_by_the_report_of_the_other(tmp_path: Path) -> None:
+    with pytest.raises(RankFailedError, match=r"rank-1 failed first .*: LookupError: no such clip") as caught:
+        with failing_together(tmp_path, 0, "stage toy"):
+            with pytest.raises(LookupError), failing_together(tmp_path, 1, "stage toy"):
+                raise LookupError("no such clip")
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:49152")
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_without_a_report_the_wait_itself_is_the_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "WAIT_FOR_REPORT_S", 0.05)
+    with pytest.raises(RankFailedError, match="never came"), failing_together(tmp_path, 0, "stage toy"):
+        raise RuntimeError("Timed out waiting 60000ms for recv operation to complete (gloo)")
+
+
+def test_an_old_report_is_gone_when_a_run_starts(tmp_path: Path) -> None:
+    old = tmp_path / "failures" / "rank-0.txt"
+    old.parent.mkdir()
+    old.write_text("old")
+    with failing_together(tmp_path, 0, "stage toy"):
+        assert not old.exists()

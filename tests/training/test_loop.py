@@ -1,0 +1,174 @@
+"""The loop as processes: ZeRO stages and numbers of ranks agree, and stopping in any way is as not having stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from signllm.training.checkpoint import last_checkpoint
+from signllm.training.metrics import read_log
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 11
+STAGES = ("zero0", "zero1", "zero2", "zero3")
+LEFT = {"zero0": "zero3", "zero2": "zero0", "zero3": "zero2"}
+"""Runs that a signal to rank 1 ends early on 2 ranks, and the stage under which 1 rank continues them."""
+FLOAT_NOISE = 2e-6
+"""Ranks and stages add the same fp32 numbers in another order; losses are about 0.1."""
+
+
+def order(
+    run: Path, deepspeed: str = "zero2", *, dropout: float = 0.0, trouble: tuple | None = None, **config
+) -> dict:
+    asked = {
+        "deepspeed": deepspeed,
+        "steps": STEPS,
+        "learning_rate": 0.02,
+        "warmup_steps": 2,
+        "save_every": 4,
+        **config,
+    }
+    made = {"run": str(run), "config": asked, "dropout": dropout}
+    return made | ({"trouble": dict(zip(("kind", "at", "rank"), trouble, strict=True))} if trouble else {})
+
+
+def launch(orders: list[dict], *, ranks: int) -> subprocess.CompletedProcess:
+    """Carry out orders by ``ranks`` processes; one rank is a plain process without any variable of a launcher."""
+    launcher = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0",
+    ]
+    known = (
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "LOCAL_SIZE",
+        "LOCAL_WORLD_SIZE",
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in known}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    command = [
+        sys.executable,
+        *(launcher if ranks == 2 else []),
+        "-m",
+        "tests.training.run_toy",
+        json.dumps(orders),
+    ]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    return [(entry["step"], entry["loss"]) for entry in read_log(run)]
+
+
+def ended(run: Path, rank: int = 0) -> dict:
+    return json.loads((run / f"rank-{rank}.json").read_text())
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    folder = last_checkpoint(run)
+    assert folder is not None
+    return load_file(folder / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All runs, in three launches: 2 ranks up to a kill -9, 1 rank over what they left, 2 ranks up to an exception."""
+    root = tmp_path_factory.mktemp("runs")
+    two = [order(root / f"two-{stage}", stage) for stage in STAGES]
+    two += [order(root / "accumulated", accumulation=2), order(root / "nan", "zero1", trouble=("nan", 6, 1))]
+    two += [order(root / f"left-{stage}", stage, trouble=("usr2", 5, 1)) for stage in LEFT]
+    killed = launch([*two, order(root / "killed", "zero3", dropout=0.3, trouble=("kill", 6, 1))], ranks=2)
+    assert killed.returncode != 0
+    assert killed.stdout.strip() == "", f"a library wrote to standard output: {killed.stdout[:500]}"
+    for stage in LEFT:
+        assert [ended(root / f"left-{stage}", rank) for rank in (0, 1)] == [
+            {"step": 6, "preempted": True}
+        ] * 2
+    assert losses(root / "killed")[-1][0] >= 5, "it got beyond the checkpoint of step 4"
+
+    one = [order(root / "one", "zero0"), order(root / "one-zero3", "zero3")]
+    one += [order(root / f"left-{stage}", other) for stage, other in LEFT.items()]
+    done = launch(one, ranks=1)
+    assert done.returncode == 0, done.stderr
+
+    two = [order(root / name, "zero3", dropout=0.3) for name in ("killed", "whole")]
+    done = launch([*two, order(root / "raised", trouble=("raise", 3, 1))], ranks=2)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.mark.parametrize("name", [*(f"two-{stage}" for stage in STAGES), "one-zero3"])
+def test_stages_and_ranks_log_the_same_losses(runs: Path, name: str) -> None:
+    # The toy takes its branches in turn, so in each step a parameter has no gradient.
+    assert [step for step, _ in losses(runs / name)] == list(range(1, STEPS + 1))
+    values = [loss for _, loss in losses(runs / name)]
+    assert values == pytest.approx([loss for _, loss in losses(runs / "one")], abs=FLOAT_NOISE)
+
+
+def test_learning_happens(runs: Path) -> None:
+    values = [loss for _, loss in losses(runs / "one")]
+    assert sum(values[-3:]) < 0.8 * sum(values[:3])
+
+
+def test_stages_end_with_the_same_weights(runs: Path) -> None:
+    expected = weights(runs / "one")
+    assert "mean" in expected, "buffers of trainable modules are kept"
+    assert not any(name.startswith("head") for name in expected), "frozen parts are not"
+    for stage in STAGES:
+        found = weights(runs / f"two-{stage}")
+        assert found.keys() == expected.keys()
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stage", LEFT)
+def test_two_ranks_preempted_resume_on_one_under_another_stage(runs: Path, stage: str) -> None:
+    assert ended(runs / f"left-{stage}") == {"step": STEPS, "preempted": False}
+    values = [loss for _, loss in losses(runs / f"left-{stage}")]
+    assert values == pytest.approx([loss for _, loss in losses(runs / "one")], abs=FLOAT_NOISE)
+
+
+def test_accumulation_takes_as_many_steps_of_smaller_forwards(runs: Path) -> None:
+    assert ended(runs / "accumulated") == {"step": STEPS, "preempted": False}
+    state = json.loads((last_checkpoint(runs / "accumulated") / "state.json").read_text())
+    assert state["order"]["epoch"] * 5 * 2 + state["order"]["samples_consumed"] == STEPS * 4
+
+
+def test_nan_on_one_rank_stops_all_with_the_same_message(runs: Path) -> None:
+    for rank in (0, 1):
+        assert ended(runs / "nan", rank)["error"] == "NotFiniteError"
+        assert "loss of step 7 is not a number" in ended(runs / "nan", rank)["message"]
+    assert "on rank 1: ['loss']" in ended(runs / "nan", 1)["message"]
+    assert "nothing wrong" in ended(runs / "nan", 0)["message"]
+    assert last_checkpoint(runs / "nan").name == "step-00000004", "the broken step is not saved"
+
+
+def test_kill_and_restart_equals_not_having_stopped(runs: Path) -> None:
+    assert losses(runs / "killed") == losses(runs / "whole")
+    resumed, expected = weights(runs / "killed"), weights(runs / "whole")
+    assert resumed.keys() == expected.keys()
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+
+
+def test_an_exception_on_one_rank_ends_the_others_with_its_message(runs: Path) -> None:
+    assert ended(runs / "raised", 1) == {"error": "LookupError", "message": "video 17 is broken"}
+    other = ended(runs / "raised", 0)
+    assert other["error"] == "RankFailedError"
+    assert "rank-1 failed first" in other["message"]
+    assert "video 17 is broken" in other["message"]

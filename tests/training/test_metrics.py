@@ -1,0 +1,39 @@
+"""The log of a run that died reads, after its resume, as if it had not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from signllm.training.metrics import TrainingLog, read_log
+
+
+def test_lines_after_the_resumed_step_and_half_lines_are_dropped(tmp_path: Path) -> None:
+    with TrainingLog(tmp_path, "pretrain", tensorboard=False) as log:
+        log.write(9, {"loss": 0.5})
+    with TrainingLog(tmp_path, "finetune", tensorboard=False) as log:
+        for step in (1, 2, 3):
+            log.write(step, {"loss": float(step)})
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"stage": "finetune", "st')
+    with TrainingLog(tmp_path, "finetune", resumed_step=2, tensorboard=False) as log:
+        log.write(3, {"loss": 33.0})
+    found = [(entry["stage"], entry["step"], entry["loss"]) for entry in read_log(tmp_path)]
+    assert found == [("pretrain", 9, 0.5), ("finetune", 1, 1.0), ("finetune", 2, 2.0), ("finetune", 3, 33.0)]
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    with TrainingLog(tmp_path / "run", "toy", enabled=False) as log:
+        log.write(1, {"loss": 1.0})
+    assert not (tmp_path / "run").exists()
+    assert read_log(tmp_path / "run") == []
+
+
+def test_numbers_reach_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with TrainingLog(tmp_path, "toy") as log:
+        log.write(1, {"loss": 1.5, "note": "words"})
+        log.write(2, {"loss": 0.5})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Tags()["scalars"] == ["toy/loss"]
+    assert [(e.step, e.value) for e in events.Scalars("toy/loss")] == [(1, 1.5), (2, 0.5)]
