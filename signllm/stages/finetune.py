@@ -25,7 +25,13 @@ from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.stages import pretrain
 from signllm.stages.batches import TRAIN, held_out_losses, open_split, training_batches
 from signllm.training.checkpoint import install_weights, load_weights
-from signllm.training.engine import Ranks, TrainingConfig, deepspeed_settings, start_distributed
+from signllm.training.engine import (
+    Ranks,
+    TrainingConfig,
+    deepspeed_settings,
+    import_deepspeed,
+    start_distributed,
+)
 from signllm.training.loop import Outcome, fit
 
 STAGE = "finetune"
@@ -129,6 +135,7 @@ def _build(
     config: FinetuneConfig, words: WordCodebook, ranks: Ranks, *, trained_by: TrainingConfig | None
 ) -> SignLLM:
     assert trained_by is not None
+    import_deepspeed()  # joined to the ranks before zero.Init asks how many there are
     torch.manual_seed(config.training.seed)
     settings = deepspeed_settings(trained_by, world=ranks.world)
     return build_sign_llm(config.sign_llm, words, deepspeed=settings)

@@ -76,7 +76,7 @@ def gathered(rank: int, world: int) -> dict[str, Tensor]:
 
 
 def pretraining(rank: int, world: int, quantizer: dict, negatives: int) -> dict[str, Tensor]:
-    """Three steps of forward and backward without an optimizer: losses, summed gradients, the codebook afterwards."""
+    """Three forward and backward passes, no optimizer: losses, summed gradients, the codebook afterwards."""
     model = parts.vq_sign(
         parts.vq_config(quantizer=quantizer, negatives=negatives, same_video_share=0.5, exclude=1)
     )
@@ -117,7 +117,7 @@ def finetuning(rank: int, world: int, llm: Path) -> dict[str, Tensor]:
 
 
 def partitioned(rank: int, world: int, llm: Path) -> dict[str, Tensor]:
-    """ZeRO-3 with nothing kept whole: what this rank holds of the frozen model, losses of three steps, texts."""
+    """ZeRO-3 with nothing kept whole: what this rank holds of the frozen model, losses, texts."""
     deepspeed = import_deepspeed()
     settings = {
         "train_micro_batch_size_per_gpu": 4 // world,

@@ -149,6 +149,7 @@ def save_language_model(folder: Path, *, seed: int = 0) -> Path:
         eos_token_id=1,
         pad_token_id=None,
         tie_word_embeddings=False,
+        initializer_range=0.3,  # large enough that what goes in matters to what comes out
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder

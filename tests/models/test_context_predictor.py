@@ -83,7 +83,7 @@ def test_draws_depend_on_epoch_and_batch_and_on_nothing_else() -> None:
     model, (codes, z) = predictor(negatives=3), vectors()
     batch = parts.batch_of()
     loss = [
-        float(model(codes, z, COUNTS, b)["l_cp"])
+        model(codes, z, COUNTS, b)["l_cp"].item()
         for b in (batch, batch, replace(batch, epoch=1), replace(batch, seed=8))
     ]
     assert loss[0] == loss[1]

@@ -18,6 +18,8 @@ def quantizer(**changes: object) -> Quantizer:
 def with_codes(model: Quantizer, codes: list[list[float]]) -> Quantizer:
     with torch.no_grad():
         model.codebook.copy_(torch.tensor(codes))
+        if model.config.update == "ema":
+            model.sums.copy_(model.codebook * model.members[:, None])
     return model
 
 
@@ -69,7 +71,7 @@ def test_ema_converges_to_the_means_of_the_members() -> None:
         model(z, COUNTS)
     torch.testing.assert_close(model.codebook[0], torch.tensor([0.2, 0.1]))
     torch.testing.assert_close(model.codebook[3], torch.tensor([1.1, 1.2]))
-    assert torch.equal(model.codebook[1:3], torch.tensor(SQUARE[1:3]))
+    torch.testing.assert_close(model.codebook[1:3], torch.tensor(SQUARE[1:3]))  # nobody's codes stay
 
 
 def test_evaluation_moves_nothing() -> None:

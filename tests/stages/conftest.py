@@ -1,0 +1,23 @@
+"""A pretrained and composed run, made once by the real stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from signllm.stages.compose import compose
+from signllm.stages.pretrain import pretrain
+from tests.models import parts
+from tests.stages import path
+
+
+@pytest.fixture(scope="session")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``shards``, ``llm``, and ``pretrain``: the run after stages 1 and 2."""
+    folder = tmp_path_factory.mktemp("path")
+    shards = path.write_videos(folder)
+    parts.save_language_model(folder / "llm")
+    pretrain(path.PRETRAIN, run=folder / "pretrain", shards=shards)
+    compose(folder / "pretrain", shards, path.COMPOSE)
+    return folder

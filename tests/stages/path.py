@@ -1,0 +1,116 @@
+"""The whole path in miniature: shards of a few drawn videos, three configurations, stage 3 on several ranks.
+
+``python -m tests.stages.path FOLDER DEEPSPEED`` with RANK and WORLD_SIZE set fine-tunes FOLDER/pretrain into
+FOLDER/DEEPSPEED-of-W.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from signllm.config import ComposeConfig, FinetuneConfig, PretrainConfig
+from signllm.cra.composition import WordsConfig
+from signllm.data.clip import Annotations, Clip
+from signllm.data.frame_folder import encode_png
+from signllm.data.pipeline import DataConfig
+from signllm.data.shards import ShardConfig, write_shards
+from signllm.models.language_model import LanguageModelConfig
+from signllm.models.sign_llm import SignLLMConfig
+from signllm.stages.finetune import finetune
+from signllm.training.engine import TrainingConfig, stop_distributed
+from tests.models import parts
+
+DATA = DataConfig(size=parts.SIZE, workers=0, cache_gb=0.1)
+TRAINING = TrainingConfig(
+    steps=4,
+    batch_size=2,
+    learning_rate=2e-4,
+    log_every=1,
+    tensorboard=False,
+    schedule="constant",
+    deepspeed="zero0",
+    timeout_s=90,
+)
+PRETRAIN = PretrainConfig(
+    vq_sign=parts.vq_config(
+        encoder={"subtract_video_mean": True},
+        quantizer={"update": "ema", "kmeans_start": True, "codes": 8, "decay": 0.9},
+    ),
+    data=DATA,
+    training=TRAINING,
+)
+COMPOSE = ComposeConfig(data=DATA, batch_size=2, words=WordsConfig(min_size=0, increment=2, longest_word=3))
+LENGTHS = {"train": (41, 29, 37, 33, 45), "dev": (26, 31, 22)}
+
+
+def finetune_config(llm: Path, **training: object) -> FinetuneConfig:
+    from dataclasses import replace
+
+    language_model = LanguageModelConfig(
+        path=str(llm), dtype="fp32", prompt="translate {language}", separator=":"
+    )
+    return FinetuneConfig(
+        sign_llm=SignLLMConfig(language_model=language_model),
+        data=DATA,
+        training=replace(TRAINING, **({"steps": None, "epochs": 3, "learning_rate": 1e-3} | training)),
+        frozen_epochs=2,
+        frozen_learning_rate=1e-2,
+    )
+
+
+def write_videos(folder: Path) -> Path:
+    """Draw the videos of both splits as pictures and shard them."""
+    clips = []
+    for split, lengths in LENGTHS.items():
+        for number, frames in enumerate(parts.frames_of(lengths, seed=len(split))):
+            video = folder / f"{split}{number}"
+            video.mkdir(parents=True)
+            for t, frame in enumerate(frames):
+                (video / f"{t:04d}.png").write_bytes(
+                    encode_png(np.ascontiguousarray(frame.permute(1, 2, 0).numpy()))
+                )
+            text = parts.TEXTS[number % len(parts.TEXTS)]
+            clips.append(
+                Clip(id=f"{split}/{number}", video=video, text=text, split=split, language="English")
+            )
+    config = ShardConfig(encode="frames", short_side=parts.SIZE, show_progress=False)
+    write_shards(Annotations(clips=tuple(clips), left_out=()), folder / "shards", config)
+    return folder / "shards"
+
+
+def finetune_on_ranks(folder: Path, llm: Path, *, deepspeed: str, processes: int) -> Path:
+    """Fine-tune in ``processes`` processes; return the run."""
+    root = Path(__file__).resolve().parents[2]
+    port = str(20_000 + os.getpid() % 20_000 + processes)
+    environment = {
+        **os.environ,
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": port,
+    }
+    environment |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}
+    command = [sys.executable, "-m", "tests.stages.path", str(folder), str(llm), deepspeed]
+    ranks = [
+        subprocess.Popen(command, cwd=root, env=environment | {"RANK": str(rank)})
+        for rank in range(processes)
+    ]
+    assert [rank.wait(timeout=180) for rank in ranks] == [0] * processes
+    return folder / f"{deepspeed}-of-{processes}"
+
+
+def main() -> None:
+    folder, llm, deepspeed = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    run = folder / f"{deepspeed}-of-{os.environ['WORLD_SIZE']}"
+    finetune(
+        finetune_config(llm, deepspeed=deepspeed), run=run, init=folder / "pretrain", shards=folder / "shards"
+    )
+    stop_distributed()
+
+
+if __name__ == "__main__":
+    main()

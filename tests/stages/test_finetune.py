@@ -1,0 +1,109 @@
+"""Stage 3: two phases, a run that needs nothing else, ZeRO-3 on two ranks, and what does not fit together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from signllm.config import FinetuneConfig, load_config
+from signllm.cra.word_codebook import WordCodebook
+from signllm.errors import UsageError
+from signllm.stages.finetune import finetune, load_sign_llm, phases
+from signllm.training.checkpoint import load_weights
+from signllm.training.engine import TrainingConfig
+from tests.models import parts
+from tests.stages import path
+
+
+@pytest.fixture(scope="module")
+def run(composed: Path) -> Path:
+    config = path.finetune_config(composed / "llm")
+    outcome = finetune(
+        config, run=composed / "finetune", init=composed / "pretrain", shards=composed / "shards"
+    )
+    assert outcome.step == 3  # one joint epoch of five videos, two at a time
+    return composed / "finetune"
+
+
+def losses_of(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "l_sim" in line]
+
+
+def test_the_frozen_phase_moves_no_encoder_and_lowers_the_text_loss(run: Path, composed: Path) -> None:
+    encoder, frozen = load_weights(composed / "pretrain"), load_weights(run / "frozen")
+    assert all(torch.equal(frozen[f"vq_sign.{name}"], tensor) for name, tensor in encoder.items())
+    assert frozen["word_vectors.offsets.weight"].any()
+    losses = losses_of(run / "frozen")
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+
+
+def test_the_joint_phase_goes_on_from_there_and_moves_the_encoder(run: Path) -> None:
+    frozen, joint = load_weights(run / "frozen"), load_weights(run)
+    assert frozen.keys() == joint.keys()
+    assert not torch.equal(joint["vq_sign.encoder.first.weight"], frozen["vq_sign.encoder.first.weight"])
+    moved = (joint["projector.first.weight"] - frozen["projector.first.weight"]).abs().max()
+    assert 0 < moved < 0.01  # three steps at 1e-3, not a new start
+    assert not any(name.startswith("language_model") for name in joint)
+
+
+def test_the_run_needs_the_encoders_run_no_more(run: Path, composed: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "moved")
+    model = load_sign_llm(tmp_path / "moved")
+    assert model.words == WordCodebook.load(composed / "pretrain")
+    stored = load_config(run, FinetuneConfig)
+    assert stored.sign_llm.vq_sign == path.PRETRAIN.vq_sign
+    assert len(model.generate(parts.batch_of())) == 4
+
+
+def test_a_finished_run_is_left_as_it_is(run: Path, composed: Path) -> None:
+    before = load_weights(run)
+    config = path.finetune_config(composed / "llm")
+    finetune(config, run=run, init=composed / "pretrain", shards=composed / "shards")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in load_weights(run).items())
+
+
+def test_zero3_on_two_ranks_learns_what_one_rank_learns(run: Path, composed: Path) -> None:
+    parted = path.finetune_on_ranks(composed, composed / "llm", deepspeed="zero3", processes=2)
+    for phase in ("frozen", "."):
+        assert losses_of(parted / phase) == pytest.approx(losses_of(run / phase), rel=2e-3)
+    straight = load_weights(run)
+    for name, tensor in load_weights(parted).items():
+        torch.testing.assert_close(
+            tensor, straight[name], rtol=0.05, atol=2e-3, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def test_phases_share_out_the_epochs() -> None:
+    training = TrainingConfig(epochs=5, learning_rate=1e-3)
+    frozen, joint = phases(FinetuneConfig(training=training, frozen_epochs=2, frozen_learning_rate=0.1))
+    assert (frozen.epochs, frozen.learning_rate, joint.epochs, joint.learning_rate) == (2, 0.1, 3, 1e-3)
+    assert phases(FinetuneConfig(training=training)) == (None, training)
+    assert phases(FinetuneConfig(training=training, frozen_epochs=5))[1] is None
+    with pytest.raises(UsageError, match="both phases"):
+        phases(FinetuneConfig(training=training, frozen_epochs=6))
+
+
+def test_what_does_not_fit_together_is_refused(composed: Path, tmp_path: Path) -> None:
+    config = path.finetune_config(composed / "llm")
+    given = {"run": tmp_path / "run", "shards": composed / "shards"}
+    with pytest.raises(UsageError, match=r"data\.size 32"):
+        finetune(replace(config, data=replace(path.DATA, size=64)), init=composed / "pretrain", **given)
+    with pytest.raises(UsageError, match="not a run folder"):
+        finetune(config, init=tmp_path, **given)
+    shutil.copytree(composed / "pretrain", tmp_path / "other")
+    words = WordCodebook.load(composed / "pretrain")
+    replace(words, codebook="0" * 16).save(tmp_path / "other")
+    with pytest.raises(UsageError, match="does not fit"):
+        finetune(config, init=tmp_path / "other", **given)
+    (tmp_path / "other" / "words.json").unlink()
+    with pytest.raises(UsageError, match="missing"):
+        finetune(config, init=tmp_path / "other", **given)
+    with pytest.raises(UsageError, match="language model"):
+        finetune(path.finetune_config(tmp_path / "nothing"), init=composed / "pretrain", **given)

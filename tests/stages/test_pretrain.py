@@ -1,0 +1,57 @@
+"""Stage 1 from shards to a checkpoint: what it leaves, how it goes on, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from signllm.errors import UsageError
+from signllm.models.vq_sign import build_vq_sign
+from signllm.stages.pretrain import pretrain
+from signllm.training.checkpoint import install_weights, load_weights
+from tests.stages import path
+
+
+def log_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_it_leaves_a_config_a_log_and_a_codebook_in_use(composed: Path) -> None:
+    run = composed / "pretrain"
+    lines = log_of(run)
+    steps = [line for line in lines if "l_cp" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    assert all(line["loss"] == pytest.approx(line["l_cp"] + line["l_q"], rel=1e-5) for line in steps)
+    assert any("validate/loss" in line for line in lines)  # there is a dev split
+    assert steps[0]["codes_used"] > 2  # the k-means start
+    install_weights(build_vq_sign(path.PRETRAIN.vq_sign), load_weights(run, stage="pretrain"), where=run)
+
+
+def test_stopping_and_going_on_equals_not_stopping(composed: Path, tmp_path: Path) -> None:
+    halfway = replace(path.PRETRAIN, training=replace(path.TRAINING, steps=2))
+    pretrain(halfway, run=tmp_path, shards=composed / "shards")
+    outcome = pretrain(path.PRETRAIN, run=tmp_path, shards=composed / "shards")
+    assert outcome.step == 4
+    straight = load_weights(composed / "pretrain")
+    for name, tensor in load_weights(tmp_path).items():
+        torch.testing.assert_close(tensor, straight[name], msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_a_finished_run_is_left_as_it_is(composed: Path) -> None:
+    before = load_weights(composed / "pretrain")
+    assert pretrain(path.PRETRAIN, run=composed / "pretrain", shards=composed / "shards").step == 4
+    after = load_weights(composed / "pretrain")
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_other_settings_and_missing_shards_are_refused(composed: Path, tmp_path: Path) -> None:
+    other = replace(path.PRETRAIN, vq_sign=replace(path.PRETRAIN.vq_sign, quantizer_weight=2.0))
+    with pytest.raises(UsageError, match="quantizer_weight"):
+        pretrain(other, run=composed / "pretrain", shards=composed / "shards")
+    with pytest.raises(UsageError):
+        pretrain(path.PRETRAIN, run=tmp_path / "run", shards=tmp_path / "nothing")
+    assert not (tmp_path / "run").exists()
