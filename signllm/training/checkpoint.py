@@ -1,9 +1,10 @@
 """Checkpoints that know no number of ranks and no ZeRO stage, and are either whole or not there.
 
-``step-N/`` holds ``weights.safetensors`` (trainable weights and buffers, fp32), ``moments.safetensors`` (Adam, by
-parameter name), ``state.json`` (step, stage, place in the data) and ``COMPLETE`` with the size of each file. It is
-written beside its place and renamed. DeepSpeed's own checkpoints are tied to the number of ranks and are pickles; ours
-cost one gather of the trainable part, which the frozen language model is no part of.
+``step-N/`` holds ``weights.safetensors`` (trainable weights and buffers, fp32), ``moments.safetensors``
+(Adam, by parameter name), ``state.json`` (step, stage, place in the data) and ``COMPLETE`` with the size of
+each file. It is written beside its place and renamed. DeepSpeed's own checkpoints are tied to the number of
+ranks and are pickles; ours cost one gather of the trainable part, which the frozen language model is no
+part of.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ log = logging.getLogger(__name__)
 class TrainingState:
     """Where a run stands: everything of a checkpoint that is no tensor.
 
-    ``order`` is the loader's state (seed, epoch, samples consumed); ``version`` is that of the checkpoint's form.
+    ``order`` is the loader's state (seed, epoch, samples consumed); ``version`` is that of the checkpoint's
+    form.
     """
 
     stage: str
@@ -119,7 +121,7 @@ def _folders(run: Path) -> list[Path]:
 
 
 def last_checkpoint(run: Path) -> Path | None:
-    """Return the folder of the last whole checkpoint of a run, or None; damaged ones are passed over with a warning."""
+    """Return the last whole checkpoint of a run, or None; damaged ones are passed over with a warning."""
     for folder in reversed(_folders(run)):
         if _is_whole(folder):
             return folder
@@ -195,12 +197,13 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
 def install_weights(
     module: nn.Module, weights: Mapping[str, Tensor], *, where: object, prefix: str = ""
 ) -> None:
-    """Copy the weights whose names start with ``prefix`` into ``module`` (names without it); all must fit and be used.
+    """Copy the weights that start with ``prefix`` into ``module``, named without it; all must fit.
 
     What a checkpoint never holds (frozen parts) stays as it is in the module.
 
     Raises:
-        UsageError: a tensor has no place in the module, has another shape, or a trainable parameter gets none.
+        UsageError: a tensor has no place in the module, has another shape, or a trainable parameter gets
+        none.
     """
     from signllm.training.partitions import install, kept_tensors, trainable_parameters
 

@@ -1,8 +1,9 @@
 """One DeepSpeed engine for every stage: start the ranks, complete the ZeRO file, build the optimizer.
 
-The files in ``ds_configs/`` say how memory is divided and how big the buckets are; batch sizes, clipping and precision
-belong to :class:`TrainingConfig` and are written over the file's values in :func:`deepspeed_settings`, nowhere else.
-The same code runs as one plain process without any environment variable, under torchrun and under Slurm.
+The files in ``ds_configs/`` say how memory is divided and how big the buckets are; batch sizes, clipping
+and precision belong to :class:`TrainingConfig` and are written over the file's values in
+:func:`deepspeed_settings`, nowhere else. The same code runs as one plain process without any environment
+variable, under torchrun and under Slurm.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ PLAIN_RANK = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 class TrainingConfig:
     """How a stage is trained; every number that the paper gives is set by a recipe, not here.
 
-    ``batch_size`` counts videos per optimizer step over all ranks and all ``accumulation`` forward passes, so a run
-    means the same on any number of GPUs. Training ends at ``epochs`` or ``steps``, whichever comes first.
+    ``batch_size`` counts videos per optimizer step over all ranks and all ``accumulation`` forward passes,
+    so a run means the same on any number of GPUs. Training ends at ``epochs`` or ``steps``, whichever comes
+    first.
     """
 
     deepspeed: str = "zero2"
@@ -118,7 +120,8 @@ class Ranks:
 def start_distributed(*, timeout_s: float = 1800.0) -> Ranks:
     """Join the process group of the environment (torchrun, Slurm), or be one rank alone; safe to call twice.
 
-    gloo on CPU, nccl on GPU. ``timeout_s`` bounds every wait for another rank: a collective that takes longer fails.
+    gloo on CPU, nccl on GPU. ``timeout_s`` bounds every wait for another rank: a collective that takes
+    longer fails.
     """
     on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
     if not on_gpu:
@@ -151,7 +154,7 @@ def stop_distributed() -> None:
 
 
 def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:
-    """Return the complete DeepSpeed settings of a run: its ZeRO file with the run's batch, clipping and precision.
+    """Return the complete settings of a run: its ZeRO file with the run's batch, clipping and precision.
 
     Also what ``transformers.integrations.HfDeepSpeedConfig`` needs before a ZeRO-3 language model is loaded.
     """
@@ -159,7 +162,8 @@ def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:
     settings = json.loads(path.read_text())
     if config.batch_size % (config.accumulation * world):
         raise UsageError(
-            f"batch_size {config.batch_size} cannot be divided over {world} ranks x {config.accumulation} forward passes",
+            f"batch_size {config.batch_size} does not divide over {world} ranks"
+            f" x {config.accumulation} forward passes",
             where="TrainingConfig.batch_size",
             remedy=f"choose a multiple of {config.accumulation * world}",
         )
@@ -177,7 +181,7 @@ def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:
 
 
 def parameter_groups_of(model: nn.Module, groups: Sequence[ParameterGroup] | None) -> list[ParameterGroup]:
-    """Return groups that hold every trainable parameter exactly once; frozen ones and empty groups are left out.
+    """Return groups that hold every trainable parameter exactly once, without frozen ones and empty groups.
 
     Raises:
         UsageError: nothing is trainable.
@@ -209,10 +213,11 @@ def parameter_groups_of(model: nn.Module, groups: Sequence[ParameterGroup] | Non
 
 
 def import_deepspeed() -> ModuleType:
-    """Import DeepSpeed (0.4 s beyond torch) without its compiler run and its noise; the process group must be there.
+    """Import DeepSpeed (0.4 s beyond torch) without its compiler run and its noise; joins the ranks first.
 
-    On CPU DeepSpeed would probe all its C++ operators and compile one that only its inference uses: 90 s at the first
-    run, 1 s at each later one, and a compiler that a laptop may not have. An empty table of operators says no to all.
+    On CPU DeepSpeed would probe all its C++ operators and compile one that only its inference uses: 90 s at
+    the first run, 1 s at each later one, and a compiler that a laptop may not have. An empty table of
+    operators says no to all.
     """
     start_distributed()
     import deepspeed
@@ -220,7 +225,8 @@ def import_deepspeed() -> ModuleType:
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         deepspeed.ops.__compatible_ops__ = defaultdict(bool)
     for handler in deepspeed.utils.logger.handlers:
-        handler.setStream(sys.stderr)  # standard output belongs to results
+        if handler.stream is sys.stdout:  # which belongs to results; a handler of somebody else's stays
+            handler.setStream(sys.stderr)
     warnings.filterwarnings("ignore", r"`torch\.distributed\..* is deprecated", FutureWarning)
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return deepspeed
@@ -231,8 +237,9 @@ def build_engine(
 ) -> DeepSpeedEngine:
     """Wrap ``model`` into a DeepSpeed engine with Adam over its trainable parameters (all ranks).
 
-    The groups of ``engine.basic_optimizer`` carry ``name``, ``base_lr`` and ``start_step`` for the schedule. torch's
-    fused AdamW works on CPU and GPU without compiling anything and equals Adam at ``weight_decay=0``.
+    The groups of ``engine.basic_optimizer`` carry ``name``, ``base_lr`` and ``start_step`` for the
+    schedule. torch's fused AdamW works on CPU and GPU without compiling anything and equals Adam at
+    ``weight_decay=0``.
     """
     ranks = start_distributed(timeout_s=config.timeout_s)
     deepspeed = import_deepspeed()

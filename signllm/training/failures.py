@@ -1,8 +1,8 @@
 """When one rank fails, all ranks fail, soon, and all say which one and why.
 
-A rank that raises leaves the others inside a collective. Its exit closes their connections, or their timeout ends, and
-all they would report is the network. So the failing rank leaves its traceback in ``run/failures/``, where the others
-look before they report theirs.
+A rank that raises leaves the others inside a collective. Its exit closes their connections, or their
+timeout ends, and all they would report is the network. So the failing rank leaves its traceback in
+``run/failures/``, where the others look before they report theirs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def failing_together(run: Path, rank: int, doing: str) -> Iterator[None]:
     """Report an exception of this rank to the others, or theirs here.
 
     Raises:
-        RankFailedError: this rank only saw the network fail because another rank had failed, or waited too long.
+        RankFailedError: this rank only saw the network fail because another rank had failed, or waited too
+        long.
     """
     mine = run / "failures" / f"rank-{rank}.txt"
     mine.unlink(missing_ok=True)
@@ -51,7 +52,7 @@ def failing_together(run: Path, rank: int, doing: str) -> Iterator[None]:
         first = _report_of_others(mine, started)
         if first is None:
             raise RankFailedError(
-                f"rank {rank} waited in {doing} for another rank that died without a word, or never came: {error}"
+                f"rank {rank} waited in {doing} for a rank that died without a word, or never came: {error}"
             ) from error
         last_line = first.read_text(encoding="utf-8").rstrip().splitlines()[-1]
         raise RankFailedError(

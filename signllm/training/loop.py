@@ -1,8 +1,8 @@
 """The training loop, once, for every stage.
 
-Each step: all ranks take a batch, run forward and backward, step; their loss shares, and whether any of them was asked
-to leave, travel in one small reduction that runs beside the backward pass. What the ranks do next (save, stop, raise) is
-decided from that sum alone, so they always decide alike. Rank 0 writes.
+Each step: all ranks take a batch, run forward and backward, step; their loss shares, and whether any of
+them was asked to leave, travel in one small reduction that runs beside the backward pass. What the ranks do
+next (save, stop, raise) is decided from that sum alone, so they always decide alike. Rank 0 writes.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Batches(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How training ended: after which step, with which last losses, and whether it was asked to leave early."""
+    """How training ended: after which step, with which losses, and whether it was asked to leave early."""
 
     step: int
     preempted: bool = False
@@ -89,9 +89,9 @@ def fit(
 ) -> Outcome:
     """Train ``model`` to the end of ``config`` or until the job is asked to leave; all ranks call it.
 
-    Continues by itself from the last whole checkpoint in ``run/checkpoints``. ``model(batch)`` returns a dict of loss
-    shares, ``loss`` first. ``validate(model, step)`` runs on all ranks, in evaluation mode. Afterwards the model holds
-    the trained weights (under ZeRO-3 still cut over the ranks).
+    Continues by itself from the last whole checkpoint in ``run/checkpoints``. ``model(batch)`` returns a
+    dict of loss shares, ``loss`` first. ``validate(model, step)`` runs on all ranks, in evaluation mode.
+    Afterwards the model holds the trained weights (under ZeRO-3 still cut over the ranks).
 
     Raises:
         UsageError: the run is of another stage, the disk is full, the configuration contradicts itself.
@@ -148,7 +148,7 @@ class _Trainer:
         self.since = _Stopwatch(config.batch_size)
 
     def resume(self, checkpoint: Path | None) -> None:
-        """Continue from a checkpoint: weights, moments, step, place in the data; None starts from the beginning."""
+        """Continue from a checkpoint: weights, moments, step, place in the data; None starts afresh."""
         if checkpoint is None:
             return
         state = read_state(checkpoint, stage=self.stage)
@@ -188,7 +188,7 @@ class _Trainer:
         return Outcome(step=self.step, metrics=metrics)
 
     def one_step(self, stream: Iterator[Any], flag: PreemptionFlag) -> tuple[dict[str, float], int, bool]:
-        """Take one optimizer step; return the losses of the global batch, the epoch, and whether all are to leave."""
+        """Take one optimizer step; return the global losses, the epoch, and whether all are to leave."""
         config, engine = self.config, self.engine
         torch.manual_seed(_seed_of(config.seed, self.step, self.ranks.rank))
         self.set_learning_rates()
@@ -231,9 +231,10 @@ class _Trainer:
         wrong = [name for name, value in metrics.items() if not torch.isfinite(torch.tensor(value))]
         here = [name for name, share in shares.items() if not bool(torch.isfinite(share))]
         raise NotFiniteError(
-            f"the loss of step {self.step} is not a number: {wrong}; on rank {self.ranks.rank}: {here or 'nothing wrong'}\n"
+            f"the loss of step {self.step} is not a number: {wrong}; "
+            f"on rank {self.ranks.rank}: {here or 'nothing wrong'}\n"
             f"  where:  stage {self.stage}, {self.run}; the last checkpoint is of step {self.saved_step}\n"
-            "  remedy: lower --training.learning-rate, raise --training.warmup-steps or lower --training.gradient-clip"
+            "  remedy: lower --training.learning-rate or raise --training.warmup-steps"
         )
 
     def tell(self, log: TrainingLog, bar: Bar, metrics: Mapping[str, float], epoch: int) -> None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class TrainingLog:
     """Append one JSON object per line to ``run/log.jsonl`` and the same numbers to ``run/tensorboard/``.
 
-    ``resumed_step``: lines of later steps, written by a run that died before its next checkpoint, are dropped.
-    ``enabled=False`` (every rank but 0) writes nothing.
+    ``resumed_step``: lines of later steps, written by a run that died before its next checkpoint, are
+    dropped. ``enabled=False`` (every rank but 0) writes nothing.
     """
 
     def __init__(

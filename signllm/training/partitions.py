@@ -1,13 +1,14 @@
-"""Whole tensors by name out of a DeepSpeed engine, and back in, whatever the ZeRO stage and the number of ranks.
+"""Whole tensors by name out of a DeepSpeed engine, and back in, for any ZeRO stage and number of ranks.
 
-ZeRO cuts master weights and Adam moments into pieces per rank, in an order of its own. Read whole and named, they fit
-any other cut. Every function here is a collective: all ranks call it, with the same arguments.
+ZeRO cuts master weights and Adam moments into pieces per rank, in an order of its own. Read whole and
+named, they fit any other cut. Every function here is a collective: all ranks call it, with the same
+arguments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -27,9 +28,10 @@ def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 def kept_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return what a checkpoint keeps besides trainable parameters: state that no other file could give back.
 
-    Persistent buffers (EMA codebooks, running statistics) of every module, except inside modules whose parameters are
-    all frozen: those come from their own source, like the language model. A module with ``saved_when_frozen = True``
-    keeps its buffers and its frozen parameters too (an encoder trained by an earlier stage).
+    Persistent buffers (EMA codebooks, running statistics) of every module, except inside modules whose
+    parameters are all frozen: those come from their own source, like the language model. A module with
+    ``saved_when_frozen = True`` keeps its buffers and its frozen parameters too (an encoder trained by an
+    earlier stage).
     """
     frozen, whole = [], []
     for name, part in module.named_modules():
@@ -59,7 +61,7 @@ def _persistent(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def read_whole(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return (weights, moments) on the CPU: fp32 master weights and kept tensors by name; ``exp_avg/NAME`` and so on.
+    """Return (weights, moments) on the CPU: master weights and kept tensors by name; ``exp_avg/NAME`` ...
 
     Call it after at least one step: before it Adam has no moments.
     """
@@ -120,7 +122,7 @@ def install(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def write_whole(
     engine: DeepSpeedEngine, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], step: int
 ) -> None:
-    """Put whole weights and moments back into a fresh engine and set Adam's step count; the inverse of read_whole."""
+    """Put whole weights and moments into a fresh engine and set Adam's step count; undoes read_whole."""
     install(engine.module, weights)
     optimizer = engine.optimizer
     _start_moments(engine, step)
@@ -148,7 +150,7 @@ def _start_moments(engine: DeepSpeedEngine, step: int) -> None:
             state[key] = torch.zeros_like(p)
 
 
-def _set(engine: DeepSpeedEngine, p: nn.Parameter, key: str | None, value: Tensor) -> None:
+def _set(engine: DeepSpeedEngine, p: Any, key: str | None, value: Tensor) -> None:
     if hasattr(p, "ds_id"):
         piece = p.ds_tensor.numel()
         rank = dist.get_rank(group=p.ds_process_group)

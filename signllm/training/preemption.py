@@ -1,8 +1,9 @@
 """A signal sets a flag; the ranks agree on it at a step boundary.
 
-Saving inside a signal handler would deadlock: a checkpoint is a collective and only some ranks may have got the signal.
-So the handler does nothing but remember, and :func:`signllm.training.loop.fit` adds the flag to the reduction it makes
-in every step anyway. Slurm sends SIGUSR2 (submitit's default) or SIGTERM; both mean "save and leave".
+Saving inside a signal handler would deadlock: a checkpoint is a collective and only some ranks may have got
+the signal. So the handler does nothing but remember, and :func:`signllm.training.loop.fit` adds the flag to
+the reduction it makes in every step anyway. Slurm sends SIGUSR2 (submitit's default) or SIGTERM; both mean
+"save and leave".
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 class PreemptionFlag:
     """Context manager: while it is open, SIGUSR2 and SIGTERM set ``requested`` instead of ending the process.
 
-    The handlers that were there (submitit's, a shell's) come back on leaving. Outside the main thread Python cannot
-    install handlers; then the flag stays what ``request()`` makes it.
+    The handlers that were there (submitit's, a shell's) come back on leaving. Outside the main thread
+    Python cannot install handlers; then the flag stays what ``request()`` makes it.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The learning rate as a pure function of the step, so a resumed run needs no scheduler state.
 
-Linear warmup, then half a cosine or a constant. The paper names neither warmup nor decay ("not stated in the paper");
-Adam on a freshly started codebook needs the first and gains from the second.
+Linear warmup, then half a cosine or a constant. The paper names neither warmup nor decay ("not stated in
+the paper"); Adam on a freshly started codebook needs the first and gains from the second.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ def learning_rate_factor(
 ) -> float:
     """Return what the base learning rate is multiplied by in ``step`` (0 is the first).
 
-    Warmup rises linearly and reaches 1 in step ``warmup_steps``; the cosine falls from there to ``final_factor`` one
-    step after the last, so the last step still learns. A negative step (a group that starts later) gives 0.
+    Warmup rises linearly and reaches 1 in step ``warmup_steps``; the cosine falls from there to
+    ``final_factor`` one step after the last, so the last step still learns. A negative step (a group that
+    starts later) gives 0.
     """
     if step < 0:
         return 0.0

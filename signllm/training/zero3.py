@@ -1,16 +1,16 @@
 """ZeRO-3 for a small trainable part beside a big frozen one: what DeepSpeed 0.19.8 leaves to the caller.
 
-DeepSpeed gathers every weight map by map, forward and backward, through Python hooks on every module. Here only the
-frozen language model is worth cutting: the trainable weights stay whole on every rank (their moments and gradients are
-still cut), are gathered once per step in one collective, and their modules carry no hooks. Two CPU ranks, 0.23 M
-trainable and 0.67 M frozen parameters in 64 tensors, processor time per step: 74 ms before, 37 ms so, 16 ms of them
-the model's own.
+DeepSpeed gathers every weight map by map, forward and backward, through Python hooks on every module. Here
+only the frozen language model is worth cutting: the trainable weights stay whole on every rank (their
+moments and gradients are still cut), are gathered once per step in one collective, and their modules carry
+no hooks. Two CPU ranks, 0.23 M trainable and 0.67 M frozen parameters in 64 tensors, processor time per
+step: 74 ms before, 37 ms so, 16 ms of them the model's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def gather_frozen_blocks_at_once(model: nn.Module) -> None:
     """Let ZeRO-3 gather a block of a frozen part (a decoder layer) in one collective, not one per linear map.
 
-    Call it before the engine is built; without ZeRO-3 it does nothing. Only frozen blocks: a trainable one marked so
-    can stop learning without a word (OpenRLHF issue 1258).
+    Call it before the engine is built; without ZeRO-3 it does nothing. Only frozen blocks: a trainable one
+    marked so can stop learning without a word (OpenRLHF issue 1258).
     """
     from deepspeed.utils import set_z3_leaf_module
 
@@ -38,7 +38,8 @@ def keep_trainable_whole(engine: DeepSpeedEngine) -> None:
     if offload is None:
         return
     whole = list(offload.persistent_parameters)
-    for p in engine.module.parameters():
+    parameters: list[Any] = list(engine.module.parameters())
+    for p in parameters:
         if p.requires_grad and not p.ds_persist:
             p.ds_persist = True
             whole.append(p)
@@ -47,21 +48,22 @@ def keep_trainable_whole(engine: DeepSpeedEngine) -> None:
     offload.persistent_parameters.all_gather()
 
 
-def _remove_hooks(module: nn.Module, handles: Sequence[object]) -> None:
+def _remove_hooks(module: nn.Module, handles: Sequence[Any]) -> None:
     """Remove DeepSpeed's hooks from the modules below the root in which every parameter is kept whole."""
-    removable = {handle.id: handle for handle in handles}  # type: ignore[attr-defined]
+    removable = {handle.id: handle for handle in handles}
     for part in module.modules():
-        if part is module or not all(p.ds_persist for p in part.parameters()):
+        parameters: list[Any] = list(part.parameters())
+        if part is module or not all(p.ds_persist for p in parameters):
             continue
         for key in [*part._forward_hooks, *part._forward_pre_hooks]:
             if key in removable:
-                removable[key].remove()  # type: ignore[attr-defined]
+                removable[key].remove()
 
 
 class _GatheredAtOnce:
-    """Stands where DeepSpeed keeps its list of whole parameters; it calls ``list[0].all_gather(list)`` after a step."""
+    """Stands where DeepSpeed lists whole parameters; after a step it calls ``list[0].all_gather(list)``."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, parameters: Sequence[Any]) -> None:
         self.parameters = list(parameters)
 
     def __len__(self) -> int:
@@ -74,16 +76,17 @@ class _GatheredAtOnce:
         """Gather in one collective what the step has changed; DeepSpeed's own does one per parameter."""
         from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
-        changed = [p for p in self.parameters if p.ds_status is ZeroParamStatus.NOT_AVAILABLE]  # type: ignore[attr-defined]
+        changed = [p for p in self.parameters if p.ds_status is ZeroParamStatus.NOT_AVAILABLE]
         if changed:
-            changed[0].all_gather_coalesced(changed).wait()  # type: ignore[attr-defined]
+            changed[0].all_gather_coalesced(changed).wait()
 
 
 def forget_gradients(engine: DeepSpeedEngine) -> None:
     """Clear what ZeRO-3 keeps of the last step's gradients; call it before the first backward of a step.
 
-    A parameter without a gradient in this step (a branch not taken) would otherwise be moved by its gradient of the
-    last step: DeepSpeed 0.19.8 overwrites that buffer only for parameters that got one. Stages 0 to 2 do it right.
+    A parameter without a gradient in this step (a branch not taken) would otherwise be moved by its
+    gradient of the last step: DeepSpeed 0.19.8 overwrites that buffer only for parameters that got one.
+    Stages 0 to 2 do it right.
     """
     partitions = getattr(engine.optimizer, "grad_partitions_flat_buffer", None)
     if partitions is not None:

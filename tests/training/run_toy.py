@@ -1,7 +1,7 @@
 """Train the toy model as processes of their own: what the tests start, kill and start again.
 
-One JSON argument: a list of orders {run, config of TrainingConfig, dropout, trouble {kind, at, rank}}, carried out one
-after the other by the same ranks. How each ended is left in ``RUN/rank-R.json``.
+One JSON argument: a list of orders {run, config of TrainingConfig, dropout, trouble {kind, at, rank}},
+carried out one after the other by the same ranks. How each ended is left in ``RUN/rank-R.json``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ def carry_out(order: dict) -> dict:
         outcome = fit(model, loader, config=config, run=Path(order["run"]), stage="toy")
     except Exception as error:
         return {"error": type(error).__name__, "message": str(error)}
-    return {"step": outcome.step, "preempted": outcome.preempted}
+    held = sum(
+        max(p.numel(), p.ds_tensor.numel() if hasattr(p, "ds_tensor") else 0) for p in model.head.parameters()
+    )
+    return {"step": outcome.step, "preempted": outcome.preempted, "frozen_held": held}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, refuses what does not belong to it, and gives back what it was given."""
+"""A checkpoint is whole or not there, refuses what does not belong to it, gives back what it was given."""
 
 from __future__ import annotations
 

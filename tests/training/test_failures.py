@@ -18,13 +18,17 @@ def test_an_error_of_this_rank_leaves_its_report_and_passes_through(tmp_path: Pa
     assert report.rstrip().endswith("LookupError: no such clip")
 
 
+def _fail_as_rank_1(run: Path) -> None:
+    """Leave the report of rank 1, then fail as a rank that was connected to it."""
+    with pytest.raises(LookupError), failing_together(run, 1, "stage toy"):
+        raise LookupError("no such clip")
+    raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:49152")
+
+
 def test_a_broken_connection_is_explained_by_the_report_of_the_other(tmp_path: Path) -> None:
-    with pytest.raises(RankFailedError, match=r"rank-1 failed first .*: LookupError: no such clip") as caught:
-        with failing_together(tmp_path, 0, "stage toy"):
-            with pytest.raises(LookupError), failing_together(tmp_path, 1, "stage toy"):
-                raise LookupError("no such clip")
-            raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:49152")
-    assert isinstance(caught.value.__cause__, RuntimeError)
+    expected = r"rank-1 failed first .*: LookupError: no such clip"
+    with pytest.raises(RankFailedError, match=expected), failing_together(tmp_path, 0, "stage toy"):
+        _fail_as_rank_1(tmp_path)
 
 
 def test_without_a_report_the_wait_itself_is_the_message(

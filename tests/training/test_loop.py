@@ -1,4 +1,4 @@
-"""The loop as processes: ZeRO stages and numbers of ranks agree, and stopping in any way is as not having stopped."""
+"""The loop as processes: ZeRO stages and numbers of ranks agree; stopping is as not having stopped."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from signllm.shipped import shipped_folder
 from signllm.training.checkpoint import last_checkpoint
 from signllm.training.metrics import read_log
+from tests.training.toy import build
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 11
@@ -40,7 +42,7 @@ def order(
 
 
 def launch(orders: list[dict], *, ranks: int) -> subprocess.CompletedProcess:
-    """Carry out orders by ``ranks`` processes; one rank is a plain process without any variable of a launcher."""
+    """Carry out orders by ``ranks`` processes; one rank is a plain process without a launcher's variables."""
     launcher = [
         "-m",
         "torch.distributed.run",
@@ -80,6 +82,10 @@ def ended(run: Path, rank: int = 0) -> dict:
     return json.loads((run / f"rank-{rank}.json").read_text())
 
 
+def outcome(run: Path, rank: int = 0) -> tuple[int, bool]:
+    return ended(run, rank)["step"], ended(run, rank)["preempted"]
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     folder = last_checkpoint(run)
     assert folder is not None
@@ -88,18 +94,20 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All runs, in three launches: 2 ranks up to a kill -9, 1 rank over what they left, 2 ranks up to an exception."""
+    """All runs: 2 ranks up to a kill -9, 1 rank over what they left, 2 ranks up to an exception."""
     root = tmp_path_factory.mktemp("runs")
     two = [order(root / f"two-{stage}", stage) for stage in STAGES]
+    settings = json.loads((shipped_folder("ds_configs") / "zero3.json").read_text())
+    settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # cut even the toy's tiny weights
+    (root / "cut.json").write_text(json.dumps(settings))
+    two += [order(root / "two-cut", str(root / "cut.json"))]
     two += [order(root / "accumulated", accumulation=2), order(root / "nan", "zero1", trouble=("nan", 6, 1))]
     two += [order(root / f"left-{stage}", stage, trouble=("usr2", 5, 1)) for stage in LEFT]
     killed = launch([*two, order(root / "killed", "zero3", dropout=0.3, trouble=("kill", 6, 1))], ranks=2)
     assert killed.returncode != 0
     assert killed.stdout.strip() == "", f"a library wrote to standard output: {killed.stdout[:500]}"
     for stage in LEFT:
-        assert [ended(root / f"left-{stage}", rank) for rank in (0, 1)] == [
-            {"step": 6, "preempted": True}
-        ] * 2
+        assert [outcome(root / f"left-{stage}", rank) for rank in (0, 1)] == [(6, True)] * 2
     assert losses(root / "killed")[-1][0] >= 5, "it got beyond the checkpoint of step 4"
 
     one = [order(root / "one", "zero0"), order(root / "one-zero3", "zero3")]
@@ -113,12 +121,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", [*(f"two-{stage}" for stage in STAGES), "one-zero3"])
+@pytest.mark.parametrize("name", [*(f"two-{stage}" for stage in STAGES), "two-cut", "one-zero3"])
 def test_stages_and_ranks_log_the_same_losses(runs: Path, name: str) -> None:
     # The toy takes its branches in turn, so in each step a parameter has no gradient.
     assert [step for step, _ in losses(runs / name)] == list(range(1, STEPS + 1))
     values = [loss for _, loss in losses(runs / name)]
     assert values == pytest.approx([loss for _, loss in losses(runs / "one")], abs=FLOAT_NOISE)
+
+
+def test_zero3_leaves_half_of_the_frozen_weights_on_each_of_two_ranks(runs: Path) -> None:
+    frozen = sum(p.numel() for p in build().head.parameters())
+    for rank in (0, 1):
+        held = ended(runs / "two-cut", rank)["frozen_held"]
+        assert frozen / 2 <= held <= frozen / 2 + 4, "up to one element of padding for each of four tensors"
+    assert ended(runs / "one")["frozen_held"] == frozen
 
 
 def test_learning_happens(runs: Path) -> None:
@@ -139,13 +155,13 @@ def test_stages_end_with_the_same_weights(runs: Path) -> None:
 
 @pytest.mark.parametrize("stage", LEFT)
 def test_two_ranks_preempted_resume_on_one_under_another_stage(runs: Path, stage: str) -> None:
-    assert ended(runs / f"left-{stage}") == {"step": STEPS, "preempted": False}
+    assert outcome(runs / f"left-{stage}") == (STEPS, False)
     values = [loss for _, loss in losses(runs / f"left-{stage}")]
     assert values == pytest.approx([loss for _, loss in losses(runs / "one")], abs=FLOAT_NOISE)
 
 
 def test_accumulation_takes_as_many_steps_of_smaller_forwards(runs: Path) -> None:
-    assert ended(runs / "accumulated") == {"step": STEPS, "preempted": False}
+    assert outcome(runs / "accumulated") == (STEPS, False)
     state = json.loads((last_checkpoint(runs / "accumulated") / "state.json").read_text())
     assert state["order"]["epoch"] * 5 * 2 + state["order"]["samples_consumed"] == STEPS * 4
 

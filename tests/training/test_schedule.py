@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from signllm.training.schedule import learning_rate_factor
@@ -16,7 +18,7 @@ def test_cosine_falls_to_half_in_the_middle_and_to_the_final_factor_after_the_en
     assert learning_rate_factor(60, 110, warmup_steps=10) == pytest.approx(0.5)
     assert learning_rate_factor(110, 110, warmup_steps=10, final_factor=0.1) == pytest.approx(0.1)
     factors = [learning_rate_factor(step, 50, warmup_steps=5) for step in range(5, 50)]
-    assert all(later < earlier for earlier, later in zip(factors, factors[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(factors))
     assert factors[-1] > 0, "the last step still learns"
 
 

@@ -55,13 +55,13 @@ class ToyLoader:
 
 
 class ToyModel(nn.Module):
-    """Two branches taken in turn (so one has no gradient), a frozen head, a running mean, optional dropout."""
+    """Two branches taken in turn (so one has no gradient), frozen blocks, a running mean, dropout."""
 
     def __init__(self, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.body = nn.Linear(WIDTH, 13)
         self.branches = nn.ModuleList([nn.Linear(13, 5), nn.Linear(13, 5)])
-        self.head = nn.Sequential(nn.Linear(5, 9), nn.Tanh(), nn.Linear(9, 3)).requires_grad_(False)
+        self.head = nn.ModuleList([nn.Linear(5, 9), nn.Linear(9, 3)]).requires_grad_(False)
         self.head.register_buffer("table", torch.ones(4))
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("mean", torch.zeros(13))
@@ -72,7 +72,8 @@ class ToyModel(nn.Module):
             total = hidden.detach().sum(0)
             dist.all_reduce(total)
             self.mean.lerp_(total / batch.videos, 0.1)
-        y = self.head(self.branches[batch.number % 2](self.dropout(hidden - self.mean)))
+        y = self.branches[batch.number % 2](self.dropout(hidden - self.mean))
+        y = self.head[1](torch.tanh(self.head[0](y)))
         loss = (y - 0.5).pow(2).sum() / (3 * batch.videos)
         return {"loss": loss, "size": y.detach().abs().sum() / batch.videos}
 
