@@ -46,11 +46,11 @@ def failing_together(run: Path, rank: int, doing: str) -> Iterator[None]:
         if isinstance(error, NotFiniteError | RankFailedError):
             raise
         if not _is_network(error):
-            mine.parent.mkdir(parents=True, exist_ok=True)
-            mine.write_text(f"rank {rank} failed in {doing}\n{traceback.format_exc()}", encoding="utf-8")
+            _report(mine, doing)
             raise
         first = _report_of_others(mine, started)
         if first is None:
+            _report(mine, doing)
             raise RankFailedError(
                 f"rank {rank} waited in {doing} for a rank that died without a word, or never came: {error}"
             ) from error
@@ -58,6 +58,11 @@ def failing_together(run: Path, rank: int, doing: str) -> Iterator[None]:
         raise RankFailedError(
             f"rank {rank} stops: {first.stem} failed first ({first}): {last_line}"
         ) from error
+
+
+def _report(mine: Path, doing: str) -> None:
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text(f"{mine.stem} failed in {doing}\n{traceback.format_exc()}", encoding="utf-8")
 
 
 def _is_network(error: Exception) -> bool:

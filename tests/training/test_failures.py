@@ -14,7 +14,7 @@ def test_an_error_of_this_rank_leaves_its_report_and_passes_through(tmp_path: Pa
     with pytest.raises(LookupError), failing_together(tmp_path, 3, "stage toy"):
         raise LookupError("no such clip")
     report = (tmp_path / "failures" / "rank-3.txt").read_text()
-    assert report.startswith("rank 3 failed in stage toy")
+    assert report.startswith("rank-3 failed in stage toy")
     assert report.rstrip().endswith("LookupError: no such clip")
 
 
