@@ -7,10 +7,8 @@ as it is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,33 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from signllm.errors import UsageError
+from signllm.models.frozen_llm import (
+    LoraConfig,
+    load_model,
+    load_tokenizer,
+    recompute_activations,
+    with_lora,
+    zero3_loading,
+)
 from signllm.models.gather import whole, world_and_rank
 
 IGNORED = -100
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    """Low-rank adapters in the language model, through ``peft``; not in the paper, off unless given.
-
-    Attributes:
-        rank: of the update.
-        alpha: the update is scaled by alpha / rank.
-        dropout: on the adapters' input.
-        targets: names of the linear layers that get one.
-    """
-
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not self.targets:
-            raise UsageError(
-                f"lora.rank is {self.rank}, targets {self.targets}", remedy="give a rank and target layers"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,18 +102,13 @@ class LanguageModel(nn.Module):
     def __init__(self, config: LanguageModelConfig, *, deepspeed: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.tokenizer = _load_tokenizer(config)
-        with _zero3_loading(deepspeed):
-            self.model = _load_model(config)
-        if self.tokenizer.eos_token_id is None:
-            raise UsageError(
-                "the tokenizer has no end-of-text token", where=config.path, remedy="use a model that has one"
-            )
-        self.model.requires_grad_(False)
-        if config.lora is not None:
-            self.model = _with_lora(self.model, config.lora)
+        self.tokenizer = load_tokenizer(config.path)
+        with zero3_loading(deepspeed):
+            self.model = load_model(config.path, dtype=config.dtype, attention=config.attention)
         if config.gradient_checkpointing:
-            _recompute_activations(self.model)
+            recompute_activations(self.model)
+        if config.lora is not None:
+            self.model = with_lora(self.model, config.lora)
         self.train(self.training)
 
     @property
@@ -248,91 +225,3 @@ def _token_losses(logits: Tensor, labels: Tensor) -> Tensor:
     row, place = (targets != IGNORED).nonzero(as_tuple=True)
     losses = functional.cross_entropy(logits[row, place].float(), targets[row, place], reduction="none")
     return torch.zeros(len(labels), device=logits.device).index_add(0, row, losses)
-
-
-@contextmanager
-def _zero3_loading(deepspeed: Mapping[str, Any] | None) -> Iterator[None]:
-    """Let ``transformers`` partition what it loads inside, under ZeRO-3; not what is built afterwards."""
-    if deepspeed is None or deepspeed["zero_optimization"]["stage"] != 3:
-        yield
-        return
-    from transformers.integrations import HfDeepSpeedConfig
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    known = HfDeepSpeedConfig(dict(deepspeed))  # transformers refers to it weakly: the name keeps it alive
-    try:
-        yield
-    finally:
-        unset_hf_deepspeed_config()
-        del known
-
-
-def _load_tokenizer(config: LanguageModelConfig) -> Any:
-    from transformers import AutoTokenizer
-
-    _require_folder(config)
-    try:
-        return AutoTokenizer.from_pretrained(config.path, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load("tokenizer", config, error) from None
-
-
-def _load_model(config: LanguageModelConfig) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-
-    options = {} if config.attention is None else {"attn_implementation": config.attention}
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            config.path, local_files_only=True, dtype=DTYPES[config.dtype], use_safetensors=True, **options
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load("language model", config, error) from None
-
-
-def _require_folder(config: LanguageModelConfig) -> None:
-    if not config.path or not (Path(config.path) / "config.json").is_file():
-        raise UsageError(
-            "there is no language model" if config.path else "no language model is given",
-            where=f"language_model.path = {config.path!r}",
-            remedy="give the folder of a causal language model, weights and tokenizer in it",
-        )
-
-
-def _cannot_load(what: str, config: LanguageModelConfig, error: Exception) -> UsageError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UsageError(
-        f"the {what} cannot be loaded: {first_line}", where=config.path, remedy="check the folder's files"
-    )
-
-
-def _with_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
-    from peft import LoraConfig as PeftLora
-    from peft import get_peft_model
-
-    try:
-        adapted = get_peft_model(
-            model,
-            PeftLora(
-                r=config.rank,
-                lora_alpha=config.alpha,
-                lora_dropout=config.dropout,
-                target_modules=list(config.targets),
-            ),
-        )
-    except ValueError as error:
-        raise UsageError(
-            f"no adapter fits: {str(error).splitlines()[0]}",
-            where="language_model.lora.targets",
-            remedy="name linear layers",
-        ) from None
-    return adapted
-
-
-def _recompute_activations(model: nn.Module) -> None:
-    """Switch recomputation on; it works in training mode alone, so dropout is taken out."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    if hasattr(model.config, "attention_dropout"):
-        model.config.attention_dropout = 0.0

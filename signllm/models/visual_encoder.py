@@ -82,7 +82,7 @@ class TemporalConv3d(nn.Conv3d):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, (TAPS, 3, 3), stride=(STRIDE, 1, 1), padding=(0, 1, 1))
 
-    def forward(self, maps: Tensor, taps: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, taps: Tensor) -> Tensor:  # type: ignore[override]
         """Return (P, outputs, h, w) of maps (F, inputs, h, w), given the frames (P, 5) each output sees."""
         stacked = maps.index_select(0, taps.reshape(-1)).reshape(taps.shape[0], -1, *maps.shape[2:])
         kernel = self.weight.transpose(1, 2).flatten(1, 2)

@@ -16,14 +16,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from signllm.config import FinetuneConfig, PretrainConfig, load_config, open_run
-from signllm.cra.word_codebook import WordCodebook, fingerprint
-from signllm.data.characters import load_characters
+from signllm.config import FinetuneConfig, load_config, open_run
+from signllm.cra.word_codebook import WordCodebook
 from signllm.data.pipeline import CharacterSource, VideoSource
 from signllm.errors import UsageError
 from signllm.models.sign_llm import SignLLM, build_sign_llm
-from signllm.stages import pretrain
-from signllm.stages.batches import TRAIN, held_out_losses, open_split, training_batches
+from signllm.stages.batches import held_out_losses, open_split, training_batches
+from signllm.stages.composed import encoder_and_words, recorded_characters, with_encoder_of
 from signllm.training.checkpoint import install_weights, load_weights
 from signllm.training.engine import (
     Ranks,
@@ -47,9 +46,7 @@ def finetune(config: FinetuneConfig, run: Path, init: Path, shards: Path) -> Out
     """
     ranks = start_distributed(timeout_s=config.training.timeout_s)
     config = with_language_of(shards, with_encoder_of(init, config))
-    words = WordCodebook.load(init)
-    encoder = load_weights(init, stage=pretrain.STAGE)
-    _require_same_codebook(fingerprint(encoder["quantizer.codebook"]), words.codebook, init / "words.json")
+    encoder, words = encoder_and_words(init)
     open_run(run, config)
     if ranks.rank == 0:
         words.save(run)
@@ -97,19 +94,6 @@ def phases(config: FinetuneConfig) -> tuple[TrainingConfig | None, TrainingConfi
     return frozen, (replace(training, epochs=epochs) if epochs else None)
 
 
-def with_encoder_of(init: Path, config: FinetuneConfig) -> FinetuneConfig:
-    """Return the configuration with the encoder of run ``init`` in it, which needs no other weights file."""
-    earlier = load_config(init, PretrainConfig)
-    if earlier.data.size != config.data.size:
-        raise UsageError(
-            f"frames are {config.data.size} pixels wide, the encoder learnt on {earlier.data.size}",
-            where="data.size",
-            remedy=f"set --data.size {earlier.data.size}",
-        )
-    vq_sign = replace(earlier.vq_sign, encoder=replace(earlier.vq_sign.encoder, backbone_weights=None))
-    return replace(config, sign_llm=replace(config.sign_llm, vq_sign=vq_sign))
-
-
 def with_language_of(shards: Path, config: FinetuneConfig) -> FinetuneConfig:
     """Return the configuration with the commonest language of the training texts, unless it names one."""
     if config.generation.language is not None:
@@ -145,21 +129,9 @@ def _train_frozen(
     model: SignLLM, config: FinetuneConfig, run: Path, init: Path, shards: Path, ranks: Ranks
 ) -> Outcome:
     """Train what follows the characters: word vectors, projector (and adapters); the encoder rests."""
-    path = init / f"characters.{TRAIN}.safetensors"
-    characters, codebook = load_characters(path)
-    _require_same_codebook(codebook, model.words.codebook, path)
     model.vq_sign.requires_grad_(False)
     model.vq_sign.saved_when_frozen = True
     training, _ = phases(config)
     assert training is not None
-    source = CharacterSource(open_split(shards), characters)
+    source = CharacterSource(open_split(shards), recorded_characters(init, model.words))
     return fit(model, training_batches(source, training, ranks), config=training, run=run, stage=STAGE)
-
-
-def _require_same_codebook(found: str, wanted: str, where: Path) -> None:
-    if found != wanted:
-        raise UsageError(
-            f"codebook {found} does not fit: the words were composed from codebook {wanted}",
-            where=where,
-            remedy="run signllm compose on the --init run again; it was trained further since",
-        )

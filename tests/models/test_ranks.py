@@ -54,7 +54,7 @@ def test_zero3_trains_on_video_then_on_characters_with_equal_losses(on_one_and_t
         torch.testing.assert_close(
             two[0][f"zero3/loss{step}"], one[f"zero3/loss{step}"], rtol=1e-4, atol=1e-6
         )
-    assert one["zero3/loss1"] < one["zero3/loss0"]
+    assert abs(one["zero3/loss1"] - one["zero3/loss0"]) > 1e-3  # the first step did move the weights
 
 
 def test_zero3_writes_the_same_texts_on_one_and_two_ranks(on_one_and_two: Ranks) -> None:

@@ -103,7 +103,7 @@ def test_flatten_sees_where_things_are_and_mean_hardly_does() -> None:
     for pooling in ("mean", "flatten"):
         model = encoder(pooling=pooling)
         a, b = encode(model, [left, right])
-        apart[pooling] = float((a - b).norm() / a.norm())
+        apart[pooling] = ((a - b).norm() / a.norm()).item()
     assert apart["flatten"] > 2 * apart["mean"]
 
 

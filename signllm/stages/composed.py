@@ -1,0 +1,67 @@
+"""The run that stage 3 starts from: its encoder, words and recorded characters, and that they fit together.
+
+Each belongs to one codebook, known by its fingerprint: an encoder that was trained further needs new words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from signllm.config import FinetuneConfig, PretrainConfig, load_config
+from signllm.cra.word_codebook import WordCodebook, fingerprint
+from signllm.data.characters import load_characters
+from signllm.errors import UsageError
+from signllm.stages import pretrain
+from signllm.stages.batches import TRAIN
+from signllm.training.checkpoint import load_weights
+
+
+def with_encoder_of(init: Path, config: FinetuneConfig) -> FinetuneConfig:
+    """Return the configuration with the encoder of run ``init`` in it, which needs no other weights file."""
+    earlier = load_config(init, PretrainConfig)
+    if earlier.data.size != config.data.size:
+        raise UsageError(
+            f"frames are {config.data.size} pixels wide, the encoder learnt on {earlier.data.size}",
+            where="data.size",
+            remedy=f"set --data.size {earlier.data.size}",
+        )
+    vq_sign = replace(earlier.vq_sign, encoder=replace(earlier.vq_sign.encoder, backbone_weights=None))
+    return replace(config, sign_llm=replace(config.sign_llm, vq_sign=vq_sign))
+
+
+def encoder_and_words(init: Path) -> tuple[dict[str, Tensor], WordCodebook]:
+    """Return VQ-Sign's weights by name and the word codebook of run ``init``.
+
+    Raises:
+        UsageError: a stage is missing, or the words were composed from another codebook.
+    """
+    words = WordCodebook.load(init)
+    weights = load_weights(init, stage=pretrain.STAGE)
+    _require_same_codebook(fingerprint(weights["quantizer.codebook"]), words.codebook, init / "words.json")
+    return weights, words
+
+
+def recorded_characters(init: Path, words: WordCodebook) -> Mapping[str, np.ndarray]:
+    """Return the characters of every training video, as ``compose`` recorded them in run ``init``.
+
+    Raises:
+        UsageError: they are missing, or of another codebook than the words.
+    """
+    path = init / f"characters.{TRAIN}.safetensors"
+    characters, codebook = load_characters(path)
+    _require_same_codebook(codebook, words.codebook, path)
+    return characters
+
+
+def _require_same_codebook(found: str, wanted: str, where: Path) -> None:
+    if found != wanted:
+        raise UsageError(
+            f"codebook {found} does not fit: the words were composed from codebook {wanted}",
+            where=where,
+            remedy="run signllm compose on the --init run again; it was trained further since",
+        )
