@@ -25,6 +25,7 @@ from signllm.errors import RunFailedError, UsageError
 from signllm.training.local_ranks import StoppedEarlyError
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+SITE_VARIABLES = ("SLURM_CONF",)
 LEAVE_AFTER_S = 30.0
 
 
@@ -110,9 +111,10 @@ def launch(
         logs: folder for the job's files and its ranks' output.
 
     Raises:
-        UsageError: this machine has no Slurm.
+        UsageError: this machine has no Slurm, or Slurm refuses the job.
     """
     from submitit import LocalExecutor, SlurmExecutor
+    from submitit.core.utils import FailedJobError
     from submitit.helpers import clean_env
 
     if profile.executor == "slurm" and SlurmExecutor.affinity() < 0:
@@ -121,7 +123,9 @@ def launch(
             remedy="submit from a login node, add --dry-run to see the job, or use the profile 'local'",
         )
     logs.mkdir(parents=True, exist_ok=True)
+    site = {name: os.environ[name] for name in SITE_VARIABLES if name in os.environ}
     with clean_env():  # a launch from inside a job must not hand that job's ranks on
+        os.environ.update(site)
         executor: Any
         if profile.executor == "slurm":
             executor = SlurmExecutor(folder=logs, max_num_timeout=profile.max_timeouts)
@@ -129,7 +133,14 @@ def launch(
         else:
             executor = LocalExecutor(folder=logs, max_num_timeout=profile.max_timeouts)
             executor.update_parameters(**_local_parameters(profile))
-        return executor.submit(VerbOnRank(tuple(arguments), run))
+        try:
+            return executor.submit(VerbOnRank(tuple(arguments), run))
+        except FailedJobError as error:
+            raise UsageError(
+                f"Slurm refused the job: {str(error).strip()}",
+                where="sbatch",
+                remedy="compare the profile with what the site offers (sinfo); --dry-run shows the file",
+            ) from None
 
 
 def _local_parameters(profile: Profile) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from signllm.version import VERSION
 
 def run(arguments: Sequence[str]) -> None:
     """Run one verb, letting its errors through: what a rank of a submitted job calls."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would write across ours
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not is_first_rank():
         sys.stdout = open(os.devnull, "w")  # rank 0 speaks for all, to the end of the process
     prepare(arguments)()

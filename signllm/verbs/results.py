@@ -1,7 +1,7 @@
 """The verbs that read a finished run or anybody's output: translations, scores, a report."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from signllm.command import Job, Verb, parse, show, spread
 from signllm.errors import UsageError
@@ -36,9 +36,22 @@ def _evaluate(arguments: list[str]) -> Job:
         """
         from signllm.evaluation.evaluate import evaluate
 
-        spread("evaluate", arguments, ranks, lambda: show(evaluate(run, data, split, config), json=json))
+        def work() -> None:
+            found = evaluate(run, data, split, config)
+            show(found if json else _brief(found), json=json)
+
+        spread("evaluate", arguments, ranks, work)
 
     return parse(evaluate, arguments, verb="evaluate", about=EVALUATE)
+
+
+def _brief(scores: dict[str, Any]) -> dict[str, Any]:
+    """Return what fits a screen; ``scores.S.json`` holds the rest."""
+    shown = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "chrf", "samples", "signature")
+    brief = {name: scores[name] for name in shown if name in scores}
+    if "shuffled" in scores:
+        brief["shuffled"] = {name: scores["shuffled"][name] for name in ("bleu4", "rouge_l")}
+    return brief
 
 
 def _translate(arguments: list[str]) -> Job:

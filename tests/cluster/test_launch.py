@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -76,8 +75,8 @@ def test_the_verb_is_checked_before_it_is_submitted(capsys: pytest.CaptureFixtur
     assert "--training.epochs" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(shutil.which("srun") is not None, reason="this machine has Slurm")
-def test_without_slurm_the_remedy_is_told(tmp_path: Path) -> None:
+def test_without_slurm_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="has no Slurm"):
         launch(a100(), VERB, run=print, logs=tmp_path)
 
@@ -120,6 +119,32 @@ def test_a_rank_takes_its_place_from_slurm(monkeypatch: pytest.MonkeyPatch) -> N
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
     rank_environment()
     assert int(os.environ["MASTER_PORT"]) == port
+
+
+def _sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a Slurm on the path that does what ``script`` says when a job is submitted."""
+    for name, text in (("srun", "exit 0"), ("sbatch", script)):
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_a_job_that_slurm_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _sbatch(tmp_path, monkeypatch, "echo 'sbatch: error: invalid partition' >&2; exit 1")
+    with pytest.raises(UsageError, match="invalid partition"):
+        launch(a100(), VERB, run=print, logs=tmp_path / "logs")
+
+
+def test_the_site_is_kept_and_an_outer_job_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_CONF", "SLURM_JOB_ID", "RANK"):
+        monkeypatch.setenv(name, "7")
+    _sbatch(tmp_path, monkeypatch, f"env > {tmp_path}/env; echo Submitted batch job 12")
+    job = launch(a100(), VERB, run=print, logs=tmp_path / "logs")
+    assert job.job_id == "12"
+    handed_on = (tmp_path / "env").read_text()
+    assert "SLURM_CONF=7" in handed_on
+    assert "SLURM_JOB_ID" not in handed_on
+    assert "RANK" not in handed_on
 
 
 LOCAL = Profile(executor="local", tasks_per_node=2, timeout_min=5, environment={"SIGNLLM_TEST": "set here"})

@@ -39,6 +39,7 @@ elif what == "stopped":
 elif what == "die" and rank == "1":
     os._exit(9)
 elif what != "stopped":
+    (folder / f"waiting-{rank}").touch()
     time.sleep(60)
 '''
 
@@ -106,7 +107,9 @@ def test_a_signal_reaches_the_ranks(fake: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", code, str(fake / "path")], stderr=subprocess.PIPE, text=True
     )
-    time.sleep(6)
+    give_up = time.monotonic() + 120
+    while len(list((fake / "path").glob("waiting-*"))) < 2 and time.monotonic() < give_up:
+        time.sleep(0.1)
     parent.send_signal(signal.SIGTERM)
     _, err = parent.communicate(timeout=30)
     assert parent.returncode != 0
