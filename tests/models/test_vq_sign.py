@@ -66,7 +66,7 @@ def test_training_lowers_the_loss(quantizer: dict) -> None:
     model.start([batch])
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(30):
+    for _ in range(60):
         loss = model(batch)["loss"]
         optimizer.zero_grad()
         loss.backward()
