@@ -1,10 +1,16 @@
-"""A small sign language with known truth: units make signs, signs make weather reports, and English says them in another order.
+"""A small sign language with known truth: units make signs, signs make weather reports, and English says
+them in another order.
 
-Real sign languages build signs from a few dozen sublexical units (handshape, location, movement), order signs by topic
-and leave out function words. So does this one: 24 units, signs of 2 to 4 units, a lexicon of 50 signs, and a grammar in
-which time and place come first and the comment last, while the English has its own order, articles, prepositions
-and auxiliaries, which no sign shows. Nothing here is learnt and nothing is random but the choice of sentences: the
-language is the same on every machine, so a score can be compared. What training may see is the video and the English;
+Real sign languages build signs from a few dozen sublexical units (handshape, location, movement), order
+signs by topic
+and leave out function words. So does this one: 24 units, signs of 2 to 4 units, a lexicon of 50 signs,
+and a grammar in
+which time and place come first and the comment last, while the English has its own order, articles,
+prepositions
+and auxiliaries, which no sign shows. Nothing here is learnt and nothing is random but the choice of
+sentences: the
+language is the same on every machine, so a score can be compared. What training may see is the video and
+the English;
 units, signs and boundaries are kept for analysis only.
 """
 
@@ -40,7 +46,9 @@ class Sentence:
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """How hard the language is: ``easy`` is the demo, ``hard`` has more units, coarticulation and more signers."""
+    """How hard the language is: ``easy`` is the demo, ``hard`` has more units, coarticulation and more
+    signers.
+    """
 
     name: str
     units: int
@@ -49,22 +57,37 @@ class Level:
     coarticulation: float
     tempo_spread: float
     jitter: float
+    studio: bool  # dark clothes before a dark wall, as on television; otherwise any colours
 
 
 LEVELS = {
     "easy": Level(
-        name="easy", units=24, train_signers=5, frames_per_unit=12, coarticulation=0.0, tempo_spread=0.12, jitter=0.012
+        name="easy",
+        units=24,
+        train_signers=9,
+        frames_per_unit=12,
+        coarticulation=0.0,
+        tempo_spread=0.12,
+        jitter=0.012,
+        studio=True,
     ),
     "hard": Level(
-        name="hard", units=40, train_signers=10, frames_per_unit=9, coarticulation=0.35, tempo_spread=0.25, jitter=0.025
+        name="hard",
+        units=40,
+        train_signers=15,
+        frames_per_unit=9,
+        coarticulation=0.35,
+        tempo_spread=0.25,
+        jitter=0.025,
+        studio=False,
     ),
 }
 
 _SLOTS: dict[str, tuple[str, ...]] = {
-    "day": ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "today", "tomorrow"),
+    "day": ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"),
     "region": ("north", "south", "east", "west", "coast", "mountains", "valley", "city", "islands"),
     "weather": ("rain", "snow", "fog", "hail", "wind", "thunder", "clouds", "showers", "sunshine"),
-    "strength": ("heavy", "light", "persistent", "scattered"),
+    "strength": ("heavy", "light", "persistent", "scattered", "sudden", "freezing"),
     "state": ("dry", "mild", "cold", "warm", "stormy", "calm"),
     "number": ("zero", "five", "ten", "fifteen", "twenty", "thirty"),
     "trend": ("rise", "fall"),
@@ -74,14 +97,23 @@ _MARKERS = ("move", "stay", "later", "degree", "warning")
 # English on the left, sign order on the right; a word in braces is a slot, one in capitals a marker sign.
 _FRAMES: tuple[tuple[str, str], ...] = (
     ("there will be {strength} {weather} in the {region} on {day}", "{day} {region} {weather} {strength}"),
-    ("{weather} will move from the {region} to the {region2} on {day}", "{day} {region} {region2} {weather} MOVE"),
-    ("temperatures in the {region} will {trend} to {number} degrees on {day}", "{day} {region} DEGREE {number} {trend}"),
+    (
+        "{weather} will move from the {region} to the {region2} on {day}",
+        "{day} {region} {region2} {weather} MOVE",
+    ),
+    (
+        "temperatures in the {region} will {trend} to {number} degrees on {day}",
+        "{day} {region} DEGREE {number} {trend}",
+    ),
     ("it will stay {state} in the {region} until {day}", "{day} {region} {state} STAY"),
     (
         "{day} will be {state} in the {region} with {strength} {weather} later",
         "{day} {region} {state} LATER {weather} {strength}",
     ),
-    ("we have a warning of {strength} {weather} for the {region} on {day}", "WARNING {day} {region} {weather} {strength}"),
+    (
+        "we have a warning of {strength} {weather} for the {region} on {day}",
+        "WARNING {day} {region} {weather} {strength}",
+    ),
 )
 
 
@@ -102,7 +134,9 @@ def function_words() -> frozenset[str]:
 
 
 def units(level: str = "easy") -> tuple[Unit, ...]:
-    """The level's units: all combinations in a scattered order, so that every feature is shared by several units."""
+    """The level's units: all combinations in a scattered order, so that every feature is shared by
+    several units.
+    """
     count = _level(level).units
     every = len(HANDSHAPES) * len(LOCATIONS) * len(MOVEMENTS)
     # 77 is coprime with 192: the walk visits every combination once, neighbours differ in all three features.
@@ -118,7 +152,9 @@ def units(level: str = "easy") -> tuple[Unit, ...]:
 
 
 def lexicon(level: str = "easy") -> dict[str, tuple[int, ...]]:
-    """Gloss → its 2 to 4 units (indices into :func:`units`); no sign repeats a unit at once or begins another sign."""
+    """Gloss → its 2 to 4 units (indices into :func:`units`); no sign repeats a unit at once or begins
+    another sign.
+    """
     count = _level(level).units
     rng = random.Random(24 + count)
     signs: dict[str, tuple[int, ...]] = {}
@@ -152,5 +188,7 @@ def _draw(rng: random.Random) -> Sentence:
 
 def _level(name: str) -> Level:
     if name not in LEVELS:
-        raise UsageError(f"no level {name!r} of the demo language", remedy=f"choose one of: {', '.join(LEVELS)}")
+        raise UsageError(
+            f"no level {name!r} of the demo language", remedy=f"choose one of: {', '.join(LEVELS)}"
+        )
     return LEVELS[name]

@@ -1,7 +1,9 @@
-"""Signers: people who differ in size, place, colours, tempo and steadiness, drawn frame by frame with antialiasing.
+"""Signers: people who differ in size, place, colours, tempo and steadiness, drawn frame by frame with
+antialiasing.
 
 A signer turns a sequence of units into RGB frames and the units' boundaries. A unit lasts about
-``Level.frames_per_unit`` frames: in its first third the hand travels from where it was, then it holds its place and
+``Level.frames_per_unit`` frames: in its first third the hand travels from where it was, then it holds
+its place and
 makes the unit's movement. Pictures are drawn at three times the size and averaged down (PIL), 0.2 ms a frame.
 """
 
@@ -54,7 +56,9 @@ class Signer:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What was filmed, with its truth: frames (T,H,W,3) uint8, and for each unit its index, first and last frame + 1."""
+    """What was filmed, with its truth: frames (T,H,W,3) uint8, and for each unit its index, first and
+    last frame + 1.
+    """
 
     frames: np.ndarray
     units: tuple[int, ...]
@@ -70,20 +74,22 @@ def make_signer(name: str, seed: int, level: Level) -> Signer:
         red, green, blue = (int(value) for value in rng.integers(low, high, 3))
         return red, green, blue
 
-    tone = int(rng.integers(110, 235))
+    tone = int(rng.integers(150 if level.studio else 110, 235))
     return Signer(
         name=name,
         scale=float(rng.uniform(0.88, 1.08)),
         shift=(float(rng.uniform(-0.04, 0.04)), float(rng.uniform(-0.03, 0.03))),
         skin=(tone, int(tone * 0.80), int(tone * 0.65)),
-        shirt=colour(20, 130),
-        background=colour(30, 220),
+        shirt=colour(20, 80 if level.studio else 130),
+        background=colour(30, 110 if level.studio else 220),
         tempo=float(rng.uniform(1 - level.tempo_spread, 1 + level.tempo_spread)),
         jitter=level.jitter * float(rng.uniform(0.7, 1.3)),
     )
 
 
-def record(signer: Signer, sequence: Sequence[int], inventory: Sequence[Unit], level: Level, seed: int) -> Recording:
+def record(
+    signer: Signer, sequence: Sequence[int], inventory: Sequence[Unit], level: Level, seed: int
+) -> Recording:
     """Film ``signer`` making the units ``sequence`` (indices into ``inventory``), from rest to rest."""
     rng = np.random.default_rng(seed)
     path, starts, ends = _path(signer, [inventory[index] for index in sequence], level, rng)
@@ -127,7 +133,9 @@ def _between(a: Point, b: Point, share: float) -> Point:
 
 
 class _Scene:
-    """The parts of a picture that stay (background, head, body), drawn once; the arm and hand on top, each frame."""
+    """The parts of a picture that stay (background, head, body), drawn once; the arm and hand on top,
+    each frame.
+    """
 
     def __init__(self, signer: Signer) -> None:
         self.signer = signer
@@ -144,9 +152,17 @@ class _Scene:
         shoulder = self._at((0.72 if place[0] > 0.4 else 0.30, 0.68))
         hand = self._at(place)
         canvas.line([shoulder, hand], fill=self.signer.shirt, width=round(0.05 * self.pixels))
-        edge = tuple(max(0, part - 90) for part in self.signer.skin)
-        for fill, grow in ((edge, 0.018), (self.signer.skin, 0.0)):
-            draw_hand(canvas, handshape, hand, 0.105 * self.pixels * self.signer.scale, tilt, fill, grow * self.pixels)
+        red, green, blue = (max(0, part - 90) for part in self.signer.skin)
+        for fill, grow in (((red, green, blue), 0.018), (self.signer.skin, 0.0)):
+            draw_hand(
+                canvas,
+                handshape,
+                hand,
+                0.105 * self.pixels * self.signer.scale,
+                tilt,
+                fill,
+                grow * self.pixels,
+            )
         return np.asarray(picture.reduce(_OVERSAMPLING), dtype=np.float32)
 
     def _at(self, point: Point) -> Point:
@@ -174,13 +190,23 @@ _FINGERS = {
 
 
 def draw_hand(
-    canvas: ImageDraw.ImageDraw, handshape: str, centre: Point, radius: float, tilt: float, fill: Colour, grow: float
+    canvas: ImageDraw.ImageDraw,
+    handshape: str,
+    centre: Point,
+    radius: float,
+    tilt: float,
+    fill: Colour,
+    grow: float,
 ) -> None:
-    """Draw one hand: ``centre`` and ``radius`` in pixels, ``tilt`` in radians, ``grow`` pixels wider (its outline)."""
+    """Draw one hand: ``centre`` and ``radius`` in pixels, ``tilt`` in radians, ``grow`` pixels wider
+    (its outline).
+    """
     x, y = centre
     if handshape == "ring":
         outer = radius * 1.25 + grow
-        canvas.ellipse((x - outer, y - outer, x + outer, y + outer), outline=fill, width=round(radius * 0.5 + 2 * grow))
+        canvas.ellipse(
+            (x - outer, y - outer, x + outer, y + outer), outline=fill, width=round(radius * 0.5 + 2 * grow)
+        )
         return
     if handshape == "wedge":
         corners = [tilt - math.pi / 2 + side * 2 * math.pi / 3 for side in range(3)]

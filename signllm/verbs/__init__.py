@@ -13,6 +13,7 @@ from signllm.command import Job, Verb
 from signllm.errors import UsageError
 from signllm.training.local_ranks import is_first_rank
 from signllm.verbs.data import SHARD
+from signllm.verbs.demo import DEMO
 from signllm.verbs.jobs import launch_verb
 from signllm.verbs.results import EVALUATE, REPORT, SCORE, TRANSLATE
 from signllm.verbs.stages import COMPOSE, FINETUNE, PRETRAIN
@@ -67,6 +68,7 @@ def _print_version() -> None:
 
 
 VERBS: dict[str, Verb] = {
+    "demo": DEMO,
     "shard": SHARD,
     "pretrain": PRETRAIN,
     "compose": COMPOSE,

@@ -1,0 +1,270 @@
+"""``signllm demo``: the whole path on the generated language, from nothing to scored translations and a
+report.
+
+Every stage is the verb that a user would type, on real files, through DeepSpeed on ``ranks`` ranks; this
+module only
+puts them in order, runs what is independent side by side, and keeps the time. A stage that is finished
+is marked in
+``stages.json`` and not run again; an unfinished one continues, so the same command is safe to run twice
+or after a kill.
+Scores are of the test split: unseen sentences by an unseen signer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from signllm.data.tar import write_atomically
+from signllm.demo.language import function_words, sentences
+from signllm.demo.studio import TABLE, StudioConfig, film, split_sentences
+from signllm.demo.text_model import TextModelConfig
+from signllm.errors import UsageError
+from signllm.plain import to_plain
+from signllm.training.local_ranks import run_local_ranks, usable_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from signllm.config import ComposeConfig, FinetuneConfig, PretrainConfig
+
+SPLIT = "test"
+TEXTS = 6000  # sentences that the language model is trained on; the grammar has about 11,000
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """What the demo films, how large its language model is, and how often it goes round.
+
+    Attributes:
+        studio: videos per split, level of the language, seed.
+        text_model: the small LLaMA that is trained on text and frozen.
+    """
+
+    studio: StudioConfig = field(default_factory=StudioConfig)
+    text_model: TextModelConfig = field(default_factory=TextModelConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """The configurations of the three stages: those of the recipe ``demo``, handed in by the command line."""
+
+    pretrain: PretrainConfig
+    compose: ComposeConfig
+    finetune: FinetuneConfig
+
+
+class Demo:
+    """One demo in one folder.
+
+    Args:
+        out: everything is written below it.
+        config: what is filmed and how the language model is made.
+        stages: how the three stages are trained.
+        ranks: processes that train together.
+    """
+
+    def __init__(self, out: Path, config: DemoConfig, stages: Stages, *, ranks: int) -> None:
+        self.out, self.config, self.stages, self.ranks = out, config, stages, ranks
+        self.shards = out / "shards"
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Run every stage that is not finished and return the summary, as written to ``summary.json``."""
+        self._open()
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as beside:
+            with self._stage("film, shard, language model"):
+                self._once("make", self._make, beside)
+            with self._stage("pretrain"):
+                self._once("pretrain", self._pretrain)
+            with self._stage("compose"):
+                self._once("compose", self._compose)
+            with self._stage("finetune"):
+                self._once("finetune", self._finetune)
+            with self._stage("evaluate"):
+                self._once("evaluate", self._evaluate)
+            with self._stage("controls"):
+                self._once("controls", self._controls, beside)
+        return self._summarise()
+
+    def _open(self) -> None:
+        """Take the folder, or refuse one that was begun with other settings."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        record = {
+            "demo": to_plain(self.config),
+            **{name: to_plain(getattr(self.stages, name)) for name in STAGE_NAMES},
+        }
+        path = self.out / "demo.json"
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != record:
+            raise UsageError(
+                "this folder holds a demo with other settings",
+                where=path,
+                remedy="give the same settings to continue it, or another --out",
+            )
+        write_atomically(path, json.dumps(record, indent=1).encode())
+        finished = self.out / "stages.json"
+        if finished.is_file():
+            self.seconds = json.loads(finished.read_text(encoding="utf-8"))
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """Keep the time of a stage; one that was finished earlier keeps its earlier time."""
+        begun = time.monotonic()
+        yield
+        self.seconds.setdefault(name, round(time.monotonic() - begun, 1))
+        write_atomically(self.out / "stages.json", json.dumps(self.seconds, indent=1).encode())
+
+    def _once(self, name: str, work: Callable[..., None], *given: Any) -> None:
+        done = self.out / ".done" / name
+        if not done.is_file():
+            work(*given)
+            done.parent.mkdir(exist_ok=True)
+            done.touch()
+
+    def _film(self) -> None:
+        from signllm.data.shards import ShardConfig, shard
+
+        cores = usable_cores()
+        film(self.out, self.config.studio, workers=cores)
+        shard("table", self.out / "videos" / TABLE, self.shards, ShardConfig(encode="copy", workers=cores))
+
+    def _make(self, beside: ProcessPoolExecutor) -> None:
+        """Train the language model on text beside the filming: they need nothing of each other."""
+        language_model = beside.submit(learn_language, self.out / "language-model", self.config)
+        self._film()
+        language_model.result()
+
+    def _pretrain(self) -> None:
+        self._ranks("pretrain", *self._to("vq-sign"))
+
+    def _compose(self) -> None:
+        self._ranks("compose", *self._to("vq-sign"))
+
+    def _finetune(self) -> None:
+        self._ranks(
+            "finetune", *self._to("sign-llm"), "--init", str(self.out / "vq-sign"), *self._language_model()
+        )
+
+    def _evaluate(self) -> None:
+        self._ranks("evaluate", *self._to("sign-llm"), "--split", SPLIT, "--shuffled", recipe=False)
+
+    def _controls(self, beside: ProcessPoolExecutor) -> None:
+        """Train and score both controls, one per core."""
+        jobs = [
+            beside.submit(control, self.out, self.stages) for control in (oracle_control, untrained_control)
+        ]
+        for job in jobs:
+            job.result()
+
+    def _to(self, run: str) -> tuple[str, ...]:
+        return "--run", str(self.out / run), "--data", str(self.shards)
+
+    def _language_model(self) -> tuple[str, str]:
+        return "--sign-llm.language-model.path", str(self.out / "language-model")
+
+    def _ranks(self, verb: str, *options: str, recipe: bool = True) -> None:
+        run_local_ranks([verb, *(["demo"] if recipe else []), *options], ranks=self.ranks)
+
+    def _summarise(self) -> dict[str, Any]:
+        from signllm.demo.controls import content_word_accuracy
+        from signllm.evaluation.report import report
+
+        found = {
+            "model": (self.out / "sign-llm", SPLIT),
+            "oracle": (self.out / "oracle", SPLIT),
+            "shuffled": (self.out / "sign-llm", f"{SPLIT}.shuffled"),
+            "untrained": (self.out / "untrained", SPLIT),
+        }
+        scored = {}
+        for name, (run, split) in found.items():
+            scores = json.loads((run / f"scores.{split}.json").read_text(encoding="utf-8"))
+            kept = {key: scores[key] for key in ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "chrf")}
+            accuracy = content_word_accuracy(run / f"hypotheses.{split}.jsonl")
+            scored[name] = kept | {"content_word_accuracy": round(accuracy, 4)}
+        summary = {
+            **scored.pop("model"),
+            **scored,
+            "seconds": round(sum(self.seconds.values()), 1),
+            "stages": self.seconds,
+            "split": SPLIT,
+            "seed": self.config.studio.seed,
+        }
+        write_atomically(self.out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+        report(self.out, shards=self.shards)
+        return summary
+
+
+STAGE_NAMES = tuple(item.name for item in dataclasses.fields(Stages))
+
+
+def learn_language(folder: Path, config: DemoConfig) -> None:
+    """Train the demo's language model on one core, on texts of the grammar that are in neither dev nor
+    test.
+    """
+    import torch
+
+    from signllm.demo.text_model import train_text_model
+
+    torch.set_num_threads(1)
+    splits = split_sentences(config.studio)
+    held_out = {sentence.text for split in ("dev", "test") for sentence in splits[split]}
+    written = (sentence.text for sentence in islice(sentences(config.studio.seed + 1), TEXTS))
+    texts = [text for text in written if text not in held_out]
+    train_text_model(texts, function_words(), folder, config.text_model)
+
+
+def oracle_control(out: Path, stages: Stages) -> None:
+    """Train and score the model that is told the true signs."""
+    from signllm.demo.controls import save_oracle, translate_truth
+
+    save_oracle(stages.pretrain, stages.compose, out / "oracle-signs", out)
+    finetuned = _finetune_control(out, stages, "oracle", init=out / "oracle-signs")
+    translate_truth(out / "oracle", out, out / "shards", SPLIT, finetuned)
+
+
+def untrained_control(out: Path, stages: Stages) -> None:
+    """Train and score the model whose encoder never learnt."""
+    from signllm.demo.controls import save_untrained
+    from signllm.evaluation.evaluate import evaluate
+    from signllm.stages.compose import compose
+
+    run = out / "untrained-signs"
+    _one_core()
+    save_untrained(stages.pretrain, run, out / "shards")
+    compose(run, out / "shards", stages.compose)
+    _finetune_control(out, stages, "untrained", init=run)
+    evaluate(out / "untrained", out / "shards", SPLIT)
+
+
+def _finetune_control(out: Path, stages: Stages, name: str, *, init: Path) -> FinetuneConfig:
+    """Fine-tune a control on recorded characters, as long as the model's first phase."""
+    from signllm.stages.finetune import finetune
+
+    _one_core()
+    model = stages.finetune.sign_llm
+    language_model = dataclasses.replace(model.language_model, path=str(out / "language-model"))
+    config = dataclasses.replace(
+        stages.finetune,
+        sign_llm=dataclasses.replace(model, language_model=language_model),
+        training=dataclasses.replace(stages.finetune.training, epochs=stages.finetune.frozen_epochs),
+    )
+    finetune(config, out / name, init, out / "shards")
+    return config
+
+
+def _one_core() -> None:
+    """Keep a control to one core: another runs beside it."""
+    import torch
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)

@@ -1,0 +1,137 @@
+"""Filming the demo's dataset: sentences are signed, encoded as real mp4 files, and listed in a table to
+be sharded.
+
+``videos/table.tsv`` is what a dataset's owner would have: file, text, split, language, signer.
+``truth.jsonl`` keeps what
+nobody has, for analysis and the oracle alone: signs, units and their frames. Test sentences are in no
+other split
+and their signer in no other video; dev has a signer of its own as well, so that choosing on dev is
+choosing for
+somebody unseen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from signllm.demo.language import LEVELS, Sentence, lexicon, sentences, units
+from signllm.demo.signer import Signer, make_signer, record
+from signllm.progress import progress
+
+FPS = 25
+TABLE = "table.tsv"
+TRUTH = "truth.jsonl"
+_COLUMNS = ("id", "video", "text", "split", "language", "signer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Take:
+    """One video to be filmed: a sentence, who signs it, and the chance that makes every take different."""
+
+    id: str
+    split: str
+    sentence: Sentence
+    signer: Signer
+    level: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudioConfig:
+    """How much is filmed: videos per split, at which level of the language, from which seed."""
+
+    train: int = 800
+    dev: int = 60
+    test: int = 100
+    level: str = "easy"
+    seed: int = 0
+
+
+def split_sentences(config: StudioConfig) -> dict[str, list[Sentence]]:
+    """Return the sentences of each split; no text occurs twice, within a split or between two."""
+    source = sentences(config.seed)
+    return {
+        "test": list(islice(source, config.test)),
+        "dev": list(islice(source, config.dev)),
+        "train": list(islice(source, config.train)),
+    }
+
+
+def takes(config: StudioConfig) -> Iterator[Take]:
+    """Plan every video: train signers take turns, dev and test have one of their own each."""
+    level = LEVELS[config.level]
+    cast = {
+        "train": [
+            make_signer(f"signer{n:02d}", 1000 * config.seed + n, level) for n in range(level.train_signers)
+        ],
+        "dev": [make_signer("devsigner", 1000 * config.seed + 501, level)],
+        "test": [make_signer("testsigner", 1000 * config.seed + 502, level)],
+    }
+    for place, (split, spoken) in enumerate(split_sentences(config).items()):
+        for number, sentence in enumerate(spoken):
+            yield Take(
+                id=f"{split}-{number:04d}",
+                split=split,
+                sentence=sentence,
+                signer=cast[split][number % len(cast[split])],
+                level=config.level,
+                seed=(config.seed * 3 + place) * 1_000_000 + number,
+            )
+
+
+def film(folder: Path, config: StudioConfig, *, workers: int) -> None:
+    """Film every take into ``folder/videos`` and write the table and the truth; the same files for the
+    same settings.
+    """
+    videos = folder / "videos"
+    videos.mkdir(parents=True, exist_ok=True)
+    planned = list(takes(config))
+    rows, truths = [], []
+    with (
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as studio,
+        progress(len(planned), "filming", unit="videos") as bar,
+    ):
+        for take, truth in zip(planned, studio.map(_Camera(videos), planned, chunksize=8), strict=True):
+            cells = (take.id, f"{take.id}.mp4", take.sentence.text, take.split, "English", take.signer.name)
+            rows.append("\t".join(cells))
+            truths.append(json.dumps(truth))
+            bar.advance()
+    (folder / TRUTH).write_text("\n".join(truths) + "\n", encoding="utf-8")
+    (videos / TABLE).write_text("\n".join(["\t".join(_COLUMNS), *rows]) + "\n", encoding="utf-8")
+
+
+def read_truth(folder: Path) -> list[dict[str, Any]]:
+    """Read what was really signed: one record per video with ``id``, ``split``, ``signs``, ``units``,
+    ``starts``, ``ends``.
+    """
+    return [json.loads(line) for line in (folder / TRUTH).read_text(encoding="utf-8").splitlines()]
+
+
+@dataclass(frozen=True)
+class _Camera:
+    """Films one take into a folder, in a worker process."""
+
+    videos: Path
+
+    def __call__(self, take: Take) -> dict[str, Any]:
+        from signllm.data.video import encode_h264
+
+        signs = lexicon(take.level)
+        sequence = [unit for gloss in take.sentence.signs for unit in signs[gloss]]
+        recording = record(take.signer, sequence, units(take.level), LEVELS[take.level], take.seed)
+        (self.videos / f"{take.id}.mp4").write_bytes(encode_h264(recording.frames, FPS))
+        return {
+            "id": take.id,
+            "split": take.split,
+            "signs": take.sentence.signs,
+            "units": recording.units,
+            "starts": recording.starts,
+            "ends": recording.ends,
+        }
