@@ -1,10 +1,9 @@
 """Named configurations of the three stages: a recipe is a function with its numbers in it.
 
 What the paper states: ResNet-18 on clips of 13 frames with gap 4, 256 codes of width 1024, three predicted
-    steps,
-gamma 0.25, Adam with 0.01 for 200 epochs, m = 32, LLaMA-7B in 16 bit, weights 0.5 and 1, Adam with 0.001 for
-20 epochs. Everything else is "not stated in the paper" and ours; every number can be changed on the command
-line.
+steps, gamma 0.25, Adam with 0.01 for 200 epochs, m = 32, LLaMA-7B in 16 bit, weights 0.5 and 1, Adam with
+0.001 for 20 epochs. Everything else is "not stated in the paper" and ours; every number can be changed on the
+command line.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ def phoenix2014t() -> Recipe:
     """RWTH-PHOENIX-Weather 2014 T as in the paper (arXiv 2404.00925, section 4).
 
     Not stated in the paper, ours: batch size, warmup, decay, clipping, precision, augmentation, decoding;
-        frames are
-    resized to 256, cropped to 224 and at most 300 as in GFSLT-VLP.
+    frames are resized to 256, cropped to 224 and at most 300 as in GFSLT-VLP.
     """
     data = DataConfig(size=224, max_frames=300, augment=AugmentConfig(shift=0.14))
     vq_sign = VQSignConfig(

@@ -1,10 +1,9 @@
 """What the demo's score is held against: an encoder that never learnt, and the truth in place of the video.
 
 Both are run folders of stage 1 like any other, so that stages 2 and 3 treat them as they treat the real one:
-*untrained* has the same architecture with random weights and a codebook of k-means centres; *oracle* has
-the language's
-signs as its characters, read from the truth, so that only the frozen language model and the projector
-can err.
+*untrained* has the same architecture with random weights and a codebook of k-means centres; *oracle* has the
+language's signs as its characters, read from the truth, so that only the frozen language model and the
+projector can err.
 """
 
 from __future__ import annotations
@@ -115,8 +114,10 @@ def translate_truth(run: Path, folder: Path, shards: Path, split: str, config: F
 
 
 def content_word_accuracy(hypotheses: Path) -> float:
-    """Return the share of the references' content words that their hypotheses hold, in a
-    ``hypotheses.S.jsonl``.
+    """Return the share of the references' content words that are in their hypotheses.
+
+    Args:
+        hypotheses: a ``hypotheses.S.jsonl``; a word counts as often as its reference says it.
     """
     content, held, asked = content_words(), 0, 0
     for line in hypotheses.read_text(encoding="utf-8").splitlines():

@@ -1,13 +1,9 @@
-"""``signllm demo``: the whole path on the generated language, from nothing to scored translations and a
-report.
+"""``signllm demo``: the whole path on the generated language, from nothing to scored translations.
 
 Every stage is the verb that a user would type, on real files, through DeepSpeed on ``ranks`` ranks; this
-module only
-puts them in order, runs what is independent side by side, and keeps the time. A stage that is finished
-is marked in
-``stages.json`` and not run again; an unfinished one continues, so the same command is safe to run twice
-or after a kill.
-Scores are of the test split: unseen sentences by an unseen signer.
+module only puts them in order, runs what is independent side by side, and keeps the time. A stage that is
+finished is marked in ``stages.json`` and not run again; an unfinished one continues, so the same command is
+safe to run twice or after a kill. Scores are of the test split: unseen sentences by an unseen signer.
 """
 
 from __future__ import annotations
@@ -44,7 +40,7 @@ TEXTS = 6000  # sentences that the language model is trained on; the grammar has
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """What the demo films, how large its language model is, and how often it goes round.
+    """What the demo films and how large its language model is.
 
     Attributes:
         studio: videos per split, level of the language, seed.
@@ -208,9 +204,7 @@ STAGE_NAMES = tuple(item.name for item in dataclasses.fields(Stages))
 
 
 def learn_language(folder: Path, config: DemoConfig) -> None:
-    """Train the demo's language model on one core, on texts of the grammar that are in neither dev nor
-    test.
-    """
+    """Train the demo's language model on one core, on texts that are in neither dev nor test."""
     import torch
 
     from signllm.demo.text_model import train_text_model

@@ -1,17 +1,11 @@
-"""A small sign language with known truth: units make signs, signs make weather reports, and English says
-them in another order.
+"""A small sign language with known truth: units make signs, signs make weather reports.
 
 Real sign languages build signs from a few dozen sublexical units (handshape, location, movement), order
-signs by topic
-and leave out function words. So does this one: 24 units, signs of 2 to 4 units, a lexicon of 50 signs,
-and a grammar in
-which time and place come first and the comment last, while the English has its own order, articles,
-prepositions
-and auxiliaries, which no sign shows. Nothing here is learnt and nothing is random but the choice of
-sentences: the
-language is the same on every machine, so a score can be compared. What training may see is the video and
-the English;
-units, signs and boundaries are kept for analysis only.
+signs by topic and leave out function words. So does this one: 24 units, signs of 2 to 4 units, a lexicon of
+50 signs, and a grammar in which time and place come first and the comment last, while the English has its
+own order, articles, prepositions and auxiliaries, which no sign shows. Nothing is random but the choice of
+sentences: the language is the same on every machine, so a score can be compared. What training may see is
+the video and the English; units, signs and boundaries are kept for analysis only.
 """
 
 from __future__ import annotations
@@ -19,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from signllm.errors import UsageError
 
@@ -46,8 +41,17 @@ class Sentence:
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """How hard the language is: ``easy`` is the demo, ``hard`` has more units, coarticulation and more
-    signers.
+    """How hard the language is; see ``LEVELS``.
+
+    Attributes:
+        name: what ``signllm demo --level`` calls it.
+        units: how many units the signs are made of.
+        train_signers: people in the train split; dev and test have one of their own each.
+        frames_per_unit: how long a unit lasts, on average.
+        coarticulation: how much a unit's place gives way to the next one's; 0 is not at all.
+        tempo_spread: how much faster or slower than the average a signer may be, as a share.
+        jitter: how unsteady hands are: standard deviation, in picture widths.
+        studio: dark clothes before a dark wall, as on television; otherwise any colours.
     """
 
     name: str
@@ -57,7 +61,7 @@ class Level:
     coarticulation: float
     tempo_spread: float
     jitter: float
-    studio: bool  # dark clothes before a dark wall, as on television; otherwise any colours
+    studio: bool
 
 
 LEVELS = {
@@ -134,9 +138,7 @@ def function_words() -> frozenset[str]:
 
 
 def units(level: str = "easy") -> tuple[Unit, ...]:
-    """The level's units: all combinations in a scattered order, so that every feature is shared by
-    several units.
-    """
+    """The level's units, scattered over all combinations so that several units share each feature."""
     count = _level(level).units
     every = len(HANDSHAPES) * len(LOCATIONS) * len(MOVEMENTS)
     # 77 is coprime with 192: the walk visits every combination once, neighbours differ in all three features.
@@ -152,8 +154,9 @@ def units(level: str = "easy") -> tuple[Unit, ...]:
 
 
 def lexicon(level: str = "easy") -> dict[str, tuple[int, ...]]:
-    """Gloss → its 2 to 4 units (indices into :func:`units`); no sign repeats a unit at once or begins
-    another sign.
+    """Gloss → its 2 to 4 units (indices into :func:`units`).
+
+    No sign holds a unit twice in a row, and none begins another sign.
     """
     count = _level(level).units
     rng = random.Random(24 + count)
@@ -163,7 +166,7 @@ def lexicon(level: str = "easy") -> dict[str, tuple[int, ...]]:
         while gloss not in signs:
             sign = tuple(rng.randrange(count) for _ in range(length))
             begins = any(sign[: len(other)] == other[: len(sign)] for other in signs.values())
-            if not begins and all(a != b for a, b in zip(sign, sign[1:], strict=False)):
+            if not begins and all(a != b for a, b in pairwise(sign)):
                 signs[gloss] = sign
     return signs
 

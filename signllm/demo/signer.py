@@ -1,10 +1,9 @@
-"""Signers: people who differ in size, place, colours, tempo and steadiness, drawn frame by frame with
-antialiasing.
+"""Signers: people who differ in size, place, colours, tempo and steadiness, drawn frame by frame.
 
 A signer turns a sequence of units into RGB frames and the units' boundaries. A unit lasts about
-``Level.frames_per_unit`` frames: in its first third the hand travels from where it was, then it holds
-its place and
-makes the unit's movement. Pictures are drawn at three times the size and averaged down (PIL), 0.2 ms a frame.
+``Level.frames_per_unit`` frames: in its first third the hand travels from where it was, then it holds its
+place and makes the unit's movement. Pictures are drawn at three times the size and averaged down (PIL), which
+is the antialiasing: 0.2 ms a frame.
 """
 
 from __future__ import annotations
@@ -56,8 +55,13 @@ class Signer:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What was filmed, with its truth: frames (T,H,W,3) uint8, and for each unit its index, first and
-    last frame + 1.
+    """What was filmed, with its truth.
+
+    Attributes:
+        frames: (T,H,W,3) uint8.
+        units: what was made, as indices into the inventory.
+        starts: each unit's first frame.
+        ends: the frame after each unit's last.
     """
 
     frames: np.ndarray
@@ -133,9 +137,7 @@ def _between(a: Point, b: Point, share: float) -> Point:
 
 
 class _Scene:
-    """The parts of a picture that stay (background, head, body), drawn once; the arm and hand on top,
-    each frame.
-    """
+    """A signer's picture: background, head and body are drawn once, arm and hand for each frame."""
 
     def __init__(self, signer: Signer) -> None:
         self.signer = signer
@@ -198,8 +200,16 @@ def draw_hand(
     fill: Colour,
     grow: float,
 ) -> None:
-    """Draw one hand: ``centre`` and ``radius`` in pixels, ``tilt`` in radians, ``grow`` pixels wider
-    (its outline).
+    """Draw one hand.
+
+    Args:
+        canvas: what is drawn on.
+        handshape: one of ``HANDSHAPES``.
+        centre: of the palm, in pixels.
+        radius: of the palm, in pixels.
+        tilt: in radians from upright.
+        fill: colour.
+        grow: pixels that everything is wider by: drawn dark beneath the hand, this is its outline.
     """
     x, y = centre
     if handshape == "ring":

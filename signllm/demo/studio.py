@@ -1,13 +1,9 @@
-"""Filming the demo's dataset: sentences are signed, encoded as real mp4 files, and listed in a table to
-be sharded.
+"""Filming the demo's dataset: sentences are signed, encoded as real mp4 files, and listed in a table.
 
 ``videos/table.tsv`` is what a dataset's owner would have: file, text, split, language, signer.
-``truth.jsonl`` keeps what
-nobody has, for analysis and the oracle alone: signs, units and their frames. Test sentences are in no
-other split
-and their signer in no other video; dev has a signer of its own as well, so that choosing on dev is
-choosing for
-somebody unseen.
+``truth.jsonl`` keeps what nobody has, for analysis and the oracle alone: signs, units and their frames. Test
+sentences are in no other split and their signer in no other video; dev has a signer of its own as well, so
+that choosing on dev is choosing for somebody unseen.
 """
 
 from __future__ import annotations
@@ -87,8 +83,9 @@ def takes(config: StudioConfig) -> Iterator[Take]:
 
 
 def film(folder: Path, config: StudioConfig, *, workers: int) -> None:
-    """Film every take into ``folder/videos`` and write the table and the truth; the same files for the
-    same settings.
+    """Film every take into ``folder/videos`` and write the table and the truth.
+
+    The same settings give the same files.
     """
     videos = folder / "videos"
     videos.mkdir(parents=True, exist_ok=True)
@@ -108,8 +105,10 @@ def film(folder: Path, config: StudioConfig, *, workers: int) -> None:
 
 
 def read_truth(folder: Path) -> list[dict[str, Any]]:
-    """Read what was really signed: one record per video with ``id``, ``split``, ``signs``, ``units``,
-    ``starts``, ``ends``.
+    """Read what was really signed.
+
+    Returns:
+        one record per video with ``id``, ``split``, ``signs``, ``units``, ``starts``, ``ends``.
     """
     return [json.loads(line) for line in (folder / TRUTH).read_text(encoding="utf-8").splitlines()]
 

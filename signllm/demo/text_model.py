@@ -1,13 +1,11 @@
-"""The demo's large language model in small: a LLaMA of about a million parameters, trained on text
-alone, then frozen.
+"""The demo's large language model in small: a LLaMA trained on text alone, then frozen.
 
 A real LLM can be steered: given content words in any order it writes the sentence. One trained on plain
-sentences alone
-cannot, so this one sees two tasks: plain sentences, and sentences after a prompt and their own content
-words, jumbled,
-repeated, dropped and *blurred*: the embedding of a content word is mixed with those of other words
-and noise (NEFTune, arXiv 2310.05914, adds noise alone). What a projector hands to a frozen LLM is blurred in
-just this way. It never sees a sign, a unit or a held-out sentence.
+sentences alone cannot, so this one of half a million parameters sees two tasks: plain sentences, and
+sentences after a prompt and their own content words, jumbled, repeated, dropped and *blurred*: the embedding
+of a content word is mixed with those of other words and noise (NEFTune, arXiv 2310.05914, adds noise alone).
+What a projector hands to a frozen LLM is blurred in just this way. It never sees a sign, a unit or a held-out
+sentence.
 """
 
 from __future__ import annotations
@@ -166,8 +164,9 @@ class _Task:
         return _Row(prefix=prefix, blurred=blurred, text=target)
 
     def _notes(self, text: str) -> list[str]:
-        """The text's content words as somebody might jot them down: out of order, repeated, one missing,
-        one wrong.
+        """The text's content words as somebody might jot them down.
+
+        Out of order, repeated, one missing, one wrong.
         """
         words = [word for word in text.split() if word not in self.stop_words]
         if self.rng.random() < 0.5:

@@ -59,9 +59,8 @@ def table(summary: dict, out: Path) -> str:
         "shuffled: another video's translation": summary["shuffled"],
         "untrained encoder": summary["untrained"],
     }
-    lines = [
-        f"{'unseen sentences of an unseen signer':<40}{'BLEU-1':>8}{'BLEU-4':>8}{'ROUGE-L':>9}{'content words':>15}"
-    ]
+    scores_shown = f"{'BLEU-1':>8}{'BLEU-4':>8}{'ROUGE-L':>9}{'content words':>15}"
+    lines = [f"{'unseen sentences of an unseen signer':<40}{scores_shown}"]
     for name, scores in rows.items():
         numbers = f"{scores['bleu1']:>8.1f}{scores['bleu4']:>8.1f}{scores['rouge_l']:>9.1f}"
         lines.append(f"{name:<40}{numbers}{100 * scores['content_word_accuracy']:>13.1f} %")
