@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing import get_context
@@ -30,12 +29,11 @@ from signllm.plain import to_plain
 from signllm.training.local_ranks import run_local_ranks, usable_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from signllm.config import ComposeConfig, FinetuneConfig, PretrainConfig
 
 SPLIT = "test"
-TEXTS = 6000  # sentences that the language model is trained on; the grammar has about 11,000
+STAGES_FILE = "stages.json"
+TEXTS = 6000  # sentences that the language model is trained on; the grammar has 32,886
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,29 +66,34 @@ class Demo:
         config: what is filmed and how the language model is made.
         stages: how the three stages are trained.
         ranks: processes that train together.
+
+    Raises:
+        UsageError: the ranks cannot share a batch.
     """
 
     def __init__(self, out: Path, config: DemoConfig, stages: Stages, *, ranks: int) -> None:
-        self.out, self.config, self.stages, self.ranks = out, config, stages, ranks
-        self.shards = out / "shards"
+        for training in (stages.pretrain.training, stages.finetune.training):
+            if ranks < 1 or training.batch_size % ranks:
+                raise UsageError(
+                    f"{ranks} ranks cannot share the {training.batch_size} videos of a step",
+                    where="--ranks",
+                    remedy=f"a divisor of {training.batch_size}",
+                )
+        self.config, self.stages, self.ranks = config, stages, ranks
+        self.out = out.resolve()  # recorded in the runs: the same folder by another name is the same demo
+        self.shards = self.out / "shards"
         self.seconds: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
         """Run every stage that is not finished and return the summary, as written to ``summary.json``."""
         self._open()
         with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as beside:
-            with self._stage("film, shard, language model"):
-                self._once("make", self._make, beside)
-            with self._stage("pretrain"):
-                self._once("pretrain", self._pretrain)
-            with self._stage("compose"):
-                self._once("compose", self._compose)
-            with self._stage("finetune"):
-                self._once("finetune", self._finetune)
-            with self._stage("evaluate"):
-                self._once("evaluate", self._evaluate)
-            with self._stage("controls"):
-                self._once("controls", self._controls, beside)
+            self._stage("film, shard, language model", self._make, beside)
+            self._stage("pretrain", self._pretrain)
+            self._stage("compose", self._compose)
+            self._stage("finetune", self._finetune)
+            self._stage("evaluate", self._evaluate)
+            self._stage("controls", self._controls, beside)
         return self._summarise()
 
     def _open(self) -> None:
@@ -108,30 +111,25 @@ class Demo:
                 remedy="give the same settings to continue it, or another --out",
             )
         write_atomically(path, json.dumps(record, indent=1).encode())
-        finished = self.out / "stages.json"
+        finished = self.out / STAGES_FILE
         if finished.is_file():
             self.seconds = json.loads(finished.read_text(encoding="utf-8"))
 
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        """Keep the time of a stage; one that was finished earlier keeps its earlier time."""
+    def _stage(self, name: str, work: Callable[..., None], *given: Any) -> None:
+        """Do the work of a stage unless it was finished earlier; one that was interrupted counts anew."""
+        if name in self.seconds:
+            return
         begun = time.monotonic()
-        yield
-        self.seconds.setdefault(name, round(time.monotonic() - begun, 1))
-        write_atomically(self.out / "stages.json", json.dumps(self.seconds, indent=1).encode())
-
-    def _once(self, name: str, work: Callable[..., None], *given: Any) -> None:
-        done = self.out / ".done" / name
-        if not done.is_file():
-            work(*given)
-            done.parent.mkdir(exist_ok=True)
-            done.touch()
+        work(*given)
+        self.seconds[name] = round(time.monotonic() - begun, 1)
+        write_atomically(self.out / STAGES_FILE, json.dumps(self.seconds, indent=1).encode())
 
     def _film(self) -> None:
         from signllm.data.shards import ShardConfig, shard
 
         cores = usable_cores()
-        film(self.out, self.config.studio, workers=cores)
+        if not (self.out / "videos" / TABLE).is_file():
+            film(self.out, self.config.studio, workers=cores)
         shard("table", self.out / "videos" / TABLE, self.shards, ShardConfig(encode="copy", workers=cores))
 
     def _make(self, beside: ProcessPoolExecutor) -> None:
@@ -204,17 +202,22 @@ STAGE_NAMES = tuple(item.name for item in dataclasses.fields(Stages))
 
 
 def learn_language(folder: Path, config: DemoConfig) -> None:
-    """Train the demo's language model on one core, on texts that are in neither dev nor test."""
+    """Train the demo's language model on one core, unless the folder is there: it comes into being whole."""
     import torch
 
     from signllm.demo.text_model import train_text_model
 
-    torch.set_num_threads(1)
-    splits = split_sentences(config.studio)
+    if not folder.is_dir():
+        torch.set_num_threads(1)
+        train_text_model(training_texts(config.studio), function_words(), folder, config.text_model)
+
+
+def training_texts(config: StudioConfig) -> list[str]:
+    """Return the texts that the language model learns from: sentences that are in neither dev nor test."""
+    splits = split_sentences(config)
     held_out = {sentence.text for split in ("dev", "test") for sentence in splits[split]}
-    written = (sentence.text for sentence in islice(sentences(config.studio.seed + 1), TEXTS))
-    texts = [text for text in written if text not in held_out]
-    train_text_model(texts, function_words(), folder, config.text_model)
+    written = (sentence.text for sentence in islice(sentences(config.seed + 1), TEXTS))
+    return [text for text in written if text not in held_out]
 
 
 def oracle_control(out: Path, stages: Stages) -> None:

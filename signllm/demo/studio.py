@@ -17,13 +17,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from signllm.data.tar import write_atomically
 from signllm.demo.language import LEVELS, Sentence, lexicon, sentences, units
 from signllm.demo.signer import Signer, make_signer, record
+from signllm.errors import UsageError
 from signllm.progress import progress
 
 FPS = 25
 TABLE = "table.tsv"
 TRUTH = "truth.jsonl"
+MOST_VIDEOS = 20_000  # of the grammar's 32,886 sentences; drawing the last ones would take ever longer
 _COLUMNS = ("id", "video", "text", "split", "language", "signer")
 
 
@@ -48,6 +51,19 @@ class StudioConfig:
     test: int = 100
     level: str = "easy"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            names = ", ".join(LEVELS)
+            raise UsageError(f"there is no level {self.level!r}", where="--level", remedy=f"one of {names}")
+        if self.seed < 0:
+            raise UsageError(f"the seed is {self.seed}", where="--seed", remedy="give 0 or more")
+        videos = (self.train, self.dev, self.test)
+        if min(videos) < 1 or sum(videos) > MOST_VIDEOS:
+            raise UsageError(
+                f"{self.train}, {self.dev} and {self.test} videos in train, dev and test",
+                remedy=f"1 or more in each, at most {MOST_VIDEOS} in all: no sentence occurs twice",
+            )
 
 
 def split_sentences(config: StudioConfig) -> dict[str, list[Sentence]]:
@@ -85,10 +101,11 @@ def takes(config: StudioConfig) -> Iterator[Take]:
 def film(folder: Path, config: StudioConfig, *, workers: int) -> None:
     """Film every take into ``folder/videos`` and write the table and the truth.
 
-    The same settings give the same files.
+    The same settings give the same files. The table comes last: with it, everything is there.
     """
     videos = folder / "videos"
     videos.mkdir(parents=True, exist_ok=True)
+    (videos / TABLE).unlink(missing_ok=True)
     planned = list(takes(config))
     rows, truths = [], []
     with (
@@ -100,8 +117,8 @@ def film(folder: Path, config: StudioConfig, *, workers: int) -> None:
             rows.append("\t".join(cells))
             truths.append(json.dumps(truth))
             bar.advance()
-    (folder / TRUTH).write_text("\n".join(truths) + "\n", encoding="utf-8")
-    (videos / TABLE).write_text("\n".join(["\t".join(_COLUMNS), *rows]) + "\n", encoding="utf-8")
+    write_atomically(folder / TRUTH, ("\n".join(truths) + "\n").encode())
+    write_atomically(videos / TABLE, ("\n".join(["\t".join(_COLUMNS), *rows]) + "\n").encode())
 
 
 def read_truth(folder: Path) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ def train_text_model(
 ) -> float:
     """Train tokenizer and model on ``texts`` and save them to ``folder`` as ``transformers`` does.
 
+    ``folder`` must not be there yet: it appears at the end, whole.
+
     Returns:
         the mean loss of the last tenth of the steps, in nats per text token.
     """
@@ -72,10 +75,17 @@ def train_text_model(
             optimizer.step()
             losses.append(float(loss.detach()))
             bar.advance(note=f"loss {losses[-1]:.2f}")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    _save(folder, model, tokenizer)
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last)
+
+
+def _save(folder: Path, *parts: Any) -> None:
+    partial = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    for part in parts:
+        part.save_pretrained(partial)
+    partial.rename(folder)
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -3,12 +3,9 @@
 from pathlib import Path
 
 from signllm.command import Job, Verb, parse, show
-from signllm.errors import UsageError
 
 
 def _demo(arguments: list[str]) -> Job:
-    from signllm.demo.language import LEVELS
-
     def demo(
         *,
         out: Path = Path("demo-out"),
@@ -33,12 +30,6 @@ def _demo(arguments: list[str]) -> Job:
         from signllm.demo.studio import StudioConfig
         from signllm.recipes import find_recipe
 
-        if level not in LEVELS:
-            raise UsageError(
-                f"there is no level {level!r}", where="--level", remedy=f"one of {', '.join(LEVELS)}"
-            )
-        if ranks < 1:
-            raise UsageError(f"--ranks is {ranks}", remedy="give 1 or more")
         recipe = find_recipe("demo")
         stages = Stages(pretrain=recipe.pretrain, compose=recipe.compose, finetune=recipe.finetune)
         config = dataclasses.replace(DemoConfig(), studio=StudioConfig(level=level, seed=seed))
