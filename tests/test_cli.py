@@ -76,7 +76,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["launch", "local", "--dry-run"], "for example: signllm launch"),
         (["launch", "local", "--dry-run", "--", "scor"], "did you mean `signllm score`?"),
         (["translate", "--run", "nowhere"], "name one video file"),
-        (["shard", "info", "nowhere"], "signllm shard"),
+        (["shard", "info", "nowhere"], "one of phoenix2014t"),
+        (["shards", "inof", "nowhere"], "did you mean 'info'?"),
+        (["shards", "info", "nowhere"], "signllm shard"),
         (["report", "--run", "nowhere"], ""),
     ],
 )

@@ -84,7 +84,7 @@ class Split:
             raise UsageError(
                 f"the shard ends before sample {sample.id}",
                 where=self.tars[sample.shard],
-                remedy="signllm shards verify",
+                remedy="`signllm shards verify` names the damage",
             )
         return {
             name: span[offset - start : offset - start + size]

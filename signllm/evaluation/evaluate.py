@@ -130,7 +130,7 @@ def translate_split(
         raise UsageError(
             f"{len(unreadable)} of {len(everything)} videos cannot be read",
             where=f"{split.tars[0].parent}, split {split.name}: {unreadable[0].id}: {unreadable[0].problem}",
-            remedy="`signllm shard verify` names the damage; shard these videos again",
+            remedy="`signllm shards verify` names the damage; shard these videos again",
         )
     return everything
 

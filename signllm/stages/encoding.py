@@ -51,7 +51,7 @@ def encode_split(
             bar.advance(len(read))
     if not sequences:
         raise UsageError(
-            "no video of the split could be read", remedy="signllm shards verify names the damage"
+            "no video of the split could be read", remedy="`signllm shards verify` names the damage"
         )
     return sequences
 

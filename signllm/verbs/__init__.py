@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from signllm.command import Job, Verb
 from signllm.errors import UsageError
 from signllm.training.local_ranks import is_first_rank
-from signllm.verbs.data import SHARD
+from signllm.verbs.data import SHARD, SHARDS
 from signllm.verbs.demo import DEMO
 from signllm.verbs.jobs import launch_verb
 from signllm.verbs.results import EVALUATE, REPORT, SCORE, TRANSLATE
@@ -70,6 +70,7 @@ def _print_version() -> None:
 VERBS: dict[str, Verb] = {
     "demo": DEMO,
     "shard": SHARD,
+    "shards": SHARDS,
     "pretrain": PRETRAIN,
     "compose": COMPOSE,
     "finetune": FINETUNE,

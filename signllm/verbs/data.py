@@ -1,6 +1,8 @@
-"""``signllm shard``: a dataset into shards, and three ways to look at shards."""
+"""``signllm shard``: a dataset into shards; ``signllm shards``: three ways to look at them."""
 
 import difflib
+import functools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +11,6 @@ from signllm.errors import UsageError
 
 
 def _shard(arguments: list[str]) -> Job:
-    if arguments and arguments[0] in _SHARD_VERBS:
-        return _SHARD_VERBS[arguments[0]](arguments[1:])
     import tyro
 
     from signllm.data.annotations import FORMATS
@@ -30,7 +30,7 @@ def _shard(arguments: list[str]) -> Job:
         """Shard.
 
         Args:
-            format: how the dataset is laid out; or info, verify, preview to look at finished shards.
+            format: how the dataset is laid out: phoenix2014t, table or folder.
             src: the dataset: its folder, or the table.
             out: folder for the shards; finished ones there are kept.
             json: print JSON.
@@ -42,18 +42,41 @@ def _shard(arguments: list[str]) -> Job:
         shard(format, src, out, config)
         show(shards_info(out), json=json)
 
-    if arguments and not arguments[0].startswith("-") and arguments[0].replace("-", "_") not in FORMATS:
-        near = difflib.get_close_matches(arguments[0], [*FORMATS, *_SHARD_VERBS], n=1)
-        remedy = f"did you mean {near[0]!r}? " if near else ""
-        raise UsageError(
-            f"there is no shard format {arguments[0]!r}",
-            where="signllm shard FORMAT SRC OUT",
-            remedy=f"{remedy}formats: {', '.join(FORMATS)}; or {', '.join(_SHARD_VERBS)} OUT",
-        )
+    _known(arguments, FORMATS, "shard format", usage="signllm shard FORMAT SRC OUT")
     return parse(shard, arguments, verb="shard", about=SHARD)
 
 
-def _shard_info(arguments: list[str]) -> Job:
+def _shards(arguments: list[str]) -> Job:
+    _known(arguments, _LOOKS, "way to look at shards", usage="signllm shards info|verify|preview OUT")
+    if not arguments or arguments[0].startswith("-"):
+        return functools.partial(print, _looks())
+    return _LOOKS[arguments[0]](arguments[1:])
+
+
+def _known(arguments: list[str], names: Iterable[str], kind: str, *, usage: str) -> None:
+    """Refuse a first word that is none of ``names``; options and --help are left to the parser."""
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
+        near = difflib.get_close_matches(arguments[0], [*names], n=1)
+        remedy = f"did you mean {near[0]!r}? " if near else ""
+        raise UsageError(
+            f"there is no {kind} {arguments[0]!r}", where=usage, remedy=f"{remedy}one of {', '.join(names)}"
+        )
+
+
+def _looks() -> str:
+    """Return what ``signllm shards --help`` prints."""
+    lines = ["usage: signllm shards info|verify|preview OUT", "", SHARDS.summary, ""]
+    lines += [
+        "  info     counts of every split",
+        "  verify   every byte checked, every video decoded",
+        "  preview  a contact sheet as PNG",
+        "",
+        f"Example: {SHARDS.example}",
+    ]
+    return "\n".join(lines)
+
+
+def _info(arguments: list[str]) -> Job:
     def info(out: named(Path, "OUT"), /, *, json: bool = False) -> None:
         """Info.
 
@@ -65,26 +88,26 @@ def _shard_info(arguments: list[str]) -> Job:
 
         show(shards_info(out), json=json)
 
-    return parse(info, arguments, verb="shard info", about=SHARD)
+    return parse(info, arguments, verb="shards info", about=SHARDS)
 
 
-def _shard_verify(arguments: list[str]) -> Job:
+def _verify(arguments: list[str]) -> Job:
     def verify(out: named(Path, "OUT"), /, *, decode: bool = True, json: bool = False) -> None:
         """Verify.
 
         Args:
             out: folder of shards.
-            decode: decode every video; without, only bytes and structure are checked.
+            decode: whether every video is decoded; otherwise only bytes and structure are checked.
             json: print JSON.
         """
         from signllm.data.inspection import shards_verify
 
         show(shards_verify(out, decode=decode, show_progress=True), json=json)
 
-    return parse(verify, arguments, verb="shard verify", about=SHARD)
+    return parse(verify, arguments, verb="shards verify", about=SHARDS)
 
 
-def _shard_preview(arguments: list[str]) -> Job:
+def _preview(arguments: list[str]) -> Job:
     def preview(
         out: named(Path, "OUT"), png: named(Path, "PNG") = Path("preview.png"), /, *, samples: int = 12
     ) -> None:
@@ -99,14 +122,18 @@ def _shard_preview(arguments: list[str]) -> Job:
 
         print(shards_preview(out, png, samples=samples))
 
-    return parse(preview, arguments, verb="shard preview", about=SHARD)
+    return parse(preview, arguments, verb="shards preview", about=SHARDS)
 
 
-_SHARD_VERBS = {"info": _shard_info, "verify": _shard_verify, "preview": _shard_preview}
-
+_LOOKS: dict[str, Callable[[list[str]], Job]] = {"info": _info, "verify": _verify, "preview": _preview}
 
 SHARD = Verb(
-    "a dataset into shards; `shard info|verify|preview OUT` look at them",
+    "a dataset into shards",
     "signllm shard phoenix2014t PHOENIX-2014-T-release-v3/PHOENIX-2014-T shards",
     _shard,
+)
+SHARDS = Verb(
+    "look at shards: info, verify or preview",
+    "signllm shards verify shards",
+    _shards,
 )
