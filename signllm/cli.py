@@ -6,7 +6,6 @@ Exit 0 done, 1 failed, 2 bad usage or bad input. Nothing heavy is imported befor
 
 from __future__ import annotations
 
-import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from signllm.errors import RunFailedError, UsageError
 from signllm.training.local_ranks import FAILED, USAGE, report_failure
 from signllm.verbs import run
+from signllm.writing import NO_SPACE, REMEDY
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +42,4 @@ def _fail(error: BaseException, message: str, code: int) -> int:
 
 
 def _disk_remedy(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "\n  remedy: free some space and run the same command again; what is unfinished is redone"
-    return ""
+    return f"\n  remedy: {REMEDY}" if error.errno in NO_SPACE else ""

@@ -23,6 +23,7 @@ from signllm.models.vq_sign import VQSignConfig
 from signllm.plain import from_plain, to_plain
 from signllm.training.engine import TrainingConfig
 from signllm.version import VERSION
+from signllm.writing import write_whole
 
 RUN_FORMAT = 1
 """Version of the run folder's layout; raised when an older program could no longer read it."""
@@ -115,7 +116,6 @@ STAGES: dict[type[Any], str] = {
 
 def save_config(run: Path, config: Config) -> Path:
     """Write ``run/config.json``, whole or not at all; one rank calls this."""
-    run.mkdir(parents=True, exist_ok=True)
     record = {
         "stage": STAGES[type(config)],
         "format": RUN_FORMAT,
@@ -123,9 +123,7 @@ def save_config(run: Path, config: Config) -> Path:
         "config": to_plain(config),
     }
     path = run / "config.json"
-    unfinished = path.with_suffix(".json.part")
-    unfinished.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, json.dumps(record, indent=2) + "\n")
     return path
 
 
@@ -155,15 +153,17 @@ def run_stage(run: Path) -> str:
 def open_run(run: Path, config: ConfigT) -> None:
     """Take a run folder into use: write its ``config.json``, or check that it was begun with the same one.
 
+    A run that has no checkpoint yet may begin again with other settings: nothing was learnt with the first.
     Every rank checks; only rank 0 writes (``RANK`` in the environment).
 
     Raises:
-        UsageError: the folder holds a run with other settings; names each with both values.
+        UsageError: the folder holds a run of another stage, or with other settings; names each with both
+            values.
     """
     if (run / "config.json").is_file():
         begun = load_config(run, type(config))
         changed = [line for line in differences(begun, config) if line.split(":")[0] not in MAY_CHANGE]
-        if changed:
+        if changed and any(run.glob("**/checkpoints/step-*/COMPLETE")):
             raise UsageError(
                 "this run was begun with other settings: " + "; ".join(changed),
                 where=run / "config.json",

@@ -25,6 +25,7 @@ from signllm.models.quantizer import QuantizerConfig
 from signllm.models.sign_llm import LanguageModelConfig, LoraConfig, SignLLMConfig
 from signllm.models.vq_sign import VQSignConfig
 from signllm.plain import from_plain, to_plain
+from signllm.training.checkpoint import TrainingState, save
 from signllm.training.engine import TrainingConfig
 
 TRAINING = TrainingConfig(steps=4, learning_rate=0.01, betas=(0.9, 0.95))
@@ -89,13 +90,24 @@ def test_no_run_there(tmp_path: Path) -> None:
         load_config(tmp_path / "nowhere", PretrainConfig)
 
 
-def test_a_run_continues_with_its_own_settings_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", [".", "frozen"])
+def test_a_run_continues_with_its_own_settings_only(phase: str, tmp_path: Path) -> None:
     open_run(tmp_path, PRETRAIN)
+    save(tmp_path / phase, TrainingState(stage="pretrain", step=1), {}, {}, keep=1)
     open_run(tmp_path, PRETRAIN)
     other = dataclasses.replace(PRETRAIN, training=dataclasses.replace(TRAINING, learning_rate=0.5))
     with pytest.raises(UsageError, match=r"training\.learning_rate: 0\.01 -> 0\.5"):
         open_run(tmp_path, other)
     assert load_config(tmp_path, PretrainConfig) == PRETRAIN
+
+
+def test_a_run_without_a_checkpoint_may_begin_again_but_stays_of_its_stage(tmp_path: Path) -> None:
+    open_run(tmp_path, FINETUNE)
+    other = dataclasses.replace(FINETUNE, frozen_epochs=1)
+    open_run(tmp_path, other)
+    assert load_config(tmp_path, FinetuneConfig) == other
+    with pytest.raises(UsageError, match="run of finetune, not of pretrain"):
+        open_run(tmp_path, PRETRAIN)
 
 
 def test_a_run_may_be_carried_out_differently(tmp_path: Path) -> None:

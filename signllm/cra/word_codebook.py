@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import Tensor
 from signllm.cra.repeats import collapse_repeats
 from signllm.cra.segmentation import Method, WordTable, segment
 from signllm.errors import UsageError
+from signllm.writing import whole_file, write_whole
 
 VERSION = 1
 
@@ -152,21 +152,22 @@ class WordCodebook:
         )
 
     def save(self, folder: Path) -> None:
-        """Write words.safetensors and then words.json into ``folder``; each is whole or absent."""
+        """Write words.safetensors and then words.json into ``folder``; each is whole or absent.
+
+        Raises:
+            UsageError: the disk is full.
+        """
         arrays = {
             "spellings": np.array([character for word in self.words for character in word], dtype=np.int64),
             "lengths": np.array([len(word) for word in self.words], dtype=np.int64),
             "frequencies": np.array(self.frequencies, dtype=np.int64),
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "words.safetensors.partial"
-        save_file(arrays, partial, metadata={"codebook": self.codebook})
-        os.replace(partial, folder / "words.safetensors")
+        with whole_file(folder / "words.safetensors") as unfinished:
+            save_file(arrays, unfinished, metadata={"codebook": self.codebook})
         text = json.dumps(
             {"version": VERSION, "slow_down": self.slow_down, "size": self.size} | dataclasses.asdict(self)
         )
-        (folder / "words.json.partial").write_text(text + "\n", encoding="utf-8")
-        os.replace(folder / "words.json.partial", folder / "words.json")
+        write_whole(folder / "words.json", text + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> WordCodebook:

@@ -23,6 +23,7 @@ from typing import Any
 from signllm.data.clip import LeftOut
 from signllm.data.samples import Sample
 from signllm.errors import UsageError
+from signllm.writing import whole_file
 
 MANIFEST = "manifest.json"
 SHARD_FORMAT = "signllm-shards"
@@ -33,16 +34,8 @@ _PART_NAME = re.compile(r"\.(\w+-\d{6,}\.(tar|json)|manifest\.json)\.part")
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as target:
-            target.write(data)
-            target.flush()
-            os.fsync(target.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(data)
 
 
 @contextmanager

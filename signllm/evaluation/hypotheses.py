@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from signllm.errors import UsageError
+from signllm.writing import write_whole
 
 if TYPE_CHECKING:
     from signllm.training.engine import Ranks
@@ -117,22 +117,5 @@ def write_scored(run: Path, name: str, hypotheses: Sequence[Hypothesis], scores:
     target.unlink(missing_ok=True)
     lines = [{field: getattr(one, field) for field in FIELDS} for one in hypotheses]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    _write(run / f"hypotheses.{name}.jsonl", text)
-    _write(target, json.dumps(scores, ensure_ascii=False, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file, whole or not at all.
-
-    Raises:
-        UsageError: the disk is full or the folder read-only.
-    """
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise UsageError(
-            f"cannot write: {error.strerror}", where=path, remedy="free space, or make the folder writable"
-        ) from error
+    write_whole(run / f"hypotheses.{name}.jsonl", text)
+    write_whole(target, json.dumps(scores, ensure_ascii=False, indent=2) + "\n")

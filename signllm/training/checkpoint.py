@@ -9,7 +9,6 @@ part of.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from signllm.errors import UsageError
+from signllm.writing import full_disk_told
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,21 +65,15 @@ def save(
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write(partial, state, weights, moments)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-        _sync(folder.parent)
-    except OSError as error:
+        with full_disk_told(folder, f"the disk is full: no checkpoint of step {state.step} was written"):
+            partial.mkdir(parents=True)
+            _write(partial, state, weights, moments)
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
+            _sync(folder.parent)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UsageError(
-            f"the disk is full: no checkpoint of step {state.step} was written",
-            where=folder,
-            remedy="free space and give the same command again; it resumes from the last whole checkpoint",
-        ) from error
     _remove_old(run, keep)
     return folder
 

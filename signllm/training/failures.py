@@ -7,6 +7,7 @@ timeout ends, and all they would report is the network. So the failing rank leav
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from signllm.errors import RunFailedError
+from signllm.errors import RunFailedError, UsageError
+from signllm.writing import write_whole
 
 WAIT_FOR_REPORT_S = 3.0
 NETWORK_WORDS = ("gloo", "nccl", "connection", "timed out", "socket")
@@ -61,8 +63,10 @@ def failing_together(run: Path, rank: int, doing: str) -> Iterator[None]:
 
 
 def _report(mine: Path, doing: str) -> None:
-    mine.parent.mkdir(parents=True, exist_ok=True)
-    mine.write_text(f"{mine.stem} failed in {doing}\n{traceback.format_exc()}", encoding="utf-8")
+    with contextlib.suppress(
+        OSError, UsageError
+    ):  # a full disk may be the very failure: its message must come out
+        write_whole(mine, f"{mine.stem} failed in {doing}\n{traceback.format_exc()}")
 
 
 def _is_network(error: Exception) -> bool:

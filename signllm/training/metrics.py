@@ -6,11 +6,12 @@ Both are cut back to the step that a run resumes from, so a killed run's log rea
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from signllm.writing import full_disk_told, write_whole
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -45,8 +46,9 @@ class TrainingLog:
         """Write the values of ``step``; numbers also go to TensorBoard, under the stage's name."""
         if not self.enabled:
             return
-        self._file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
-        self._file.flush()
+        with full_disk_told(Path(self._file.name)):
+            self._file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
+            self._file.flush()
         if self._board is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
@@ -69,9 +71,7 @@ def cut_back(path: Path, stage: str, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, stage, step)]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, "".join(f"{line}\n" for line in kept))
 
 
 def _is_kept(line: str, stage: str, step: int) -> bool:

@@ -6,7 +6,6 @@ which settings. A part whose file is missing is left out; what could not be read
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from signllm.evaluation.report.run_folder import RunFolder, read_object, read_ru
 from signllm.evaluation.report.sections import STAGE_NAMES, Section, headline, sections
 from signllm.evaluation.report.style import POLICY, STYLE
 from signllm.evaluation.report.vocabulary import vocabulary_of
+from signllm.writing import write_whole
 
 LEAD = (
     "Sign language video into text, through sign tokens learnt from video alone and a frozen language model."
@@ -47,10 +47,7 @@ def report(folder: Path, *, shards: Path | None = None, out: Path | None = None)
             remedy="give the --run folder of a stage, or the --out folder of a demo",
         )
     target = Path(out) if out else Path(folder) / "report.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.part")
-    unfinished.write_text(_page(source), encoding="utf-8")
-    os.replace(unfinished, target)
+    write_whole(target, _page(source))
     return target
 
 

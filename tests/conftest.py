@@ -1,4 +1,4 @@
-"""A pretrained and composed run, made once by the real stages."""
+"""A pretrained and composed run, made once by the real stages, for the tests of stages and command line."""
 
 from __future__ import annotations
 

@@ -1,0 +1,82 @@
+"""Files that are there whole or not at all, and one message when the disk is full.
+
+A file is written beside its place, synced and renamed: whatever reads it later meets the old one, the new
+one, or none. safetensors reports a full disk by an exception of its own; here it becomes the same message.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from signllm.errors import UsageError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk, the user's share of it, or the largest file that it allows."""
+REMEDY = "free some space and give the same command again; what is unfinished is redone"
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give out a path to write to; what was written there takes the place of ``path`` at the end.
+
+    Raises:
+        UsageError: the disk is full; nothing half-written stays.
+    """
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        with full_disk_told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield unfinished
+            _sync(unfinished)
+            os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        UsageError: the disk is full.
+    """
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def full_disk_told(path: Path, what: str = "the disk is full") -> Iterator[None]:
+    """Turn any library's account of a full disk into one message about ``path``; let other errors through.
+
+    Raises:
+        UsageError: the disk is full.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        if _number(error) not in NO_SPACE:
+            raise
+        raise UsageError(what, where=path, remedy=REMEDY) from error
+
+
+def _number(error: Exception) -> int | None:
+    """Return the system's error number; safetensors tells it at the end of its message only."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,56 @@
+"""Files that are whole or absent: what a full disk leaves, and how each library's account of it is told."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from signllm.errors import UsageError
+from signllm.writing import full_disk_told, whole_file, write_whole
+
+
+def test_a_file_takes_its_place_at_the_end_and_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    write_whole(path, "one")
+    with whole_file(path) as unfinished:
+        unfinished.write_text("two")
+        assert path.read_text() == "one"
+    assert path.read_text() == "two"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("x"), OSError(errno.EACCES, "x")])
+def test_a_write_that_fails_keeps_the_old_file_and_the_error(error: BaseException, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_whole(path, "one")
+
+    def fail() -> None:
+        with whole_file(path) as unfinished:
+            unfinished.write_text("tw")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert path.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError(errno.EFBIG, "File too large"),
+        Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_told_by_any_library(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the disk is full") as told, full_disk_told(tmp_path / "a"):
+        raise error
+    assert told.value.where == tmp_path / "a"
+    assert "free some space" in str(told.value.remedy)
+
+
+def test_the_message_of_what_was_written_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such clip"), full_disk_told(tmp_path):
+        raise UsageError("no such clip (os error 28)")
