@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).parents[1]
 def signllm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "signllm", *arguments]
     variables = {**os.environ, "PYTHONPATH": str(CHECKOUT), **environment}
-    return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=CHECKOUT, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=CHECKOUT, timeout=300)
 
 
 def _exit_code(arguments: list[str]) -> int:

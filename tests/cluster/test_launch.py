@@ -170,6 +170,20 @@ def test_a_local_job_runs_on_two_ranks_that_meet(tmp_path: Path) -> None:
     assert wait(_job(run, ["a", "verb"], tmp_path)) == "a verb 0 2 set here\n"
 
 
+def test_a_verb_runs_as_a_local_job_of_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentences, logs = tmp_path / "s.txt", tmp_path / "logs"
+    sentences.write_text("heute regnet es im norden\nmorgen scheint die sonne im ganzen land\n")
+    verb = ["score", "--hypotheses", str(sentences), "--references", str(sentences)]
+    assert cli.main(["launch", "local", "--logs", str(logs), "--", *verb]) == 0
+    job, *table = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"job \d+: {logs}/\d+_0_log.out", job)
+    assert [line for line in table if line.startswith("bleu4 ")] == [table[3]]  # of two ranks, one speaks
+    assert cli.main(["launch", "local", "--logs", str(logs), "--", *verb[:3], "--references", "none"]) == 2
+    assert capsys.readouterr().err.count("cannot read the file") == 1
+
+
 def test_a_preempted_job_is_queued_again(tmp_path: Path) -> None:
     def run(arguments: list[str]) -> None:
         from signllm.training.local_ranks import StoppedEarlyError

@@ -68,7 +68,7 @@ def test_the_same_on_one_and_on_two_ranks(made: Path, run: Path, tmp_path: Path)
         subprocess.Popen(command, cwd=ROOT, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
-    assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]
+    assert [rank.wait(timeout=600) for rank in ranks] == [0, 0]
     for name in ("test", "test.shuffled"):
         assert lines_of(shared, name) == lines_of(run, name)
         alone, together = (json.loads((r / f"scores.{name}.json").read_text()) for r in (run, shared))

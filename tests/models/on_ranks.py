@@ -42,7 +42,7 @@ def run(processes: int, folder: Path, llm: Path) -> list[dict[str, Tensor]]:
         subprocess.Popen(command, cwd=root, env=environment | {"RANK": str(rank), "LOCAL_RANK": "0"})
         for rank in range(processes)
     ]
-    codes = [rank.wait(timeout=180) for rank in ranks]
+    codes = [rank.wait(timeout=600) for rank in ranks]
     assert codes == [0] * processes, codes
     return [load_file(f"{out}.{rank}.safetensors") for rank in range(processes)]
 

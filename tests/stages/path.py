@@ -7,6 +7,7 @@ FOLDER/DEEPSPEED-of-W.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ TRAINING = TrainingConfig(
     tensorboard=False,
     schedule="constant",
     deepspeed="zero0",
-    timeout_s=90,
+    timeout_s=300,
 )
 PRETRAIN = PretrainConfig(
     vq_sign=parts.vq_config(
@@ -86,7 +87,9 @@ def write_videos(folder: Path) -> Path:
 def finetune_on_ranks(folder: Path, llm: Path, *, deepspeed: str, processes: int) -> Path:
     """Fine-tune in ``processes`` processes; return the run."""
     root = Path(__file__).resolve().parents[2]
-    port = str(20_000 + os.getpid() % 20_000 + processes)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
     environment = {
         **os.environ,
         "WORLD_SIZE": str(processes),
@@ -99,7 +102,7 @@ def finetune_on_ranks(folder: Path, llm: Path, *, deepspeed: str, processes: int
         subprocess.Popen(command, cwd=root, env=environment | {"RANK": str(rank)})
         for rank in range(processes)
     ]
-    assert [rank.wait(timeout=180) for rank in ranks] == [0] * processes
+    assert [rank.wait(timeout=600) for rank in ranks] == [0] * processes
     return folder / f"{deepspeed}-of-{processes}"
 
 

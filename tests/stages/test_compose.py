@@ -132,7 +132,7 @@ def test_two_ranks_write_what_one_writes(run: Path, shards: Path) -> None:
         [sys.executable, "-m", "signllm", *arguments],
         env=environment,
         cwd=checkout,
-        timeout=120,
+        timeout=600,
         capture_output=True,
         text=True,
     )

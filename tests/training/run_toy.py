@@ -41,7 +41,7 @@ class Trouble(ToyModel):
 def carry_out(order: dict) -> dict:
     """Do one order and say how it ended."""
     config = TrainingConfig(
-        **{"batch_size": 4, "log_every": 1, "tensorboard": False, "timeout_s": 60.0} | order["config"]
+        **{"batch_size": 4, "log_every": 1, "tensorboard": False, "timeout_s": 300.0} | order["config"]
     )
     ranks = start_distributed(timeout_s=config.timeout_s)
     model = build(dropout=order.get("dropout", 0.0))

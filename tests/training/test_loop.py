@@ -70,7 +70,7 @@ def launch(orders: list[dict], *, ranks: int) -> subprocess.CompletedProcess:
         json.dumps(orders),
     ]
     return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
 
 
