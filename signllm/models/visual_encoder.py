@@ -41,6 +41,9 @@ class VisualEncoderConfig:
         pooling: ``mean`` over the last map (the paper's); ``flatten`` keeps the place of things (a linear
             layer to D).
         frame_size: side of the frames, read by ``flatten`` alone.
+        whitened_start: with ``flatten``, the linear layer starts as the PCA whitening of its inputs on the
+            videos of the codebook's k-means start: D decorrelated directions of equal variance, so that
+            nothing loud (where the hand is) hides what is quiet (its shape) from the first codes.
         final_norm: ``layer`` gives every z norm sqrt(D), so that dot products do not saturate; ``none``
             leaves z as it is.
         subtract_video_mean: take a video's temporal mean out of its frames and its features; without it codes
@@ -57,6 +60,7 @@ class VisualEncoderConfig:
     hidden: int | None = None
     pooling: Literal["mean", "flatten"] = "mean"
     frame_size: int = 224
+    whitened_start: bool = False
     final_norm: Literal["layer", "none"] = "layer"
     subtract_video_mean: bool = False
     frames_per_chunk: int = 0
@@ -65,6 +69,11 @@ class VisualEncoderConfig:
     def __post_init__(self) -> None:
         if self.width < 1 or (self.hidden is not None and self.hidden < 1):
             raise UsageError(f"encoder.width is {self.width}, hidden {self.hidden}", remedy="give 1 or more")
+        if self.whitened_start and self.pooling != "flatten":
+            raise UsageError(
+                "encoder.whitened_start needs the linear layer that only pooling=flatten has",
+                remedy="set encoder.pooling=flatten, or whitened_start=False",
+            )
         if self.frames_per_chunk < 0:
             raise UsageError(
                 f"encoder.frames_per_chunk is {self.frames_per_chunk}", remedy="give 0 (all frames) or more"
@@ -125,6 +134,11 @@ class VisualEncoder(nn.Module):
             z (sum N, D) and its counts (B,), N = floor((max(T, 13) - 13) / 4) + 1; short videos repeat their
             last frame.
         """
+        pooled, counts = self.pool(frames, frame_counts)
+        return self.project(pooled), counts
+
+    def pool(self, frames: Tensor, frame_counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pooled maps (sum N, F) that :meth:`project` takes, and their counts (B,)."""
         pixels = self._pixels(frames, frame_counts)
         maps = self._features(pixels)
         if self.config.subtract_video_mean:
@@ -133,8 +147,24 @@ class VisualEncoder(nn.Module):
         maps = functional.relu(self.norm(self.first(maps, taps)))
         taps, counts = taps_of(counts)
         maps = self.second(maps, taps)
-        z = maps.mean(dim=(2, 3)) if self.flatten is None else self.flatten(maps.flatten(1))
-        return (z if self.final_norm is None else self.final_norm(z)), counts
+        return (maps.mean(dim=(2, 3)) if self.flatten is None else maps.flatten(1)), counts
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Return z (sum N, D) of pooled maps (sum N, F): linear layer and final norm, where there are any."""
+        z = pooled if self.flatten is None else self.flatten(pooled)
+        return z if self.final_norm is None else self.final_norm(z)
+
+    @torch.no_grad()
+    def whiten(self, pooled: Tensor) -> None:
+        """Set the linear layer to the PCA whitening of a sample of its inputs (n, F), equal on every rank."""
+        assert self.flatten is not None
+        mean = pooled.double().mean(dim=0)
+        variances, directions = torch.linalg.eigh((pooled.double() - mean).T.cov(correction=0))
+        kept = min(self.config.width, len(variances))
+        scale = variances[-kept:].clamp(min=1e-6 * float(variances[-1])).rsqrt()
+        weight = (directions[:, -kept:] * scale).T.to(self.flatten.weight.dtype)
+        self.flatten.weight[:kept] = weight
+        self.flatten.bias.copy_(-(self.flatten.weight @ mean.to(weight.dtype)))
 
     def train(self, mode: bool = True) -> VisualEncoder:
         """Switch the mode; a frozen backbone stays in evaluation."""

@@ -88,11 +88,14 @@ class VQSign(nn.Module):
         """Give the codebook its k-means start from the first batches (all ranks, before the engine)."""
         sample = []
         for _, batch in zip(range(self.config.quantizer.kmeans_batches), batches, strict=False):
-            z, counts = self.encoder(batch.frames, batch.frame_counts)
-            sample.append(gather_sample(z, counts, batch.is_real))
+            pooled, counts = self.encoder.pool(batch.frames, batch.frame_counts)
+            sample.append(gather_sample(pooled, counts, batch.is_real))
         if not sample:
             raise UsageError("the k-means start found no video", remedy="check that the split has samples")
-        self.quantizer.start(torch.cat(sample))
+        pooled = torch.cat(sample)
+        if self.config.encoder.whitened_start:
+            self.encoder.whiten(pooled)
+        self.quantizer.start(self.encoder.project(pooled))
 
 
 def build_vq_sign(config: VQSignConfig) -> VQSign:

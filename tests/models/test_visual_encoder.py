@@ -169,3 +169,19 @@ def test_a_backbone_that_is_not_there_names_the_remedy(tmp_path: Path) -> None:
         build_backbone(str(tmp_path / "nothing"))
     with pytest.raises(UsageError, match="transformers configuration"):
         build_backbone("", random={"model_type": "no-such-model"})
+
+
+def test_a_whitened_start_gives_decorrelated_directions_of_equal_variance() -> None:
+    model = encoder(pooling="flatten", final_norm="none", whitened_start=True)
+    pooled, _ = model.pool(torch.cat(parts.frames_of([400, 300])), torch.tensor([400, 300]))
+    model.whiten(pooled)
+    z = model.project(pooled)
+    kept = min(z.shape[1], pooled.shape[1])
+    torch.testing.assert_close(z.mean(dim=0), torch.zeros_like(z[0]), atol=1e-6, rtol=0)
+    covariance = z[:, :kept].T.cov(correction=0)
+    torch.testing.assert_close(covariance, torch.eye(kept, dtype=z.dtype), atol=1e-6, rtol=0)
+
+
+def test_a_whitened_start_without_the_layer_it_sets_is_refused() -> None:
+    with pytest.raises(UsageError, match="pooling=flatten"):
+        parts.encoder_config(pooling="mean", whitened_start=True)
