@@ -26,6 +26,9 @@ ROUNDS = 8
 COLLAPSED = 1.5
 """Perplexity below which there is nothing to compose: nearly all characters are the same one."""
 
+TELLING = 16
+"""Characters from which it can be told: a clip of 13 frames is one character, whatever the codebook."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WordsConfig:
@@ -125,7 +128,7 @@ def _check(characters: Ints, codes: int) -> None:
         raise ValueError(f"characters {characters.min()} to {characters.max()} for a codebook of {codes}")
     p = np.bincount(characters) / len(characters)
     perplexity = float(np.exp(-(p[p > 0] * np.log(p[p > 0])).sum()))
-    if perplexity < COLLAPSED:
+    if perplexity < COLLAPSED and len(characters) >= TELLING:
         raise UsageError(
             f"the character codebook has collapsed: perplexity {perplexity:.2f} of {codes} codes over "
             f"{len(characters)} characters",

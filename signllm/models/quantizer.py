@@ -29,6 +29,9 @@ class QuantizerConfig:
         commitment: gamma (paper: 0.25).
         update: ``gradient`` (paper) or ``ema``.
         decay: of the moving averages; ``ema`` alone.
+        decay_warmup: the decay of step t = 0, 1, ... is at most (1 + t) / (decay_warmup + t); 0: constant.
+            A young encoder moves z by a fifth of its variance a step; codes that average over 1 / (1 - decay)
+            steps stay behind, until all z are nearest to the few codes on their side. 10 keeps up.
         kmeans_start: the first codes are the k-means centres of the first batches instead of U(-1/K, 1/K)
             (paper).
         kmeans_batches: batches of the training data that the k-means start looks at.
@@ -41,6 +44,7 @@ class QuantizerConfig:
     commitment: float = 0.25
     update: Literal["gradient", "ema"] = "gradient"
     decay: float = 0.99
+    decay_warmup: int = 0
     kmeans_start: bool = False
     kmeans_batches: int = 8
     revive_dead_after: int = 0
@@ -59,6 +63,10 @@ class QuantizerConfig:
             )
         if not 0.0 <= self.decay < 1.0:
             raise UsageError(f"quantizer.decay is {self.decay}; it must be in [0, 1)", remedy="0.99 is usual")
+        if self.decay_warmup < 0:
+            raise UsageError(
+                f"quantizer.decay_warmup is {self.decay_warmup}", remedy="give 0 (a constant decay) or more"
+            )
 
 
 class Quantized(NamedTuple):
@@ -87,6 +95,7 @@ class Quantizer(nn.Module):
     sums: Tensor
     idle_steps: Tensor
     revivals: Tensor
+    updates: Tensor
 
     def __init__(self, config: QuantizerConfig, width: int) -> None:
         super().__init__()
@@ -101,6 +110,8 @@ class Quantizer(nn.Module):
         self.register_buffer("sums", initial.clone())
         self.register_buffer("idle_steps", torch.zeros(config.codes))
         self.register_buffer("revivals", torch.zeros(1))
+        if config.decay_warmup:
+            self.register_buffer("updates", torch.zeros(1, dtype=torch.int64))  # which bf16 leaves whole
 
     def forward(self, z: Tensor, counts: Tensor, is_real: Tensor | None = None) -> Quantized:
         """Assign, pass the gradient through, and (EMA, training) move the codes.
@@ -154,8 +165,9 @@ class Quantizer(nn.Module):
             torch.zeros_like(self.sums, dtype=torch.float32).index_add_(0, index, z * weight[:, None])
         )
         per_code = self.config.codes / used.sum().clamp(min=1.0)
-        self.members.lerp_((used * per_code).to(self.members.dtype), 1 - self.config.decay)
-        self.sums.lerp_((sums * per_code).to(self.sums.dtype), 1 - self.config.decay)
+        rate = 1 - self._decay()
+        self.members.lerp_((used * per_code).to(self.members.dtype), rate)
+        self.sums.lerp_((sums * per_code).to(self.sums.dtype), rate)
         alive = self.members > 1e-3
         self.codebook.copy_(
             torch.where(alive[:, None], self.sums / self.members.clamp(min=1e-3)[:, None], self.codebook)
@@ -163,6 +175,14 @@ class Quantizer(nn.Module):
         self.idle_steps.add_(1).mul_((used == 0).to(self.idle_steps.dtype))
         if self.config.revive_dead_after:
             self._revive(z, counts, weight)
+
+    def _decay(self) -> float:
+        """Return this step's decay and count the step."""
+        if not self.config.decay_warmup:
+            return self.config.decay
+        step = int(self.updates)
+        self.updates += 1
+        return min(self.config.decay, (1 + step) / (self.config.decay_warmup + step))
 
     def _revive(self, z: Tensor, counts: Tensor, weight: Tensor) -> None:
         dead = (self.idle_steps >= self.config.revive_dead_after).nonzero()[:, 0]

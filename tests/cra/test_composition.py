@@ -131,6 +131,13 @@ def test_bad_corpora_are_named() -> None:
         compose([[0, 64]])
 
 
+def test_too_few_characters_cannot_tell_a_collapse() -> None:
+    words = compose([[3]])
+    assert words.words == ()
+    found = words.segment(torch.tensor([3]), torch.tensor([1]))
+    assert found.words.tolist() == [3]
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"longest_word": 1}, {"increment": 0}, {"min_size": 5000}, {"size": -1}, {"min_frequency": 0}],
