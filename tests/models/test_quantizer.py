@@ -140,3 +140,34 @@ def test_options_that_contradict_each_other_are_refused() -> None:
         QuantizerConfig(codes=1)
     with pytest.raises(UsageError, match="decay"):
         QuantizerConfig(decay=1.0)
+    with pytest.raises(UsageError, match="decay_warmup"):
+        QuantizerConfig(decay_warmup=-1)
+
+
+def lag(decay_warmup: int) -> float:
+    """Share of the codes in use when all vectors have wandered off together, as a young encoder's do."""
+    torch.manual_seed(0)
+    group = torch.randn(64, 2)
+    model = Quantizer(
+        QuantizerConfig(codes=16, update="ema", decay=0.95, decay_warmup=decay_warmup, kmeans_start=True), 2
+    )
+    model.start(group)
+    for step in range(12):
+        found = model(group + 0.15 * step, torch.tensor([64]))
+    return float(found.metrics["codes_used"]) / 16
+
+
+def test_warmed_up_codes_keep_up_with_vectors_that_move() -> None:
+    assert lag(decay_warmup=10) >= 0.85
+    assert lag(decay_warmup=0) <= 0.65
+
+
+def test_the_decay_warms_up_to_its_value_and_the_count_is_part_of_the_state() -> None:
+    model = with_codes(quantizer(update="ema", decay=0.6, decay_warmup=3), SQUARE)
+    z = torch.tensor([[1.0, 1.0]]).repeat(5, 1)
+    mass = 1.0  # of code 0, which has no members: the product of the decays so far
+    for step in range(4):
+        model(z, COUNTS)
+        mass *= min(0.6, (1 + step) / (3 + step))
+        torch.testing.assert_close(model.members[0], torch.tensor(mass))
+    assert model.bfloat16().state_dict()["updates"].tolist() == [4]
