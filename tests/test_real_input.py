@@ -67,15 +67,15 @@ def recipe(language_model: Path) -> Recipe:
             made.pretrain,
             vq_sign=vq_sign,
             data=data,
-            training=replace(made.pretrain.training, **training, epochs=25),
+            training=replace(made.pretrain.training, **training, epochs=30),
         ),
         compose=replace(made.compose, data=data),
         finetune=replace(
             made.finetune,
             sign_llm=model,
             data=data,
-            training=replace(made.finetune.training, **training, deepspeed="zero2", epochs=92),
-            frozen_epochs=90,
+            training=replace(made.finetune.training, **training, deepspeed="zero2", epochs=122),
+            frozen_epochs=120,
         ),
     )
 
@@ -101,7 +101,7 @@ def translations(run: Path, split: str) -> dict[str, str]:
 def test_the_characters_of_real_clips_do_not_collapse(memorised: Path) -> None:
     lines = [json.loads(line) for line in (memorised / "vq-sign" / "log.jsonl").read_text().splitlines()]
     perplexities = [line["perplexity"] for line in lines if "perplexity" in line]
-    assert len(perplexities) == 25
+    assert len(perplexities) == 30
     assert min(perplexities) > 30, perplexities
 
 
