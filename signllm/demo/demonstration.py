@@ -26,7 +26,7 @@ from signllm.demo.studio import TABLE, StudioConfig, film, split_sentences
 from signllm.demo.text_model import TextModelConfig
 from signllm.errors import UsageError
 from signllm.plain import to_plain
-from signllm.training.local_ranks import run_local_ranks, usable_cores
+from signllm.training.local_ranks import end_with_parent, run_local_ranks, usable_cores
 
 if TYPE_CHECKING:
     from signllm.config import ComposeConfig, FinetuneConfig, PretrainConfig
@@ -87,7 +87,8 @@ class Demo:
     def run(self) -> dict[str, Any]:
         """Run every stage that is not finished and return the summary, as written to ``summary.json``."""
         self._open()
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as beside:
+        spawn = get_context("spawn")
+        with ProcessPoolExecutor(2, mp_context=spawn, initializer=end_with_parent) as beside:
             self._stage("film, shard, language model", self._make, beside)
             self._stage("pretrain", self._pretrain)
             self._stage("compose", self._compose)
@@ -104,13 +105,14 @@ class Demo:
             **{name: to_plain(getattr(self.stages, name)) for name in STAGE_NAMES},
         }
         path = self.out / "demo.json"
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != record:
+        if not path.is_file():
+            write_atomically(path, json.dumps(record, indent=1).encode())
+        elif json.loads(path.read_text(encoding="utf-8")) != record:
             raise UsageError(
                 "this folder holds a demo with other settings",
                 where=path,
                 remedy="give the same settings to continue it, or another --out",
             )
-        write_atomically(path, json.dumps(record, indent=1).encode())
         finished = self.out / STAGES_FILE
         if finished.is_file():
             self.seconds = json.loads(finished.read_text(encoding="utf-8"))

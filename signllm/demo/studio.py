@@ -22,6 +22,7 @@ from signllm.demo.language import LEVELS, Sentence, lexicon, sentences, units
 from signllm.demo.signer import Signer, make_signer, record
 from signllm.errors import UsageError
 from signllm.progress import progress
+from signllm.training.local_ranks import end_with_parent
 
 FPS = 25
 TABLE = "table.tsv"
@@ -109,7 +110,7 @@ def film(folder: Path, config: StudioConfig, *, workers: int) -> None:
     planned = list(takes(config))
     rows, truths = [], []
     with (
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as studio,
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as studio,
         progress(len(planned), "filming", unit="videos") as bar,
     ):
         for take, truth in zip(planned, studio.map(_Camera(videos), planned, chunksize=8), strict=True):

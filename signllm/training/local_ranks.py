@@ -89,6 +89,24 @@ def _launch(command: Sequence[str], ranks: int) -> None:
         raise RunFailedError(f"stopped by {stop.sigval.name}; the same command continues a run") from None
 
 
+def end_with_launcher() -> None:
+    """Let this rank be killed with the launcher that started it, if one did.
+
+    The launcher gives every rank a session of its own: were it killed alone, they would train on, beside
+    those of the same command given again, into the same folder.
+    """
+    if _ERROR_FILE in os.environ:
+        end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Let the system kill this process when the one that started it is gone, however that ended (Linux)."""
+    import ctypes
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def usable_cores() -> int:
     """Count the cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
