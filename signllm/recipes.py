@@ -121,11 +121,18 @@ def demo() -> Recipe:
             width=64,
             hidden=64,
             pooling="flatten",
+            whitened_start=True,
             frame_size=48,
             subtract_video_mean=True,
         ),
         quantizer=QuantizerConfig(
-            codes=192, update="ema", decay=0.95, kmeans_start=True, kmeans_batches=5, revive_dead_after=30
+            codes=192,
+            update="ema",
+            decay=0.95,
+            decay_warmup=10,
+            kmeans_start=True,
+            kmeans_batches=10,
+            revive_dead_after=30,
         ),
         predictor=ContextPredictorConfig(negatives=16, same_video_share=0.5),
     )
@@ -134,7 +141,7 @@ def demo() -> Recipe:
             vq_sign=vq_sign,
             data=data,
             training=TrainingConfig(
-                deepspeed="zero2", epochs=2, batch_size=16, learning_rate=1e-3, warmup_steps=10, save_every=50
+                deepspeed="zero2", epochs=2, batch_size=8, learning_rate=3e-3, warmup_steps=20, save_every=50
             ),
         ),
         compose=ComposeConfig(data=data, batch_size=16),
@@ -145,11 +152,11 @@ def demo() -> Recipe:
             ),
             data=data,
             training=TrainingConfig(
-                deepspeed="zero3", epochs=9, batch_size=16, learning_rate=2e-4, warmup_steps=10, save_every=50
+                deepspeed="zero3", epochs=7, batch_size=16, learning_rate=2e-4, warmup_steps=10, save_every=50
             ),
             generation=GenerationConfig(max_new_tokens=24),
-            frozen_epochs=8,
-            frozen_learning_rate=2e-3,
+            frozen_epochs=6,
+            frozen_learning_rate=5e-3,
         ),
     )
 

@@ -34,7 +34,7 @@ def save_untrained(config: PretrainConfig, run: Path, shards: Path) -> None:
     from signllm.training.engine import start_distributed
 
     ranks = start_distributed()
-    encoder = dataclasses.replace(config.vq_sign.encoder, backbone_weights=None)
+    encoder = dataclasses.replace(config.vq_sign.encoder, backbone_weights=None, whitened_start=False)
     config = dataclasses.replace(config, vq_sign=dataclasses.replace(config.vq_sign, encoder=encoder))
     open_run(run, config)
     if last_checkpoint(run) is not None:

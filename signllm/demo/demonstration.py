@@ -81,7 +81,7 @@ class Demo:
                 )
         self.config, self.stages, self.ranks = config, stages, ranks
         self.out = out.resolve()  # recorded in the runs: the same folder by another name is the same demo
-        self.shards = self.out / "shards"
+        self.shards, self.controls = self.out / "shards", _controls(self.out)
         self.seconds: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
@@ -177,9 +177,9 @@ class Demo:
 
         found = {
             "model": (self.out / "sign-llm", SPLIT),
-            "oracle": (self.out / "oracle", SPLIT),
+            "oracle": (self.controls / "oracle", SPLIT),
             "shuffled": (self.out / "sign-llm", f"{SPLIT}.shuffled"),
-            "untrained": (self.out / "untrained", SPLIT),
+            "untrained": (self.controls / "untrained", SPLIT),
         }
         scored = {}
         for name, (run, split) in found.items():
@@ -226,9 +226,9 @@ def oracle_control(out: Path, stages: Stages) -> None:
     """Train and score the model that is told the true signs."""
     from signllm.demo.controls import save_oracle, translate_truth
 
-    save_oracle(stages.pretrain, stages.compose, out / "oracle-signs", out)
-    finetuned = _finetune_control(out, stages, "oracle", init=out / "oracle-signs")
-    translate_truth(out / "oracle", out, out / "shards", SPLIT, finetuned)
+    save_oracle(stages.pretrain, stages.compose, _controls(out) / "oracle-signs", out)
+    finetuned = _finetune_control(out, stages, "oracle", init=_controls(out) / "oracle-signs")
+    translate_truth(_controls(out) / "oracle", out, out / "shards", SPLIT, finetuned)
 
 
 def untrained_control(out: Path, stages: Stages) -> None:
@@ -237,16 +237,16 @@ def untrained_control(out: Path, stages: Stages) -> None:
     from signllm.evaluation.evaluate import evaluate
     from signllm.stages.compose import compose
 
-    run = out / "untrained-signs"
+    run = _controls(out) / "untrained-signs"
     _one_core()
     save_untrained(stages.pretrain, run, out / "shards")
     compose(run, out / "shards", stages.compose)
     _finetune_control(out, stages, "untrained", init=run)
-    evaluate(out / "untrained", out / "shards", SPLIT)
+    evaluate(_controls(out) / "untrained", out / "shards", SPLIT)
 
 
 def _finetune_control(out: Path, stages: Stages, name: str, *, init: Path) -> FinetuneConfig:
-    """Fine-tune a control on recorded characters, as long as the model's first phase."""
+    """Fine-tune a control on recorded characters for as many epochs as the model has in all."""
     from signllm.stages.finetune import finetune
 
     _one_core()
@@ -255,10 +255,15 @@ def _finetune_control(out: Path, stages: Stages, name: str, *, init: Path) -> Fi
     config = dataclasses.replace(
         stages.finetune,
         sign_llm=dataclasses.replace(model, language_model=language_model),
-        training=dataclasses.replace(stages.finetune.training, epochs=stages.finetune.frozen_epochs),
+        frozen_epochs=stages.finetune.training.epochs or stages.finetune.frozen_epochs,
     )
-    finetune(config, out / name, init, out / "shards")
+    finetune(config, _controls(out) / name, init, out / "shards")
     return config
+
+
+def _controls(out: Path) -> Path:
+    """Return the folder of the controls' runs, apart from the model's own, which the report shows."""
+    return out / "controls"
 
 
 def _one_core() -> None:

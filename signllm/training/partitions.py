@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from signllm.training.zero3 import gather_whole
+
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
@@ -91,8 +93,13 @@ def _is_partitioned(p: Tensor) -> bool:
 
 
 def _gathered(tensor: Tensor) -> Tensor:
-    """Return a copy of a frozen parameter or a buffer on the CPU, gathered if ZeRO-3 has cut it."""
-    if not hasattr(tensor, "ds_id"):
+    """Return a copy of a frozen parameter or a buffer on the CPU, gathered if ZeRO-3 has cut it.
+
+    What is whole is only copied: leaving ``GatheredParameters`` would cut it, unknown to the module that
+    still counts on it.
+    """
+    status: Any = getattr(tensor, "ds_status", None)
+    if status is None or status.name == "AVAILABLE":
         return tensor.detach().to("cpu", copy=True).contiguous()
     from deepspeed import zero
 
@@ -134,6 +141,7 @@ def write_whole(
             _set(engine, p, key, moments[f"{key}/{name}"])
     if hasattr(optimizer, "update_lp_params"):
         optimizer.update_lp_params()
+    gather_whole(engine)
 
 
 def _start_moments(engine: DeepSpeedEngine, step: int) -> None:

@@ -49,7 +49,14 @@ def keep_trainable_whole(engine: DeepSpeedEngine) -> None:
             whole.append(p)
     _remove_hooks(engine.module, [*offload.forward_hooks, *offload.backward_hooks])
     engine.optimizer.persistent_parameters = offload.persistent_parameters = _GatheredAtOnce(whole)
-    offload.persistent_parameters.all_gather()
+    gather_whole(engine)
+
+
+def gather_whole(engine: DeepSpeedEngine) -> None:
+    """Make whole again what :func:`keep_trainable_whole` keeps so, after weights were put in."""
+    whole = getattr(engine.optimizer, "persistent_parameters", None)
+    if isinstance(whole, _GatheredAtOnce):
+        whole.all_gather()
 
 
 def _whole(model: nn.Module) -> set[int]:
