@@ -181,7 +181,7 @@ def test_stale_scores_do_not_survive_new_translations(
     def full(path: Path, text: str) -> None:
         raise UsageError("cannot write: No space left on device", where=path, remedy="free space")
 
-    monkeypatch.setattr(hypotheses, "_write", full)
+    monkeypatch.setattr(hypotheses, "write_whole", full)
     with pytest.raises(UsageError, match="No space left"):
         evaluate(run, shards, "test")
     assert not (run / "scores.test.json").exists()
