@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,9 +103,10 @@ def test_every_run_translated_every_test_video_once(finished: Path) -> None:
 
 
 def test_the_report_shows_the_references(finished: Path) -> None:
-    report = (finished / "report.html").read_text()
+    """Words that the translation lacks are marked, so the text is looked for between the tags."""
+    shown = " ".join(re.sub(r"<[^>]*>", " ", (finished / "report.html").read_text()).split())
     first = json.loads((finished / "sign-llm" / "hypotheses.test.jsonl").read_text().splitlines()[0])
-    assert first["reference"] in report
+    assert f"Reference {first['reference']}" in shown
 
 
 def test_what_was_killed_trained_as_long_as_it_was_to(finished: Path) -> None:
