@@ -80,6 +80,8 @@ class FinetuneConfig:
         frozen_epochs: how many epochs come first on the recorded characters, with the encoder at rest and no
             video decoded; 0 trains everything jointly from the start, as the paper does.
         frozen_learning_rate: learning rate of those epochs; None takes ``training.learning_rate``.
+        word_rate: learning rate of the word vectors, as a multiple of the others'; not stated in the paper. A
+            word learns only from the videos that it occurs in.
     """
 
     sign_llm: SignLLMConfig = field(default_factory=SignLLMConfig)
@@ -88,6 +90,7 @@ class FinetuneConfig:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     frozen_epochs: int = 0
     frozen_learning_rate: float | None = None
+    word_rate: float = 1.0
 
     def __post_init__(self) -> None:
         where, rate, epochs = "--frozen-epochs", self.frozen_learning_rate, self.training.epochs
@@ -99,6 +102,8 @@ class FinetuneConfig:
                 where=where,
                 remedy="training.epochs counts both phases",
             )
+        if self.word_rate <= 0:
+            raise UsageError(f"word_rate is {self.word_rate}", where="--word-rate", remedy="give more than 0")
         if rate is not None and rate <= 0:
             raise UsageError(
                 f"frozen_learning_rate is {rate}", where="--frozen-learning-rate", remedy="give more than 0"

@@ -23,6 +23,7 @@ from signllm.errors import UsageError
 from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.stages.batches import held_out_losses, open_split, training_batches
 from signllm.stages.composed import encoder_and_words, recorded_characters, with_encoder_of
+from signllm.stages.parameter_groups import parameter_groups
 from signllm.training.checkpoint import install_weights, load_weights
 from signllm.training.engine import (
     Ranks,
@@ -70,6 +71,7 @@ def finetune(config: FinetuneConfig, run: Path, init: Path, shards: Path) -> Out
         config=joint,
         run=run,
         stage=STAGE,
+        parameter_groups=parameter_groups(model, joint, config.word_rate),
         validate=held_out_losses(shards, config.data, joint, ranks),
     )
 
@@ -134,4 +136,11 @@ def _train_frozen(
     training, _ = phases(config)
     assert training is not None
     source = CharacterSource(open_split(shards), recorded_characters(init, model.words))
-    return fit(model, training_batches(source, training, ranks), config=training, run=run, stage=STAGE)
+    return fit(
+        model,
+        training_batches(source, training, ranks),
+        config=training,
+        run=run,
+        stage=STAGE,
+        parameter_groups=parameter_groups(model, training, config.word_rate),
+    )
