@@ -20,7 +20,7 @@ def _demo(arguments: list[str]) -> Job:
             out: everything goes here: videos, shards, runs, report.html, summary.json; unfinished, it is
                 continued.
             level: easy or hard: units, signers, how much signs run into each other.
-            seed: of sentences, signers and training.
+            seed: of sentences, signers and takes; training itself always begins alike.
             ranks: processes that train together on this machine.
             json: print the summary as JSON.
         """

@@ -1,6 +1,7 @@
 """Train the toy model as processes of their own: what the tests start, kill and start again.
 
-One JSON argument: a list of orders {run, config of TrainingConfig, dropout, trouble {kind, at, rank}},
+One JSON argument: a list of orders {run, config of TrainingConfig, dropout, trouble {kind, at, rank},
+saved_head: the frozen part is one that checkpoints keep, and losses are validated on two batches},
 carried out one after the other by the same ranks. How each ended is left in ``RUN/rank-R.json``.
 """
 
@@ -10,9 +11,10 @@ import json
 import os
 import signal
 import sys
+from itertools import islice
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from signllm.training.engine import TrainingConfig, start_distributed, stop_distributed
 from signllm.training.loop import fit
@@ -47,9 +49,22 @@ def carry_out(order: dict) -> dict:
     model = build(dropout=order.get("dropout", 0.0))
     if "trouble" in order:
         model.__class__ = type("Accident", (Trouble,), order["trouble"])
+    model.head.saved_when_frozen = order.get("saved_head", False)
     loader = ToyLoader(batch_size=config.videos_per_forward, rank=ranks.rank, world=ranks.world)
+    held_out = ToyLoader(batch_size=config.videos_per_forward, rank=ranks.rank, world=ranks.world, seed=5)
+
+    def validate(model: nn.Module, step: int) -> dict[str, float]:
+        return {"loss": sum(float(model(batch)["loss"]) for batch in islice(held_out, 2))}
+
     try:
-        outcome = fit(model, loader, config=config, run=Path(order["run"]), stage="toy")
+        outcome = fit(
+            model,
+            loader,
+            config=config,
+            run=Path(order["run"]),
+            stage="toy",
+            validate=validate if model.head.saved_when_frozen else None,
+        )
     except Exception as error:
         return {"error": type(error).__name__, "message": str(error)}
     held = sum(
