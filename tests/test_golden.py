@@ -34,7 +34,7 @@ def train(model: nn.Module, batch: Batch, names: tuple[str, ...]) -> dict[str, l
         shares["loss"].backward()
         optimizer.step()
         for name in names:
-            logged[name].append(round(float(shares[name]), 5))
+            logged[name].append(round(shares[name].item(), 5))
     return logged
 
 
