@@ -32,7 +32,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         with full_disk_told(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield unfinished
-            _sync(unfinished)
+            sync(unfinished)
             os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
@@ -74,7 +74,8 @@ def _number(error: Exception) -> int | None:
     return int(told[1]) if told else None
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or a folder's entries are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from signllm.errors import UsageError
-from signllm.writing import full_disk_told
+from signllm.writing import full_disk_told, sync
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,7 +70,7 @@ def save(
             if folder.exists():
                 shutil.rmtree(folder)
             partial.rename(folder)
-            _sync(folder.parent)
+            sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     _remove_old(run, keep)
@@ -88,18 +87,10 @@ def _write(
     (folder / STATE).write_text(json.dumps(asdict(state), indent=1))
     sizes = {name: (folder / name).stat().st_size for name in (WEIGHTS, MOMENTS_FILE, STATE)}
     for name in sizes:
-        _sync(folder / name)
+        sync(folder / name)
     (folder / COMPLETE).write_text(json.dumps(sizes))
-    _sync(folder / COMPLETE)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder / COMPLETE)
+    sync(folder)
 
 
 def _remove_old(run: Path, keep: int) -> None:
