@@ -73,7 +73,7 @@ def test_a_full_disk_is_one_message_and_leaves_the_last_checkpoint(
     def no_space(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_sync", no_space)
+    monkeypatch.setattr(checkpoint, "sync", no_space)
     with pytest.raises(UsageError, match="disk is full"):
         saved(tmp_path, 2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [whole.name]
