@@ -129,7 +129,8 @@ def start_distributed(*, timeout_s: float = 1800.0) -> Ranks:
         # Without it ZeRO-3 asks `numactl --hardware`, a process of its own, in every step.
         os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not dist.is_initialized():
-        alone = "RANK" not in os.environ
+        # Who ran alone leaves its RANK to the processes it starts; launchers name a MASTER_ADDR too.
+        alone = os.environ.get("WORLD_SIZE", "1") == "1" and "MASTER_ADDR" not in os.environ
         os.environ.update(
             {name: value for name, value in PLAIN_RANK.items() if alone or name not in os.environ}
         )
