@@ -67,6 +67,7 @@ def read_whole(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], dict[str, Te
 
     Call it after at least one step: before it Adam has no moments.
     """
+    _link_moments(engine)
     weights, moments = {}, {}
     for name, p in trainable_parameters(engine.module).items():
         weights[name] = _whole(engine, p, None)
@@ -75,6 +76,17 @@ def read_whole(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], dict[str, Te
     for name, tensor in kept_tensors(engine.module).items():
         weights[name] = _gathered(tensor)
     return weights, moments
+
+
+def _link_moments(engine: DeepSpeedEngine) -> None:
+    """Let ZeRO-1/2 know the moments of all parameter groups.
+
+    DeepSpeed 0.19.8 links them once, behind the first step of the first group, when the others have none.
+    """
+    optimizer = engine.optimizer
+    if hasattr(optimizer, "_hp_optimizer_states_linked"):
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _whole(engine: DeepSpeedEngine, p: nn.Parameter, key: str | None) -> Tensor:
@@ -133,8 +145,7 @@ def write_whole(
     install(engine.module, weights)
     optimizer = engine.optimizer
     _start_moments(engine, step)
-    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
-        optimizer._lazy_init_hp_params_optimizer_state()
+    _link_moments(engine)
     for name, p in trainable_parameters(engine.module).items():
         _set(engine, p, None, weights[name])
         for key in MOMENTS:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from signllm.training.engine import TrainingConfig, start_distributed, stop_distributed
+from signllm.training.engine import ParameterGroup, TrainingConfig, start_distributed, stop_distributed
 from signllm.training.loop import fit
 from tests.training.toy import ToyBatch, ToyLoader, ToyModel, build
 
@@ -38,6 +38,13 @@ class Trouble(ToyModel):
                 shares = super().forward(batch)
                 return shares | {"loss": shares["loss"] * float("nan")}
         return super().forward(batch)
+
+
+def parameter_groups(model: ToyModel) -> list[ParameterGroup]:
+    """Two groups of one learning rate: DeepSpeed keeps the moments of each apart."""
+    body = list(model.body.parameters())
+    others = [p for p in model.parameters() if not any(p is one for one in body)]
+    return [ParameterGroup(name="others", parameters=others), ParameterGroup(name="body", parameters=body)]
 
 
 def carry_out(order: dict) -> dict:
@@ -63,6 +70,7 @@ def carry_out(order: dict) -> dict:
             config=config,
             run=Path(order["run"]),
             stage="toy",
+            parameter_groups=parameter_groups(model),
             validate=validate if model.head.saved_when_frozen else None,
         )
     except Exception as error:
