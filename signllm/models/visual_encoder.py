@@ -156,13 +156,17 @@ class VisualEncoder(nn.Module):
 
     @torch.no_grad()
     def whiten(self, pooled: Tensor) -> None:
-        """Set the linear layer to the PCA whitening of a sample of its inputs (n, F), equal on every rank."""
+        """Set the linear layer to the PCA whitening of a sample of its inputs (n, F), equal on every rank.
+
+        Directions in which the sample does not vary (one vector varies in none) keep their first weights.
+        """
         assert self.flatten is not None
         mean = pooled.double().mean(dim=0)
         variances, directions = torch.linalg.eigh((pooled.double() - mean).T.cov(correction=0))
-        kept = min(self.config.width, len(variances))
-        scale = variances[-kept:].clamp(min=1e-6 * float(variances[-1])).rsqrt()
-        weight = (directions[:, -kept:] * scale).T.to(self.flatten.weight.dtype)
+        kept = min(self.config.width, int((variances > 1e-6 * variances[-1].clamp(min=1e-9)).sum()))
+        if kept == 0:
+            return
+        weight = (directions[:, -kept:] * variances[-kept:].rsqrt()).T.to(self.flatten.weight.dtype)
         self.flatten.weight[:kept] = weight
         self.flatten.bias.copy_(-(self.flatten.weight @ mean.to(weight.dtype)))
 

@@ -185,3 +185,12 @@ def test_a_whitened_start_gives_decorrelated_directions_of_equal_variance() -> N
 def test_a_whitened_start_without_the_layer_it_sets_is_refused() -> None:
     with pytest.raises(UsageError, match="pooling=flatten"):
         parts.encoder_config(pooling="mean", whitened_start=True)
+
+
+def test_one_vector_cannot_be_whitened_and_changes_nothing() -> None:
+    model = encoder(pooling="flatten", whitened_start=True)
+    pooled, _ = model.pool(torch.cat(parts.frames_of([13])), torch.tensor([13]))
+    before = model.project(pooled)
+    model.whiten(pooled)
+    assert torch.isfinite(before).all()
+    torch.testing.assert_close(model.project(pooled), before)
