@@ -3,7 +3,7 @@
 A signer turns a sequence of units into RGB frames and the units' boundaries. A unit lasts about
 ``Level.frames_per_unit`` frames: in its first third the hand travels from where it was, then it holds its
 place and makes the unit's movement. Pictures are drawn at three times the size and averaged down (PIL), which
-is the antialiasing: 0.2 ms a frame.
+is the antialiasing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The demo's large language model in small: a LLaMA trained on text alone, then frozen.
 
 A real LLM can be steered: given content words in any order it writes the sentence. One trained on plain
-sentences alone cannot, so this one of half a million parameters sees two tasks: plain sentences, and
+sentences alone cannot, so this small one sees two tasks: plain sentences, and
 sentences after a prompt and their own content words, jumbled, repeated, dropped and *blurred*: the embedding
 of a content word is mixed with those of other words and noise (NEFTune, arXiv 2310.05914, adds noise alone).
 What a projector hands to a frozen LLM is blurred in just this way. It never sees a sign, a unit or a held-out

@@ -4,9 +4,7 @@ DeepSpeed gathers every weight map by map, forward and backward, through Python 
 only the frozen language model is worth cutting: the trainable weights stay whole on every rank (their
 moments and gradients are still cut), are gathered once per step in one collective, and their modules carry
 no hooks. So do frozen parts that belong to them (``saved_when_frozen``: an image backbone), of whose
-gathering DeepSpeed loses track when a forward pass without gradient follows training ("tracing error"). Two
-CPU ranks, 0.23 M trainable and 0.67 M frozen parameters in 64 tensors, processor time per step: 74 ms before,
-37 ms so, 16 ms of them the model's own.
+gathering DeepSpeed loses track when a forward pass without gradient follows training ("tracing error").
 """
 
 from __future__ import annotations
