@@ -1,0 +1,30 @@
+"""Both implementations under the same tests: torch, and Triton (interpreted where there is no GPU)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from signllm.kernels.choice import Implementation, forced
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is first imported
+
+
+@pytest.fixture(params=["torch", "triton"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[Implementation]:
+    """Run the test under each implementation."""
+    if request.param == "triton" and importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed (extra `test`)")
+    with forced(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """CUDA where there is one: the same tests, the real thing."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
