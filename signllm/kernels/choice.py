@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -81,8 +81,9 @@ def forced(implementation: Implementation) -> Iterator[None]:
 @functools.cache
 def _choose(kind: str, index: int | None) -> Choice:
     wanted = os.environ.get(VARIABLE, "")
-    if wanted == "torch" or wanted == "triton":
-        return _demand(wanted, kind, VARIABLE)
+    for implementation in get_args(Implementation):
+        if wanted == implementation:
+            return _demand(implementation, kind, VARIABLE)
     if wanted:
         raise UsageError(f"{VARIABLE}={wanted}", where="environment", remedy="torch or triton, or unset it")
     if kind != "cuda":
