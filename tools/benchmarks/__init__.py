@@ -1,0 +1,1 @@
+"""The parts of `tools/bench_kernels`: cases of each operator, their contenders, measurement, table."""
