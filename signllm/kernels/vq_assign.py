@@ -1,52 +1,55 @@
 """Nearest code of every vector: argmin_k ‖x − c_k‖² (design 4.2; paper section 3.2, the quantiser).
 
-Distances are never formed: ‖x‖² is the same for every code, so argmin of ‖c_k‖² − 2 x·c_k is enough, one
-matrix product per block of rows. Blocks bound the workspace whatever N is. Both sides are centred on the
-mean code first, which keeps float32 exact enough for features that sit far from the origin.
+Distances are not formed: ‖x‖² is the same for every code, so argmin of ‖c_k‖² − 2 x·c_k is enough, one matrix
+product. Blocks bound the workspace whatever N and K are (vq_assign_torch.py). On a CPU with bfloat16 products
+most codes are ruled out in that precision first, with equal results (vq_assign_bfloat16.py). The one distance
+that may be asked for is summed from x − c while the block is in cache: accurate near 0 too.
 """
 
 from __future__ import annotations
 
+from typing import Any, Literal, overload
+
 import torch
 from torch import Tensor
 
-WORKSPACE_FLOATS = 8 * 1024 * 1024
-"""Largest number of float32 a block may hold: 32 MB."""
+from signllm.kernels.choice import choose
+from signllm.kernels.vq_assign_torch import accumulator, nearest_codes
 
 
-def vq_assign(x: Tensor, codebook: Tensor) -> Tensor:
+@overload
+def vq_assign(x: Tensor, codebook: Tensor, *, return_distance: Literal[False] = False) -> Tensor: ...
+
+
+@overload
+def vq_assign(x: Tensor, codebook: Tensor, *, return_distance: Literal[True]) -> tuple[Tensor, Tensor]: ...
+
+
+def vq_assign(
+    x: Tensor, codebook: Tensor, *, return_distance: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
     """Return the index of the nearest code by squared Euclidean distance; ties go to the lowest index.
+
+    Nearest up to float32's rounding of ‖c_k‖² − 2 x·c_k: of codes that differ by less, any may be chosen.
 
     Args:
         x: (N, D) vectors, any floating dtype; float32 inside (float64 stays float64).
-        codebook: (K, D) codes.
+        codebook: (K, D) codes, of the same or another floating dtype.
+        return_distance: also return the squared distance to the chosen code, differentiable in x and codebook
+            (2 (x − c), and its sum over the members of a code); the index itself has no gradient.
 
     Returns:
-        (N,) int64.
+        (N,) int64; with ``return_distance`` also (N,) float32 (float64 if an input is).
 
     Raises:
-        ValueError: shapes that do not fit, an empty codebook, or a value that is not finite.
+        ValueError: shapes that do not fit, an empty codebook, or a value that is not finite or too large to
+            square. On CUDA this check is the one synchronisation of a call.
     """
     _check(x, codebook)
-    with torch.no_grad():
-        dtype = torch.float64 if torch.float64 in (x.dtype, codebook.dtype) else torch.float32
-        codes_KD = codebook.detach().to(dtype)
-        centre_D = codes_KD.mean(dim=0)
-        centred_KD = codes_KD - centre_D
-        norms_K = centred_KD.square().sum(dim=1)
-        index_N = torch.empty(x.shape[0], dtype=torch.int64, device=x.device)
-        step = max(1, WORKSPACE_FLOATS // (codebook.shape[0] + codebook.shape[1]))
-        for begin in range(0, x.shape[0], step):
-            block_ND = x[begin : begin + step].detach().to(dtype) - centre_D
-            best_N, index_N[begin : begin + step] = torch.addmm(
-                norms_K, block_ND, centred_KD.T, alpha=-2
-            ).min(dim=1)
-            if not bool(best_N.isfinite().all()):
-                place = begin + int((~best_N.isfinite()).nonzero()[0])
-                raise ValueError(
-                    f"x or the codebook holds a value that is not finite (first at row {place} of x)"
-                )
-        return _first_of_equals(codes_KD)[index_N]
+    if return_distance:
+        distance, index = _vq_assign(x, codebook, True)
+        return index, distance
+    return _vq_assign(x.detach(), codebook.detach(), False)[1]
 
 
 def _check(x: Tensor, codebook: Tensor) -> None:
@@ -56,22 +59,50 @@ def _check(x: Tensor, codebook: Tensor) -> None:
         )
     if not x.is_floating_point() or not codebook.is_floating_point():
         raise ValueError(f"x and codebook must be floating point; got {x.dtype} and {codebook.dtype}")
-    if codebook.shape[0] == 0:
-        raise ValueError("the codebook is empty: it must hold at least one code")
+    if x.device != codebook.device:
+        raise ValueError(f"x and codebook must be on one device; got {x.device} and {codebook.device}")
+    if codebook.shape[0] == 0 or codebook.shape[1] == 0:
+        raise ValueError(
+            f"the codebook is empty, {tuple(codebook.shape)}: it must hold at least one code of one number"
+        )
 
 
-def _first_of_equals(codes_KD: Tensor) -> Tensor:
-    """(K,) the lowest index among codes equal to each code.
+@torch.library.custom_op("signllm::vq_assign", mutates_args=())
+def _vq_assign(x: Tensor, codebook: Tensor, with_distance: bool) -> tuple[Tensor, Tensor]:
+    """Return distance (N,), or (0,) where it is not asked for, and index (N,) int64."""
+    if choose(x.device).implementation == "triton" and accumulator(x, codebook) == torch.float32:
+        from signllm.kernels.vq_assign_triton import launch
 
-    A matrix product may round equal columns differently at the edge of a tile, so ties between equal codes
-    are not left to it. A hash of the bits finds candidates in one pass; only those are compared.
-    """
-    first_K = torch.arange(codes_KD.shape[0], device=codes_KD.device)
-    bits_KD = (codes_KD + 0.0).view(torch.int64 if codes_KD.dtype == torch.float64 else torch.int32)
-    _, group_K, sizes = bits_KD.sum(dim=1).unique(return_inverse=True, return_counts=True)
-    suspects = (sizes[group_K] > 1).nonzero()[:, 0]
-    if len(suspects) == 0:
-        return first_K
-    _, group = codes_KD[suspects].unique(dim=0, return_inverse=True)
-    lowest = torch.full_like(suspects, codes_KD.shape[0]).scatter_reduce(0, group, suspects, "amin")
-    return first_K.index_copy(0, suspects, lowest[group])
+        return launch(x, codebook, with_distance)
+    return nearest_codes(x, codebook, with_distance)
+
+
+@_vq_assign.register_fake
+def _(x: Tensor, codebook: Tensor, with_distance: bool) -> tuple[Tensor, Tensor]:
+    index = x.new_empty((x.shape[0],), dtype=torch.int64)
+    distance = x.new_empty((x.shape[0] if with_distance else 0,), dtype=accumulator(x, codebook))
+    return distance, index
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: tuple[Tensor, Tensor]) -> None:
+    x, codebook, ctx.with_distance = inputs
+    if ctx.with_distance:
+        ctx.save_for_backward(x, codebook, output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, upstream_N: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if upstream_N is None or not ctx.with_distance:
+        return None, None, None
+    x, codebook, index_N = ctx.saved_tensors
+    # One N×D array in all: the difference becomes the gradient of x, whose sums are the codes'.
+    gradient_ND = (x - codebook.index_select(0, index_N)).to(upstream_N.dtype) * (2 * upstream_N)[:, None]
+    gradient_x = gradient_ND.to(x.dtype) if ctx.needs_input_grad[0] else None
+    if not ctx.needs_input_grad[1]:
+        return gradient_x, None, None
+    sums_KD = torch.zeros(codebook.shape, dtype=upstream_N.dtype, device=x.device)
+    return gradient_x, sums_KD.index_add(0, index_N, gradient_ND, alpha=-1).to(codebook.dtype), None
+
+
+_vq_assign.register_autograd(_backward, setup_context=_save)

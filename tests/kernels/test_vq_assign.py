@@ -30,7 +30,9 @@ def test_equals_brute_force_at_awkward_shapes(n: int, codes: int, width: int) ->
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     x, codebook = torch.randn(101, 16), torch.randn(29, 16)
     whole = vq_assign(x, codebook)
-    monkeypatch.setattr(sys.modules[vq_assign.__module__], "WORKSPACE_FLOATS", 45 * 3)
+    reference = sys.modules["signllm.kernels.vq_assign_torch"]
+    monkeypatch.setattr(reference, "LARGEST_ROWS", 7)
+    monkeypatch.setattr(reference, "CODE_BYTES", 4 * 16 * 3)
     assert torch.equal(vq_assign(x, codebook), whole)
 
 

@@ -1,0 +1,187 @@
+"""The nearest codes in plain torch, blocks of vectors times blocks of codes: the CPU implementation.
+
+A workspace of a few blocks serves any N, and a codebook of any size is centred block by block, never copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from signllm.kernels import vq_assign_bfloat16 as bfloat16
+
+ROW_BYTES = 16 * 1024 * 1024
+"""Of a block of vectors. With the next two some 60 MB in all at most, codes and vectors of 4096 numbers."""
+
+CODE_BYTES = 8 * 1024 * 1024
+"""Of a block of codes."""
+
+SCORE_BYTES = 2 * 1024 * 1024
+"""Of the scores of a block of vectors for a block of codes; up to four such arrays exist at once."""
+
+LARGEST_ROWS = 2048
+"""Vectors of a block: more do not make the product faster and leave the cache."""
+
+
+def accumulator(x: Tensor, codebook: Tensor) -> torch.dtype:
+    """Return the precision of products and distances: float64 if an input is, else float32."""
+    return torch.float64 if torch.float64 in (x.dtype, codebook.dtype) else torch.float32
+
+
+def nearest_codes(x: Tensor, codebook: Tensor, with_distance: bool) -> tuple[Tensor, Tensor]:
+    """Return squared distance (N,), or (0,) where it is not asked for, and index (N,) int64.
+
+    Args:
+        x: (N, D) vectors.
+        codebook: (K, D) codes, K and D at least 1.
+        with_distance: also sum the distance to the chosen code.
+
+    Raises:
+        ValueError: a value that is not finite, or too large to square.
+    """
+    dtype = accumulator(x, codebook)
+    codes = Codes.read(codebook, dtype, len(x))
+    index_N = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    distance_N = torch.empty(len(x) if with_distance else 0, dtype=dtype, device=x.device)
+    is_finite = torch.ones((), dtype=torch.bool, device=x.device)
+    scratch_RD = torch.empty((codes.rows, x.shape[1]), dtype=dtype, device=x.device)
+    for begin in range(0, len(x), codes.rows):
+        block_RD = x[begin : begin + codes.rows].to(dtype)
+        free_RD = scratch_RD[: len(block_RD)]
+        best_R, index_R = codes.nearest(torch.sub(block_RD, codes.centre_D, out=free_RD))
+        is_finite &= best_R.isfinite().all()
+        index_N[begin : begin + codes.rows] = index_R
+        if with_distance:
+            chosen_RD = torch.index_select(
+                codebook, 0, index_R, out=free_RD if codebook.dtype == dtype else None
+            )
+            difference_RD = torch.sub(block_RD, chosen_RD, out=free_RD)
+            torch.linalg.vector_norm(difference_RD, dim=1, out=distance_N[begin : begin + codes.rows])
+    if not bool(is_finite):
+        name_what_is_not_finite(x, codebook, codes.rows)
+    return distance_N.square_(), first_of_equals(codebook, codes.size)[index_N]
+
+
+@dataclass(frozen=True)
+class CodeBlock:
+    """Centred codes from number ``first`` on, their squared norms, and what their bfloat16 versions need."""
+
+    first: int
+    centred_CD: Tensor
+    norms_C: Tensor
+    rounded: bfloat16.Rounded | None
+
+    def nearest(self, block_RD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least score ‖c‖² − 2 x·c of centred vectors (R, D) and the code it belongs to."""
+        return torch.addmm(self.norms_C, block_RD, self.centred_CD.T, alpha=-2).min(dim=1)
+
+
+@dataclass
+class Codes:
+    """A codebook that is read in centred blocks.
+
+    Attributes:
+        codebook_KD: as given.
+        centre_D: mean code, in the precision of the products.
+        rows: vectors of a block.
+        size: codes of a block.
+        screens: bfloat16 products rule codes out; until a block of vectors for which they are too rough.
+        whole: the only block, where one holds all codes.
+    """
+
+    codebook_KD: Tensor
+    centre_D: Tensor
+    rows: int
+    size: int
+    screens: bool
+    whole: list[CodeBlock] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, codebook_KD: Tensor, dtype: torch.dtype, vectors: int) -> Codes:
+        """Return the codebook with its mean, in blocks that suit so many vectors."""
+        codes, width = codebook_KD.shape
+        row_bytes = width * dtype.itemsize
+        rows = max(1, min(ROW_BYTES // row_bytes, LARGEST_ROWS, vectors))
+        size = max(1, min(CODE_BYTES // row_bytes, SCORE_BYTES // (rows * dtype.itemsize), codes))
+        centre_D = torch.zeros(width, dtype=dtype, device=codebook_KD.device)
+        for block_CD in codebook_KD.split(size):
+            centre_D += block_CD.to(dtype).sum(dim=0) / codes
+        return cls(codebook_KD, centre_D, rows, size, bfloat16.pays(codebook_KD, dtype, rows))
+
+    def nearest(self, block_RD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the score and the number of the nearest code of centred vectors (R, D)."""
+        blocks = self._blocks()
+        best_R, index_R = self._nearest_of(next(blocks), block_RD)
+        for block in blocks:
+            score_R, code_R = self._nearest_of(block, block_RD)
+            is_nearer_R = score_R < best_R  # strictly: ties stay with the lower block
+            best_R = torch.where(is_nearer_R, score_R, best_R)
+            index_R = torch.where(is_nearer_R, code_R, index_R)
+        return best_R, index_R
+
+    def _nearest_of(self, block: CodeBlock, block_RD: Tensor) -> tuple[Tensor, Tensor]:
+        found = None
+        if block.rounded and self.screens:
+            found = block.rounded.nearest(block_RD, block.centred_CD, block.norms_C)
+            self.screens = found is not None
+        score_R, place_R = found or block.nearest(block_RD)
+        return score_R, place_R + block.first
+
+    def _blocks(self) -> Iterator[CodeBlock]:
+        if self.whole:
+            yield self.whole[0]
+            return
+        for first in range(0, len(self.codebook_KD), self.size):
+            codes_CD = self.codebook_KD[first : first + self.size].to(self.centre_D.dtype) - self.centre_D
+            norms_C = torch.linalg.vector_norm(codes_CD, dim=1).square_()
+            rounded = bfloat16.Rounded.read(codes_CD, norms_C) if self.screens else None
+            block = CodeBlock(first, codes_CD, norms_C, rounded)
+            if len(codes_CD) == len(self.codebook_KD):
+                self.whole.append(block)
+            yield block
+
+
+def first_of_equals(codebook_KD: Tensor, size: int) -> Tensor:
+    """(K,) the lowest index among codes equal to each code.
+
+    A matrix product may round equal columns differently at the edge of a tile, so ties between equal codes
+    are not left to it. A hash of the bits finds suspects in one pass over blocks; only those are compared.
+    """
+    first_K = torch.arange(len(codebook_KD), device=codebook_KD.device)
+    hashes_K = torch.cat([_hashes(block_CD) for block_CD in codebook_KD.split(size)])
+    open_S = first_K
+    while len(open_S):  # once more only where different codes share a hash
+        _, group_S, sizes = hashes_K[open_S].unique(return_inverse=True, return_counts=True)
+        lowest = torch.full_like(sizes, len(codebook_KD)).scatter_reduce_(0, group_S, open_S, "amin")
+        leader_S = lowest[group_S]
+        is_follower_S = (sizes[group_S] > 1) & (leader_S != open_S)
+        open_S, leader_S = open_S[is_follower_S], leader_S[is_follower_S]
+        pairs = zip(open_S.split(size), leader_S.split(size), strict=True)
+        equal = [(codebook_KD[a] == codebook_KD[b]).all(dim=1) for a, b in pairs]
+        is_equal_S = torch.cat(equal) if equal else open_S.bool()
+        first_K[open_S[is_equal_S]] = leader_S[is_equal_S]
+        open_S = open_S[~is_equal_S]
+    return first_K
+
+
+def _hashes(codes_CD: Tensor) -> Tensor:
+    """(C,) int64: equal for equal codes, and 0 is -0."""
+    wide_CD = codes_CD.to(torch.float64 if codes_CD.dtype == torch.float64 else torch.float32) + 0.0
+    bits_CD = wide_CD.view(torch.int64 if codes_CD.dtype == torch.float64 else torch.int32)
+    factors_D = torch.arange(1, codes_CD.shape[1] + 1, device=codes_CD.device) * 0x9E3779B1 | 1
+    return (bits_CD * factors_D.to(bits_CD.dtype)).sum(dim=1)
+
+
+def name_what_is_not_finite(x: Tensor, codebook: Tensor, size: int) -> NoReturn:
+    """Raise a ValueError that names the first row that holds it, of the codebook or of x."""
+    for name, rows in (("codebook", codebook), ("x", x)):
+        for number, block in enumerate(rows.split(size)):
+            is_bad = ~block.isfinite().all(dim=1)
+            if bool(is_bad.any()):
+                place = number * size + int(is_bad.nonzero()[0])
+                raise ValueError(f"row {place} of {name} holds a value that is not finite")
+    raise ValueError("x or the codebook holds values too large to square: scale both down")
