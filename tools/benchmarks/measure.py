@@ -37,7 +37,7 @@ class Effort:
     memory: bool = True
 
 
-QUICK = Effort(rounds=3, budget_s=0.5, limit_s=1.0)
+QUICK = Effort(rounds=3, budget_s=0.3, limit_s=0.4)
 ON_GPU = Effort(rounds=20, budget_s=3.0, limit_s=10.0)
 
 

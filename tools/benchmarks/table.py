@@ -49,7 +49,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     who = f"{row.contender} (bound)" if row.role == "bound" else row.contender
     note = ", ".join(filter(None, ("" if row.status == "ok" else _status(row), row.note)))
     if row.best_s is None or row.median_s is None:
-        return (who, "-", "-", "0", "-", "-", "-", note)
+        return (who, "-", "-", "0", "-", "-", "-", row.status)
     ratio = "-" if row.times_ours is None else f"{'>= ' if row.status == 'limit' else ''}{row.times_ours:.2f}"
     memory = "-" if row.extra_bytes is None else f"{row.extra_bytes / 2**20:.1f} MiB"
     error = "-" if row.error is None else f"{row.error:.1e}" if row.error else "0"
