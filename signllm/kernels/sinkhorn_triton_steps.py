@@ -1,0 +1,285 @@
+"""The steps of the Triton Sinkhorn kernels, for a program that holds all columns' vectors of its problem.
+
+``survey`` looks at the problem once; ``log_step`` is an iteration in the log domain that makes K anew;
+``row_step`` and ``column_step`` are the half steps on K; ``review`` chooses the over-relaxation. Shapes: R
+stands for a block of rows, C for all columns, padded; what is padded or masked has mass 0. Vectors of scales
+and K have the cost's dtype, everything logarithmic is float64.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+EXACT, SLACK = tl.constexpr(0), tl.constexpr(1)
+"""Places in ``sinkhorn_sides.KINDS``; 2 is Soft."""
+
+FAR = tl.constexpr(1e8)
+"""A sum beyond this factor of 1 may have lost terms to underflow: float32 ends at 1e-38."""
+
+TOP = tl.constexpr(80.0)
+"""exp of it is the largest number that K and weights hold: nothing overflows in float32."""
+
+SLOW, STRONGEST = tl.constexpr(0.5), tl.constexpr(1.97)
+"""A contraction per iteration above which over-relaxation pays, and the limit of the relaxation."""
+
+REVIEW = tl.constexpr(10)
+"""Iterations between two looks at a problem's rate of convergence."""
+
+
+@triton.jit
+def survey(
+    cost: tl.tensor,
+    stride_r: tl.tensor,
+    stride_c: tl.tensor,
+    row_mass: tl.tensor,
+    b_C: tl.tensor,
+    moving: tl.tensor,
+    scale: tl.tensor,
+    R: tl.tensor,
+    C: tl.tensor,
+    row_number: tl.tensor,
+    column_number: tl.tensor,
+    ROW: tl.constexpr,
+    COLUMN: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """Store the rows' masses that can move and u = 0; return the columns' likewise, mass, unmet and cost range."""
+    columns = tl.arange(0, BLOCK_C)
+    reached_C = tl.zeros([BLOCK_C], tl.int32)
+    mass, unmet = tl.full([], 0.0, tl.float64), tl.full([], 0.0, tl.float64)
+    lowest_C = tl.full([BLOCK_C], float("inf"), cost.dtype.element_ty)
+    highest_C = tl.full([BLOCK_C], float("-inf"), cost.dtype.element_ty)
+    for first in range(0, R, BLOCK_R):
+        rows = first + tl.arange(0, BLOCK_R)
+        a_R = tl.load(row_mass + rows, rows < R, other=0.0)
+        inside = (rows < R)[:, None] & (columns < C)[None, :]
+        places = rows.to(tl.int64)[:, None] * stride_r + columns.to(tl.int64)[None, :] * stride_c
+        cost_RC = tl.load(cost + places, inside, other=float("inf"))
+        is_open = (cost_RC < float("inf")) & (a_R > 0)[:, None] & (b_C > 0)[None, :]
+        is_reached = tl.max(is_open.to(tl.int32), 1) > 0
+        reached_C = tl.maximum(reached_C, tl.max(is_open.to(tl.int32), 0))
+        lowest_C = tl.minimum(lowest_C, tl.min(tl.where(is_open, cost_RC, float("inf")), 0))
+        highest_C = tl.maximum(highest_C, tl.max(tl.where(is_open, cost_RC, float("-inf")), 0))
+        mass += tl.sum(a_R.to(tl.float64))
+        unmet += tl.sum(tl.where(is_reached, 0.0, _least(a_R, row_number, ROW)))
+        tl.store(moving + rows, tl.where(is_reached, a_R, 0.0), rows < R)
+        tl.store(scale + rows, tl.zeros([BLOCK_R], cost.dtype.element_ty), rows < R)
+    mass = tl.maximum(mass, tl.sum(b_C.to(tl.float64)))
+    unmet += tl.sum(tl.where(reached_C > 0, 0.0, _least(b_C, column_number, COLUMN)))
+    span = tl.max(highest_C).to(tl.float64) - tl.min(lowest_C).to(tl.float64)  # -inf where nothing is open
+    return tl.where(reached_C > 0, b_C, 0.0), mass, unmet, span
+
+
+@triton.jit
+def _least(mass: tl.tensor, number: tl.tensor, KIND: tl.constexpr) -> tl.tensor:
+    """The least marginal that a side accepts (``least_marginal``)."""
+    mass = mass.to(tl.float64)
+    if KIND == EXACT:
+        return mass
+    elif KIND == SLACK:
+        return tl.maximum(mass - number, 0.0)
+    else:
+        return mass * 0.0
+
+
+@triton.jit
+def log_step(
+    cost: tl.tensor,
+    stride_r: tl.tensor,
+    stride_c: tl.tensor,
+    kernel: tl.tensor,
+    offset: tl.tensor,
+    moving: tl.tensor,
+    scale: tl.tensor,
+    weight: tl.tensor,
+    b_C: tl.tensor,
+    gamma_C: tl.tensor,
+    R: tl.tensor,
+    C: tl.tensor,
+    epsilon: tl.tensor,
+    row_number: tl.tensor,
+    column_number: tl.tensor,
+    ROW: tl.constexpr,
+    COLUMN: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Make φ from γ and γ from φ, K, F, u and the rows' weights from both; return G, v and the columns' weights.
+
+    The columns' log-sum-exp runs along with the rows': a block's φ is known as soon as it has been read.
+    """
+    columns = tl.arange(0, BLOCK_C)
+    top_C = tl.full([BLOCK_C], float("-inf"), tl.float64)
+    sum_C = tl.zeros([BLOCK_C], tl.float64)
+    for first in range(0, R, BLOCK_R):
+        rows = first + tl.arange(0, BLOCK_R)
+        a_R = tl.load(moving + rows, rows < R, other=0.0)
+        x_RC = _exponent(cost, stride_r, stride_c, a_R, b_C, rows, columns, R, C, epsilon)
+        y_RC = x_RC + gamma_C[None, :]
+        top_R = tl.max(y_RC, 1)
+        top_R = tl.where(a_R > 0, top_R, 0.0)
+        sum_R = tl.sum(tl.exp((y_RC - top_R[:, None]).to(a_R.dtype)), 1).to(tl.float64)
+        log_R = top_R + tl.log(tl.where(a_R > 0, sum_R, 1.0))
+        phi_R, u_R, weight_R = _log_rule(a_R, log_R, epsilon, row_number, ROW)
+        tl.store(offset + rows, -log_R, rows < R)
+        tl.store(scale + rows, u_R, rows < R)
+        tl.store(weight + rows, weight_R, rows < R)
+        x_RC += phi_R[:, None]
+        higher_C = tl.maximum(top_C, tl.max(x_RC, 0))
+        around_C = tl.where(b_C > 0, higher_C, 0.0)
+        around_C = tl.where(around_C == float("-inf"), 0.0, around_C)
+        part_C = tl.sum(tl.exp((x_RC - around_C[None, :]).to(a_R.dtype)), 0)
+        sum_C = sum_C * tl.exp(top_C - around_C) + part_C.to(tl.float64)
+        top_C = higher_C
+    log_C = tl.where(b_C > 0, top_C, 0.0) + tl.log(tl.where(b_C > 0, sum_C, 1.0))
+    _, v_C, weight_C = _log_rule(b_C, log_C, epsilon, column_number, COLUMN)
+    tl.debug_barrier()
+    for first in range(0, R, BLOCK_R):
+        rows = first + tl.arange(0, BLOCK_R)
+        a_R = tl.load(moving + rows, rows < R, other=0.0)
+        F_R = tl.load(offset + rows, rows < R, other=0.0)
+        x_RC = _exponent(cost, stride_r, stride_c, a_R, b_C, rows, columns, R, C, epsilon)
+        x_RC = tl.minimum(x_RC + F_R[:, None] - log_C[None, :], TOP)
+        inside = (rows < R)[:, None] & (columns < C)[None, :]
+        tl.store(
+            kernel + rows.to(tl.int64)[:, None] * C + columns[None, :], tl.exp(x_RC.to(a_R.dtype)), inside
+        )
+    tl.debug_barrier()
+    return -log_C, v_C, weight_C
+
+
+@triton.jit
+def _exponent(
+    cost: tl.tensor,
+    stride_r: tl.tensor,
+    stride_c: tl.tensor,
+    a_R: tl.tensor,
+    b_C: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    R: tl.tensor,
+    C: tl.tensor,
+    epsilon: tl.tensor,
+) -> tl.tensor:
+    """−C/ε in float64, −inf where masked or forbidden."""
+    inside = (rows < R)[:, None] & (columns < C)[None, :] & (a_R > 0)[:, None] & (b_C > 0)[None, :]
+    places = rows.to(tl.int64)[:, None] * stride_r + columns.to(tl.int64)[None, :] * stride_c
+    return tl.load(cost + places, inside, other=float("inf")).to(tl.float64) * (-1.0 / epsilon)
+
+
+@triton.jit
+def _log_rule(
+    mass: tl.tensor, log_s: tl.tensor, epsilon: tl.tensor, number: tl.tensor, KIND: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """From log S: the potential in units of ε (−inf where masked), the scale, and the weight for ``_asked``."""
+    wide = mass.to(tl.float64)
+    log_mass = tl.log(tl.where(mass > 0, wide, 1.0))
+    if KIND == EXACT:
+        asked = log_mass
+        weight = mass
+    elif KIND == SLACK:
+        least = tl.maximum(wide - number, 0.0)
+        lowest = tl.where(least > 0, tl.log(tl.where(least > 0, least, 1.0)), float("-inf"))
+        asked = tl.minimum(tl.maximum(log_s, lowest), tl.log(wide + number + tl.where(mass > 0, 0.0, 1.0)))
+        weight = tl.exp(tl.minimum(tl.maximum(log_s, -TOP), TOP)).to(mass.dtype)
+    else:
+        share = number / (number + epsilon)
+        asked = share * log_mass + (1 - share) * log_s
+        weight = tl.exp(tl.minimum(asked, TOP)).to(mass.dtype)
+    scale = tl.where(mass > 0, tl.exp(tl.minimum(asked, TOP)), 0.0).to(mass.dtype)
+    return tl.where(mass > 0, asked - log_s, float("-inf")), scale, tl.where(mass > 0, weight, 0.0)
+
+
+@triton.jit
+def half_step(
+    sums: tl.tensor,
+    scale: tl.tensor,
+    mass: tl.tensor,
+    weight: tl.tensor,
+    epsilon: tl.tensor,
+    number: tl.tensor,
+    omega: tl.tensor,
+    KIND: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """From S = K·(the other side's scale): the new scale, who was too far from 1, and |marginal − asked|.
+
+    Exact: mass/S. Slack: S·weight clipped to the box, over S. Soft: weight·S^−p. Over-relaxed in the log
+    domain by omega; at most by e^10, that a wild estimate cannot overflow.
+    """
+    sums = tl.where(mass > 0, sums, 1.0)
+    is_far = (sums >= 1 / FAR) & (sums <= FAR)
+    is_far = is_far == 0  # also where it is NaN
+    sums = tl.where(sums >= 1e-30, tl.minimum(sums, 1e30), 1e-30)
+    if KIND == EXACT:
+        asked = mass
+    elif KIND == SLACK:
+        box = number.to(mass.dtype)
+        asked = tl.minimum(tl.maximum(sums * weight, tl.maximum(mass - box, 0.0)), mass + box)
+        asked = tl.where(mass > 0, asked, 0.0)
+    else:
+        rest = (epsilon / (number + epsilon)).to(mass.dtype)
+        asked = weight * tl.exp(rest * tl.log(sums))
+    wanted = asked / sums
+    is_both = (wanted > 0) & (scale > 0)
+    ratio = tl.log(tl.where(is_both, wanted, 1.0)) - tl.log(tl.where(is_both, scale, 1.0))
+    push = tl.minimum(tl.maximum((omega - 1).to(mass.dtype) * ratio, -10.0), 10.0)
+    return wanted * tl.exp(push), is_far, tl.abs(asked - scale * sums)
+
+
+@triton.jit
+def review(
+    moved: tl.tensor, before: tl.tensor, omega: tl.tensor, contraction: tl.tensor, mass: tl.tensor
+) -> tuple[tl.tensor, tl.tensor]:
+    """Choose omega from how fast the error fell since the last review: Young's theory of over-relaxation.
+
+    A rate above omega − 1 tells the contraction of a plain iteration, λ = (rate + ω − 1)² / (ω²·rate), and
+    that the best relaxation, 2 / (1 + √(1 − λ)), has not been reached.
+    """
+    rate = tl.exp((tl.log(tl.maximum(moved, 1e-300)) - tl.log(tl.maximum(before, 1e-300))) / REVIEW)
+    seen = (rate + omega - 1) * (rate + omega - 1) / (omega * omega * tl.maximum(rate, 1e-30))
+    is_telling = (rate > omega - 1 + tl.where(omega > 1, 0.01, 0.0)) & (seen < 1)
+    contraction = tl.where(is_telling, tl.maximum(seen, contraction), contraction)
+    best = tl.where(contraction > SLOW, tl.minimum(2 / (1 + tl.sqrt(1 - contraction)), STRONGEST), 1.0)
+    is_calm = (rate < 1) & (moved <= 0.1 * mass)  # else not yet, or no longer, in the linear regime
+    return tl.where(is_calm, best, 1.0), contraction
+
+
+@triton.jit
+def finish(
+    kernel: tl.tensor,
+    offset: tl.tensor,
+    moving: tl.tensor,
+    scale: tl.tensor,
+    f: tl.tensor,
+    g: tl.tensor,
+    b_C: tl.tensor,
+    G_C: tl.tensor,
+    v_C: tl.tensor,
+    R: tl.tensor,
+    C: tl.tensor,
+    epsilon: tl.tensor,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+) -> None:
+    """Turn K into the plan u·K·v and write f and g, 0 where masked."""
+    columns = tl.arange(0, BLOCK_C)
+    for first in range(0, R, BLOCK_R):
+        rows = first + tl.arange(0, BLOCK_R)
+        u_R = tl.load(scale + rows, rows < R, other=0.0)
+        a_R = tl.load(moving + rows, rows < R, other=0.0)
+        F_R = tl.load(offset + rows, rows < R, other=0.0)
+        places = rows.to(tl.int64)[:, None] * C + columns[None, :]
+        inside = (rows < R)[:, None] & (columns < C)[None, :]
+        kernel_RC = tl.load(kernel + places, inside, other=0.0)
+        is_there = (u_R > 0)[:, None] & (v_C > 0)[None, :]  # elsewhere K may never have been written
+        tl.store(kernel + places, tl.where(is_there, u_R[:, None] * kernel_RC * v_C[None, :], 0.0), inside)
+        tl.store(f + rows, potential(a_R, F_R, u_R, epsilon).to(a_R.dtype), rows < R)
+    tl.store(g + columns, potential(b_C, G_C, v_C, epsilon).to(b_C.dtype), columns < C)
+
+
+@triton.jit
+def potential(mass: tl.tensor, offset: tl.tensor, scale: tl.tensor, epsilon: tl.tensor) -> tl.tensor:
+    """ε·(offset + log scale) in float64, 0 where masked; a scale that underflowed counts as 1e-38."""
+    return tl.where(mass > 0, epsilon * (offset + tl.log(tl.maximum(scale.to(tl.float64), 1e-38))), 0.0)
