@@ -2,8 +2,9 @@
 
 The kernel sees differences only, so a mean is subtracted where ‖x‖² + ‖y‖² − 2x·y would cancel. Centring is
 done block by block: centred copies of two samples of 8192×1024 would take 64 MB, and doing it again and again
-costs 1 % of the product. For Triton rows in half precision are left as they came: their products are exact in
-float32, and what cancels is below their own rounding (2⁻²⁴ against 2⁻⁹ of the distance from the origin).
+costs one subtraction for 512 multiplications. For Triton, rows in half precision are left as they came: their
+products are exact in float32, and what cancels is below their own rounding (2⁻²⁴ against 2⁻⁹ of the distance
+from the origin).
 """
 
 from __future__ import annotations

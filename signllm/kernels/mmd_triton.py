@@ -1,16 +1,15 @@
 """All bandwidths of MMD on a block of products in one pass over it: ``mmd.kernel_sum`` and ``mmd.slopes``.
 
-The products are left to cuBLAS. On an H200 (790 TFLOP/s bf16, 67 float32, 4.8 TB/s) at 16,384×16,384×4096 in
-bf16 one takes 2·16,384²·4096/790e12 = 2.8 ms: three bare ones 8.4 ms, our two halves and a whole 5.6 ms. Blocks
-of 512×16,384 in float32 are 32 MiB, which the L2 cache holds (50 MB). Should it not, writing and reading
-2·16,384² entries takes 8·5.4e8/4.8e12 = 0.9 ms, and five exp2 of each 2.7e9/(132 SMs·16·1.8e9) = 0.7 ms: 7.2 ms
-in all, 0.86 times the bare products. A fused product would save those 0.9 ms if it came within 14 % of cuBLAS,
-at five times the code. In float32 a product takes 33 ms and none of this shows. (Counted, not measured.)
+The products are left to cuBLAS. Counted, not measured, for an H200 (790 TFLOP/s bf16, 67 float32, 4.8 TB/s)
+at 16,384×16,384×4096 in bf16: one takes 2·16,384²·4096/790e12 = 2.8 ms, three bare ones 8.4, our two halves
+and a whole 5.6 ms. Blocks of 512×16,384 in float32 are 32 MiB, less than its L2 cache of 50 MB. Should they
+leave it, 2·16,384² entries written and read take 8·5.4e8/4.8e12 = 0.9 ms, and five exp2 of each
+2.7e9/(132 SMs·16·1.8e9) = 0.7 ms: 7.2 ms in all, 0.86 times the bare products. A fused product would save the
+0.9 ms if it came within 14 % of cuBLAS, at five times the code. In float32 a product takes 33 ms and none of
+this shows.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
@@ -25,16 +24,16 @@ ROWS, COLUMNS = 16, 256
 
 @triton.jit
 def _half(
-    product: Any,  # (R, C), rows stride apart
-    left: Any,  # (R,)
-    right: Any,  # (C,)
-    r: Any,
-    c: Any,
-    n_rows: Any,
-    n_columns: Any,
-    stride: Any,
+    product: tl.tensor,  # (R, C), rows stride apart
+    left: tl.tensor,  # (R,)
+    right: tl.tensor,  # (C,)
+    r: tl.tensor,
+    c: tl.tensor,
+    n_rows: tl.tensor,
+    n_columns: tl.tensor,
+    stride: tl.tensor,
     DIAGONAL: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """−‖x − y‖²/2 of a tile; DIAGONAL 0: as it is, 1: 0 on the diagonal, 2: −inf on the diagonal."""
     inside = (r < n_rows)[:, None] & (c < n_columns)[None, :]
     half = tl.load(product + r.to(tl.int64)[:, None] * stride + c[None, :], mask=inside, other=0.0)
@@ -50,16 +49,16 @@ def _half(
 
 @triton.jit
 def _kernel_sum(
-    product: Any,  # (R, C), rows stride apart
-    left: Any,  # (R,)
-    right: Any,  # (C,)
-    p: Any,  # (R,)
-    q: Any,  # (C,)
-    scales: Any,  # (B,)
-    sums: Any,  # (programs,)
-    n_rows: Any,
-    n_columns: Any,
-    stride: Any,
+    product: tl.tensor,  # (R, C), rows stride apart
+    left: tl.tensor,  # (R,)
+    right: tl.tensor,  # (C,)
+    p: tl.tensor,  # (R,)
+    q: tl.tensor,  # (C,)
+    scales: tl.tensor,  # (B,)
+    sums: tl.tensor,  # (programs,)
+    n_rows: tl.tensor,
+    n_columns: tl.tensor,
+    stride: tl.tensor,
     BANDWIDTHS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     ROWS: tl.constexpr,
@@ -78,15 +77,15 @@ def _kernel_sum(
 
 @triton.jit
 def _slopes(
-    product: Any,  # (R, C), rows stride apart; overwritten with the slopes
-    left: Any,  # (R,)
-    right: Any,  # (C,)
-    p: Any,  # (R,)
-    q: Any,  # (C,)
-    scales: Any,  # (B,)
-    n_rows: Any,
-    n_columns: Any,
-    stride: Any,
+    product: tl.tensor,  # (R, C), rows stride apart; overwritten with the slopes
+    left: tl.tensor,  # (R,)
+    right: tl.tensor,  # (C,)
+    p: tl.tensor,  # (R,)
+    q: tl.tensor,  # (C,)
+    scales: tl.tensor,  # (B,)
+    n_rows: tl.tensor,
+    n_columns: tl.tensor,
+    stride: tl.tensor,
     BANDWIDTHS: tl.constexpr,
     DIAGONAL: tl.constexpr,
     ROWS: tl.constexpr,
