@@ -48,6 +48,7 @@ class Specimen:
         signature: type of every argument, ``"*fp32"``, ``"i32"``, ``"constexpr"``.
         constants: values of the constexpr arguments.
         options: ``num_warps``, ``num_stages``.
+        is_aligned: it is launched only where pointers, widths and strides are multiples of 16.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Specimen:
     signature: Mapping[str, str]
     constants: Mapping[str, Any]
     options: Mapping[str, int] = field(default_factory=dict)
+    is_aligned: bool = False
 
 
 def choose(device: torch.device) -> Choice:
