@@ -1,14 +1,14 @@
 """The nearest codes on CUDA: products, minimum and distance in one kernel, no N×K matrix in memory.
 
 A program owns a tile of vectors and goes through the codes a tile at a time, keeping the least score and its
-code. In 16 bits with K <= 256 one tile holds all codes, so x is read once from memory and the codebook from the
-L2 cache: at N = 1,000,000, D = 1024, K = 256 that is 2.0 GB of x (0.43 ms at 4.8 TB/s) under 0.52 TFLOP (0.66 ms
-at 790 TFLOP/s), with 6.0 GB through L2: 128 vectors against 256 codes are the largest tile whose sums registers
+code. In 16 bits with K <= 256 one tile holds all codes: x is read once from memory, the codebook from the L2
+cache. N = 1,000,000, D = 1024, K = 256: 2.0 GB of x (0.43 ms at 4.8 TB/s) under 0.52 TFLOP (0.66 ms at 790
+TFLOP/s), with 6.0 GB through L2: 128 vectors against 256 codes are the largest tile whose sums registers
 hold. (Counted, not measured.)
 
 16-bit products are exact in float32, so their sides are left as they are: centring would round them. float32
-sides are centred on the mean code, and multiplied in float32 ("ieee"): tf32x3, three times tensor cores, drops
-the last bits of each product, which shows where D is small.
+sides are centred on the mean code and multiplied in float32 ("ieee"): tf32x3 is faster on tensor cores but
+drops the last bits of each product, which shows where D is small.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ ROWS_THAT_FILL = 128 * 132
 
 
 def tile_for(x: Tensor, codebook: Tensor) -> Tile:
-    """Return the tile for a shape: 16-bit tiles with all codes where they fit, smaller ones for few vectors."""
+    """Return the tile for a shape: in 16 bits all codes where they fit, and smaller ones for few vectors."""
     if x.dtype == torch.float32:
         return FLOAT32
     if not (_is_aligned(x) and _is_aligned(codebook)):
@@ -238,8 +238,9 @@ def _nearest_specimen(tile: Tile, dtype: str, with_distance: bool) -> Specimen:
     types |= {"index": "*i64", "distance": "*fp32", "flag": "*i32"}
     types |= dict.fromkeys(("n_rows", "n_codes", "width", "stride_n", "stride_k"), "i32")
     constants = {"stride_nd": 1, "stride_kd": 1, "CENTRED": dtype == "fp32", "WITH_DISTANCE": with_distance}
+    what = " with distance" if with_distance else ""
     return Specimen(
-        name=f"vq_assign {dtype} {tile.rows}x{tile.codes}x{tile.width}{' with distance' if with_distance else ''}",
+        name=f"vq_assign {dtype} {tile.rows}x{tile.codes}x{tile.width}{what}",
         kernel=_nearest,
         signature={name: types.get(name, "constexpr") for name in _nearest.arg_names},
         constants=constants | tile.constants,

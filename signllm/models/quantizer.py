@@ -9,7 +9,7 @@ holds the same codebook.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,26 @@ class Quantized(NamedTuple):
     metrics: dict[str, Tensor]
 
 
+class _WeighedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: float) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.weight = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.weight, None
+
+
+def _weigh_gradient(x: Tensor, weight: float) -> Tensor:
+    """Return x itself, whose gradient counts ``weight`` times."""
+    weighed: Tensor = _WeighedGradient.apply(x, weight)
+    return weighed
+
+
 class Quantizer(nn.Module):
     """Codebook (K, D) with nearest-code assignment; see the module's head."""
 
@@ -125,14 +145,14 @@ class Quantizer(nn.Module):
         if not z.is_floating_point():
             codes = functional.embedding(z, self.codebook.detach())
             return Quantized(codes, codes, z, codes.new_zeros(()), {})
-        index = vq_assign(z, self.codebook)
+        index, distance = self._assign(z)
         codes = functional.embedding(index, self.codebook).to(z.dtype)
         weight = row_weights(counts, is_real)
         used = reduce_sum(
             torch.zeros(self.config.codes, dtype=torch.float32, device=z.device).index_add_(0, index, weight)
         )
         total = used.sum().clamp(min=1.0)
-        loss = (self._distances(z.float(), codes.float()) * weight).sum() / total
+        loss = (distance * weight).sum() / (total * z.shape[1])
         quantized = Quantized(z + (codes - z).detach(), codes, index, loss, _usage(used))
         if self.training and torch.is_grad_enabled() and self.config.update == "ema":
             self._move(z.detach().float(), counts, index, weight, used)
@@ -150,13 +170,22 @@ class Quantizer(nn.Module):
             self.members.copy_(members * (self.config.codes / members.sum()))
             self.sums.copy_(centres * self.members[:, None])
 
-    def _distances(self, z: Tensor, codes: Tensor) -> Tensor:
-        commitment = (
-            functional.mse_loss(z, codes.detach(), reduction="none").mean(dim=1) * self.config.commitment
-        )
+    def _assign(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return index (n,) and |sg(z) - c|^2 + gamma |z - sg(c)|^2 (n,); EMA: the second term alone.
+
+        One distance serves both terms: they differ only in whom their gradient reaches.
+        """
+        gamma = self.config.commitment
         if self.config.update == "ema":
-            return commitment
-        return commitment + functional.mse_loss(codes, z.detach(), reduction="none").mean(dim=1)
+            codebook = self.codebook.clone()  # `_move` writes to it before the backward pass reads it
+            index, distance = vq_assign(z, codebook, return_distance=True)
+            return index, gamma * distance
+        index, distance = vq_assign(
+            _weigh_gradient(z, gamma / (1 + gamma)),
+            _weigh_gradient(self.codebook, 1 / (1 + gamma)),
+            return_distance=True,
+        )
+        return index, (1 + gamma) * distance
 
     @torch.no_grad()
     def _move(self, z: Tensor, counts: Tensor, index: Tensor, weight: Tensor, used: Tensor) -> None:
