@@ -1,4 +1,7 @@
-"""A pretrained and composed run, made once by the real stages, for the tests of stages and command line."""
+"""A pretrained and composed run, made once by the real stages, for the tests of stages and command line.
+
+The stages are imported when the run is made: tests/kernels also runs where DeepSpeed is not installed.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from signllm.stages.compose import compose
-from signllm.stages.pretrain import pretrain
-from tests.models import parts
-from tests.stages import path
-
 
 @pytest.fixture(scope="session")
 def composed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``shards``, ``llm``, and ``pretrain``: the run after stages 1 and 2."""
+    from signllm.stages.compose import compose
+    from signllm.stages.pretrain import pretrain
+    from tests.models import parts
+    from tests.stages import path
+
     folder = tmp_path_factory.mktemp("path")
     shards = path.write_videos(folder)
     parts.save_language_model(folder / "llm")

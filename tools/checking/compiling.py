@@ -1,0 +1,136 @@
+"""Compiles every Triton kernel here for Hopper, which needs no GPU, and reads what ptxas says of it.
+
+Each module ``signllm/kernels/*_triton.py`` lists its kernels as they are launched (``specimens()``). Each
+is compiled twice: for tensors whose sizes and addresses are multiples of 16, and for any others. A kernel
+that spills registers, or wants more shared memory than a multiprocessor has, fails the check: it would be
+slow, or not start.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).parents[2]
+CAPABILITY = 90
+SHARED_LIMIT = 227 * 1024
+HEADERS = ("kernel", "sizes", "registers", "spill bytes", "shared KB", "matrix units", "")
+
+
+@dataclass(kw_only=True)
+class Compiled:
+    """One kernel compiled once; ``trouble`` is empty where it passes."""
+
+    name: str
+    sizes: str
+    registers: int = 0
+    spill_bytes: int = 0
+    shared_bytes: int = 0
+    matrix_units: str = "-"
+    trouble: str = ""
+
+    @property
+    def line(self) -> tuple[str, ...]:
+        """The kernel as a line of the table."""
+        numbers = (str(self.registers), str(self.spill_bytes), f"{self.shared_bytes / 1024:.1f}")
+        return (self.name, self.sizes, *numbers, self.matrix_units, self.trouble or "ok")
+
+
+def main(target: Path) -> int:
+    """Compile all, print the table, write it as JSON; return the exit code."""
+    found = []
+    for module in sorted((CHECKOUT / "signllm" / "kernels").glob("*_triton.py")):
+        found += list(_compiled_of(f"signllm.kernels.{module.stem}"))
+    widths = [max(map(len, column)) for column in zip(HEADERS, *(c.line for c in found), strict=True)]
+    for line in (HEADERS, *(c.line for c in found)):
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    target.write_text(json.dumps([asdict(c) for c in found], indent=2) + "\n", encoding="utf-8")
+    failed = [c for c in found if c.trouble]
+    print(f"{len(found) - len(failed)} of {len(found)} compile for sm_{CAPABILITY} as they should")
+    return 1 if failed or not found else 0
+
+
+def _compiled_of(module_name: str) -> Iterator[Compiled]:
+    try:
+        specimens = importlib.import_module(module_name).specimens()
+    except Exception as error:
+        yield Compiled(name=module_name, sizes="-", trouble=f"no specimens: {type(error).__name__}: {error}")
+        return
+    for specimen in specimens:
+        for sizes, alignment in (("x16", 16), ("any", None))[: 1 if specimen.is_aligned else 2]:
+            yield _compiled(specimen, sizes, alignment)
+
+
+def _compiled(specimen: Any, sizes: str, alignment: int | None) -> Compiled:
+    """Compile one kernel; whatever Triton or ptxas refuses is its trouble."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    attributes = {
+        (place,): [["tt.divisibility", alignment]]
+        for place, name in enumerate(specimen.kernel.arg_names)
+        if alignment and specimen.signature[name] not in ("constexpr", "fp32", "fp64")
+    }
+    source = ASTSource(
+        fn=specimen.kernel,
+        signature=dict(specimen.signature),
+        constexprs=dict(specimen.constants),
+        attrs=attributes,
+    )
+    try:
+        kernel = triton.compile(
+            source, target=GPUTarget("cuda", CAPABILITY, 32), options=dict(specimen.options)
+        )
+        told = _ptxas(kernel.asm["ptx"])
+    except Exception as error:
+        told = [line.strip() for line in str(error).splitlines() if line.strip()]
+        trouble = f"{type(error).__name__}: {told[-1][:160] if told else ''}"
+        return Compiled(name=specimen.name, sizes=sizes, trouble=trouble)
+    spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill", told))
+    found = Compiled(
+        name=specimen.name,
+        sizes=sizes,
+        registers=max((int(n) for n in re.findall(r"Used (\d+) registers", told)), default=0),
+        spill_bytes=spilled,
+        shared_bytes=int(kernel.metadata.shared),
+        matrix_units=_matrix_units(kernel.asm["ptx"]),
+    )
+    if spilled:
+        found.trouble = "spills registers"
+    if found.shared_bytes > SHARED_LIMIT:
+        found.trouble = f"above {SHARED_LIMIT // 1024} KB of shared memory"
+    return found
+
+
+def _matrix_units(ptx: str) -> str:
+    return "wgmma" if "wgmma.mma_async" in ptx else "mma" if "mma.sync" in ptx else "none"
+
+
+def _ptxas(ptx: str) -> str:
+    """Return what Triton's own assembler says of a kernel (registers, spills)."""
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
+    assert target
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(ptx, encoding="utf-8")
+        command = [get_ptxas(CAPABILITY).path, f"--gpu-name={target[1]}", "-v", str(source)]
+        command += ["-o", f"{folder}/kernel.cubin"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"ptxas: {done.stderr}")
+    return done.stderr
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
