@@ -14,6 +14,7 @@ from signllm.errors import UsageError
 from signllm.training.local_ranks import is_first_rank
 from signllm.verbs.data import SHARD, SHARDS
 from signllm.verbs.demo import DEMO
+from signllm.verbs.doctor import DOCTOR
 from signllm.verbs.jobs import launch_verb
 from signllm.verbs.results import EVALUATE, REPORT, SCORE, TRANSLATE
 from signllm.verbs.stages import COMPOSE, FINETUNE, PRETRAIN
@@ -68,6 +69,7 @@ def _print_version() -> None:
 
 
 VERBS: dict[str, Verb] = {
+    "doctor": DOCTOR,
     "demo": DEMO,
     "shard": SHARD,
     "shards": SHARDS,

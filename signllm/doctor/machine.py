@@ -1,0 +1,76 @@
+"""Processor, memory, disk and Slurm: what can be told without torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from signllm.doctor.finding import Finding
+from signllm.training.local_ranks import usable_cores
+
+GIB = 2**30
+EXTENSIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+"""Of the processor's flags those that decide how fast a matrix product is."""
+
+
+def findings() -> list[Finding]:
+    """Return what the machine is."""
+    return [_python(), _processor(), _memory(), _disk()]
+
+
+def _python() -> Finding:
+    told = f"{platform.python_version()} on {platform.platform()}"
+    return Finding(group="machine", name="Python", told=told, facts={"version": platform.python_version()})
+
+
+def _processor() -> Finding:
+    info = _read("/proc/cpuinfo")
+    named = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
+    found = [flag for flag in EXTENSIONS if flags and flag in flags[1].split()]
+    name = named[1] if named else platform.processor() or platform.machine()
+    told = f"{usable_cores()} cores of {name}; {', '.join(found) or 'extensions unknown'}"
+    facts = {"cores": usable_cores(), "name": name, "extensions": found}
+    return Finding(group="machine", name="processor", told=told, facts=facts)
+
+
+def _memory() -> Finding:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    available = re.search(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
+    told = f"{total / GIB:.1f} GiB" + (f", {int(available[1]) * 1024 / GIB:.1f} free" if available else "")
+    return Finding(group="machine", name="memory", told=told, facts={"total_bytes": total})
+
+
+def _disk() -> Finding:
+    usage, here = shutil.disk_usage("."), Path.cwd()
+    told = f"{usage.free / GIB:.1f} GiB free of {usage.total / GIB:.1f} in {here}"
+    return Finding(group="machine", name="disk", told=told, facts={"free_bytes": usage.free})
+
+
+def cluster_findings() -> list[Finding]:
+    """Return whether Slurm answers here; only ``signllm launch`` needs it."""
+    program = shutil.which("sinfo")
+    if program is None:
+        told = "no sinfo on the path: only `signllm launch` needs it"
+        return [Finding(group="cluster", name="Slurm", state="absent", told=told)]
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=3)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        told = f"{program} does not answer ({type(error).__name__})"
+        return [Finding(group="cluster", name="Slurm", state="absent", told=told)]
+    if done.returncode:
+        told = f"{program} fails (exit {done.returncode}): {' '.join(done.stderr.split())[:120]}"
+        return [Finding(group="cluster", name="Slurm", state="absent", told=told)]
+    version = done.stdout.strip()
+    return [Finding(group="cluster", name="Slurm", told=f"{version}, {program}", facts={"version": version})]
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

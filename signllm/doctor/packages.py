@@ -1,0 +1,78 @@
+"""The packages that SignLLM asks for: what is installed of each, and whether it is the right version.
+
+What it asks for is read from the metadata of the installed project, or, in a checkout that is not installed,
+from its pyproject.toml. No package is imported.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+from signllm.doctor.finding import Finding
+
+OPTIONAL = {"triton": "only GPUs need it, and it comes with CUDA builds of torch"}
+CHECKOUT = Path(__file__).parents[2]
+
+
+def findings() -> list[Finding]:
+    """Return a finding for every requirement, and for the optional ones."""
+    asked = requirements()
+    if not asked:
+        told = "neither installed nor in a checkout: what it needs is not known"
+        return [Finding(group="packages", name="signllm", state="wrong", told=told, remedy="pip install .")]
+    return [_finding(name, versions) for name, versions in asked.items()]
+
+
+def requirements() -> dict[str, str]:
+    """Return the wanted versions (``">=2.8,<2.14"``) by package."""
+    try:
+        lines = [line for line in metadata.requires("signllm") or [] if "extra ==" not in line]
+        optional = metadata.requires("signllm") or []
+    except metadata.PackageNotFoundError:
+        project = CHECKOUT / "pyproject.toml"
+        if not project.is_file():
+            return {}
+        described = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+        lines = described["dependencies"]
+        optional = [line for extra in described["optional-dependencies"].values() for line in extra]
+    lines = [*lines, *(line for line in optional if _split(line)[0] in OPTIONAL)]
+    return dict(_split(line) for line in lines)
+
+
+def _split(line: str) -> tuple[str, str]:
+    """Cut ``"torch>=2.8,<2.14; marker"`` into name and versions."""
+    wanted = line.split(";")[0].replace(" ", "").replace("(", "").replace(")", "")
+    place = next((i for i, letter in enumerate(wanted) if letter in "<>=!~["), len(wanted))
+    return wanted[:place].lower(), wanted[place:]
+
+
+def _finding(name: str, versions: str) -> Finding:
+    group = "torch" if name == "torch" else "packages"
+    try:
+        installed = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        if name in OPTIONAL:
+            told = f"not installed: {OPTIONAL[name]}"
+            return Finding(group=group, name=name, state="absent", told=told, facts={"version": None})
+        remedy = f"pip install '{name}{versions}'"
+        return Finding(group=group, name=name, state="wrong", told="not installed", remedy=remedy)
+    is_right = _holds(installed, versions)
+    return Finding(
+        group=group,
+        name=name,
+        state="ok" if is_right else "wrong",
+        told=f"{installed} (wanted {versions})" if versions else installed,
+        remedy="" if is_right else f"pip install '{name}{versions}'",
+        facts={"version": installed, "wanted": versions},
+    )
+
+
+def _holds(installed: str, versions: str) -> bool:
+    """Say whether a version is one of those; a local build (``2.13.0+cpu``) counts as its release."""
+    try:
+        from packaging.specifiers import SpecifierSet
+    except ModuleNotFoundError:  # comes with transformers: that one's absence is told of anyway
+        return True
+    return SpecifierSet(versions).contains(installed.split("+")[0], prereleases=True)

@@ -1,0 +1,50 @@
+"""The verb that says what this machine can do before anything is started on it."""
+
+import json as json_format
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from signllm.command import Job, Verb, parse
+from signllm.errors import RunFailedError
+
+if TYPE_CHECKING:
+    from signllm.doctor import Finding
+
+
+def _doctor(arguments: list[str]) -> Job:
+    def doctor(*, json: bool = False) -> None:
+        """Examine this machine.
+
+        Args:
+            json: print JSON.
+        """
+        from signllm.doctor import examine
+
+        found = examine()
+        wrong = [finding.name for finding in found if finding.state == "wrong"]
+        if json:
+            print(json_format.dumps({"works": not wrong, **_record(found)}, indent=2))
+        else:
+            _print(found)
+        if wrong:
+            raise RunFailedError(f"missing or wrong here: {', '.join(wrong)}")
+
+    return parse(doctor, arguments, verb="doctor", about=DOCTOR)
+
+
+def _record(found: "list[Finding]") -> dict[str, dict[str, Any]]:
+    record: dict[str, dict[str, Any]] = {}
+    for finding in found:
+        told = {"state": finding.state, "told": finding.told, "remedy": finding.remedy}
+        record.setdefault(finding.group, {})[finding.name] = {**told, **finding.facts}
+    return record
+
+
+def _print(found: "list[Finding]") -> None:
+    order = list(dict.fromkeys(finding.group for finding in found))
+    for group, findings in groupby(sorted(found, key=lambda f: order.index(f.group)), lambda f: f.group):
+        print(group, *(finding.line for finding in findings), sep="\n")
+    print("ok: works   --: absent, and not everybody needs it   !!: missing or wrong")
+
+
+DOCTOR = Verb("what this machine can do, and what is missing", "signllm doctor", _doctor)
