@@ -98,12 +98,14 @@ def _naive(x: Tensor, y: Tensor, bandwidths: Sequence[float]) -> Tensor:
         squared = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
         return sum((-squared.clamp(min=0) / (2 * s**2)).exp() for s in bandwidths).mean()  # type: ignore[union-attr]
 
+    x, y = x.float(), y.float()  # in bfloat16 distances would be nowhere near
     return mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)
 
 
 def _geomloss(x: Tensor, y: Tensor, bandwidths: Sequence[float]) -> Tensor:
     from geomloss import SamplesLoss
 
+    x, y = x.float(), y.float()
     losses = [SamplesLoss("gaussian", blur=s, backend="tensorized")(x, y) for s in bandwidths]
     return 2 * torch.stack(losses).sum()  # its loss is half the squared MMD
 

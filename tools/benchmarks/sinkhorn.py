@@ -119,20 +119,26 @@ def _products(problems: _Problems, iterations_of: Callable[[], Tensor]) -> Calla
     """Return what runs two products per iteration: problem by problem on a CPU, all at once on a GPU."""
     kernel = torch.full_like(problems.cost, 1 / problems.cost.shape[2])  # a mean: numbers keep their size
 
-    def one_by_one(_: float | None) -> None:
-        a, b = problems.row_mass.clone(), problems.column_mass.clone()
-        for k, u, v, count in zip(kernel, a, b, iterations_of().tolist(), strict=True):
-            transposed = k.T
-            for _ in range(count):
-                torch.mv(k, v, out=u)
-                torch.mv(transposed, u, out=v)
+    def run(_: float | None) -> None:
+        (_at_once if problems.cost.is_cuda else _one_by_one)(problems, kernel, iterations_of())
 
-    def at_once(_: float | None) -> None:
-        for _ in range(round(float(iterations_of().double().mean()))):
-            torch.bmm(kernel, problems.column_mass[:, :, None])
-            torch.bmm(kernel.mT, problems.row_mass[:, :, None])
+    return run
 
-    return at_once if problems.cost.is_cuda else one_by_one
+
+def _one_by_one(problems: _Problems, kernel: Tensor, iterations: Tensor) -> None:
+    a, b = problems.row_mass.clone(), problems.column_mass.clone()
+    for k, u, v, count in zip(kernel, a, b, iterations.tolist(), strict=True):
+        transposed = k.T
+        for _ in range(count):
+            torch.mv(k, v, out=u)
+            torch.mv(transposed, u, out=v)
+
+
+def _at_once(problems: _Problems, kernel: Tensor, iterations: Tensor) -> None:
+    """As many products as all problems together need, spread evenly."""
+    for _ in range(round(float(iterations.double().mean()))):
+        torch.bmm(kernel, problems.column_mass[:, :, None])
+        torch.bmm(kernel.mT, problems.row_mass[:, :, None])
 
 
 def _rivals(problems: _Problems, target: Callable[[], float]) -> list[Contender]:
