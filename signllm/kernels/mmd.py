@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from signllm.kernels.choice import choose
-from signllm.kernels.mmd_blocks import Pair, pairs, product
+from signllm.kernels.mmd_blocks import Pair, pairs, product, wide
 
 MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Bandwidths by default, in units of the median distance (not stated in the paper)."""
@@ -162,12 +162,11 @@ def kernel_sum(
     ``diagonal`` is what stands on the diagonal of h: 0, −inf to leave it out, None for as it is.
     """
     half_RC = _halved(product_RC, left_R, right_C, diagonal)
-    power_RC = torch.empty_like(half_RC)
-    sums = []
+    power_RC, by_row_R = torch.empty_like(half_RC), torch.zeros_like(p_R)
     for scale in scales.tolist():
         torch.mul(half_RC, scale, out=power_RC)
-        sums.append(p_R @ (power_RC.exp2_() @ q_C))
-    return torch.stack(sums).sum()
+        by_row_R.addmv_(power_RC.exp2_(), q_C)
+    return p_R.to(wide(p_R.device)) @ by_row_R.to(wide(p_R.device))
 
 
 def slopes(
@@ -231,7 +230,7 @@ def _mmd(
 
 
 def _pair_sum(pair: Pair, scales: Tensor, diagonal: float, fold: Callable[..., Tensor]) -> Tensor:
-    """Σ p_i q_j k(x_i, y_j), added up in float64 where the device has it."""
+    """Σ p_i q_j k(x_i, y_j)."""
     sums = []
     for rows, columns, block in pair.blocks():
         q_C = pair.right.share_N[columns]
@@ -239,7 +238,7 @@ def _pair_sum(pair: Pair, scales: Tensor, diagonal: float, fold: Callable[..., T
             q_C = torch.cat([q_C[: block.square], 2 * q_C[block.square :]])
         stands = diagonal if block.square else None
         sums.append(fold(block.product(), *block.norms, pair.left.share_N[rows], q_C, scales, stands))
-    return torch.stack(sums).sum(dtype=torch.float32 if scales.device.type == "mps" else torch.float64)
+    return torch.stack(sums).sum()
 
 
 @torch.library.custom_op("signllm::mmd_backward", mutates_args=())

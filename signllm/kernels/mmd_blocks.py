@@ -20,8 +20,9 @@ from signllm.kernels.choice import choose
 HALF = (torch.bfloat16, torch.float16)
 
 EDGES = {"cpu": (512, 512), "device": (1024, 1024), "half": (512, 16_384), "half, copied": (2048, 2048)}
-"""Rows and columns of a block. CPU: 1 MB of float32 for two cores, half of the L2 cache of each. Others:
-product, slopes and rows come to 64 MB at most for E = 4096, and a product takes longer than its launch."""
+"""Rows and columns of a block. CPU: 1 MB of float32 for two cores, half of the L2 cache of each; the benchmark
+prints time and memory. Others, counted for a GPU: product, slopes and rows fit in 64 MB at E = 1024, those with
+rows growing with E, and a product takes longer than its launch."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Side:
         if self.is_centred:
             block_RE = block_RE.to(centre_E.dtype) - centre_E
         return block_RE.masked_fill(self.share_N[rows, None] == 0, 0) if self.is_masked else block_RE
+
+    def total(self) -> Tensor:
+        """Σ p: 1, but for the rounding of shares, which would not cancel between samples of unequal size."""
+        return self.share_N.sum(dtype=wide(self.share_N.device))
 
     def mean(self) -> Tensor:
         """(E,) mean by the shares."""
@@ -121,12 +126,17 @@ def pairs(
         edges = EDGES["half, copied" if backward or left.is_masked or right.is_masked else "half"]
     else:
         edges = EDGES["cpu" if x.device.type == "cpu" else "device"]
-    minus_two = torch.full((), -2.0, dtype=dtype, device=x.device)
+    minus_two_across = -2 / (left.total() * right.total())
     return (
-        Pair(left, left, _factor(left.share_N, unbiased), edges),
-        Pair(right, right, _factor(right.share_N, unbiased), edges),
-        Pair(left, right, minus_two, edges),
+        Pair(left, left, _factor(left, unbiased), edges),
+        Pair(right, right, _factor(right, unbiased), edges),
+        Pair(left, right, minus_two_across, edges),
     )
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """Return float64 where the device has it: what the few numbers are in whose differences the result is."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
@@ -136,9 +146,9 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right, out_dtype=torch.float32) if left.is_cuda else left.float() @ right.float()
 
 
-def _factor(share_N: Tensor, unbiased: bool) -> Tensor:
-    """1, or 1/(1 − Σ p²) without the cancellation of that."""
-    return 1 / (share_N * (1 - share_N)).sum() if unbiased else share_N.new_ones(())
+def _factor(side: Side, unbiased: bool) -> Tensor:
+    """1/(Σ p)², or 1/((Σ p)² − Σ p²) without the cancellation of that."""
+    return 1 / (side.share_N * (side.total() - side.share_N)).sum() if unbiased else side.total() ** -2
 
 
 def _side(

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from signllm.kernels.choice import Specimen
 
-ROWS, COLUMNS = 16, 256
-"""Entries of a program: 32 for each of 128 threads, which holds them in registers."""
+ROWS = {torch.float32: 16, torch.float64: 2}
+COLUMNS = 256
+"""Entries of a program: 32 for each of 128 threads, none of which spills; in float64, whose exp2 needs many
+registers, 4 (tools/gpu_check prints registers and spills)."""
 
 
 @triton.jit
@@ -123,7 +125,7 @@ def kernel_sum(
         product_RC.stride(0),
         **_constants(scales, diagonal),
     )
-    return sums.sum()
+    return sums.sum(dtype=torch.float64)
 
 
 def slopes(
@@ -147,7 +149,7 @@ def slopes(
 
 def _grid(product_RC: Tensor) -> tuple[int, int]:
     rows, columns = product_RC.shape
-    return triton.cdiv(rows, ROWS), triton.cdiv(columns, COLUMNS)
+    return triton.cdiv(rows, ROWS[product_RC.dtype]), triton.cdiv(columns, COLUMNS)
 
 
 def _tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -157,29 +159,25 @@ def _tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def _constants(scales: Tensor, diagonal: float | None) -> dict[str, int]:
     stands = 0 if diagonal is None else 1 if diagonal == 0 else 2
-    return {"BANDWIDTHS": len(scales), "DIAGONAL": stands, "ROWS": ROWS, "COLUMNS": COLUMNS}
+    return {"BANDWIDTHS": len(scales), "DIAGONAL": stands, "ROWS": ROWS[scales.dtype], "COLUMNS": COLUMNS}
 
 
 def specimens() -> list[Specimen]:
     """Return both kernels in both precisions, on the diagonal and beside it."""
     return [
-        _specimen(kernel, kind, diagonal)
+        _specimen(kernel, dtype, diagonal)
         for kernel in (_kernel_sum, _slopes)
-        for kind in ("fp32", "fp64")
+        for dtype in (torch.float32, torch.float64)
         for diagonal in (None, 0.0, -torch.inf)
     ]
 
 
-def _specimen(kernel: triton.JITFunction, kind: str, diagonal: float | None) -> Specimen:
-    constants = _constants(torch.empty(5), diagonal)
-    signature = {
-        name: "constexpr"
-        if name in constants
-        else "i32"
-        if name in ("n_rows", "n_columns", "stride")
-        else f"*{kind}"
-        for name in kernel.arg_names
-    }
+def _specimen(kernel: triton.JITFunction, dtype: torch.dtype, diagonal: float | None) -> Specimen:
+    constants = _constants(torch.empty(5, dtype=dtype), diagonal)
+    kind = f"fp{dtype.itemsize * 8}"
+    signature = dict.fromkeys(kernel.arg_names, f"*{kind}")
+    signature |= dict.fromkeys(("n_rows", "n_columns", "stride"), "i32")
+    signature |= dict.fromkeys(constants, "constexpr")
     return Specimen(
         name=f"mmd{kernel.fn.__name__} {kind} diagonal {diagonal}",
         kernel=kernel,
