@@ -1,51 +1,27 @@
 """Entropic optimal transport for a batch of masked problems (design 4.2; the paper's Eq. 5).
 
 Each problem is min_P ⟨C, P⟩ + ε Σ P (log P − 1) + row(P·1 | a) + column(Pᵀ·1 | b), where a side is exact, a
-box or a KL penalty. Sinkhorn's iteration is a proximal step per side (Chizat et al. 2018): with S the
-marginal that the other side's potential alone would give, the new marginal is a; S clipped to the box; or
-S^(1−p)·a^p, p = ρ/(ρ+ε).
-
-Potentials are float64 and live in the log domain; the kernel exp((f + g − C)/ε) has the dtype of the cost
-and is rebuilt only when they have drifted, so an iteration is two matrix-vector products and nothing over-
-or underflows. Problems are solved one after another without their masked rows and columns: each stays in
-cache and stops when it has converged.
+box or a KL penalty: balanced, box-relaxed and (semi-)unbalanced transport are one operator. The solution is P
+= exp((f + g − C)/ε) with potentials f and g. ``sinkhorn_torch`` is the reference and the implementation on
+CPU, ``sinkhorn_triton`` its twin on CUDA; the plan is differentiable by ``sinkhorn_gradient``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-DRIFT = 20.0
-"""How far, in units of ε, potentials may move from those inside the kernel: exp(±20) suits float32."""
-
-TINY = 1e-20
-"""A product below this may have lost terms to underflow, and is computed again in the log domain."""
-
-
-@dataclass(frozen=True)
-class Exact:
-    """The marginal equals the mass."""
+from signllm.kernels import sinkhorn_torch
+from signllm.kernels.choice import choose
+from signllm.kernels.sinkhorn_gradient import carry_back
+from signllm.kernels.sinkhorn_sides import EXACT, Exact, Side, Slack, Soft, from_numbers, to_numbers
 
 
-@dataclass(frozen=True)
-class Slack:
-    """The marginal lies within ``slack`` of the mass, entry by entry: |marginal − mass| ≤ slack."""
-
-    slack: float
-
-
-@dataclass(frozen=True)
-class Soft:
-    """The marginal may leave the mass for a price: ρ·KL(marginal | mass)."""
-
-    rho: float
-
-
-Side = Exact | Slack | Soft
+class NotConvergedError(RuntimeError):
+    """A problem did not reach the tolerance and the caller asked to hear of it."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +29,9 @@ class SinkhornResult:
     """What a solve found, and per problem how well.
 
     Attributes:
-        plan: (B, R, C), 0 where masked or forbidden.
-        row_potential: (B, R) f, in units of cost; 0 where masked. plan = exp((f + g − C)/ε).
+        plan: (B, R, C), 0 where masked or forbidden; differentiable in cost and masses.
+        row_potential: (B, R) f, in units of cost; 0 where masked. plan = exp((f + g − C)/ε). A constant to
+            the gradient, as are the rest.
         column_potential: (B, C) g, likewise.
         iterations: (B,) int64, at most ``max_iterations``.
         error: (B,) float64, Σ|row marginal − what the row side asks for| as a share of the problem's mass.
@@ -75,151 +52,213 @@ def sinkhorn(
     column_mass: Tensor,
     *,
     epsilon: float | Tensor,
-    row: Side = Exact(),
-    column: Side = Exact(),
+    row: Side = EXACT,
+    column: Side = EXACT,
     max_iterations: int = 1000,
     tolerance: float = 1e-6,
+    start: Tensor | None = None,
+    must_converge: bool = False,
 ) -> SinkhornResult:
-    """Solve B entropic transport problems; without gradient.
+    """Solve B entropic transport problems, each until it has converged by itself.
 
     The entropy is relative to the uniform plan; for KL(P | a⊗b) subtract ε·log(a⊗b) from the cost. The last
     half step is the columns', so theirs is the side that is met to rounding; ``error`` measures the rows.
 
     Args:
-        cost: (B, R, C); +inf forbids a pair. An expanded tensor may share one cost between problems.
+        cost: (B, R, C) float32 or float64, or (1, R, C) or (R, C) for all problems; +inf forbids a pair.
         row_mass: (B, R) non-negative; 0 masks the row out.
         column_mass: (B, C) likewise.
-        epsilon: strength of the entropy in units of cost, one for all or (B,).
+        epsilon: strength of the entropy in units of cost, one for all or (B,); a constant to the gradient.
         row, column: how each side binds.
         max_iterations: limit per problem.
-        tolerance: the ``error`` at which a problem stops.
+        tolerance: the ``error`` at which a problem stops; float32 cannot go much below 1e-7.
+        start: (B, C) column potential to start from, for example of an earlier result; f follows from it.
+        must_converge: raise if a problem does not reach the tolerance.
 
     Raises:
-        ValueError: wrong shapes, NaN or −inf costs, negative or infinite masses, parameters that are not
-            positive.
+        ValueError: wrong shapes or types, NaN or −inf costs, negative or infinite masses, parameters that are
+            not positive.
+        NotConvergedError: with ``must_converge``; names the first such problem and its error.
     """
-    _check(cost, row_mass, column_mass, row, column)
-    epsilons = torch.as_tensor(epsilon, dtype=torch.float64).expand(len(cost)).tolist()
-    if not all(0 < value < float("inf") for value in epsilons) or max_iterations < 1:
-        raise ValueError(
-            f"epsilon must be positive and finite, max_iterations at least 1; got {epsilon}, {max_iterations}"
-        )
-    plan = torch.zeros(cost.shape, dtype=cost.dtype, device=cost.device)
-    f, g = torch.zeros_like(row_mass, dtype=torch.float64), torch.zeros_like(column_mass, dtype=torch.float64)
-    iterations, error = torch.zeros(len(cost), dtype=torch.int64), torch.zeros(len(cost), dtype=torch.float64)
-    with torch.no_grad():
-        for b, epsilon_b in enumerate(epsilons):
-            problem = _Problem(cost[b], row_mass[b], column_mass[b], epsilon_b, row, column)
-            iterations[b], error[b] = problem.solve(max_iterations, tolerance)
-            if not problem.is_empty:
-                place = (problem.rows[:, None], problem.columns)
-                plan[b][place] = problem.log_plan().exp_().to(cost.dtype)
-                f[b, problem.rows] = problem.row.now * epsilon_b
-                g[b, problem.columns] = problem.column.now * epsilon_b
-    device, dtype = cost.device, cost.dtype
-    return SinkhornResult(plan, f.to(dtype), g.to(dtype), iterations.to(device), error.to(device))
+    if cost.dim() == 2:
+        cost = cost[None]
+    _check(cost, row_mass, column_mass, start, row, column)
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1; got {max_iterations}")
+    batch = row_mass.shape[0]
+    epsilon_B = torch.as_tensor(epsilon, dtype=torch.float64, device=cost.device).detach().expand(batch)
+    plan, f, g, iterations, error = _sinkhorn(
+        cost.expand(batch, -1, -1),
+        row_mass.to(cost.dtype),
+        column_mass.to(cost.dtype),
+        epsilon_B,
+        None if start is None else start.detach().to(cost.dtype),
+        [*to_numbers(row), *to_numbers(column)],
+        max_iterations,
+        tolerance,
+        must_converge,
+    )
+    return SinkhornResult(plan, f.detach(), g.detach(), iterations, error.detach())
 
 
-class _Potential:
-    """One side: its potential in units of ε, the part of it inside the kernel, and its marginal's rule."""
+def objective(
+    result: SinkhornResult,
+    cost: Tensor,
+    row_mass: Tensor,
+    column_mass: Tensor,
+    *,
+    epsilon: float | Tensor,
+    row: Side = EXACT,
+    column: Side = EXACT,
+) -> Tensor:
+    """Return the minimum (B,) that ``result`` attains, differentiable in cost and masses (envelope theorem).
 
-    def __init__(self, side: Side, mass: Tensor, epsilon: float) -> None:
-        self.wanted = _marginal(side, mass, epsilon)
-        self.now = self.inside = torch.zeros_like(mass)
+    It is the dual value, −ε ΣP + Σ_i min_m [row(m | a_i) + f_i·m] + the same over columns, whose error is of
+    second order in that of the potentials. Mass that no finite cost lets go does not count.
 
-    def factor(self) -> Tensor:
-        """Exp of what the kernel does not hold; cut off where ``has_drifted`` makes the product void."""
-        return (self.now - self.inside).clamp(-2 * DRIFT, 2 * DRIFT).exp()
-
-    def has_drifted(self) -> bool:
-        return bool((self.now - self.inside).abs().max() > DRIFT)
-
-
-class _Problem:
-    """One problem without the rows and columns that are masked or that no finite cost reaches; its state."""
-
-    def __init__(
-        self, cost_RC: Tensor, a_R: Tensor, b_C: Tensor, epsilon: float, row: Side, column: Side
-    ) -> None:
-        present_RC = cost_RC.isfinite() & (a_R > 0)[:, None] & (b_C > 0)
-        self.rows, self.columns = present_RC.any(dim=1).nonzero()[:, 0], present_RC.any(dim=0).nonzero()[:, 0]
-        a_R, b_C = a_R.double(), b_C.double()
-        self.mass = max(float(a_R.sum()), float(b_C.sum()))
-        stranded_R, stranded_C = a_R.index_fill(0, self.rows, 0), b_C.index_fill(0, self.columns, 0)
-        self.unmet = float(_least(row, stranded_R).sum() + _least(column, stranded_C).sum())
-        self.is_empty = len(self.rows) == 0
-        self.cost_RC = cost_RC[self.rows[:, None], self.columns]
-        self.epsilon = epsilon
-        self.row = _Potential(row, a_R[self.rows], epsilon)
-        self.column = _Potential(column, b_C[self.columns], epsilon)
-        self.rebuild()
-
-    def rebuild(self) -> None:
-        """Take the present potentials into the kernel."""
-        self.row.inside, self.column.inside = self.row.now, self.column.now
-        self.kernel_RC = self.log_plan().exp_().to(self.cost_RC.dtype)
-
-    def log_plan(self) -> Tensor:
-        """(R, C) log P in float64."""
-        return (self.cost_RC.double() / -self.epsilon).add_(self.row.now[:, None]).add_(self.column.now)
-
-    def solve(self, max_iterations: int, tolerance: float) -> tuple[int, float]:
-        """Iterate until the rows' error is within tolerance; return iterations and error."""
-        if self.is_empty:
-            return 0, (self.unmet / self.mass if self.mass > 0 else 0.0)
-        self.half_step(self.row, self.column, dim=1)
-        for iteration in range(1, max_iterations + 1):
-            self.half_step(self.column, self.row, dim=0)
-            before = self.row.now
-            moved = self.half_step(self.row, self.column, dim=1)
-            if moved <= tolerance * self.mass or iteration == max_iterations:
-                break
-        self.row.now = before  # the plan that the error was measured on: columns met, rows within the error
-        return iteration, (moved + self.unmet) / self.mass
-
-    def half_step(self, mine: _Potential, other: _Potential, dim: int) -> float:
-        """Let one side have the marginal it asks for; return how far (L1) it was from that."""
-        factor = other.factor().to(self.kernel_RC.dtype)
-        sums = self.kernel_RC @ factor if dim == 1 else factor @ self.kernel_RC
-        is_void = other.has_drifted() or not bool(sums.min() > TINY)
-        log_s = self.log_plan().logsumexp(dim) - mine.now if is_void else sums.double().log() - mine.inside
-        wanted = mine.wanted(log_s)
-        moved = float((wanted.exp() - (log_s + mine.now).exp()).abs().sum())
-        mine.now = wanted - log_s
-        if is_void:
-            self.rebuild()
-        return moved
-
-
-def _marginal(side: Side, mass: Tensor, epsilon: float) -> Callable[[Tensor], Tensor]:
-    """The side's proximal step: from log S, the log of the marginal that it asks for."""
-    log_mass = mass.log()
-    if isinstance(side, Exact):
-        return lambda log_s: log_mass
-    if isinstance(side, Slack):
-        lowest, highest = (mass - side.slack).clamp(min=0).log(), (mass + side.slack).log()
-        return lambda log_s: torch.minimum(torch.maximum(log_s, lowest), highest)
-    share = side.rho / (side.rho + epsilon)
-    return lambda log_s: share * log_mass + (1 - share) * log_s
-
-
-def _least(side: Side, mass: Tensor) -> Tensor:
-    """The least marginal that the side accepts, entry by entry."""
-    if isinstance(side, Exact):
-        return mass
-    return (mass - side.slack).clamp(min=0) if isinstance(side, Slack) else torch.zeros_like(mass)
-
-
-def _check(cost: Tensor, row_mass: Tensor, column_mass: Tensor, row: Side, column: Side) -> None:
-    if (
-        cost.dim() != 3
-        or row_mass.shape != cost.shape[:2]
-        or column_mass.shape != (cost.shape[0], cost.shape[2])
+    Args:
+        result: of ``sinkhorn`` with the same arguments.
+        cost, row_mass, column_mass, epsilon, row, column: as given to ``sinkhorn``.
+    """
+    plan = result.plan.detach()
+    cost = torch.where(cost.isfinite(), cost, 0.0)
+    moved = ((cost - cost.detach()) * plan).sum(dim=(1, 2))  # 0 in value, the plan in gradient
+    value = moved - torch.as_tensor(epsilon, dtype=plan.dtype, device=plan.device) * plan.sum(dim=(1, 2))
+    for side, mass, potential in (
+        (row, row_mass, result.row_potential),
+        (column, column_mass, result.column_potential),
     ):
-        shapes = [tuple(t.shape) for t in (cost, row_mass, column_mass)]
+        value = value + _side_value(side, mass, potential).sum(dim=1)
+    return value
+
+
+def _side_value(side: Side, mass: Tensor, potential: Tensor) -> Tensor:
+    """min_m [side(m | mass) + potential·m], entry by entry."""
+    if isinstance(side, Exact):
+        return mass * potential
+    if isinstance(side, Soft):
+        return -side.rho * mass * torch.expm1(-potential / side.rho)
+    return potential * torch.where(potential > 0, (mass - side.slack).clamp(min=0), mass + side.slack)
+
+
+@torch.library.custom_op("signllm::sinkhorn", mutates_args=())
+def _sinkhorn(
+    cost: Tensor,
+    row_mass: Tensor,
+    column_mass: Tensor,
+    epsilon: Tensor,
+    start: Tensor | None,
+    sides: list[float],
+    max_iterations: int,
+    tolerance: float,
+    must_converge: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _check_values(cost, row_mass, column_mass, epsilon)
+    row, column = _sides(sides)
+    solve = sinkhorn_torch.solve
+    if choose(cost.device).implementation == "triton":
+        from signllm.kernels import sinkhorn_triton
+
+        solve = sinkhorn_triton.solve
+    result = solve(
+        cost,
+        row_mass,
+        column_mass,
+        epsilon,
+        row,
+        column,
+        start,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+    )
+    if must_converge:
+        _demand_convergence(result[3], result[4], tolerance)
+    return result
+
+
+@_sinkhorn.register_fake
+def _(
+    cost: Tensor, row_mass: Tensor, column_mass: Tensor, epsilon: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return (
+        torch.empty_like(cost, memory_format=torch.contiguous_format),
+        torch.empty_like(row_mass, memory_format=torch.contiguous_format),
+        torch.empty_like(column_mass, memory_format=torch.contiguous_format),
+        torch.empty(epsilon.shape, dtype=torch.int64, device=cost.device),
+        torch.empty(epsilon.shape, dtype=torch.float64, device=cost.device),
+    )
+
+
+@torch.library.custom_op("signllm::sinkhorn_backward", mutates_args=())
+def _sinkhorn_backward(
+    grad_plan: Tensor,
+    plan: Tensor,
+    f: Tensor,
+    g: Tensor,
+    row_mass: Tensor,
+    column_mass: Tensor,
+    epsilon: Tensor,
+    sides: list[float],
+) -> tuple[Tensor, Tensor, Tensor]:
+    return carry_back(grad_plan, plan, f, g, row_mass, column_mass, epsilon, *_sides(sides))
+
+
+@_sinkhorn_backward.register_fake
+def _(
+    grad_plan: Tensor, plan: Tensor, f: Tensor, g: Tensor, row_mass: Tensor, column_mass: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(plan), torch.empty_like(row_mass), torch.empty_like(column_mass)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, row_mass, column_mass, epsilon, _, sides, *_ = inputs
+    plan, f, g, _, _ = output
+    ctx.save_for_backward(plan, f, g, row_mass, column_mass, epsilon)
+    ctx.sides = sides
+
+
+def _backward(ctx: Any, grad_plan: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    grads = _sinkhorn_backward(grad_plan, *ctx.saved_tensors, ctx.sides)
+    return (*grads, None, None, None, None, None, None)
+
+
+_sinkhorn.register_autograd(_backward, setup_context=_save)
+
+
+def _sides(numbers: list[float]) -> tuple[Side, Side]:
+    row_kind, row_parameter, column_kind, column_parameter = numbers
+    return from_numbers(int(row_kind), row_parameter), from_numbers(int(column_kind), column_parameter)
+
+
+def _check(
+    cost: Tensor, row_mass: Tensor, column_mass: Tensor, start: Tensor | None, row: Side, column: Side
+) -> None:
+    """What can be told without looking at values, so that a graph can be traced through it."""
+    shapes = [tuple(t.shape) for t in (cost, row_mass, column_mass)]
+    if cost.dim() != 3 or row_mass.dim() != 2 or column_mass.dim() != 2:
         raise ValueError(f"cost must be (B, R, C), row_mass (B, R), column_mass (B, C); got {shapes}")
+    (batch, rows), columns = row_mass.shape, column_mass.shape[1]
+    if cost.shape[0] not in (1, batch) or column_mass.shape[0] != batch or cost.shape[1:] != (rows, columns):
+        raise ValueError(f"cost must be (B, R, C), row_mass (B, R), column_mass (B, C); got {shapes}")
+    if start is not None and start.shape != column_mass.shape:
+        raise ValueError(f"start must be (B, C) = {shapes[2]}, a column potential; got {tuple(start.shape)}")
     if cost.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"cost must be float32 or float64; got {cost.dtype}")
+    for name, side in (("row", row), ("column", column)):
+        value = side.slack if isinstance(side, Slack) else side.rho if isinstance(side, Soft) else 0.0
+        if not 0 <= value < float("inf") or (isinstance(side, Soft) and value == 0):
+            raise ValueError(f"{name}={side}: the parameter must be positive and finite (a slack may be 0)")
+
+
+def _check_values(cost: Tensor, row_mass: Tensor, column_mass: Tensor, epsilon: Tensor) -> None:
+    """What only the values tell; one pass over the cost, and one synchronisation on a GPU."""
+    if cost.numel() == 0:
+        return
+    positive = (epsilon > 0) & (epsilon < torch.inf)
+    fine = (row_mass.amin() >= 0) & (row_mass.amax() < torch.inf) & (column_mass.amin() >= 0)
+    fine &= (column_mass.amax() < torch.inf) & (cost.amin() > -torch.inf) & positive.all()
+    if bool(fine):
+        return
     bad = (cost.isnan() | (cost == -torch.inf)).nonzero()
     if len(bad) > 0:
         raise ValueError(f"cost holds NaN or -inf, first at {tuple(bad[0].tolist())}; +inf forbids a pair")
@@ -229,7 +268,15 @@ def _check(cost: Tensor, row_mass: Tensor, column_mass: Tensor, row: Side, colum
             raise ValueError(
                 f"{name} must be finite and non-negative; first broken at {tuple(bad[0].tolist())}"
             )
-    for name, side in (("row", row), ("column", column)):
-        value = side.slack if isinstance(side, Slack) else side.rho if isinstance(side, Soft) else 0.0
-        if not 0 <= value < float("inf") or (isinstance(side, Soft) and value == 0):
-            raise ValueError(f"{name}={side}: the parameter must be positive and finite (a slack may be 0)")
+    raise ValueError(f"epsilon must be positive and finite; got {epsilon[~positive].tolist()[:8]}")
+
+
+def _demand_convergence(iterations: Tensor, error: Tensor, tolerance: float) -> None:
+    late = (error > tolerance).nonzero()[:, 0]
+    if len(late) > 0:
+        b = int(late[0])
+        raise NotConvergedError(
+            f"{len(late)} of {len(error)} transport problems missed the tolerance {tolerance}: the first, "
+            f"number {b}, has an error of {float(error[b]):.2g} after {int(iterations[b])} iterations; "
+            "give more iterations or a larger epsilon, and check that exact masses add up and can move"
+        )

@@ -34,6 +34,9 @@ class Soft:
 
 Side = Exact | Slack | Soft
 
+EXACT = Exact()
+"""The default of both sides."""
+
 KINDS = (Exact, Slack, Soft)
 
 
@@ -49,7 +52,7 @@ def from_numbers(kind: int, parameter: float) -> Side:
 
 
 def log_marginal(side: Side, mass: Tensor, epsilon: Tensor, log_s: Tensor) -> Tensor:
-    """Return the log of the marginal that the side asks for, from log S; all broadcast, −inf where mass is 0."""
+    """Return the log of the marginal that the side asks for, from log S; −inf where an exact mass is 0."""
     if isinstance(side, Exact):
         return mass.log().expand_as(log_s)
     if isinstance(side, Slack):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from signllm.kernels import Exact, Side, SinkhornResult, Slack, Soft, sinkhorn
+from signllm.kernels import Exact, NotConvergedError, Side, SinkhornResult, Slack, Soft, sinkhorn
 
 SIDES = (Exact(), Slack(0.02), Soft(0.3))
 
@@ -104,6 +104,19 @@ def test_diracs_and_products() -> None:
     close(sinkhorn(5 * one[None], 0.3 * one, 0.3 * one, epsilon=0.01).plan, [[[0.3]]])
     _, a, b = problem(1, 4, 6)
     close(sinkhorn(torch.zeros(1, 4, 6).double(), a, b, epsilon=1.0).plan, a[:, :, None] * b[:, None])
+
+
+def test_gaussians_have_a_closed_form() -> None:
+    """Janati et al. 2020: for (x−y)², N(0, s²) and N(0, t²) the covariance is (√(ε²/4 + 4s²t²) − ε/2)/2."""
+    s, t, epsilon = 0.7, 1.3, 0.5
+    x = torch.linspace(-8, 8, 301, dtype=torch.float64)
+    masses = [torch.softmax(-x.square() / (2 * width**2), dim=0)[None] for width in (s, t)]
+    cost = (x[:, None] - x).square()
+    plan = sinkhorn(cost, *masses, epsilon=epsilon, tolerance=1e-10).plan[0]
+    covariance = float(x @ plan @ x)
+    assert covariance == pytest.approx(
+        (np.sqrt(epsilon**2 / 4 + 4 * s**2 * t**2) - epsilon / 2) / 2, rel=1e-6
+    )
 
 
 def test_a_small_epsilon_finds_the_permutation() -> None:
@@ -227,8 +240,55 @@ def test_each_problem_stops_by_itself() -> None:
     close(result.plan[1:2], sinkhorn(cost[:1], a[:1], b[:1], epsilon=0.1).plan, 1e-9)
 
 
+def test_a_start_near_the_solution_spares_iterations() -> None:
+    cost, a, b = problem(3, 20, 15, seed=13)
+    cold = sinkhorn(cost, a, b, epsilon=0.01, tolerance=1e-9)
+    warm = sinkhorn(cost, a, b, epsilon=0.01, tolerance=1e-9, start=cold.column_potential)
+    assert (warm.iterations <= 2).all()
+    assert (cold.iterations > 20).all()
+    close(warm.plan, cold.plan, 1e-8)
+    moved = sinkhorn(cost + 1e-3 * torch.rand(cost.shape), a, b, epsilon=0.01, start=cold.column_potential)
+    assert (moved.iterations < cold.iterations).all()
+
+
+def test_one_cost_may_serve_all_problems() -> None:
+    cost, a, b = problem(4, 6, 5, seed=14)
+    apart = sinkhorn(cost[:1].repeat(4, 1, 1), a, b, epsilon=0.1).plan
+    close(sinkhorn(cost[0], a, b, epsilon=0.1).plan, apart, 0)
+    close(sinkhorn(cost[:1], a, b, epsilon=0.1).plan, apart, 0)
+
+
+def test_a_problem_that_must_converge_and_does_not_is_named() -> None:
+    cost, a, b = problem(3, 4, 5, seed=15)
+    sinkhorn(cost, a, b, epsilon=0.1, must_converge=True)
+    b[1] *= 2
+    with pytest.raises(
+        NotConvergedError, match=r"1 of 3 .* number 1, has an error of 0\.5 after 40 iterations"
+    ):
+        sinkhorn(cost, a, b, epsilon=0.1, must_converge=True, max_iterations=40)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 9), (3, 9, 1), (2, 31, 33), (5, 129, 65)])
+@pytest.mark.parametrize("epsilon", [0.5, 0.02])
+def test_float32_errs_no_more_than_plain_float32(shape: tuple[int, int, int], epsilon: float) -> None:
+    """The yardstick is the textbook's iteration in the log domain, in float32, run as long."""
+    cost, a, b = problem(*shape, seed=16)
+    exact = sinkhorn(cost, a, b, epsilon=epsilon, tolerance=1e-12, max_iterations=20_000).plan
+    found = sinkhorn(
+        cost.float(), a.float(), b.float(), epsilon=epsilon, tolerance=1e-6, max_iterations=20_000
+    )
+    scaled, log_a, log_b = cost.float() / -epsilon, a.float().log(), b.float().log()
+    f, g = torch.zeros_like(log_a), torch.zeros_like(log_b)
+    for _ in range(max(100, 2 * int(found.iterations.max()))):
+        f = log_a - (scaled + g[:, None]).logsumexp(2)
+        g = log_b - (scaled + f[:, :, None]).logsumexp(1)
+    plain = (scaled + f[:, :, None] + g[:, None]).exp()
+    ours, theirs = ((p.double() - exact).abs().sum((1, 2)) for p in (found.plan, plain))
+    assert (ours <= 2 * theirs + 1e-6).all()  # the tolerance
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("epsilon", [1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("epsilon", [1e-2, 1e-3, 1e-4, 1e-6])
 def test_float32_is_stable_down_to_small_epsilon(dtype: torch.dtype, epsilon: float) -> None:
     cost, a, b = problem(2, 10, 10, seed=12)
     result = sinkhorn(
@@ -275,7 +335,9 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"cost": COST[0]}, "must be"),
+        ({"cost": COST[0, 0]}, "must be"),
+        ({"cost": COST.expand(3, 2, 3)}, "must be"),
+        ({"start": A}, "start must be"),
         ({"row_mass": B}, "must be"),
         ({"cost": COST.half()}, "float32 or float64"),
         ({"cost": torch.tensor([[[0.0, 0, 0], [0, NAN, 0]]])}, r"\(0, 1, 1\)"),
