@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from signllm.kernels.sinkhorn_sides import Exact, Side, Slack, Soft, least_marginal, log_marginal
+from signllm.kernels.sinkhorn_sides import Side, least_marginal, log_marginal
+from signllm.kernels.sinkhorn_state import LINEAR, Progress, Scale, tiny_for
 
 CACHE_BYTES = 768 * 1024
 """What the kernels of a group may take of each core's second-level cache (1 MB on current servers)."""
@@ -29,12 +29,6 @@ FAR = 1e8
 
 REVIEW, FIRST_REVIEWS = 12, (2, 5)
 """Iterations between two looks at how fast a problem converges, and when the first ones are."""
-
-LINEAR = 0.3
-"""Share of the mass below which the error is taken to fall at a constant rate."""
-
-SLOW, STRONGEST = 0.3, 1.97
-"""Contraction per iteration above which over-relaxation pays; its limit, as 2 would not converge."""
 
 COARSEST, STEP = 1 / 8, 1 / 4
 """ε comes down from at most this share of the largest cost, by this factor."""
@@ -75,91 +69,6 @@ def solve(
     return result
 
 
-@dataclass
-class _Progress:
-    """How the iteration of one problem is going.
-
-    Attributes:
-        place: in the group's result.
-        target: the ε asked for; ``epsilon`` is the present one.
-        mass: what errors are a share of.
-        relaxation: ω of over-relaxation, 1 without.
-        contraction: estimate of what a plain iteration multiplies the error by.
-        error_before: at the last review, which was in iteration ``reviewed``.
-        is_done: its result is written.
-    """
-
-    place: int
-    target: float
-    epsilon: float
-    mass: float
-    relaxation: float = 1.0
-    contraction: float = 0.0
-    error_before: float = math.inf
-    reviewed: int = 0
-    is_done: bool = False
-
-    def review(self, error: float, iteration: int) -> None:
-        """Choose the relaxation from how fast the error fell: Young's theory of two-block relaxation."""
-        fell = error / self.error_before if 0 < self.error_before < math.inf else 1.0
-        passed, self.reviewed, self.error_before = iteration - self.reviewed, iteration, error
-        if not fell < 1.0 or error > LINEAR * self.mass:
-            self.relaxation = 1.0  # not yet, or no longer, at a constant rate
-            return
-        rate, omega = max(fell, 1e-30) ** (1 / passed), self.relaxation
-        if omega > 1 and rate < omega - 0.99:
-            return  # as fast as this relaxation can be
-        seen = ((rate + omega - 1) / omega) ** 2 / rate if omega > 1 else rate
-        self.contraction = max(self.contraction, min(seen, 1.0))
-        if self.contraction > SLOW:
-            self.relaxation = min(STRONGEST, 2 / (1 + math.sqrt(1 - self.contraction)))
-
-
-class _Scale:
-    """One side of a group: scale factors u = exp(φ − F), and the rule that makes new ones from sums."""
-
-    def __init__(self, side: Side, mass_nR: Tensor) -> None:
-        self.side, self.mass, self.scale = side, mass_nR, mass_nR.clone()
-        self.offset = torch.zeros_like(mass_nR, dtype=torch.float64)
-        self.factor = torch.ones_like(mass_nR)
-        self.power = torch.ones_like(mass_nR[:, :1])
-        slack = side.slack if isinstance(side, Slack) else 0.0
-        self.lowest = (mass_nR - slack).clamp_(min=0)
-        self.highest = torch.where(mass_nR > 0, mass_nR + slack, 0.0)
-
-    def keep(self, members: Tensor) -> None:
-        """Let the other problems leave."""
-        for name in ("mass", "scale", "offset", "factor", "power", "lowest", "highest"):
-            setattr(self, name, getattr(self, name).index_select(0, members))
-
-    def wanted(self, sums_nR: Tensor) -> Tensor:
-        """Return the u that gives the marginals asked for; sums are near 1, and u is 0 where the mass is."""
-        if isinstance(self.side, Exact):
-            return self.mass / sums_nR
-        if isinstance(self.side, Slack):
-            return (sums_nR * self.factor).clamp_(self.lowest, self.highest).div_(sums_nR)
-        return (self.mass / sums_nR).pow_(self.power).mul_(self.factor)
-
-    def potential(self, members: Tensor, scale_mR: Tensor) -> Tensor:
-        """Return φ (m, R) of some problems, float64, with ``scale_mR`` as u; −inf where there is no mass."""
-        tiny = _tiny(scale_mR)
-        phi_mR = self.offset[members] + scale_mR.double().clamp(tiny, 1 / tiny).log()
-        if isinstance(self.side, Slack):  # below the reach of u the box is idle
-            phi_mR = torch.where(scale_mR > 0, phi_mR, 0.0)
-        return torch.where(self.mass[members] > 0, phi_mR, -math.inf)
-
-    def absorb(self, members: Tensor, offset_mR: Tensor, scale_mR: Tensor, epsilon_m1: Tensor) -> None:
-        """Take F and u of problems whose kernels were made anew."""
-        offset_mR = torch.where(self.mass[members] > 0, offset_mR, 0.0)
-        self.offset[members], self.scale[members] = offset_mR, scale_mR
-        if isinstance(self.side, Slack):
-            self.factor[members] = offset_mR.neg().exp().clamp(max=1 / _tiny(scale_mR)).to(scale_mR.dtype)
-        elif isinstance(self.side, Soft):
-            share_m1 = self.side.rho / (self.side.rho + epsilon_m1)
-            factor_mR = ((share_m1 - 1) * offset_mR).exp().clamp(max=1 / _tiny(scale_mR))
-            self.power[members], self.factor[members] = (x.to(scale_mR.dtype) for x in (share_m1, factor_mR))
-
-
 class _Group:
     """Problems whose kernels fit into cache together; iterates until each has converged."""
 
@@ -178,15 +87,15 @@ class _Group:
             stranded_nR, stranded_nC = a_nR * ~is_reached_nRC.any(dim=2), b_nC * ~is_reached_nRC.any(dim=1)
             sides = ((row, stranded_nR), (column, stranded_nC))
             unmet_n = sum((least_marginal(*side).sum(dim=1) for side in sides), start=self.unmet_n)
-            self.unmet_n = unmet_n / mass_n.clamp(min=_tiny(mass_n))
+            self.unmet_n = unmet_n / mass_n.clamp(min=tiny_for(mass_n))
             a_nR, b_nC = a_nR - stranded_nR, b_nC - stranded_nC
             self.absent_nRC = ~((a_nR > 0)[:, :, None] & (b_nC > 0)[:, None])
             largest_n = torch.where(is_reached_nRC, cost_nRC.abs(), 0).amax(dim=(1, 2))
         self.cost_nRC, self.largest_n = cost_nRC, largest_n.tolist()
-        self.rows, self.columns = _Scale(row, a_nR), _Scale(column, b_nC)
+        self.rows, self.columns = Scale(row, a_nR), Scale(column, b_nC)
         self.kernel_nRC = torch.empty_like(cost_nRC, memory_format=torch.contiguous_format)
         facts = zip(epsilon_n.tolist(), mass_n.tolist(), strict=True)
-        self.problems = [_Progress(k, e, e, mass) for k, (e, mass) in enumerate(facts)]
+        self.problems = [Progress(k, e, e, mass) for k, (e, mass) in enumerate(facts)]
         self.omegas: list[float] = []
         self.omega_n1: Tensor | None = None
 
@@ -232,14 +141,14 @@ class _Group:
             self.omega_n1 = self.rows.scale.new_tensor(omegas)[:, None] if max(omegas) > 1 else None
         return self.omega_n1
 
-    def enough(self, problem: _Progress) -> float:
+    def enough(self, problem: Progress) -> float:
         """Return the error at which a problem is done: only a plain step meets the columns exactly."""
         if self.iteration == self.max_iterations:
             return math.inf
         is_plain = problem.relaxation == 1.0 and problem.epsilon == problem.target
         return self.tolerance * problem.mass if is_plain else -1.0
 
-    def look(self, k: int, problem: _Progress, error: float) -> bool:
+    def look(self, k: int, problem: Progress, error: float) -> bool:
         """Return whether a problem is done now; adapt its relaxation and ε now and then."""
         if problem.is_done:
             return False
@@ -255,7 +164,7 @@ class _Group:
         return False
 
     def half_step(
-        self, mine: _Scale, other: _Scale, omega_n1: Tensor | None, *, measure: bool = False
+        self, mine: Scale, other: Scale, omega_n1: Tensor | None, *, measure: bool = False
     ) -> Tensor:
         """Give one side the marginals it asks for; return, if measured, how far off (n,) they were (L1)."""
         sums = torch.bmm(other.scale[:, None], self.facing(self.kernel_nRC, other))[:, 0]
@@ -275,7 +184,7 @@ class _Group:
             moved_n = moved_n.index_copy(0, void, moved.to(moved_n.dtype)) if measure else moved_n
         return moved_n
 
-    def log_step(self, members: Tensor, mine: _Scale, phi_other: Tensor, phi: Tensor | None = None) -> Tensor:
+    def log_step(self, members: Tensor, mine: Scale, phi_other: Tensor, phi: Tensor | None = None) -> Tensor:
         """Do a half step of some problems in the log domain; return how far off (m,) they were (L1).
 
         Without ``phi``, the potential before the step, that is not known. Problems whose error is enough
@@ -292,13 +201,13 @@ class _Group:
         sums = kernel.sum(dim=2)
         log_sums = top[:, :, 0] + sums.double().log()
         log_wanted = log_marginal(mine.side, mass, epsilon_m1, log_sums)
-        wanted = torch.where(mass > 0, log_wanted, -math.inf).exp().clamp_(max=1 / _tiny(sums))
+        wanted = torch.where(mass > 0, log_wanted, -math.inf).exp().clamp_(max=1 / tiny_for(sums))
         moved = torch.full_like(epsilon_m1[:, 0], math.inf)
         if phi is not None:
             moved = (wanted - (log_sums + phi).exp()).abs().sum(dim=1)
         enough = moved.new_tensor([self.enough(self.problems[k]) for k in members.tolist()])
         on = ((moved > enough) | (phi is None)).nonzero()[:, 0]
-        kernel.div_(sums.clamp(min=_tiny(sums))[:, :, None])
+        kernel.div_(sums.clamp(min=tiny_for(sums))[:, :, None])
         if len(on) == len(members):
             self.absorb(members, mine, kernel, wanted.to(sums.dtype), log_sums, phi_other)
         elif len(on) > 0:
@@ -308,7 +217,7 @@ class _Group:
     def absorb(
         self,
         members: Tensor,
-        mine: _Scale,
+        mine: Scale,
         kernel: Tensor,
         wanted: Tensor,
         log_sums: Tensor,
@@ -316,7 +225,7 @@ class _Group:
     ) -> None:
         """Make ``kernel``, whose rows are ``mine`` and add up to 1, the kernel of some problems."""
         other, epsilon_m1 = self.columns if mine is self.rows else self.rows, self.epsilon(members)
-        others = torch.bmm(wanted[:, None], kernel)[:, 0].clamp_(min=_tiny(kernel))
+        others = torch.bmm(wanted[:, None], kernel)[:, 0].clamp_(min=tiny_for(kernel))
         kernel.div_(others[:, None])
         mine.absorb(members, -log_sums, wanted, epsilon_m1)
         present = other.mass[members] > 0
@@ -365,7 +274,7 @@ class _Group:
         self.columns.keep(members)
         self.kernel_nRC = self.kernel_nRC.index_select(0, members)
 
-    def facing(self, matrix_nRC: Tensor, side: _Scale) -> Tensor:
+    def facing(self, matrix_nRC: Tensor, side: Scale) -> Tensor:
         """Return the matrices with ``side`` along their rows."""
         return matrix_nRC if side is self.rows else matrix_nRC.mT
 
@@ -381,8 +290,3 @@ class _Group:
         """Return the present ε (m, 1) of some problems."""
         epsilons = [self.problems[k].epsilon for k in members.tolist()]
         return torch.tensor(epsilons, dtype=torch.float64, device=members.device)[:, None]
-
-
-def _tiny(like: Tensor) -> float:
-    """Return a number that nothing is lost by when it stands for 0, and whose inverse is finite."""
-    return float(torch.finfo(like.dtype).tiny ** 0.75)
