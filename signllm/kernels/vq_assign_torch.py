@@ -17,7 +17,7 @@ from signllm.kernels import vq_assign_bfloat16 as bfloat16
 ROW_BYTES = 16 * 1024 * 1024
 """Of a block of vectors. With the next two some 60 MB in all at most, codes and vectors of 4096 numbers."""
 
-CODE_BYTES = 8 * 1024 * 1024
+CODE_BYTES = 4 * 1024 * 1024
 """Of a block of codes."""
 
 SCORE_BYTES = 2 * 1024 * 1024
@@ -137,8 +137,8 @@ class Codes:
             return
         for first in range(0, len(self.codebook_KD), self.size):
             codes_CD = self.codebook_KD[first : first + self.size].to(self.centre_D.dtype) - self.centre_D
-            norms_C = torch.linalg.vector_norm(codes_CD, dim=1).square_()
-            rounded = bfloat16.Rounded.read(codes_CD, norms_C) if self.screens else None
+            norms_C = codes_CD.square().sum(dim=1)
+            rounded = bfloat16.Rounded.read(codes_CD, norms_C, self.rows) if self.screens else None
             block = CodeBlock(first, codes_CD, norms_C, rounded)
             if len(codes_CD) == len(self.codebook_KD):
                 self.whole.append(block)
@@ -152,7 +152,9 @@ def first_of_equals(codebook_KD: Tensor, size: int) -> Tensor:
     are not left to it. A hash of the bits finds suspects in one pass over blocks; only those are compared.
     """
     first_K = torch.arange(len(codebook_KD), device=codebook_KD.device)
-    hashes_K = torch.cat([_hashes(block_CD) for block_CD in codebook_KD.split(size)])
+    hashes_K = torch.empty_like(first_K)
+    for target_C, block_CD in zip(hashes_K.split(size), codebook_KD.split(size), strict=True):
+        target_C.copy_(_hashes(block_CD))  # small results kept between blocks would tear the heap apart
     open_S = first_K
     while len(open_S):  # once more only where different codes share a hash
         _, group_S, sizes = hashes_K[open_S].unique(return_inverse=True, return_counts=True)
@@ -173,7 +175,7 @@ def _hashes(codes_CD: Tensor) -> Tensor:
     wide_CD = codes_CD.to(torch.float64 if codes_CD.dtype == torch.float64 else torch.float32) + 0.0
     bits_CD = wide_CD.view(torch.int64 if codes_CD.dtype == torch.float64 else torch.int32)
     factors_D = torch.arange(1, codes_CD.shape[1] + 1, device=codes_CD.device) * 0x9E3779B1 | 1
-    return (bits_CD * factors_D.to(bits_CD.dtype)).sum(dim=1)
+    return (bits_CD * factors_D.to(bits_CD.dtype)).sum(dim=1, dtype=bits_CD.dtype)
 
 
 def name_what_is_not_finite(x: Tensor, codebook: Tensor, size: int) -> NoReturn:
