@@ -1,11 +1,11 @@
-"""The Triton twin of ``sinkhorn_torch``: one program per problem, which stops when *its* problem has converged.
+"""The Triton twin of ``sinkhorn_torch``: one program per problem, which stops when *it* has converged.
 
 The iteration is the reference's: plan = u·K·v with K = exp(F + G − C/ε), whose sums are near 1. An iteration
 that leaves [1/FAR, FAR] is void and done again in the log domain, in float64, which makes F, G and K anew.
 K lies in the memory of the plan. Its first rows, as many as a multiprocessor's registers hold, stay there for
 all iterations; of a problem larger than that each iteration reads the other rows once, mostly from the
 second-level cache: a block of rows gives its sums, its new u and its share of the columns' sums in one go.
-More columns than ``COLUMNS`` go another way (``sinkhorn_triton_wide``).
+More than 4096 columns are right too, but a program's vectors of that length spill from registers.
 
 Bytes: an iteration of a problem that fits moves none; of one that does not, 4·R·C (8 in float64) per problem.
 A problem keeps one multiprocessor busy: fewer than about a hundred large ones leave much of a GPU idle.
@@ -22,26 +22,17 @@ from torch import Tensor
 
 from signllm.kernels.choice import Specimen
 from signllm.kernels.sinkhorn_sides import Side, to_numbers
-from signllm.kernels.sinkhorn_triton_steps import (
-    REVIEW,
-    finish,
-    half_step,
-    log_step,
-    review,
-    survey,
-)
+from signllm.kernels.sinkhorn_triton_iterate import iterate
+from signllm.kernels.sinkhorn_triton_steps import finish, log_step, survey
 
 ON_CHIP_BYTES = 128 * 1024
-"""Bytes of K that stay in registers: half of a multiprocessor's 256 KB; the rest holds vectors and a block."""
-
-COLUMNS = 4096
-"""Most columns whose vectors a program holds: beyond, registers would spill."""
+"""Bytes of K that stay in registers: half of a multiprocessor's 256 KB; vectors and a block take the rest."""
 
 BLOCK = 4096
 """Elements of K that a program streams or makes at a time: 8 to 32 a thread."""
 
-STAGES = tl.constexpr(3)
-"""Blocks under way from memory at a time."""
+LOG_BLOCK = 128
+"""Elements a warp handles at a time in the log domain: four float64 exponents a thread."""
 
 STEP, BREADTH = tl.constexpr(4.0), tl.constexpr(8.0)
 """Without a start ε comes down by this factor, from where it is above the costs' range over BREADTH."""
@@ -90,8 +81,8 @@ def solve(
         g,
         iterations,
         error,
-        epsilon.new_empty(B, R),
-        cost.new_empty(B, 4, R),
+        epsilon.new_empty(B, R + C),
+        cost.new_empty(B, 5 * R + 2 * C),
         R,
         C,
         max_iterations,
@@ -102,6 +93,35 @@ def solve(
             *arguments, ROW=row_kind, COLUMN=column_kind, HAS_START=start is not None, **constants, **options
         )
     return plan, f, g, iterations, error
+
+
+def specimens() -> list[Specimen]:
+    """Return the kernel for problems on chip, partly and wholly streamed, in both precisions."""
+    shapes = {"fp32": ((64, 64), (128, 256), (256, 256), (1024, 1024)), "fp64": ((128, 128), (1024, 1024))}
+    return [
+        _specimen(R, C, kind, side)
+        for kind, sizes in shapes.items()
+        for R, C in sizes
+        for side in ((0, 0), (1, 2), (2, 1))
+    ]
+
+
+def _specimen(R: int, C: int, kind: str, sides: tuple[int, int]) -> Specimen:
+    constants, options = _sizes(R, C, 4 if kind == "fp32" else 8, ON_CHIP_BYTES)
+    constants |= {"ROW": sides[0], "COLUMN": sides[1], "HAS_START": False, "stride_c": 1}
+    types = dict.fromkeys(("epsilons", "numbers", "errors", "offsets"), "*fp64") | {"iterations": "*i64"}
+    for name in ("cost", "row_mass", "column_mass", "start", "plan", "f", "g", "scales"):
+        types[name] = f"*{kind}"
+    signature = {
+        name: "constexpr" if name in constants else types.get(name, "i32") for name in solve_kernel.arg_names
+    }
+    return Specimen(
+        name=f"sinkhorn {R}x{C} {kind} sides {sides}",
+        kernel=solve_kernel,
+        signature=signature,
+        constants=constants,
+        options=options,
+    )
 
 
 def _sizes(R: int, C: int, item_bytes: int, on_chip_bytes: int) -> tuple[dict[str, Any], dict[str, int]]:
@@ -115,7 +135,13 @@ def _sizes(R: int, C: int, item_bytes: int, on_chip_bytes: int) -> tuple[dict[st
         resident = fits if 4 * fits >= R else 0
     held = max(resident, block) * width * item_bytes
     warps = 4 if held <= 16 * 1024 else 8 if held <= 64 * 1024 else 16
-    constants = {"RESIDENT": resident, "IS_STREAMED": R > resident, "BLOCK_R": block, "BLOCK_C": width}
+    constants = {
+        "RESIDENT": resident,
+        "IS_STREAMED": R > resident,
+        "BLOCK_L": max(1, min(height, LOG_BLOCK * warps // width)),
+        "BLOCK_R": block,
+        "BLOCK_C": width,
+    }
     return constants, {"num_warps": warps}
 
 
@@ -135,8 +161,8 @@ def solve_kernel(
     g: tl.tensor,  # (B, C)
     iterations: tl.tensor,  # (B,) int64
     errors: tl.tensor,  # (B,) float64
-    offsets: tl.tensor,  # (B, R) float64 scratch: F
-    scales: tl.tensor,  # (B, 4, R) scratch: u twice, weights of the rows' rule, masses that can move
+    offsets: tl.tensor,  # (B, R + C) float64 scratch: F, G
+    scales: tl.tensor,  # (B, 5·R + 2·C) scratch: u twice, weights, masses, sums; columns' weights, masses
     R: tl.tensor,
     C: tl.tensor,
     max_iterations: tl.tensor,
@@ -145,6 +171,7 @@ def solve_kernel(
     HAS_START: tl.constexpr,
     RESIDENT: tl.constexpr,
     IS_STREAMED: tl.constexpr,
+    BLOCK_L: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
@@ -152,194 +179,55 @@ def solve_kernel(
     problem = tl.program_id(0).to(tl.int64)
     cost += problem * stride_b
     plan += problem * R * C
-    offsets += problem * R
-    scales += problem * 4 * R
-    weights, moving = scales + 2 * R, scales + 3 * R
+    offsets += problem * (R + C)
+    scales += problem * (5 * R + 2 * C)
+    weights, moving, sums = scales + 2 * R, scales + 3 * R, scales + 4 * R
+    column_weights, column_moving = scales + 5 * R, scales + 5 * R + C
     columns = tl.arange(0, BLOCK_C)
-    is_column = columns < C
     row_number, column_number, tolerance = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
-    b_C = tl.load(column_mass + problem * C + columns, is_column, other=0.0)
-    b_C, mass, unmet, span = survey(
-        cost, stride_r, stride_c, row_mass + problem * R, b_C, moving, scales, R, C,
-        row_number, column_number, ROW, COLUMN, BLOCK_R, BLOCK_C,
+    mass, unmet, span = survey(
+        cost, stride_r, stride_c, row_mass + problem * R, column_mass + problem * C, moving, column_moving,
+        scales, R, C, row_number, column_number, ROW, COLUMN, BLOCK_L, BLOCK_C,
     )  # fmt: skip
     epsilon = tl.load(epsilons + problem)
-    gamma_C = tl.zeros([BLOCK_C], tl.float64)
+    G_C = tl.zeros([BLOCK_C], tl.float64)
     stage = tl.full([], 0, tl.int32)
     if HAS_START:
-        gamma_C += tl.load(start + problem * C + columns, is_column, other=0.0).to(tl.float64) / epsilon
+        G_C += tl.load(start + problem * C + columns, columns < C, other=0.0).to(tl.float64) / epsilon
     else:
         while (epsilon * BREADTH < span) & (8 * stage + 8 <= max_iterations):
             epsilon *= STEP
             stage += 1
+    tl.store(offsets + R + columns, G_C, columns < C)
     cap = tl.minimum(max_iterations // (2 * tl.maximum(stage, 1)), CAP)
-    G_C, v_C = tl.zeros([BLOCK_C], tl.float64), tl.zeros([BLOCK_C], plan.dtype.element_ty)
+    v_C = tl.full([BLOCK_C], 1.0, plan.dtype.element_ty)
     slot, iteration, begun = tl.full([], 0, tl.int32), tl.full([], 0, tl.int32), tl.full([], 0, tl.int32)
-    moved = tl.full([], 0.0, tl.float64)
+    moved, step = tl.full([], 0.0, tl.float64), tl.full([], 1.0, tl.float64)
     is_running = span >= 0
     tl.debug_barrier()
     while is_running:
-        G_C, v_C, weight_C = log_step(
-            cost, stride_r, stride_c, plan, offsets, moving, scales, weights, b_C, gamma_C, R, C, epsilon,
-            row_number, column_number, ROW, COLUMN, BLOCK_R, BLOCK_C,
+        v_C = log_step(
+            cost, stride_r, stride_c, plan, offsets, moving, scales, weights, offsets + R, column_moving,
+            column_weights, v_C, step, R, C, epsilon, row_number, column_number,
+            ROW, COLUMN, BLOCK_L, BLOCK_C,
         )  # fmt: skip
         goal = mass * tl.where(stage > 0, tl.maximum(tolerance, COARSE), tolerance)
         last = tl.where(stage > 0, begun + cap, max_iterations)
-        v_C, slot, iteration, moved, is_over = _iterate(
-            plan, moving, scales, weights, b_C, v_C, weight_C, R, C, epsilon, row_number, column_number,
-            mass, goal, iteration + 1, last, ROW, COLUMN, RESIDENT, IS_STREAMED, BLOCK_R, BLOCK_C,
+        v_C, slot, iteration, moved, is_over = iterate(
+            plan, moving, scales, weights, sums, column_moving, column_weights, v_C, R, C, epsilon,
+            row_number, column_number, mass, goal, iteration + 1, last,
+            ROW, COLUMN, RESIDENT, IS_STREAMED, BLOCK_R, BLOCK_C,
         )  # fmt: skip
-        gamma_C = G_C + tl.log(tl.maximum(v_C.to(tl.float64), 1e-38))
         is_running = (is_over == 0) | (stage > 0)
+        step = tl.full([], 1.0, tl.float64)
         if is_over & (stage > 0):
-            gamma_C *= STEP
+            step *= STEP
             epsilon /= STEP
             stage -= 1
             begun = iteration
     finish(
-        plan, offsets, moving, scales + slot * R, f + problem * R, g + problem * C,
-        b_C, G_C, v_C, R, C, epsilon, BLOCK_R, BLOCK_C,
+        plan, offsets, moving, scales + slot * R, f + problem * R, g + problem * C, offsets + R,
+        column_moving, v_C, R, C, epsilon, BLOCK_L, BLOCK_C,
     )  # fmt: skip
     tl.store(iterations + problem, iteration.to(tl.int64))
     tl.store(errors + problem, (moved + unmet) / tl.where(mass > 0, mass, 1.0))
-
-
-@triton.jit
-def _iterate(
-    kernel: tl.tensor,
-    moving: tl.tensor,
-    scale: tl.tensor,
-    weight: tl.tensor,
-    b_C: tl.tensor,
-    v_C: tl.tensor,
-    weight_C: tl.tensor,
-    R: tl.tensor,
-    C: tl.tensor,
-    epsilon: tl.tensor,
-    row_number: tl.tensor,
-    column_number: tl.tensor,
-    mass: tl.tensor,
-    goal: tl.tensor,
-    iteration: tl.tensor,
-    last: tl.tensor,
-    ROW: tl.constexpr,
-    COLUMN: tl.constexpr,
-    RESIDENT: tl.constexpr,
-    IS_STREAMED: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Iterate on one K until the error is within the goal, the last iteration is done, or one is void.
-
-    Return v, which of the two u (slot) goes with it, the iterations so far, the error that these two were
-    measured to have, and whether that is the end rather than a void iteration.
-    """
-    columns = tl.arange(0, BLOCK_C)
-    held = tl.arange(0, RESIDENT if RESIDENT > 0 else 1)
-    if RESIDENT > 0:
-        a_R = tl.load(moving + held, held < R, other=0.0)
-        u_R = tl.load(scale + held, held < R, other=0.0)
-        weight_R = tl.load(weight + held, held < R, other=0.0)
-        kernel_RC = _rows(kernel, held, columns, R, C)
-    slot = tl.full([], 0, tl.int32)
-    counted = tl.full([], 0, tl.int32)
-    omega, relaxation = tl.full([], 1.0, tl.float64), tl.full([], 1.0, tl.float64)
-    contraction, before = tl.full([], 0.0, tl.float64), tl.full([], float("inf"), tl.float64)
-    moved = tl.full([], 0.0, tl.float64)
-    is_over, is_going = iteration < 0, iteration >= 0
-    while is_going:
-        moved = tl.full([], 0.0, tl.float64)
-        sums_C = tl.zeros([BLOCK_C], v_C.dtype)
-        if IS_STREAMED:
-            sums_C, moved = _stream(
-                kernel, moving, scale, weight, v_C, R, C, epsilon, row_number, omega, slot,
-                ROW, RESIDENT, BLOCK_R, BLOCK_C,
-            )  # fmt: skip
-        if RESIDENT > 0:
-            next_R, moved_R = _row_step(kernel_RC, v_C, u_R, a_R, weight_R, epsilon, row_number, omega, ROW)
-            sums_C += tl.sum(kernel_RC * next_R[:, None], 0)
-            moved += tl.sum(moved_R)
-        is_met = moved <= goal
-        is_over = (is_met & (omega == 1.0)) | (iteration >= last)
-        next_C, is_far, _ = half_step(sums_C, v_C, b_C, weight_C, epsilon, column_number, omega, COLUMN)
-        is_going = (is_over == 0) & (tl.max(is_far.to(tl.int32)) == 0)
-        if is_going:
-            v_C = next_C
-            if RESIDENT > 0:
-                u_R = next_R
-            slot = 1 - slot
-            iteration += 1
-            counted += 1
-            if counted == REVIEW:
-                relaxation, contraction = review(moved, before, relaxation, contraction, mass)
-                before = moved
-                counted = 0
-            omega = tl.where(is_met | (iteration + 1 >= last), 1.0, relaxation)
-        if IS_STREAMED:
-            tl.debug_barrier()
-    if RESIDENT > 0:
-        tl.store(scale + slot * R + held, u_R, held < R)
-    tl.debug_barrier()
-    return v_C, slot, iteration, moved, is_over
-
-
-@triton.jit
-def _rows(
-    kernel: tl.tensor, rows: tl.tensor, columns: tl.tensor, R: tl.tensor, C: tl.tensor
-) -> tl.tensor:
-    """A block of K, 0 outside."""
-    inside = (rows < R)[:, None] & (columns < C)[None, :]
-    return tl.load(kernel + rows.to(tl.int64)[:, None] * C + columns[None, :], inside, other=0.0)
-
-
-@triton.jit
-def _row_step(
-    kernel_RC: tl.tensor,
-    v_C: tl.tensor,
-    u_R: tl.tensor,
-    a_R: tl.tensor,
-    weight_R: tl.tensor,
-    epsilon: tl.tensor,
-    number: tl.tensor,
-    omega: tl.tensor,
-    ROW: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor]:
-    """Return the next u and |marginal − asked|. A void row gets inf: the columns' sums then tell."""
-    sums_R = tl.sum(kernel_RC * v_C[None, :], 1)
-    next_R, is_far, moved_R = half_step(sums_R, u_R, a_R, weight_R, epsilon, number, omega, ROW)
-    return tl.where(is_far, float("inf"), next_R), moved_R.to(tl.float64)
-
-
-@triton.jit
-def _stream(
-    kernel: tl.tensor,
-    moving: tl.tensor,
-    scale: tl.tensor,
-    weight: tl.tensor,
-    v_C: tl.tensor,
-    R: tl.tensor,
-    C: tl.tensor,
-    epsilon: tl.tensor,
-    number: tl.tensor,
-    omega: tl.tensor,
-    slot: tl.tensor,
-    ROW: tl.constexpr,
-    RESIDENT: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor]:
-    """Read the rows that are not resident once: their half step, and the columns' sums with the new u."""
-    columns = tl.arange(0, BLOCK_C)
-    sums_RC = tl.zeros([BLOCK_R, BLOCK_C], v_C.dtype)  # added up over rows once, at the end
-    moved_R = tl.zeros([BLOCK_R], tl.float64)
-    for first in tl.range(RESIDENT, R, BLOCK_R, num_stages=STAGES):
-        rows = first + tl.arange(0, BLOCK_R)
-        a_R = tl.load(moving + rows, rows < R, other=0.0)
-        u_R = tl.load(scale + slot * R + rows, rows < R, other=0.0)
-        weight_R = tl.load(weight + rows, rows < R, other=0.0)
-        kernel_RC = _rows(kernel, rows, columns, R, C)
-        next_R, more_R = _row_step(kernel_RC, v_C, u_R, a_R, weight_R, epsilon, number, omega, ROW)
-        sums_RC += kernel_RC * next_R[:, None]
-        moved_R += more_R
-        tl.store(scale + (1 - slot) * R + rows, next_R, rows < R)
-    return tl.sum(sums_RC, 0), tl.sum(moved_R)

@@ -1,9 +1,8 @@
-"""The steps of the Triton Sinkhorn kernels, for a program that holds all columns' vectors of its problem.
+"""What the Triton Sinkhorn kernel does with the costs, seldom: at the start, for every K, and at the end.
 
-``survey`` looks at the problem once; ``log_step`` is an iteration in the log domain that makes K anew;
-``row_step`` and ``column_step`` are the half steps on K; ``review`` chooses the over-relaxation. Shapes: R
-stands for a block of rows, C for all columns, padded; what is padded or masked has mass 0. Vectors of scales
-and K have the cost's dtype, everything logarithmic is float64.
+``survey`` looks at the problem; ``log_step`` is an iteration in the log domain that makes K anew; ``finish``
+turns K into the plan. R stands for a block of rows, C for all columns, padded; what is padded or masked has
+mass 0. Vectors of scales and K have the cost's dtype, everything logarithmic is float64.
 """
 
 from __future__ import annotations
@@ -14,17 +13,8 @@ import triton.language as tl
 EXACT, SLACK = tl.constexpr(0), tl.constexpr(1)
 """Places in ``sinkhorn_sides.KINDS``; 2 is Soft."""
 
-FAR = tl.constexpr(1e8)
-"""A sum beyond this factor of 1 may have lost terms to underflow: float32 ends at 1e-38."""
-
 TOP = tl.constexpr(80.0)
 """exp of it is the largest number that K and weights hold: nothing overflows in float32."""
-
-SLOW, STRONGEST = tl.constexpr(0.5), tl.constexpr(1.97)
-"""A contraction per iteration above which over-relaxation pays, and the limit of the relaxation."""
-
-REVIEW = tl.constexpr(10)
-"""Iterations between two looks at a problem's rate of convergence."""
 
 
 @triton.jit
@@ -33,8 +23,9 @@ def survey(
     stride_r: tl.tensor,
     stride_c: tl.tensor,
     row_mass: tl.tensor,
-    b_C: tl.tensor,
+    column_mass: tl.tensor,
     moving: tl.tensor,
+    column_moving: tl.tensor,
     scale: tl.tensor,
     R: tl.tensor,
     C: tl.tensor,
@@ -44,9 +35,10 @@ def survey(
     COLUMN: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Store the rows' masses that can move and u = 0; return the columns' likewise, mass, unmet and cost range."""
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Store the masses that can move at all, and u = 0; return mass, unmet and the range of the costs."""
     columns = tl.arange(0, BLOCK_C)
+    b_C = tl.load(column_mass + columns, columns < C, other=0.0)
     reached_C = tl.zeros([BLOCK_C], tl.int32)
     mass, unmet = tl.full([], 0.0, tl.float64), tl.full([], 0.0, tl.float64)
     lowest_C = tl.full([BLOCK_C], float("inf"), cost.dtype.element_ty)
@@ -69,7 +61,8 @@ def survey(
     mass = tl.maximum(mass, tl.sum(b_C.to(tl.float64)))
     unmet += tl.sum(tl.where(reached_C > 0, 0.0, _least(b_C, column_number, COLUMN)))
     span = tl.max(highest_C).to(tl.float64) - tl.min(lowest_C).to(tl.float64)  # -inf where nothing is open
-    return tl.where(reached_C > 0, b_C, 0.0), mass, unmet, span
+    tl.store(column_moving + columns, tl.where(reached_C > 0, b_C, 0.0), columns < C)
+    return mass, unmet, span
 
 
 @triton.jit
@@ -94,8 +87,11 @@ def log_step(
     moving: tl.tensor,
     scale: tl.tensor,
     weight: tl.tensor,
-    b_C: tl.tensor,
-    gamma_C: tl.tensor,
+    column_offset: tl.tensor,
+    column_moving: tl.tensor,
+    column_weight: tl.tensor,
+    v_C: tl.tensor,
+    step: tl.tensor,
     R: tl.tensor,
     C: tl.tensor,
     epsilon: tl.tensor,
@@ -105,12 +101,15 @@ def log_step(
     COLUMN: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Make φ from γ and γ from φ, K, F, u and the rows' weights from both; return G, v and the columns' weights.
+) -> tl.tensor:
+    """Make φ from γ = step·(G + log v), γ from φ, then K, F, G, u and weights from both; return v.
 
     The columns' log-sum-exp runs along with the rows': a block's φ is known as soon as it has been read.
     """
     columns = tl.arange(0, BLOCK_C)
+    b_C = tl.load(column_moving + columns, columns < C, other=0.0)
+    G_C = tl.load(column_offset + columns, columns < C, other=0.0)
+    gamma_C = step * (G_C + tl.log(tl.maximum(v_C.to(tl.float64), 1e-38)))
     top_C = tl.full([BLOCK_C], float("-inf"), tl.float64)
     sum_C = tl.zeros([BLOCK_C], tl.float64)
     for first in range(0, R, BLOCK_R):
@@ -136,6 +135,8 @@ def log_step(
     log_C = tl.where(b_C > 0, top_C, 0.0) + tl.log(tl.where(b_C > 0, sum_C, 1.0))
     _, v_C, weight_C = _log_rule(b_C, log_C, epsilon, column_number, COLUMN)
     tl.debug_barrier()
+    tl.store(column_offset + columns, -log_C, columns < C)
+    tl.store(column_weight + columns, weight_C, columns < C)
     for first in range(0, R, BLOCK_R):
         rows = first + tl.arange(0, BLOCK_R)
         a_R = tl.load(moving + rows, rows < R, other=0.0)
@@ -147,7 +148,7 @@ def log_step(
             kernel + rows.to(tl.int64)[:, None] * C + columns[None, :], tl.exp(x_RC.to(a_R.dtype)), inside
         )
     tl.debug_barrier()
-    return -log_C, v_C, weight_C
+    return v_C
 
 
 @triton.jit
@@ -173,7 +174,7 @@ def _exponent(
 def _log_rule(
     mass: tl.tensor, log_s: tl.tensor, epsilon: tl.tensor, number: tl.tensor, KIND: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """From log S: the potential in units of ε (−inf where masked), the scale, and the weight for ``_asked``."""
+    """From log S: the potential in units of ε (−inf if masked), the scale, the weight for ``half_step``."""
     wide = mass.to(tl.float64)
     log_mass = tl.log(tl.where(mass > 0, wide, 1.0))
     if KIND == EXACT:
@@ -193,60 +194,6 @@ def _log_rule(
 
 
 @triton.jit
-def half_step(
-    sums: tl.tensor,
-    scale: tl.tensor,
-    mass: tl.tensor,
-    weight: tl.tensor,
-    epsilon: tl.tensor,
-    number: tl.tensor,
-    omega: tl.tensor,
-    KIND: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """From S = K·(the other side's scale): the new scale, who was too far from 1, and |marginal − asked|.
-
-    Exact: mass/S. Slack: S·weight clipped to the box, over S. Soft: weight·S^−p. Over-relaxed in the log
-    domain by omega; at most by e^10, that a wild estimate cannot overflow.
-    """
-    sums = tl.where(mass > 0, sums, 1.0)
-    is_far = (sums >= 1 / FAR) & (sums <= FAR)
-    is_far = is_far == 0  # also where it is NaN
-    sums = tl.where(sums >= 1e-30, tl.minimum(sums, 1e30), 1e-30)
-    if KIND == EXACT:
-        asked = mass
-    elif KIND == SLACK:
-        box = number.to(mass.dtype)
-        asked = tl.minimum(tl.maximum(sums * weight, tl.maximum(mass - box, 0.0)), mass + box)
-        asked = tl.where(mass > 0, asked, 0.0)
-    else:
-        rest = (epsilon / (number + epsilon)).to(mass.dtype)
-        asked = weight * tl.exp(rest * tl.log(sums))
-    wanted = asked / sums
-    is_both = (wanted > 0) & (scale > 0)
-    ratio = tl.log(tl.where(is_both, wanted, 1.0)) - tl.log(tl.where(is_both, scale, 1.0))
-    push = tl.minimum(tl.maximum((omega - 1).to(mass.dtype) * ratio, -10.0), 10.0)
-    return wanted * tl.exp(push), is_far, tl.abs(asked - scale * sums)
-
-
-@triton.jit
-def review(
-    moved: tl.tensor, before: tl.tensor, omega: tl.tensor, contraction: tl.tensor, mass: tl.tensor
-) -> tuple[tl.tensor, tl.tensor]:
-    """Choose omega from how fast the error fell since the last review: Young's theory of over-relaxation.
-
-    A rate above omega − 1 tells the contraction of a plain iteration, λ = (rate + ω − 1)² / (ω²·rate), and
-    that the best relaxation, 2 / (1 + √(1 − λ)), has not been reached.
-    """
-    rate = tl.exp((tl.log(tl.maximum(moved, 1e-300)) - tl.log(tl.maximum(before, 1e-300))) / REVIEW)
-    seen = (rate + omega - 1) * (rate + omega - 1) / (omega * omega * tl.maximum(rate, 1e-30))
-    is_telling = (rate > omega - 1 + tl.where(omega > 1, 0.01, 0.0)) & (seen < 1)
-    contraction = tl.where(is_telling, tl.maximum(seen, contraction), contraction)
-    best = tl.where(contraction > SLOW, tl.minimum(2 / (1 + tl.sqrt(1 - contraction)), STRONGEST), 1.0)
-    is_calm = (rate < 1) & (moved <= 0.1 * mass)  # else not yet, or no longer, in the linear regime
-    return tl.where(is_calm, best, 1.0), contraction
-
-
-@triton.jit
 def finish(
     kernel: tl.tensor,
     offset: tl.tensor,
@@ -254,8 +201,8 @@ def finish(
     scale: tl.tensor,
     f: tl.tensor,
     g: tl.tensor,
-    b_C: tl.tensor,
-    G_C: tl.tensor,
+    column_offset: tl.tensor,
+    column_moving: tl.tensor,
     v_C: tl.tensor,
     R: tl.tensor,
     C: tl.tensor,
@@ -276,6 +223,8 @@ def finish(
         is_there = (u_R > 0)[:, None] & (v_C > 0)[None, :]  # elsewhere K may never have been written
         tl.store(kernel + places, tl.where(is_there, u_R[:, None] * kernel_RC * v_C[None, :], 0.0), inside)
         tl.store(f + rows, potential(a_R, F_R, u_R, epsilon).to(a_R.dtype), rows < R)
+    b_C = tl.load(column_moving + columns, columns < C, other=0.0)
+    G_C = tl.load(column_offset + columns, columns < C, other=0.0)
     tl.store(g + columns, potential(b_C, G_C, v_C, epsilon).to(b_C.dtype), columns < C)
 
 
