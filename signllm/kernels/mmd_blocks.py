@@ -19,9 +19,9 @@ from signllm.kernels.choice import choose
 
 HALF = (torch.bfloat16, torch.float16)
 
-"""Rows and columns of a block. CPU: 1 MB of float32 for two cores, half of the L2 cache of each; the benchmark
-prints time and memory. Others, counted for a GPU: product, slopes and rows fit in 64 MB at E = 1024, where
-those with rows grow with E, and a product takes longer than its launch."""
+EDGES = {"cpu": (512, 512), "device": (1024, 1024), "half": (512, 16_384), "half, copied": (2048, 2048)}
+"""Rows and columns of a block. CPU: 1 MB of float32 for two cores, half of the L2 cache of each; the
+benchmark prints time and memory. Others, counted for a GPU: product, slopes and rows fit 64 MB at E = 1024,
 rows growing with E, and a product takes longer than its launch."""
 
 
