@@ -5,7 +5,7 @@ that leaves [1/FAR, FAR] is void and done again in the log domain, in float64, w
 K lies in the memory of the plan. Its first rows, as many as a multiprocessor's registers hold, stay there for
 all iterations; of a problem larger than that each iteration reads the other rows once, mostly from the
 second-level cache: a block of rows gives its sums, its new u and its share of the columns' sums in one go.
-More than 4096 columns are right too, but a program's vectors of that length spill from registers.
+From 4096 columns on, a program's vectors of that length spill from registers: right, but slower.
 
 Bytes: an iteration of a problem that fits moves none; of one that does not, 4·R·C (8 in float64) per problem.
 A problem keeps one multiprocessor busy: fewer than about a hundred large ones leave much of a GPU idle.
@@ -25,8 +25,9 @@ from signllm.kernels.sinkhorn_sides import Side, to_numbers
 from signllm.kernels.sinkhorn_triton_iterate import iterate
 from signllm.kernels.sinkhorn_triton_steps import finish, log_step, survey
 
-ON_CHIP_BYTES = 128 * 1024
-"""Bytes of K that stay in registers: half of a multiprocessor's 256 KB; vectors and a block take the rest."""
+ON_CHIP_BYTES = 64 * 1024
+"""Bytes of K in registers, 128x128 in float32: 64 of the 255 registers of 256 threads. A sum needs as many
+again for its products, vectors and addresses the rest; at twice the size ptxas spills inside the loop."""
 
 BLOCK = 4096
 """Elements of K that a program streams or makes at a time: 8 to 32 a thread."""
@@ -97,7 +98,7 @@ def solve(
 
 def specimens() -> list[Specimen]:
     """Return the kernel for problems on chip, partly and wholly streamed, in both precisions."""
-    shapes = {"fp32": ((64, 64), (128, 256), (256, 256), (1024, 1024)), "fp64": ((128, 128), (1024, 1024))}
+    shapes = {"fp32": ((64, 64), (128, 128), (256, 256), (1024, 1024)), "fp64": ((64, 128), (1024, 1024))}
     return [
         _specimen(R, C, kind, side)
         for kind, sizes in shapes.items()
@@ -134,7 +135,7 @@ def _sizes(R: int, C: int, item_bytes: int, on_chip_bytes: int) -> tuple[dict[st
     else:  # a few rows of many would cost more registers than the reads they save
         resident = fits if 4 * fits >= R else 0
     held = max(resident, block) * width * item_bytes
-    warps = 4 if held <= 16 * 1024 else 8 if held <= 64 * 1024 else 16
+    warps = 16 if width > 4096 else 8 if held > 16 * 1024 or width > 1024 else 4
     constants = {
         "RESIDENT": resident,
         "IS_STREAMED": R > resident,
