@@ -88,7 +88,7 @@ print([run(part, folder / part.name, folder, dict(os.environ)).result for part i
 def test_a_kernel_that_cannot_be_compiled_is_told_of() -> None:
     code = """
 from checking.compiling import _compiled_of
-print([kernel.trouble for kernel in _compiled_of("signllm.kernels.absent_triton")])
+print([kernel.trouble for kernel in _compiled_of("signllm.kernels.absent_triton", None)])
 """
     done = python("-c", code, path=os.pathsep.join((str(CHECKOUT), str(CHECKOUT / "tools"))))
     assert "no specimens: ModuleNotFoundError" in done.stdout, done.stderr

@@ -14,8 +14,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,13 @@ class Compiled:
 
 def main(target: Path) -> int:
     """Compile all, print the table, write it as JSON; return the exit code."""
-    found = []
-    for module in sorted((CHECKOUT / "signllm" / "kernels").glob("*_triton.py")):
-        found += list(_compiled_of(f"signllm.kernels.{module.stem}"))
+    modules = sorted((CHECKOUT / "signllm" / "kernels").glob("*_triton.py"))
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        found = [
+            compiled
+            for module in modules
+            for compiled in _compiled_of(f"signllm.kernels.{module.stem}", pool)
+        ]
     widths = [max(map(len, column)) for column in zip(HEADERS, *(c.line for c in found), strict=True)]
     for line in (HEADERS, *(c.line for c in found)):
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
@@ -58,15 +63,23 @@ def main(target: Path) -> int:
     return 1 if failed or not found else 0
 
 
-def _compiled_of(module_name: str) -> Iterator[Compiled]:
+def _compiled_of(module_name: str, pool: Executor) -> list[Compiled]:
+    """Compile a module's kernels, several at once; each process finds its own by number."""
     try:
         specimens = importlib.import_module(module_name).specimens()
     except Exception as error:
-        yield Compiled(name=module_name, sizes="-", trouble=f"no specimens: {type(error).__name__}: {error}")
-        return
-    for specimen in specimens:
-        for sizes, alignment in (("x16", 16), ("any", None))[: 1 if specimen.is_aligned else 2]:
-            yield _compiled(specimen, sizes, alignment)
+        trouble = f"no specimens: {type(error).__name__}: {error}"
+        return [Compiled(name=module_name, sizes="-", trouble=trouble)]
+    jobs = [
+        pool.submit(_numbered, module_name, number, *sizes)
+        for number, specimen in enumerate(specimens)
+        for sizes in (("x16", 16), ("any", None))[: 1 if specimen.is_aligned else 2]
+    ]
+    return [job.result() for job in jobs]
+
+
+def _numbered(module_name: str, number: int, sizes: str, alignment: int | None) -> Compiled:
+    return _compiled(importlib.import_module(module_name).specimens()[number], sizes, alignment)
 
 
 def _compiled(specimen: Any, sizes: str, alignment: int | None) -> Compiled:
