@@ -10,6 +10,12 @@ from torch import Tensor
 
 from signllm.kernels.sinkhorn_sides import Exact, Side, Slack, Soft
 
+COARSEST, STEP = 1 / 8, 1 / 4
+"""ε comes down from at most this share of the largest cost, by this factor."""
+
+At = slice | Tensor
+"""Some problems of a group: a slice, or (m,) int64."""
+
 LINEAR = 0.3
 """Share of the mass below which the error is taken to fall at a constant rate."""
 
@@ -56,6 +62,11 @@ class Progress:
         if self.contraction > SLOW:
             self.relaxation = min(STRONGEST, 2 / (1 + math.sqrt(1 - self.contraction)))
 
+    def refine(self, *, at_once: bool) -> None:
+        """Come a step nearer to the ε asked for; what was seen of convergence was at another one."""
+        self.epsilon = self.target if at_once else max(self.target, self.epsilon * STEP)
+        self.relaxation, self.contraction, self.error_before = 1.0, 0.0, math.inf
+
 
 class Scale:
     """One side of a group: scale factors u = exp(φ − F), and the rule that makes new ones from sums."""
@@ -82,7 +93,7 @@ class Scale:
             return (sums_nR * self.factor).clamp_(self.lowest, self.highest).div_(sums_nR)
         return (self.mass / sums_nR).pow_(self.power).mul_(self.factor)
 
-    def potential(self, members: Tensor, scale_mR: Tensor) -> Tensor:
+    def potential(self, members: At, scale_mR: Tensor) -> Tensor:
         """Return φ (m, R) of some problems, float64, with ``scale_mR`` as u; −inf where there is no mass."""
         tiny = tiny_for(scale_mR)
         phi_mR = self.offset[members] + scale_mR.double().clamp(tiny, 1 / tiny).log()
@@ -90,7 +101,7 @@ class Scale:
             phi_mR = torch.where(scale_mR > 0, phi_mR, 0.0)
         return torch.where(self.mass[members] > 0, phi_mR, -math.inf)
 
-    def absorb(self, members: Tensor, offset_mR: Tensor, scale_mR: Tensor, epsilon_m1: Tensor) -> None:
+    def absorb(self, members: At, offset_mR: Tensor, scale_mR: Tensor, epsilon_m1: Tensor) -> None:
         """Take F and u of problems whose kernels were made anew."""
         offset_mR = torch.where(self.mass[members] > 0, offset_mR, 0.0)
         self.offset[members], self.scale[members] = offset_mR, scale_mR

@@ -19,19 +19,19 @@ import torch
 from torch import Tensor
 
 from signllm.kernels.sinkhorn_sides import Side, least_marginal, log_marginal
-from signllm.kernels.sinkhorn_state import LINEAR, Progress, Scale, tiny_for
+from signllm.kernels.sinkhorn_state import COARSEST, LINEAR, STEP, At, Progress, Scale, tiny_for
 
 CACHE_BYTES = 768 * 1024
 """What the kernels of a group may take of each core's second-level cache (1 MB on current servers)."""
+
+WIDE_BYTES = 1024 * 1024
+"""What the float64 exponents of problems may take that are made together at the start."""
 
 FAR = 1e8
 """A sum beyond this factor of 1 may have lost terms to underflow: float32 ends at 1e-38."""
 
 REVIEW, FIRST_REVIEWS = 12, (2, 5)
 """Iterations between two looks at how fast a problem converges, and when the first ones are."""
-
-COARSEST, STEP = 1 / 8, 1 / 4
-"""ε comes down from at most this share of the largest cost, by this factor."""
 
 
 def solve(
@@ -109,15 +109,12 @@ class _Group:
                 while problem.epsilon < largest * COARSEST * STEP:
                     problem.epsilon /= STEP
         can_move_n = (self.rows.mass > 0).any(dim=1)
-        if not bool(can_move_n.all()):
-            self.keep(can_move_n.nonzero()[:, 0].tolist())
-        members = self.indices(range(len(self.problems)))
+        self.keep(can_move_n.nonzero()[:, 0].tolist())
         mass_nC = self.columns.mass
-        g_nC = mass_nC.double() * 0 if start_nC is None else start_nC[can_move_n].double()
-        if self.problems:
-            self.log_step(
-                members, self.rows, torch.where(mass_nC > 0, g_nC, -math.inf) / self.epsilon(members)
-            )
+        g_nC = torch.zeros_like(mass_nC) if start_nC is None else start_nC[can_move_n]
+        g_nC = torch.where(mass_nC > 0, g_nC.double(), -math.inf)
+        self.notice()
+        self.log_steps(range(len(self.problems)), g_nC)
         return bool(self.problems)
 
     def solve(self, result: tuple[Tensor, ...]) -> None:
@@ -127,11 +124,14 @@ class _Group:
             omega_n1 = None if self.iteration == self.max_iterations else self.relaxation()
             self.half_step(self.columns, self.rows, omega_n1)
             before_nR = self.rows.scale
-            errors = self.half_step(self.rows, self.columns, omega_n1, measure=True).tolist()
-            pairs = enumerate(zip(self.problems, errors, strict=True))
-            done = [k for k, (problem, error) in pairs if self.look(k, problem, error)]
-            if done:
-                self.finish(done, before_nR, errors, result)
+            error_n = self.half_step(self.rows, self.columns, omega_n1, measure=True)
+            if self.is_time_to_look(error_n):
+                errors = error_n.tolist()
+                coarse = [k for k, p in enumerate(self.problems) if self.may_refine(p, errors[k])]
+                done = [k for k, p in enumerate(self.problems) if self.is_done(p, errors[k])]
+                self.refine(coarse)
+                if done:
+                    self.finish(done, before_nR, error_n, result)
 
     def relaxation(self) -> Tensor | None:
         """Return ω (n, 1), or nothing where all are 1."""
@@ -148,16 +148,27 @@ class _Group:
         is_plain = problem.relaxation == 1.0 and problem.epsilon == problem.target
         return self.tolerance * problem.mass if is_plain else -1.0
 
-    def look(self, k: int, problem: Progress, error: float) -> bool:
-        """Return whether a problem is done now; adapt its relaxation and ε now and then."""
+    def is_time_to_look(self, error_n: Tensor) -> bool:
+        """Return whether a problem may be done, may go on to a finer ε, or has a review now."""
+        if self.iteration == self.max_iterations or self.iteration % REVIEW == 0:
+            return True
+        return self.iteration in FIRST_REVIEWS or bool((error_n <= self.notable_n).any())
+
+    def may_refine(self, problem: Progress, error: float) -> bool:
+        """Return whether a problem is solved well enough, or has tried long enough, for a finer ε."""
+        if problem.epsilon == problem.target or self.iteration == self.max_iterations:
+            return False
+        return error < LINEAR * problem.mass or self.iteration % (2 * REVIEW) == 0
+
+    def is_done(self, problem: Progress, error: float) -> bool:
+        """Return whether a problem is done now; adapt its relaxation now and then."""
         if problem.is_done:
             return False
         if error <= self.enough(problem) or self.iteration == self.max_iterations:
             return True
         if problem.epsilon > problem.target:
-            if error < LINEAR * problem.mass or self.iteration % (2 * REVIEW) == 0:
-                self.refine(k, at_once=2 * self.iteration > self.max_iterations)
-        elif error <= self.tolerance * problem.mass:
+            return False
+        if error <= self.tolerance * problem.mass:
             problem.relaxation = 1.0  # see ``enough``
         elif self.iteration % REVIEW == 0 or self.iteration in FIRST_REVIEWS:
             problem.review(error, self.iteration)
@@ -176,47 +187,47 @@ class _Group:
         least, most = (float(bound) for bound in sums.aminmax())
         if not (least >= 1 / FAR and most <= FAR):
             is_void_n = ~((sums.amin(dim=1) >= 1 / FAR) & (sums.amax(dim=1) <= FAR))
-            void = self.indices(
-                [k for k in is_void_n.nonzero()[:, 0].tolist() if not self.problems[k].is_done]
-            )
-            phi = mine.potential(void, before[void]) if measure else None
-            moved = self.log_step(void, mine, other.potential(void, other.scale[void]), phi)
-            moved_n = moved_n.index_copy(0, void, moved.to(moved_n.dtype)) if measure else moved_n
+            void = [k for k in is_void_n.nonzero()[:, 0].tolist() if not self.problems[k].is_done]
+            at = self.at(void)
+            phi = mine.potential(at, before[at]) if measure else None
+            moved = self.log_step(void, mine, other.potential(at, other.scale[at]), phi)
+            if measure:
+                moved_n[at] = moved.to(moved_n.dtype)
         return moved_n
 
-    def log_step(self, members: Tensor, mine: Scale, phi_other: Tensor, phi: Tensor | None = None) -> Tensor:
+    def log_step(
+        self, members: Sequence[int], mine: Scale, phi_other: Tensor, phi: Tensor | None = None
+    ) -> Tensor:
         """Do a half step of some problems in the log domain; return how far off (m,) they were (L1).
 
         Without ``phi``, the potential before the step, that is not known. Problems whose error is enough
         are left as they are.
         """
-        epsilon_m1, mass = self.epsilon(members), mine.mass[members].double()
-        is_whole = len(members) == len(self.cost_nRC)
-        cost = self.cost_nRC if is_whole else self.cost_nRC[self.places(members)]
-        exponent = (self.facing(cost, mine) * (-1 / epsilon_m1)[:, :, None]).add_(
-            phi_other[:, None]
-        )  # float64
+        epsilon_m1, mass = self.epsilon(members), mine.mass[self.at(members)].double()
+        cost = self.cost_nRC[self.places(members)].to(
+            torch.float64, copy=True
+        )  # types mixed in a product are slow
+        exponent = self.facing(cost, mine).mul_(-1 / epsilon_m1[:, :, None]).add_(phi_other[:, None])
         top = exponent.amax(dim=2, keepdim=True).nan_to_num_(neginf=0.0)
         kernel = exponent.sub_(top).to(mine.scale.dtype).exp_()
         sums = kernel.sum(dim=2)
+        kernel.div_(sums.clamp(min=tiny_for(sums))[:, :, None])
         log_sums = top[:, :, 0] + sums.double().log()
         log_wanted = log_marginal(mine.side, mass, epsilon_m1, log_sums)
         wanted = torch.where(mass > 0, log_wanted, -math.inf).exp().clamp_(max=1 / tiny_for(sums))
-        moved = torch.full_like(epsilon_m1[:, 0], math.inf)
-        if phi is not None:
-            moved = (wanted - (log_sums + phi).exp()).abs().sum(dim=1)
-        enough = moved.new_tensor([self.enough(self.problems[k]) for k in members.tolist()])
-        on = ((moved > enough) | (phi is None)).nonzero()[:, 0]
-        kernel.div_(sums.clamp(min=tiny_for(sums))[:, :, None])
-        if len(on) == len(members):
-            self.absorb(members, mine, kernel, wanted.to(sums.dtype), log_sums, phi_other)
-        elif len(on) > 0:
-            self.absorb(members[on], mine, kernel[on], wanted[on].to(sums.dtype), log_sums[on], phi_other[on])
+        parts = (kernel, wanted.to(sums.dtype), log_sums, phi_other)
+        if phi is None:
+            self.absorb(members, mine, *parts)
+            return torch.full_like(epsilon_m1[:, 0], math.inf)
+        moved = (wanted - (log_sums + phi).exp()).abs().sum(dim=1)
+        for k, error, *own in zip(members, moved.tolist(), *(part.split(1) for part in parts), strict=True):
+            if not error <= self.enough(self.problems[k]):
+                self.absorb([k], mine, *own)
         return moved
 
     def absorb(
         self,
-        members: Tensor,
+        members: Sequence[int],
         mine: Scale,
         kernel: Tensor,
         wanted: Tensor,
@@ -224,69 +235,93 @@ class _Group:
         phi_other: Tensor,
     ) -> None:
         """Make ``kernel``, whose rows are ``mine`` and add up to 1, the kernel of some problems."""
-        other, epsilon_m1 = self.columns if mine is self.rows else self.rows, self.epsilon(members)
+        other, at, epsilon_m1 = (
+            self.columns if mine is self.rows else self.rows,
+            self.at(members),
+            self.epsilon(members),
+        )
         others = torch.bmm(wanted[:, None], kernel)[:, 0].clamp_(min=tiny_for(kernel))
         kernel.div_(others[:, None])
-        mine.absorb(members, -log_sums, wanted, epsilon_m1)
-        present = other.mass[members] > 0
-        other.absorb(
-            members, phi_other - others.double().log(), torch.where(present, others, 0.0), epsilon_m1
-        )
+        mine.absorb(at, -log_sums, wanted, epsilon_m1)
+        present = other.mass[at] > 0
+        other.absorb(at, phi_other - others.double().log(), torch.where(present, others, 0.0), epsilon_m1)
         if self.absent_nRC is not None:  # 1 keeps the sums of masked rows and columns near 1
             kernel.masked_fill_(self.facing(self.absent_nRC[self.places(members)], mine), 1.0)
-        self.facing(self.kernel_nRC, mine)[members] = kernel
+        self.facing(self.kernel_nRC, mine)[at] = kernel
 
-    def refine(self, k: int, *, at_once: bool) -> None:
-        """Bring ε of problem k a step nearer to the one asked for, keeping g."""
-        problem, members = self.problems[k], self.indices([k])
-        g_1C = self.columns.potential(members, self.columns.scale[members]) * problem.epsilon
-        problem.epsilon = problem.target if at_once else max(problem.target, problem.epsilon * STEP)
-        problem.relaxation, problem.contraction, problem.error_before = 1.0, 0.0, math.inf
-        self.log_step(members, self.rows, g_1C / problem.epsilon)
+    def refine(self, members: list[int]) -> None:
+        """Bring the ε of some problems a step nearer to the one asked for, keeping g."""
+        if not members:
+            return
+        at = self.at(members)
+        g_mC = self.columns.potential(at, self.columns.scale[at]) * self.epsilon(members)
+        for k in members:
+            self.problems[k].refine(at_once=2 * self.iteration > self.max_iterations)
+        self.notice()
+        self.log_steps(members, g_mC)
 
-    def finish(
-        self, done: list[int], scale_nR: Tensor, errors: list[float], result: tuple[Tensor, ...]
-    ) -> None:
+    def log_steps(self, members: Sequence[int], g_mC: Tensor) -> None:
+        """Begin again from g with the row half step, so many problems together that they stay in cache."""
+        size = max(1, WIDE_BYTES // (8 * self.cost_nRC[0].numel()))
+        for begin in range(0, len(members), size):
+            some = members[begin : begin + size]
+            self.log_step(some, self.rows, g_mC[begin : begin + size] / self.epsilon(some))
+
+    def finish(self, done: list[int], scale_nR: Tensor, error_n: Tensor, result: tuple[Tensor, ...]) -> None:
         """Write the plans and potentials of those that are done; let them leave when they are many."""
         plan, f, g, iterations, error = result
-        members = self.indices(done)
-        phi, gamma = (
-            self.rows.potential(members, scale_nR[members]),
-            self.columns.potential(members, self.columns.scale[members]),
-        )
-        for k, phi_R, gamma_C in zip(done, phi, gamma, strict=True):
-            problem = self.problems[k]
-            b = problem.place
-            torch.mul(self.kernel_nRC[k], scale_nR[k, :, None], out=plan[b]).mul_(self.columns.scale[k])
-            f[b], g[b] = (problem.epsilon * x.nan_to_num(neginf=0.0) for x in (phi_R, gamma_C))
-            iterations[b] = self.iteration
-            error[b] += errors[k] / problem.mass
-            problem.is_done = True
+        at, places, epsilon_m1 = self.at(done), self.places(done), self.epsilon(done)
+        for k in done:
+            scaled = torch.mul(self.kernel_nRC[k], scale_nR[k, :, None], out=plan[self.problems[k].place])
+            scaled.mul_(self.columns.scale[k])
+            self.problems[k].is_done = True
+        phi, gamma = self.rows.potential(at, scale_nR[at]), self.columns.potential(at, self.columns.scale[at])
+        f[places] = (epsilon_m1 * phi.nan_to_num_(neginf=0.0)).to(f.dtype)
+        g[places] = (epsilon_m1 * gamma.nan_to_num_(neginf=0.0)).to(g.dtype)
+        iterations[places] = self.iteration
+        error[places] += error_n[at] / error.new_tensor([self.problems[k].mass for k in done])
         staying = [k for k, problem in enumerate(self.problems) if not problem.is_done]
         if 2 * len(staying) <= len(self.problems):
             self.keep(staying)
+        self.notice()
+
+    def notice(self) -> None:
+        """Note the errors (n,) from which on a problem is to be looked at between reviews."""
+        shares = [
+            LINEAR if p.epsilon > p.target else -1.0 if p.is_done else self.tolerance for p in self.problems
+        ]
+        notable = [share * p.mass for share, p in zip(shares, self.problems, strict=True)]
+        self.notable_n = self.rows.mass.new_tensor(notable)
 
     def keep(self, staying: list[int]) -> None:
         """Let the others leave."""
-        members = self.indices(staying)
-        self.problems = [self.problems[k] for k in staying]
-        self.rows.keep(members)
-        self.columns.keep(members)
-        self.kernel_nRC = self.kernel_nRC.index_select(0, members)
+        if len(staying) < len(self.problems):
+            members = torch.tensor(staying, dtype=torch.int64, device=self.kernel_nRC.device)
+            self.problems = [self.problems[k] for k in staying]
+            self.rows.keep(members)
+            self.columns.keep(members)
+            self.kernel_nRC = self.kernel_nRC.index_select(0, members)
 
     def facing(self, matrix_nRC: Tensor, side: Scale) -> Tensor:
         """Return the matrices with ``side`` along their rows."""
         return matrix_nRC if side is self.rows else matrix_nRC.mT
 
-    def indices(self, members: Sequence[int]) -> Tensor:
-        """Return positions in the group as a tensor (m,)."""
-        return torch.tensor(members, dtype=torch.int64, device=self.kernel_nRC.device)
+    def at(self, members: Sequence[int]) -> At:
+        """Return what indexes the group's tensors."""
+        return _index(members, self.kernel_nRC.device)
 
-    def places(self, members: Tensor) -> list[int]:
-        """Return where some problems stand in the costs, which do not move."""
-        return [self.problems[k].place for k in members.tolist()]
+    def places(self, members: Sequence[int]) -> At:
+        """Return what indexes costs and results, which stay where they are."""
+        return _index([self.problems[k].place for k in members], self.kernel_nRC.device)
 
-    def epsilon(self, members: Tensor) -> Tensor:
+    def epsilon(self, members: Sequence[int]) -> Tensor:
         """Return the present ε (m, 1) of some problems."""
-        epsilons = [self.problems[k].epsilon for k in members.tolist()]
-        return torch.tensor(epsilons, dtype=torch.float64, device=members.device)[:, None]
+        epsilons = [self.problems[k].epsilon for k in members]
+        return torch.tensor(epsilons, dtype=torch.float64, device=self.kernel_nRC.device)[:, None]
+
+
+def _index(numbers: Sequence[int], device: torch.device) -> At:
+    """Return a slice where the numbers follow each other: no copy."""
+    if len(numbers) > 0 and numbers[-1] - numbers[0] + 1 == len(numbers):
+        return slice(numbers[0], numbers[-1] + 1)
+    return torch.tensor(list(numbers), dtype=torch.int64, device=device)
