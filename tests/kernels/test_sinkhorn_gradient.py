@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from signllm.kernels import Exact, Side, Slack, Soft, objective, sinkhorn
+from signllm.kernels.choice import Implementation
 
 SIDES = (Exact(), Slack(0.02), Soft(0.3))
 
@@ -108,7 +109,7 @@ def test_float32_gradients_are_those_of_float64_up_to_rounding() -> None:
     assert (grads[0] - grads[1]).norm() <= 1e-5 * grads[1].norm()
 
 
-def test_the_operator_keeps_the_contract_of_torch() -> None:
+def test_the_operator_keeps_the_contract_of_torch(implementation: Implementation) -> None:
     cost, a, b = (t.float() for t in problem(2, 5, 4, seed=9))
     epsilon = torch.tensor([0.2, 0.5], dtype=torch.float64)
     for needed in (False, True):
@@ -117,7 +118,7 @@ def test_the_operator_keeps_the_contract_of_torch() -> None:
         torch.library.opcheck(torch.ops.signllm.sinkhorn.default, arguments)
 
 
-def test_it_compiles_into_one_graph_with_its_gradient() -> None:
+def test_it_compiles_into_one_graph_with_its_gradient(implementation: Implementation) -> None:
     cost, a, b = problem(2, 5, 4, seed=10)
 
     def loss(cost: Tensor, a: Tensor, b: Tensor) -> Tensor:
