@@ -23,6 +23,9 @@ COLUMNS = 256
 """Entries of a program: 32 for each of 128 threads, none of which spills; in float64, whose exp2 needs many
 registers, 4 (tools/gpu_check prints registers and spills)."""
 
+OPTIONS = {"num_warps": 4, "maxnreg": 128}
+"""Four programs on a multiprocessor; left to itself, ptxas aims at more here and there and spills for it."""
+
 
 @triton.jit
 def _half(
@@ -124,6 +127,7 @@ def kernel_sum(
         *product_RC.shape,
         product_RC.stride(0),
         **_constants(scales, diagonal),
+        **OPTIONS,
     )
     return sums.sum(dtype=torch.float64)
 
@@ -143,6 +147,7 @@ def slopes(
         *product_RC.shape,
         product_RC.stride(0),
         **_constants(scales, diagonal),
+        **OPTIONS,
     )
     return product_RC
 
@@ -183,5 +188,5 @@ def _specimen(kernel: triton.JITFunction, dtype: torch.dtype, diagonal: float | 
         kernel=kernel,
         signature=signature,
         constants=constants,
-        options={"num_warps": 4},
+        options=OPTIONS,
     )

@@ -2,7 +2,8 @@
 
 The iteration is the reference's: plan = u·K·v with K = exp(F + G − C/ε), whose sums are near 1. An iteration
 that leaves [1/FAR, FAR] is void and done again in the log domain, in float64, which makes F, G and K anew.
-K lies in the memory of the plan. Its first rows, as many as a multiprocessor's registers hold, stay there for
+K lies in the memory of the plan or, where C is not a multiple of 16, in one of its own whose rows are longer:
+so every access of an iteration takes four numbers or more. As many of its rows as fit stay in registers for
 all iterations; of a problem larger than that each iteration reads the other rows once, mostly from the
 second-level cache: a block of rows gives its sums, its new u and its share of the columns' sums in one go.
 From 4096 columns on, a program's vectors of that length spill from registers: right, but slower.
@@ -29,11 +30,14 @@ ON_CHIP_BYTES = 64 * 1024
 """Bytes of K in registers, 128x128 in float32: 64 of the 255 registers of 256 threads. A sum needs as many
 again for its products, vectors and addresses the rest; at twice the size ptxas spills inside the loop."""
 
-BLOCK = 4096
-"""Elements of K that a program streams or makes at a time: 8 to 32 a thread."""
+BLOCK = 2048
+"""Elements of K that a program streams at a time: 16 a thread, in float64 and in wide rows 8."""
 
 LOG_BLOCK = 128
 """Elements a warp handles at a time in the log domain: four float64 exponents a thread."""
+
+ALIGNMENT = tl.constexpr(16)
+"""Rows of K begin at multiples of it, that whatever C every access takes four numbers or more."""
 
 STEP, BREADTH = tl.constexpr(4.0), tl.constexpr(8.0)
 """Without a start ε comes down by this factor, from where it is above the costs' range over BREADTH."""
@@ -65,6 +69,7 @@ def solve(
     error = epsilon.new_zeros(B)
     if B == 0 or R == 0 or C == 0:
         return plan, f.zero_(), g.zero_(), iterations, error
+    width = triton.cdiv(C, ALIGNMENT.value) * ALIGNMENT.value
     (row_kind, row_number), (column_kind, column_number) = to_numbers(row), to_numbers(column)
     numbers = epsilon.new_zeros(3)  # float64 by pointer: Triton passes a Python float as float32
     for k, number in enumerate((row_number, column_number, tolerance)):
@@ -77,6 +82,7 @@ def solve(
         epsilon.contiguous(),
         g if start is None else start.contiguous(),
         numbers,
+        plan if width == C else cost.new_empty(B, R, width),
         plan,
         f,
         g,
@@ -111,7 +117,7 @@ def _specimen(R: int, C: int, kind: str, sides: tuple[int, int]) -> Specimen:
     constants, options = _sizes(R, C, 4 if kind == "fp32" else 8, ON_CHIP_BYTES)
     constants |= {"ROW": sides[0], "COLUMN": sides[1], "HAS_START": False, "stride_c": 1}
     types = dict.fromkeys(("epsilons", "numbers", "errors", "offsets"), "*fp64") | {"iterations": "*i64"}
-    for name in ("cost", "row_mass", "column_mass", "start", "plan", "f", "g", "scales"):
+    for name in ("cost", "row_mass", "column_mass", "start", "kernel", "plan", "f", "g", "scales"):
         types[name] = f"*{kind}"
     signature = {
         name: "constexpr" if name in constants else types.get(name, "i32") for name in solve_kernel.arg_names
@@ -126,7 +132,10 @@ def _specimen(R: int, C: int, kind: str, sides: tuple[int, int]) -> Specimen:
 
 
 def _sizes(R: int, C: int, item_bytes: int, on_chip_bytes: int) -> tuple[dict[str, Any], dict[str, int]]:
-    """Choose how many rows stay on chip, the block of the others, and the warps that hold them."""
+    """Choose how many rows stay on chip, the block of the others, and the warps that hold them.
+
+    ``maxnreg``: left to itself, ptxas aims at more programs on a multiprocessor and spills for it.
+    """
     width, height = max(16, triton.next_power_of_2(C)), triton.next_power_of_2(R)
     fits = on_chip_bytes // item_bytes // width
     block = max(1, min(height, BLOCK // width))
@@ -134,8 +143,9 @@ def _sizes(R: int, C: int, item_bytes: int, on_chip_bytes: int) -> tuple[dict[st
         resident = height
     else:  # a few rows of many would cost more registers than the reads they save
         resident = fits if 4 * fits >= R else 0
-    held = max(resident, block) * width * item_bytes
-    warps = 16 if width > 4096 else 8 if held > 16 * 1024 or width > 1024 else 4
+    streamed = 2 * block if R > resident else 0  # twice: the sums over its rows lie beside it
+    held = max(resident, streamed) * width * item_bytes
+    warps = 16 if width > 4096 else 8 if held > 16 * 1024 or width * item_bytes >= 4096 else 4
     constants = {
         "RESIDENT": resident,
         "IS_STREAMED": R > resident,
@@ -143,7 +153,7 @@ def _sizes(R: int, C: int, item_bytes: int, on_chip_bytes: int) -> tuple[dict[st
         "BLOCK_R": block,
         "BLOCK_C": width,
     }
-    return constants, {"num_warps": warps}
+    return constants, {"num_warps": warps, "maxnreg": min(255, 64 * 1024 // (32 * warps))}
 
 
 @triton.jit
@@ -157,7 +167,8 @@ def solve_kernel(
     epsilons: tl.tensor,  # (B,) float64
     start: tl.tensor,  # (B, C) g in units of cost; not read without HAS_START
     numbers: tl.tensor,  # (3,) float64: parameters of the sides, tolerance
-    plan: tl.tensor,  # (B, R, C): K until the end
+    kernel: tl.tensor,  # (B, R, C rounded up to ALIGNMENT): K, the same as plan where the two agree in size
+    plan: tl.tensor,  # (B, R, C)
     f: tl.tensor,  # (B, R)
     g: tl.tensor,  # (B, C)
     iterations: tl.tensor,  # (B,) int64
@@ -179,27 +190,21 @@ def solve_kernel(
     """Solve one problem."""
     problem = tl.program_id(0).to(tl.int64)
     cost += problem * stride_b
+    width = (C + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+    kernel = tl.multiple_of(kernel + problem * R * width, 16)  # bytes: torch aligns what it allocates
     plan += problem * R * C
     offsets += problem * (R + C)
     scales += problem * (5 * R + 2 * C)
     weights, moving, sums = scales + 2 * R, scales + 3 * R, scales + 4 * R
     column_weights, column_moving = scales + 5 * R, scales + 5 * R + C
-    columns = tl.arange(0, BLOCK_C)
     row_number, column_number, tolerance = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
     mass, unmet, span = survey(
         cost, stride_r, stride_c, row_mass + problem * R, column_mass + problem * C, moving, column_moving,
         scales, R, C, row_number, column_number, ROW, COLUMN, BLOCK_L, BLOCK_C,
     )  # fmt: skip
-    epsilon = tl.load(epsilons + problem)
-    G_C = tl.zeros([BLOCK_C], tl.float64)
-    stage = tl.full([], 0, tl.int32)
-    if HAS_START:
-        G_C += tl.load(start + problem * C + columns, columns < C, other=0.0).to(tl.float64) / epsilon
-    else:
-        while (epsilon * BREADTH < span) & (8 * stage + 8 <= max_iterations):
-            epsilon *= STEP
-            stage += 1
-    tl.store(offsets + R + columns, G_C, columns < C)
+    epsilon, stage = _begin(
+        epsilons + problem, span, start + problem * C, offsets + R, C, max_iterations, HAS_START, BLOCK_C
+    )
     cap = tl.minimum(max_iterations // (2 * tl.maximum(stage, 1)), CAP)
     v_C = tl.full([BLOCK_C], 1.0, plan.dtype.element_ty)
     slot, iteration, begun = tl.full([], 0, tl.int32), tl.full([], 0, tl.int32), tl.full([], 0, tl.int32)
@@ -208,14 +213,14 @@ def solve_kernel(
     tl.debug_barrier()
     while is_running:
         v_C = log_step(
-            cost, stride_r, stride_c, plan, offsets, moving, scales, weights, offsets + R, column_moving,
-            column_weights, v_C, step, R, C, epsilon, row_number, column_number,
+            cost, stride_r, stride_c, kernel, offsets, moving, scales, weights, offsets + R, column_moving,
+            column_weights, v_C, step, R, C, width, epsilon, row_number, column_number,
             ROW, COLUMN, BLOCK_L, BLOCK_C,
         )  # fmt: skip
         goal = mass * tl.where(stage > 0, tl.maximum(tolerance, COARSE), tolerance)
         last = tl.where(stage > 0, begun + cap, max_iterations)
         v_C, slot, iteration, moved, is_over = iterate(
-            plan, moving, scales, weights, sums, column_moving, column_weights, v_C, R, C, epsilon,
+            kernel, moving, scales, weights, sums, column_moving, column_weights, v_C, R, C, width, epsilon,
             row_number, column_number, mass, goal, iteration + 1, last,
             ROW, COLUMN, RESIDENT, IS_STREAMED, BLOCK_R, BLOCK_C,
         )  # fmt: skip
@@ -227,8 +232,34 @@ def solve_kernel(
             stage -= 1
             begun = iteration
     finish(
-        plan, offsets, moving, scales + slot * R, f + problem * R, g + problem * C, offsets + R,
-        column_moving, v_C, R, C, epsilon, BLOCK_L, BLOCK_C,
+        kernel, plan, offsets, moving, scales + slot * R, f + problem * R, g + problem * C, offsets + R,
+        column_moving, v_C, R, C, width, epsilon, BLOCK_L, BLOCK_C,
     )  # fmt: skip
     tl.store(iterations + problem, iteration.to(tl.int64))
     tl.store(errors + problem, (moved + unmet) / tl.where(mass > 0, mass, 1.0))
+
+
+@triton.jit
+def _begin(
+    target: tl.tensor,
+    span: tl.tensor,
+    start: tl.tensor,
+    column_offset: tl.tensor,
+    C: tl.tensor,
+    max_iterations: tl.tensor,
+    HAS_START: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """Store G; return the ε to begin with and how many times it will come down."""
+    epsilon = tl.load(target)
+    columns = tl.arange(0, BLOCK_C)
+    G_C = tl.zeros([BLOCK_C], tl.float64)
+    stage = tl.full([], 0, tl.int32)
+    if HAS_START:
+        G_C += tl.load(start + columns, columns < C, other=0.0).to(tl.float64) / epsilon
+    else:
+        while (epsilon * BREADTH < span) & (8 * stage + 8 <= max_iterations):
+            epsilon *= STEP
+            stage += 1
+    tl.store(column_offset + columns, G_C, columns < C)
+    return epsilon, stage

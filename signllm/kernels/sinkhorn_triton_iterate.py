@@ -36,6 +36,7 @@ def iterate(
     v_C: tl.tensor,
     R: tl.tensor,
     C: tl.tensor,
+    width: tl.tensor,
     epsilon: tl.tensor,
     row_number: tl.tensor,
     column_number: tl.tensor,
@@ -58,7 +59,7 @@ def iterate(
     columns = tl.arange(0, BLOCK_C)
     held = tl.arange(0, RESIDENT if RESIDENT > 0 else 1) + (iteration < 0).to(tl.int32)  # + 0: not hoisted
     if RESIDENT > 0:
-        kernel_RC = _rows(kernel, held, columns, R, C)
+        kernel_RC = _rows(kernel, held, columns, R, width)
     slot = tl.full([], 0, tl.int32)
     counted = tl.full([], 0, tl.int32)
     omega, relaxation = tl.full([], 1.0, tl.float64), tl.full([], 1.0, tl.float64)
@@ -70,7 +71,7 @@ def iterate(
         sums_C = tl.zeros([BLOCK_C], v_C.dtype)
         if IS_STREAMED:
             sums_C, moved = _stream(
-                kernel, moving, scale, weight, v_C, R, C, epsilon, row_number, omega, slot,
+                kernel, moving, scale, weight, v_C, R, width, epsilon, row_number, omega, slot,
                 ROW, RESIDENT, BLOCK_R, BLOCK_C,
             )  # fmt: skip
         if RESIDENT > 0:
@@ -100,10 +101,12 @@ def iterate(
 
 
 @triton.jit
-def _rows(kernel: tl.tensor, rows: tl.tensor, columns: tl.tensor, R: tl.tensor, C: tl.tensor) -> tl.tensor:
+def _rows(
+    kernel: tl.tensor, rows: tl.tensor, columns: tl.tensor, R: tl.tensor, width: tl.tensor
+) -> tl.tensor:
     """A block of K, 0 outside."""
-    inside = (rows < R)[:, None] & (columns < C)[None, :]
-    return tl.load(kernel + rows.to(tl.int64)[:, None] * C + columns[None, :], inside, other=0.0)
+    inside = (rows < R)[:, None] & (columns < width)[None, :]
+    return tl.load(kernel + rows.to(tl.int64)[:, None] * width + columns[None, :], inside, other=0.0)
 
 
 @triton.jit
@@ -165,7 +168,7 @@ def _stream(
     weight: tl.tensor,
     v_C: tl.tensor,
     R: tl.tensor,
-    C: tl.tensor,
+    width: tl.tensor,
     epsilon: tl.tensor,
     number: tl.tensor,
     omega: tl.tensor,
@@ -184,7 +187,7 @@ def _stream(
         a_R = tl.load(moving + rows, rows < R, other=0.0)
         u_R = tl.load(scale + slot * R + rows, rows < R, other=0.0)
         weight_R = tl.load(weight + rows, rows < R, other=0.0)
-        kernel_RC = _rows(kernel, rows, columns, R, C)
+        kernel_RC = _rows(kernel, rows, columns, R, width)
         next_R, more_R = _row_step(kernel_RC, v_C, u_R, a_R, weight_R, epsilon, number, omega, ROW)
         sums_RC += kernel_RC * next_R[:, None]
         moved_R += more_R

@@ -94,6 +94,7 @@ def log_step(
     step: tl.tensor,
     R: tl.tensor,
     C: tl.tensor,
+    width: tl.tensor,
     epsilon: tl.tensor,
     row_number: tl.tensor,
     column_number: tl.tensor,
@@ -143,10 +144,9 @@ def log_step(
         F_R = tl.load(offset + rows, rows < R, other=0.0)
         x_RC = _exponent(cost, stride_r, stride_c, a_R, b_C, rows, columns, R, C, epsilon)
         x_RC = tl.minimum(x_RC + F_R[:, None] - log_C[None, :], TOP)
-        inside = (rows < R)[:, None] & (columns < C)[None, :]
-        tl.store(
-            kernel + rows.to(tl.int64)[:, None] * C + columns[None, :], tl.exp(x_RC.to(a_R.dtype)), inside
-        )
+        inside = (rows < R)[:, None] & (columns < width)[None, :]
+        places = rows.to(tl.int64)[:, None] * width + columns[None, :]
+        tl.store(kernel + places, tl.exp(x_RC.to(a_R.dtype)), inside)
     tl.debug_barrier()
     return v_C
 
@@ -196,6 +196,7 @@ def _log_rule(
 @triton.jit
 def finish(
     kernel: tl.tensor,
+    plan: tl.tensor,
     offset: tl.tensor,
     moving: tl.tensor,
     scale: tl.tensor,
@@ -206,22 +207,25 @@ def finish(
     v_C: tl.tensor,
     R: tl.tensor,
     C: tl.tensor,
+    width: tl.tensor,
     epsilon: tl.tensor,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    """Turn K into the plan u·K·v and write f and g, 0 where masked."""
+    """Write the plan u·K·v, f and g, 0 where masked; ``plan`` may be where K is."""
     columns = tl.arange(0, BLOCK_C)
     for first in range(0, R, BLOCK_R):
         rows = first + tl.arange(0, BLOCK_R)
         u_R = tl.load(scale + rows, rows < R, other=0.0)
         a_R = tl.load(moving + rows, rows < R, other=0.0)
         F_R = tl.load(offset + rows, rows < R, other=0.0)
-        places = rows.to(tl.int64)[:, None] * C + columns[None, :]
-        inside = (rows < R)[:, None] & (columns < C)[None, :]
+        inside = (rows < R)[:, None] & (columns < width)[None, :]
+        places = rows.to(tl.int64)[:, None] * width + columns[None, :]
         kernel_RC = tl.load(kernel + places, inside, other=0.0)
         is_there = (u_R > 0)[:, None] & (v_C > 0)[None, :]  # elsewhere K may never have been written
-        tl.store(kernel + places, tl.where(is_there, u_R[:, None] * kernel_RC * v_C[None, :], 0.0), inside)
+        plan_RC = tl.where(is_there, u_R[:, None] * kernel_RC * v_C[None, :], 0.0)
+        places = rows.to(tl.int64)[:, None] * C + columns[None, :]
+        tl.store(plan + places, plan_RC, (rows < R)[:, None] & (columns < C)[None, :])
         tl.store(f + rows, potential(a_R, F_R, u_R, epsilon).to(a_R.dtype), rows < R)
     b_C = tl.load(column_moving + columns, columns < C, other=0.0)
     G_C = tl.load(column_offset + columns, columns < C, other=0.0)

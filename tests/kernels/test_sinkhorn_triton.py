@@ -87,7 +87,9 @@ def test_float64_is_exact_to_its_own_rounding(row: Side, column: Side) -> None:
     close(plan, expected[0], 1e-11)
 
 
-@pytest.mark.parametrize(("B", "R", "C"), [(1, 1, 1), (3, 1, 5), (1, 13, 1), (2, 17, 11), (1, 3, 33)])
+@pytest.mark.parametrize(
+    ("B", "R", "C"), [(1, 1, 1), (3, 1, 5), (1, 13, 1), (2, 17, 11), (1, 3, 33), (2, 5, 16)]
+)
 @pytest.mark.parametrize("on_chip_bytes", [64 * 1024, 64])
 def test_awkward_shapes_meet_their_marginals(B: int, R: int, C: int, on_chip_bytes: int) -> None:
     cost, a, b = problem(B, R, C, seed=1)

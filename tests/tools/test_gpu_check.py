@@ -98,7 +98,5 @@ def test_the_kernel_tests_need_torch_pytest_and_triton_alone(tmp_path: Path) -> 
     (tmp_path / "hide.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n")
     path = os.pathsep.join((str(CHECKOUT), str(tmp_path)))
     pytest_hiding = ("-m", "pytest", "-p", "hide", "-q", "-p", "no:cacheprovider")
-    collected = python(*pytest_hiding, "--collect-only", "tests/kernels", path=path)
-    assert collected.returncode == 0, collected.stdout
-    ran = python(*pytest_hiding, "tests/kernels/test_choice.py", path=path)
+    ran = python(*pytest_hiding, "tests/kernels", "-k", "test_choice", path=path)  # imports them all
     assert ran.returncode == 0, ran.stdout

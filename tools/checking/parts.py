@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-TAIL_LINES = 60
+TAIL_LINES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
