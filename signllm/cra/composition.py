@@ -83,8 +83,8 @@ def compose_words(
         config: by default ``WordsConfig()``.
 
     Raises:
-        UsageError: no characters, a collapsed character codebook, or a ``size`` for which candidates are
-            lacking.
+        UsageError: no characters, a collapsed character codebook, or too few candidates: none at all, or
+            fewer than ``size``.
     """
     config = config or WordsConfig()
     _check(characters, codes)
@@ -99,6 +99,7 @@ def compose_words(
         longest=config.longest_word,
         min_frequency=config.min_frequency,
     )
+    _check_candidates(len(candidates), len(counts), len(characters), config)
     sizes = _sizes(len(candidates), config)
     occurrences = count_occurrences(short.characters, short.counts, candidates, codes + 1)
     outcomes = solve_sizes(candidates, occurrences, sizes, config.transport)
@@ -132,17 +133,30 @@ def _check(characters: Ints, codes: int) -> None:
         raise UsageError(
             f"the character codebook has collapsed: perplexity {perplexity:.2f} of {codes} codes over "
             f"{len(characters)} characters",
-            remedy="pretrain longer, or with k-means start and revival of dead codes",
+            remedy="pretrain longer, or with --vq-sign.quantizer.kmeans-start, .update ema and "
+            ".revive-dead-after 100; `perplexity` in log.jsonl tells when codes die",
+        )
+
+
+def _check_candidates(candidates: int, videos: int, characters: int, config: WordsConfig) -> None:
+    corpus = f"the corpus of {characters} characters in {videos} videos yields {candidates} candidate words"
+    if config.size is not None and config.size > candidates:
+        raise UsageError(
+            f"size={config.size}, but {corpus}",
+            where="--words.size",
+            remedy=f"give at most {candidates}, more videos, or a smaller --words.min-frequency "
+            f"(now {config.min_frequency})",
+        )
+    if config.size is None and candidates == 0 and characters >= TELLING:
+        raise UsageError(
+            f"{corpus}: no two characters follow each other {config.min_frequency} times",
+            where="--words.min-frequency",
+            remedy="give more videos, a smaller --words.min-frequency, or --words.size 0: characters alone",
         )
 
 
 def _sizes(candidates: int, config: WordsConfig) -> list[int]:
     """0, the multiples of the increment, the number of candidates there are, and the explicit size."""
-    if config.size is not None and config.size > candidates:
-        raise UsageError(
-            f"size={config.size}, but the corpus yields {candidates} candidate words",
-            remedy=f"give at most {candidates}, or a smaller min_frequency (now {config.min_frequency})",
-        )
     sizes = {0, candidates, *range(config.increment, candidates, config.increment)}
     return sorted(sizes | ({config.size} if config.size is not None else set()))
 
