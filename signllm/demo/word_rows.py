@@ -27,7 +27,7 @@ from signllm.cra.repeats import Collapsed, collapse_repeats
 from signllm.cra.segmentation import Ints, Method
 from signllm.cra.transport import Formulation
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.characters import load_characters
+from signllm.data.characters import load_split_characters
 from signllm.demo.studio import read_truth
 from signllm.demo.word_truth import MIDDLE, MomentTruth, moment_truth, score_characters, score_words
 from signllm.errors import UsageError
@@ -143,7 +143,7 @@ class Corpus:
             UsageError: not a folder in which a demo has composed words.
         """
         run = folder / "vq-sign"
-        known, codebook = load_characters(run / "characters.train.safetensors")
+        known, codebook = load_split_characters(run, "train")
         codes = WordCodebook.load(run).codes
         try:
             records = {record["id"]: record for record in read_truth(folder)}
