@@ -100,8 +100,8 @@ def compose_words(
         longest=config.longest_word,
         min_frequency=config.min_frequency,
     )
-    _check_candidates(len(candidates), len(counts), len(characters), config)
     candidates = tuple(dict.fromkeys(left + right for left, right in merges))
+    _check_candidates(len(candidates), len(counts), len(characters), config)
     sizes = _sizes(len(candidates), config)
     occurrences = count_occurrences(short.characters, short.counts, candidates, codes + 1)
     outcomes = solve_sizes(candidates, occurrences, sizes, config.transport)
