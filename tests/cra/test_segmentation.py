@@ -107,21 +107,6 @@ def test_viterbi_is_the_plain_recursion_ties_included(
     assert split(sequences, words, "viterbi") == [slowly(s, words) for s in sequences]
 
 
-@pytest.mark.parametrize("length", [20, 2000])
-def test_three_million_characters_a_second(length: int) -> None:
-    rng = np.random.default_rng(0)
-    signs = rng.integers(0, 256, (200, 7))
-    drawn = {tuple(sign[a:b].tolist()) for sign in signs for a in range(7) for b in range(a + 2, 8)}
-    words = WordTable(sorted(drawn)[:1000], 257, rng.integers(0, 100, 1257))
-    characters = signs[rng.integers(0, 200, 60_000)].reshape(-1)[:400_000]
-    seconds = []
-    for _ in range(5):
-        begun = time.process_time()
-        segment(characters, np.full(400_000 // length, length), words)
-        seconds.append(time.process_time() - begun)
-    assert 400_000 / min(seconds) > 3e6
-
-
 @settings(max_examples=100, deadline=None)
 @given(SEQUENCES, FREQUENCIES, METHODS)
 def test_no_character_is_lost_and_a_batch_is_its_videos(
