@@ -54,7 +54,7 @@ class ComposeConfig:
     """Stage 2: characters become words (design 2.2).
 
     Attributes:
-        batch_size: videos encoded at a time, over all ranks.
+        batch_size: videos that each rank encodes at a time; the characters do not depend on the ranks.
     """
 
     words: WordsConfig = field(default_factory=WordsConfig)

@@ -242,7 +242,7 @@ def test_a_disk_that_fills_up_while_composing_leaves_no_words(
 ) -> None:
     run, shards = tmp_path / "init", composed / "shards"
     shutil.copytree(composed / "pretrain", run)
-    for file in ("words.json", "words.safetensors", "characters.train.safetensors"):
+    for file in ("words.json", "words.png", "words.safetensors", "characters/train-000000.safetensors"):
         (run / file).unlink()
     compose = ("compose", "tiny", "--data", shards, "--run", run)
     stage3 = ("finetune", "tiny", "--data", shards, "--init", run, "--run", tmp_path / "run")
@@ -250,7 +250,7 @@ def test_a_disk_that_fills_up_while_composing_leaves_no_words(
         refused(*compose, told="the disk is full")
         refused(*stage3, told="the word codebook is missing")
     assert not list(run.glob("words*"))
-    with full_disk(run, 4096, largest=500):  # enough for the characters, which come first
+    with full_disk(run, 4096, largest=1000):  # enough for the characters, which come first
         refused(*compose, told="the disk is full")
         refused(*stage3, told="the word codebook is missing")
     assert not list(run.glob("words.json"))

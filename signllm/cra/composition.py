@@ -13,8 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from signllm.cra.candidates import learn_candidates
-from signllm.cra.repeats import collapse_repeats, mean_run_length
+from signllm.cra.candidates import learn_merges, words_of_size
+from signllm.cra.merging import Merge
+from signllm.cra.repeats import Collapsed, collapse_repeats, mean_run_length
 from signllm.cra.segmentation import Ints, Method, WordTable, count_occurrences, segment
 from signllm.cra.transport import TransportConfig, choose_size, describe_curve, solve_sizes
 from signllm.cra.word_codebook import WordCodebook
@@ -44,7 +45,7 @@ class WordsConfig:
         min_size: the smallest that may be chosen. The first size is measured against characters and would
             always have the largest marginal utility (measured), so the default starts at the second.
         size: the number of candidates to take, instead of choosing; 0: characters only.
-        segmentation: "viterbi" (most probable split) or "longest" (longest match).
+        segmentation: "viterbi" (most probable split), "longest" (longest match) or "bpe" (byte-pair order).
         transport: formulation and strengths.
     """
 
@@ -83,8 +84,8 @@ def compose_words(
         config: by default ``WordsConfig()``.
 
     Raises:
-        UsageError: no characters, a collapsed character codebook, or a ``size`` for which candidates are
-            lacking.
+        UsageError: no characters, a collapsed character codebook, or too few candidates: none at all, or
+            fewer than ``size``.
     """
     config = config or WordsConfig()
     _check(characters, codes)
@@ -92,13 +93,15 @@ def compose_words(
     mean = mean_run_length(characters, counts, repeated_only=repeated)
     alpha = mean if config.alpha_scope == "corpus" else None
     short = collapse_repeats(characters, counts, slow_down=codes, alpha=alpha, repeated_only=repeated)
-    candidates = learn_candidates(
+    merges = learn_merges(
         short.characters,
         short.counts,
         limit=config.max_size,
         longest=config.longest_word,
         min_frequency=config.min_frequency,
     )
+    candidates = tuple(dict.fromkeys(left + right for left, right in merges))
+    _check_candidates(len(candidates), len(counts), len(characters), config)
     sizes = _sizes(len(candidates), config)
     occurrences = count_occurrences(short.characters, short.counts, candidates, codes + 1)
     outcomes = solve_sizes(candidates, occurrences, sizes, config.transport)
@@ -108,13 +111,15 @@ def compose_words(
         else choose_size(outcomes, config.transport, min_size=config.min_size)
     )
     words = tuple(word for word, kept in zip(candidates, outcomes[chosen].kept, strict=False) if kept)
+    merges = words_of_size(merges, outcomes[chosen].size) if config.segmentation == "bpe" else ()
     return WordCodebook(
         codes=codes,
         words=words,
-        frequencies=_frequencies(short.characters, short.counts, words, codes + 1, config.segmentation),
+        frequencies=_frequencies(short, words, codes + 1, config.segmentation, merges),
         alpha=alpha,
         codebook=codebook,
         segmentation=config.segmentation,
+        merges=merges,
         repeated_only=repeated,
         curve=describe_curve(outcomes, chosen),
         config=dataclasses.asdict(config),
@@ -132,30 +137,47 @@ def _check(characters: Ints, codes: int) -> None:
         raise UsageError(
             f"the character codebook has collapsed: perplexity {perplexity:.2f} of {codes} codes over "
             f"{len(characters)} characters",
-            remedy="pretrain longer, or with k-means start and revival of dead codes",
+            remedy="pretrain longer, or with --vq-sign.quantizer.kmeans-start, .update ema and "
+            ".revive-dead-after 100; `perplexity` in log.jsonl tells when codes die",
+        )
+
+
+def _check_candidates(candidates: int, videos: int, characters: int, config: WordsConfig) -> None:
+    corpus = f"the corpus of {characters} characters in {videos} videos yields {candidates} candidate words"
+    if config.size is not None and config.size > candidates:
+        raise UsageError(
+            f"size={config.size}, but {corpus}",
+            where="--words.size",
+            remedy=f"give at most {candidates}, more videos, or a smaller --words.min-frequency "
+            f"(now {config.min_frequency})",
+        )
+    if config.size is None and candidates == 0 and characters >= TELLING:
+        raise UsageError(
+            f"{corpus}: no two characters follow each other {config.min_frequency} times",
+            where="--words.min-frequency",
+            remedy="give more videos, a smaller --words.min-frequency, or --words.size 0: characters alone",
         )
 
 
 def _sizes(candidates: int, config: WordsConfig) -> list[int]:
     """0, the multiples of the increment, the number of candidates there are, and the explicit size."""
-    if config.size is not None and config.size > candidates:
-        raise UsageError(
-            f"size={config.size}, but the corpus yields {candidates} candidate words",
-            remedy=f"give at most {candidates}, or a smaller min_frequency (now {config.min_frequency})",
-        )
     sizes = {0, candidates, *range(config.increment, candidates, config.increment)}
     return sorted(sizes | ({config.size} if config.size is not None else set()))
 
 
 def _frequencies(
-    characters: Ints, counts: Ints, words: tuple[tuple[int, ...], ...], alphabet: int, method: Method
+    short: Collapsed,
+    words: tuple[tuple[int, ...], ...],
+    alphabet: int,
+    method: Method,
+    merges: tuple[Merge, ...],
 ) -> tuple[int, ...]:
-    """Count words as segmentation finds them, which depends on the counts: repeated until it settles."""
-    frequencies = count_occurrences(characters, counts, words, alphabet)
-    for _ in range(ROUNDS):
+    """Count words as segmentation finds them; Viterbi depends on the counts: repeated until it settles."""
+    frequencies = count_occurrences(short.characters, short.counts, words, alphabet)
+    for _ in range(ROUNDS if method == "viterbi" else 1):
         before = frequencies
-        table = WordTable(words, alphabet, before)
-        _, found = segment(characters, counts, table, method=method)
+        table = WordTable(words, alphabet, before, merges)
+        _, found = segment(short.characters, short.counts, table, method=method)
         frequencies = np.bincount(found[found >= 0], minlength=len(before)).astype(np.int64)
         if np.array_equal(frequencies, before):
             break

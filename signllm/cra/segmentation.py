@@ -1,29 +1,39 @@
-"""Characters → words, deterministically and vectorised: the most probable split, or the longest match.
+"""Characters → words, deterministically and vectorised: most probable split, longest match, byte-pair order.
 
 Viterbi: the split of a sequence into words that maximises Σ log P(word), words independent (unigram model
 over the word frequencies of the corpus); ties go to the longer word. Longest: from left to right, the
-longest word that fits. Every single character is a word, so nothing is ever lost. Sequences are laid out
-time first and sorted by length: a step in time handles all videos that reach it at once, and each video's
-result is independent of the others.
+longest word that fits. Byte-pair order: ``signllm.cra.merging``. Every single character is a word, so
+nothing is ever lost.
+
+No word crosses most places, and there every split parts: sequences fall into short pieces which are solved
+by themselves, a step in time of all pieces of a chunk at once. Scores are whole numbers (2⁻²⁸ nats), whose
+sums are exact: a video's words depend neither on its neighbours nor on where it was parted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Method = Literal["viterbi", "longest"]
+from signllm.cra.merging import Merge, MergeTable
+from signllm.cra.trie import Matches, Trie
 
-CHUNK_CHARACTERS = 1 << 19
-"""Videos are handled in chunks of about so many characters: 64 MB of tables for words of up to 8."""
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Method = Literal["viterbi", "longest", "bpe"]
+
+CHUNK_CHARACTERS = 1 << 17
+"""Whole videos are handled in chunks of about so many characters, whose tables stay in the cache."""
+
+UNITS_PER_NAT = 1 << 28
+IMPOSSIBLE = -(1 << 60)
 
 
 class WordTable:
-    """A trie over words of two characters and more, as arrays that a whole batch walks at once.
+    """What splitting needs of the words.
 
     Args:
         words: spelt in characters below ``alphabet``; word i has the id ``alphabet + i``. Single characters
@@ -31,42 +41,26 @@ class WordTable:
         alphabet: number of characters, s₀ included.
         frequencies: (alphabet + len(words),) how often each word occurs in the corpus; one is added to
             each, so that a word never seen is still possible.
+        merges: for the method "bpe": all that were learnt, those of dropped words too.
     """
 
     def __init__(
-        self, words: Sequence[tuple[int, ...]], alphabet: int, frequencies: Ints | NDArray[np.float64]
+        self,
+        words: Sequence[tuple[int, ...]],
+        alphabet: int,
+        frequencies: Ints | NDArray[np.float64],
+        merges: Sequence[Merge] = (),
     ) -> None:
         self.alphabet = alphabet
-        self.longest = max((len(word) for word in words), default=1)
-        nodes: dict[tuple[int, ...], int] = {(): 0}
-        for word in words:
-            for end in range(1, len(word) + 1):
-                nodes.setdefault(word[:end], len(nodes))
-        # One more node, the dead one, and one more character, beyond the end, which leads there.
-        self.dead = len(nodes)
-        self.next = np.full((len(nodes) + 1, alphabet + 1), self.dead, dtype=np.int32)
-        for spelling, node in nodes.items():
-            if spelling:
-                self.next[nodes[spelling[:-1]], spelling[-1]] = node
-        self.word = np.full(len(nodes) + 1, -1, dtype=np.int64)
-        for index, word in enumerate(words):
-            self.word[nodes[word]] = alphabet + index
+        self.trie = Trie(words, alphabet)
+        self.merging = MergeTable(merges, words, alphabet)
         smoothed = np.asarray(frequencies, dtype=np.float64) + 1
-        self.score = np.log(smoothed / smoothed.sum())
+        self.units = np.rint(np.log(smoothed / smoothed.sum()) * UNITS_PER_NAT).astype(np.int64)
 
-    def matches(self, characters_TB: Ints) -> Ints:
-        """(T, L, B) the word that starts at each place with length 1..L, −1 where there is none.
-
-        Places beyond a video's end hold the character ``alphabet``.
-        """
-        times, videos = characters_TB.shape
-        found_TLB = np.full((times, self.longest, videos), -1, dtype=np.int64)
-        found_TLB[:, 0] = np.where(characters_TB < self.alphabet, characters_TB, -1)
-        node_TB = self.next[0][characters_TB]
-        for length in range(2, min(self.longest, times) + 1):
-            node_TB = self.next[node_TB[: times - length + 1], characters_TB[length - 1 :]]
-            found_TLB[: times - length + 1, length - 1] = self.word[node_TB]
-        return found_TLB
+    @property
+    def score(self) -> NDArray[np.float64]:
+        """Log P of each word in nats, as Viterbi adds them up."""
+        return self.units / UNITS_PER_NAT
 
 
 def segment(
@@ -78,87 +72,145 @@ def segment(
         characters: (sum R,) below ``table.alphabet``.
         counts: (B,) how many each video has.
         table: the words.
-        method: "viterbi" or "longest".
+        method: "viterbi", "longest" or "bpe".
 
     Returns:
         (sum R,) bool as int64, 1 where a word starts; (sum R,) the word that starts there, −1 elsewhere.
     """
-    begins = np.cumsum(counts) - counts
-    words = np.full(len(characters), -1, dtype=np.int64)
-    order = np.argsort(-counts, kind="stable")
-    for videos in _chunks(order, counts):
-        _segment_chunk(characters, begins[videos], counts[videos], table, method, words)
+    words = np.empty(len(characters), dtype=np.int64)
+    for begin, end, chunk in _chunks(counts):
+        spread, kept = _spread(characters[begin:end], chunk, table.alphabet)
+        words[begin:end] = _words(spread, table, method)[kept]
     return (words >= 0).astype(np.int64), words
-
-
-def _chunks(order: Ints, counts: Ints) -> list[Ints]:
-    """Split videos, longest first, into chunks whose padded size is bounded."""
-    chunks, begin = [], 0
-    while begin < len(order) and counts[order[begin]] > 0:
-        step = max(1, CHUNK_CHARACTERS // int(counts[order[begin]]))
-        chunks.append(order[begin : begin + step])
-        begin += step
-    return chunks
 
 
 def count_occurrences(
     characters: Ints, counts: Ints, words: Sequence[tuple[int, ...]], alphabet: int
 ) -> Ints:
     """Count each character and each word, overlaps included: (alphabet + len(words),)."""
-    table = WordTable(words, alphabet, np.zeros(alphabet + len(words)))
-    begins, total = np.cumsum(counts) - counts, np.zeros(alphabet + len(words), dtype=np.int64)
-    for videos in _chunks(np.argsort(-counts, kind="stable"), counts):
-        characters_TB, *_ = _time_first(characters, begins[videos], counts[videos], table.alphabet)
-        found_TLB = table.matches(characters_TB)
-        total += np.bincount(found_TLB[found_TLB >= 0], minlength=len(total))
+    trie, total = Trie(words, alphabet), np.zeros(alphabet + len(words), dtype=np.int64)
+    for begin, end, chunk in _chunks(counts):
+        spread, _ = _spread(characters[begin:end], chunk, alphabet)
+        total[:alphabet] += np.bincount(characters[begin:end], minlength=alphabet)
+        for matches in trie.find(spread):
+            total[alphabet:] += np.bincount(matches.words, minlength=len(words))
     return total
 
 
-def _time_first(characters: Ints, begins: Ints, counts: Ints, beyond: int) -> tuple[Ints, Ints, Ints, Ints]:
-    """Lay videos out as (T, B), ``beyond`` after their end; time, column, packed place of each character."""
-    counts = counts[counts > 0]
-    column = np.repeat(np.arange(len(counts)), counts)
-    time = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    packed = np.repeat(begins[: len(counts)], counts) + time
-    characters_TB = np.full((counts[0], len(counts)), beyond, dtype=np.int64)
-    characters_TB[time, column] = characters[packed]
-    return characters_TB, time, column, packed
+def _chunks(counts: Ints) -> Iterator[tuple[int, int, Ints]]:
+    """Yield first and last place of whole videos, and their counts; a video is never parted."""
+    ends, video, begin = np.cumsum(counts), 0, 0
+    while video < len(counts):
+        after = max(video + 1, int(np.searchsorted(ends, begin + CHUNK_CHARACTERS, side="right")))
+        yield begin, int(ends[after - 1]), counts[video:after]
+        video, begin = after, int(ends[after - 1])
 
 
-def _segment_chunk(
-    characters: Ints, begins: Ints, counts: Ints, table: WordTable, method: Method, words: Ints
-) -> None:
-    """Segment videos sorted by falling length, writing into ``words``."""
-    counts = counts[counts > 0]
-    characters_TB, time, column, packed = _time_first(characters, begins, counts, table.alphabet)
-    active_T = np.searchsorted(-counts, -np.arange(counts[0]), side="left")
-    found_TLB = table.matches(characters_TB)
-    length_TB = _most_probable(found_TLB, active_T, table) if method == "viterbi" else _longest(found_TLB)
-    starts_TB = np.zeros((counts[0] + table.longest, len(counts)), dtype=bool)
-    starts_TB[0] = True
-    for t in range(counts[0]):
-        here = starts_TB[t, : active_T[t]].nonzero()[0]
-        starts_TB[t + length_TB[t, here], here] = True
-    begun = starts_TB[time, column]
-    time, column = time[begun], column[begun]
-    words[packed[begun]] = found_TLB[time, length_TB[time, column] - 1, column]
+def _spread(characters: Ints, counts: Ints, end: int) -> tuple[Ints, Bools]:
+    """Put ``end`` after each video; also return where the characters went."""
+    kept = np.ones(len(characters) + len(counts), dtype=bool)
+    kept[np.cumsum(counts + 1) - 1] = False
+    spread = np.full(len(kept), end, dtype=np.int64)
+    spread[kept] = characters
+    return spread, kept
 
 
-def _longest(found_TLB: Ints) -> Ints:
-    """(T, B) length of the longest word that starts at each place."""
-    return found_TLB.shape[1] - (found_TLB[:, ::-1] >= 0).argmax(axis=1)
+def _words(spread: Ints, table: WordTable, method: Method) -> Ints:
+    """(N,) the word that starts at each place, −1 where none does; anything at the ends of videos."""
+    trie, ids = (table.merging.trie, table.merging.ids) if method == "bpe" else (table.trie, table.alphabet)
+    found = trie.find(spread)
+    length = np.ones(len(spread), dtype=np.int64)
+    for matches in found:
+        length[matches.places] = matches.length
+    parts = _parts(length)
+    places, begins = _pieces(parts)
+    if method == "viterbi":
+        length[places] = _most_probable(spread, found, table, places, begins)
+    elif method == "bpe":
+        length[places] = table.merging.lengths(spread[places], begins)
+    starts = _starts(parts, length)
+    words = np.where(starts, spread, -1)
+    for matches in found:
+        is_taken = starts[matches.places] & (length[matches.places] == matches.length)
+        taken = matches.words[is_taken]
+        words[matches.places[is_taken]] = taken + ids if isinstance(ids, int) else ids[taken]
+    return words
 
 
-def _most_probable(found_TLB: Ints, active_T: Ints, table: WordTable) -> Ints:
-    """(T, B) length of the first word of the best split from each place on, by recursion from the end."""
-    times, lengths, videos = found_TLB.shape
-    # Longest first: argmax takes the first of equals.
-    score_TLB = np.append(table.score, -np.inf)[found_TLB[:, ::-1]]
-    best_TB = np.zeros((times + lengths, videos))
-    length_TB = np.ones((times, videos), dtype=np.int64)
-    for t in range(times - 1, -1, -1):
-        active = active_T[t]
-        total_LB = score_TLB[t, :, :active] + best_TB[t + 1 : t + 1 + lengths, :active][::-1]
-        length_TB[t, :active] = lengths - total_LB.argmax(axis=0)
-        best_TB[t, :active] = total_LB.max(axis=0)
-    return length_TB
+def _parts(longest: Ints) -> Bools:
+    """(N,) whether no word that starts earlier reaches a place: every split parts there."""
+    reach = np.arange(len(longest)) + longest
+    np.maximum.accumulate(reach, out=reach)
+    parts = np.ones(len(longest), dtype=bool)
+    parts[1:] = reach[:-1] <= np.arange(1, len(longest))
+    return parts
+
+
+def _pieces(parts: Bools) -> tuple[Ints, Ints]:
+    """Places that lie in pieces of two characters and more; where among them each piece begins."""
+    is_alone = parts.copy()
+    is_alone[:-1] &= parts[1:]
+    places = (~is_alone).nonzero()[0]
+    return places, parts[places].nonzero()[0]
+
+
+def _starts(parts: Bools, length: Ints) -> Bools:
+    """(N,) whether a word starts: at every part, and where the word before ends; all pieces at once."""
+    starts, inside = parts.copy(), ~parts
+    at = (parts[:-1] & inside[1:]).nonzero()[0]
+    while len(at) > 0:
+        at = at + length.take(at)
+        at = at[inside.take(at)]
+        starts[at] = True
+    return starts
+
+
+def _most_probable(spread: Ints, found: list[Matches], table: WordTable, places: Ints, begins: Ints) -> Ints:
+    """(len(places),) length of the first word of the best split from each place to its piece's end.
+
+    Time first, longest piece first: a step handles a leading part of the columns. The best from place t on
+    is max over l of score(t, l) + best(t + l), l in the lowest bits of the score: of equals the longer word.
+    """
+    longest, counts = table.trie.longest, np.diff(np.append(begins, len(places)))
+    if len(counts) == 0:
+        return counts
+    bits = longest.bit_length()
+    order = np.argsort(-counts, kind="stable")
+    active = np.searchsorted(-counts[order], -np.arange(counts[order[0]]), side="left")
+    offset = np.cumsum(active) - active
+    column = np.empty(len(counts), dtype=np.int64)
+    column[order] = np.arange(len(counts))
+    time = np.arange(len(places)) - np.repeat(begins, counts)
+    width, slot = active[time], offset[time]
+    total = np.full(longest * len(places), IMPOSSIBLE, dtype=np.int64)
+    slot_of_place = np.empty(len(spread), dtype=np.int64)
+    width_of_place = np.empty(len(spread), dtype=np.int64)
+    column_N = np.repeat(column, counts)
+    slot_of_place[places], width_of_place[places] = longest * slot + column_N, width
+    worth = table.units << bits
+    total[slot_of_place[places]] = worth[spread[places]] + 1
+    for matches in found:
+        target = slot_of_place[matches.places] + (matches.length - 1) * width_of_place[matches.places]
+        total[target] = worth[table.alphabet + matches.words] + matches.length
+    length = _best_lengths(total, active.tolist(), longest, bits)
+    return length[slot + column_N]
+
+
+def _best_lengths(total: Ints, active: list[int], longest: int, bits: int) -> Ints:
+    """Return the low bits of the best at each slot, by recursion from the end."""
+    low = (1 << bits) - 1
+    length = np.empty(len(total) // longest, dtype=np.int64)
+    # Twice over, so that the best of the next ``longest`` times are always rows in order.
+    best_RB = np.zeros((2 * longest, active[0]), dtype=np.int64)
+    end = len(length)
+    for t in range(len(active) - 1, -1, -1):
+        columns, row, after = active[t], t % longest, (t + 1) % longest
+        begin = end - columns
+        total_LB = total[longest * begin : longest * end].reshape(longest, columns)
+        total_LB += best_RB[after : after + longest, :columns]
+        best_B = total_LB.max(axis=0)
+        np.bitwise_and(best_B, low, out=length[begin:end])
+        best_B &= ~low
+        best_RB[row, :columns] = best_RB[row + longest, :columns] = best_B
+        end = begin
+    return length

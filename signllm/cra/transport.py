@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from signllm.cra.segmentation import Ints
+from signllm.cra.transport_pot import solve_with_pot
 from signllm.errors import UsageError
 from signllm.kernels import Exact, Side, Slack, Soft, sinkhorn
 
@@ -46,6 +47,8 @@ class TransportConfig:
         keep_share: a word that receives less than this share of its demand is dropped.
         choose_by: what makes a size the best; "least_entropy" is ours.
         normalisation: of the entropy that chooses the size: "length" divides by the mean word length.
+        solver: "sinkhorn": all sizes in one batched solve; "pot": the same problems one by one by POT, to
+            check; it knows no ``slack``.
         max_iterations: of the solver, per size.
         tolerance: of the solver.
     """
@@ -57,6 +60,7 @@ class TransportConfig:
     keep_share: float = 0.02
     choose_by: Literal["marginal_utility", "least_entropy"] = "marginal_utility"
     normalisation: Normalisation = "length"
+    solver: Literal["sinkhorn", "pot"] = "sinkhorn"
     max_iterations: int = 1000
     tolerance: float = 1e-6
 
@@ -65,6 +69,13 @@ class TransportConfig:
             raise UsageError(
                 f"epsilon={self.epsilon} and rho={self.rho} must be positive, slack={self.slack} and "
                 f"keep_share={self.keep_share} not negative"
+            )
+        slack = _slack(self)
+        if self.solver == "pot" and slack > 0:
+            raise UsageError(
+                f"slack={slack:g}: POT has no relaxation that leaves a marginal free within a box",
+                where="--words.transport.solver pot",
+                remedy="--words.transport.slack 0, which POT solves, or the solver sinkhorn",
             )
 
 
@@ -113,27 +124,16 @@ def solve_sizes(
     demand_BV = np.where(takes_part_BV, demand_V, 0.0)
     if config.formulation == "paper":
         demand_BV /= demand_BV.sum(axis=1, keepdims=True)
-    cost_KV = torch.from_numpy(word_costs(spellings, occurrences, alphabet)).float()
-    row, column = _sides(config)
-    result = sinkhorn(
-        cost_KV.expand(len(sizes), *cost_KV.shape),
-        torch.from_numpy(np.tile(supply_K, (len(sizes), 1))),
-        torch.from_numpy(demand_BV),
-        epsilon=config.epsilon,
-        row=row,
-        column=column,
-        max_iterations=config.max_iterations,
-        tolerance=config.tolerance,
-    )
-    received_BV = result.plan.sum(dim=1, dtype=torch.float64).numpy()
+    cost_KV = word_costs(spellings, occurrences, alphabet)
+    received_BV, iterations, error = _solve(cost_KV, supply_K, demand_BV, config)
     kept_BV = received_BV >= config.keep_share * demand_BV
     return [
         SizeOutcome(
             size,
             kept_BV[b, alphabet : alphabet + size],
             *_entropy(received_BV[b] / length_V, received_BV[b]),
-            int(result.iterations[b]),
-            float(result.error[b]),
+            iterations[b],
+            error[b],
         )
         for b, size in enumerate(sizes)
     ]
@@ -195,9 +195,36 @@ def describe_curve(outcomes: Sequence[SizeOutcome], chosen: int) -> tuple[dict[s
     )
 
 
+def _solve(
+    cost_KV: Floats, supply_K: Floats, demand_BV: Floats, config: TransportConfig
+) -> tuple[Floats, list[int], list[float]]:
+    """Return (B, V) what each word receives, and each problem's iterations and error."""
+    if config.solver == "pot":
+        return solve_with_pot(cost_KV, supply_K, demand_BV, config)
+    cost = torch.from_numpy(cost_KV).float()
+    row, column = _sides(config)
+    result = sinkhorn(
+        cost.expand(len(demand_BV), *cost.shape),
+        torch.from_numpy(np.tile(supply_K, (len(demand_BV), 1))),
+        torch.from_numpy(demand_BV),
+        epsilon=config.epsilon,
+        row=row,
+        column=column,
+        max_iterations=config.max_iterations,
+        tolerance=config.tolerance,
+    )
+    received_BV = result.plan.sum(dim=1, dtype=torch.float64).numpy()
+    return received_BV, result.iterations.tolist(), result.error.tolist()
+
+
+def _slack(config: TransportConfig) -> float:
+    default = 0.01 if config.formulation == "paper" else 0.0
+    return default if config.slack is None else config.slack
+
+
 def _sides(config: TransportConfig) -> tuple[Side, Side]:
     is_paper = config.formulation == "paper"
-    slack = (0.01 if is_paper else 0.0) if config.slack is None else config.slack
+    slack = _slack(config)
     return (Slack(slack) if slack > 0 else Exact()), (Exact() if is_paper else Soft(config.rho))
 
 

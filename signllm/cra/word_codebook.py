@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from signllm.cra.merging import Merge, MergeTable
 from signllm.cra.repeats import collapse_repeats
 from signllm.cra.segmentation import Method, WordTable, segment
 from signllm.errors import UsageError
@@ -68,8 +69,9 @@ class WordCodebook:
         frequencies: how often each id, characters and s₀ included, occurs in the corpus as a word.
         alpha: a run longer than this adds s₀; None: each video's own mean run length.
         codebook: fingerprint of the character codebook.
-        segmentation: how sequences are split: "viterbi" or "longest".
+        segmentation: how sequences are split: "viterbi", "longest" or "bpe".
         repeated_only: whether α is a mean over runs of at least two only.
+        merges: what "bpe" applies, in the order learnt, those of dropped words too; otherwise empty.
         curve: one entry per size that was tried: entropy, marginal utility, whether it was chosen.
         config: the settings that made it, for the record.
     """
@@ -81,6 +83,7 @@ class WordCodebook:
     codebook: str
     segmentation: Method = "viterbi"
     repeated_only: bool = True
+    merges: tuple[Merge, ...] = ()
     curve: tuple[dict[str, Any], ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -92,6 +95,10 @@ class WordCodebook:
         for word in self.words:
             if len(word) < 2 or not all(0 <= character <= self.codes for character in word):
                 raise ValueError(f"word {word}: needs at least two characters, each from 0 to {self.codes}")
+        if self.segmentation == "bpe":
+            if self.words and not self.merges:
+                raise ValueError("byte-pair order, but no merges are recorded")
+            MergeTable(self.merges, self.words, self.codes + 1)
 
     @property
     def slow_down(self) -> int:
@@ -139,7 +146,7 @@ class WordCodebook:
 
     @cached_property
     def _table(self) -> WordTable:
-        return WordTable(self.words, self.codes + 1, np.array(self.frequencies))
+        return WordTable(self.words, self.codes + 1, np.array(self.frequencies), self.merges)
 
     @cached_property
     def _lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -193,8 +200,10 @@ class WordCodebook:
         if not isinstance(content, dict) or content.get("version") != VERSION:
             raise UsageError(f"the word codebook is not of version {VERSION}", where=path, remedy=remedy)
         try:
+            content.setdefault("merges", [])  # written before there was byte-pair order
             known = {f.name: content[f.name] for f in dataclasses.fields(cls)}
             known["words"] = tuple(tuple(word) for word in known["words"])
+            known["merges"] = tuple((tuple(left), tuple(right)) for left, right in known["merges"])
             known["frequencies"], known["curve"] = tuple(known["frequencies"]), tuple(known["curve"])
             words = cls(**known)
             spelt = [character for word in words.words for character in word]

@@ -1,25 +1,62 @@
 """Character sequences on disk: what VQ-Sign read from every video, so that none need be decoded again.
 
-One safetensors file: all sequences packed, their counts, and in its header the ids and the fingerprint of the
-codebook they belong to.
+One safetensors file per shard, ``run/characters/SPLIT-000000.safetensors``: the shard's sequences packed,
+their counts, and in its header the ids, the fingerprint of the codebook they belong to, and what else decided
+them. Each is there whole or not at all, so an encoding that was stopped goes on with the files that are
+missing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from signllm.data.tar import write_atomically
 from signllm.errors import UsageError
 
+FOLDER = "characters"
 _FORMAT = "signllm-characters-1"
+_REMEDY = "run signllm compose again"
 
 
-def save_characters(path: Path | str, characters: Mapping[str, np.ndarray], codebook: str) -> None:
-    """Write id → character numbers, int (N,), with the fingerprint of their codebook; whole or not at all."""
+@dataclass(frozen=True)
+class _File:
+    """One file: ``packed`` int32 (sum N,), ``counts`` int64 (B,), ``ids``, ``codebook``, ``made_by``."""
+
+    packed: np.ndarray
+    counts: np.ndarray
+    ids: list[str]
+    codebook: str
+    made_by: dict[str, Any]
+
+
+def characters_file(run: Path, split: str, shard: int) -> Path:
+    """Return where the characters of a shard belong in a run folder."""
+    return run / FOLDER / f"{split}-{shard:06d}.safetensors"
+
+
+def characters_files(run: Path, split: str) -> list[Path]:
+    """List the files of a split in the order of its shards; of an earlier version's run, its one file."""
+    earlier = run / f"characters.{split}.safetensors"
+    found = sorted((run / FOLDER).glob(f"{split}-{'[0-9]' * 6}.safetensors"))
+    return found or ([earlier] if earlier.is_file() else [])
+
+
+def save_characters(
+    path: Path | str,
+    characters: Mapping[str, np.ndarray],
+    codebook: str,
+    made_by: Mapping[str, Any] | None = None,
+) -> None:
+    """Write id → character numbers, int (N,), with the fingerprint of their codebook; whole or not at all.
+
+    ``made_by``: what else decided them, as plain values; :func:`read_made_by` gives it back.
+    """
     from safetensors.numpy import save
 
     sequences = [np.asarray(sequence, np.int32).reshape(-1) for sequence in characters.values()]
@@ -31,31 +68,85 @@ def save_characters(path: Path | str, characters: Mapping[str, np.ndarray], code
         "format": _FORMAT,
         "codebook": codebook,
         "ids": json.dumps(list(characters), ensure_ascii=False),
+        "made_by": json.dumps(dict(made_by or {}), sort_keys=True),
     }
     write_atomically(Path(path), save(tensors, metadata=header))
 
 
 def load_characters(path: Path | str) -> tuple[dict[str, np.ndarray], str]:
-    """Return id → int64 (N,), and the fingerprint of the codebook.
+    """Return id → int64 (N,) of one file, and the fingerprint of the codebook.
 
     Raises:
         UsageError: no such file, or not one that :func:`save_characters` wrote.
     """
+    file = _read(Path(path))
+    return _sequences(file), file.codebook
+
+
+def load_split_characters(run: Path, split: str) -> tuple[dict[str, np.ndarray], str]:
+    """Return id → int64 (N,) of a whole split, in the order of its shards, and the codebook's fingerprint.
+
+    Raises:
+        UsageError: there are none, a file is damaged, or they are of several codebooks.
+    """
+    characters: dict[str, np.ndarray] = {}
+    codebook = ""
+    for path in characters_files(run, split):
+        file = _read(path)
+        codebook = codebook or file.codebook
+        if file.codebook != codebook:
+            raise UsageError(
+                f"characters of codebook {file.codebook} beside those of {codebook}: an encoding was stopped",
+                where=path,
+                remedy=_REMEDY,
+            )
+        characters |= _sequences(file)
+    if not codebook:
+        raise UsageError(f"no character sequences of the split {split!r}", where=run / FOLDER, remedy=_REMEDY)
+    return characters, codebook
+
+
+def load_packed(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the characters of several files, int64 (sum N,), and the counts of their videos, int64 (B,).
+
+    Raises:
+        UsageError: a file is missing or damaged.
+    """
+    files = [_read(path) for path in paths]
+    if not files:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    packed = np.concatenate([file.packed for file in files], dtype=np.int64)
+    return packed, np.concatenate([file.counts for file in files])
+
+
+def read_made_by(path: Path) -> dict[str, Any] | None:
+    """Return what decided the characters of a file, with their ``codebook``; None if it is not whole."""
+    try:
+        file = _read(path)
+    except UsageError:
+        return None
+    return {**file.made_by, "codebook": file.codebook}
+
+
+def _sequences(file: _File) -> dict[str, np.ndarray]:
+    parts = np.split(file.packed.astype(np.int64), np.cumsum(file.counts)[:-1]) if file.ids else []
+    return dict(zip(file.ids, parts, strict=True))
+
+
+def _read(path: Path) -> _File:
     from safetensors import SafetensorError, safe_open
 
-    remedy = "run signllm compose again"
     try:
         with safe_open(str(path), framework="numpy") as file:
             header = file.metadata() or {}
             if header.get("format") != _FORMAT:
-                raise UsageError("not a file of character sequences", where=path, remedy=remedy)
+                raise UsageError("not a file of character sequences", where=path, remedy=_REMEDY)
             packed, counts = file.get_tensor("characters"), file.get_tensor("counts")
-        ids = json.loads(header["ids"])
+        ids, made_by = json.loads(header["ids"]), json.loads(header.get("made_by", "{}"))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"no character sequences: {error}", where=path, remedy=remedy) from None
+        raise UsageError(f"no character sequences: {error}", where=path, remedy=_REMEDY) from None
     if len(ids) != len(counts) or counts.sum() != len(packed):
-        raise UsageError(f"{len(ids)} names for {len(counts)} sequences", where=path, remedy=remedy)
-    sequences = np.split(packed.astype(np.int64), np.cumsum(counts)[:-1]) if len(ids) else []
-    return dict(zip(ids, sequences, strict=True)), header["codebook"]
+        raise UsageError(f"{len(ids)} names for {len(counts)} sequences", where=path, remedy=_REMEDY)
+    return _File(packed, counts, ids, header["codebook"], made_by)

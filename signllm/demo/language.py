@@ -11,9 +11,9 @@ the video and the English; units, signs and boundaries are kept for analysis onl
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from signllm.errors import UsageError
 
@@ -169,6 +169,22 @@ def lexicon(level: str = "easy") -> dict[str, tuple[int, ...]]:
             if not begins and all(a != b for a, b in pairwise(sign)):
                 signs[gloss] = sign
     return signs
+
+
+def first_units(signs: Sequence[str], made: Sequence[int]) -> tuple[int, ...]:
+    """Return for each sign of a video the place of its first unit among the units that were ``made``.
+
+    Raises:
+        UsageError: units that the signs are not made of, at any level.
+    """
+    for level in LEVELS:
+        spelt = [lexicon(level)[gloss] for gloss in signs]
+        if [unit for sign in spelt for unit in sign] == list(made):
+            return tuple(accumulate((len(sign) for sign in spelt[:-1]), initial=0))
+    raise UsageError(
+        f"the signs {', '.join(signs)} are not made of the units {', '.join(map(str, made))}",
+        remedy="film the demo again: this truth is of another language",
+    )
 
 
 def sentences(seed: int) -> Iterator[Sentence]:

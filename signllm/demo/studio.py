@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from signllm.data.tar import write_atomically
-from signllm.demo.language import LEVELS, Sentence, lexicon, sentences, units
+from signllm.demo.language import LEVELS, Sentence, first_units, lexicon, sentences, units
 from signllm.demo.signer import Signer, make_signer, record
 from signllm.errors import UsageError
 from signllm.progress import progress
@@ -126,9 +126,18 @@ def read_truth(folder: Path) -> list[dict[str, Any]]:
     """Read what was really signed.
 
     Returns:
-        one record per video with ``id``, ``split``, ``signs``, ``units``, ``starts``, ``ends``.
+        one record per video with ``id``, ``split``, ``signs``, ``units``, ``starts``, ``ends`` (of the
+        units, in frames) and ``sign_starts``, which follow from the lexicon where an older file lacks them.
     """
-    return [json.loads(line) for line in (folder / TRUTH).read_text(encoding="utf-8").splitlines()]
+    records = [json.loads(line) for line in (folder / TRUTH).read_text(encoding="utf-8").splitlines()]
+    for truth in records:
+        if "sign_starts" not in truth:
+            truth["sign_starts"] = _sign_starts(truth)
+    return records
+
+
+def _sign_starts(truth: dict[str, Any]) -> list[int]:
+    return [truth["starts"][place] for place in first_units(truth["signs"], truth["units"])]
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,7 @@ class _Camera:
         sequence = [unit for gloss in take.sentence.signs for unit in signs[gloss]]
         recording = record(take.signer, sequence, units(take.level), LEVELS[take.level], take.seed)
         (self.videos / f"{take.id}.mp4").write_bytes(encode_h264(recording.frames, FPS))
-        return {
+        truth = {
             "id": take.id,
             "split": take.split,
             "signs": take.sentence.signs,
@@ -152,3 +161,4 @@ class _Camera:
             "starts": recording.starts,
             "ends": recording.ends,
         }
+        return truth | {"sign_starts": _sign_starts(truth)}

@@ -1,33 +1,34 @@
 """Stage 2: encode the training videos once, then compose their characters into words (CRA, design 2.2).
 
-All ranks share the encoding and end with the same characters in the order of the shards; composing is
-deterministic and takes seconds, so every rank does it and meets the same error, and rank 0 writes. What is
-whole and still fits is not made again.
+All ranks share the encoding, shard by shard, each shard's characters in a file of their own; rank 0 then
+composes, which is deterministic, and all get its words or its error. What is whole and still fits is not made
+again: a killed job goes on with the shards that are missing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from signllm.config import ComposeConfig, PretrainConfig, load_config
 from signllm.cra.composition import compose_words
+from signllm.cra.curve import write_curve
 from signllm.cra.word_codebook import WordCodebook, fingerprint
-from signllm.data.characters import load_characters, save_characters
-from signllm.data.index import Split
+from signllm.data.characters import characters_file, load_packed, save_characters
+from signllm.data.index import ShardIndex, Split
 from signllm.errors import UsageError
 from signllm.plain import to_plain
-from signllm.stages.batches import TRAIN, open_split
-from signllm.stages.encoding import encode_split, load_vq_sign
+from signllm.stages.agreement import once
+from signllm.stages.batches import TRAIN
+from signllm.stages.encoding import encode_shards, load_vq_sign, missing_shards
 from signllm.training.checkpoint import last_checkpoint
-from signllm.training.engine import Ranks, start_distributed
+from signllm.training.engine import start_distributed
 
-CHARACTERS_FILE = f"characters.{TRAIN}.safetensors"
 log = logging.getLogger(__name__)
 
 
@@ -46,27 +47,55 @@ def compose(run: Path, shards: Path, config: ComposeConfig) -> WordCodebook:
     pretrained = load_config(run, PretrainConfig)
     _check_size(pretrained, config)
     vq_sign = load_vq_sign(run, pretrained).to(ranks.device)
-    codebook = fingerprint(vq_sign.quantizer.codebook)
-    split, made_by = open_split(shards), _made_by(run, config, codebook)
-    characters = _known_characters(run, made_by, split)
-    words = _known_words(run, config, made_by) if characters else None
-    if characters is None:
-        characters = encode_split(vq_sign, split, config.data, ranks, batch_size=config.batch_size)
-    if words is None:
+    split, shas = _open_train(shards)
+    made_by = _made_by(run, config, fingerprint(vq_sign.quantizer.codebook))
+    words_config = {
+        "words": to_plain(config.words),
+        **made_by,
+        "shards": hashlib.sha256("".join(shas).encode()).hexdigest()[:16],
+    }
+
+    def prepare() -> tuple[list[int], WordCodebook | None]:
+        missing = missing_shards(run, split, made_by, shas)
+        words = None if missing else _known_words(run, words_config)
+        if words is not None and not (run / "words.png").is_file():
+            write_curve(run, words.curve)
+        if words is None:  # characters of one encoding never stand beside the words of another
+            (run / "words.json").unlink(missing_ok=True)
+            (run / "words.png").unlink(missing_ok=True)
+        return missing, words
+
+    def write(shard: int, characters: dict[str, np.ndarray]) -> None:
+        path = characters_file(run, split.name, shard)
+        save_characters(path, characters, made_by["codebook"], {**made_by, "shard": shas[shard]})
+
+    def make_words() -> WordCodebook:
+        characters, counts = _characters(run, split, config)
+        codes = vq_sign.config.quantizer.codes
         words = compose_words(
-            np.concatenate(list(characters.values())),
-            np.array([len(sequence) for sequence in characters.values()]),
-            codes=vq_sign.config.quantizer.codes,
-            codebook=codebook,
-            config=config.words,
+            characters, counts, codes=codes, codebook=made_by["codebook"], config=config.words
         )
-        words = dataclasses.replace(words, config={"words": to_plain(config.words), **made_by})
-        _barrier(ranks)  # no rank still looks at what was there before
-        if ranks.rank == 0:
-            _write(run, characters, words)
-        _barrier(ranks)
+        words = dataclasses.replace(words, config=words_config)
+        words.save(run)
+        write_curve(run, words.curve)
+        return words
+
+    missing, words = once(prepare, ranks)
+    encode_shards(vq_sign, split, missing, write, data=config.data, ranks=ranks, batch_size=config.batch_size)
+    words = words or once(make_words, ranks)
     log.info("%d words over %d characters", len(words.words), words.codes)
     return words
+
+
+def _open_train(shards: Path) -> tuple[Split, tuple[str, ...]]:
+    """Return the train split and the sha256 of each of its shards."""
+    index = ShardIndex(shards)
+    split = index.split(TRAIN)
+    if len(split) == 0:
+        raise UsageError(
+            f"the split {TRAIN!r} holds no videos", where=shards, remedy="shard a dataset that has some"
+        )
+    return split, tuple(entry["sha256"] for entry in index.manifest["splits"][TRAIN]["shards"])
 
 
 def _check_size(pretrained: PretrainConfig, config: ComposeConfig) -> None:
@@ -89,30 +118,24 @@ def _made_by(run: Path, config: ComposeConfig, codebook: str) -> dict[str, Any]:
     }
 
 
-def _known_characters(run: Path, made_by: dict[str, Any], split: Split) -> dict[str, np.ndarray] | None:
-    """The characters already there, if the same encoder read the same videos in the same way."""
+def _known_words(run: Path, words_config: dict[str, Any]) -> WordCodebook | None:
+    """The words already there, if they were composed of the same characters with the same settings."""
     try:
-        characters, _ = load_characters(run / CHARACTERS_FILE)
-        recorded = WordCodebook.load(run).config
+        words = WordCodebook.load(run)
     except UsageError:
         return None
-    is_same = all(recorded.get(key) == value for key, value in made_by.items())
-    return characters if is_same and characters.keys() == {sample.id for sample in split.samples} else None
+    return words if words.config == words_config else None
 
 
-def _known_words(run: Path, config: ComposeConfig, made_by: dict[str, Any]) -> WordCodebook | None:
-    """The words already there, if they were composed with the same settings."""
-    words = WordCodebook.load(run)
-    return words if words.config == {"words": to_plain(config.words), **made_by} else None
-
-
-def _write(run: Path, characters: dict[str, np.ndarray], words: WordCodebook) -> None:
-    """Words go first and come last: characters of one encoding never stand beside the words of another."""
-    (run / "words.json").unlink(missing_ok=True)
-    save_characters(run / CHARACTERS_FILE, characters, words.codebook)
-    words.save(run)
-
-
-def _barrier(ranks: Ranks) -> None:
-    if ranks.world > 1:
-        torch.distributed.barrier()
+def _characters(run: Path, split: Split, config: ComposeConfig) -> tuple[np.ndarray, np.ndarray]:
+    """All characters of the split, packed, and the counts of its videos."""
+    paths = [characters_file(run, split.name, shard) for shard in range(len(split.tars))]
+    characters, counts = load_packed(paths)
+    unreadable, allowed = len(split) - len(counts), config.data.max_bad * len(split)
+    if unreadable > allowed or len(counts) == 0:
+        raise UsageError(
+            f"{unreadable} of {len(split)} videos could not be read, allowed {allowed:g}",
+            where=split.tars[0].parent,
+            remedy="`signllm shards verify` names the damage; or allow more with data.max_bad",
+        )
+    return characters, counts

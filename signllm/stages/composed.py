@@ -14,7 +14,7 @@ from torch import Tensor
 
 from signllm.config import FinetuneConfig, PretrainConfig, load_config
 from signllm.cra.word_codebook import WordCodebook, fingerprint
-from signllm.data.characters import load_characters
+from signllm.data.characters import FOLDER, load_split_characters
 from signllm.errors import UsageError
 from signllm.stages import pretrain
 from signllm.stages.batches import TRAIN
@@ -52,9 +52,8 @@ def recorded_characters(init: Path, words: WordCodebook) -> Mapping[str, np.ndar
     Raises:
         UsageError: they are missing, or of another codebook than the words.
     """
-    path = init / f"characters.{TRAIN}.safetensors"
-    characters, codebook = load_characters(path)
-    _require_same_codebook(codebook, words.codebook, path)
+    characters, codebook = load_split_characters(init, TRAIN)
+    _require_same_codebook(codebook, words.codebook, init / FOLDER)
     return characters
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from signllm.cra import candidates
 from signllm.cra.candidates import learn_candidates
 
 
@@ -48,6 +50,18 @@ def test_characters_of_a_large_codebook_survive() -> None:
     """Ids on either side of the 16-bit surrogates, which would not be valid code points by themselves."""
     sequence = [0xD7FF, 0xD800, 0xDFFF, 65_535]
     assert learn_candidates(*packed([sequence] * 5), limit=9, longest=4)[-1] == tuple(sequence)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cutting_at_seldom_met_neighbours_changes_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F may start anywhere: at 1 no pair is cut at all, and the merges are those of whole sequences."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 60, 80)
+    characters = np.minimum(rng.geometric(0.2, counts.sum()), 20)
+    wanted = {"limit": 150, "longest": 5, "min_frequency": 1}
+    cut = candidates.learn_merges(characters, counts, **wanted)
+    monkeypatch.setattr(candidates, "_reached_by", lambda pairs, pair_counts: 0)
+    assert candidates.learn_merges(characters, counts, **wanted) == cut
 
 
 def test_the_order_of_videos_does_not_matter() -> None:

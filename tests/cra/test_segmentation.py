@@ -15,6 +15,8 @@ from signllm.cra.segmentation import Method, WordTable, count_occurrences, segme
 
 ALPHABET = 4
 WORDS = ((0, 1), (1, 2), (0, 1, 2), (2, 2), (3, 0, 1, 2), (2, 3))
+MERGES = (((0,), (1,)), ((1,), (2,)), ((0, 1), (2,)), ((2,), (2,)), ((3,), (0, 1, 2)), ((2,), (3,)))
+METHODS = st.sampled_from(["viterbi", "longest", "bpe"])
 SEQUENCES = st.lists(st.lists(st.integers(0, ALPHABET - 1), max_size=11), min_size=1, max_size=6)
 FREQUENCIES = st.lists(st.integers(0, 50), min_size=ALPHABET + len(WORDS), max_size=ALPHABET + len(WORDS))
 
@@ -26,7 +28,7 @@ def packed(sequences: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def table(frequencies: list[int] | None = None) -> WordTable:
-    return WordTable(WORDS, ALPHABET, np.array(frequencies or [1] * (ALPHABET + len(WORDS))))
+    return WordTable(WORDS, ALPHABET, np.array(frequencies or [1] * (ALPHABET + len(WORDS))), MERGES)
 
 
 def split(sequences: list[list[int]], words: WordTable, method: Method) -> list[list[int]]:
@@ -78,8 +80,35 @@ def test_viterbi_finds_the_most_probable_of_all_splits(
         assert sum(words.score[w] for w in found) == pytest.approx(best, abs=1e-9)
 
 
+def slowly(sequence: list[int], words: WordTable) -> list[int]:
+    """Return the best split by the plain recursion in whole numbers, the longer word of equals."""
+    ids = {(c,): c for c in range(ALPHABET)} | {word: ALPHABET + k for k, word in enumerate(WORDS)}
+    best: list[tuple[int, list[int]]] = [(0, [])]
+    for begin in range(len(sequence) - 1, -1, -1):
+        rest = [
+            (int(words.units[ids[head]]) + best[-length][0], length, [ids[head], *best[-length][1]])
+            for length in range(1, len(sequence) - begin + 1)
+            if (head := tuple(sequence[begin : begin + length])) in ids
+        ]
+        worth, _, split_there = max(rest)
+        best.append((worth, split_there))
+    return best[-1][1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, ALPHABET - 1), max_size=60), min_size=1, max_size=8),
+    st.one_of(FREQUENCIES, FREQUENCIES.map(lambda found: [3 * (f % 2) for f in found])),
+)
+def test_viterbi_is_the_plain_recursion_ties_included(
+    sequences: list[list[int]], frequencies: list[int]
+) -> None:
+    words = table(frequencies)
+    assert split(sequences, words, "viterbi") == [slowly(s, words) for s in sequences]
+
+
 @settings(max_examples=100, deadline=None)
-@given(SEQUENCES, FREQUENCIES, st.sampled_from(["viterbi", "longest"]))
+@given(SEQUENCES, FREQUENCIES, METHODS)
 def test_no_character_is_lost_and_a_batch_is_its_videos(
     sequences: list[list[int]], frequencies: list[int], method: Method
 ) -> None:
@@ -89,12 +118,12 @@ def test_no_character_is_lost_and_a_batch_is_its_videos(
     assert found == [split([s], words, method)[0] for s in sequences]
 
 
-@given(SEQUENCES)
-def test_chunks_do_not_show(sequences: list[list[int]]) -> None:
-    whole = split(sequences, table(), "viterbi")
+@given(SEQUENCES, METHODS)
+def test_chunks_do_not_show(sequences: list[list[int]], method: Method) -> None:
+    whole = split(sequences, table(), method)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segmentation, "CHUNK_CHARACTERS", 8)
-        assert split(sequences, table(), "viterbi") == whole
+        assert split(sequences, table(), method) == whole
 
 
 @given(SEQUENCES)
@@ -108,7 +137,7 @@ def test_occurrences_are_counted_with_overlaps(sequences: list[list[int]]) -> No
 
 def test_without_words_every_character_stands_alone() -> None:
     words = WordTable((), 3, np.ones(3))
-    for method in ("viterbi", "longest"):
+    for method in ("viterbi", "longest", "bpe"):
         assert segment(*packed([[2, 0, 1]]), words, method=method)[1].tolist() == [2, 0, 1]
 
 

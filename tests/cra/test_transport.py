@@ -99,6 +99,38 @@ def test_entropy_and_words_are_those_of_a_plan_by_pot() -> None:
     assert found.mean_length == pytest.approx(received.sum() / uses.sum(), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("config", "sizes"),
+    [(HARD, [16, 40, 80]), (replace(PAPER, slack=0.0), [0, 80])],
+    ids=["hard supply", "paper"],
+)
+def test_the_solver_pot_finds_the_same(config: TransportConfig, sizes: list[int]) -> None:
+    words, occurrences = HALVES + WHOLES, corpus(alone=3)
+    strict = replace(config, tolerance=1e-9, max_iterations=5000)
+    ours = solve_sizes(words, occurrences, sizes, strict)
+    theirs = solve_sizes(words, occurrences, sizes, replace(strict, solver="pot"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert np.array_equal(one.kept, other.kept)
+        assert one.entropy == pytest.approx(other.entropy, rel=1e-4)
+        assert one.mean_length == pytest.approx(other.mean_length, rel=1e-4)
+        assert other.error < 1e-4
+        assert other.iterations > 0
+
+
+def test_both_solvers_tell_that_exact_sides_cannot_be_met() -> None:
+    """Of the halves alone no plan gives every word its demand: second halves' characters are left over."""
+    for solver in ("sinkhorn", "pot"):
+        config = replace(PAPER, slack=0.0, solver=solver, max_iterations=200)
+        (found,) = solve_sizes(HALVES + WHOLES, corpus(alone=3), [40], config)
+        assert found.error > 0.1
+
+
+def test_pot_has_no_box_and_says_so() -> None:
+    for settings in ({"formulation": "paper"}, {"slack": 0.05}):
+        with pytest.raises(UsageError, match=r"POT has no relaxation[\s\S]*slack 0"):
+            TransportConfig(solver="pot", **settings)  # type: ignore[arg-type]
+
+
 def test_without_candidates_the_entropy_is_that_of_the_characters() -> None:
     (found,) = solve_sizes((), np.array([6, 3, 0, 1]), [0], HARD)
     p = np.array([0.6, 0.3, 0.1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ CODES, SLOW = 4, 4
 WORDS = WordCodebook(
     codes=CODES,
     words=((0, 1), (2, SLOW), (1, 2, 3)),
+    merges=(((0,), (1,)), ((2,), (3,)), ((2,), (SLOW,)), ((1,), (2, 3))),
     frequencies=(3, 1, 4, 1, 5, 9, 2, 6),
     alpha=2.0,
     codebook="0123456789abcdef",
@@ -56,7 +57,7 @@ def test_a_batch_by_hand() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(SEQUENCES, st.sampled_from([None, 1.0, 2.0]), st.sampled_from(["viterbi", "longest"]))
+@given(SEQUENCES, st.sampled_from([None, 1.0, 2.0]), st.sampled_from(["viterbi", "longest", "bpe"]))
 def test_laws_of_a_segmentation(sequences: list[list[int]], alpha: float | None, method: Any) -> None:
     words = replace(WORDS, alpha=alpha, segmentation=method)
     characters, counts = packed(sequences)
@@ -100,9 +101,21 @@ def test_files_come_back_as_they_went(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "run" / "words.json").read_text())
     assert content["words"] == [[0, 1], [2, 4], [1, 2, 3]]
     assert content["curve"][0]["entropy"] == 1.5
-    each = replace(WORDS, alpha=None, words=(), frequencies=(1,) * 5)
+    each = replace(WORDS, alpha=None, words=(), merges=(), frequencies=(1,) * 5)
     each.save(tmp_path / "run")
     assert WordCodebook.load(tmp_path / "run") == each
+
+
+def test_byte_pair_order_comes_back_and_files_without_it_are_read(tmp_path: Path) -> None:
+    ordered = replace(WORDS, segmentation="bpe")
+    ordered.save(tmp_path)
+    again = WordCodebook.load(tmp_path)
+    assert asdict(again) == asdict(ordered)
+    assert again.segment(*packed([[2, 3, 1, 2, 3]])).words.tolist() == [2, 3, 7]
+    with pytest.raises(ValueError, match="no merges"):
+        replace(ordered, merges=())
+    edit(lambda c: c.update(segmentation="viterbi") or c.pop("merges"))(tmp_path)
+    assert WordCodebook.load(tmp_path) == replace(WORDS, merges=())
 
 
 def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -130,6 +143,7 @@ def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
         (edit(lambda c: c["words"].__setitem__(0, [0, 9])), "broken"),
         (edit(lambda c: c["words"].__setitem__(0, c["words"][2])), "twice"),
         (edit(lambda c: c["frequencies"].__setitem__(0, 7)), "different words"),
+        (edit(lambda c: c.update(segmentation="bpe") or c["merges"].pop(0)), "made by no"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:

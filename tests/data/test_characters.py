@@ -7,14 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from signllm.data.characters import load_characters, save_characters
+from signllm.data.characters import (
+    characters_file,
+    load_characters,
+    load_packed,
+    load_split_characters,
+    read_made_by,
+    save_characters,
+)
 from signllm.errors import UsageError
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"])), st.lists(st.integers(0, 255)), max_size=5
@@ -41,3 +49,37 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             load_characters(tmp_path / name)
+
+
+def test_a_split_is_its_files_in_the_order_of_the_shards(tmp_path: Path) -> None:
+    for shard, names in enumerate(("ab", "", "c")):
+        sequences = {name: np.arange(ord(name) - ord("a") + 1) for name in names}
+        save_characters(characters_file(tmp_path, "train", shard), sequences, "book", {"shard": shard})
+    save_characters(characters_file(tmp_path, "dev", 0), {"d": np.arange(9)}, "book")
+    characters, codebook = load_split_characters(tmp_path, "train")
+    assert {name: sequence.tolist() for name, sequence in characters.items()} == {
+        "a": [0],
+        "b": [0, 1],
+        "c": [0, 1, 2],
+    }
+    assert codebook == "book"
+    packed, counts = load_packed([characters_file(tmp_path, "train", shard) for shard in (0, 1, 2)])
+    assert (packed.tolist(), counts.tolist()) == ([0, 0, 1, 0, 1, 2], [1, 2, 3])
+    assert packed.dtype == np.int64
+    assert read_made_by(characters_file(tmp_path, "train", 2)) == {"codebook": "book", "shard": 2}
+    assert read_made_by(characters_file(tmp_path, "train", 3)) is None
+
+
+def test_the_one_file_of_an_earlier_version_is_a_split_too(tmp_path: Path) -> None:
+    save_characters(tmp_path / "characters.train.safetensors", {"a": np.array([4, 5])}, "book")
+    characters, _ = load_split_characters(tmp_path, "train")
+    assert characters["a"].tolist() == [4, 5]
+
+
+def test_no_files_and_files_of_two_codebooks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no character sequences of the split 'train'"):
+        load_split_characters(tmp_path, "train")
+    for shard, codebook in enumerate(("one", "two")):
+        save_characters(characters_file(tmp_path, "train", shard), {}, codebook)
+    with pytest.raises(UsageError, match="codebook two beside those of one"):
+        load_split_characters(tmp_path, "train")

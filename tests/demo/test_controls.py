@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.characters import load_characters
+from signllm.data.characters import load_split_characters
 from signllm.demo.controls import content_word_accuracy, save_oracle, save_untrained, true_characters
 from signllm.demo.language import glosses
 from signllm.demo.studio import read_truth
@@ -43,7 +43,7 @@ def test_content_words_reach_all_and_nothing(tmp_path: Path) -> None:
 def test_the_oracles_characters_are_the_signs_that_were_made(filmed: Path, tmp_path: Path) -> None:
     recipe = find_recipe("demo")
     save_oracle(recipe.pretrain, recipe.compose, tmp_path, filmed)
-    characters, codebook = load_characters(tmp_path / "characters.train.safetensors")
+    characters, codebook = load_split_characters(tmp_path, "train")
     signed = {truth["id"]: truth["signs"] for truth in read_truth(filmed) if truth["split"] == "train"}
     assert {name: [glosses()[sign] for sign in made] for name, made in characters.items()} == signed
     words = WordCodebook.load(tmp_path)

@@ -1,10 +1,14 @@
-"""The stage: videos and a checkpoint to words on disk, equal on 1 and 2 ranks, kept where they still fit."""
+"""The stage: videos to words on disk, whatever the ranks and the kills; what still fits is kept."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +19,7 @@ import torch
 from signllm.config import ComposeConfig, PretrainConfig, save_config
 from signllm.cra.composition import WordsConfig
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.characters import load_characters
+from signllm.data.characters import characters_files, load_split_characters
 from signllm.data.clip import Annotations, Clip
 from signllm.data.frame_folder import encode_png
 from signllm.data.index import ShardIndex
@@ -25,12 +29,12 @@ from signllm.errors import UsageError
 from signllm.models.quantizer import QuantizerConfig
 from signllm.models.visual_encoder import VisualEncoderConfig
 from signllm.models.vq_sign import VQSignConfig, build_vq_sign
-from signllm.stages import compose as stage
-from signllm.stages.compose import CHARACTERS_FILE, compose
+from signllm.stages import encoding
+from signllm.stages.compose import compose
 from signllm.training.checkpoint import TrainingState, save
 from signllm.training.engine import TrainingConfig
 
-VIDEOS = 7
+VIDEOS, SHARDS = 7, 5
 DATA = DataConfig(size=16, workers=0)
 ENCODER = VisualEncoderConfig(
     backbone_config={"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic"},
@@ -60,8 +64,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     out = tmp_path_factory.mktemp("shards")
     write_shards(
-        Annotations(clips=tuple(clips), left_out=()), out, ShardConfig(encode="frames", short_side=16)
+        Annotations(clips=tuple(clips), left_out=()),
+        out,
+        ShardConfig(encode="frames", short_side=16, shard_size_mb=0.1),
     )
+    assert len(ShardIndex(out).split("train").tars) == SHARDS
     return out
 
 
@@ -85,7 +92,7 @@ def run(tmp_path: Path, shards: Path) -> Path:
 
 def written(run: Path) -> tuple[bytes, bytes, dict[str, list[int]], str]:
     """What is on disk; safetensors orders the names in a header by chance, so characters count as read."""
-    characters, codebook = load_characters(run / CHARACTERS_FILE)
+    characters, codebook = load_split_characters(run, "train")
     words = (run / "words.json").read_bytes(), (run / "words.safetensors").read_bytes()
     return *words, {id: sequence.tolist() for id, sequence in characters.items()}, codebook
 
@@ -93,7 +100,10 @@ def written(run: Path) -> tuple[bytes, bytes, dict[str, list[int]], str]:
 def test_characters_and_words_are_written_and_fit_together(run: Path, shards: Path) -> None:
     words = compose(run, shards, CONFIG)
     assert WordCodebook.load(run) == words
-    characters, codebook = load_characters(run / CHARACTERS_FILE)
+    characters, codebook = load_split_characters(run, "train")
+    assert [path.name for path in characters_files(run, "train")] == [
+        f"train-{shard:06d}.safetensors" for shard in range(SHARDS)
+    ]
     assert list(characters) == [sample.id for sample in ShardIndex(shards).split("train").samples]
     assert codebook == words.codebook
     frames = {sample.id: sample.frames for sample in ShardIndex(shards).split("train").samples}
@@ -102,65 +112,87 @@ def test_characters_and_words_are_written_and_fit_together(run: Path, shards: Pa
     assert len(words.words) > 0
 
 
-def test_two_ranks_write_what_one_writes(run: Path, shards: Path) -> None:
+def command(run: Path, shards: Path) -> list[str]:
+    """The command line of ``CONFIG`` on two ranks; a process that reads ahead makes each shard take time."""
+    options = "--ranks 2 --batch-size 4 --data.size 16 --data.workers 1 --words.min-size 0"
+    words = "--words.increment 2 --words.longest-word 4"
+    given = ["compose", "--run", str(run), "--data", str(shards), *options.split(), *words.split()]
+    return [sys.executable, "-m", "signllm", *given]
+
+
+def outside() -> dict[str, str]:
+    """The environment without what ``start_distributed`` put there for this process."""
+    started = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
+    return {name: value for name, value in os.environ.items() if name not in started}
+
+
+def test_killed_in_the_middle_it_goes_on_and_two_ranks_write_what_one_writes(run: Path, shards: Path) -> None:
     compose(run, shards, CONFIG)
     alone = written(run)
-    for name in (CHARACTERS_FILE, "words.json", "words.safetensors"):
-        (run / name).unlink()
-    options = (
-        "--ranks 2 --batch-size 4 --data.size 16 --data.workers 0 --words.min-size 0 --words.increment 2"
-    )
-    arguments = [
-        "compose",
-        "--run",
-        str(run),
-        "--data",
-        str(shards),
-        *options.split(),
-        "--words.longest-word",
-        "4",
-    ]
-    started = {
-        "RANK",
-        "WORLD_SIZE",
-        "LOCAL_RANK",
-        "LOCAL_WORLD_SIZE",
-    }  # by start_distributed, for this process
-    environment = {name: value for name, value in os.environ.items() if name not in started}
+    (run / "words.json").unlink()
+    for path in characters_files(run, "train"):
+        path.unlink()
     checkout = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-m", "signllm", *arguments],
-        env=environment,
-        cwd=checkout,
-        timeout=600,
-        capture_output=True,
-        text=True,
+    killed = subprocess.Popen(
+        command(run, shards), env=outside(), cwd=checkout, stderr=subprocess.DEVNULL, start_new_session=True
     )
+    while not characters_files(run, "train"):
+        assert killed.poll() is None
+        time.sleep(0.001)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(timeout=60)
+    whole = {path: path.stat().st_mtime_ns for path in characters_files(run, "train")}
+    assert 0 < len(whole) < SHARDS
+    assert not (run / "words.json").exists()
+    again = command(run, shards)
+    done = subprocess.run(again, env=outside(), cwd=checkout, timeout=600, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert written(run) == alone
+    assert {path: path.stat().st_mtime_ns for path in whole} == whole
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The shards that are encoded, in order."""
+    shards: list[int] = []
+    plain = encoding.encode_shard
+
+    def counting(vq_sign: object, split: object, shard: int, *rest: object) -> object:
+        shards.append(shard)
+        return plain(vq_sign, split, shard, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(encoding, "encode_shard", counting)
+    return shards
 
 
 def test_what_is_whole_is_kept_and_what_no_longer_fits_is_made_again(
-    run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, shards: Path, encoded: list[int]
 ) -> None:
-    encoded: list[int] = []
-    plain = stage.encode_split
-
-    def counting(*arguments: object, **options: object) -> object:
-        encoded.append(1)
-        return plain(*arguments, **options)
-
-    monkeypatch.setattr(stage, "encode_split", counting)
+    every = list(range(SHARDS))
     first = compose(run, shards, CONFIG)
     assert compose(run, shards, CONFIG) == first
     other = replace(CONFIG, words=replace(CONFIG.words, size=1))
     assert len(compose(run, shards, other).words) <= 1
-    assert len(encoded) == 1
+    assert encoded == every
     compose(run, shards, replace(CONFIG, data=replace(DATA, max_frames=50)))
-    assert len(encoded) == 2
-    (run / "words.json").unlink()
+    assert encoded == every * 2
     assert compose(run, shards, CONFIG) == first
-    assert len(encoded) == 3
+    assert encoded == every * 3
+    (run / "words.json").unlink()
+    (run / "characters" / "train-000002.safetensors").write_bytes(b"half of it")
+    assert compose(run, shards, CONFIG) == first
+    assert encoded == [*every * 3, 2]
+    (run / "words.png").unlink()
+    assert compose(run, shards, CONFIG) == first
+    assert (run / "words.png").is_file()
+
+
+def test_files_of_shards_that_there_are_no_more_go(run: Path, shards: Path, encoded: list[int]) -> None:
+    first = compose(run, shards, CONFIG)
+    source = run / "characters" / "train-000000.safetensors"
+    (run / "characters" / "train-000009.safetensors").write_bytes(source.read_bytes())
+    assert compose(run, shards, CONFIG) == first
+    assert len(characters_files(run, "train")) == SHARDS == len(encoded)
 
 
 def test_another_picture_size_is_refused(run: Path, shards: Path) -> None:
@@ -180,3 +212,30 @@ def test_a_run_without_a_checkpoint_or_of_no_stage_is_refused(
     with pytest.raises(UsageError, match="no whole checkpoint"):
         compose(run, shards, CONFIG)
     assert not (run / "words.json").exists()
+
+
+def test_a_split_without_videos_is_refused(run: Path, shards: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    manifest = json.loads((shards / "manifest.json").read_text())
+    manifest["splits"]["train"]["shards"] = []
+    (empty / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match="the split 'train' holds no videos"):
+        compose(run, empty, CONFIG)
+
+
+def test_an_encoding_that_cannot_be_read_is_refused_and_leaves_no_words(
+    run: Path, shards: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(shards, damaged)
+    tar = damaged / "train-000001.tar"
+    content = bytearray(tar.read_bytes())
+    for place in range(0, len(content) - 8):
+        if content[place : place + 4] == b"\x89PNG":
+            content[place : place + 4] = b"none"
+    tar.write_bytes(content)
+    with pytest.raises(UsageError, match=r"could not be read, allowed[\s\S]*shards verify"):
+        compose(run, damaged, CONFIG)
+    assert not (run / "words.json").exists()
+    assert [path.name[6:12] for path in characters_files(run, "train")] == ["000000"]

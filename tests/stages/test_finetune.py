@@ -53,6 +53,17 @@ def test_the_joint_phase_goes_on_from_there_and_moves_the_encoder(run: Path) -> 
     assert not any(name.startswith("language_model") for name in joint)
 
 
+def test_the_share_of_characters_in_words_is_logged_with_every_step_and_every_validation(run: Path) -> None:
+    """Words do not go stale silently: as characters drift away from them, this share falls."""
+    for folder in (run / "frozen", run):
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        shares = [line["covered"] for line in lines if "loss" in line]
+        assert shares
+        assert all(0 <= share <= 1 for share in shares)
+    validated = [line["validate/covered"] for line in lines if "validate/loss" in line]
+    assert len(validated) == 1  # of the joint phase, at its end
+
+
 def test_the_run_needs_the_encoders_run_no_more(run: Path, composed: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "moved")
     model = load_sign_llm(tmp_path / "moved")

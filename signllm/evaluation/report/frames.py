@@ -18,6 +18,9 @@ from signllm.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL import Image
+
+    from signllm.data.index import Split
 
 THUMBNAIL_HEIGHT = 96
 QUALITY = 80
@@ -43,18 +46,23 @@ class Film:
         """Thumbnail width in pixels, of the frames' own aspect."""
         return max(8, round(THUMBNAIL_HEIGHT * self.frames.shape[2] / self.frames.shape[1]))
 
-    def strip(self, numbers: Sequence[int]) -> str:
-        """Return a ``data:`` address of these frames side by side; past the end the last frame stands."""
+    def picture(self, numbers: Sequence[int], *, gap: int = 0) -> Image.Image:
+        """Return these frames side by side, ``gap`` white pixels apart; past the end the last one stands."""
         from PIL import Image
 
-        picture = Image.new("RGB", (self.width * len(numbers), self.height))
+        step = self.width + gap
+        picture = Image.new("RGB", (step * len(numbers) - gap, self.height), "white")
         for place, number in enumerate(numbers):
             frame = Image.fromarray(self.frames[min(number, len(self.frames) - 1)])
             picture.paste(
-                frame.resize((self.width, self.height), Image.Resampling.LANCZOS), (place * self.width, 0)
+                frame.resize((self.width, self.height), Image.Resampling.LANCZOS), (place * step, 0)
             )
+        return picture
+
+    def strip(self, numbers: Sequence[int]) -> str:
+        """Return a ``data:`` address of that picture."""
         written = io.BytesIO()
-        picture.save(written, format="JPEG", quality=QUALITY)
+        self.picture(numbers).save(written, format="JPEG", quality=QUALITY)
         return "data:image/jpeg;base64," + base64.b64encode(written.getvalue()).decode("ascii")
 
 
@@ -73,19 +81,25 @@ def films(
     if shards is None or not ids:
         return {}
     from signllm.data.index import ShardIndex
-    from signllm.data.stored import stored_frames
 
     try:
         samples = ShardIndex(shards).split(split)
         places = {sample.id: place for place, sample in enumerate(samples.samples) if sample.id in set(ids)}
-        return {
-            name: Film(frames=_thinned(stored_frames(samples.read(places[name])), most))
-            for name in ids
-            if name in places
-        }
+        return {name: film_of(samples, places[name], most=most) for name in ids if name in places}
     except (UsageError, OSError) as error:
         problems.append(f"video frames of {split}: {error}")
         return {}
+
+
+def film_of(split: Split, place: int, *, most: int | None = None) -> Film:
+    """Decode the ``place``-th video of a split; a longer one is thinned to ``most`` frames.
+
+    Raises:
+        UsageError, OSError: it cannot be read.
+    """
+    from signllm.data.stored import stored_frames
+
+    return Film(frames=_thinned(stored_frames(split.read(place)), most))
 
 
 def _thinned(frames_THWC: NDArray[np.uint8], most: int | None) -> NDArray[np.uint8]:

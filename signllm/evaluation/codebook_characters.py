@@ -1,0 +1,159 @@
+"""The characters of a split as a run reads them, for whoever asks what characters and words stand for.
+
+What ``compose`` recorded is taken as it is; anything else (another split, a fine-tuned run, whose encoder has
+moved on) is encoded now by the run's own encoder. The language model is never loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from signllm.config import FinetuneConfig, PretrainConfig, load_config, run_stage
+from signllm.cra.word_codebook import WordCodebook, fingerprint
+from signllm.data.augment import AugmentConfig
+from signllm.data.index import ShardIndex, Split
+from signllm.data.pipeline import DataConfig, Loader, VideoSource
+from signllm.errors import UsageError
+from signllm.models.visual_encoder import character_counts
+from signllm.models.vq_sign import VQSign, build_vq_sign
+from signllm.progress import progress
+from signllm.stages import finetune, pretrain
+from signllm.stages.batches import TRAIN
+from signllm.stages.composed import encoder_and_words, recorded_characters
+from signllm.training.checkpoint import install_weights, load_weights
+
+BATCH = 8
+"""Videos encoded at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a run made of a split.
+
+    Attributes:
+        stage: of the run: ``pretrain`` or ``finetune``.
+        words: its word codebook.
+        split: the videos.
+        places: place in the split of each video that was read, in the order of ``sequences``.
+        sequences: its characters.
+        max_frames: longer videos were thinned to this many frames before they were read.
+        is_recorded: whether ``compose`` had recorded the characters; else they were encoded now.
+        codebook_moved: whether the character codebook is no longer the one that the words were composed from.
+    """
+
+    stage: str
+    words: WordCodebook
+    split: Split
+    places: tuple[int, ...]
+    sequences: tuple[np.ndarray, ...]
+    max_frames: int
+    is_recorded: bool
+    codebook_moved: bool
+
+
+def read_characters(run: Path, shards: Path, split: str = TRAIN) -> Reading:
+    """Return the characters of a split.
+
+    Args:
+        run: a pretrained and composed run, or a fine-tuned one.
+        shards: folder of the shards.
+        split: which of its splits; ``train`` of a composed run is not encoded again.
+
+    Raises:
+        UsageError: not such a run, no words yet, words of another codebook, no such split, or shards of other
+            videos than those that were recorded.
+    """
+    stage, words, videos = run_stage(run), WordCodebook.load(run), ShardIndex(shards).split(split)
+    if stage == finetune.STAGE:
+        encoder, data = _finetuned_encoder(run)
+    else:
+        encoder, data = None, load_config(run, PretrainConfig).data
+        data = dataclasses.replace(data, max_frames=words.config.get("max_frames", data.max_frames))
+    is_recorded = encoder is None and split == TRAIN
+    if is_recorded:
+        characters = recorded_characters(run, words)
+        _check_same_videos(characters, videos, shards, data.max_frames)
+    else:
+        encoder = encoder or _pretrained_encoder(run)
+        characters = _encoded(encoder, videos, data)
+    read = [place for place, sample in enumerate(videos.samples) if sample.id in characters]
+    return Reading(
+        stage=stage,
+        words=words,
+        split=videos,
+        places=tuple(read),
+        sequences=tuple(np.asarray(characters[videos.samples[place].id], np.int64) for place in read),
+        max_frames=data.max_frames,
+        is_recorded=is_recorded,
+        codebook_moved=encoder is not None and fingerprint(encoder.quantizer.codebook) != words.codebook,
+    )
+
+
+def _finetuned_encoder(run: Path) -> tuple[VQSign, DataConfig]:
+    config = load_config(run, FinetuneConfig)
+    settings = config.sign_llm.vq_sign
+    if settings is None:
+        raise UsageError("the run names no encoder", where=run / "config.json", remedy="fine-tune again")
+    vq_sign = build_vq_sign(settings)
+    install_weights(vq_sign, load_weights(run, stage=finetune.STAGE), where=run, prefix="vq_sign.")
+    return vq_sign.eval(), config.data
+
+
+def _pretrained_encoder(run: Path) -> VQSign:
+    weights, _ = encoder_and_words(run)
+    settings = load_config(run, PretrainConfig).vq_sign
+    encoder = dataclasses.replace(settings.encoder, backbone_weights=None)
+    vq_sign = build_vq_sign(dataclasses.replace(settings, encoder=encoder))
+    install_weights(vq_sign, weights, where=f"{run}, stage {pretrain.STAGE}")
+    return vq_sign.eval()
+
+
+def _encoded(vq_sign: VQSign, videos: Split, data: DataConfig) -> dict[str, np.ndarray]:
+    """Return the characters of every readable video, in this one process, without augmentation."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    source = VideoSource(videos, dataclasses.replace(data, augment=AugmentConfig()))
+    vq_sign.to(device)
+    sequences: dict[str, np.ndarray] = {}
+    with progress(len(videos), "encoding videos", unit="videos") as bar:
+        for batch in Loader(source, batch_size=BATCH, shuffle=False, epochs=1):
+            given = batch.to(device)
+            assert given.frames is not None
+            index, counts = vq_sign.encode(given.frames, given.frame_counts)
+            parts = index.cpu().split(counts.tolist())
+            read = zip(batch.ids, parts, batch.is_real.tolist(), strict=True)
+            sequences |= {name: part.numpy() for name, part, is_real in read if is_real}
+            bar.advance(int(batch.is_real.sum()))
+    if not sequences:
+        raise UsageError(
+            "no video of the split could be read", remedy="`signllm shards verify` names the damage"
+        )
+    return sequences
+
+
+def _check_same_videos(
+    characters: Mapping[str, np.ndarray], videos: Split, shards: Path, max_frames: int
+) -> None:
+    """Names alone do not tell: every demo has a train-0000. Lengths do."""
+    frames = {sample.id: min(sample.frames, max_frames) for sample in videos.samples}
+    expected = {
+        name: int(count)
+        for name, count in zip(
+            frames, character_counts(torch.tensor(list(frames.values()))).tolist(), strict=True
+        )
+    }
+    wrong = [name for name, sequence in characters.items() if expected.get(name) != len(sequence)]
+    if wrong:
+        found = expected.get(wrong[0])
+        told = "is not there" if found is None else f"has {found} characters, not {len(characters[wrong[0]])}"
+        raise UsageError(
+            f"these shards hold other videos than the run was composed from: {len(wrong)} of "
+            f"{len(characters)} do not fit, first {wrong[0]}, which {told}",
+            where=f"{shards}, split {videos.name}",
+            remedy="give the shards that `signllm compose --data` was given, or compose again on these",
+        )

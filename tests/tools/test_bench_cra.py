@@ -1,0 +1,32 @@
+"""The benchmark of CRA runs on small corpora and has a row with time and memory for every step."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[2]
+STEPS = ["collapse repeats", "candidates", "occurrences", "transport", "frequencies"]
+SEGMENTATIONS = ["segment: viterbi", "segment: longest", "segment: bpe"]
+
+
+def test_every_step_has_time_and_memory(tmp_path: Path) -> None:
+    command = [sys.executable, str(CHECKOUT / "tools" / "bench_cra"), "--characters", "2e3", "4e3"]
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "cra.json")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "cra.json").read_text())["rows"]
+    assert len(done.stdout.splitlines()) == 1 + len(rows)
+    for size in (2000, 4000):
+        found = {row["step"]: row for row in rows if row["characters"] == size}
+        assert list(found) == [*STEPS, *SEGMENTATIONS, "composed"]
+        assert all(row["seconds"] > 0 and row["peak_bytes"] >= 0 for row in found.values())
+        assert sum(found[step]["seconds"] for step in STEPS) <= found["composed"]["seconds"]
