@@ -38,7 +38,7 @@ class WordsConfig:
     Attributes:
         alpha_scope: whether α is one number for the corpus or each video's own mean run length.
         alpha_runs: whether α is the mean over runs of at least two ("repeated") or over all runs.
-        longest_word: characters in the longest word; two ordinary signs of the demo, s₀ included.
+        longest_word: characters in the longest word, s₀ included.
         min_frequency: a pair of pieces that occurs less often is no candidate.
         increment: m, the step between sizes.
         max_size: the largest number of candidates that is tried.
