@@ -188,11 +188,12 @@ class _Group:
         if not (least >= 1 / FAR and most <= FAR):
             is_void_n = ~((sums.amin(dim=1) >= 1 / FAR) & (sums.amax(dim=1) <= FAR))
             void = [k for k in is_void_n.nonzero()[:, 0].tolist() if not self.problems[k].is_done]
-            at = self.at(void)
-            phi = mine.potential(at, before[at]) if measure else None
-            moved = self.log_step(void, mine, other.potential(at, other.scale[at]), phi)
-            if measure:
-                moved_n[at] = moved.to(moved_n.dtype)
+            if void:
+                at = self.at(void)
+                phi = mine.potential(at, before[at]) if measure else None
+                moved = self.log_step(void, mine, other.potential(at, other.scale[at]), phi)
+                if measure:
+                    moved_n[at] = moved.to(moved_n.dtype)
         return moved_n
 
     def log_step(
