@@ -8,6 +8,7 @@ Deterministic, and independent of the order of the videos.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,6 +21,8 @@ from signllm.cra.segmentation import Ints, Method, WordTable, count_occurrences,
 from signllm.cra.transport import TransportConfig, choose_size, describe_curve, solve_sizes
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 ROUNDS = 8
 """Frequencies and the segmentation that follows from them settle within 3 or 4 rounds; more are cut off."""
@@ -152,10 +155,11 @@ def _check_candidates(candidates: int, videos: int, characters: int, config: Wor
             f"(now {config.min_frequency})",
         )
     if config.size is None and candidates == 0 and characters >= TELLING:
-        raise UsageError(
-            f"{corpus}: no two characters follow each other {config.min_frequency} times",
-            where="--words.min-frequency",
-            remedy="give more videos, a smaller --words.min-frequency, or --words.size 0: characters alone",
+        log.warning(
+            "%s: no two characters follow each other %d times, so characters stand for themselves alone; "
+            "give more videos, or a smaller --words.min-frequency",
+            corpus,
+            config.min_frequency,
         )
 
 
