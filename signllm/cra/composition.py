@@ -87,8 +87,7 @@ def compose_words(
         config: by default ``WordsConfig()``.
 
     Raises:
-        UsageError: no characters, a collapsed character codebook, or too few candidates: none at all, or
-            fewer than ``size``.
+        UsageError: no characters, a collapsed character codebook, or fewer candidates than ``size``.
     """
     config = config or WordsConfig()
     _check(characters, codes)

@@ -166,21 +166,3 @@ def test_a_fingerprint_is_of_values_and_shape() -> None:
     assert (
         len({name, fingerprint(changed), fingerprint(codebook.reshape(4, 6)), fingerprint(codebook[:5])}) == 4
     )
-
-
-def test_a_batch_of_a_training_step_is_segmented_in_milliseconds() -> None:
-    import time
-
-    generator = torch.Generator().manual_seed(0)
-    drawn = {tuple(torch.randint(0, 257, (4,), generator=generator).tolist()) for _ in range(1000)}
-    words = WordCodebook(
-        codes=256, words=tuple(sorted(drawn)), frequencies=(1,) * (257 + len(drawn)), alpha=1.5, codebook="x"
-    )
-    counts = torch.randint(20, 60, (8,), generator=generator)
-    characters = torch.randint(0, 256, (int(counts.sum()),), generator=generator)
-    seconds = []
-    for _ in range(10):
-        begun = time.perf_counter()
-        words.segment(characters, counts)
-        seconds.append(time.perf_counter() - begun)
-    assert min(seconds) < 0.01
