@@ -15,17 +15,15 @@ from typing import Literal
 import numpy as np
 
 from signllm.cra.candidates import learn_merges, words_of_size
+from signllm.cra.frequencies import description_length, sample_of_videos, word_frequencies
 from signllm.cra.merging import Merge
 from signllm.cra.repeats import Collapsed, collapse_repeats, mean_run_length
-from signllm.cra.segmentation import Ints, Method, WordTable, count_occurrences, segment
-from signllm.cra.transport import TransportConfig, choose_size, describe_curve, solve_sizes
+from signllm.cra.segmentation import Ints, Method, count_occurrences
+from signllm.cra.transport import SizeOutcome, TransportConfig, choose_size, describe_curve, solve_sizes
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
 
 log = logging.getLogger(__name__)
-
-ROUNDS = 8
-"""Frequencies and the segmentation that follows from them settle within 3 or 4 rounds; more are cut off."""
 
 COLLAPSED = 1.5
 """Perplexity below which there is nothing to compose: nearly all characters are the same one."""
@@ -107,17 +105,21 @@ def compose_words(
     sizes = _sizes(len(candidates), config)
     occurrences = count_occurrences(short.characters, short.counts, candidates, codes + 1)
     outcomes = solve_sizes(candidates, occurrences, sizes, config.transport)
+    outcomes = _with_lengths(outcomes, short, candidates, occurrences, merges, config.segmentation)
     chosen = (
         sizes.index(config.size)
         if config.size is not None
         else choose_size(outcomes, config.transport, min_size=config.min_size)
     )
-    words = tuple(word for word, kept in zip(candidates, outcomes[chosen].kept, strict=False) if kept)
+    words, counted = _kept(outcomes[chosen], candidates, occurrences)
     merges = words_of_size(merges, outcomes[chosen].size) if config.segmentation == "bpe" else ()
+    frequencies = word_frequencies(
+        short.characters, short.counts, words, counted, method=config.segmentation, merges=merges
+    )
     return WordCodebook(
         codes=codes,
         words=words,
-        frequencies=_frequencies(short, words, codes + 1, config.segmentation, merges),
+        frequencies=tuple(frequencies.tolist()),
         alpha=alpha,
         codebook=codebook,
         segmentation=config.segmentation,
@@ -168,20 +170,32 @@ def _sizes(candidates: int, config: WordsConfig) -> list[int]:
     return sorted(sizes | ({config.size} if config.size is not None else set()))
 
 
-def _frequencies(
+def _kept(
+    outcome: SizeOutcome, candidates: tuple[tuple[int, ...], ...], occurrences: Ints
+) -> tuple[tuple[tuple[int, ...], ...], Ints]:
+    """The words that a size keeps, and the occurrences of all characters and these."""
+    alphabet = len(occurrences) - len(candidates)
+    places = np.flatnonzero(outcome.kept)
+    return tuple(candidates[place] for place in places), occurrences[
+        np.concatenate([np.arange(alphabet), alphabet + places])
+    ]
+
+
+def _with_lengths(
+    outcomes: list[SizeOutcome],
     short: Collapsed,
-    words: tuple[tuple[int, ...], ...],
-    alphabet: int,
-    method: Method,
+    candidates: tuple[tuple[int, ...], ...],
+    occurrences: Ints,
     merges: tuple[Merge, ...],
-) -> tuple[int, ...]:
-    """Count words as segmentation finds them; Viterbi depends on the counts: repeated until it settles."""
-    frequencies = count_occurrences(short.characters, short.counts, words, alphabet)
-    for _ in range(ROUNDS if method == "viterbi" else 1):
-        before = frequencies
-        table = WordTable(words, alphabet, before, merges)
-        _, found = segment(short.characters, short.counts, table, method=method)
-        frequencies = np.bincount(found[found >= 0], minlength=len(before)).astype(np.int64)
-        if np.array_equal(frequencies, before):
-            break
-    return tuple(frequencies.tolist())
+    method: Method,
+) -> list[SizeOutcome]:
+    """Tell (a sample of) the corpus in the words of every size: nats per character."""
+    characters, counts, times = sample_of_videos(short.characters, short.counts)
+    told = []
+    for outcome in outcomes:
+        words, counted = _kept(outcome, candidates, occurrences)
+        applied = words_of_size(merges, outcome.size) if method == "bpe" else ()
+        found = word_frequencies(characters, counts, words, counted, method=method, merges=applied)
+        length = description_length(words, found, times=times) / len(short.characters)
+        told.append(dataclasses.replace(outcome, description_length=length))
+    return told

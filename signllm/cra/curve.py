@@ -21,8 +21,10 @@ Curve = Sequence[Mapping[str, Any]]
 PANELS = (
     ("entropy", "Entropy per character", "nats"),
     ("entropy_unnormalised", "Entropy per word (not normalised)", "nats"),
+    ("description_length", "Description length of words and corpus", "nats per character"),
     ("marginal_utility", "Marginal utility, per character", "nats per candidate"),
     ("marginal_utility_unnormalised", "Marginal utility, per word (not normalised)", "nats per candidate"),
+    ("kept", "Words kept by transport", "words"),
 )
 """Key in the curve, title and unit of each panel, row by row."""
 
@@ -45,17 +47,17 @@ def write_curve(run: Path, curve: Curve) -> None:
 
 
 def draw_curve(curve: Curve) -> Figure:
-    """Draw the four panels; the chosen size is a dashed line and a ring."""
+    """Draw the panels; the chosen size is a dashed line and a ring."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True)
+    figure = Figure(figsize=(10, 9), layout="constrained")
+    panels = figure.subplots(3, 2, sharex=True)
     chosen = next((entry for entry in curve if entry["chosen"]), None)
     for axes, (key, title, unit) in zip(panels.flat, PANELS, strict=True):
         _panel(axes, curve, key, chosen)
         axes.set_title(title, fontsize=10)
         axes.set_ylabel(unit)
-    for axes in panels[1]:
+    for axes in panels[-1]:
         axes.set_xlabel("candidate words")
     if chosen is not None:
         figure.suptitle(f"{chosen['size']} candidates chosen, {chosen['kept']} words kept", fontsize=12)
@@ -102,7 +104,7 @@ def _write_board(board: Path, curve: Curve, figure: Figure) -> None:
     canvas.draw()
     with SummaryWriter(str(board)) as writer:
         for entry in curve:
-            for key in (*(key for key, _, _ in PANELS), "kept", "mean_length"):
+            for key in (*(key for key, _, _ in PANELS), "mean_length"):
                 if entry[key] is not None:
                     writer.add_scalar(f"words/{key}", entry[key], entry["size"])
         writer.add_image("words/curve", np.asarray(canvas.buffer_rgba())[..., :3], dataformats="HWC")

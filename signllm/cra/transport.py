@@ -31,6 +31,7 @@ from signllm.kernels import Exact, Side, Slack, Soft, sinkhorn
 Floats = NDArray[np.float64]
 Formulation = Literal["hard_supply", "paper"]
 Normalisation = Literal["length", "none"]
+ChooseBy = Literal["marginal_utility", "description_length", "least_entropy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,8 @@ class TransportConfig:
         slack: how far a character's share may be from its supply; None: 0 for "hard_supply", 0.01 for
             "paper", which can hardly be solved without.
         keep_share: a word that receives less than this share of its demand is dropped.
-        choose_by: what makes a size the best; "least_entropy" is ours.
+        choose_by: what makes a size the best: "marginal_utility" of the entropy is the paper's;
+            "description_length" (of words and corpus together, the least) and "least_entropy" are ours.
         normalisation: of the entropy that chooses the size: "length" divides by the mean word length.
         solver: "sinkhorn": all sizes in one batched solve; "pot": the same problems one by one by POT, to
             check; it knows no ``slack``.
@@ -58,7 +60,7 @@ class TransportConfig:
     rho: float = 0.2
     slack: float | None = None
     keep_share: float = 0.02
-    choose_by: Literal["marginal_utility", "least_entropy"] = "marginal_utility"
+    choose_by: ChooseBy = "description_length"
     normalisation: Normalisation = "length"
     solver: Literal["sinkhorn", "pot"] = "sinkhorn"
     max_iterations: int = 1000
@@ -90,6 +92,8 @@ class SizeOutcome:
         mean_length: characters per word.
         iterations: of the solver.
         error: share of the mass that is not where the row side wants it.
+        description_length: of the words and of the corpus told in them, in nats per character of the corpus;
+            known once the corpus was segmented.
     """
 
     size: int
@@ -98,6 +102,7 @@ class SizeOutcome:
     mean_length: float
     iterations: int
     error: float
+    description_length: float | None = None
 
     def normalised(self, normalisation: Normalisation) -> float:
         """Return the entropy per word, or per character."""
@@ -168,10 +173,19 @@ def choose_size(outcomes: Sequence[SizeOutcome], config: TransportConfig, *, min
     """
     if config.choose_by == "marginal_utility":
         scores = [float("-inf"), *marginal_utilities(outcomes, config.normalisation)]
+    elif config.choose_by == "description_length":
+        scores = [-length for length in _known_lengths(outcomes)]
     else:
         scores = [-outcome.normalised(config.normalisation) for outcome in outcomes]
     allowed = [place for place in range(1, len(outcomes)) if outcomes[place].size >= min_size]
     return max(allowed, key=lambda place: scores[place], default=len(outcomes) - 1)
+
+
+def _known_lengths(outcomes: Sequence[SizeOutcome]) -> list[float]:
+    lengths = [outcome.description_length for outcome in outcomes]
+    if None in lengths:
+        raise ValueError("a description length is not known before the corpus is segmented")
+    return [length for length in lengths if length is not None]
 
 
 def describe_curve(outcomes: Sequence[SizeOutcome], chosen: int) -> tuple[dict[str, Any], ...]:
@@ -185,6 +199,7 @@ def describe_curve(outcomes: Sequence[SizeOutcome], chosen: int) -> tuple[dict[s
             "entropy": outcome.normalised("length"),
             "entropy_unnormalised": outcome.entropy,
             "mean_length": outcome.mean_length,
+            "description_length": outcome.description_length,
             "marginal_utility": per_character[place],
             "marginal_utility_unnormalised": per_word[place],
             "iterations": outcome.iterations,

@@ -69,18 +69,16 @@ def all_rows(sizes: Sequence[int] = SIZES, varied: int = VARIED) -> list[Row]:
     rows += [
         Row(label=f"chosen, {method}", config=replace(default, segmentation=method)) for method in others
     ]
+    marginal = replace(solver, choose_by="marginal_utility")
+    least = replace(solver, choose_by="least_entropy")
     for label, transport in (
-        ("chosen, not normalised", replace(solver, normalisation="none")),
-        ("chosen by least entropy", replace(solver, choose_by="least_entropy")),
-        (
-            "chosen by least entropy, not normalised",
-            replace(solver, choose_by="least_entropy", normalisation="none"),
-        ),
         ("paper: chosen", replace(solver, formulation="paper")),
-        (
-            "paper: chosen by least entropy",
-            replace(solver, formulation="paper", choose_by="least_entropy"),
-        ),
+        ("marginal utility", marginal),
+        ("marginal utility, not normalised", replace(marginal, normalisation="none")),
+        ("paper: marginal utility", replace(marginal, formulation="paper")),
+        ("least entropy", least),
+        ("least entropy, not normalised", replace(least, normalisation="none")),
+        ("paper: least entropy", replace(least, formulation="paper")),
     ):
         rows.append(Row(label=label, config=replace(default, transport=transport)))
     for size in sizes:
@@ -258,9 +256,11 @@ class Table:
 
 def chosen_size(curve: Sequence[dict[str, Any]], config: WordsConfig) -> int:
     """Return the size that ``choose_by`` and ``normalisation`` of ``config`` take from a recorded curve."""
-    is_gain = config.transport.choose_by == "marginal_utility"
-    name = "marginal_utility" if is_gain else "entropy"
-    key = name if config.transport.normalisation == "length" else f"{name}_unnormalised"
+    by = config.transport.choose_by
+    name = {"marginal_utility": "marginal_utility", "least_entropy": "entropy"}.get(by, by)
+    is_per_word = by != "description_length" and config.transport.normalisation == "none"
+    key = f"{name}_unnormalised" if is_per_word else name
+    is_gain = by == "marginal_utility"
     allowed = [record for record in curve[1:] if record["size"] >= config.min_size] or [curve[-1]]
     best = max(allowed, key=lambda record: record[key] if is_gain else -record[key])
     return int(best["size"])

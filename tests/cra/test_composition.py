@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from signllm.cra.composition import WordsConfig, compose_words
-from signllm.cra.transport import TransportConfig
+from signllm.cra.transport import ChooseBy, TransportConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
 
@@ -34,8 +34,9 @@ def compose(sequences: list[list[int]], **settings: Any) -> WordCodebook:
     return compose_words(characters, counts, codes=CODES, codebook="feed", config=config)
 
 
-def test_planted_signs_come_out_whole_and_their_parts_do_not() -> None:
-    words = compose(videos(), max_size=128, transport=TransportConfig(choose_by="least_entropy"))
+@pytest.mark.parametrize("choose_by", ["description_length", "least_entropy"])
+def test_planted_signs_come_out_whole_and_their_parts_do_not(choose_by: ChooseBy) -> None:
+    words = compose(videos(), max_size=128, transport=TransportConfig(choose_by=choose_by))
     (chosen,) = [entry for entry in words.curve if entry["chosen"]]
     assert set(SIGNS) <= set(words.words)
     assert chosen["kept"] == len(words.words) < chosen["size"]
@@ -62,13 +63,15 @@ def test_the_order_of_videos_does_not_matter() -> None:
 
 
 def test_the_curve_and_the_settings_are_recorded() -> None:
-    words = compose(videos(100), increment=20, max_size=70, min_size=0)
+    transport = TransportConfig(choose_by="marginal_utility")
+    words = compose(videos(100), increment=20, max_size=70, min_size=0, transport=transport)
     assert [entry["size"] for entry in words.curve] == [0, 20, 40, 60, 70]
     assert sum(entry["chosen"] for entry in words.curve) == 1
     assert all(entry["error"] < 1e-5 for entry in words.curve)
     best = max(words.curve[1:], key=lambda entry: entry["marginal_utility"])
     assert best["chosen"]
-    assert words.config == dataclasses.asdict(WordsConfig(increment=20, max_size=70, min_size=0))
+    settings = WordsConfig(increment=20, max_size=70, min_size=0, transport=transport)
+    assert words.config == dataclasses.asdict(settings)
     assert (words.codes, words.codebook, words.slow_down) == (CODES, "feed", CODES)
 
 

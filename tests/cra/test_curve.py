@@ -13,7 +13,7 @@ from signllm.cra.transport import SizeOutcome, describe_curve
 
 CURVE = describe_curve(
     [
-        SizeOutcome(size, np.ones(size, dtype=bool), 5 + size / 100, 1 + size / 50, 9, 0.0)
+        SizeOutcome(size, np.ones(size, dtype=bool), 5 + size / 100, 1 + size / 50, 9, 0.0, 4 - size / 99)
         for size in (0, 32, 64, 96)
     ],
     2,

@@ -141,18 +141,29 @@ def test_without_candidates_the_entropy_is_that_of_the_characters() -> None:
 def test_the_largest_marginal_utility_wins() -> None:
     outcomes = [outcome(0, 5.0), outcome(32, 4.9), outcome(64, 3.3), outcome(128, 1.0), outcome(160, 0.9)]
     assert marginal_utilities(outcomes, "length") == pytest.approx([0.1 / 32, 1.6 / 32, 2.3 / 64, 0.1 / 32])
-    assert choose_size(outcomes, HARD, min_size=0) == 2
-    assert choose_size(outcomes, HARD, min_size=65) == 3
-    assert choose_size(outcomes, HARD, min_size=1000) == 4
+    gain = replace(HARD, choose_by="marginal_utility")
+    assert choose_size(outcomes, gain, min_size=0) == 2
+    assert choose_size(outcomes, gain, min_size=65) == 3
+    assert choose_size(outcomes, gain, min_size=1000) == 4
     assert choose_size(outcomes, replace(HARD, choose_by="least_entropy"), min_size=0) == 4
-    assert choose_size(outcomes[:1], HARD, min_size=64) == 0
+    assert choose_size(outcomes[:1], gain, min_size=64) == 0
+
+
+def test_the_shortest_description_wins() -> None:
+    lengths = (4.0, 3.5, 3.1, 3.1, 3.2)
+    outcomes = [replace(outcome(32 * k, 5.0), description_length=length) for k, length in enumerate(lengths)]
+    assert choose_size(outcomes, HARD, min_size=0) == 2
+    assert choose_size(outcomes, HARD, min_size=97) == 4
+    with pytest.raises(ValueError, match="description length"):
+        choose_size([outcome(0, 5.0), outcome(32, 4.9)], HARD, min_size=0)
 
 
 def test_normalisation_decides_between_words_and_characters() -> None:
     outcomes = [outcome(0, 4.0), outcome(32, 4.4, 1.1), outcome(64, 4.9, 2.0)]
-    assert choose_size(outcomes, HARD, min_size=0) == 2
+    gain = replace(HARD, choose_by="marginal_utility")
+    assert choose_size(outcomes, gain, min_size=0) == 2
     assert marginal_utilities(outcomes, "none") == pytest.approx([-0.4 / 32, -0.5 / 32])
-    assert choose_size(outcomes, replace(HARD, normalisation="none"), min_size=0) == 1
+    assert choose_size(outcomes, replace(gain, normalisation="none"), min_size=0) == 1
 
 
 def test_the_curve_tells_everything_and_marks_the_choice() -> None:
