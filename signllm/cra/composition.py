@@ -105,7 +105,7 @@ def compose_words(
     sizes = _sizes(len(candidates), config)
     occurrences = count_occurrences(short.characters, short.counts, candidates, codes + 1)
     outcomes = solve_sizes(candidates, occurrences, sizes, config.transport)
-    outcomes = _with_lengths(outcomes, short, candidates, occurrences, merges, config.segmentation)
+    outcomes = _told(outcomes, short, candidates, occurrences, merges, config)
     chosen = (
         sizes.index(config.size)
         if config.size is not None
@@ -181,21 +181,30 @@ def _kept(
     ]
 
 
-def _with_lengths(
+def _told(
     outcomes: list[SizeOutcome],
     short: Collapsed,
     candidates: tuple[tuple[int, ...], ...],
     occurrences: Ints,
     merges: tuple[Merge, ...],
-    method: Method,
+    config: WordsConfig,
 ) -> list[SizeOutcome]:
-    """Tell (a sample of) the corpus in the words of every size: nats per character."""
+    """Tell (a sample of) the corpus in the words of every size; spare what is dropped at a loss."""
     characters, counts, times = sample_of_videos(short.characters, short.counts)
-    told = []
-    for outcome in outcomes:
+    method = config.segmentation
+
+    def length(outcome: SizeOutcome) -> float:
         words, counted = _kept(outcome, candidates, occurrences)
         applied = words_of_size(merges, outcome.size) if method == "bpe" else ()
         found = word_frequencies(characters, counts, words, counted, method=method, merges=applied)
-        length = description_length(words, found, times=times) / len(short.characters)
-        told.append(dataclasses.replace(outcome, description_length=length))
+        return description_length(words, found, times=times) / len(short.characters)
+
+    told = []
+    for outcome in outcomes:
+        best = dataclasses.replace(outcome, description_length=length(outcome))
+        if config.transport.drop == "if_shorter" and not outcome.kept.all():
+            whole = dataclasses.replace(outcome, kept=np.ones_like(outcome.kept))
+            whole = dataclasses.replace(whole, description_length=length(whole))
+            best = min(whole, best, key=lambda one: one.description_length or 0.0)
+        told.append(best)
     return told

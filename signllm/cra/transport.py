@@ -31,6 +31,7 @@ from signllm.kernels import Exact, Side, Slack, Soft, sinkhorn
 Floats = NDArray[np.float64]
 Formulation = Literal["hard_supply", "paper"]
 Normalisation = Literal["length", "none"]
+Drop = Literal["if_shorter", "always"]
 ChooseBy = Literal["marginal_utility", "description_length", "least_entropy"]
 
 
@@ -45,7 +46,9 @@ class TransportConfig:
         rho: price of leaving a word's demand ("hard_supply").
         slack: how far a character's share may be from its supply; None: 0 for "hard_supply", 0.01 for
             "paper", which can hardly be solved without.
-        keep_share: a word that receives less than this share of its demand is dropped.
+        keep_share: a word that receives less than this share of its demand is starved.
+        drop: whether starved words go "always", or only "if_shorter": where words and corpus are described
+            in less without them.
         choose_by: what makes a size the best: "marginal_utility" of the entropy is the paper's;
             "description_length" (of words and corpus together, the least) and "least_entropy" are ours.
         normalisation: of the entropy that chooses the size: "length" divides by the mean word length.
@@ -60,6 +63,7 @@ class TransportConfig:
     rho: float = 0.2
     slack: float | None = None
     keep_share: float = 0.02
+    drop: Drop = "if_shorter"
     choose_by: ChooseBy = "description_length"
     normalisation: Normalisation = "length"
     solver: Literal["sinkhorn", "pot"] = "sinkhorn"

@@ -25,7 +25,6 @@ from signllm.cra.candidates import FIRST_CODE_POINT
 from signllm.cra.composition import WordsConfig, compose_words
 from signllm.cra.repeats import Collapsed, collapse_repeats
 from signllm.cra.segmentation import Ints, Method
-from signllm.cra.transport import Formulation
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.characters import load_split_characters
 from signllm.demo.studio import read_truth
@@ -69,10 +68,12 @@ def all_rows(sizes: Sequence[int] = SIZES, varied: int = VARIED) -> list[Row]:
     rows += [
         Row(label=f"chosen, {method}", config=replace(default, segmentation=method)) for method in others
     ]
+    always, paper = replace(solver, drop="always"), replace(solver, formulation="paper")
     marginal = replace(solver, choose_by="marginal_utility")
     least = replace(solver, choose_by="least_entropy")
     for label, transport in (
-        ("paper: chosen", replace(solver, formulation="paper")),
+        ("starved always dropped: chosen", always),
+        ("paper: chosen", paper),
         ("marginal utility", marginal),
         ("marginal utility, not normalised", replace(marginal, normalisation="none")),
         ("paper: marginal utility", replace(marginal, formulation="paper")),
@@ -83,17 +84,17 @@ def all_rows(sizes: Sequence[int] = SIZES, varied: int = VARIED) -> list[Row]:
         rows.append(Row(label=label, config=replace(default, transport=transport)))
     for size in sizes:
         sized = replace(default, size=size, max_size=max(size, default.max_size))
-        paper = replace(solver, formulation="paper")
         rows.append(Row(label=f"{size}", config=sized))
         rows += [Row(label=f"{size}, {m}", config=replace(sized, segmentation=m)) for m in others]
+        rows.append(Row(label=f"{size}, starved always dropped", config=replace(sized, transport=always)))
         rows.append(Row(label=f"paper: {size}", config=replace(sized, transport=paper)))
         rows.append(Row(label=f"plain BPE {size}", config=sized, kind="bpe"))
         rows += [
             Row(label=f"plain BPE {size}, {m}", config=replace(sized, segmentation=m), kind="bpe")
             for m in others
         ]
-    rows += _variations(replace(default, size=varied))
-    rows += _long_words(default, sizes[-1])
+    rows += _variations(replace(default, size=varied, transport=always))
+    rows += _long_words(replace(default, transport=always), sizes[-1])
     rows.append(Row(label="plain BPE, as many as default", kind="bpe"))
     rows.append(Row(label="unigram, as many as default", kind="unigram"))
     rows.append(Row(label=f"unigram {varied}", config=replace(default, size=varied), kind="unigram"))
@@ -160,7 +161,7 @@ class Table:
 
     def __init__(self, corpus: Corpus) -> None:
         self.corpus = corpus
-        self._curves: dict[Formulation, tuple[dict[str, Any], ...]] = {}
+        self._curves: dict[tuple[str, ...], tuple[dict[str, Any], ...]] = {}
         self._plain: dict[tuple[int, Method, int], dict[str, float]] = {}
 
     def score(self, row: Row) -> dict[str, float]:
@@ -235,14 +236,14 @@ class Table:
         return score_words(found, corpus.truth, codes=corpus.codes)
 
     def _curve(self, config: WordsConfig) -> tuple[dict[str, Any], ...]:
-        """All sizes of a formulation, which the ways to choose among them share."""
-        formulation = config.transport.formulation
-        if formulation not in self._curves:
+        """All sizes, which the ways to choose among them share."""
+        key = config.transport.formulation, config.transport.drop, config.segmentation
+        if key not in self._curves:
             corpus = self.corpus
-            self._curves[formulation] = compose_words(
+            self._curves[key] = compose_words(
                 corpus.characters, corpus.counts, codes=corpus.codes, codebook=corpus.codebook, config=config
             ).curve
-        return self._curves[formulation]
+        return self._curves[key]
 
     def _unigram(self, size: int, config: WordsConfig) -> WordCodebook:
         pieces = learn_unigram(self._short, size=size, longest=config.longest_word)

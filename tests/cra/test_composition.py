@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 
 from signllm.cra.composition import WordsConfig, compose_words
-from signllm.cra.transport import ChooseBy, TransportConfig
+from signllm.cra.transport import ChooseBy, Drop, TransportConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
 
 CODES = 64
 SIGNS = tuple(tuple(int(c) for c in np.random.default_rng(k).permutation(CODES)[:4]) for k in range(30))
+
+DROPPED = TransportConfig(drop="always")
 
 
 def videos(n: int = 300, seed: int = 0) -> list[list[int]]:
@@ -53,6 +55,21 @@ def test_transport_differs_from_taking_the_first_merges() -> None:
     first = compose(videos(), size=len(words.words), max_size=90, transport=TransportConfig(keep_share=0.0))
     assert len(first.words) == len(words.words)
     assert len(set(SIGNS) - set(words.words)) < len(set(SIGNS) - set(first.words))
+
+
+def test_what_transport_starves_goes_where_that_shortens_the_description_and_stays_elsewhere() -> None:
+    whole = compose(videos(), size=90, max_size=90, transport=TransportConfig(keep_share=0.0))
+    planted = compose(videos(), size=90, max_size=90)
+    assert planted.words == compose(videos(), size=90, max_size=90, transport=DROPPED).words
+    assert len(planted.words) < len(whole.words)
+    greedy = TransportConfig(keep_share=0.95)  # starves what lives too
+    spared, dropped = (
+        compose(videos(), size=90, max_size=90, transport=dataclasses.replace(greedy, drop=drop))
+        for drop in get_args(Drop)
+    )
+    assert len(dropped.words) < len(spared.words) == len(whole.words)
+    lengths = [words.curve[-1]["description_length"] for words in (planted, whole, dropped)]
+    assert lengths == sorted(lengths)
 
 
 def test_the_order_of_videos_does_not_matter() -> None:

@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from tokenizers.models import Unigram
 from signllm.cra.candidates import FIRST_CODE_POINT
 from signllm.cra.composition import WordsConfig, compose_words
 from signllm.cra.repeats import collapse_repeats
-from signllm.cra.transport import TransportConfig
+from signllm.cra.transport import ChooseBy, TransportConfig
 from signllm.data.characters import save_characters
 from signllm.demo.language import glosses, lexicon
 from signllm.demo.word_rows import Corpus, Row, Table, all_rows, learn_unigram
@@ -69,11 +69,11 @@ def test_the_default_row_is_what_compose_makes(table: Table) -> None:
     )
 
 
-@pytest.mark.parametrize("choose_by", ["marginal_utility", "least_entropy"])
+@pytest.mark.parametrize("choose_by", get_args(ChooseBy))
 @pytest.mark.parametrize("normalisation", ["length", "none"])
 def test_a_size_is_read_from_the_curve_as_compose_chooses_it(
     table: Table,
-    choose_by: Literal["marginal_utility", "least_entropy"],
+    choose_by: ChooseBy,
     normalisation: Literal["length", "none"],
 ) -> None:
     transport = TransportConfig(choose_by=choose_by, normalisation=normalisation)
@@ -101,7 +101,7 @@ def test_words_of_a_clean_language_find_its_signs_far_above_chance(table: Table)
 
 
 def test_plain_bpe_keeps_what_transport_drops(table: Table) -> None:
-    config = WordsConfig(size=40, transport=TransportConfig(keep_share=0.9))
+    config = WordsConfig(size=40, transport=TransportConfig(keep_share=0.9, drop="always"))
     dropped = table.words(Row(label="", config=config))
     plain = table.words(Row(label="", config=config, kind="bpe"))
     assert len(dropped.words) < len(plain.words) == 40
