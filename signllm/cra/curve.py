@@ -1,7 +1,8 @@
 """The curve that chose the number of words: the picture ``words.png`` and, in TensorBoard, the run ``words``.
 
-Entropy and marginal utility over the number of candidates, normalised by the mean word length and not,
-because that alone decides which way the entropy goes. Line styles and marks, not colours, tell things apart.
+Over the number of candidates: entropy and marginal utility, normalised by the mean word length and not,
+because that alone decides which way the entropy goes; description length, and the words kept. Line styles and
+marks, not colours, tell things apart.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ Curve = Sequence[Mapping[str, Any]]
 PANELS = (
     ("entropy", "Entropy per character", "nats"),
     ("entropy_unnormalised", "Entropy per word (not normalised)", "nats"),
-    ("description_length", "Description length of words and corpus", "nats per character"),
     ("marginal_utility", "Marginal utility, per character", "nats per candidate"),
     ("marginal_utility_unnormalised", "Marginal utility, per word (not normalised)", "nats per candidate"),
-    ("kept", "Words kept by transport", "words"),
+    ("description_length", "Description length of words and corpus", "nats per character"),
+    ("kept", "Words kept", "words"),
 )
 """Key in the curve, title and unit of each panel, row by row."""
 

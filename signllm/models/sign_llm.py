@@ -171,7 +171,7 @@ class SignLLM(nn.Module):
 
     def _project(self, signs: _Signs, segmentation: Segmentation) -> tuple[Tensor, Tensor]:
         """Return projected words (M, E) and characters (n, E), through one call of the projector."""
-        words = self.word_vectors(signs.vectors, segmentation)
+        words = self.word_vectors(signs.vectors, signs.index, segmentation)
         projected = self.projector(torch.cat([words, signs.vectors.to(words.dtype)]))
         return projected[: len(words)], projected[len(words) :]
 

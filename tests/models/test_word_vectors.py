@@ -11,6 +11,7 @@ from signllm.models.word_vectors import WordVectors
 WORDS = WordCodebook(
     codes=4, words=((0, 1), (2, 4)), frequencies=(1,) * 7, alpha=2.0, codebook="", segmentation="longest"
 )
+INDEX = torch.tensor([0, 1, 3, 2, 2, 2, 0, 0, 1])
 
 
 @pytest.fixture
@@ -19,9 +20,9 @@ def vectors() -> torch.Tensor:
 
 
 def test_a_word_is_the_mean_of_its_spelling(vectors: torch.Tensor) -> None:
-    found = WORDS.segment(torch.tensor([0, 1, 3, 2, 2, 2, 0, 0, 1]), torch.tensor([6, 3]))
+    found = WORDS.segment(INDEX, torch.tensor([6, 3]))
     assert found.words.tolist() == [5, 3, 6, 5]
-    values = WordVectors(WORDS, 2)(vectors, found)
+    values = WordVectors(WORDS, 2)(vectors, INDEX, found)
     run = vectors[3:6].mean(
         dim=0
     )  # three times 2: one character, and the token s0, whose vector is 0 at first
@@ -35,10 +36,35 @@ def test_offsets_start_at_0_and_move_only_for_words_that_occur(vectors: torch.Te
     model = WordVectors(WORDS, 2)
     assert not model.offsets.weight.any()
     assert not model.slow_down.any()
-    found = WORDS.segment(torch.tensor([0, 1, 3, 2, 2, 2, 0, 0, 1]), torch.tensor([6, 3]))
-    model(vectors.requires_grad_(), found).sum().backward()
-    assert model.offsets.weight.grad[:, 0].tolist() == [0, 0, 0, 1, 0, 2, 1]
+    found = WORDS.segment(INDEX, torch.tensor([6, 3]))
+    model(vectors.requires_grad_(), INDEX, found).sum().backward()
+    grad = model.offsets.weight.grad[:, 0]  # of 0, 1, 2, 3, s0, and the words (0, 1) twice, (2, s0) once
+    torch.testing.assert_close(grad, torch.tensor([1.0, 1.0, 0.5, 1.0, 0.0, 2.0, 1.0]))
     torch.testing.assert_close(model.slow_down.grad, torch.tensor([0.5, 0.5]))
     torch.testing.assert_close(
         vectors.grad[:, 0], torch.tensor([1 / 2, 1 / 2, 1, 1 / 6, 1 / 6, 1 / 6, 1 / 4, 1 / 4, 1 / 2])
     )
+
+
+def test_a_character_brings_its_offset_into_every_word_once(vectors: torch.Tensor) -> None:
+    found = WORDS.segment(INDEX, torch.tensor([6, 3]))
+    before = WordVectors(WORDS, 2)(vectors, INDEX, found)
+    model = WordVectors(WORDS, 2)
+    with torch.no_grad():
+        model.offsets.weight[:, 0] = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
+    moved = (model(vectors, INDEX, found) - before)[:, 0]
+    torch.testing.assert_close(moved, torch.tensor([32 + 3 / 2, 8, 64 + 4 / 2, 32 + 3 / 2]))
+
+
+def test_s0_by_itself_has_an_offset_and_a_vector() -> None:
+    words = WordCodebook(
+        codes=2, words=(), frequencies=(1,) * 3, alpha=1.0, codebook="", segmentation="longest"
+    )
+    index = torch.tensor([1, 1, 1])
+    found = words.segment(index, torch.tensor([3]))
+    assert found.words.tolist() == [1, 2]
+    model = WordVectors(words, 1)
+    with torch.no_grad():
+        model.offsets.weight[:, 0] = torch.tensor([1.0, 2.0, 4.0])
+        model.slow_down.fill_(8.0)
+    assert model(torch.ones(3, 1), index, found)[:, 0].tolist() == [3.0, 12.0]
