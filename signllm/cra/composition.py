@@ -106,11 +106,7 @@ def compose_words(
     occurrences = count_occurrences(short.characters, short.counts, candidates, codes + 1)
     outcomes = solve_sizes(candidates, occurrences, sizes, config.transport)
     outcomes = _told(outcomes, short, candidates, occurrences, merges, config)
-    chosen = (
-        sizes.index(config.size)
-        if config.size is not None
-        else choose_size(outcomes, config.transport, min_size=config.min_size)
-    )
+    chosen = _choose(outcomes, sizes, config)
     words, counted = _kept(outcomes[chosen], candidates, occurrences)
     merges = words_of_size(merges, outcomes[chosen].size) if config.segmentation == "bpe" else ()
     frequencies = word_frequencies(
@@ -168,6 +164,20 @@ def _sizes(candidates: int, config: WordsConfig) -> list[int]:
     """0, the multiples of the increment, the number of candidates there are, and the explicit size."""
     sizes = {0, candidates, *range(config.increment, candidates, config.increment)}
     return sorted(sizes | ({config.size} if config.size is not None else set()))
+
+
+def _choose(outcomes: list[SizeOutcome], sizes: list[int], config: WordsConfig) -> int:
+    """The place of the size: the one asked for, or the best; says so if the best is all that there was."""
+    if config.size is not None:
+        return sizes.index(config.size)
+    chosen = choose_size(outcomes, config.transport, min_size=config.min_size)
+    if config.min_size < sizes[chosen] == config.max_size:
+        log.warning(
+            "%d candidates, as many as were tried, were chosen; more may be better still: --words.max-size %d",
+            config.max_size,
+            2 * config.max_size,
+        )
+    return chosen
 
 
 def _kept(

@@ -140,6 +140,15 @@ def test_a_corpus_without_repetition_has_no_words_and_says_so_in_the_curve() -> 
     assert [(entry["size"], entry["chosen"]) for entry in words.curve] == [(0, True)]
 
 
+def test_the_largest_size_is_chosen_with_a_hint_only(caplog: pytest.LogCaptureFixture) -> None:
+    compose(videos(100), max_size=24, min_size=8, increment=8)
+    assert "--words.max-size 48" in caplog.text
+    caplog.clear()
+    compose(videos(100), size=24, max_size=24)
+    compose(videos(100), max_size=400)
+    assert not caplog.text
+
+
 def test_a_small_corpus_goes_on_with_characters_alone_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert compose([list(range(64))]).words == ()
     assert "64 characters in 1 videos yields 0" in caplog.text
