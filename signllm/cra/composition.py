@@ -173,7 +173,7 @@ def _choose(outcomes: list[SizeOutcome], sizes: list[int], config: WordsConfig) 
     chosen = choose_size(outcomes, config.transport, min_size=config.min_size)
     if config.min_size < sizes[chosen] == config.max_size:
         log.warning(
-            "%d candidates, as many as were tried, were chosen; more may be better still: --words.max-size %d",
+            "%d candidates, the most that were tried, were chosen; more may be better: --words.max-size %d",
             config.max_size,
             2 * config.max_size,
         )
