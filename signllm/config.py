@@ -80,8 +80,10 @@ class FinetuneConfig:
         frozen_epochs: how many epochs come first on the recorded characters, with the encoder at rest and no
             video decoded; 0 trains everything jointly from the start, as the paper does.
         frozen_learning_rate: learning rate of those epochs; None takes ``training.learning_rate``.
-        word_rate: learning rate of the word vectors, as a multiple of the others'; not stated in the paper. A
-            word learns only from the videos that it occurs in.
+        character_rate: learning rate of the characters' offsets, as a multiple of the others'; not stated in
+            the paper. An offset learns only from the videos that its character occurs in.
+        word_rate: the same of the words' own offsets; 0: words have none. Words are rarer than characters: with
+            few videos their offsets learn the videos.
     """
 
     sign_llm: SignLLMConfig = field(default_factory=SignLLMConfig)
@@ -90,6 +92,7 @@ class FinetuneConfig:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     frozen_epochs: int = 0
     frozen_learning_rate: float | None = None
+    character_rate: float = 1.0
     word_rate: float = 1.0
 
     def __post_init__(self) -> None:
@@ -102,8 +105,11 @@ class FinetuneConfig:
                 where=where,
                 remedy="training.epochs counts both phases",
             )
-        if self.word_rate <= 0:
-            raise UsageError(f"word_rate is {self.word_rate}", where="--word-rate", remedy="give more than 0")
+        for name, multiple in (("character_rate", self.character_rate), ("word_rate", self.word_rate)):
+            if multiple < 0:
+                raise UsageError(
+                    f"{name} is {multiple}", where=f"--{name.replace('_', '-')}", remedy="give 0 or more"
+                )
         if rate is not None and rate <= 0:
             raise UsageError(
                 f"frozen_learning_rate is {rate}", where="--frozen-learning-rate", remedy="give more than 0"

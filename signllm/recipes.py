@@ -157,7 +157,8 @@ def demo() -> Recipe:
             generation=GenerationConfig(max_new_tokens=24),
             frozen_epochs=6,
             frozen_learning_rate=5e-3,
-            word_rate=10.0,
+            character_rate=10.0,
+            word_rate=0.1,
         ),
     )
 

@@ -48,6 +48,7 @@ class Segmentation:
         words: (sum M,) int64 word ids.
         counts: (B,) int64 words per video.
         slot: (sum N,) int64 packed place of the word that each character went into.
+        position: (sum N,) int64 place of each character's run in the spelling of its word, from 0.
         weight: (sum N,) float32 share of the character in its word's mean.
         slow_weight: (sum M,) float32 share of s₀ in the word.
     """
@@ -55,6 +56,7 @@ class Segmentation:
     words: Tensor
     counts: Tensor
     slot: Tensor
+    position: Tensor
     weight: Tensor
     slow_weight: Tensor
 
@@ -137,11 +139,13 @@ class WordCodebook:
         )
         starts, found = segment(short.characters, short.counts, self._table, method=self.segmentation)
         words, slot = found[starts == 1], (np.cumsum(starts) - 1)[short.place]
+        position = short.place - np.flatnonzero(starts)[slot]
         video = np.repeat(np.arange(len(raw_counts)), short.counts)
         word_counts = np.bincount(video, weights=starts, minlength=len(raw_counts)).astype(np.int64)
         weight = 1 / (short.run_lengths * self._lengths[words][slot])
         slow_weight = self._slow[words] / self._lengths[words]
-        arrays = (words, word_counts, slot, weight.astype(np.float32), slow_weight.astype(np.float32))
+        weights = weight.astype(np.float32), slow_weight.astype(np.float32)
+        arrays = (words, word_counts, slot, position, *weights)
         return Segmentation(*(torch.from_numpy(array).to(characters.device) for array in arrays))
 
     @cached_property

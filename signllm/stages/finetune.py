@@ -71,7 +71,7 @@ def finetune(config: FinetuneConfig, run: Path, init: Path, shards: Path) -> Out
         config=joint,
         run=run,
         stage=STAGE,
-        parameter_groups=parameter_groups(model, joint, config.word_rate),
+        parameter_groups=parameter_groups(model, joint, config),
         validate=held_out_losses(shards, config.data, joint, ranks),
     )
 
@@ -142,5 +142,5 @@ def _train_frozen(
         config=training,
         run=run,
         stage=STAGE,
-        parameter_groups=parameter_groups(model, training, config.word_rate),
+        parameter_groups=parameter_groups(model, training, config),
     )

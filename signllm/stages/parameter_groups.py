@@ -1,20 +1,26 @@
-"""Which parameters of stage 3 learn how fast: the word vectors by a rate of their own."""
+"""Which parameters of stage 3 learn how fast: offsets of characters and of words by rates of their own."""
 
 from __future__ import annotations
 
+from signllm.config import FinetuneConfig
 from signllm.models.sign_llm import SignLLM
 from signllm.training.engine import ParameterGroup, TrainingConfig
 
 
-def parameter_groups(model: SignLLM, training: TrainingConfig, word_rate: float) -> list[ParameterGroup]:
-    """Return everything but the word vectors, and these, with ``word_rate`` times the learning rate.
+def parameter_groups(
+    model: SignLLM, training: TrainingConfig, config: FinetuneConfig
+) -> list[ParameterGroup]:
+    """Return everything but these offsets, and each of them, with its multiple of the learning rate.
 
-    A row of the word vectors learns only from the videos that its word occurs in, the projector from all.
+    An offset learns only from the videos that its character or word occurs in, the projector from all.
     """
-    words = list(model.word_vectors.parameters())
-    ids = {id(p) for p in words}
-    others = [p for p in model.parameters() if id(p) not in ids]
+    characters, words = model.word_vectors.characters, model.word_vectors.words
+    others = [p for p in model.parameters() if p is not characters and p is not words]
+    rate = training.learning_rate
     return [
         ParameterGroup(name="other", parameters=others),
-        ParameterGroup(name="words", parameters=words, learning_rate=training.learning_rate * word_rate),
+        ParameterGroup(
+            name="characters", parameters=[characters], learning_rate=rate * config.character_rate
+        ),
+        ParameterGroup(name="words", parameters=[words], learning_rate=rate * config.word_rate),
     ]

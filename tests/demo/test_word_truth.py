@@ -26,7 +26,7 @@ CODES = 10
 
 def segmentation(words: list[int], slot: list[int]) -> Segmentation:
     empty = torch.zeros(0)
-    return Segmentation(torch.tensor(words), empty, torch.tensor(slot), empty, empty)
+    return Segmentation(torch.tensor(words), empty, torch.tensor(slot), empty, empty, empty)
 
 
 def truth_of(signs: list[list[int]]) -> MomentTruth:

@@ -41,7 +41,9 @@ def test_the_text_loss_alone_reaches_encoder_words_and_projector_but_not_the_llm
     for part in (
         "vq_sign.encoder.backbone",
         "vq_sign.encoder.first",
-        "word_vectors.offsets",
+        "word_vectors.characters",
+        "word_vectors.words",
+        "word_vectors.gains",
         "projector.first",
     ):
         assert any(name.startswith(part) for name in reached), part

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -32,15 +34,13 @@ def test_a_word_is_the_mean_of_its_spelling(vectors: torch.Tensor) -> None:
     torch.testing.assert_close(values, expected)
 
 
-def test_offsets_start_at_0_and_move_only_for_words_that_occur(vectors: torch.Tensor) -> None:
+def test_everything_starts_at_0_and_moves_only_for_what_occurs(vectors: torch.Tensor) -> None:
     model = WordVectors(WORDS, 2)
-    assert not model.offsets.weight.any()
-    assert not model.slow_down.any()
+    assert not any(parameter.any() for parameter in model.parameters())
     found = WORDS.segment(INDEX, torch.tensor([6, 3]))
     model(vectors.requires_grad_(), INDEX, found).sum().backward()
-    grad = model.offsets.weight.grad[:, 0]  # of 0, 1, 2, 3, s0, and the words (0, 1) twice, (2, s0) once
-    torch.testing.assert_close(grad, torch.tensor([1.0, 1.0, 0.5, 1.0, 0.0, 2.0, 1.0]))
-    torch.testing.assert_close(model.slow_down.grad, torch.tensor([0.5, 0.5]))
+    assert model.characters.grad[:, 0].tolist() == [1.0, 1.0, 0.5, 1.0, 0.5]
+    assert model.words.grad[:, 0].tolist() == [0.0, 2.0, 1.0]
     torch.testing.assert_close(
         vectors.grad[:, 0], torch.tensor([1 / 2, 1 / 2, 1, 1 / 6, 1 / 6, 1 / 6, 1 / 4, 1 / 4, 1 / 2])
     )
@@ -51,20 +51,35 @@ def test_a_character_brings_its_offset_into_every_word_once(vectors: torch.Tenso
     before = WordVectors(WORDS, 2)(vectors, INDEX, found)
     model = WordVectors(WORDS, 2)
     with torch.no_grad():
-        model.offsets.weight[:, 0] = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
+        model.characters[:, 0] = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
+        model.words[:, 0] = torch.tensor([128.0, 32.0, 64.0])
     moved = (model(vectors, INDEX, found) - before)[:, 0]
-    torch.testing.assert_close(moved, torch.tensor([32 + 3 / 2, 8, 64 + 4 / 2, 32 + 3 / 2]))
+    torch.testing.assert_close(moved, torch.tensor([32 + 3 / 2, 8, 64 + 20 / 2, 32 + 3 / 2]))
 
 
-def test_s0_by_itself_has_an_offset_and_a_vector() -> None:
-    words = WordCodebook(
-        codes=2, words=(), frequencies=(1,) * 3, alpha=1.0, codebook="", segmentation="longest"
+def test_gains_tell_the_order_within_a_word() -> None:
+    words = replace(WORDS, words=((0, 1), (1, 0)))
+    vectors, index, counts = (
+        torch.tensor([[1.0], [1.0], [5.0], [5.0], [1.0]]),
+        torch.tensor([0, 0, 1, 1, 0]),
+        [3, 2],
     )
+    found = words.segment(index, torch.tensor(counts))
+    assert found.position.tolist() == [0, 0, 1, 0, 1]
+    model = WordVectors(words, 1)
+    assert model(vectors, index, found).flatten().tolist() == [3.0, 3.0]
+    with torch.no_grad():
+        model.gains[0] = 1.0
+    assert model(vectors, index, found).flatten().tolist() == [(2 + 5) / 2, (10 + 1) / 2]
+
+
+def test_s0_by_itself_has_two_offsets_as_words_have() -> None:
+    words = replace(WORDS, codes=2, words=(), frequencies=(1,) * 3, alpha=1.0)
     index = torch.tensor([1, 1, 1])
     found = words.segment(index, torch.tensor([3]))
     assert found.words.tolist() == [1, 2]
     model = WordVectors(words, 1)
     with torch.no_grad():
-        model.offsets.weight[:, 0] = torch.tensor([1.0, 2.0, 4.0])
-        model.slow_down.fill_(8.0)
+        model.characters[:, 0] = torch.tensor([1.0, 2.0, 4.0])
+        model.words.fill_(8.0)
     assert model(torch.ones(3, 1), index, found)[:, 0].tolist() == [3.0, 12.0]
