@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from signllm.cra.candidates import learn_merges, words_of_size
 from signllm.cra.merging import Merge
-from signllm.cra.repeats import Collapsed, collapse_repeats, mean_run_length
-from signllm.cra.segmentation import Ints, Method, WordTable, count_occurrences, segment
+from signllm.cra.packed import Ints, Packed, tally
+from signllm.cra.repeats import collapse_corpus, mean_run_length
+from signllm.cra.segmentation import Method, WordTable, count_occurrences, count_words
 from signllm.cra.transport import TransportConfig, choose_size, describe_curve, solve_sizes
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
@@ -75,12 +77,17 @@ class WordsConfig:
 
 
 def compose_words(
-    characters: Ints, counts: Ints, *, codes: int, codebook: str, config: WordsConfig | None = None
+    characters: NDArray[np.integer],
+    counts: Ints,
+    *,
+    codes: int,
+    codebook: str,
+    config: WordsConfig | None = None,
 ) -> WordCodebook:
     """Compose words from packed characters (sum N,) of videos with ``counts`` (B,).
 
     Args:
-        characters: as the encoder gives them, repeats included, each below ``codes``.
+        characters: as the encoder gives them, repeats included, each below ``codes``; of any integer type.
         counts: characters per video.
         codes: K.
         codebook: fingerprint of the character codebook.
@@ -94,7 +101,7 @@ def compose_words(
     repeated = config.alpha_runs == "repeated"
     mean = mean_run_length(characters, counts, repeated_only=repeated)
     alpha = mean if config.alpha_scope == "corpus" else None
-    short = collapse_repeats(characters, counts, slow_down=codes, alpha=alpha, repeated_only=repeated)
+    short = collapse_corpus(characters, counts, slow_down=codes, alpha=alpha, repeated_only=repeated)
     merges = learn_merges(
         short.characters,
         short.counts,
@@ -128,12 +135,12 @@ def compose_words(
     )
 
 
-def _check(characters: Ints, codes: int) -> None:
+def _check(characters: NDArray[np.integer], codes: int) -> None:
     if len(characters) == 0:
         raise UsageError("there are no characters", remedy="give a split with videos")
     if not (0 <= characters.min() and characters.max() < codes):
         raise ValueError(f"characters {characters.min()} to {characters.max()} for a codebook of {codes}")
-    p = np.bincount(characters) / len(characters)
+    p = tally(characters) / len(characters)
     perplexity = float(np.exp(-(p[p > 0] * np.log(p[p > 0])).sum()))
     if perplexity < COLLAPSED and len(characters) >= TELLING:
         raise UsageError(
@@ -169,7 +176,7 @@ def _sizes(candidates: int, config: WordsConfig) -> list[int]:
 
 
 def _frequencies(
-    short: Collapsed,
+    short: Packed,
     words: tuple[tuple[int, ...], ...],
     alphabet: int,
     method: Method,
@@ -180,8 +187,7 @@ def _frequencies(
     for _ in range(ROUNDS if method == "viterbi" else 1):
         before = frequencies
         table = WordTable(words, alphabet, before, merges)
-        _, found = segment(short.characters, short.counts, table, method=method)
-        frequencies = np.bincount(found[found >= 0], minlength=len(before)).astype(np.int64)
+        frequencies = count_words(short.characters, short.counts, table, method=method)
         if np.array_equal(frequencies, before):
             break
     return tuple(frequencies.tolist())
