@@ -29,7 +29,7 @@ FIRST_CODE_POINT = 0x10000
 
 FALL = 2
 """F starts at so much less than what as many pairs as are wanted reach, and falls by it where merges are
-lacking. On generated and on demo characters the first F is enough (measured); half of it is for nothing."""
+lacking. Merges are seldomer than pairs, and half as often was enough for generated and demo characters."""
 
 COUNTERS = 4_194_301
 """Pairs are counted in at most so many counters, a prime: up to 2,047 characters each pair has its own. Pairs
@@ -137,7 +137,7 @@ def _pieces(characters: NDArray[np.integer], counts: Ints, is_seam: NDArray[np.b
     for chunk, counter in _neighbours(characters, counts, len(is_seam) - 1):
         text = (chunk + FIRST_CODE_POINT).astype("<u4").tobytes().decode("utf-32-le")
         ends = is_seam[counter].nonzero()[0] + 1
-        starts = np.append(0, ends[:-1])
+        starts = np.append(0, ends)[:-1]
         is_long = ends - starts > 1
         for start, end in zip(starts[is_long].tolist(), ends[is_long].tolist(), strict=True):
             yield text[start:end]

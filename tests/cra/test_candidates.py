@@ -68,8 +68,9 @@ def test_cutting_at_seldom_met_neighbours_changes_nothing(seed: int, monkeypatch
 def test_shared_counters_chunks_and_narrow_integers_change_nothing(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The last chunk has videos, but no characters."""
     rng = np.random.default_rng(seed)
-    counts = rng.integers(0, 60, 80)
+    counts = np.append(rng.integers(0, 60, 80), [150, 0, 0])
     characters = np.minimum(rng.geometric(0.2, counts.sum()), 20)
     expected = candidates.learn_merges(characters, counts, limit=60, longest=5)
     monkeypatch.setattr(candidates, "COUNTERS", 97)
