@@ -82,8 +82,8 @@ class FinetuneConfig:
         frozen_learning_rate: learning rate of those epochs; None takes ``training.learning_rate``.
         character_rate: learning rate of the characters' offsets, as a multiple of the others'; not stated in
             the paper. An offset learns only from the videos that its character occurs in.
-        word_rate: the same of the words' own offsets; 0: words have none. Words are rarer than characters: with
-            few videos their offsets learn the videos.
+        word_rate: the same of the words' own offsets; 0: words have none. Words are rarer than characters:
+            with few videos, their offsets learn the videos.
     """
 
     sign_llm: SignLLMConfig = field(default_factory=SignLLMConfig)

@@ -16,25 +16,28 @@ import json
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 from signllm.cra.merging import Merge
-from signllm.cra.segmentation import Ints
+from signllm.cra.packed import Ints, tally, whole_videos
 
 FIRST_CODE_POINT = 0x10000
 """Characters start above the surrogates: 0x10FFFF − 0x10000 leaves room for a million."""
 
-FALL = 4
-"""F falls by so much where merges are lacking. It starts at what as many pairs as are wanted reach."""
+FALL = 2
+"""F starts at so much less than what as many pairs as are wanted reach, and falls by it where merges are
+lacking. Merges are seldomer than pairs, and half as often was enough for generated and demo characters."""
 
-CHUNK_SEQUENCES = 1 << 16
-"""Sequences turned into text at a time."""
+COUNTERS = 4_194_301
+"""Pairs are counted in at most so many counters, a prime: up to 2,047 characters each pair has its own. Pairs
+that share one count as often as all of them together, so a seam may be missed, but none is wrong."""
 
 
 def learn_candidates(
-    characters: Ints, counts: Ints, *, limit: int, longest: int, min_frequency: int = 2
+    characters: NDArray[np.integer], counts: Ints, *, limit: int, longest: int, min_frequency: int = 2
 ) -> tuple[tuple[int, ...], ...]:
     """Learn at most ``limit`` candidate words of 2 to ``longest`` characters, most useful merge first.
 
@@ -50,7 +53,7 @@ def learn_candidates(
 
 
 def learn_merges(
-    characters: Ints, counts: Ints, *, limit: int, longest: int, min_frequency: int = 2
+    characters: NDArray[np.integer], counts: Ints, *, limit: int, longest: int, min_frequency: int = 2
 ) -> tuple[Merge, ...]:
     """Learn the merges that make the candidates; two may make the same one.
 
@@ -61,14 +64,14 @@ def learn_merges(
         longest: likewise.
         min_frequency: likewise.
     """
-    present = np.unique(characters)
+    present = tally(characters).nonzero()[0]
     if limit < 1 or longest < 2 or len(present) == 0:
         return ()
     pair_counts = _pair_counts(characters, counts)
-    frequency = max(min_frequency, _reached_by(limit, pair_counts))
+    frequency = max(min_frequency, _reached_by(limit, pair_counts) // FALL)
     while True:
-        is_seam = pair_counts < frequency
-        merges = _learn(characters, counts, is_seam, present, limit, longest, frequency)
+        pieces = _pieces(characters, counts, pair_counts < frequency)
+        merges = _learn(pieces, present, limit, longest, frequency)
         if frequency <= min_frequency or len({left + right for left, right in merges}) >= limit:
             return merges
         frequency = max(min_frequency, frequency // FALL)
@@ -84,37 +87,33 @@ def words_of_size(merges: tuple[Merge, ...], size: int) -> tuple[Merge, ...]:
     return merges
 
 
-def _pair_counts(characters: Ints, counts: Ints) -> Ints:
-    """(sum R,) how often each character and its successor meet; 0 at the last of a video."""
-    _, dense = np.unique(characters, return_inverse=True)
-    pair = dense[:-1] * (int(dense.max()) + 1) + dense[1:]
-    ends = np.cumsum(counts)[counts > 0][:-1] - 1
-    is_pair = np.ones(len(pair), dtype=bool)
-    is_pair[ends] = False
-    if len(pair) > 0 and int(pair.max()) < max(1 << 22, len(pair)):
-        times = np.bincount(pair[is_pair], minlength=int(pair.max()) + 1)[pair]
-    else:
-        _, inverse = np.unique(pair, return_inverse=True)
-        times = np.bincount(inverse[is_pair], minlength=len(pair))[inverse]
-    return np.append(np.where(is_pair, times, 0), 0)
+def _pair_counts(characters: NDArray[np.integer], counts: Ints) -> Ints:
+    """How often two characters meet, by the counters of ``_neighbours``; 0 in that of ends of videos."""
+    alphabet = int(characters.max()) + 1
+    total = np.zeros(min(alphabet**2, COUNTERS) + 1, dtype=np.int64)
+    for _, counter in _neighbours(characters, counts, len(total) - 1):
+        np.add.at(total, counter, 1)
+    total[-1] = 0
+    return total
+
+
+def _neighbours(characters: NDArray[np.integer], counts: Ints, counters: int) -> Iterator[tuple[Ints, Ints]]:
+    """Yield chunks of whole videos, and the counter of each character and the next; at an end the last."""
+    alphabet = int(characters.max()) + 1
+    for chunk, chunk_counts in whole_videos(characters, counts):
+        counter = np.full(len(chunk), counters)
+        counter[:-1] = (chunk[:-1] * alphabet + chunk[1:]) % counters
+        counter[np.cumsum(chunk_counts[chunk_counts > 0]) - 1] = counters
+        yield chunk, counter
 
 
 def _reached_by(pairs: int, pair_counts: Ints) -> int:
     """The count that the so many most frequent pairs all reach; 0 where there are fewer pairs."""
-    places = np.bincount(pair_counts)
-    distinct = places[1:] / np.arange(1, len(places))
-    is_reached = np.cumsum(distinct[::-1])[::-1] >= pairs
-    return int(is_reached.sum())
+    return int(np.partition(pair_counts, -pairs)[-pairs]) if pairs <= len(pair_counts) else 0
 
 
 def _learn(
-    characters: Ints,
-    counts: Ints,
-    is_seam: np.ndarray[tuple[int], np.dtype[np.bool_]],
-    present: Ints,
-    limit: int,
-    longest: int,
-    frequency: int,
+    pieces: Iterator[str], present: Ints, limit: int, longest: int, frequency: int
 ) -> tuple[Merge, ...]:
     tokenizer = Tokenizer(BPE())
     trainer = BpeTrainer(
@@ -124,7 +123,7 @@ def _learn(
         max_token_length=longest + 1,  # exclusive in tokenizers 0.23, against its own documentation
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_spelt(characters, is_seam), trainer)
+    tokenizer.train_from_iterator(pieces, trainer)
     learnt = (tuple(map(_characters, pair)) for pair in json.loads(tokenizer.to_str())["model"]["merges"])
     return tuple((left, right) for left, right in learnt if len(left) + len(right) <= longest)
 
@@ -133,16 +132,12 @@ def _characters(token: str) -> tuple[int, ...]:
     return tuple(ord(point) - FIRST_CODE_POINT for point in token)
 
 
-def _spelt(characters: Ints, is_seam: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Iterator[str]:
-    """Yield what stands between seams, two characters and more."""
-    ends = is_seam.nonzero()[0] + 1
-    for first in range(0, len(ends), CHUNK_SEQUENCES):
-        stops = ends[first : first + CHUNK_SEQUENCES]
-        begin = int(ends[first - 1]) if first else 0
-        starts = np.append(begin, stops[:-1])
-        spelt = (characters[begin : stops[-1]] + FIRST_CODE_POINT).astype("<u4").tobytes()
-        text, is_long = spelt.decode("utf-32-le"), stops - starts > 1
-        for start, stop in zip(
-            (starts - begin)[is_long].tolist(), (stops - begin)[is_long].tolist(), strict=True
-        ):
-            yield text[start:stop]
+def _pieces(characters: NDArray[np.integer], counts: Ints, is_seam: NDArray[np.bool_]) -> Iterator[str]:
+    """Yield what stands between seams, two characters and more, each character one code point."""
+    for chunk, counter in _neighbours(characters, counts, len(is_seam) - 1):
+        text = (chunk + FIRST_CODE_POINT).astype("<u4").tobytes().decode("utf-32-le")
+        ends = is_seam[counter].nonzero()[0] + 1
+        starts = np.append(0, ends)[:-1]
+        is_long = ends - starts > 1
+        for start, end in zip(starts[is_long].tolist(), ends[is_long].tolist(), strict=True):
+            yield text[start:end]

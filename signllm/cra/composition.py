@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from signllm.cra.candidates import learn_merges, words_of_size
 from signllm.cra.frequencies import description_length, sample_of_videos, word_frequencies
 from signllm.cra.merging import Merge
-from signllm.cra.repeats import Collapsed, collapse_repeats, mean_run_length
-from signllm.cra.segmentation import Ints, Method, count_occurrences
+from signllm.cra.packed import Ints, Packed, tally
+from signllm.cra.repeats import collapse_corpus, mean_run_length
+from signllm.cra.segmentation import Method, count_occurrences
 from signllm.cra.transport import SizeOutcome, TransportConfig, choose_size, describe_curve, solve_sizes
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
@@ -73,12 +75,17 @@ class WordsConfig:
 
 
 def compose_words(
-    characters: Ints, counts: Ints, *, codes: int, codebook: str, config: WordsConfig | None = None
+    characters: NDArray[np.integer],
+    counts: Ints,
+    *,
+    codes: int,
+    codebook: str,
+    config: WordsConfig | None = None,
 ) -> WordCodebook:
     """Compose words from packed characters (sum N,) of videos with ``counts`` (B,).
 
     Args:
-        characters: as the encoder gives them, repeats included, each below ``codes``.
+        characters: as the encoder gives them, repeats included, each below ``codes``; of any integer type.
         counts: characters per video.
         codes: K.
         codebook: fingerprint of the character codebook.
@@ -92,7 +99,7 @@ def compose_words(
     repeated = config.alpha_runs == "repeated"
     mean = mean_run_length(characters, counts, repeated_only=repeated)
     alpha = mean if config.alpha_scope == "corpus" else None
-    short = collapse_repeats(characters, counts, slow_down=codes, alpha=alpha, repeated_only=repeated)
+    short = collapse_corpus(characters, counts, slow_down=codes, alpha=alpha, repeated_only=repeated)
     merges = learn_merges(
         short.characters,
         short.counts,
@@ -109,9 +116,7 @@ def compose_words(
     chosen = _choose(outcomes, sizes, config)
     words, counted = _kept(outcomes[chosen], candidates, occurrences)
     merges = words_of_size(merges, outcomes[chosen].size) if config.segmentation == "bpe" else ()
-    frequencies = word_frequencies(
-        short.characters, short.counts, words, counted, method=config.segmentation, merges=merges
-    )
+    frequencies = word_frequencies(short, words, counted, method=config.segmentation, merges=merges)
     return WordCodebook(
         codes=codes,
         words=words,
@@ -126,12 +131,12 @@ def compose_words(
     )
 
 
-def _check(characters: Ints, codes: int) -> None:
+def _check(characters: NDArray[np.integer], codes: int) -> None:
     if len(characters) == 0:
         raise UsageError("there are no characters", remedy="give a split with videos")
     if not (0 <= characters.min() and characters.max() < codes):
         raise ValueError(f"characters {characters.min()} to {characters.max()} for a codebook of {codes}")
-    p = np.bincount(characters) / len(characters)
+    p = tally(characters) / len(characters)
     perplexity = float(np.exp(-(p[p > 0] * np.log(p[p > 0])).sum()))
     if perplexity < COLLAPSED and len(characters) >= TELLING:
         raise UsageError(
@@ -193,20 +198,20 @@ def _kept(
 
 def _told(
     outcomes: list[SizeOutcome],
-    short: Collapsed,
+    short: Packed,
     candidates: tuple[tuple[int, ...], ...],
     occurrences: Ints,
     merges: tuple[Merge, ...],
     config: WordsConfig,
 ) -> list[SizeOutcome]:
     """Tell (a sample of) the corpus in the words of every size; spare what is dropped at a loss."""
-    characters, counts, times = sample_of_videos(short.characters, short.counts)
+    sample, times = sample_of_videos(short)
     method = config.segmentation
 
     def length(outcome: SizeOutcome) -> float:
         words, counted = _kept(outcome, candidates, occurrences)
         applied = words_of_size(merges, outcome.size) if method == "bpe" else ()
-        found = word_frequencies(characters, counts, words, counted, method=method, merges=applied)
+        found = word_frequencies(sample, words, counted, method=method, merges=applied)
         return description_length(words, found, times=times) / len(short.characters)
 
     told = []

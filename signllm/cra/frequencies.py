@@ -13,7 +13,8 @@ import zlib
 import numpy as np
 
 from signllm.cra.merging import Merge
-from signllm.cra.segmentation import Ints, Method, WordTable, segment
+from signllm.cra.packed import Ints, Packed
+from signllm.cra.segmentation import Method, WordTable, count_words
 
 Words = tuple[tuple[int, ...], ...]
 
@@ -25,8 +26,7 @@ SAMPLE = 1 << 18
 
 
 def word_frequencies(
-    characters: Ints,
-    counts: Ints,
+    short: Packed,
     words: Words,
     occurrences: Ints,
     *,
@@ -39,8 +39,7 @@ def word_frequencies(
     Viterbi depends on the frequencies: it is repeated until they settle.
 
     Args:
-        characters: packed sequences without repeats.
-        counts: (B,) of each video.
+        short: sequences without repeats.
         words: spelt in characters.
         occurrences: (alphabet + len(words),) where it starts: each id's, overlaps included.
         method: of segmentation.
@@ -51,8 +50,7 @@ def word_frequencies(
     for _ in range(rounds if method == "viterbi" else 1):
         before = frequencies
         table = WordTable(words, alphabet, before, merges)
-        _, found = segment(characters, counts, table, method=method)
-        frequencies = np.bincount(found[found >= 0], minlength=len(before)).astype(np.int64)
+        frequencies = count_words(short.characters, short.counts, table, method=method)
         if np.array_equal(frequencies, before):
             break
     return frequencies
@@ -84,16 +82,17 @@ def description_length(words: Words, frequencies: Ints, *, times: float = 1.0) -
     return text + float(parameters + letters + lengths)
 
 
-def sample_of_videos(characters: Ints, counts: Ints, size: int = SAMPLE) -> tuple[Ints, Ints, float]:
-    """Return some videos, packed, and how many times as large the corpus is; the same in any order of videos.
+def sample_of_videos(corpus: Packed, size: int = SAMPLE) -> tuple[Packed, float]:
+    """Return some videos, and how many times as large the corpus is; the same in any order of videos.
 
     A corpus of at most ``size`` characters is its own sample.
     """
+    characters, counts = corpus
     if len(characters) <= size:
-        return characters, counts, 1.0
+        return corpus, 1.0
     begins = np.cumsum(counts) - counts
     names = [zlib.crc32(characters[b : b + n].tobytes()) for b, n in zip(begins, counts, strict=True)]
     order = np.argsort(names, kind="stable")
     taken = order[: int(np.searchsorted(np.cumsum(counts[order]), size)) + 1]
     parts = [characters[begins[video] : begins[video] + counts[video]] for video in taken]
-    return np.concatenate(parts), counts[taken], len(characters) / int(counts[taken].sum())
+    return Packed(np.concatenate(parts), counts[taken]), len(characters) / int(counts[taken].sum())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from signllm.cra.packed import Ints, Packed, whole_videos
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,14 @@ def run_lengths(characters: Ints, counts: Ints) -> tuple[Ints, Ints]:
     return run, np.bincount(run).astype(np.int64)
 
 
-def mean_run_length(characters: Ints, counts: Ints, *, repeated_only: bool = True) -> float:
+def mean_run_length(characters: NDArray[np.integer], counts: Ints, *, repeated_only: bool = True) -> float:
     """Return α, the mean run length of a corpus; 1 where no run of the kind exists."""
-    _, lengths = run_lengths(characters, counts)
-    taken = lengths[lengths > 1] if repeated_only else lengths
-    return float(taken.mean()) if len(taken) > 0 else 1.0
+    total = runs = 0
+    for chunk in whole_videos(characters, counts):
+        _, lengths = run_lengths(*chunk)
+        taken = lengths[lengths > 1] if repeated_only else lengths
+        total, runs = total + int(taken.sum()), runs + len(taken)
+    return total / runs if runs > 0 else 1.0
 
 
 def mean_run_lengths(characters: Ints, counts: Ints, *, repeated_only: bool = True) -> NDArray[np.float64]:
@@ -89,3 +92,23 @@ def collapse_repeats(
     collapsed[place] = kept
     new_counts = np.bincount(video_of_run, weights=1 + is_slow, minlength=len(counts)).astype(np.int64)
     return Collapsed(collapsed, new_counts, place[run], lengths[run])
+
+
+def collapse_corpus(
+    characters: NDArray[np.integer],
+    counts: Ints,
+    *,
+    slow_down: int,
+    alpha: float | None,
+    repeated_only: bool = True,
+) -> Packed:
+    """Collapse the runs of a whole corpus, of which only the sequences are kept, s₀ the largest id.
+
+    Arguments are those of ``collapse_repeats``.
+    """
+    parts, new_counts = [np.zeros(0, dtype=np.min_scalar_type(slow_down))], [np.zeros(0, dtype=np.int64)]
+    for chunk in whole_videos(characters, counts):
+        short = collapse_repeats(*chunk, slow_down=slow_down, alpha=alpha, repeated_only=repeated_only)
+        parts.append(short.characters.astype(parts[0].dtype))
+        new_counts.append(short.counts)
+    return Packed(np.concatenate(parts), np.concatenate(new_counts))

@@ -19,14 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from signllm.cra.merging import Merge, MergeTable
+from signllm.cra.packed import whole_videos
 from signllm.cra.trie import Matches, Trie
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Method = Literal["viterbi", "longest", "bpe"]
-
-CHUNK_CHARACTERS = 1 << 17
-"""Whole videos are handled in chunks of about so many characters, whose tables stay in the cache."""
 
 UNITS_PER_NAT = 1 << 28
 IMPOSSIBLE = -(1 << 60)
@@ -64,7 +62,7 @@ class WordTable:
 
 
 def segment(
-    characters: Ints, counts: Ints, table: WordTable, *, method: Method = "viterbi"
+    characters: NDArray[np.integer], counts: Ints, table: WordTable, *, method: Method = "viterbi"
 ) -> tuple[Ints, Ints]:
     """Split packed sequences without repeats into words.
 
@@ -77,33 +75,40 @@ def segment(
     Returns:
         (sum R,) bool as int64, 1 where a word starts; (sum R,) the word that starts there, −1 elsewhere.
     """
-    words = np.empty(len(characters), dtype=np.int64)
-    for begin, end, chunk in _chunks(counts):
-        spread, kept = _spread(characters[begin:end], chunk, table.alphabet)
-        words[begin:end] = _words(spread, table, method)[kept]
+    words = np.concatenate([np.zeros(0, dtype=np.int64), *_segmented(characters, counts, table, method)])
     return (words >= 0).astype(np.int64), words
 
 
+def count_words(
+    characters: NDArray[np.integer], counts: Ints, table: WordTable, *, method: Method = "viterbi"
+) -> Ints:
+    """Count each word where ``segment`` finds it: (alphabet + words,); arguments are those of ``segment``."""
+    total = np.zeros(len(table.units), dtype=np.int64)
+    for words in _segmented(characters, counts, table, method):
+        total += np.bincount(words[words >= 0], minlength=len(total))
+    return total
+
+
 def count_occurrences(
-    characters: Ints, counts: Ints, words: Sequence[tuple[int, ...]], alphabet: int
+    characters: NDArray[np.integer], counts: Ints, words: Sequence[tuple[int, ...]], alphabet: int
 ) -> Ints:
     """Count each character and each word, overlaps included: (alphabet + len(words),)."""
     trie, total = Trie(words, alphabet), np.zeros(alphabet + len(words), dtype=np.int64)
-    for begin, end, chunk in _chunks(counts):
-        spread, _ = _spread(characters[begin:end], chunk, alphabet)
-        total[:alphabet] += np.bincount(characters[begin:end], minlength=alphabet)
+    for chunk, chunk_counts in whole_videos(characters, counts):
+        spread, _ = _spread(chunk, chunk_counts, alphabet)
+        total[:alphabet] += np.bincount(chunk, minlength=alphabet)
         for matches in trie.find(spread):
             total[alphabet:] += np.bincount(matches.words, minlength=len(words))
     return total
 
 
-def _chunks(counts: Ints) -> Iterator[tuple[int, int, Ints]]:
-    """Yield first and last place of whole videos, and their counts; a video is never parted."""
-    ends, video, begin = np.cumsum(counts), 0, 0
-    while video < len(counts):
-        after = max(video + 1, int(np.searchsorted(ends, begin + CHUNK_CHARACTERS, side="right")))
-        yield begin, int(ends[after - 1]), counts[video:after]
-        video, begin = after, int(ends[after - 1])
+def _segmented(
+    characters: NDArray[np.integer], counts: Ints, table: WordTable, method: Method
+) -> Iterator[Ints]:
+    """Yield the words of a chunk of whole videos after the other, as ``segment`` gives them."""
+    for chunk, chunk_counts in whole_videos(characters, counts):
+        spread, kept = _spread(chunk, chunk_counts, table.alphabet)
+        yield _words(spread, table, method)[kept]
 
 
 def _spread(characters: Ints, counts: Ints, end: int) -> tuple[Ints, Bools]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from signllm.data.tar import write_atomically
 from signllm.errors import UsageError
@@ -106,17 +107,21 @@ def load_split_characters(run: Path, split: str) -> tuple[dict[str, np.ndarray],
     return characters, codebook
 
 
-def load_packed(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the characters of several files, int64 (sum N,), and the counts of their videos, int64 (B,).
+def load_packed(paths: Sequence[Path]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+    """Return the characters of several files (sum N,) and the counts of their videos, int64 (B,).
+
+    Characters come in the smallest integers that hold them all: a byte each up to K = 256.
 
     Raises:
         UsageError: a file is missing or damaged.
     """
-    files = [_read(path) for path in paths]
-    if not files:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    packed = np.concatenate([file.packed for file in files], dtype=np.int64)
-    return packed, np.concatenate([file.counts for file in files])
+    packed, counts = [np.zeros(0, np.uint8)], [np.zeros(0, np.int64)]
+    for path in paths:
+        file = _read(path)
+        least, most = file.packed.min(initial=0), file.packed.max(initial=0)
+        packed.append(file.packed.astype(np.result_type(np.min_scalar_type(least), np.min_scalar_type(most))))
+        counts.append(file.counts)
+    return np.concatenate(packed), np.concatenate(counts)
 
 
 def read_made_by(path: Path) -> dict[str, Any] | None:

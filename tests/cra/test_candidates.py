@@ -64,6 +64,20 @@ def test_cutting_at_seldom_met_neighbours_changes_nothing(seed: int, monkeypatch
     assert candidates.learn_merges(characters, counts, **wanted) == cut
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_shared_counters_chunks_and_narrow_integers_change_nothing(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last chunk has videos, but no characters."""
+    rng = np.random.default_rng(seed)
+    counts = np.append(rng.integers(0, 60, 80), [150, 0, 0])
+    characters = np.minimum(rng.geometric(0.2, counts.sum()), 20)
+    expected = candidates.learn_merges(characters, counts, limit=60, longest=5)
+    monkeypatch.setattr(candidates, "COUNTERS", 97)
+    monkeypatch.setattr("signllm.cra.packed.CHUNK_CHARACTERS", 100)
+    assert candidates.learn_merges(characters.astype(np.uint8), counts, limit=60, longest=5) == expected
+
+
 def test_the_order_of_videos_does_not_matter() -> None:
     rng = np.random.default_rng(1)
     sequences = [rng.integers(0, 12, rng.integers(1, 25)).tolist() for _ in range(300)]

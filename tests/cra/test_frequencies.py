@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from signllm.cra.frequencies import description_length, sample_of_videos, word_frequencies
+from signllm.cra.packed import Packed
 from signllm.cra.segmentation import Method, count_occurrences
 
 
@@ -44,7 +45,7 @@ def test_planted_words_are_shorter_than_none_than_parts_and_than_too_many() -> N
     for words in ((), tuple(dict.fromkeys(halves)), tuple(signs), tuple(dict.fromkeys(signs + pairs))):
         counts = np.array([len(characters)])
         occurrences = count_occurrences(characters, counts, words, 40)
-        found = word_frequencies(characters, counts, words, occurrences, method="viterbi")
+        found = word_frequencies(Packed(characters, counts), words, occurrences, method="viterbi")
         lengths.append(description_length(words, found))
     assert lengths[2] == min(lengths)
     assert lengths[0] == max(lengths)
@@ -56,7 +57,7 @@ def test_frequencies_count_every_character_once(method: Method) -> None:
     characters, counts = rng.integers(0, 5, 600), np.full(20, 30)
     words = ((0, 1), (1, 2, 3), (4, 4))
     occurrences = count_occurrences(characters, counts, words, 5)
-    found = word_frequencies(characters, counts, words, occurrences, method=method)
+    found = word_frequencies(Packed(characters, counts), words, occurrences, method=method)
     assert found @ np.array([1, 1, 1, 1, 1, 2, 3, 2]) == 600
     assert (found <= occurrences).all()
 
@@ -67,7 +68,8 @@ def test_a_sample_is_whole_videos_the_same_in_any_order() -> None:
 
     def sampled(order: list[int]) -> tuple[list[tuple[int, ...]], float]:
         packed = np.concatenate([videos[k] for k in order])
-        characters, counts, times = sample_of_videos(packed, np.array([len(videos[k]) for k in order]), 500)
+        lengths = np.array([len(videos[k]) for k in order])
+        (characters, counts), times = sample_of_videos(Packed(packed, lengths), 500)
         assert times == pytest.approx(len(packed) / len(characters))
         assert 500 <= len(characters) < 540
         parts = np.split(characters, np.cumsum(counts)[:-1])
@@ -76,5 +78,5 @@ def test_a_sample_is_whole_videos_the_same_in_any_order() -> None:
     one = sampled(list(range(200)))
     assert one == sampled(rng.permutation(200).tolist())
     assert all(any(tuple(video.tolist()) == part for video in videos) for part in one[0])
-    everything, counts, times = sample_of_videos(np.arange(10), np.array([4, 6]), 10)
+    (everything, counts), times = sample_of_videos(Packed(np.arange(10), np.array([4, 6])), 10)
     assert (everything.tolist(), counts.tolist(), times) == (list(range(10)), [4, 6], 1.0)

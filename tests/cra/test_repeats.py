@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signllm.cra.repeats import Collapsed, collapse_repeats, mean_run_length, mean_run_lengths
+from signllm.cra.repeats import (
+    Collapsed,
+    collapse_corpus,
+    collapse_repeats,
+    mean_run_length,
+    mean_run_lengths,
+)
 
 SLOW = 9
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), max_size=12), min_size=1, max_size=5)
@@ -67,3 +73,21 @@ def test_shares_of_a_run_add_up_to_one(sequences: list[list[int]]) -> None:
         collapsed.place, weights=1 / collapsed.run_lengths, minlength=len(collapsed.characters)
     )
     assert total == pytest.approx((collapsed.characters != SLOW).astype(float))
+
+
+@given(SEQUENCES, st.sampled_from([None, 1.0, 2.5]), st.booleans())
+def test_a_corpus_is_collapsed_chunk_by_chunk_as_it_is_whole(
+    sequences: list[list[int]], alpha: float | None, repeated_only: bool
+) -> None:
+    characters, counts = packed(*sequences)
+    narrow = characters.astype(np.uint8)
+    mean = mean_run_length(characters, counts, repeated_only=repeated_only)
+    asked = {"slow_down": 256, "alpha": alpha, "repeated_only": repeated_only}
+    whole = collapse_repeats(characters, counts, **asked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("signllm.cra.packed.CHUNK_CHARACTERS", 5)
+        assert mean_run_length(narrow, counts, repeated_only=repeated_only) == mean
+        found = collapse_corpus(narrow, counts, **asked)
+    assert found.characters.tolist() == whole.characters.tolist()
+    assert found.counts.tolist() == whole.counts.tolist()
+    assert found.characters.dtype == np.uint16

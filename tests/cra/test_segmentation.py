@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signllm.cra import segmentation
-from signllm.cra.segmentation import Method, WordTable, count_occurrences, segment
+from signllm.cra.segmentation import Method, WordTable, count_occurrences, count_words, segment
 
 ALPHABET = 4
 WORDS = ((0, 1), (1, 2), (0, 1, 2), (2, 2), (3, 0, 1, 2), (2, 3))
@@ -121,8 +120,19 @@ def test_no_character_is_lost_and_a_batch_is_its_videos(
 def test_chunks_do_not_show(sequences: list[list[int]], method: Method) -> None:
     whole = split(sequences, table(), method)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segmentation, "CHUNK_CHARACTERS", 8)
+        patch.setattr("signllm.cra.packed.CHUNK_CHARACTERS", 8)
         assert split(sequences, table(), method) == whole
+
+
+@given(SEQUENCES, METHODS)
+def test_words_are_counted_where_they_are_found(sequences: list[list[int]], method: Method) -> None:
+    """Narrow integers, as a corpus is kept, and chunks make no difference."""
+    found = split(sequences, table(), method)
+    expected = [sum(words.count(w) for words in found) for w in range(ALPHABET + len(WORDS))]
+    characters, counts = packed(sequences)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("signllm.cra.packed.CHUNK_CHARACTERS", 8)
+        assert count_words(characters.astype(np.uint8), counts, table(), method=method).tolist() == expected
 
 
 @given(SEQUENCES)
@@ -144,7 +154,7 @@ def test_sequences_longer_than_any_chunk_are_handled() -> None:
     rng = np.random.default_rng(1)
     sequence = rng.integers(0, ALPHABET, 5000).tolist()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segmentation, "CHUNK_CHARACTERS", 100)
+        patch.setattr("signllm.cra.packed.CHUNK_CHARACTERS", 100)
         (found,) = split([sequence], table(), "viterbi")
     assert spell(found) == sequence
     assert any(a >= ALPHABET and b >= ALPHABET for a, b in pairwise(found))

@@ -65,7 +65,7 @@ def test_a_split_is_its_files_in_the_order_of_the_shards(tmp_path: Path) -> None
     assert codebook == "book"
     packed, counts = load_packed([characters_file(tmp_path, "train", shard) for shard in (0, 1, 2)])
     assert (packed.tolist(), counts.tolist()) == ([0, 0, 1, 0, 1, 2], [1, 2, 3])
-    assert packed.dtype == np.int64
+    assert packed.dtype == np.uint8
     assert read_made_by(characters_file(tmp_path, "train", 2)) == {"codebook": "book", "shard": 2}
     assert read_made_by(characters_file(tmp_path, "train", 3)) is None
 

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-STEPS = ["collapse repeats", "candidates", "occurrences", "transport", "frequencies"]
+STEPS = ["load", "collapse repeats", "candidates", "occurrences", "transport", "frequencies"]
 SEGMENTATIONS = ["segment: viterbi", "segment: longest", "segment: bpe"]
 
 
 def test_every_step_has_time_and_memory(tmp_path: Path) -> None:
-    command = [sys.executable, str(CHECKOUT / "tools" / "bench_cra"), "--characters", "2e3", "4e3"]
+    command = [sys.executable, str(CHECKOUT / "tools" / "bench_cra"), "--characters", "300", "600"]
     done = subprocess.run(
         [*command, "--json", str(tmp_path / "cra.json")],
         capture_output=True,
@@ -24,8 +24,10 @@ def test_every_step_has_time_and_memory(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "cra.json").read_text())["rows"]
-    assert len(done.stdout.splitlines()) == 1 + len(rows)
-    for size in (2000, 4000):
+    steps, growth = done.stdout.split("\n\n")
+    assert len(steps.splitlines()) == 1 + len(rows)
+    assert [line.split()[0] for line in growth.splitlines()] == ["characters", "300", "600"]
+    for size in (300, 600):
         found = {row["step"]: row for row in rows if row["characters"] == size}
         assert list(found) == [*STEPS, *SEGMENTATIONS, "composed"]
         assert all(row["seconds"] > 0 and row["peak_bytes"] >= 0 for row in found.values())

@@ -1,7 +1,8 @@
 """Time and peak memory of every step of CRA over generated characters with planted words, size by size.
 
 A corpus is sentences of planted signs of 2 to 6 characters, often used ones more often (Zipf), one character
-in ten wrong, one in three held for 2 to 4 clips. Each size runs in a process of its own.
+in ten wrong, one in three held for 2 to 4 clips; it lies on disk as `signllm compose` leaves it. Each size
+runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import re
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +24,35 @@ import torch
 from benchmarks import machine
 from signllm.cra import composition
 from signllm.cra.composition import WordsConfig, compose_words
-from signllm.cra.segmentation import WordTable, segment
+from signllm.cra.segmentation import WordTable, count_words
+from signllm.data.characters import characters_file, characters_files, load_packed, save_characters
 
-CODES, SIGNS, SLICE = 256, 300, 1 << 20
+CODES, SIGNS, SHARD_SIGNS = 256, 300, 1 << 18
 STEPS = {
     "mean_run_length": "collapse repeats",
-    "collapse_repeats": "collapse repeats",
+    "collapse_corpus": "collapse repeats",
     "learn_merges": "candidates",
     "count_occurrences": "occurrences",
     "solve_sizes": "transport",
-    "_frequencies": "frequencies",
+    "_told": "description lengths",
+    "word_frequencies": "frequencies",
 }
-HEADERS = ("characters", "step", "seconds", "M characters/s", "peak MB")
+METHODS = ("viterbi", "longest", "bpe")
+HEADERS = ("characters", "step", "seconds", "CPU s", "M characters/s", "peak MB")
+GROWTH = ("characters", "seconds", "CPU s", "x CPU", "M/s", "peak MB", "+B/char", *METHODS, "load")
 NOTES = """\
-frequencies are up to eight segmentations of the whole corpus and one count of occurrences. The peak is the
-process's resident high-water mark while the step runs, imports and the corpus counted. The last steps split
-the collapsed corpus once by each method. composed: all that `signllm compose` does after encoding."""
+CPU s: of all threads; it tells the work where others use the machine. The peak is the process's resident
+high-water mark while the step runs, imports counted. frequencies are up to eight segmentations of the whole
+corpus and one count of occurrences. The last steps split the collapsed corpus once by each method into all
+candidates (about 1,000 words) on one core. composed: all that `signllm compose` does after encoding.
+The second table is one line per size. x CPU: CPU seconds as a multiple of the line above. +B/char: by so many
+bytes per further character the peak rose from the line above. viterbi, longest, bpe: million collapsed
+characters per second of one core's time. load: the machine's load average of one minute, ours
+counted, when words were composed."""
 
 
 def main() -> None:
-    """Measure size by size, print a table, write the JSON."""
+    """Measure size by size, print two tables, write the JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=NOTES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,15 +70,20 @@ def main() -> None:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found = pool.apply(measure, (size, given.video, given.threads, given.seed))
         for row in found:
-            rate = row["characters"] / row["seconds"] / 1e6
-            cells = (f"{row['characters']:,}", row["step"], f"{row['seconds']:.2f}", f"{rate:.2f}")
-            print(_line((*cells, f"{row['peak_bytes'] / 1e6:.0f}")), flush=True)
+            print(_line(_cells(row)), flush=True)
         rows += found
+    print("\n" + "\n".join("  ".join(text.rjust(11) for text in line) for line in (GROWTH, *_growth(rows))))
     if given.json:
         facts = machine.facts(torch.device("cpu")) | {"threads": given.threads}
         asked = {"video": given.video, "seed": given.seed}
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps({**facts, **asked, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    rate = row["handled"] / row["seconds"] / 1e6
+    times = f"{row['seconds']:.2f}", f"{row['cpu_seconds']:.2f}", f"{rate:.2f}"
+    return f"{row['characters']:,}", row["step"], *times, f"{row['peak_bytes'] / 1e6:.0f}"
 
 
 def _line(cells: tuple[str, ...]) -> str:
@@ -75,70 +92,121 @@ def _line(cells: tuple[str, ...]) -> str:
     ).rstrip()
 
 
+def _growth(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """One line per size, of its row "composed" and the rows of segmentation."""
+    before: dict[str, Any] = {}
+    for whole in (row for row in rows if row["step"] == "composed"):
+        size, more = whole["characters"], whole["characters"] - before.get("characters", 0)
+        rise = whole["peak_bytes"] - before.get("peak_bytes", 0)
+        steps = {row["step"]: row for row in rows if row["characters"] == size}
+        cuts = [steps[f"segment: {method}"] for method in METHODS]
+        yield (
+            f"{size:,}",
+            f"{whole['seconds']:.1f}",
+            f"{whole['cpu_seconds']:.1f}",
+            f"{whole['cpu_seconds'] / before['cpu_seconds']:.1f}" if before else "-",
+            f"{size / whole['seconds'] / 1e6:.2f}",
+            f"{whole['peak_bytes'] / 1e6:.0f}",
+            f"{rise / more:.1f}" if before and more else "-",
+            *(f"{cut['handled'] / cut['cpu_seconds'] / 1e6:.1f}" for cut in cuts),
+            f"{whole['load']:.1f}",
+        )
+        before = whole
+
+
 def measure(size: int, video: int, threads: int, seed: int) -> list[dict[str, Any]]:
     """Compose one corpus and return a row per step."""
     torch.set_num_threads(threads)
-    characters, counts = corpus(size, video, seed)
-    steps: dict[str, dict[str, Any]] = {}
-    kept: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = _write(Path(folder), corpus(size, video, seed))
+        watch = Watch()
+        begin, cpu = time.perf_counter(), time.process_time()
+        characters, counts = watch("load", load_packed)(paths)
+        for name, step in STEPS.items():
+            setattr(composition, name, watch(step, getattr(composition, name)))
+        words = compose_words(characters, counts, codes=CODES, codebook="bench", config=WordsConfig())
+    composed = {
+        "seconds": time.perf_counter() - begin,
+        "cpu_seconds": time.process_time() - cpu,
+        "peak_bytes": max(step["peak_bytes"] for step in watch.steps.values()),
+        "load": os.getloadavg()[0],
+    }
+    short, merges = watch.first["collapse_corpus"], watch.first["learn_merges"]
+    candidates = tuple(dict.fromkeys(left + right for left, right in merges))
+    table = WordTable(candidates, CODES + 1, watch.first["count_occurrences"], merges)
+    for method in METHODS:
+        watch(f"segment: {method}", count_words)(short.characters, short.counts, table, method=method)
+    watch.steps["composed"] = composed
+    found = {"characters": size, "collapsed": len(short.characters), "words": len(words.words)}
+    return [
+        {"step": step, **found, "handled": found["collapsed" if "segment" in step else "characters"], **row}
+        for step, row in watch.steps.items()
+    ]
 
-    def watched(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+
+class Watch:
+    """Functions that are timed as steps; a call inside another's counts as the outer's.
+
+    Attributes:
+        steps: seconds, CPU seconds and peak bytes of each step.
+        first: what each function first returned, by its name.
+    """
+
+    def __init__(self) -> None:
+        self.steps: dict[str, dict[str, Any]] = {}
+        self.first: dict[str, Any] = {}
+        self._is_inside = False
+
+    def __call__(self, step: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``call``, watched as a part of ``step``."""
+
         def run(*arguments: Any, **named: Any) -> Any:
+            if self._is_inside:
+                return call(*arguments, **named)
+            self._is_inside = True
             _restart_peak()
-            begin = time.perf_counter()
-            kept[name] = result = call(*arguments, **named)
-            seconds, row = time.perf_counter() - begin, steps.setdefault(STEPS.get(name, name), _row())
-            row["seconds"] += seconds
+            begin, cpu = time.perf_counter(), time.process_time()
+            result = call(*arguments, **named)
+            row = self.steps.setdefault(step, {"seconds": 0.0, "cpu_seconds": 0.0, "peak_bytes": 0})
+            row["seconds"] += time.perf_counter() - begin
+            row["cpu_seconds"] += time.process_time() - cpu
             row["peak_bytes"] = max(row["peak_bytes"], _peak())
+            self.first.setdefault(call.__name__, result)
+            self._is_inside = False
             return result
 
         return run
 
-    for name in STEPS:
-        setattr(composition, name, watched(name, getattr(composition, name)))
-    begin = time.perf_counter()
-    words = compose_words(characters, counts, codes=CODES, codebook="bench", config=WordsConfig())
-    composed = {
-        "seconds": time.perf_counter() - begin,
-        "peak_bytes": max(s["peak_bytes"] for s in steps.values()),
-    }
-    short, merges = kept["collapse_repeats"], kept["learn_merges"]
-    table = WordTable(words.words, CODES + 1, np.array(words.frequencies), merges)
-    for method in ("viterbi", "longest", "bpe"):
-        watched(f"segment: {method}", segment)(short.characters, short.counts, table, method=method)
-    steps["composed"] = composed
-    collapsed = len(short.characters)
-    return [
-        {"step": step, "characters": size, "collapsed": collapsed, "words": len(words.words), **row}
-        for step, row in steps.items()
-    ]
+
+def _write(run: Path, shards: Iterator[tuple[np.ndarray, np.ndarray]]) -> list[Path]:
+    """Write the characters of each shard into a run folder; return the files."""
+    for shard, (characters, counts) in enumerate(shards):
+        sequences = np.split(characters, np.cumsum(counts)[:-1])
+        named = {f"video-{shard}-{place}": sequence for place, sequence in enumerate(sequences)}
+        save_characters(characters_file(run, "train", shard), named, "bench")
+    return characters_files(run, "train")
 
 
-def _row() -> dict[str, Any]:
-    return {"seconds": 0.0, "peak_bytes": 0}
-
-
-def corpus(size: int, video: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return packed characters and counts, made slice by slice so that making them takes little memory."""
+def corpus(size: int, video: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield packed characters and counts of a shard after the other, ``size`` characters in all."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2, 7, SIGNS)
     begins, spelling = np.cumsum(lengths) - lengths, rng.integers(0, CODES, lengths.sum())
     share = 1 / (np.arange(SIGNS) + 10.0)
-    characters, filled = np.empty(size, dtype=np.int64), 0
-    while filled < size:
-        signs = rng.choice(SIGNS, SLICE // 4, p=share / share.sum())
+    while size > 0:
+        signs = rng.choice(SIGNS, SHARD_SIGNS, p=share / share.sum())
         inside = np.arange(lengths[signs].sum()) - np.repeat(
             np.cumsum(lengths[signs]) - lengths[signs], lengths[signs]
         )
         spelt = spelling[np.repeat(begins[signs], lengths[signs]) + inside]
         spelt = np.where(rng.random(len(spelt)) < 0.1, rng.integers(0, CODES, len(spelt)), spelt)
         held = np.where(rng.random(len(spelt)) < 1 / 3, rng.integers(2, 5, len(spelt)), 1)
-        taken = np.repeat(spelt, held)[: size - filled]
-        characters[filled : filled + len(taken)] = taken
-        filled += len(taken)
-    drawn = np.cumsum(rng.integers(max(1, video // 2), video + video // 2 + 1, 2 * size // video + 2))
-    ends = np.append(drawn[drawn < size], size)
-    return characters, np.diff(ends, prepend=0)
+        characters = np.repeat(spelt, held)[:size]
+        drawn = rng.integers(max(1, video // 2), video + video // 2 + 1, 2 * len(characters) // video + 2)
+        ends = np.cumsum(drawn)
+        ends = np.append(ends[ends < len(characters)], len(characters))
+        yield characters, np.diff(ends, prepend=0)
+        size -= len(characters)
 
 
 def _restart_peak() -> None:

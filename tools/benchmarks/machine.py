@@ -60,7 +60,7 @@ def _commit() -> str | None:
         return done.stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "signllm/kernels", "tools")
+        changed = git("status", "--porcelain", "--", "signllm/kernels", "signllm/cra", "tools")
         return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,0 +1,29 @@
+"""Passes over a corpus: whole videos at a time, in integers that cannot overflow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signllm.cra.packed import tally, whole_videos
+
+
+@given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 12))
+def test_chunks_are_whole_videos_that_add_up(lengths: list[int], size: int) -> None:
+    counts, characters = np.array(lengths, dtype=np.int64), np.arange(sum(lengths), dtype=np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("signllm.cra.packed.CHUNK_CHARACTERS", size)
+        chunks = list(whole_videos(characters, counts))
+    for chunk, chunk_counts in chunks:
+        assert chunk.dtype == np.int64
+        assert len(chunk) == chunk_counts.sum()
+        assert len(chunk) <= size or len(chunk_counts) == 1
+    assert [c for chunk, _ in chunks for c in chunk.tolist()] == characters.tolist()
+    assert [n for _, chunk_counts in chunks for n in chunk_counts.tolist()] == lengths
+
+
+def test_characters_are_tallied() -> None:
+    assert tally(np.array([3, 0, 3, 255, 3], dtype=np.uint8)).tolist() == [1, 0, 0, 3, *[0] * 251, 1]
+    assert tally(np.zeros(0, dtype=np.uint8)).tolist() == []
