@@ -9,7 +9,15 @@ import sys
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-STEPS = ["load", "collapse repeats", "candidates", "occurrences", "transport", "frequencies"]
+STEPS = [
+    "load",
+    "collapse repeats",
+    "candidates",
+    "occurrences",
+    "transport",
+    "description lengths",
+    "frequencies",
+]
 SEGMENTATIONS = ["segment: viterbi", "segment: longest", "segment: bpe"]
 
 
