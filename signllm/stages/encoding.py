@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from signllm.config import PretrainConfig
 from signllm.data.augment import AugmentConfig
@@ -25,7 +26,7 @@ from signllm.data.characters import characters_file, characters_files, read_made
 from signllm.data.index import Split
 from signllm.data.pipeline import DataConfig, Loader, VideoSource, check_unreadable
 from signllm.kernels import vq_assign
-from signllm.models.vq_sign import VQSign, build_vq_sign
+from signllm.models.vq_sign import VQSign, VQSignConfig, build_vq_sign
 from signllm.progress import Bar, progress
 from signllm.stages.agreement import together
 from signllm.training.checkpoint import install_weights, load_weights
@@ -42,9 +43,16 @@ class ShardCharacters:
 
 def load_vq_sign(run: Path, config: PretrainConfig) -> VQSign:
     """Build VQ-Sign as a ``pretrain`` run configured it, with the weights of the run's last checkpoint."""
-    encoder = dataclasses.replace(config.vq_sign.encoder, backbone_weights=None)
-    vq_sign = build_vq_sign(dataclasses.replace(config.vq_sign, encoder=encoder))
-    install_weights(vq_sign, load_weights(run, stage="pretrain"), where=run)
+    return vq_sign_of(config.vq_sign, load_weights(run, stage="pretrain"), where=run)
+
+
+def vq_sign_of(
+    settings: VQSignConfig, weights: Mapping[str, Tensor], *, where: Path, prefix: str = ""
+) -> VQSign:
+    """Build VQ-Sign with weights that a run ``where`` saved, whose names begin with ``prefix``."""
+    encoder = dataclasses.replace(settings.encoder, backbone_weights=None)
+    vq_sign = build_vq_sign(dataclasses.replace(settings, encoder=encoder))
+    install_weights(vq_sign, weights, where=where, prefix=prefix)
     return vq_sign.eval()
 
 
