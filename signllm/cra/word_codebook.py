@@ -148,6 +148,10 @@ class WordCodebook:
         arrays = (words, word_counts, slot, position, *weights)
         return Segmentation(*(torch.from_numpy(array).to(characters.device) for array in arrays))
 
+    def covered(self, segmentation: Segmentation) -> Tensor:
+        """Say of each character, bool (sum N,), whether it went into a word of two and more."""
+        return (segmentation.words > self.slow_down)[segmentation.slot]
+
     @cached_property
     def _table(self) -> WordTable:
         return WordTable(self.words, self.codes + 1, np.array(self.frequencies), self.merges)

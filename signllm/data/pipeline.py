@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -71,7 +71,7 @@ class Loader:
         self.shuffle, self.epochs = shuffle, epochs
         self.workers = source.config.workers if workers is None else workers
         self._state = OrderState(seed=seed)
-        self._bad = 0
+        self._bad: list[tuple[str, str]] = []
 
     @property
     def steps_per_epoch(self) -> int:
@@ -127,17 +127,29 @@ class Loader:
     def _count_bad(self, batch: Batch) -> None:
         if not batch.bad:
             return
-        self._bad += len(batch.bad)
-        allowed = self.source.config.max_bad * len(self.source)
         for name, reason in batch.bad:
             _log.warning("sample %s replaced by padding: %s", name, reason)
-        if self._bad > allowed:
-            name, reason = batch.bad[-1]
-            raise UsageError(
-                f"{self._bad} samples could not be read, allowed {allowed:g} (data.max_bad of all)",
-                where=f"{name}: {reason}",
-                remedy="signllm shards verify names the damage; or allow more with data.max_bad",
-            )
+        self._bad.extend(batch.bad)
+        check_unreadable(self._bad, self.source.config.max_bad * len(self.source))
+
+
+def check_unreadable(unreadable: Sequence[tuple[str, str]], allowed: float) -> None:
+    """Refuse more unreadable videos than are allowed.
+
+    Args:
+        unreadable: id and reason of each.
+        allowed: how many; a share of all may be no whole number.
+
+    Raises:
+        UsageError: there are more; it names the last.
+    """
+    if len(unreadable) > allowed:
+        name, reason = unreadable[-1]
+        raise UsageError(
+            f"{len(unreadable)} samples could not be read, allowed {allowed:g} (data.max_bad of all)",
+            where=f"{name}: {reason}",
+            remedy="signllm shards verify names the damage; or allow more with data.max_bad",
+        )
 
 
 class _BatchMaker:

@@ -16,17 +16,17 @@ import torch
 
 from signllm.config import FinetuneConfig, PretrainConfig, load_config, run_stage
 from signllm.cra.word_codebook import WordCodebook, fingerprint
-from signllm.data.augment import AugmentConfig
 from signllm.data.index import ShardIndex, Split
-from signllm.data.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.pipeline import DataConfig
 from signllm.errors import UsageError
 from signllm.models.visual_encoder import character_counts
-from signllm.models.vq_sign import VQSign, build_vq_sign
-from signllm.progress import progress
-from signllm.stages import finetune, pretrain
+from signllm.models.vq_sign import VQSign
+from signllm.stages import finetune
 from signllm.stages.batches import TRAIN
 from signllm.stages.composed import encoder_and_words, recorded_characters
-from signllm.training.checkpoint import install_weights, load_weights
+from signllm.stages.encoding import encode_shards, vq_sign_of
+from signllm.training.checkpoint import load_weights
+from signllm.training.engine import Ranks
 
 BATCH = 8
 """Videos encoded at a time."""
@@ -100,35 +100,25 @@ def _finetuned_encoder(run: Path) -> tuple[VQSign, DataConfig]:
     settings = config.sign_llm.vq_sign
     if settings is None:
         raise UsageError("the run names no encoder", where=run / "config.json", remedy="fine-tune again")
-    vq_sign = build_vq_sign(settings)
-    install_weights(vq_sign, load_weights(run, stage=finetune.STAGE), where=run, prefix="vq_sign.")
-    return vq_sign.eval(), config.data
+    weights = load_weights(run, stage=finetune.STAGE)
+    return vq_sign_of(settings, weights, where=run, prefix="vq_sign."), config.data
 
 
 def _pretrained_encoder(run: Path) -> VQSign:
     weights, _ = encoder_and_words(run)
-    settings = load_config(run, PretrainConfig).vq_sign
-    encoder = dataclasses.replace(settings.encoder, backbone_weights=None)
-    vq_sign = build_vq_sign(dataclasses.replace(settings, encoder=encoder))
-    install_weights(vq_sign, weights, where=f"{run}, stage {pretrain.STAGE}")
-    return vq_sign.eval()
+    return vq_sign_of(load_config(run, PretrainConfig).vq_sign, weights, where=run)
 
 
 def _encoded(vq_sign: VQSign, videos: Split, data: DataConfig) -> dict[str, np.ndarray]:
     """Return the characters of every readable video, in this one process, without augmentation."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    source = VideoSource(videos, dataclasses.replace(data, augment=AugmentConfig()))
-    vq_sign.to(device)
+    ranks = Ranks(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     sequences: dict[str, np.ndarray] = {}
-    with progress(len(videos), "encoding videos", unit="videos") as bar:
-        for batch in Loader(source, batch_size=BATCH, shuffle=False, epochs=1):
-            given = batch.to(device)
-            assert given.frames is not None
-            index, counts = vq_sign.encode(given.frames, given.frame_counts)
-            parts = index.cpu().split(counts.tolist())
-            read = zip(batch.ids, parts, batch.is_real.tolist(), strict=True)
-            sequences |= {name: part.numpy() for name, part, is_real in read if is_real}
-            bar.advance(int(batch.is_real.sum()))
+
+    def keep(shard: int, characters: dict[str, np.ndarray]) -> None:
+        sequences.update(characters)
+
+    shards = range(len(videos.tars))
+    encode_shards(vq_sign.to(ranks.device), videos, shards, keep, data=data, ranks=ranks, batch_size=BATCH)
     if not sequences:
         raise UsageError(
             "no video of the split could be read", remedy="`signllm shards verify` names the damage"

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from signllm.config import FinetuneConfig, load_config
+from signllm.cra.word_codebook import WordCodebook
 from signllm.data.augment import AugmentConfig
 from signllm.data.index import ShardIndex, Split
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
@@ -96,8 +100,22 @@ def evaluate(run: Path, shards: Path, split: str, config: EvaluateConfig | None 
         "shards": str(Path(shards).resolve()),
         "generation": dataclasses.asdict(generation) | {"batch_size": config.batch_size},
         "seconds": round(time.perf_counter() - begun, 1),
+        **covered_by(model.words, [one.characters for one in hypotheses]),
     }
     return _scored(run, split, hypotheses, config, about, writes=ranks.rank == 0)
+
+
+def covered_by(words: WordCodebook, sequences: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Return ``covered`` as training logs it: the share of the characters in words of two and more.
+
+    It falls when an encoder learns on and its words stay as they were. Where characters are all the words
+    there are, it says nothing about them, and is left out.
+    """
+    if not words.words:
+        return {}
+    characters = torch.tensor([character for one in sequences for character in one], dtype=torch.int64)
+    segmentation = words.segment(characters, torch.tensor([len(one) for one in sequences]))
+    return {"covered": float(words.covered(segmentation).double().mean())}
 
 
 def translate_split(

@@ -203,7 +203,7 @@ class SignLLM(nn.Module):
 
     def _word_metrics(self, segmentation: Segmentation, batch: Batch) -> dict[str, Tensor]:
         """``covered``: share of characters in words of two and more; ``words``: sign words per video."""
-        composed = (segmentation.words > self.words.slow_down)[segmentation.slot].float()
+        composed = self.words.covered(segmentation).float()
         words_B = segmentation.counts * batch.is_real
         video = torch.repeat_interleave(
             torch.arange(len(words_B), device=composed.device), segmentation.counts

@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from signllm.config import FinetuneConfig, load_config
+from signllm.cra.word_codebook import WordCodebook
 from signllm.data.index import ShardIndex
-from signllm.data.pipeline import VideoSource
+from signllm.data.pipeline import Loader, VideoSource
 from signllm.errors import UsageError
 from signllm.evaluation import evaluate as room
-from signllm.evaluation.evaluate import EvaluateConfig, evaluate
+from signllm.evaluation.evaluate import EvaluateConfig, covered_by, evaluate
 from signllm.evaluation.hypotheses import deranged
 from signllm.evaluation.scores import score
 from signllm.evaluation.share import dealt
+from signllm.stages.finetune import load_sign_llm
 from tests.evaluation import trained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +113,21 @@ def test_shuffled_is_what_exchanged_videos_give(
     assert exchanged["bleu1"] == paired["bleu1"]
     assert [line["id"] for line in expected] == [line["id"] for line in plain]
     assert [line["characters"] for line in expected] != [line["characters"] for line in plain]
+
+
+def test_what_words_cover_is_what_training_logs(run: Path, shards: Path) -> None:
+    scores = evaluate(run, shards, "test", EvaluateConfig(batch_size=3, shuffled=True))
+    videos = VideoSource(ShardIndex(shards).split("test"), load_config(run, FinetuneConfig).data)
+    (batch,) = Loader(videos, batch_size=len(videos), shuffle=False, epochs=1)
+    with torch.no_grad():
+        logged = float(load_sign_llm(run)(batch)["covered"])
+    assert 0 < logged < 1
+    assert scores["covered"] == scores["shuffled"]["covered"] == pytest.approx(logged)
+
+
+def test_characters_alone_cover_nothing_and_nothing_is_said() -> None:
+    words = WordCodebook(codes=4, words=(), frequencies=(1,) * 5, alpha=None, codebook="")
+    assert covered_by(words, [[0, 1, 2], [3]]) == {}
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 50])

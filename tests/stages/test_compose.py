@@ -155,13 +155,13 @@ def test_killed_in_the_middle_it_goes_on_and_two_ranks_write_what_one_writes(run
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The shards that are encoded, in order."""
     shards: list[int] = []
-    plain = encoding.encode_shard
+    plain = encoding.encode_batches
 
     def counting(vq_sign: object, split: object, shard: int, *rest: object) -> object:
         shards.append(shard)
         return plain(vq_sign, split, shard, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(encoding, "encode_shard", counting)
+    monkeypatch.setattr(encoding, "encode_batches", counting)
     return shards
 
 

@@ -23,6 +23,8 @@ SYSTEMS = {
     "untrained": ("Untrained encoder", "the same path, VQ-Sign never trained"),
 }
 ACCURACY = "content_word_accuracy"
+COVERED = "covered"
+SHARES = (ACCURACY, COVERED)
 
 
 def demo_table(summary: Record) -> Markup | None:
@@ -76,21 +78,22 @@ def _score(value: Any, name: str, *, digits: int = 2) -> str:
     found = finite(value)
     if found is None:
         return "\u2013"
-    return f"{100 * found:.1f} %" if name == ACCURACY else f"{found:.{digits}f}"
+    return f"{100 * found:.1f} %" if name in SHARES else f"{found:.{digits}f}"
 
 
 def score_table(scores: Mapping[str, Record]) -> Markup | None:
     """Return one row for each scored file, and the signatures below."""
     rows, signatures = [], []
+    columns = METRICS | ({COVERED: "Covered by words"} if any(COVERED in r for r in scores.values()) else {})
     for name, record in scores.items():
-        cells = [_score(record.get(metric), metric) for metric in METRICS]
+        cells = [_score(record.get(metric), metric) for metric in columns]
         samples = record.get("samples", "\u2013")
         rows.append(tag("tr", *(tag("td", cell) for cell in (name, *cells, samples))))
         if "signature" in record:
             signatures.append(tag("p", tag("code", f"{name}: {record['signature']}"), class_="hint"))
     if not rows:
         return None
-    table = _table(["Split", *METRICS.values(), "Videos"], rows)
+    table = _table(["Split", *columns.values(), "Videos"], rows)
     return joined((table, tag("details", tag("summary", "How these were computed"), *signatures)))
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from signllm.errors import UsageError
 from signllm.evaluation.report import report
+from signllm.evaluation.report.tables import score_table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -210,3 +211,10 @@ def test_values_of_other_kinds_do_not_break_it(demo_folder: Path, strange: objec
         page_of(demo_folder)
     (demo_folder / "summary.json").write_text(json.dumps({key: {"bleu4": strange} for key in summary}))
     page_of(demo_folder)
+
+
+def test_what_words_cover_is_a_column_where_it_is_known() -> None:
+    assert "Covered" not in str(score_table({"dev": {"bleu4": 12.34}}))
+    table = str(score_table({"dev": {"bleu4": 12.34, "covered": 0.876}, "test": {"bleu4": 12.34}}))
+    assert "Covered by words</th>" in table
+    assert table.count("<td>87.6 %</td>") == 1
