@@ -11,6 +11,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[2]
 STEPS = [
     "load",
+    "mean run length",
     "collapse repeats",
     "candidates",
     "occurrences",
@@ -37,6 +38,6 @@ def test_every_step_has_time_and_memory(tmp_path: Path) -> None:
     assert [line.split()[0] for line in growth.splitlines()] == ["characters", "300", "600"]
     for size in (300, 600):
         found = {row["step"]: row for row in rows if row["characters"] == size}
-        assert list(found) == [*STEPS, *SEGMENTATIONS, "composed"]
+        assert list(found) == [*STEPS, "composed", *SEGMENTATIONS]
         assert all(row["seconds"] > 0 and row["peak_bytes"] >= 0 for row in found.values())
         assert sum(found[step]["seconds"] for step in STEPS) <= found["composed"]["seconds"]

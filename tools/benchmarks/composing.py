@@ -29,7 +29,7 @@ from signllm.data.characters import characters_file, characters_files, load_pack
 
 CODES, SIGNS, SHARD_SIGNS = 256, 300, 1 << 18
 STEPS = {
-    "mean_run_length": "collapse repeats",
+    "mean_run_length": "mean run length",
     "collapse_corpus": "collapse repeats",
     "learn_merges": "candidates",
     "count_occurrences": "occurrences",
@@ -65,13 +65,10 @@ def main() -> None:
     if min(given.characters) < 1 or given.video < 1 or given.threads < 1:
         parser.error("--characters, --video and --threads must be at least 1")
     rows: list[dict[str, Any]] = []
-    print(_line(HEADERS))
+    print(_line(HEADERS), flush=True)
     for size in map(int, given.characters):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found = pool.apply(measure, (size, given.video, given.threads, given.seed))
-        for row in found:
-            print(_line(_cells(row)), flush=True)
-        rows += found
+            rows += pool.apply(measure, (size, given.video, given.threads, given.seed))
     print("\n" + "\n".join("  ".join(text.rjust(11) for text in line) for line in (GROWTH, *_growth(rows))))
     if given.json:
         facts = machine.facts(torch.device("cpu")) | {"threads": given.threads}
@@ -115,50 +112,51 @@ def _growth(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
 
 
 def measure(size: int, video: int, threads: int, seed: int) -> list[dict[str, Any]]:
-    """Compose one corpus and return a row per step."""
+    """Compose one corpus; print and return a row per step."""
     torch.set_num_threads(threads)
+    watch = Watch(size)
     with tempfile.TemporaryDirectory() as folder:
         paths = _write(Path(folder), corpus(size, video, seed))
-        watch = Watch()
         begin, cpu = time.perf_counter(), time.process_time()
         characters, counts = watch("load", load_packed)(paths)
-        for name, step in STEPS.items():
-            setattr(composition, name, watch(step, getattr(composition, name)))
-        words = compose_words(characters, counts, codes=CODES, codebook="bench", config=WordsConfig())
+    for name, step in STEPS.items():
+        setattr(composition, name, watch(step, getattr(composition, name)))
+    words = compose_words(characters, counts, codes=CODES, codebook="bench", config=WordsConfig())
     composed = {
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": time.process_time() - cpu,
-        "peak_bytes": max(step["peak_bytes"] for step in watch.steps.values()),
+        "peak_bytes": max(row["peak_bytes"] for row in watch.rows),
         "load": os.getloadavg()[0],
+        "words": len(words.words),
     }
-    short, merges = watch.first["collapse_corpus"], watch.first["learn_merges"]
+    watch.add("composed", composed)
+    short, merges = watch.results["collapse_corpus"], watch.results["learn_merges"]
+    watch.handled = len(short.characters)
     candidates = tuple(dict.fromkeys(left + right for left, right in merges))
-    table = WordTable(candidates, CODES + 1, watch.first["count_occurrences"], merges)
+    table = WordTable(candidates, CODES + 1, watch.results["count_occurrences"], merges)
     for method in METHODS:
         watch(f"segment: {method}", count_words)(short.characters, short.counts, table, method=method)
-    watch.steps["composed"] = composed
-    found = {"characters": size, "collapsed": len(short.characters), "words": len(words.words)}
-    return [
-        {"step": step, **found, "handled": found["collapsed" if "segment" in step else "characters"], **row}
-        for step, row in watch.steps.items()
-    ]
+    return watch.rows
 
 
 class Watch:
     """Functions that are timed as steps; a call inside another's counts as the outer's.
 
     Attributes:
-        steps: seconds, CPU seconds and peak bytes of each step.
-        first: what each function first returned, by its name.
+        size: characters of the corpus.
+        handled: how many of them the steps from now on handle: at first all.
+        rows: one of each step.
+        results: what each function returned, by its name.
     """
 
-    def __init__(self) -> None:
-        self.steps: dict[str, dict[str, Any]] = {}
-        self.first: dict[str, Any] = {}
+    def __init__(self, size: int) -> None:
+        self.size = self.handled = size
+        self.rows: list[dict[str, Any]] = []
+        self.results: dict[str, Any] = {}
         self._is_inside = False
 
     def __call__(self, step: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``call``, watched as a part of ``step``."""
+        """Return ``call``, watched as the step."""
 
         def run(*arguments: Any, **named: Any) -> Any:
             if self._is_inside:
@@ -166,16 +164,19 @@ class Watch:
             self._is_inside = True
             _restart_peak()
             begin, cpu = time.perf_counter(), time.process_time()
-            result = call(*arguments, **named)
-            row = self.steps.setdefault(step, {"seconds": 0.0, "cpu_seconds": 0.0, "peak_bytes": 0})
-            row["seconds"] += time.perf_counter() - begin
-            row["cpu_seconds"] += time.process_time() - cpu
-            row["peak_bytes"] = max(row["peak_bytes"], _peak())
-            self.first.setdefault(call.__name__, result)
+            result = self.results[call.__name__] = call(*arguments, **named)
+            times = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu}
+            self.add(step, times | {"peak_bytes": _peak()})
             self._is_inside = False
             return result
 
         return run
+
+    def add(self, step: str, measured: dict[str, Any]) -> None:
+        """Keep a row and print it."""
+        row = {"step": step, "characters": self.size, "handled": self.handled, **measured}
+        self.rows.append(row)
+        print(_line(_cells(row)), flush=True)
 
 
 def _write(run: Path, shards: Iterator[tuple[np.ndarray, np.ndarray]]) -> list[Path]:
