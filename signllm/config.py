@@ -36,8 +36,9 @@ MAY_CHANGE = (
     "training.log_every",
     "training.save_every",
     "training.keep",
+    "recompose_every",
 )
-"""What a resumed run may be given differently: how it is carried out, not what is learnt."""
+"""What a resumed run may be given differently: how it is carried out, how long, and whether words follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,9 @@ class FinetuneConfig:
         frozen_learning_rate: learning rate of those epochs; None takes ``training.learning_rate``.
         word_rate: learning rate of the word vectors, as a multiple of the others'; not stated in the paper. A
             word learns only from the videos that it occurs in.
+        recompose_every: epochs of the joint phase after which words are composed anew from the characters as
+            they are then, again and again but not at the end; 0 never does, as the paper. Each time all
+            training videos are read once more. ``covered`` in log.jsonl tells whether it is needed.
     """
 
     sign_llm: SignLLMConfig = field(default_factory=SignLLMConfig)
@@ -91,6 +95,7 @@ class FinetuneConfig:
     frozen_epochs: int = 0
     frozen_learning_rate: float | None = None
     word_rate: float = 1.0
+    recompose_every: int = 0
 
     def __post_init__(self) -> None:
         where, rate, epochs = "--frozen-epochs", self.frozen_learning_rate, self.training.epochs
@@ -102,11 +107,26 @@ class FinetuneConfig:
                 where=where,
                 remedy="training.epochs counts both phases",
             )
+        self._check_recompose_every()
         if self.word_rate <= 0:
             raise UsageError(f"word_rate is {self.word_rate}", where="--word-rate", remedy="give more than 0")
         if rate is not None and rate <= 0:
             raise UsageError(
                 f"frozen_learning_rate is {rate}", where="--frozen-learning-rate", remedy="give more than 0"
+            )
+
+    def _check_recompose_every(self) -> None:
+        every, epochs, where = self.recompose_every, self.training.epochs, "--recompose-every"
+        if every < 0:
+            raise UsageError(f"recompose_every is {every}", where=where, remedy="give 0 or more")
+        joint = None if epochs is None else epochs - self.frozen_epochs
+        if every and joint is not None and every >= joint:
+            most = f"give at most {joint - 1}, or 0" if joint > 1 else "give 0"
+            raise UsageError(
+                f"recompose_every is {every}, but the encoder learns in {joint} of {epochs} epochs "
+                f"(frozen_epochs is {self.frozen_epochs}): words would never be composed anew",
+                where=where,
+                remedy=f"{most}, or more --training.epochs",
             )
 
 
