@@ -36,8 +36,9 @@ MAY_CHANGE = (
     "training.log_every",
     "training.save_every",
     "training.keep",
+    "recompose_every",
 )
-"""What a resumed run may be given differently: how it is carried out, not what is learnt."""
+"""What a resumed run may be given differently: how it is carried out, how long, and whether words follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,9 @@ class FinetuneConfig:
             the paper. An offset learns only from the videos that its character occurs in.
         word_rate: the same of the words' own offsets; 0: words have none. Words are rarer than characters:
             with few videos, their offsets learn the videos.
+        recompose_every: epochs of the joint phase after which words are composed anew from the characters as
+            they are then, again and again but not at the end; 0 never does, as the paper. Each time all
+            training videos are read once more. ``covered`` in log.jsonl tells whether it is needed.
     """
 
     sign_llm: SignLLMConfig = field(default_factory=SignLLMConfig)
@@ -94,6 +98,7 @@ class FinetuneConfig:
     frozen_learning_rate: float | None = None
     character_rate: float = 1.0
     word_rate: float = 1.0
+    recompose_every: int = 0
 
     def __post_init__(self) -> None:
         where, rate, epochs = "--frozen-epochs", self.frozen_learning_rate, self.training.epochs
@@ -105,6 +110,7 @@ class FinetuneConfig:
                 where=where,
                 remedy="training.epochs counts both phases",
             )
+        self._check_recompose_every()
         for name, multiple in (("character_rate", self.character_rate), ("word_rate", self.word_rate)):
             if multiple < 0:
                 raise UsageError(
@@ -113,6 +119,20 @@ class FinetuneConfig:
         if rate is not None and rate <= 0:
             raise UsageError(
                 f"frozen_learning_rate is {rate}", where="--frozen-learning-rate", remedy="give more than 0"
+            )
+
+    def _check_recompose_every(self) -> None:
+        every, epochs, where = self.recompose_every, self.training.epochs, "--recompose-every"
+        if every < 0:
+            raise UsageError(f"recompose_every is {every}", where=where, remedy="give 0 or more")
+        joint = None if epochs is None else epochs - self.frozen_epochs
+        if every and joint is not None and every >= joint:
+            most = f"give at most {joint - 1}, or 0" if joint > 1 else "give 0"
+            raise UsageError(
+                f"recompose_every is {every}, but the encoder learns in {joint} of {epochs} epochs "
+                f"(frozen_epochs is {self.frozen_epochs}): words would never be composed anew",
+                where=where,
+                remedy=f"{most}, or more --training.epochs",
             )
 
 

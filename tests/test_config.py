@@ -119,7 +119,7 @@ def test_a_run_may_be_carried_out_differently(tmp_path: Path) -> None:
 
 def test_what_may_change_are_settings_that_exist() -> None:
     for name in configuration.MAY_CHANGE:
-        found: Any = PRETRAIN
+        found: Any = FINETUNE
         for part in name.split("."):
             found = getattr(found, part)
 
@@ -140,6 +140,20 @@ def test_differences_name_every_changed_setting_and_nothing_else() -> None:
 def test_more_frozen_epochs_than_epochs_is_refused(frozen: int) -> None:
     with pytest.raises(UsageError, match="frozen_epochs"):
         FinetuneConfig(training=TrainingConfig(epochs=3), frozen_epochs=frozen)
+
+
+@pytest.mark.parametrize(("every", "frozen"), [(-1, 0), (1, 3), (2, 1), (3, 0)])
+def test_words_that_would_never_be_composed_anew_are_refused(every: int, frozen: int) -> None:
+    with pytest.raises(UsageError, match="recompose_every"):
+        FinetuneConfig(training=TrainingConfig(epochs=3), frozen_epochs=frozen, recompose_every=every)
+
+
+def test_a_run_begun_before_words_could_be_composed_anew_goes_on(tmp_path: Path) -> None:
+    path = save_config(tmp_path, FINETUNE)
+    record = json.loads(path.read_text())
+    del record["config"]["recompose_every"]
+    path.write_text(json.dumps(record))
+    assert load_config(tmp_path, FinetuneConfig) == FINETUNE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,7 @@ def translate_truth(run: Path, folder: Path, shards: Path, split: str, config: F
     from signllm.evaluation.hypotheses import Hypothesis, write_scored
     from signllm.evaluation.scores import score
     from signllm.stages.batches import open_split
-    from signllm.stages.finetune import load_sign_llm
+    from signllm.stages.finetuned import load_sign_llm
 
     source = CharacterSource(open_split(shards, split), true_characters(folder, split))
     model = load_sign_llm(run)

@@ -21,11 +21,11 @@ from signllm.data.pipeline import DataConfig
 from signllm.errors import UsageError
 from signllm.models.visual_encoder import character_counts
 from signllm.models.vq_sign import VQSign
-from signllm.stages import finetune
+from signllm.stages import finetuned
 from signllm.stages.batches import TRAIN
 from signllm.stages.composed import encoder_and_words, recorded_characters
 from signllm.stages.encoding import encode_shards, vq_sign_of
-from signllm.training.checkpoint import load_weights
+from signllm.training.checkpoint import whole_checkpoint
 from signllm.training.engine import Ranks
 
 BATCH = 8
@@ -69,11 +69,13 @@ def read_characters(run: Path, shards: Path, split: str = TRAIN) -> Reading:
         UsageError: not such a run, no words yet, words of another codebook, no such split, or shards of other
             videos than those that were recorded.
     """
-    stage, words, videos = run_stage(run), WordCodebook.load(run), ShardIndex(shards).split(split)
-    if stage == finetune.STAGE:
-        encoder, data = _finetuned_encoder(run)
+    stage, videos = run_stage(run), ShardIndex(shards).split(split)
+    if stage == finetuned.STAGE:
+        config, checkpoint = load_config(run, FinetuneConfig), whole_checkpoint(run)
+        words, data = finetuned.words_of(checkpoint, run), config.data
+        encoder = finetuned.load_encoder(config, checkpoint)
     else:
-        encoder, data = None, load_config(run, PretrainConfig).data
+        words, encoder, data = WordCodebook.load(run), None, load_config(run, PretrainConfig).data
         data = dataclasses.replace(data, max_frames=words.config.get("max_frames", data.max_frames))
     is_recorded = encoder is None and split == TRAIN
     if is_recorded:
@@ -93,15 +95,6 @@ def read_characters(run: Path, shards: Path, split: str = TRAIN) -> Reading:
         is_recorded=is_recorded,
         codebook_moved=encoder is not None and fingerprint(encoder.quantizer.codebook) != words.codebook,
     )
-
-
-def _finetuned_encoder(run: Path) -> tuple[VQSign, DataConfig]:
-    config = load_config(run, FinetuneConfig)
-    settings = config.sign_llm.vq_sign
-    if settings is None:
-        raise UsageError("the run names no encoder", where=run / "config.json", remedy="fine-tune again")
-    weights = load_weights(run, stage=finetune.STAGE)
-    return vq_sign_of(settings, weights, where=run, prefix="vq_sign."), config.data
 
 
 def _pretrained_encoder(run: Path) -> VQSign:

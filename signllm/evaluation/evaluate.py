@@ -28,7 +28,7 @@ from signllm.evaluation.scores import FinalPeriod, convention_named, score
 from signllm.evaluation.share import Share
 from signllm.models.sign_llm import GenerationConfig, SignLLM
 from signllm.progress import progress
-from signllm.stages.finetune import load_sign_llm
+from signllm.stages.finetuned import load_sign_llm
 from signllm.training.checkpoint import last_checkpoint
 from signllm.training.engine import Ranks, start_distributed
 from signllm.training.failures import failing_together

@@ -17,7 +17,7 @@ from signllm.data.batch import Batch, Item, collate
 from signllm.data.video import decode
 from signllm.data.video_error import VideoError
 from signllm.errors import UsageError
-from signllm.stages.finetune import load_sign_llm
+from signllm.stages.finetuned import load_sign_llm
 
 if TYPE_CHECKING:
     from signllm.models.sign_llm import SignLLM

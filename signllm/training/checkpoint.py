@@ -1,18 +1,20 @@
 """Checkpoints that know no number of ranks and no ZeRO stage, and are either whole or not there.
 
 ``step-N/`` holds ``weights.safetensors`` (trainable weights and buffers, fp32), ``moments.safetensors``
-(Adam, by parameter name), ``state.json`` (step, stage, place in the data) and ``COMPLETE`` with the size of
-each file. It is written beside its place and renamed. DeepSpeed's own checkpoints are tied to the number of
-ranks and are pickles; ours cost one gather of the trainable part, which the frozen language model is no
-part of.
+(Adam, by parameter name), ``state.json`` (step, stage, place in the data), what the stage puts beside them,
+and ``COMPLETE`` with the size of each file. It is written beside its place and renamed. DeepSpeed's own
+checkpoints are tied to the number of ranks and are pickles; ours cost one gather of the trainable part, which
+the frozen language model is no part of. A checkpoint made of another one of the same step is ``step-N.1/``
+and counts as later: so that no moment is without a whole one, none is ever written over.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +32,11 @@ WEIGHTS, MOMENTS_FILE, STATE, COMPLETE = (
     "state.json",
     "COMPLETE",
 )
+_NAME = re.compile(r"step-(\d+)(?:\.(\d+))?")
 log = logging.getLogger(__name__)
+
+Beside = Callable[[Path], object]
+"""Writes a stage's own files into a checkpoint's unfinished folder; they belong to it like the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +60,24 @@ def save(
     moments: Mapping[str, Tensor],
     *,
     keep: int,
+    beside: Beside | None = None,
+    revision: int = 0,
 ) -> Path:
     """Write ``run/checkpoints/step-N`` atomically, then remove all but the last ``keep``; one rank calls it.
+
+    ``revision``: above 0 it is ``step-N.REVISION``, made of an earlier one of the same step.
 
     Raises:
         UsageError: the disk is full; nothing half-written stays.
     """
-    folder = run / "checkpoints" / f"step-{state.step:08d}"
+    folder = run / "checkpoints" / (f"step-{state.step:08d}" + (f".{revision}" if revision else ""))
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         with full_disk_told(folder, f"the disk is full: no checkpoint of step {state.step} was written"):
             partial.mkdir(parents=True)
+            if beside is not None:
+                beside(partial)
             _write(partial, state, weights, moments)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -85,7 +97,7 @@ def _write(
     save_file(dict(weights), folder / WEIGHTS)
     save_file(dict(moments), folder / MOMENTS_FILE)
     (folder / STATE).write_text(json.dumps(asdict(state), indent=1))
-    sizes = {name: (folder / name).stat().st_size for name in (WEIGHTS, MOMENTS_FILE, STATE)}
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     for name in sizes:
         sync(folder / name)
     (folder / COMPLETE).write_text(json.dumps(sizes))
@@ -100,9 +112,10 @@ def _remove_old(run: Path, keep: int) -> None:
 
 
 def _folders(run: Path) -> list[Path]:
-    """Return the checkpoint folders of a run by step, whole or not."""
-    found = (run / "checkpoints").glob("step-*")
-    return sorted((f for f in found if f.name[5:].isdigit()), key=lambda folder: int(folder.name[5:]))
+    """Return the checkpoint folders of a run by step and revision, whole or not."""
+    found = {path: _NAME.fullmatch(path.name) for path in (run / "checkpoints").glob("step-*")}
+    places = {path: (int(name[1]), int(name[2] or 0)) for path, name in found.items() if name}
+    return sorted(places, key=lambda path: places[path])
 
 
 def last_checkpoint(run: Path) -> Path | None:
@@ -150,6 +163,20 @@ def load_moments(folder: Path) -> dict[str, Tensor]:
     return _load_tensors(folder / MOMENTS_FILE)
 
 
+def whole_checkpoint(run: Path) -> Path:
+    """Return the last whole checkpoint of a run, or ``run`` itself if it is a checkpoint's folder.
+
+    Raises:
+        UsageError: there is none.
+    """
+    folder = run if (run / COMPLETE).exists() else last_checkpoint(run)
+    if folder is None:
+        raise UsageError(
+            "there is no whole checkpoint", where=run / "checkpoints", remedy="train this run first"
+        )
+    return folder
+
+
 def load_weights(run: Path, *, stage: str | None = None) -> dict[str, Tensor]:
     """Read weights and buffers of a run's last whole checkpoint, by name, on the CPU, without DeepSpeed.
 
@@ -158,11 +185,7 @@ def load_weights(run: Path, *, stage: str | None = None) -> dict[str, Tensor]:
     Raises:
         UsageError: there is no whole checkpoint, or it is of another stage or version.
     """
-    folder = run if (run / COMPLETE).exists() else last_checkpoint(run)
-    if folder is None:
-        raise UsageError(
-            "there is no whole checkpoint", where=run / "checkpoints", remedy="train this run first"
-        )
+    folder = whole_checkpoint(run)
     read_state(folder, stage=stage)
     return _load_tensors(folder / WEIGHTS)
 

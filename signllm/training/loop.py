@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from signllm.progress import Bar, progress
 from signllm.training.checkpoint import (
+    Beside,
     TrainingState,
     install_weights,
     last_checkpoint,
@@ -86,11 +87,15 @@ def fit(
     parameter_groups: Sequence[ParameterGroup] | None = None,
     validate: Validate | None = None,
     on_step: OnStep | None = None,
+    beside: Beside | None = None,
+    until: int | None = None,
 ) -> Outcome:
     """Train ``model`` to the end of ``config`` or until the job is asked to leave; all ranks call it.
 
     Continues by itself from the last whole checkpoint in ``run/checkpoints``. ``model(batch)`` returns a
     dict of loss shares, ``loss`` first. ``validate(model, step)`` runs on all ranks, in evaluation mode.
+    ``beside(folder)`` puts files of the caller's own into every checkpoint (rank 0). ``until`` is a step
+    to save and stop at: the schedule does not know of it, and the next call goes on from there.
     Afterwards the model holds the trained weights (under ZeRO-3 still cut over the ranks).
 
     Raises:
@@ -102,11 +107,21 @@ def fit(
     with failing_together(run, ranks.rank, f"stage {stage}"), PreemptionFlag() as flag:
         found = _agreed_checkpoint(run, stage, ranks)
         end = total_steps(config, batches.steps_per_epoch)
-        if found is not None and read_state(found).step >= end:
+        stop = end if until is None else min(until, end)
+        if found is not None and read_state(found).step >= stop:
             install_weights(model, load_weights(found), where=found)
             return Outcome(step=read_state(found).step)
         trainer = _Trainer(
-            model, batches, config=config, run=run, stage=stage, groups=parameter_groups, ranks=ranks, end=end
+            model,
+            batches,
+            config=config,
+            run=run,
+            stage=stage,
+            groups=parameter_groups,
+            ranks=ranks,
+            end=end,
+            stop=stop,
+            beside=beside,
         )
         trainer.resume(found)
         return trainer.train(flag, validate, on_step)
@@ -115,9 +130,11 @@ def fit(
 def _agreed_checkpoint(run: Path, stage: str, ranks: Ranks) -> Path | None:
     """Return the checkpoint that rank 0 finds, so that a slow file system cannot part the ranks."""
     found = last_checkpoint(run) if ranks.rank == 0 else None
-    step = torch.tensor([-1 if found is None else read_state(found, stage=stage).step], device=ranks.device)
-    dist.broadcast(step, src=0)
-    return None if step.item() < 0 else run / "checkpoints" / f"step-{int(step.item()):08d}"
+    if found is not None:
+        read_state(found, stage=stage)
+    name = [None if found is None else found.name]
+    dist.broadcast_object_list(name, src=0)
+    return None if name[0] is None else run / "checkpoints" / name[0]
 
 
 class _Trainer:
@@ -134,15 +151,11 @@ class _Trainer:
         groups: Sequence[ParameterGroup] | None,
         ranks: Ranks,
         end: int,
+        stop: int,
+        beside: Beside | None,
     ) -> None:
-        self.batches, self.config, self.run, self.stage, self.ranks, self.end = (
-            batches,
-            config,
-            run,
-            stage,
-            ranks,
-            end,
-        )
+        self.batches, self.config, self.run, self.stage, self.ranks = batches, config, run, stage, ranks
+        self.end, self.stop, self.beside = end, stop, beside
         self.engine: DeepSpeedEngine = build_engine(model, groups, config)
         self.step = self.saved_step = 0
         self.since = _Stopwatch(config.batch_size)
@@ -159,7 +172,7 @@ class _Trainer:
         self.step = self.saved_step = state.step
 
     def train(self, flag: PreemptionFlag, validate: Validate | None, on_step: OnStep | None) -> Outcome:
-        """Run steps until the end or until any rank was asked to leave."""
+        """Run steps until the end, the step to stop at, or until any rank was asked to leave."""
         first = self.ranks.rank == 0
         metrics: dict[str, float] = {}
         self.engine.module.train()
@@ -172,14 +185,14 @@ class _Trainer:
                 tensorboard=self.config.tensorboard,
                 enabled=first,
             ) as log,
-            progress(self.end - self.step, self.stage, unit="steps", enabled=first) as bar,
+            progress(self.stop - self.step, self.stage, unit="steps", enabled=first) as bar,
         ):
-            while self.step < self.end:
+            while self.step < self.stop:
                 metrics, epoch, leave = self.one_step(stream, flag)
                 self.tell(log, bar, metrics, epoch)
                 if on_step is not None:
                     on_step(self.step, metrics)
-                if leave or self.step == self.end or self.step % self.config.save_every == 0:
+                if leave or self.step == self.stop or self.step % self.config.save_every == 0:
                     self.save()
                 if leave and self.step < self.end:
                     return Outcome(step=self.step, preempted=True, metrics=metrics)
@@ -269,7 +282,7 @@ class _Trainer:
         if self.ranks.rank == 0:
             state = TrainingState(stage=self.stage, step=self.step, order=dict(self.batches.state_dict()))
             try:
-                save(self.run, state, weights, moments, keep=self.config.keep)
+                save(self.run, state, weights, moments, keep=self.config.keep, beside=self.beside)
             except Exception as problem:
                 error = problem
         failed = torch.tensor(float(error is not None), device=self.ranks.device)

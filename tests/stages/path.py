@@ -1,7 +1,8 @@
 """The whole path in miniature: shards of a few drawn videos, three configurations, stage 3 on several ranks.
 
-``python -m tests.stages.path FOLDER DEEPSPEED`` with RANK and WORLD_SIZE set fine-tunes FOLDER/pretrain into
-FOLDER/DEEPSPEED-of-W.
+``python -m tests.stages.path FOLDER LLM NAME ...``, RANK and WORLD_SIZE set, fine-tunes FOLDER/pretrain into
+FOLDER/NAME-of-W, for every NAME: a ZeRO file (``zero3``), or one with words composed anew
+(``recompose-zero3``).
 """
 
 from __future__ import annotations
@@ -64,6 +65,17 @@ def finetune_config(llm: Path, **training: object) -> FinetuneConfig:
     )
 
 
+def recompose_config(llm: Path, **training: object) -> FinetuneConfig:
+    """Three joint epochs of three steps, words composed anew behind the first and the second.
+
+    Some words stay, and some do not; at ten times the learning rate the characters collapse into one.
+    """
+    from dataclasses import replace
+
+    config = finetune_config(llm, **({"epochs": 3, "save_every": 2, "learning_rate": 1e-4} | training))
+    return replace(config, frozen_epochs=0, frozen_learning_rate=None, recompose_every=1)
+
+
 def write_videos(folder: Path) -> Path:
     """Draw the videos of both splits as pictures and shard them."""
     clips = []
@@ -84,8 +96,8 @@ def write_videos(folder: Path) -> Path:
     return folder / "shards"
 
 
-def finetune_on_ranks(folder: Path, llm: Path, *, deepspeed: str, processes: int) -> Path:
-    """Fine-tune in ``processes`` processes; return the run."""
+def finetune_on_ranks(folder: Path, llm: Path, *names: str, processes: int) -> list[Path]:
+    """Fine-tune in ``processes`` processes, once for each of ``names``; return the runs."""
     root = Path(__file__).resolve().parents[2]
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -97,21 +109,22 @@ def finetune_on_ranks(folder: Path, llm: Path, *, deepspeed: str, processes: int
         "MASTER_PORT": port,
     }
     environment |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}
-    command = [sys.executable, "-m", "tests.stages.path", str(folder), str(llm), deepspeed]
+    command = [sys.executable, "-m", "tests.stages.path", str(folder), str(llm), *names]
     ranks = [
         subprocess.Popen(command, cwd=root, env=environment | {"RANK": str(rank)})
         for rank in range(processes)
     ]
     assert [rank.wait(timeout=600) for rank in ranks] == [0] * processes
-    return folder / f"{deepspeed}-of-{processes}"
+    return [folder / f"{name}-of-{processes}" for name in names]
 
 
 def main() -> None:
-    folder, llm, deepspeed = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    run = folder / f"{deepspeed}-of-{os.environ['WORLD_SIZE']}"
-    finetune(
-        finetune_config(llm, deepspeed=deepspeed), run=run, init=folder / "pretrain", shards=folder / "shards"
-    )
+    folder, llm, *names = sys.argv[1:]
+    for name in names:
+        recompose, _, deepspeed = name.rpartition("-")
+        config = (recompose_config if recompose else finetune_config)(Path(llm), deepspeed=deepspeed)
+        run = Path(folder) / f"{name}-of-{os.environ['WORLD_SIZE']}"
+        finetune(config, run=run, init=Path(folder) / "pretrain", shards=Path(folder) / "shards")
     stop_distributed()
 
 

@@ -1,7 +1,8 @@
 """Train the toy model as processes of their own: what the tests start, kill and start again.
 
 One JSON argument: a list of orders {run, config of TrainingConfig, dropout, trouble {kind, at, rank},
-saved_head: the frozen part is one that checkpoints keep, and losses are validated on two batches},
+saved_head: the frozen part is one that checkpoints keep, and losses are validated on two batches, until: a
+step to stop at},
 carried out one after the other by the same ranks. How each ended is left in ``RUN/rank-R.json``.
 """
 
@@ -72,6 +73,7 @@ def carry_out(order: dict) -> dict:
             stage="toy",
             parameter_groups=parameter_groups(model),
             validate=validate if model.head.saved_when_frozen else None,
+            until=order.get("until"),
         )
     except Exception as error:
         return {"error": type(error).__name__, "message": str(error)}

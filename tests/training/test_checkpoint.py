@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,38 @@ def test_only_the_last_ones_are_kept_and_nothing_else_lies_around(tmp_path: Path
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-100000000", "step-99999999"]
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-100000000", "steps count as numbers"
+
+
+def test_a_checkpoint_made_of_another_counts_as_later_and_never_stands_in_its_place(tmp_path: Path) -> None:
+    first = saved(tmp_path, 3)
+    made = save(tmp_path, checkpoint.read_state(first), {"a": torch.zeros(2)}, {}, keep=2, revision=1)
+    assert (made.name, last_checkpoint(tmp_path)) == ("step-00000003.1", made)
+    (made / "COMPLETE").unlink()
+    assert last_checkpoint(tmp_path) == first
+    later = saved(tmp_path, 4, keep=1)
+    assert last_checkpoint(tmp_path) == later
+    assert not first.exists()
+    assert not made.exists()
+
+
+def test_files_of_the_stage_belong_to_the_checkpoint(tmp_path: Path) -> None:
+    state = TrainingState(stage="toy", step=1)
+
+    def beside(folder: Path) -> None:
+        (folder / "words.json").write_text("{}")
+
+    folder = save(tmp_path, state, WEIGHTS, MOMENTS, keep=2, beside=beside)
+    assert json.loads((folder / "COMPLETE").read_text())["words.json"] == 2
+    assert last_checkpoint(tmp_path) == folder
+    (folder / "words.json").unlink()
+    assert last_checkpoint(tmp_path) is None
+
+    def broken(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UsageError, match="disk is full"):
+        save(tmp_path, replace(state, step=2), WEIGHTS, MOMENTS, keep=2, beside=broken)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [folder.name]
 
 
 @pytest.mark.parametrize("damage", ["no mark", "short file", "empty mark", "lost file"])

@@ -27,7 +27,13 @@ FLOAT_NOISE = 2e-6
 
 
 def order(
-    run: Path, deepspeed: str = "zero2", *, dropout: float = 0.0, trouble: tuple | None = None, **config
+    run: Path,
+    deepspeed: str = "zero2",
+    *,
+    dropout: float = 0.0,
+    trouble: tuple | None = None,
+    until: int | None = None,
+    **config,
 ) -> dict:
     asked = {
         "deepspeed": deepspeed,
@@ -37,7 +43,7 @@ def order(
         "save_every": 4,
         **config,
     }
-    made = {"run": str(run), "config": asked, "dropout": dropout}
+    made = {"run": str(run), "config": asked, "dropout": dropout, "until": until}
     return made | ({"trouble": dict(zip(("kind", "at", "rank"), trouble, strict=True))} if trouble else {})
 
 
@@ -112,6 +118,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     one = [order(root / "one", "zero0"), order(root / "one-zero3", "zero3")]
     one += [order(root / f"left-{stage}", other) for stage, other in LEFT.items()]
+    one += [order(root / "stretches", "zero0", log_every=3, until=until) for until in (5, 6, 50)]
     done = launch(one, ranks=1)
     assert done.returncode == 0, done.stderr
 
@@ -127,6 +134,14 @@ def test_stages_and_ranks_log_the_same_losses(runs: Path, name: str) -> None:
     assert [step for step, _ in losses(runs / name)] == list(range(1, STEPS + 1))
     values = [loss for _, loss in losses(runs / name)]
     assert values == pytest.approx([loss for _, loss in losses(runs / "one")], abs=FLOAT_NOISE)
+
+
+def test_stretches_are_one_run(runs: Path) -> None:
+    """Stopped at steps 5 and 6: the schedule, a cosine, runs over all steps, and the log shows no seam."""
+    assert losses(runs / "stretches") == [
+        (step, loss) for step, loss in losses(runs / "one") if step in (3, 6, 9, 11)
+    ]
+    assert outcome(runs / "stretches") == (STEPS, False)
 
 
 def test_zero3_leaves_half_of_the_frozen_weights_on_each_of_two_ranks(runs: Path) -> None:

@@ -26,6 +26,8 @@ KNOWN: dict[str, tuple[str, str]] = {
     "perplexity": ("Codebook perplexity", "codes in effective use; 1 is a collapsed codebook"),
     "codes_used": ("Codes used", ""),
     "covered": ("Covered by words", "share of characters inside words of two and more"),
+    "composed_words": ("Words composed anew", "how many there are then"),
+    "kept_words": ("Words kept", "share of the words before that are words again"),
     "lr": ("Learning rate", ""),
     "grad_norm": ("Gradient norm", "before clipping"),
     "bleu4": ("BLEU-4", ""),

@@ -1,0 +1,53 @@
+"""What a run of stage 3 holds: its words, its encoder, or all of SignLLM, as one checkpoint left them.
+
+Word offsets mean nothing without the words they are of, so every checkpoint holds both. ``run/words.json`` is
+the same as in the last one, for whoever reads the run, and serves checkpoints of before they held words.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from signllm.config import FinetuneConfig, load_config
+from signllm.cra.word_codebook import WordCodebook
+from signllm.errors import UsageError
+from signllm.models.sign_llm import SignLLM, build_sign_llm
+from signllm.models.vq_sign import VQSign
+from signllm.stages.encoding import vq_sign_of
+from signllm.training.checkpoint import install_weights, load_weights, whole_checkpoint
+
+STAGE = "finetune"
+
+
+def words_of(checkpoint: Path, run: Path) -> WordCodebook:
+    """Return the words that a checkpoint of a run was trained with.
+
+    Raises:
+        UsageError: they are missing or broken.
+    """
+    return WordCodebook.load(checkpoint if (checkpoint / "words.json").is_file() else run)
+
+
+def load_encoder(config: FinetuneConfig, checkpoint: Path) -> VQSign:
+    """Return VQ-Sign as a checkpoint left it, in evaluation mode, on the CPU.
+
+    Raises:
+        UsageError: the configuration names no encoder, or the weights do not fit.
+    """
+    if config.sign_llm.vq_sign is None:
+        raise UsageError("the run names no encoder", where="sign_llm.vq_sign", remedy="fine-tune again")
+    weights = load_weights(checkpoint, stage=STAGE)
+    return vq_sign_of(config.sign_llm.vq_sign, weights, where=checkpoint, prefix="vq_sign.")
+
+
+def load_sign_llm(run: Path) -> SignLLM:
+    """Return the SignLLM of a fine-tuning run as its last checkpoint left it, in evaluation mode, on the CPU.
+
+    Raises:
+        UsageError: not a run of stage 3, no whole checkpoint, no language model, weights that do not fit.
+    """
+    config = load_config(run, FinetuneConfig)
+    checkpoint = whole_checkpoint(run)
+    model = build_sign_llm(config.sign_llm, words_of(checkpoint, run))
+    install_weights(model, load_weights(checkpoint, stage=STAGE), where=checkpoint)
+    return model.eval()

@@ -1,0 +1,134 @@
+"""The characters of the train split in files of a run folder, and the words composed of them (CRA).
+
+What stage 2 does with a pretrained run and stage 3 with its own checkpoints (``recompose_every``): all ranks
+share the encoding, shard by shard; one rank then composes, which is deterministic. What is whole and still
+fits is not made again: a killed job goes on with the shards that are missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from signllm.config import ComposeConfig
+from signllm.cra.composition import compose_words
+from signllm.cra.word_codebook import WordCodebook, fingerprint
+from signllm.data.characters import characters_file, load_packed, save_characters
+from signllm.data.index import ShardIndex, Split
+from signllm.errors import UsageError
+from signllm.models.vq_sign import VQSign
+from signllm.plain import to_plain
+from signllm.stages.batches import TRAIN
+from signllm.stages.encoding import encode_shards, missing_shards
+from signllm.training.engine import Ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCharacters:
+    """What one encoder reads from the train split of some shards.
+
+    Attributes:
+        run: the run folder that holds the files.
+        split: the videos.
+        shas: of each shard.
+        vq_sign: the encoder, in evaluation mode and on this rank's device.
+        made_by: what decides the characters of a video.
+        config: data and words; augmentation is left out.
+    """
+
+    run: Path
+    split: Split
+    shas: tuple[str, ...]
+    vq_sign: VQSign
+    made_by: dict[str, Any]
+    config: ComposeConfig
+
+    @property
+    def words_config(self) -> dict[str, Any]:
+        """What decides the words: the record that they carry."""
+        shards = hashlib.sha256("".join(self.shas).encode()).hexdigest()[:16]
+        return {"words": to_plain(self.config.words), **self.made_by, "shards": shards}
+
+    def missing(self) -> list[int]:
+        """List the shards that are yet to be encoded; files of no shard are removed (one rank)."""
+        return missing_shards(self.run, self.split, self.made_by, self.shas)
+
+    def encode(self, shards: list[int], ranks: Ranks) -> None:
+        """Encode these shards into their files (all ranks).
+
+        Raises:
+            UsageError: as :func:`signllm.stages.encoding.encode_shards`.
+        """
+
+        def write(shard: int, characters: dict[str, np.ndarray]) -> None:
+            made_by = {**self.made_by, "shard": self.shas[shard]}
+            save_characters(self._file(shard), characters, self.made_by["codebook"], made_by)
+
+        config = self.config
+        encode_shards(
+            self.vq_sign,
+            self.split,
+            shards,
+            write,
+            data=config.data,
+            ranks=ranks,
+            batch_size=config.batch_size,
+        )
+
+    def packed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return all characters of the split, int64 (sum N,), and the counts of its videos, int64 (B,).
+
+        Raises:
+            UsageError: too many videos could not be read.
+        """
+        characters, counts = load_packed([self._file(shard) for shard in range(len(self.split.tars))])
+        unreadable, allowed = len(self.split) - len(counts), self.config.data.max_bad * len(self.split)
+        if unreadable > allowed or len(counts) == 0:
+            raise UsageError(
+                f"{unreadable} of {len(self.split)} videos could not be read, allowed {allowed:g}",
+                where=self.split.tars[0].parent,
+                remedy="`signllm shards verify` names the damage; or allow more with data.max_bad",
+            )
+        return characters, counts
+
+    def compose(self, characters: np.ndarray, counts: np.ndarray) -> WordCodebook:
+        """Return the words of what :meth:`packed` gave, with the record of how they were made.
+
+        Raises:
+            UsageError: characters that cannot be composed.
+        """
+        codes, codebook = self.vq_sign.config.quantizer.codes, self.made_by["codebook"]
+        words = compose_words(characters, counts, codes=codes, codebook=codebook, config=self.config.words)
+        return dataclasses.replace(words, config=self.words_config)
+
+    def _file(self, shard: int) -> Path:
+        return characters_file(self.run, self.split.name, shard)
+
+
+def train_characters(
+    run: Path, shards: Path, vq_sign: VQSign, checkpoint: Path | None, config: ComposeConfig
+) -> TrainCharacters:
+    """Return the characters that ``vq_sign``, with the weights of ``checkpoint``, reads from ``shards``.
+
+    Raises:
+        UsageError: there is no train split, or no video in it.
+    """
+    index = ShardIndex(shards)
+    split = index.split(TRAIN)
+    if len(split) == 0:
+        raise UsageError(
+            f"the split {TRAIN!r} holds no videos", where=shards, remedy="shard a dataset that has some"
+        )
+    made_by = {
+        "codebook": fingerprint(vq_sign.quantizer.codebook),
+        "checkpoint": checkpoint.name if checkpoint else None,
+        "size": config.data.size,
+        "max_frames": config.data.max_frames,
+    }
+    shas = tuple(entry["sha256"] for entry in index.manifest["splits"][TRAIN]["shards"])
+    return TrainCharacters(run=run, split=split, shas=shas, vq_sign=vq_sign, made_by=made_by, config=config)
