@@ -69,9 +69,9 @@ class WordsConfig:
                 f"longest_word={self.longest_word} must be at least 2; increment={self.increment}, "
                 f"max_size={self.max_size} and min_frequency={self.min_frequency} at least 1"
             )
-        for name, value in (("min_size", self.min_size), ("size", self.size)):
-            if value is not None and not 0 <= value <= self.max_size:
-                raise UsageError(f"{name}={value} must lie between 0 and max_size={self.max_size}")
+        name, value = ("min_size", self.min_size) if self.size is None else ("size", self.size)
+        if not 0 <= value <= self.max_size:
+            raise UsageError(f"{name}={value} must lie between 0 and max_size={self.max_size}")
 
 
 def compose_words(

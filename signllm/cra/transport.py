@@ -1,16 +1,17 @@
 """How many words, and which: an entropic transport of characters into words, all sizes in one batched solve.
 
 Supply of a character: its share of the corpus. Demand of a word: its share if it took every one of its
-    occurrences, overlaps included, so that demand exceeds supply and words compete. Cost (design 2.2): −log
-    P(i|j), forbidden where the word lacks the character, plus a price per word. A price changes nothing
-    where columns are exact (the paper's formulation) but decides who wins where they are soft; ours is what
-    a word costs the reader, its code length per
-character: (−log q_j)/ℓ_j − H(P(·|j)), q_j its occurrences per character. A part then loses to the whole
-    that contains it, unless it is also used by itself.
+occurrences, overlaps included, so that demand exceeds supply and words compete. Cost (design 2.2): −log
+P(i|j), forbidden where the word lacks the character, plus a price per word. A price changes nothing where
+columns are exact (the paper's formulation) but decides who wins where they are soft; ours is what a word
+costs the reader, its code length per character: (−log q_j)/ℓ_j − H(P(·|j)), q_j its occurrences per
+character. A part then loses to the whole that contains it, unless it is also used by itself.
 
 Entropy of a size: H_r = −(1/ℓ_r) Σ p_j log p_j over words as the plan uses them, ℓ_r the mean word length;
-    its marginal utility −(H_r − H_{r−1})/m chooses the size. Exact columns always get what they demand:
-    that formulation drops nothing.
+its marginal utility is −(H_r − H_{r−1})/m. It takes the smallest size that may be taken
+(``tools/cra_evidence``), so by default description length chooses (``signllm.cra.frequencies``), and says
+whether what transport starves is better dropped. Exact columns always get what they demand: that
+formulation drops nothing.
 """
 
 from __future__ import annotations

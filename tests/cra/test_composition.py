@@ -144,7 +144,7 @@ def test_the_largest_size_is_chosen_with_a_hint_only(caplog: pytest.LogCaptureFi
     compose(videos(100), max_size=24, min_size=8, increment=8)
     assert "--words.max-size 48" in caplog.text
     caplog.clear()
-    compose(videos(100), size=24, max_size=24, min_size=0)
+    compose(videos(100), size=24, max_size=24)
     compose(videos(100), max_size=400)
     assert not caplog.text
 
