@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,7 +37,10 @@ from signllm.data.tar import (
 from signllm.errors import UsageError
 from signllm.progress import Bar, progress
 
-__all__ = ["ShardConfig", "shard", "shards_info", "shards_preview", "shards_verify", "write_shards"]
+__all__ = ["ShardConfig", "shard", "shards_info", "shards_preview", "shards_verify", "told", "write_shards"]
+
+_TOLD = 10
+"""Clips left out that are told by name; all are in the manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,16 @@ def shard(format: str, src: Path | str, out: Path | str, config: ShardConfig | N
     return write_shards(read_annotations(format, src), out, config or ShardConfig())
 
 
+def told(manifest: Mapping[str, Any]) -> list[str]:
+    """Return what the person who sharded should hear: the manifest's warnings, and the first left out."""
+    left_out = manifest["left_out"]
+    lines = [f"warning: {line}" for line in manifest["warnings"]]
+    if left_out:
+        lines.append(f"left out: {len(left_out)} of {manifest['clips_in_source']} clips, in {MANIFEST}:")
+        lines += [f"  {entry['split']}/{entry['id']}: {entry['reason']}" for entry in left_out[:_TOLD]]
+    return lines
+
+
 def write_shards(
     annotations: Annotations, out: Path | str, config: ShardConfig | None = None
 ) -> dict[str, Any]:
@@ -105,6 +118,7 @@ def write_shards(
     """
     out, config = Path(out), config or ShardConfig()
     _check_splits(annotations)
+    _check_cuts(annotations, config)
     with _writing_explained(out):
         out.mkdir(parents=True, exist_ok=True)
         with exclusive(out):
@@ -118,6 +132,15 @@ def _check_splits(annotations: Annotations) -> None:
                 f"split {split!r} cannot be part of a file name",
                 remedy="letters, digits and _ only, e.g. train, dev, test",
             )
+
+
+def _check_cuts(annotations: Annotations, config: ShardConfig) -> None:
+    cut = next((clip for clip in annotations.clips if clip.cut and not clip.video.is_dir()), None)
+    if cut and config.encode == "copy":
+        raise UsageError(
+            f"encode = copy keeps whole files, but {cut.id} is a part of {cut.video.name}",
+            remedy="--encode h264 (small) or --encode frames (lossless) cuts clips out of recordings",
+        )
 
 
 @contextmanager
@@ -261,4 +284,15 @@ class _Run:
             "made": self._options(),
             "clips_in_source": self.total,
             "left_out": [asdict(entry) for entry in self.left_out],
+            "warnings": self._warnings(splits),
         }
+
+    def _warnings(self, splits: dict[str, list[dict[str, Any]]]) -> list[str]:
+        """Compare with the official counts; resampling in time changes the number of frames."""
+        return [
+            f"{split}: {found} {what} here, {official} in the official release"
+            for split, counts in self.annotations.official.items()
+            for what, official in counts.items()
+            if what == "samples" or self.config.fps is None
+            if (found := sum(shard[what] for shard in splits.get(split, ()))) != official
+        ]

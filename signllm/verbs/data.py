@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
@@ -30,16 +31,18 @@ def _shard(arguments: list[str]) -> Job:
         """Shard.
 
         Args:
-            format: how the dataset is laid out: phoenix2014t, table or folder.
+            format: how the dataset is laid out: phoenix2014t, csl-daily, how2sign, openasl, table or folder.
             src: the dataset: its folder, or the table.
             out: folder for the shards; finished ones there are kept.
             json: print JSON.
             config: how videos are stored.
         """
         from signllm.data.inspection import shards_info
-        from signllm.data.shards import shard
+        from signllm.data.shards import shard, told
 
-        shard(format, src, out, config)
+        manifest = shard(format, src, out, config)
+        for line in told(manifest):
+            print(line, file=sys.stderr)
         show(shards_info(out), json=json)
 
     _known(arguments, FORMATS, "shard format", usage="signllm shard FORMAT SRC OUT")
