@@ -125,7 +125,8 @@ def _make_sample(clip: Clip, config: EncodeConfig) -> Sample:
     }
     if clip.cut:
         meta |= {"start_s": clip.start_s, "end_s": clip.end_s}
-    described = json.dumps(meta, ensure_ascii=False, sort_keys=True).encode()
+    meta = dict(sorted(meta.items()))  # the order of a sample that a merge of slices reads back
+    described = json.dumps(meta, ensure_ascii=False).encode()
     members = {**pictures.members, "txt": clip.text.encode(), "json": described}
     return Sample(key=safe_key(clip.id), members=members, meta={**meta, "text": clip.text})
 
