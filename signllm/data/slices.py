@@ -22,7 +22,7 @@ from signllm.data.shards import ShardConfig, prepared, unique_clips, write_shard
 from signllm.data.tar import MANIFEST
 from signllm.errors import UsageError
 
-_FOLDER = "slices"
+_FOLDER, _DONE = "slices", ".slices.done"
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,9 @@ def merge_slices(annotations: Annotations, out: Path, count: int, config: ShardC
     Raises:
         UsageError: a slice is not finished, or as :func:`~signllm.data.shards.write_shards`.
     """
+    shutil.rmtree(out / _DONE, ignore_errors=True)
+    if (out / MANIFEST).is_file() and not (out / _FOLDER).exists():
+        return write_shards(annotations, out, config)  # merged already: everything is kept
     parts = [Slice(number, count) for number in range(1, count + 1)]
     missing = [part for part in parts if not (_folder(out, part) / MANIFEST).is_file()]
     if missing:
@@ -77,7 +80,8 @@ def merge_slices(annotations: Annotations, out: Path, count: int, config: ShardC
         write_slice(annotations, out, part, config)
     encoded = _Encoded([_folder(out, part) for part in parts])
     manifest = write_shards(annotations, out, config, encode=encoded)
-    shutil.rmtree(out / _FOLDER)
+    (out / _FOLDER).rename(out / _DONE)  # killed from here on, the next merge finds all or nothing
+    shutil.rmtree(out / _DONE)
     return manifest
 
 

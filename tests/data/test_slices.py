@@ -10,6 +10,7 @@ import pytest
 
 from signllm import cli
 from signllm.data.clip import Annotations
+from signllm.data.index import Split
 from signllm.data.inspection import shards_verify
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.slices import Slice, merge_slices, parse_slice, write_slice
@@ -46,6 +47,33 @@ def test_merged_slices_are_the_bytes_of_one_run(annotations: Annotations, tmp_pa
     times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "many").glob("*.tar")}
     write_shards(annotations, tmp_path / "many", SMALL)
     assert times == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "many").glob("*.tar")}
+
+
+def test_a_merge_that_was_stopped_is_given_again(
+    annotations: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two shards, and when the slices were being removed."""
+    write_shards(annotations, tmp_path / "one", SMALL)
+    out = tmp_path / "two"
+    for number in (1, 2):
+        write_slice(annotations, out, Slice(number, 2), SMALL)
+    read, reads = Split.read, iter(range(9))
+
+    def stopping(split: Split, number: int) -> dict[str, bytes]:
+        if next(reads, None) is None:
+            raise KeyboardInterrupt
+        return read(split, number)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Split, "read", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            merge_slices(annotations, out, 2, SMALL)
+    assert list(out.glob("*.json"))
+    assert not (out / "manifest.json").exists()
+    merge_slices(annotations, out, 2, SMALL)
+    (out / ".slices.done").mkdir()
+    merge_slices(annotations, out, 2, SMALL)
+    assert contents(tmp_path / "one") == contents(out)
 
 
 def test_slices_of_splits_by_signer(make_clips: Maker, tmp_path: Path) -> None:
