@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from signllm.data.clip import Annotations, Clip, LeftOut
-from signllm.data.formats import folder, phoenix2014t, table
+from signllm.data.formats import csl_daily, folder, how2sign, openasl, phoenix2014t, table
 from signllm.errors import UsageError
 
 __all__ = ["FORMATS", "Annotations", "Clip", "LeftOut", "read_annotations"]
 
 FORMATS: dict[str, Callable[[Path], Annotations]] = {
     "phoenix2014t": phoenix2014t.read,
+    "csl-daily": csl_daily.read,
+    "how2sign": how2sign.read,
+    "openasl": openasl.read,
     "table": table.read,
     "folder": folder.read,
 }

@@ -9,12 +9,21 @@ which may reach a file name inside a tar, because WebDataset splits member names
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 KEY_LENGTH = 80
 """Longest key: a USTAR member name holds 100 bytes, and ``.0001.jpeg`` comes behind the key."""
+
+TOLERANCE_S = 5e-4
+"""Times are compared to half a millisecond, because annotations are rounded to one."""
+
+OfficialCounts = Mapping[str, Mapping[str, int]]
+"""Split → ``samples``, ``frames`` or both, as a dataset's publishers count them."""
 
 _SAFE_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _SAFE_SPLIT = re.compile(r"[A-Za-z0-9_]{1,40}")
@@ -32,6 +41,8 @@ class Clip:
         language: name of the spoken language in English, "" where the dataset is silent.
         signer: name of the signer, "" where the dataset is silent.
         fps: frame rate that the dataset states; frame folders carry none of their own.
+        start_s: where the clip begins in a longer recording, in seconds from its start; None is there.
+        end_s: where it ends: the first instant that is no longer part of it; None is the recording's end.
     """
 
     id: str
@@ -41,6 +52,30 @@ class Clip:
     language: str = ""
     signer: str = ""
     fps: float | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+
+    @property
+    def cut(self) -> Cut | None:
+        """The part of the recording that the clip is, None where it is the whole file."""
+        if self.start_s is None and self.end_s is None:
+            return None
+        return Cut(self.start_s or 0.0, math.inf if self.end_s is None else self.end_s)
+
+
+class Cut(NamedTuple):
+    """A part of a recording in seconds from its start: the frames with start <= time < end."""
+
+    start_s: float
+    end_s: float
+
+    def has_begun(self, time_s: float) -> bool:
+        """Say whether a frame of this time lies at or behind the start."""
+        return time_s >= self.start_s - TOLERANCE_S
+
+    def is_over(self, time_s: float) -> bool:
+        """Say whether a frame of this time lies at or behind the end."""
+        return time_s >= self.end_s - TOLERANCE_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +89,11 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
-    """All clips of a dataset in its own order, and the entries no clip could be made from."""
+    """All clips of a dataset in its own order, entries that no clip could be made from, official counts."""
 
     clips: tuple[Clip, ...]
     left_out: tuple[LeftOut, ...] = ()
+    official: OfficialCounts = field(default_factory=dict)
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import chain, combinations
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from signllm.data.index import ShardIndex, ShardSample, Split
+from signllm.data.sharding import in_processes
 from signllm.data.stored import stored_frames
 from signllm.data.tar import file_sha256, tar_members
 from signllm.data.video import VideoError
@@ -24,15 +29,26 @@ _TILE = 112
 
 
 def shards_info(out: Path | str) -> dict[str, Any]:
-    """Return counts of every split (samples, hours, frames, signers, words) and how the shards were made."""
+    """Return what is in the shards, and how they were made.
+
+    Of every split samples, hours, frames, signers, languages and text statistics; of every two splits what
+    they share: the clips of the later one whose text stands in the earlier one too, and the signers of both.
+    """
     index = ShardIndex(out)
-    splits = {name: _split_info(index.split(name)) for name in index.splits}
+    splits = [index.split(name) for name in index.splits]
+    shared = {f"{one.name}-{other.name}": _overlap(one, other) for one, other in combinations(splits, 2)}
     made = {name: index.manifest[name] for name in ("made", "clips_in_source", "left_out")}
-    return {"root": str(index.root), "splits": splits, **made}
+    return {
+        "root": str(index.root),
+        "splits": {split.name: _split_info(split) for split in splits},
+        "overlap": shared,
+        **made,
+        "warnings": index.manifest.get("warnings", []),
+    }
 
 
 def _split_info(split: Split) -> dict[str, Any]:
-    words = [len(sample.text.split()) for sample in split.samples]
+    texts = [sample.text for sample in split.samples]
     frames = [sample.frames for sample in split.samples]
     return {
         "samples": len(split),
@@ -43,17 +59,45 @@ def _split_info(split: Split) -> dict[str, Any]:
         "longest_frames": max(frames),
         "signers": dict(Counter(sample.signer or "unknown" for sample in split.samples)),
         "languages": dict(Counter(sample.language for sample in split.samples)),
-        "words_per_text": round(sum(words) / len(words), 2),
-        "distinct_texts": len({sample.text for sample in split.samples}),
+        "distinct_texts": len(set(texts)),
+        **_text_statistics(texts),
     }
 
 
-def shards_verify(out: Path | str, *, decode: bool = True, show_progress: bool = False) -> dict[str, Any]:
+def _text_statistics(texts: Sequence[str]) -> dict[str, Any]:
+    """Count words, or characters where no text has a space (Chinese, Japanese, Thai)."""
+    is_spaced = any(" " in text for text in texts)
+    words = [text.split() if is_spaced else list(text) for text in texts]
+    lengths, vocabulary = [len(text) for text in words], Counter(chain.from_iterable(words))
+    unit = "words" if is_spaced else "characters"
+    return {
+        f"{unit}_per_text": round(sum(lengths) / len(lengths), 2),
+        f"fewest_{unit}": min(lengths),
+        f"median_{unit}": median(lengths),
+        f"most_{unit}": max(lengths),
+        f"distinct_{unit}": len(vocabulary),
+        f"{unit}_seen_once": sum(count == 1 for count in vocabulary.values()),
+    }
+
+
+def _overlap(one: Split, other: Split) -> dict[str, int]:
+    texts = {sample.text for sample in one.samples}
+    signers = [{sample.signer for sample in split.samples} - {""} for split in (one, other)]
+    return {
+        "texts": sum(sample.text in texts for sample in other.samples),
+        "signers": len(signers[0] & signers[1]),
+    }
+
+
+def shards_verify(
+    out: Path | str, *, decode: bool = True, workers: int = 1, show_progress: bool = False
+) -> dict[str, Any]:
     """Check every byte: sha256 of each tar, members against the index, texts, each video decoded and counted.
 
     Args:
         out: the folder of shards.
         decode: decode every video; without, only bytes and structure are checked.
+        workers: processes, each of which checks a shard at a time.
         show_progress: draw a progress bar on standard error.
 
     Returns:
@@ -62,20 +106,22 @@ def shards_verify(out: Path | str, *, decode: bool = True, show_progress: bool =
     Raises:
         UsageError: damage, with up to ten places of it.
     """
+    if workers < 1:
+        raise UsageError(f"workers = {workers}", remedy="at least 1")
     index = ShardIndex(out)
     splits = [index.split(name) for name in index.splits]
+    shards = [shard for split in splits for shard in _shards_of(split)]
+    entries = [entry for split in splits for entry in index.manifest["splits"][split.name]["shards"]]
+    jobs = ((shard, entry, decode) for shard, entry in zip(shards, entries, strict=True))
     damage: list[str] = []
-    with progress(sum(map(len, splits)), "verifying", unit="clips", enabled=show_progress) as bar:
-        for split in splits:
-            entries = index.manifest["splits"][split.name]["shards"]
-            damage += [
-                said
-                for tar, entry in zip(split.tars, entries, strict=True)
-                for said in _tar_damage(tar, entry)
-            ]
-            for number in range(len(split)):
-                damage += _sample_damage(split, number, decode=decode)
-                bar.advance()
+    with (
+        progress(sum(map(len, splits)), "verifying", unit="clips", enabled=show_progress) as bar,
+        closing(in_processes(_shard_damage, jobs, workers)) as checked,
+    ):
+        for shard, found in zip(shards, checked, strict=True):
+            damage += found
+            bar.advance(len(shard))
+    damage += [said for split in splits for said in _twice(split)]
     if damage:
         more = f" (and {len(damage) - 10} more)" if len(damage) > 10 else ""
         raise UsageError(
@@ -84,6 +130,26 @@ def shards_verify(out: Path | str, *, decode: bool = True, show_progress: bool =
             remedy="delete the tars named here and run signllm shard again: the whole ones are kept",
         )
     return {"splits": {split.name: len(split) for split in splits}, "decoded": decode, "damaged": 0}
+
+
+def _shards_of(split: Split) -> Iterator[Split]:
+    """Yield each shard as a split of its own: what one process needs to know."""
+    for number, tar in enumerate(split.tars):
+        samples = tuple(replace(sample, shard=0) for sample in split.samples if sample.shard == number)
+        yield Split(name=split.name, tars=(tar,), shard_sizes=(len(samples),), samples=samples)
+
+
+def _shard_damage(shard: Split, entry: dict[str, Any], decode: bool) -> list[str]:
+    damage = list(_tar_damage(shard.tars[0], entry))
+    for number in range(len(shard)):
+        damage += _sample_damage(shard, number, decode=decode)
+    return damage
+
+
+def _twice(split: Split) -> Iterator[str]:
+    for key, count in Counter(sample.key for sample in split.samples).items():
+        if count > 1:
+            yield f"{split.name}: {key} stands {count} times"
 
 
 def _tar_damage(tar: Path, entry: dict[str, Any]) -> Iterator[str]:

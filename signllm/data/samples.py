@@ -16,7 +16,16 @@ from typing import Any, Literal
 
 from signllm.data.clip import Clip, LeftOut, safe_key
 from signllm.data.frame_folder import encode_png, frame_files, image_size
-from signllm.data.video import Fit, Video, VideoError, encode_h264, fit_short_side, read_video
+from signllm.data.recording import read_cut
+from signllm.data.video import (
+    FRAME_FOLDER_FPS,
+    Fit,
+    Video,
+    VideoError,
+    encode_h264,
+    fit_short_side,
+    read_video,
+)
 from signllm.errors import UsageError
 
 ENCODINGS = ("h264", "copy", "frames")
@@ -114,12 +123,20 @@ def _make_sample(clip: Clip, config: EncodeConfig) -> Sample:
         "source": clip.video.name,
         "source_sha256": pictures.checksum,
     }
-    described = json.dumps(meta, ensure_ascii=False, sort_keys=True).encode()
+    if clip.cut:
+        meta |= {"start_s": clip.start_s, "end_s": clip.end_s}
+    meta = dict(sorted(meta.items()))  # the order of a sample that a merge of slices reads back
+    described = json.dumps(meta, ensure_ascii=False).encode()
     members = {**pictures.members, "txt": clip.text.encode(), "json": described}
     return Sample(key=safe_key(clip.id), members=members, meta={**meta, "text": clip.text})
 
 
 def _file(clip: Clip, config: EncodeConfig) -> _Pictures:
+    if clip.cut:
+        if config.encode == "copy":
+            raise VideoError("a clip cannot be cut out of a recording by encode copy; use h264 or frames")
+        video, packets = read_cut(clip.video, clip.cut, fit=_fit(config), fps=config.fps)
+        return _encoded(video, config, packets)
     data = clip.video.read_bytes()
     if not data:
         raise VideoError("the file has zero bytes")
@@ -134,7 +151,7 @@ def _file(clip: Clip, config: EncodeConfig) -> _Pictures:
 
 
 def _folder(clip: Clip, config: EncodeConfig) -> _Pictures:
-    files = frame_files(clip.video)
+    files = _cut_out(frame_files(clip.video), clip)
     frames = [path.read_bytes() for path in files]
     checksum = _checksum_of_frames(files, frames)
     if config.encode == "copy" or (config.encode == "frames" and _pass_as_they_are(frames, clip, config)):
@@ -145,6 +162,23 @@ def _folder(clip: Clip, config: EncodeConfig) -> _Pictures:
     return _encoded(
         read_video(frames, fit=_fit(config), fps=config.fps, fps_of_frames=clip.fps), config, checksum
     )
+
+
+def _cut_out(files: list[Path], clip: Clip) -> list[Path]:
+    """Return the frame files of a clip: all, or those whose times are within its cut."""
+    if clip.cut is None:
+        return files
+    times_s = [number / (clip.fps or FRAME_FOLDER_FPS) for number in range(len(files))]
+    kept = [
+        path
+        for path, time_s in zip(files, times_s, strict=True)
+        if clip.cut.has_begun(time_s) and not clip.cut.is_over(time_s)
+    ]
+    if not kept:
+        raise VideoError(
+            f"no frame from {clip.cut.start_s:g} to {clip.cut.end_s:g} s; {len(files)} frames there"
+        )
+    return kept
 
 
 def _pass_as_they_are(frames: list[bytes], clip: Clip, config: EncodeConfig) -> bool:

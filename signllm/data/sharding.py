@@ -6,18 +6,20 @@ import hashlib
 import json
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from multiprocessing import get_context
+from typing import Any, TypeVar
 
 from signllm.data.clip import Clip, LeftOut
 from signllm.data.samples import EncodeConfig, Sample, make_sample
 from signllm.errors import UsageError
 
+Result = TypeVar("Result")
 _AHEAD = 4
-"""Samples per worker that may wait for the writer: enough to keep all busy, a bound on memory."""
+"""Results per worker that may wait for the writer: enough to keep all busy, a bound on memory."""
 
 
 def encoded(clips: Sequence[Clip], config: EncodeConfig, workers: int) -> Generator[Sample | LeftOut]:
@@ -26,32 +28,37 @@ def encoded(clips: Sequence[Clip], config: EncodeConfig, workers: int) -> Genera
     Raises:
         UsageError: a worker process died, which is what running out of memory looks like.
     """
+    yield from in_processes(make_sample, ((clip, config) for clip in clips), workers)
+
+
+def in_processes(
+    function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], workers: int
+) -> Generator[Result]:
+    """Yield ``function(*job)`` for each job, in order; with one worker in this process.
+
+    Raises:
+        UsageError: a worker process died, which is what running out of memory looks like.
+    """
     if workers == 1:
-        yield from (make_sample(clip, config) for clip in clips)
+        yield from (function(*job) for job in jobs)
         return
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
         try:
-            yield from _in_order(pool, clips, config, workers * _AHEAD)
+            waiting: deque[Future[Result]] = deque()
+            for job in jobs:
+                waiting.append(pool.submit(function, *job))
+                if len(waiting) >= workers * _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         except BrokenProcessPool:
             raise UsageError(
-                "a process that encodes was killed, perhaps for lack of memory",
+                "a worker process was killed, perhaps for lack of memory",
                 remedy="run the same command again, with fewer --workers: finished shards are kept",
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _in_order(
-    pool: ProcessPoolExecutor, clips: Sequence[Clip], config: EncodeConfig, ahead: int
-) -> Iterator[Sample | LeftOut]:
-    waiting: deque[Future[Sample | LeftOut]] = deque()
-    for clip in clips:
-        waiting.append(pool.submit(make_sample, clip, config))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _die_with_parent() -> None:

@@ -12,17 +12,18 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from signllm.data.annotations import read_annotations
 from signllm.data.clip import Annotations, Clip, LeftOut, is_safe_split, safe_key
 from signllm.data.inspection import shards_info, shards_preview, shards_verify
 from signllm.data.samples import EncodeConfig, Sample
 from signllm.data.sharding import encoded, input_fingerprint
+from signllm.data.splitting import split_by_signer
 from signllm.data.tar import (
     MANIFEST,
     SHARD_FORMAT,
@@ -37,7 +38,12 @@ from signllm.data.tar import (
 from signllm.errors import UsageError
 from signllm.progress import Bar, progress
 
-__all__ = ["ShardConfig", "shard", "shards_info", "shards_preview", "shards_verify", "write_shards"]
+__all__ = ["ShardConfig", "shard", "shards_info", "shards_preview", "shards_verify", "told", "write_shards"]
+
+Encode = Callable[[Sequence[Clip], EncodeConfig, int], Generator[Sample | LeftOut]]
+"""Clips, how, in how many processes → a sample or a reason for each, in order."""
+_TOLD = 10
+"""Clips left out that are told by name; all are in the manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +53,16 @@ class ShardConfig(EncodeConfig):
     Args:
         shard_size_mb: a shard is closed when its samples reach this many megabytes.
         max_bad: how many clips may be left out before the run fails: "1%" of all, or a number.
+        split_by: ``dataset`` keeps its splits; ``signer`` makes train, dev and test that share no signer.
+        proportions: share of the clips in train, dev and test, as near as whole signers allow.
         workers: processes that encode; 1 encodes in this process. The result does not depend on it.
         show_progress: draw a progress bar on standard error.
     """
 
     shard_size_mb: float = 512
     max_bad: str = "1%"
+    split_by: Literal["dataset", "signer"] = "dataset"
+    proportions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     workers: int = 1
     show_progress: bool = True
 
@@ -65,6 +75,10 @@ class ShardConfig(EncodeConfig):
             )
         if self.workers < 1:
             raise UsageError(f"workers = {self.workers}", remedy="at least 1")
+        if self.split_by not in ("dataset", "signer"):
+            raise UsageError(f"split_by = {self.split_by!r}", remedy="dataset or signer")
+        if min(self.proportions) < 0 or not 0 < sum(self.proportions) < 1e6:
+            raise UsageError(f"proportions = {self.proportions}", remedy="three shares such as 0.8 0.1 0.1")
         self.bad_allowed(100)
 
     def bad_allowed(self, clips: int) -> int:
@@ -91,24 +105,60 @@ def shard(format: str, src: Path | str, out: Path | str, config: ShardConfig | N
     return write_shards(read_annotations(format, src), out, config or ShardConfig())
 
 
+def told(manifest: Mapping[str, Any]) -> list[str]:
+    """Return what the person who sharded should hear: the manifest's warnings, and the first left out."""
+    left_out = manifest["left_out"]
+    lines = [f"warning: {line}" for line in manifest["warnings"]]
+    if left_out:
+        lines.append(f"left out: {len(left_out)} of {manifest['clips_in_source']} clips, in {MANIFEST}:")
+        lines += [f"  {entry['split']}/{entry['id']}: {entry['reason']}" for entry in left_out[:_TOLD]]
+    return lines
+
+
 def write_shards(
-    annotations: Annotations, out: Path | str, config: ShardConfig | None = None
+    annotations: Annotations, out: Path | str, config: ShardConfig | None = None, *, encode: Encode = encoded
 ) -> dict[str, Any]:
     """Write all clips as shards into the folder ``out`` and return the manifest (``manifest.json``).
 
     Finished shards with the same inputs are kept. While anything is missing there is no manifest, so nothing
-    reads half a dataset.
+    reads half a dataset. ``encode`` makes the samples; a merge of slices has them already.
 
     Raises:
         UsageError: nothing to write, more clips left out than ``max_bad``, another run writing there, a full
             disk.
     """
     out, config = Path(out), config or ShardConfig()
-    _check_splits(annotations)
+    annotations = prepared(annotations, config)
     with _writing_explained(out):
         out.mkdir(parents=True, exist_ok=True)
         with exclusive(out):
-            return _Run(annotations, out, config).write()
+            return _Run(annotations, out, config, encode).write()
+
+
+def prepared(annotations: Annotations, config: ShardConfig) -> Annotations:
+    """Return the annotations in the splits that are wanted, or say why they cannot be written.
+
+    Raises:
+        UsageError: a split that cannot be a file name, no splits by signer, or clips to cut and to copy.
+    """
+    if config.split_by == "signer":
+        annotations = split_by_signer(annotations, config.proportions)
+    _check_splits(annotations)
+    _check_cuts(annotations, config)
+    return annotations
+
+
+def unique_clips(clips: Sequence[Clip]) -> tuple[list[Clip], list[LeftOut]]:
+    """Return the clips whose id is the first in its split, and the others as left out."""
+    seen: set[tuple[str, str]] = set()
+    kept, left_out = [], []
+    for clip in clips:
+        if (clip.split, safe_key(clip.id)) in seen:
+            left_out.append(LeftOut(id=clip.id, split=clip.split, reason="the id stands twice in this split"))
+        else:
+            seen.add((clip.split, safe_key(clip.id)))
+            kept.append(clip)
+    return kept, left_out
 
 
 def _check_splits(annotations: Annotations) -> None:
@@ -118,6 +168,15 @@ def _check_splits(annotations: Annotations) -> None:
                 f"split {split!r} cannot be part of a file name",
                 remedy="letters, digits and _ only, e.g. train, dev, test",
             )
+
+
+def _check_cuts(annotations: Annotations, config: ShardConfig) -> None:
+    cut = next((clip for clip in annotations.clips if clip.cut and not clip.video.is_dir()), None)
+    if cut and config.encode == "copy":
+        raise UsageError(
+            f"encode = copy keeps whole files, but {cut.id} is a part of {cut.video.name}",
+            remedy="--encode h264 (small) or --encode frames (lossless) cuts clips out of recordings",
+        )
 
 
 @contextmanager
@@ -137,8 +196,8 @@ def _writing_explained(out: Path) -> Iterator[None]:
 class _Run:
     """One run of :func:`write_shards`: what was left out so far, and the budget for it."""
 
-    def __init__(self, annotations: Annotations, out: Path, config: ShardConfig) -> None:
-        self.annotations, self.out, self.config = annotations, out, config
+    def __init__(self, annotations: Annotations, out: Path, config: ShardConfig, encode: Encode) -> None:
+        self.annotations, self.out, self.config, self.encode = annotations, out, config, encode
         self.total = len(annotations.clips) + len(annotations.left_out)
         self.allowed = config.bad_allowed(self.total)
         self.left_out: list[LeftOut] = []
@@ -146,7 +205,8 @@ class _Run:
     def write(self) -> dict[str, Any]:
         """Write every split, remove what is stale, write the manifest last."""
         self._leave_out(self.annotations.left_out)
-        clips = self._unique()
+        clips, twice = unique_clips(self.annotations.clips)
+        self._leave_out(twice)
         splits: dict[str, list[dict[str, Any]]] = {}
         with progress(
             len(clips), f"sharding to {self.out}", unit="clips", enabled=self.config.show_progress
@@ -164,19 +224,6 @@ class _Run:
         manifest = self._manifest(splits)
         write_atomically(self.out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1).encode())
         return manifest
-
-    def _unique(self) -> list[Clip]:
-        seen: set[tuple[str, str]] = set()
-        clips = []
-        for clip in self.annotations.clips:
-            if (clip.split, safe_key(clip.id)) in seen:
-                self._leave_out(
-                    [LeftOut(id=clip.id, split=clip.split, reason="the id stands twice in this split")]
-                )
-            else:
-                seen.add((clip.split, safe_key(clip.id)))
-                clips.append(clip)
-        return clips
 
     def _leave_out(self, entries: Sequence[LeftOut]) -> None:
         self.left_out.extend(entries)
@@ -199,7 +246,7 @@ class _Run:
         bar.advance(done)
         if done < len(clips):
             (self.out / MANIFEST).unlink(missing_ok=True)  # from here on the folder is in between
-        with closing(encoded(clips[done:], self.config, self.config.workers)) as samples:
+        with closing(self.encode(clips[done:], self.config, self.config.workers)) as samples:
             while done < len(clips):
                 with ShardFile(self.out, split, len(shards)) as file:
                     taken, left_out = self._fill(file, samples, bar)
@@ -245,7 +292,8 @@ class _Run:
         return hashlib.sha256(whole.encode()).hexdigest()
 
     def _options(self) -> dict[str, Any]:
-        without = ("max_bad", "workers", "show_progress")
+        # splits are part of every clip already
+        without = ("max_bad", "workers", "show_progress", "split_by", "proportions")
         return {name: value for name, value in asdict(self.config).items() if name not in without}
 
     def _manifest(self, splits: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -258,7 +306,18 @@ class _Run:
                 | {"shards": shards}
                 for split, shards in splits.items()
             },
-            "made": self._options(),
+            "made": self._options() | {"split_by": self.config.split_by},
             "clips_in_source": self.total,
             "left_out": [asdict(entry) for entry in self.left_out],
+            "warnings": self._warnings(splits),
         }
+
+    def _warnings(self, splits: dict[str, list[dict[str, Any]]]) -> list[str]:
+        """Compare with the official counts; resampling in time changes the number of frames."""
+        return [
+            f"{split}: {found} {what} here, {official} in the official release"
+            for split, counts in self.annotations.official.items()
+            for what, official in counts.items()
+            if what == "samples" or self.config.fps is None
+            if (found := sum(shard[what] for shard in splits.get(split, ()))) != official
+        ]

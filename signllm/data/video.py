@@ -74,7 +74,7 @@ def read_video(
         video, times_s = _decode_stream(source, fit)
     else:
         video, times_s = _decode_images(source, fit, fps_of_frames or FRAME_FOLDER_FPS)
-    return video if fps is None else _resample(video, times_s, fps)
+    return video if fps is None else resampled(video, times_s, fps)
 
 
 def fit_short_side(short_side: int) -> Fit:
@@ -93,7 +93,8 @@ def _scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
     return scaled_width, scaled_height
 
 
-def _resample(video: Video, times_s: np.ndarray, fps: float) -> Video:
+def resampled(video: Video, times_s: np.ndarray, fps: float) -> Video:
+    """Return the video at ``fps``: at each new instant the last frame that had begun (``times_s``, (T,))."""
     import numpy as np
 
     begun_s = times_s - times_s[0]
@@ -125,7 +126,7 @@ def _decode_images(images: Sequence[bytes], fit: Fit | None, fps: float) -> tupl
 def _decode_stream(source: Path | bytes, fit: Fit | None) -> tuple[Video, np.ndarray]:
     import numpy as np
 
-    with _opened(source) as (container, stream):
+    with opened(source) as (container, stream):
         fps = float(stream.average_rate or stream.guessed_rate or FRAME_FOLDER_FPS)
         times_s: list[float] = []
         rotations: set[int] = set()
@@ -143,14 +144,19 @@ def _decode_stream(source: Path | bytes, fit: Fit | None) -> tuple[Video, np.nda
     if len(times_s) < declared / 2:
         raise VideoError(f"truncated: {len(times_s)} frames of {declared} could be decoded")
     frames_THWC = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return Video(frames=upright(frames_THWC, rotations), fps=fps), np.array(times_s)
+
+
+def upright(frames: np.ndarray, rotations: set[int]) -> np.ndarray:
+    """Turn frames (T, H, W, 3) by the largest of the rotations in degrees that their file asks for."""
+    import numpy as np
+
     quarters = round(max(rotations, key=abs) / 90)
-    if quarters % 4:
-        frames_THWC = np.rot90(frames_THWC, k=quarters, axes=(1, 2))
-    return Video(frames=frames_THWC, fps=fps), np.array(times_s)
+    return np.rot90(frames, k=quarters, axes=(1, 2)) if quarters % 4 else frames
 
 
 @contextmanager
-def _opened(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
+def opened(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
     """Open a video's main stream for decoding with one thread; FFmpeg's errors become :class:`VideoError`.
 
     A playlist posing as a video may name other files or hosts: only the file itself may be opened.

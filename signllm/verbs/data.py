@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from signllm.errors import UsageError
 def _shard(arguments: list[str]) -> Job:
     import tyro
 
-    from signllm.data.annotations import FORMATS
+    from signllm.data.annotations import FORMATS, read_annotations
     from signllm.data.shards import ShardConfig
 
     settings, default = Annotated[ShardConfig, tyro.conf.arg(name="")], ShardConfig()
@@ -24,23 +25,40 @@ def _shard(arguments: list[str]) -> Job:
         out: named(Path, "OUT"),
         /,
         *,
+        slice: str | None = None,
+        merge: int | None = None,
         json: bool = False,
         config: settings = default,
     ) -> None:
         """Shard.
 
         Args:
-            format: how the dataset is laid out: phoenix2014t, table or folder.
+            format: how the dataset is laid out: phoenix2014t, csl-daily, how2sign, openasl, table or folder.
             src: the dataset: its folder, or the table.
             out: folder for the shards; finished ones there are kept.
+            slice: shard slice i of n only, for many jobs side by side: i/n.
+            merge: put n finished slices together; the result is that of one run without slices.
             json: print JSON.
             config: how videos are stored.
         """
         from signllm.data.inspection import shards_info
-        from signllm.data.shards import shard
+        from signllm.data.shards import told, write_shards
+        from signllm.data.slices import merge_slices, parse_slice, write_slice
 
-        shard(format, src, out, config)
-        show(shards_info(out), json=json)
+        part = parse_slice(slice) if slice else None
+        annotations = read_annotations(format, src)
+        if part:
+            manifest = write_slice(annotations, out, part, config)
+        elif merge:
+            manifest = merge_slices(annotations, out, merge, config)
+        else:
+            manifest = write_shards(annotations, out, config)
+        for line in told(manifest):
+            print(line, file=sys.stderr)
+        if part:
+            print(f"slice {part.number} of {part.count} is finished; after all: --merge {part.count}")
+        else:
+            show(shards_info(out), json=json)
 
     _known(arguments, FORMATS, "shard format", usage="signllm shard FORMAT SRC OUT")
     return parse(shard, arguments, verb="shard", about=SHARD)
@@ -67,7 +85,7 @@ def _looks() -> str:
     """Return what ``signllm shards --help`` prints."""
     lines = ["usage: signllm shards info|verify|preview OUT", "", SHARDS.summary, ""]
     lines += [
-        "  info     counts of every split",
+        "  info     hours, signers, texts of every split, and what splits share",
         "  verify   every byte checked, every video decoded",
         "  preview  a contact sheet as PNG",
         "",
@@ -92,17 +110,20 @@ def _info(arguments: list[str]) -> Job:
 
 
 def _verify(arguments: list[str]) -> Job:
-    def verify(out: named(Path, "OUT"), /, *, decode: bool = True, json: bool = False) -> None:
+    def verify(
+        out: named(Path, "OUT"), /, *, decode: bool = True, workers: int = 1, json: bool = False
+    ) -> None:
         """Verify.
 
         Args:
             out: folder of shards.
             decode: whether every video is decoded; otherwise only bytes and structure are checked.
+            workers: processes that check, a shard each.
             json: print JSON.
         """
         from signllm.data.inspection import shards_verify
 
-        show(shards_verify(out, decode=decode, show_progress=True), json=json)
+        show(shards_verify(out, decode=decode, workers=workers, show_progress=True), json=json)
 
     return parse(verify, arguments, verb="shards verify", about=SHARDS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,25 @@ def test_info_counts(shards: Path) -> None:
     assert info["made"]["encode"] == "copy"
 
 
+def test_info_tells_what_splits_share_and_counts_words(make_clips: Maker, tmp_path: Path) -> None:
+    train, dev = make_clips(3).clips, make_clips(2, split="dev").clips
+    texts = ["snow in the north", "rain", "snow and rain"]
+    clips = [dataclasses.replace(clip, text=text) for clip, text in zip(train, texts, strict=True)]
+    clips += [
+        dataclasses.replace(dev[0], text="rain", signer="t"),
+        dataclasses.replace(dev[1], text="今天好", language="Chinese"),
+    ]
+    config = ShardConfig(encode="copy", show_progress=False)
+    write_shards(Annotations(clips=tuple(clips)), tmp_path, config)
+    info = shards_info(tmp_path)
+    assert info["overlap"] == {"train-dev": {"texts": 1, "signers": 1}}
+    found = info["splits"]["train"]
+    assert [found[f"{what}_words"] for what in ("fewest", "median", "most", "distinct")] == [1, 3, 4, 6]
+    assert found["words_seen_once"] == 4
+    assert info["splits"]["dev"]["distinct_characters"] == 7
+    assert info["warnings"] == []
+
+
 def test_whole_shards_pass(shards: Path) -> None:
     assert shards_verify(shards) == {"splits": {"train": 6, "dev": 2}, "decoded": True, "damaged": 0}
 
@@ -47,9 +67,9 @@ def test_one_flipped_byte_is_found(shards: Path, member: str) -> None:
         byte = tar.read(1)[0]
         tar.seek(offset)
         tar.write(bytes([byte ^ 1]))
-    for decode in (True, False):
+    for options in ({"workers": 2}, {"decode": False}):
         with pytest.raises(UsageError, match=r"damaged shards: (.|\n)*train-000000\.tar: sha256 differs"):
-            shards_verify(shards, decode=decode)
+            shards_verify(shards, **options)
 
 
 def test_the_sample_that_does_not_decode_is_named(shards: Path) -> None:

@@ -134,7 +134,7 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 from signllm.data.shards import ShardConfig, shard
 if __name__ == "__main__":
-    shard("folder", {src!r}, {out!r}, ShardConfig(shard_size_mb=0.02, workers=2, show_progress=False))
+    shard("table", {src!r}, {out!r}, ShardConfig(shard_size_mb=0.02, workers=2, show_progress=False))
 """
 
 
@@ -154,11 +154,11 @@ def runs(pid: int) -> bool:
 def test_killed_in_the_middle_the_same_command_ends_with_the_same_bytes(
     make_clips: Maker, tmp_path: Path
 ) -> None:
-    src = tmp_path / "src"
-    src.mkdir()
-    for clip in make_clips(60, frames=60).clips:
-        (src / f"{clip.id}.mp4").symlink_to(clip.video)
-        (src / f"{clip.id}.txt").write_text(clip.text)
+    clips = make_clips(60, frames=60).clips
+    rows = [f"{clip.video}\t{clip.text}\t\t" for clip in clips[:30]]
+    rows += [f"{clips[30].video}\tpart {n}\t{n / 20}\t{n / 20 + 0.6}" for n in range(30)]
+    src = tmp_path / "clips.tsv"
+    src.write_text("\n".join(["video\ttext\tstart_s\tend_s", *rows]))
     out, script = tmp_path / "killed", tmp_path / "run.py"
     script.write_text(RUN.format(root=str(ROOT), src=str(src), out=str(out)))
     for finished in (1, 4):
@@ -179,8 +179,8 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_bytes(
         path.name: path.stat().st_mtime_ns for path in out.glob("*.tar") if path.with_suffix(".json").exists()
     }
     config = ShardConfig(shard_size_mb=0.02, show_progress=False)
-    shard("folder", src, out, config)
-    shard("folder", src, tmp_path / "whole", config)
+    shard("table", src, out, config)
+    shard("table", src, tmp_path / "whole", config)
     assert contents(out) == contents(tmp_path / "whole")
     assert kept.items() <= {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}.items()
     assert len(kept) >= 4

@@ -9,13 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from signllm.data.clip import Annotations, Clip, LeftOut, tidy_text
+from signllm.data.formats.video_tree import VIDEO_SUFFIXES
 from signllm.data.frame_folder import is_image
 from signllm.errors import UsageError
 
 SPLITS = ("train", "dev", "val", "test")
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".gif"}
-)
 
 
 def read(src: Path) -> Annotations:

@@ -11,10 +11,15 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from signllm.data.clip import Annotations, Clip, LeftOut, tidy_text
+from signllm.data.clip import Annotations, Clip, LeftOut, OfficialCounts, tidy_text
 from signllm.errors import UsageError
 
 FPS = 25.0
+OFFICIAL: OfficialCounts = {
+    "train": {"samples": 7_096, "frames": 827_354},
+    "dev": {"samples": 519, "frames": 55_775},
+    "test": {"samples": 642, "frames": 64_627},
+}
 _ROOTS = (".", "PHOENIX-2014-T", "PHOENIX-2014-T-release-v3/PHOENIX-2014-T")
 _COLUMNS = {"name", "video", "speaker", "translation"}
 
@@ -33,7 +38,7 @@ def read(src: Path) -> Annotations:
         if table.is_file():
             for entry in _rows(table, root / "features/fullFrame-210x260px" / split, split):
                 (clips if isinstance(entry, Clip) else left_out).append(entry)  # type: ignore[arg-type]
-    return Annotations(clips=tuple(clips), left_out=tuple(left_out))
+    return Annotations(clips=tuple(clips), left_out=tuple(left_out), official=OFFICIAL)
 
 
 def _find_root(src: Path) -> Path:

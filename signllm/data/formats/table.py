@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from signllm.data.clip import Annotations, Clip, LeftOut, tidy_text
+from signllm.data.formats.times import check_span, seconds
 from signllm.errors import UsageError
 
 NEEDED = ("video", "text")
-OPTIONAL = ("id", "split", "language", "signer")
-_TIMES = ("start_s", "end_s")
+OPTIONAL = ("id", "split", "language", "signer", "start_s", "end_s")
 _SUFFIXES = (".tsv", ".csv", ".jsonl")
 
 
@@ -26,14 +26,13 @@ def read(src: Path) -> Annotations:
     """Read the table file ``src``.
 
     Raises:
-        UsageError: no such file, another suffix, not UTF-8, a needed column missing, or times to cut clips
-            at.
+        UsageError: no such file, another suffix, not UTF-8, or a needed column missing.
     """
     if not src.is_file() or src.suffix.lower() not in _SUFFIXES:
         raise UsageError(
             "the table is not a .tsv, .csv or .jsonl file" if src.exists() else "there is no such table",
             where=src,
-            remedy="give a table with the columns video and text (optional: id split language signer)",
+            remedy=f"give a table with the columns {' and '.join(NEEDED)} (optional: {' '.join(OPTIONAL)})",
         )
     clips: list[Clip] = []
     left_out: list[LeftOut] = []
@@ -80,17 +79,11 @@ def _json_rows(table: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[st
         if not isinstance(row, dict):
             raise UsageError(f"line {number} is not a JSON object", where=table, remedy="one object per line")
         _check_columns(table, row)
-        yield number, row
+        yield number, {name: value for name, value in row.items() if name in NEEDED or value is not None}
 
 
 def _check_columns(table: Path, columns: Any) -> None:
     found = list(columns)
-    if any(name in found for name in _TIMES):
-        raise UsageError(
-            f"columns {' and '.join(_TIMES)}: cutting clips out of longer recordings is not there yet",
-            where=table,
-            remedy="cut the clips out first (ffmpeg -ss START -to END), then drop the two columns",
-        )
     missing = [name for name in NEEDED if name not in found]
     if missing:
         raise UsageError(
@@ -109,11 +102,26 @@ def _entry(row: dict[str, Any], line: int, folder: Path) -> Clip | LeftOut:
         )
     if not str(row["video"]).strip():
         return LeftOut(id=name, split=split, reason=f"line {line} names no video")
+    try:
+        start_s, end_s = seconds(row.get("start_s")), seconds(row.get("end_s"))
+        check_span(start_s, end_s)
+    except ValueError as error:
+        return LeftOut(id=name, split=split, reason=f"line {line}: {error}")
     return Clip(
-        id=str(row.get("id") or Path(str(row["video"])).with_suffix("").as_posix()),
+        id=str(row.get("id") or _name_of(str(row["video"]), start_s, end_s)),
         video=folder / str(row["video"]),
         text=tidy_text(str(row["text"])),
         split=split,
         language=str(row.get("language") or ""),
         signer=str(row.get("signer") or ""),
+        start_s=start_s,
+        end_s=end_s,
     )
+
+
+def _name_of(video: str, start_s: float | None, end_s: float | None) -> str:
+    """Return the id of a row that gives none: the video without its suffix, and its times if it has some."""
+    stem = Path(video).with_suffix("").as_posix()
+    if start_s is None and end_s is None:
+        return stem
+    return f"{stem}-{start_s or 0:.3f}-{'end' if end_s is None else f'{end_s:.3f}'}"

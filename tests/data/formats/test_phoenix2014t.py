@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from signllm.data.annotations import read_annotations
+from signllm.data.shards import ShardConfig, shard, told
 from signllm.errors import UsageError
 
 HEADER = "name|video|start|end|speaker|orth|translation\n"
@@ -84,3 +85,23 @@ def test_another_layout_says_what_is_missing(tmp_path: Path) -> None:
     root = release(tmp_path, "a|b\n", header="name|text\n")
     with pytest.raises(UsageError, match="columns missing: speaker, translation, video"):
         read_annotations("phoenix2014t", root)
+
+
+def test_stray_files_holes_and_official_counts(realdata: Path, tmp_path: Path) -> None:
+    root = release(tmp_path / "release", "a|a/1/*.png|-1|-1|S|X|ein text\nb|b/1/*.png|-1|-1|S|X|noch einer\n")
+    picture = next(realdata.rglob("images0001.png")).read_bytes()
+    for name in ("a", "b/1"):
+        folder = frames_of(root, name)
+        for number in (1, 2, 10):
+            (folder / f"images{number:04}.png").write_bytes(picture)
+        (folder / "createDnnTrainingLabels-profile.py.lprof").write_bytes(b"stray")
+    (folder / "images0002.png").write_bytes(b"")
+    manifest = shard("phoenix2014t", root, tmp_path / "out", ShardConfig(max_bad="1", show_progress=False))
+    assert [entry["reason"] for entry in manifest["left_out"]] == [
+        "1 of 3 frames have zero bytes, first images0002.png"
+    ]
+    assert manifest["warnings"][:2] == [
+        "train: 1 samples here, 7096 in the official release",
+        "train: 3 frames here, 827354 in the official release",
+    ]
+    assert told(manifest)[-1] == "  train/b: 1 of 3 frames have zero bytes, first images0002.png"

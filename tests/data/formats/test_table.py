@@ -46,11 +46,6 @@ def test_three_notations_say_the_same(tmp_path: Path, name: str, text: str) -> N
     [
         ("a.tsv", "video\tsentence\na.mp4\tx\n", "columns missing: text; found: video, sentence"),
         ("a.tsv", "", "columns missing: video, text; found: none"),
-        (
-            "a.tsv",
-            "video\ttext\tstart_s\tend_s\na.mp4\tx\t0\t1\n",
-            "cutting clips out of longer recordings is not there yet",
-        ),
         ("a.jsonl", '{"video": "a.mp4"', "line 1 is not JSON"),
         ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("a.xlsx", "video", "not a .tsv, .csv or .jsonl"),
@@ -79,8 +74,41 @@ def test_rows_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
     ]
 
 
+def test_rows_with_times_are_clips_of_a_recording(tmp_path: Path) -> None:
+    rows = "long.mp4\ta\t1.5\t2.25\nlong.mp4\tb\t00:01:02.500\t\nlong.mp4\tc\t\t3\nshort.mp4\td\t\t\n"
+    annotations = read_annotations("table", table(tmp_path, "a.tsv", "video\ttext\tstart_s\tend_s\n" + rows))
+    assert [(clip.id, clip.cut) for clip in annotations.clips] == [
+        ("long-1.500-2.250", (1.5, 2.25)),
+        ("long-62.500-end", (62.5, float("inf"))),
+        ("long-0.000-3.000", (0, 3)),
+        ("short", None),
+    ]
+    line = '{"video": "long.mp4", "text": "a", "start_s": 1.5, "end_s": null, "id": "x"}\n'
+    (clip,) = read_annotations("table", table(tmp_path, "a.jsonl", line)).clips
+    assert (clip.id, clip.start_s, clip.end_s) == ("x", 1.5, None)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "reason"),
+    [
+        ("2", "2", "line 2: the clip ends at 2 s, but starts at 2 s"),
+        ("", "0", "line 2: the clip ends at 0 s, but starts at 0 s"),
+        ("-1", "2", "line 2: '-1' is not a time in seconds"),
+        ("soon", "2", "line 2: 'soon' is not a time in seconds"),
+        ("nan", "2", "line 2: 'nan' is not a time in seconds"),
+    ],
+)
+def test_times_that_cannot_be_are_left_out(tmp_path: Path, start: str, end: str, reason: str) -> None:
+    text = f"video\ttext\tstart_s\tend_s\na.mp4\tx\t{start}\t{end}\n"
+    (entry,) = read_annotations("table", table(tmp_path, "a.tsv", text)).left_out
+    assert entry.reason == reason
+
+
 def test_missing_table_and_unknown_format(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file or folder"):
         read_annotations("table", tmp_path / "none.tsv")
-    with pytest.raises(UsageError, match=r"unknown dataset format 'tabel'(.|\n)*phoenix2014t, table, folder"):
+    with pytest.raises(
+        UsageError,
+        match=r"unknown dataset format 'tabel'(.|\n)*phoenix2014t, csl-daily, .*table, folder",
+    ):
         read_annotations("tabel", tmp_path)

@@ -1,0 +1,112 @@
+"""A pickle of plain values, read without running it: CSL-Daily delivers its labels as one.
+
+``pickle.load`` calls whatever a file names, and forbidding names afterwards has been got around before. Here
+the file is only parsed (``pickletools``), and a machine of a stack and a memo rebuilds dict, list, tuple,
+text, number, bool and None. Any other instruction, above all those that name or call something, is refused.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from pathlib import Path
+from typing import Any
+
+from signllm.errors import UsageError
+
+_MARK = object()
+_VALUES = frozenset(
+    "BINUNICODE SHORT_BINUNICODE BINUNICODE8 UNICODE BININT BININT1 BININT2 INT LONG LONG1 LONG4 "
+    "BINFLOAT FLOAT".split()
+)
+_TEXTS_OF_PYTHON_2 = frozenset(("SHORT_BINSTRING", "BINSTRING", "STRING"))
+_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """Return the value that a pickle of plain values holds.
+
+    Raises:
+        UsageError: not a pickle, a damaged one, or one that holds more than plain values.
+    """
+    machine = _Machine()
+    try:
+        for opcode, argument, _ in pickletools.genops(path.read_bytes()):
+            if not machine.step(opcode.name, argument):
+                raise UsageError(
+                    f"the pickle holds more than plain values ({opcode.name}), which could run code",
+                    where=path,
+                    remedy="use the file of the release; nothing of this one was run",
+                )
+        (value,) = machine.stack
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"not a pickle, or a damaged one: {error}", where=path) from None
+    return value
+
+
+class _Machine:
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def step(self, name: str, argument: Any) -> bool:
+        """Carry out one instruction; return False, and do nothing, if it is not one of plain values."""
+        if name in _VALUES:
+            self.stack.append(argument)
+        elif name in _TEXTS_OF_PYTHON_2:
+            self.stack.append(argument.encode("latin-1").decode("utf-8"))
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        elif name in _EMPTY:
+            self.stack.append(_EMPTY[name]())
+        elif name in _TUPLES:
+            count = _TUPLES[name]
+            self.stack[-count:] = [tuple(self.stack[-count:])]
+        elif name in ("PROTO", "FRAME", "STOP"):
+            pass
+        else:
+            return self._remember(name, argument) or self._collect(name)
+        return True
+
+    def _remember(self, name: str, argument: Any) -> bool:
+        if name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self.memo[int(argument)] = self.stack[-1]
+        elif name == "MEMOIZE":
+            self.memo[len(self.memo)] = self.stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            self.stack.append(self.memo[int(argument)])
+        else:
+            return False
+        return True
+
+    def _collect(self, name: str) -> bool:
+        if name == "MARK":
+            self.stack.append(_MARK)
+        elif name == "APPEND":
+            item = self.stack.pop()
+            self.stack[-1].append(item)
+        elif name == "SETITEM":
+            value, key = self.stack.pop(), self.stack.pop()
+            self.stack[-1][key] = value
+        elif name == "APPENDS":
+            items = self._since_mark()
+            self.stack[-1].extend(items)
+        elif name == "SETITEMS":
+            items = self._since_mark()
+            self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        elif name in ("LIST", "TUPLE"):
+            items = self._since_mark()
+            self.stack.append(items if name == "LIST" else tuple(items))
+        elif name == "DICT":
+            items = self._since_mark()
+            self.stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+        else:
+            return False
+        return True
+
+    def _since_mark(self) -> list[Any]:
+        place = max(place for place, item in enumerate(self.stack) if item is _MARK)
+        items = self.stack[place + 1 :]
+        del self.stack[place:]
+        return items

@@ -1,0 +1,35 @@
+"""Which video file carries a name, anywhere below a dataset's folder: one walk, many questions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".gif"}
+)
+
+
+class VideoTree:
+    """All videos below a folder by their name without suffix.
+
+    Copies of How2Sign differ in the folders above the videos, and OpenASL prescribes none, so a name is
+    looked for everywhere. Of several files of one name the one below a folder named like the split counts,
+    then the first in the order of paths.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._found: dict[str, list[Path]] = {}
+        for folder, folders, names in os.walk(root, followlinks=True):
+            folders.sort()
+            for name in sorted(names):
+                stem, suffix = os.path.splitext(name)
+                if suffix.lower() in VIDEO_SUFFIXES:
+                    self._found.setdefault(stem, []).append(Path(folder) / name)
+
+    def find(self, stem: str, split: str = "") -> Path | None:
+        """Return the video of this name, None if there is none."""
+        found = self._found.get(stem, [])
+        below = [path for path in found if split in path.relative_to(self.root).parts]
+        return next(iter(below or found), None)

@@ -1,0 +1,139 @@
+"""One dataset sharded by many jobs: each encodes a slice of the clips, a merge numbers the shards.
+
+Where a shard ends depends on the bytes of every clip before it, so slices cannot number their shards
+themselves. Slice ``i/n`` is written as shards of its own into ``OUT/slices/i-of-n``; the merge reads the
+encoded samples back in the dataset's order and writes the very bytes that one run without slices writes. It
+copies and encodes nothing, and needs the room of the shards a second time until it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from signllm.data.clip import Annotations, Clip, LeftOut, safe_key
+from signllm.data.index import ShardIndex
+from signllm.data.samples import EncodeConfig, Sample
+from signllm.data.shards import ShardConfig, prepared, unique_clips, write_shards
+from signllm.data.tar import MANIFEST
+from signllm.errors import UsageError
+
+_FOLDER, _DONE = "slices", ".slices.done"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Slice ``number`` of ``count``; numbers begin at 1."""
+
+    number: int
+    count: int
+
+
+def parse_slice(text: str) -> Slice:
+    """Return the slice that ``i/n`` names.
+
+    Raises:
+        UsageError: not two numbers with 1 <= i <= n.
+    """
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"slice = {text!r}", remedy="i/n with 1 <= i <= n, e.g. --slice 3/8")
+    return Slice(int(number), int(count))
+
+
+def write_slice(annotations: Annotations, out: Path, part: Slice, config: ShardConfig) -> dict[str, Any]:
+    """Write the shards of one slice below ``out``; return its manifest.
+
+    The budget of ``max_bad`` is that of the whole dataset.
+
+    Raises:
+        UsageError: more slices than clips, or as :func:`~signllm.data.shards.write_shards`.
+    """
+    return write_shards(_sliced(annotations, part, config), _folder(out, part), _within(annotations, config))
+
+
+def merge_slices(annotations: Annotations, out: Path, count: int, config: ShardConfig) -> dict[str, Any]:
+    """Write the shards of ``out`` from its finished slices, remove the slices, return the manifest.
+
+    A slice whose inputs changed since is brought up to date first.
+
+    Raises:
+        UsageError: a slice is not finished, or as :func:`~signllm.data.shards.write_shards`.
+    """
+    shutil.rmtree(out / _DONE, ignore_errors=True)
+    if (out / MANIFEST).is_file() and not (out / _FOLDER).exists():
+        return write_shards(annotations, out, config)  # merged already: everything is kept
+    parts = [Slice(number, count) for number in range(1, count + 1)]
+    missing = [part for part in parts if not (_folder(out, part) / MANIFEST).is_file()]
+    if missing:
+        named = ", ".join(f"{part.number}/{part.count}" for part in missing[:10])
+        raise UsageError(
+            f"{len(missing)} of {count} slices are not finished: {named}",
+            where=out / _FOLDER,
+            remedy="run the same command with --slice for each of these, then --merge again",
+        )
+    for part in parts:
+        write_slice(annotations, out, part, config)
+    encoded = _Encoded([_folder(out, part) for part in parts])
+    manifest = write_shards(annotations, out, config, encode=encoded)
+    (out / _FOLDER).rename(out / _DONE)  # killed from here on, the next merge finds all or nothing
+    shutil.rmtree(out / _DONE)
+    return manifest
+
+
+def _folder(out: Path, part: Slice) -> Path:
+    return out / _FOLDER / f"{part.number}-of-{part.count}"
+
+
+def _within(annotations: Annotations, config: ShardConfig) -> ShardConfig:
+    total = len(annotations.clips) + len(annotations.left_out)
+    # a slice is already split, and its samples lie in shards that nobody keeps
+    return replace(config, max_bad=str(config.bad_allowed(total)), split_by="dataset")
+
+
+def _sliced(annotations: Annotations, part: Slice, config: ShardConfig) -> Annotations:
+    """Return the clips of a slice: neighbours, which often share a recording."""
+    clips, _ = unique_clips(prepared(annotations, config).clips)
+    if part.count > len(clips):
+        raise UsageError(
+            f"{part.count} slices of {len(clips)} clips", remedy=f"at most {len(clips)}, better far fewer"
+        )
+    first, last = (len(clips) * number // part.count for number in (part.number - 1, part.number))
+    return Annotations(clips=tuple(clips[first:last]))
+
+
+class _Encoded:
+    """The samples of slices, and what they left out: in place of encoding."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        indexes = [ShardIndex(folder) for folder in folders]
+        self._places = {
+            (name, sample.key): (split, number)
+            for index in indexes
+            for name in index.splits
+            for split in [index.split(name)]
+            for number, sample in enumerate(split.samples)
+        }
+        self._left_out = {
+            (entry["split"], entry["id"]): LeftOut(**entry)
+            for index in indexes
+            for entry in index.manifest["left_out"]
+        }
+
+    def __call__(
+        self, clips: Sequence[Clip], config: EncodeConfig, workers: int
+    ) -> Generator[Sample | LeftOut]:
+        """Yield what a slice has made of each clip."""
+        for clip in clips:
+            place = self._places.get((clip.split, safe_key(clip.id)))
+            if place is None:
+                yield self._left_out[clip.split, clip.id]
+                continue
+            split, number = place
+            members = split.read(number)
+            meta = json.loads(members["json"]) | {"text": members["txt"].decode()}
+            yield Sample(key=split.samples[number].key, members=members, meta=meta)

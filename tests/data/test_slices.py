@@ -1,0 +1,122 @@
+"""Slices side by side, then a merge: the bytes of one run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from signllm import cli
+from signllm.data.clip import Annotations
+from signllm.data.index import Split
+from signllm.data.inspection import shards_verify
+from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.slices import Slice, merge_slices, parse_slice, write_slice
+from signllm.errors import UsageError
+
+Maker = Callable[..., Annotations]
+SMALL = ShardConfig(shard_size_mb=0.02, max_bad="3", show_progress=False)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def annotations(make_clips: Maker) -> Annotations:
+    """Two splits, an id twice, a video missing, cuts out of one recording."""
+    train, dev = make_clips(12).clips, make_clips(3, split="dev").clips
+    gone = dataclasses.replace(train[4], id="gone", video=Path("nowhere.mp4"))
+    cut = [dataclasses.replace(train[4], id=f"cut.{n}", start_s=n / 10, end_s=n / 10 + 0.2) for n in range(3)]
+    return Annotations(clips=(*train[:5], gone, train[2], *cut, *dev, *train[5:]))
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_merged_slices_are_the_bytes_of_one_run(annotations: Annotations, tmp_path: Path, count: int) -> None:
+    write_shards(annotations, tmp_path / "one", SMALL)
+    for number in reversed(range(1, count + 1)):
+        write_slice(annotations, tmp_path / "many", Slice(number, count), SMALL)
+    manifest = merge_slices(annotations, tmp_path / "many", count, SMALL)
+    assert len(manifest["left_out"]) == 2
+    assert len(manifest["splits"]["train"]["shards"]) > 2
+    assert contents(tmp_path / "one") == contents(tmp_path / "many")
+    assert shards_verify(tmp_path / "many", workers=2)["damaged"] == 0
+    # the merged shards are kept by a run without slices: same inputs, same options
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "many").glob("*.tar")}
+    write_shards(annotations, tmp_path / "many", SMALL)
+    assert times == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "many").glob("*.tar")}
+
+
+def test_a_merge_that_was_stopped_is_given_again(
+    annotations: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two shards, and when the slices were being removed."""
+    write_shards(annotations, tmp_path / "one", SMALL)
+    out = tmp_path / "two"
+    for number in (1, 2):
+        write_slice(annotations, out, Slice(number, 2), SMALL)
+    read, reads = Split.read, iter(range(9))
+
+    def stopping(split: Split, number: int) -> dict[str, bytes]:
+        if next(reads, None) is None:
+            raise KeyboardInterrupt
+        return read(split, number)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Split, "read", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            merge_slices(annotations, out, 2, SMALL)
+    assert list(out.glob("*.json"))
+    assert not (out / "manifest.json").exists()
+    merge_slices(annotations, out, 2, SMALL)
+    (out / ".slices.done").mkdir()
+    merge_slices(annotations, out, 2, SMALL)
+    assert contents(tmp_path / "one") == contents(out)
+
+
+def test_slices_of_splits_by_signer(make_clips: Maker, tmp_path: Path) -> None:
+    signed = tuple(
+        dataclasses.replace(clip, signer=f"s{number % 4}") for number, clip in enumerate(make_clips(12).clips)
+    )
+    config = dataclasses.replace(SMALL, split_by="signer", proportions=(0.5, 0.25, 0.25))
+    write_shards(Annotations(clips=signed), tmp_path / "one", config)
+    for number in (1, 2):
+        write_slice(Annotations(clips=signed), tmp_path / "two", Slice(number, 2), config)
+    manifest = merge_slices(Annotations(clips=signed), tmp_path / "two", 2, config)
+    assert {name: split["samples"] for name, split in manifest["splits"].items()} == {
+        "train": 6,
+        "dev": 3,
+        "test": 3,
+    }
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_a_merge_waits_for_every_slice(annotations: Annotations, tmp_path: Path) -> None:
+    write_slice(annotations, tmp_path, Slice(2, 3), SMALL)
+    with pytest.raises(UsageError, match=r"2 of 3 slices are not finished: 1/3, 3/3"):
+        merge_slices(annotations, tmp_path, 3, SMALL)
+    with pytest.raises(UsageError, match="40 slices of 19 clips"):
+        write_slice(annotations, tmp_path, Slice(1, 40), SMALL)
+
+
+def test_the_command_line(make_clips: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{clip.video}\t{clip.text}\t{clip.id}" for clip in make_clips(12).clips]
+    table = tmp_path / "t.tsv"
+    table.write_text("\n".join(["video\ttext\tid", *rows, "gone.mp4\ttext\tgone"]) + "\n")
+    command = ["shard", "table", str(table), str(tmp_path / "out"), "--max-bad", "1"]
+    for options in (["--slice", "1/2"], ["--slice", "2/2"], ["--merge", "2", "--json"]):
+        assert cli.main([*command, *options]) == 0
+    said = capsys.readouterr()
+    assert "slice 2 of 2 is finished; after all: --merge 2" in said.out
+    assert "left out: 1 of 13 clips, in manifest.json:\n  train/gone: the video is missing" in said.err
+    assert not (tmp_path / "out" / "slices").exists()
+    assert cli.main([*command, "--slice", "3/2"]) == 2
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "-1/3", "1/3/5", ""])
+def test_a_slice_that_is_none(text: str) -> None:
+    with pytest.raises(UsageError, match="slice = "):
+        parse_slice(text)
+    assert parse_slice("3/8") == Slice(3, 8)
