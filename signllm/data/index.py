@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from signllm.data.plan import Dataset
 from signllm.data.tar import MANIFEST, SHARD_FORMAT, SHARD_VERSION, read_sidecar
 from signllm.errors import UsageError
 
@@ -62,6 +63,11 @@ class Split:
     tars: tuple[Path, ...]
     shard_sizes: tuple[int, ...]
     samples: tuple[ShardSample, ...] = field(repr=False)
+
+    @property
+    def datasets(self) -> tuple[Dataset, ...]:
+        """What an epoch is mixed of."""
+        return (Dataset(shard_sizes=self.shard_sizes),)
 
     def __len__(self) -> int:
         """Return the number of samples."""
