@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from signllm.errors import UsageError
 __all__ = ["AugmentConfig", "CharacterSource", "DataConfig", "Loader", "VideoSource"]
 
 _PREFETCHED_BATCHES = 2
+Bad = tuple[tuple[str, str], ...]
+"""(id, reason) of samples that could not be read."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -40,6 +43,8 @@ class Loader:
         workers: processes that decode ahead; None takes ``source.config.workers``. The batches do not depend
             on it.
         epochs: passes in all, counted from the first even after resuming; None goes on for ever.
+        bad_of_all: returns the bad samples of one step of all ranks from those of this rank; all ranks call
+            it at every step. Then all stop at the same step if there are too many. None looks at this rank's.
 
     A training loader that has reached its end yields nothing more; one without shuffling begins anew, so that
     evaluating twice works.
@@ -59,6 +64,7 @@ class Loader:
         shuffle: bool = True,
         workers: int | None = None,
         epochs: int | None = None,
+        bad_of_all: Callable[[Bad], Bad] | None = None,
     ) -> None:
         if len(source) == 0:
             raise UsageError("the split holds no samples", remedy="check signllm shards info")
@@ -81,7 +87,8 @@ class Loader:
         self.shuffle, self.epochs = shuffle, epochs
         self.workers = config.workers if workers is None else workers
         self._state = OrderState(seed=seed)
-        self._bad = 0
+        self._bad_of_all = bad_of_all
+        self._bad: dict[str, str] = {}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -117,7 +124,7 @@ class Loader:
         starts = self.plan.starts(self._state, self.epochs)
         for start, batch in self._batches(starts):
             self._state = self.plan.after(start)
-            self._count_bad(batch)
+            self._count_bad(batch.bad)
             yield batch
 
     def _batches(self, starts: Iterable[OrderState]) -> Iterator[tuple[OrderState, Batch]]:
@@ -138,17 +145,24 @@ class Loader:
             pin_memory=is_available(),
         )
 
-    def _count_bad(self, batch: Batch) -> None:
-        if not batch.bad:
+    def _count_bad(self, own: Bad) -> None:
+        """Log and count the bad samples of a step, each once however often it is met.
+
+        Raises:
+            UsageError: more than ``data.max_bad`` of all; on every rank alike.
+        """
+        new = [bad for bad in (self._bad_of_all(own) if self._bad_of_all else own) if bad[0] not in self._bad]
+        if not new:
             return
-        self._bad += len(batch.bad)
+        for name, reason in new:
+            self._bad[name] = reason
+            if self.rank == 0 or self._bad_of_all is None:
+                _log.warning("sample %s replaced by padding: %s", name, reason)
         allowed = self.source.config.max_bad * len(self.source)
-        for name, reason in batch.bad:
-            _log.warning("sample %s replaced by padding: %s", name, reason)
-        if self._bad > allowed:
-            name, reason = batch.bad[-1]
+        if len(self._bad) > allowed:
+            name, reason = new[-1]
             raise UsageError(
-                f"{self._bad} samples could not be read, allowed {allowed:g} (data.max_bad of all)",
+                f"{len(self._bad)} samples could not be read, allowed {allowed:g} (data.max_bad of all)",
                 where=f"{name}: {reason}",
                 remedy="signllm shards verify names the damage; or allow more with data.max_bad",
             )

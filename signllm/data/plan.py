@@ -8,14 +8,14 @@ The order of an epoch is made in three steps, none of which knows of ranks, work
    equally often, up to one, at any time; weight 1 is each exactly once per epoch. The mixture is even: any
    stretch of an epoch holds the datasets in proportion;
 3. with a limit of frames, samples are put beside others of like length. Pools of 256 samples are sorted by
-   length (a random tenth more or less, so that not always the same meet), then a binary tree over each
-   pool swaps its halves at random, at every level: any aligned stretch of 2, 4, ... 128 places holds neighbours
-   in length, whatever the batch size. The price: the batches of half a pool follow one another with like lengths.
+   length (a random tenth more or less, so that not always the same meet), then a binary tree over each pool
+   swaps its halves at random, at every level: any aligned stretch of 2, 4, ... 128 places holds neighbours in
+   length. The price: the batches of half a pool follow one another with like lengths.
 
-Batches are cut from the order one behind the other: ``batch_size`` samples, fewer where their frames
-would exceed the limit. A cut depends on the place alone where it begins, so the three integers of
+Batches are cut from the order one behind the other: ``batch_size`` samples, fewer where their frames would
+exceed the limit. A cut depends on the place alone where it begins, so the three integers of
 :class:`~signllm.data.order.OrderState` stay the whole state, and even another batch size or limit goes on
-with the very next sample; only the window, the weights, and switching the limit on or off change the order itself.
+with the very next sample; only the window, the weights, and whether there is a limit change the order.
 Rank r of w takes places r, r + w, ... of a batch: neighbours, hence of like length.
 """
 

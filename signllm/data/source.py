@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from signllm.data.augment import AugmentConfig, augment
+from signllm.data.augment import AugmentConfig, augment, shown_frames
 from signllm.data.batch import Item
 from signllm.data.index import Split
 from signllm.data.plan import Dataset
@@ -100,7 +100,9 @@ class VideoSource:
     def __init__(self, split: Split, config: DataConfig) -> None:
         self.split, self.config, self.datasets = split, config, split.datasets
         stored = np.array([sample.frames for sample in split.samples], np.int64)
-        self.frame_counts: np.ndarray | None = np.minimum(stored, config.max_frames)
+        self.frame_counts: np.ndarray | None = np.minimum(
+            config.augment.most_frames(stored), config.max_frames
+        )
         self._cache: dict[int, np.ndarray] = {}
         self._room_bytes = int(config.cache_gb * 2**30)
 
@@ -113,8 +115,19 @@ class VideoSource:
         sample, size, bad = self.split.samples[index], self.config.size, None
         try:
             frames_THWC = self._decoded(index)
+            if self.config.augment.tempo:
+                frames_THWC = frames_THWC[
+                    shown_frames(
+                        len(frames_THWC),
+                        self.config.augment,
+                        most=self.config.max_frames,
+                        seed=seed,
+                        epoch=epoch,
+                        position=position,
+                    )
+                ]
         except (UsageError, OSError) as error:
-            bad = error.what if isinstance(error, UsageError) else str(error)
+            bad = " ".join(str(error).split())  # with the shard where that is to blame
             decoded = self.config.augment.decoded_size(size)
             frames_THWC = np.full((_STAND_IN_FRAMES, decoded, decoded, 3), 127, np.uint8)
         frames_THWC = augment(
