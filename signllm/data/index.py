@@ -57,14 +57,14 @@ class Split:
 
     Args:
         name: ``train``, ``dev``, ``test``, ...
-        tars: the shards, files or addresses.
+        tars: the shards: paths, or addresses (str).
         shard_sizes: samples in each shard.
         samples: all samples.
         mixture: shards and weight of each dataset of a mixture, in the order of ``tars``; () is one dataset.
     """
 
     name: str
-    tars: tuple[Path | str, ...]
+    tars: tuple[Any, ...]
     shard_sizes: tuple[int, ...]
     samples: tuple[ShardSample, ...] = field(repr=False)
     mixture: tuple[tuple[int, float], ...] = ()

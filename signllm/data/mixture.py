@@ -1,8 +1,8 @@
 """Several datasets as one: ``--data A:2,B:1`` mixes the folders or addresses A and B by weight.
 
 A weight is how often an epoch uses each sample of that dataset, on average (:mod:`signllm.data.plan`);
-without one it is 1. Ids get the dataset's name in front, so that equal ids of two datasets stay two samples; every
-sample keeps its own language. A path that exists is taken as it is, commas and colons included.
+without one it is 1. Ids get the dataset's name in front, so that equal ids of two datasets stay two samples;
+every sample keeps its own language. A path that exists is taken as it is, commas and colons included.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from signllm.data.index import ShardIndex, Split
+from signllm.data.index import ShardIndex, ShardSample, Split
 from signllm.data.remote import is_address
 from signllm.errors import UsageError
 
@@ -43,7 +44,8 @@ class Mixture:
         """
         having = [part for part in self.parts if name in part[2].splits] or [self.parts[0]]
         opened = [(label, weight, index.split(name)) for label, weight, index in having]
-        tars, samples = [], []
+        tars: list[Any] = []
+        samples: list[ShardSample] = []
         for label, _, split in opened:
             samples += [
                 dataclasses.replace(s, id=f"{label}/{s.id}", shard=len(tars) + s.shard) for s in split.samples
