@@ -1,4 +1,4 @@
-"""Augmentation drawn once per video, so that it never flickers: a shifted crop, brightness, contrast, colour.
+"""Augmentation drawn once per video, so that it never flickers: tempo, a shifted crop, light and colour.
 
 What is drawn is a pure function of (seed, epoch, position): resuming or changing the number of ranks changes
 nothing. Signs are not mirrored: handedness is part of them. Off by default; not stated in the paper.
@@ -13,7 +13,7 @@ import numpy as np
 from signllm.data.order import draw
 from signllm.errors import UsageError
 
-_STREAM = 2
+_STREAM, _TEMPO_STREAM = 2, 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,14 @@ class AugmentConfig:
         brightness: largest change of the mean, as a share of 255.
         contrast: largest change of the factor around the middle grey.
         colour: largest change of the factor of each of the three channels.
+        tempo: largest change of the number of frames, as a share of it; frames are left out or shown twice.
     """
 
     shift: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
     colour: float = 0.0
+    tempo: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` outside 0 to 1."""
@@ -42,6 +44,30 @@ class AugmentConfig:
     def decoded_size(self, size: int) -> int:
         """Return the side of the square to decode for a crop of ``size``."""
         return round(size * (1 + self.shift))
+
+    def most_frames(self, frames: np.ndarray) -> np.ndarray:
+        """Return the most frames that the slowest tempo makes of a number of frames."""
+        return np.ceil(np.asarray(frames) * (1 + self.tempo)).astype(np.int64)
+
+
+def shown_frames(
+    frames: int, config: AugmentConfig, *, most: int, seed: int, epoch: int, position: int
+) -> np.ndarray:
+    """Return which frames of a video are shown, int64 (T,): at the drawn tempo, ``most`` at most, evenly.
+
+    Args:
+        frames: that the video has.
+        config: how far to go.
+        most: frames beyond which a video is thinned.
+        seed: of the run.
+        epoch: from 0.
+        position: place in the epoch.
+    """
+    wanted = frames
+    if config.tempo:
+        uniform = draw(seed, epoch, position, _TEMPO_STREAM, count=1)[0] / 2**64
+        wanted = max(1, round(frames * (1 + config.tempo * (2 * float(uniform) - 1))))
+    return np.linspace(0, frames - 1, min(wanted, most)).round().astype(np.int64)
 
 
 def augment(

@@ -30,7 +30,7 @@ class Batch:
         character_counts: int64 (B,), or None.
         is_real: bool (B,); False marks padding, which must weigh nothing.
         positions: int64 (B,), place in this epoch over all ranks: rank r of w holds r, r + w, r + 2w, ... of
-            a batch.
+            a batch. Padding continues the places of its batch; where batches are cut by frames it has 0.
         epoch: from 0.
         seed: of the order.
         bad: (id, reason) of samples that could not be read and were replaced by padding.

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from signllm.data.plan import Dataset
+from signllm.data.remote import beside, is_address, read_file, read_span
 from signllm.data.tar import MANIFEST, SHARD_FORMAT, SHARD_VERSION, read_sidecar
 from signllm.errors import UsageError
 
@@ -53,15 +57,26 @@ class Split:
 
     Args:
         name: ``train``, ``dev``, ``test``, ...
-        tars: the shards.
+        tars: the shards: paths, or addresses (str).
         shard_sizes: samples in each shard.
         samples: all samples.
+        mixture: shards and weight of each dataset of a mixture, in the order of ``tars``; () is one dataset.
     """
 
     name: str
-    tars: tuple[Path, ...]
+    tars: tuple[Any, ...]
     shard_sizes: tuple[int, ...]
     samples: tuple[ShardSample, ...] = field(repr=False)
+    mixture: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def datasets(self) -> tuple[Dataset, ...]:
+        """What an epoch is mixed of."""
+        ends = np.cumsum([shards for shards, _ in self.mixture]).tolist()
+        return tuple(
+            Dataset(shard_sizes=self.shard_sizes[end - shards : end], weight=weight)
+            for end, (shards, weight) in zip(ends, self.mixture, strict=True)
+        ) or (Dataset(shard_sizes=self.shard_sizes),)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -77,9 +92,7 @@ class Split:
         sample = self.samples[index]
         start = min(offset for offset, _ in sample.members.values())
         stop = max(offset + size for offset, size in sample.members.values())
-        with self.tars[sample.shard].open("rb", buffering=0) as tar:
-            tar.seek(start)
-            span = tar.read(stop - start)
+        span = read_span(self.tars[sample.shard], start, stop - start)
         if len(span) < stop - start:
             raise UsageError(
                 f"the shard ends before sample {sample.id}",
@@ -96,7 +109,7 @@ class ShardIndex:
     """A folder of shards, as ``signllm shard`` wrote it.
 
     Args:
-        root: the folder that holds ``manifest.json``.
+        root: the folder that holds ``manifest.json``, or its address (``http://``, ``s3://``, ...).
 
     Raises:
         UsageError: no such folder, not finished, another version, a shard missing or of another size than its
@@ -104,13 +117,17 @@ class ShardIndex:
     """
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+        self.root: Path | str = str(root).rstrip("/") if is_address(root) else Path(root)
         self.manifest = self._read_manifest()
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits."""
         return tuple(self.manifest["splits"])
+
+    def checksums(self, name: str) -> tuple[str, ...]:
+        """Return the sha256 of each shard of a split."""
+        return tuple(entry["sha256"] for entry in self.manifest["splits"][name]["shards"])
 
     def split(self, name: str) -> Split:
         """Return one split with all its samples.
@@ -126,7 +143,7 @@ class ShardIndex:
         sidecars = [self._sidecar(entry) for entry in entries]
         return Split(
             name=name,
-            tars=tuple(self.root / entry["tar"] for entry in entries),
+            tars=tuple(beside(self.root, entry["tar"]) for entry in entries),
             shard_sizes=tuple(len(sidecar["samples"]) for sidecar in sidecars),
             samples=tuple(
                 _sample(fields, shard)
@@ -136,9 +153,9 @@ class ShardIndex:
         )
 
     def _read_manifest(self) -> dict[str, Any]:
-        path = self.root / MANIFEST
+        path = beside(self.root, MANIFEST)
         try:
-            manifest = json.loads(path.read_bytes())
+            manifest = json.loads(read_file(path))
         except FileNotFoundError:
             raise UsageError(
                 f"no finished shards: there is no {MANIFEST}",
@@ -160,14 +177,26 @@ class ShardIndex:
         return manifest
 
     def _sidecar(self, entry: dict[str, Any]) -> dict[str, Any]:
-        sidecar = read_sidecar(self.root / entry["index"])
+        sidecar = _read_sidecar(beside(self.root, entry["index"]))
         if sidecar is None or sidecar["sha256"] != entry["sha256"]:
             raise UsageError(
                 "a shard is missing, not whole, or not the one of the manifest",
-                where=self.root / entry["tar"],
+                where=beside(self.root, entry["tar"]),
                 remedy="run signllm shard again: whole shards are kept, this one is made anew",
             )
         return sidecar
+
+
+def _read_sidecar(path: Path | str) -> dict[str, Any] | None:
+    """Return a shard's index; of an address the tar's size is not asked for, a read would tell."""
+    if isinstance(path, Path):
+        return read_sidecar(path)
+    try:
+        sidecar = json.loads(read_file(path))
+    except (FileNotFoundError, ValueError):
+        return None
+    known = isinstance(sidecar, dict) and sidecar.get("format") == SHARD_FORMAT
+    return sidecar if known and sidecar.get("version") == SHARD_VERSION else None
 
 
 def _sample(fields: dict[str, Any], shard: int) -> ShardSample:

@@ -8,7 +8,7 @@ Random numbers are splitmix64 hashes, sorted: the same in every version of every
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -78,30 +78,3 @@ def permutation(shard_sizes: Sequence[int], seed: int, epoch: int, window: int) 
         )
         parts.append(samples[np.argsort(keys[samples], kind="stable")])
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-
-def batch_places(start: int, batch_size: int, rank: int, world: int) -> np.ndarray:
-    """Return the places in the epoch, int64 (batch_size / world,), of a rank in the batch at ``start``."""
-    return np.arange(start + rank, start + batch_size, world, dtype=np.int64)
-
-
-def batch_starts(
-    state: OrderState, samples: int, batch_size: int, epochs: int | None
-) -> Iterator[OrderState]:
-    """Yield the state before each global batch from ``state`` on, for ever if ``epochs`` is None.
-
-    A state at the end of an epoch is the beginning of the next.
-    """
-    epoch, consumed = state.epoch, state.samples_consumed
-    while epochs is None or epoch < epochs:
-        for start in range(consumed, samples, batch_size):
-            yield OrderState(seed=state.seed, epoch=epoch, samples_consumed=start)
-        epoch, consumed = epoch + 1, 0
-
-
-def after_batch(state: OrderState, samples: int, batch_size: int) -> OrderState:
-    """Return the state behind the batch that begins at ``state``."""
-    consumed = state.samples_consumed + batch_size
-    if consumed >= samples:
-        return OrderState(seed=state.seed, epoch=state.epoch + 1)
-    return OrderState(seed=state.seed, epoch=state.epoch, samples_consumed=consumed)

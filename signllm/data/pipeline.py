@@ -1,6 +1,6 @@
 """Samples → batches of one rank: each once per epoch, equally many on every rank, resumable after any step.
 
-The steps are a pure sequence (:mod:`signllm.data.order`); workers only run ahead along it. The state is that
+The steps are a pure sequence (:mod:`signllm.data.plan`); workers only run ahead along it. The state is that
 of the batches handed out, so prefetching is invisible in it. ``torch``'s DataLoader supplies processes,
 shared memory and pinning.
 """
@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from signllm.data.augment import AugmentConfig
 from signllm.data.batch import Batch, collate
-from signllm.data.order import OrderState, after_batch, batch_places, batch_starts, permutation
+from signllm.data.order import OrderState
+from signllm.data.plan import EpochPlan
 from signllm.data.source import CharacterSource, DataConfig, Source, VideoSource
 from signllm.errors import UsageError
 
 __all__ = ["AugmentConfig", "CharacterSource", "DataConfig", "Loader", "VideoSource"]
 
 _PREFETCHED_BATCHES = 2
+Bad = tuple[tuple[str, str], ...]
+"""(id, reason) of samples that could not be read."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -31,7 +34,8 @@ class Loader:
 
     Args:
         source: :class:`VideoSource` or :class:`CharacterSource`.
-        batch_size: videos per step over all ranks, divisible by ``world``.
+        batch_size: videos per step over all ranks, divisible by ``world``; with a limit of frames
+            (``source.config.max_frames_per_batch``) the most, and any number.
         rank: this rank.
         world: number of ranks.
         seed: of the order and the augmentation.
@@ -39,6 +43,8 @@ class Loader:
         workers: processes that decode ahead; None takes ``source.config.workers``. The batches do not depend
             on it.
         epochs: passes in all, counted from the first even after resuming; None goes on for ever.
+        bad_of_all: returns the bad samples of one step of all ranks from those of this rank; all ranks call
+            it at every step. Then all stop at the same step if there are too many. None looks at this rank's.
 
     A training loader that has reached its end yields nothing more; one without shuffling begins anew, so that
     evaluating twice works.
@@ -58,25 +64,39 @@ class Loader:
         shuffle: bool = True,
         workers: int | None = None,
         epochs: int | None = None,
+        bad_of_all: Callable[[Bad], Bad] | None = None,
     ) -> None:
         if len(source) == 0:
             raise UsageError("the split holds no samples", remedy="check signllm shards info")
-        if batch_size < 1 or batch_size % world:
+        assert 0 <= rank < world
+        config = source.config
+        self.plan = EpochPlan(
+            datasets=source.datasets,
+            batch_size=batch_size,
+            window=config.window,
+            shuffle=shuffle,
+            frame_counts=source.frame_counts,
+            max_frames=config.max_frames_per_batch,
+        )
+        if batch_size < 1 or (batch_size % world and not self.plan.limited):
             raise UsageError(
                 f"batch_size = {batch_size} videos per step cannot be shared by {world} ranks",
                 remedy=f"a multiple of {world}",
             )
-        assert 0 <= rank < world
         self.source, self.batch_size, self.rank, self.world = source, batch_size, rank, world
         self.shuffle, self.epochs = shuffle, epochs
-        self.workers = source.config.workers if workers is None else workers
+        self.workers = config.workers if workers is None else workers
         self._state = OrderState(seed=seed)
-        self._bad: list[tuple[str, str]] = []
+        self._bad_of_all = bad_of_all
+        self._bad: dict[str, str] = {}
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of a whole epoch, the same on every rank."""
-        return -(-len(self.source) // self.batch_size)
+        """Steps of a whole epoch, the same on every rank; of the first, where batches are cut by frames.
+
+        Then epochs differ by a few steps, because other videos meet.
+        """
+        return self.plan.steps(self._state.seed, 0)
 
     def state_dict(self) -> dict[str, int]:
         """Return the state behind the last batch handed out: ``seed``, ``epoch``, ``samples_consumed``."""
@@ -89,9 +109,10 @@ class Loader:
             UsageError: a state of other data.
         """
         loaded = OrderState(**{name: int(state[name]) for name in ("seed", "epoch", "samples_consumed")})
-        if loaded.samples_consumed > len(self.source):
+        if loaded.samples_consumed > self.plan.samples:
             raise UsageError(
-                f"the state stands at sample {loaded.samples_consumed}, these shards hold {len(self.source)}",
+                f"the state stands at sample {loaded.samples_consumed}, "
+                f"these shards hold {self.plan.samples}",
                 remedy="resume with the shards the run began with",
             )
         self._state = loaded
@@ -100,10 +121,10 @@ class Loader:
         """Yield this rank's batches from the present state on."""
         if not self.shuffle and self.epochs is not None and self._state.epoch >= self.epochs:
             self._state = OrderState(seed=self._state.seed)
-        starts = batch_starts(self._state, len(self.source), self.batch_size, self.epochs)
+        starts = self.plan.starts(self._state, self.epochs)
         for start, batch in self._batches(starts):
-            self._state = after_batch(start, len(self.source), self.batch_size)
-            self._count_bad(batch)
+            self._state = self.plan.after(start)
+            self._count_bad(batch.bad)
             yield batch
 
     def _batches(self, starts: Iterable[OrderState]) -> Iterator[tuple[OrderState, Batch]]:
@@ -124,13 +145,20 @@ class Loader:
             pin_memory=is_available(),
         )
 
-    def _count_bad(self, batch: Batch) -> None:
-        if not batch.bad:
+    def _count_bad(self, own: Bad) -> None:
+        """Log and count the bad samples of a step, each once however often it is met.
+
+        Raises:
+            UsageError: more than ``data.max_bad`` of all; on every rank alike.
+        """
+        new = [bad for bad in (self._bad_of_all(own) if self._bad_of_all else own) if bad[0] not in self._bad]
+        if not new:
             return
-        for name, reason in batch.bad:
-            _log.warning("sample %s replaced by padding: %s", name, reason)
-        self._bad.extend(batch.bad)
-        check_unreadable(self._bad, self.source.config.max_bad * len(self.source))
+        for name, reason in new:
+            self._bad[name] = reason
+            if self.rank == 0 or self._bad_of_all is None:
+                _log.warning("sample %s replaced by padding: %s", name, reason)
+        check_unreadable(list(self._bad.items()), self.source.config.max_bad * len(self.source))
 
 
 def check_unreadable(unreadable: Sequence[tuple[str, str]], allowed: float) -> None:
@@ -156,33 +184,26 @@ class _BatchMaker:
     """State before a global batch → that state and one rank's batch; travels to the workers."""
 
     def __init__(self, loader: Loader) -> None:
-        self.source, self.shuffle = loader.source, loader.shuffle
-        self.batch_size, self.rank, self.world = loader.batch_size, loader.rank, loader.world
+        self.source, self.plan = loader.source, loader.plan
+        self.rank, self.world = loader.rank, loader.world
 
     def __getitem__(self, start: OrderState) -> tuple[OrderState, Batch]:
-        order = self._order(start)
-        places = batch_places(start.samples_consumed, self.batch_size, self.rank, self.world)
-        real = places < len(order)
+        first, end = start.samples_consumed, self.plan.batch_end(start)
+        limited = self.plan.limited
+        size = -(-(end - first) // self.world) * self.world if limited else self.plan.batch_size
+        places = np.arange(first + self.rank, first + size, self.world, dtype=np.int64)
+        real = places < end
         # padding repeats samples of the same batch, from its beginning on
-        held = np.where(real, places, start.samples_consumed + places % (len(order) - start.samples_consumed))
+        held = np.where(real, places, first + (places - end) % (end - first))
+        # how much padding there is may depend on the ranks; what is drawn from the places may not
+        shown = np.where(real, places, 0) if limited else places
+        order = self.plan.order(start.seed, start.epoch)
         items = [
             self.source.load(int(order[sample]), seed=start.seed, epoch=start.epoch, position=int(place))
             for sample, place in zip(held, places, strict=True)
         ]
-        batch = collate(items, is_real=real.tolist(), positions=places, epoch=start.epoch, seed=start.seed)
+        batch = collate(items, is_real=real.tolist(), positions=shown, epoch=start.epoch, seed=start.seed)
         return start, batch
-
-    def _order(self, start: OrderState) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(len(self.source))
-        return _permutation(
-            tuple(self.source.shard_sizes), start.seed, start.epoch, self.source.config.window
-        )
-
-
-@lru_cache(maxsize=2)
-def _permutation(shard_sizes: tuple[int, ...], seed: int, epoch: int, window: int) -> np.ndarray:
-    return permutation(shard_sizes, seed, epoch, window)
 
 
 def _ignore_signals(worker: int) -> None:

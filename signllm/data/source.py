@@ -8,9 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from signllm.data.augment import AugmentConfig, augment
+from signllm.data.augment import AugmentConfig, augment, shown_frames
 from signllm.data.batch import Item
 from signllm.data.index import Split
+from signllm.data.plan import Dataset
 from signllm.data.stored import stored_frames
 from signllm.errors import UsageError
 
@@ -25,6 +26,8 @@ class DataConfig:
         size: side of the square pictures in pixels.
         max_frames: a longer video is thinned to this many frames spread evenly over it; not stated in the
             paper.
+        max_frames_per_batch: most frames of one forward pass, over all ranks; batches then hold videos of
+            like length, fewer than ``batch_size`` where they are long. None is no limit.
         workers: processes per rank that decode ahead; 0 decodes in the training process.
         window: shards whose samples are shuffled together.
         max_bad: share of an epoch's samples that may turn out unreadable while training.
@@ -34,6 +37,7 @@ class DataConfig:
 
     size: int = 224
     max_frames: int = 300
+    max_frames_per_batch: int | None = None
     workers: int = 2
     window: int = 16
     max_bad: float = 0.01
@@ -52,6 +56,12 @@ class DataConfig:
         ):
             if getattr(self, name) < least:
                 raise UsageError(f"data.{name} = {getattr(self, name)}", remedy=f"at least {least}")
+        if self.max_frames_per_batch is not None and self.max_frames_per_batch < self.max_frames:
+            raise UsageError(
+                f"data.max_frames_per_batch = {self.max_frames_per_batch}, and one video may have "
+                f"{self.max_frames} frames (data.max_frames)",
+                remedy="raise the first or lower the second",
+            )
         if self.cache_gb and self.workers:
             raise UsageError(
                 f"data.cache_gb = {self.cache_gb} with data.workers = {self.workers}: each keeps its own",
@@ -60,9 +70,16 @@ class DataConfig:
 
 
 class Source(Protocol):
-    """What a :class:`~signllm.data.pipeline.Loader` reads from."""
+    """What a :class:`~signllm.data.pipeline.Loader` reads from.
 
-    shard_sizes: tuple[int, ...]
+    Attributes:
+        datasets: what an epoch is mixed of.
+        frame_counts: int (n,), most frames of each sample; None if batches are not to be cut by frames.
+        config: how it is read.
+    """
+
+    datasets: tuple[Dataset, ...]
+    frame_counts: np.ndarray | None
     config: DataConfig
 
     def __len__(self) -> int:
@@ -81,7 +98,11 @@ class VideoSource:
     """
 
     def __init__(self, split: Split, config: DataConfig) -> None:
-        self.split, self.config, self.shard_sizes = split, config, split.shard_sizes
+        self.split, self.config, self.datasets = split, config, split.datasets
+        stored = np.array([sample.frames for sample in split.samples], np.int64)
+        self.frame_counts: np.ndarray | None = np.minimum(
+            config.augment.most_frames(stored), config.max_frames
+        )
         self._cache: dict[int, np.ndarray] = {}
         self._room_bytes = int(config.cache_gb * 2**30)
 
@@ -94,8 +115,19 @@ class VideoSource:
         sample, size, bad = self.split.samples[index], self.config.size, None
         try:
             frames_THWC = self._decoded(index)
+            if self.config.augment.tempo:
+                frames_THWC = frames_THWC[
+                    shown_frames(
+                        len(frames_THWC),
+                        self.config.augment,
+                        most=self.config.max_frames,
+                        seed=seed,
+                        epoch=epoch,
+                        position=position,
+                    )
+                ]
         except (UsageError, OSError) as error:
-            bad = error.what if isinstance(error, UsageError) else str(error)
+            bad = " ".join(str(error).split())  # with the shard where that is to blame
             decoded = self.config.augment.decoded_size(size)
             frames_THWC = np.full((_STAND_IN_FRAMES, decoded, decoded, 3), 127, np.uint8)
         frames_THWC = augment(
@@ -133,7 +165,8 @@ class CharacterSource:
     def __init__(
         self, split: Split, characters: Mapping[str, np.ndarray], config: DataConfig | None = None
     ) -> None:
-        self.split, self.config, self.shard_sizes = split, config or DataConfig(workers=0), split.shard_sizes
+        self.split, self.config, self.datasets = split, config or DataConfig(workers=0), split.datasets
+        self.frame_counts: np.ndarray | None = None
         missing = [sample.id for sample in split.samples if len(characters.get(sample.id, ())) == 0]
         if missing:
             raise UsageError(

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from signllm.data.plan import Dataset
 from signllm.data.source import DataConfig, Source
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from signllm.data.batch import Item
 
 
@@ -28,7 +31,8 @@ class Share:
     def __init__(self, source: Source, *, batch_size: int, rank: int, world: int) -> None:
         self.source = source
         self.places = dealt(len(source), batch_size=batch_size, rank=rank, world=world)
-        self.shard_sizes: tuple[int, ...] = (len(self.places),)
+        self.datasets: tuple[Dataset, ...] = (Dataset(shard_sizes=(len(self.places),)),)
+        self.frame_counts: np.ndarray | None = None  # the batches are those that were dealt
         self.config: DataConfig = source.config
 
     def __len__(self) -> int:

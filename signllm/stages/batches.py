@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from signllm.data.index import ShardIndex, Split
-from signllm.data.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.index import Split
+from signllm.data.mixture import open_mixture
+from signllm.data.pipeline import Bad, DataConfig, Loader, VideoSource
 from signllm.data.source import Source
 from signllm.models.gather import reduce_sum
 from signllm.training.engine import Ranks, TrainingConfig
@@ -19,26 +21,49 @@ from signllm.training.loop import Validate
 TRAIN, DEV = "train", "dev"
 
 
-def open_split(shards: Path, name: str = TRAIN) -> Split:
-    """Open a split of a folder of shards; the error of a missing one names those that exist."""
-    return ShardIndex(shards).split(name)
+def open_split(shards: Path | str, name: str = TRAIN) -> Split:
+    """Open a split of shards or of a mixture; the error of a missing one names those that exist."""
+    return open_mixture(shards).split(name)
 
 
 def training_batches(source: Source, training: TrainingConfig, ranks: Ranks) -> Loader:
     """Return this rank's endless, shuffled batches for ``fit()``."""
     return Loader(
-        source, batch_size=training.videos_per_forward, rank=ranks.rank, world=ranks.world, seed=training.seed
+        source,
+        batch_size=training.videos_per_forward,
+        rank=ranks.rank,
+        world=ranks.world,
+        seed=training.seed,
+        bad_of_all=bad_of_all(ranks),
     )
 
 
+def bad_of_all(ranks: Ranks) -> Callable[[Bad], Bad] | None:
+    """Return a function that collects the bad samples of a step over the ranks; None for one rank.
+
+    One small reduction per step; the names travel only where there are any.
+    """
+    if ranks.world == 1:
+        return None
+
+    def collect(own: Bad) -> Bad:
+        if not reduce_sum(torch.tensor(len(own), device=ranks.device)).item():
+            return ()
+        told: list[Any] = [None] * ranks.world
+        dist.all_gather_object(told, own)
+        return tuple(bad for of_rank in told for bad in of_rank)
+
+    return collect
+
+
 def held_out_losses(
-    shards: Path, data: DataConfig, training: TrainingConfig, ranks: Ranks
+    shards: Path | str, data: DataConfig, training: TrainingConfig, ranks: Ranks
 ) -> Validate | None:
     """Return a function for a model's mean losses over the ``dev`` split, or None if there is no such split.
 
     All ranks call it; every batch counts by its real videos.
     """
-    index = ShardIndex(shards)
+    index = open_mixture(shards)
     if DEV not in index.splits:
         return None
     source = VideoSource(index.split(DEV), data)
@@ -49,6 +74,7 @@ def held_out_losses(
         world=ranks.world,
         shuffle=False,
         epochs=1,
+        bad_of_all=bad_of_all(ranks),
     )
 
     def validate(model: nn.Module, step: int) -> Mapping[str, float]:

@@ -124,11 +124,14 @@ def encode_batches(
     samples = [dataclasses.replace(s, shard=0) for s in split.samples if s.shard == shard]
     member, left = group.index(ranks.rank), len(samples)
     samples = [s for at, s in enumerate(samples) if at // batch_size % len(group) == member]
-    own = dataclasses.replace(
-        split, tars=(split.tars[shard],), shard_sizes=(len(samples),), samples=tuple(samples)
+    own = Split(
+        name=split.name, tars=(split.tars[shard],), shard_sizes=(len(samples),), samples=tuple(samples)
     )
     # whether too many are unreadable is asked when the shard is whole, not of a rank's part of it
-    source = VideoSource(own, dataclasses.replace(data, augment=AugmentConfig(), max_bad=1.0, cache_gb=0.0))
+    plain = dataclasses.replace(
+        data, augment=AugmentConfig(), max_bad=1.0, cache_gb=0.0, max_frames_per_batch=None
+    )
+    source = VideoSource(own, plain)
     encoded = ShardCharacters({}, {})
     for batch in Loader(source, batch_size=batch_size, shuffle=False, epochs=1) if samples else ():
         encoded.characters.update(_encode(vq_sign, batch.to(ranks.device)))

@@ -20,7 +20,7 @@ from signllm.training.loop import Outcome, fit
 STAGE = "pretrain"
 
 
-def pretrain(config: PretrainConfig, run: Path, shards: Path) -> Outcome:
+def pretrain(config: PretrainConfig, run: Path, shards: Path | str) -> Outcome:
     """Train VQ-Sign on the ``train`` split of ``shards`` into ``run``.
 
     Raises:

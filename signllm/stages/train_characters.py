@@ -19,7 +19,8 @@ from signllm.config import ComposeConfig
 from signllm.cra.composition import compose_words
 from signllm.cra.word_codebook import WordCodebook, fingerprint
 from signllm.data.characters import characters_file, load_packed, save_characters
-from signllm.data.index import ShardIndex, Split
+from signllm.data.index import Split
+from signllm.data.mixture import open_mixture
 from signllm.errors import UsageError
 from signllm.models.vq_sign import VQSign
 from signllm.plain import to_plain
@@ -118,7 +119,7 @@ def train_characters(
     Raises:
         UsageError: there is no train split, or no video in it.
     """
-    index = ShardIndex(shards)
+    index = open_mixture(shards)
     split = index.split(TRAIN)
     if len(split) == 0:
         raise UsageError(
@@ -130,5 +131,5 @@ def train_characters(
         "size": config.data.size,
         "max_frames": config.data.max_frames,
     }
-    shas = tuple(entry["sha256"] for entry in index.manifest["splits"][TRAIN]["shards"])
+    shas = index.checksums(TRAIN)
     return TrainCharacters(run=run, split=split, shas=shas, vq_sign=vq_sign, made_by=made_by, config=config)

@@ -22,12 +22,12 @@ def _pretrain(arguments: list[str]) -> Job:
     recipe, options = _recipe(arguments)
     settings = Annotated[PretrainConfig, tyro.conf.arg(name="")]
 
-    def pretrain(*, run: Path, data: Path, ranks: int = 1, config: settings = recipe.pretrain) -> None:
+    def pretrain(*, run: Path, data: str, ranks: int = 1, config: settings = recipe.pretrain) -> None:
         """Stage 1.
 
         Args:
             run: the run folder; an unfinished run there is continued.
-            data: folder of shards.
+            data: folder or address of shards; several as A:2,B:1 are mixed, A's samples twice an epoch.
             ranks: processes on this machine that share the work.
             config: settings of the recipe, each can be changed.
         """
@@ -46,18 +46,19 @@ def _compose(arguments: list[str]) -> Job:
     recipe, options = _recipe(arguments)
     settings = Annotated[ComposeConfig, tyro.conf.arg(name="")]
 
-    def compose(*, run: Path, data: Path, ranks: int = 1, config: settings = recipe.compose) -> None:
+    def compose(*, run: Path, data: str, ranks: int = 1, config: settings = recipe.compose) -> None:
         """Stage 2.
 
         Args:
             run: the run folder that `signllm pretrain` wrote; the words go there.
-            data: folder of shards.
+            data: folder or address of shards.
             ranks: processes on this machine that share the work.
             config: settings of the recipe, each can be changed.
         """
         from signllm.stages.compose import compose
 
-        spread("compose", arguments, ranks, lambda: _tell_words(compose(run, data, config)))
+        shards: Any = data
+        spread("compose", arguments, ranks, lambda: _tell_words(compose(run, shards, config)))
 
     return parse(compose, options, verb="compose", about=COMPOSE)
 
@@ -75,20 +76,23 @@ def _finetune(arguments: list[str]) -> Job:
     settings = Annotated[FinetuneConfig, tyro.conf.arg(name="")]
 
     def finetune(
-        *, run: Path, init: Path, data: Path, ranks: int = 1, config: settings = recipe.finetune
+        *, run: Path, init: Path, data: str, ranks: int = 1, config: settings = recipe.finetune
     ) -> None:
         """Stage 3.
 
         Args:
             run: the run folder; an unfinished run there is continued.
             init: the run folder of stages 1 and 2: its encoder and its words.
-            data: folder of shards.
+            data: folder or address of shards, or a mixture, as stage 1 takes it.
             ranks: processes on this machine that share the work.
             config: settings of the recipe, each can be changed.
         """
         from signllm.stages.finetune import finetune
 
-        spread("finetune", arguments, ranks, lambda: whole(finetune(config, run=run, init=init, shards=data)))
+        shards: Any = data
+        spread(
+            "finetune", arguments, ranks, lambda: whole(finetune(config, run=run, init=init, shards=shards))
+        )
 
     return parse(finetune, options, verb="finetune", about=FINETUNE)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from signllm.data.augment import AugmentConfig, augment
+from signllm.data.augment import AugmentConfig, augment, shown_frames
 from signllm.errors import UsageError
 
 from .conftest import drawn
@@ -59,3 +59,22 @@ def test_brightness_moves_the_mean_within_its_limit() -> None:
 def test_values_out_of_range() -> None:
     with pytest.raises(UsageError, match=r"augment\.shift = 1"):
         AugmentConfig(shift=1)
+
+
+def test_tempo_is_even_bounded_and_drawn_once_per_video() -> None:
+    config = AugmentConfig(tempo=0.25)
+    counts = []
+    for position in range(200):
+        shown = shown_frames(40, config, most=300, seed=1, epoch=0, position=position)
+        again = shown_frames(40, config, most=300, seed=1, epoch=0, position=position)
+        np.testing.assert_array_equal(shown, again)
+        assert (shown[0], shown[-1]) == (0, 39)
+        assert set(np.diff(shown).tolist()) <= {0, 1, 2}
+        counts.append(len(shown))
+    assert min(counts) >= 30
+    assert max(counts) <= int(config.most_frames(np.array(40))) == 50
+    assert len(set(counts)) > 10
+    assert len(shown_frames(40, config, most=13, seed=1, epoch=0, position=0)) == 13
+    assert shown_frames(40, AugmentConfig(), most=300, seed=1, epoch=0, position=0).tolist() == list(
+        range(40)
+    )

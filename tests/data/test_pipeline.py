@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,10 @@ def split(shards: Path) -> Split:
     found = ShardIndex(shards).split("train")
     assert 3 < len(found.tars) < 12
     return found
+
+
+def limited(max_frames_per_batch: int | None) -> DataConfig:
+    return DataConfig(size=48, workers=0, window=2, max_frames=30, max_frames_per_batch=max_frames_per_batch)
 
 
 def characters_of(split: Split) -> CharacterSource:
@@ -94,6 +99,58 @@ def test_audit_every_sample_once_per_epoch(split: Split, world: int, workers: in
         ]
         assert sorted(seen) == sorted(sample.id for sample in split.samples)
     assert all(len(batch) == 2 for of_rank in batches for batch in of_rank)
+
+
+@pytest.mark.parametrize(("world", "workers", "limit"), [(5, 0, None), (3, 2, 60)])
+def test_audit_fewer_shards_than_ranks(
+    make_clips: Maker, tmp_path: Path, world: int, workers: int, limit: int | None
+) -> None:
+    write_shards(make_clips(23), tmp_path, ShardConfig(encode="copy", show_progress=False))
+    single = ShardIndex(tmp_path).split("train")
+    assert len(single.tars) == 1
+    source = VideoSource(single, limited(limit))
+    ranks = [
+        list(Loader(source, batch_size=2 * world, rank=r, world=world, workers=workers, epochs=1))
+        for r in range(world)
+    ]
+    assert len({len(batches) for batches in ranks}) == 1
+    seen = [name for batches in ranks for name in real_ids(batches)]
+    assert sorted(seen) == sorted(sample.id for sample in single.samples)
+
+
+@pytest.mark.parametrize(("before", "after"), [((3, 1), (1, 0)), ((2, 0), (3, 1))])
+@pytest.mark.parametrize("limit", [None, 60])
+def test_resume_under_another_layout_of_ranks_and_workers(
+    split: Split, before: tuple[int, int], after: tuple[int, int], limit: int | None
+) -> None:
+    source = VideoSource(split, limited(limit))
+    seen: list[str] = []
+    state = {"seed": 8, "epoch": 0, "samples_consumed": 0}
+    for (world, workers), steps in ((before, 2), (after, None)):
+        for rank in range(world):
+            loader = Loader(source, batch_size=6, rank=rank, world=world, workers=workers, epochs=1)
+            loader.load_state_dict(state)
+            batches = list(islice(loader, steps))
+            seen += real_ids(batches)
+        state = loader.state_dict()
+    assert sorted(seen) == sorted(sample.id for sample in split.samples)
+
+
+def test_batches_limited_by_frames_are_the_same_on_every_layout(split: Split) -> None:
+    source = VideoSource(split, limited(60))
+    alone = list(Loader(source, batch_size=5, seed=1, epochs=2))
+    assert all(int(batch.frame_counts.sum()) <= 60 for batch in alone)
+    for world in (2, 3):
+        parts = [
+            list(Loader(source, batch_size=5, rank=r, world=world, seed=1, epochs=2)) for r in range(world)
+        ]
+        for step, whole in enumerate(alone):
+            step_ids = [real_ids([part[step]]) for part in parts]
+            assert step_ids == [whole.ids[r::world] for r in range(world)]
+            assert {len(part[step]) for part in parts} == {-(-len(whole) // world)}
+            padded = torch.stack([part[step].positions for part in parts], dim=1).reshape(-1)
+            assert padded[: len(whole)].tolist() == whole.positions.tolist()
+            assert not padded[len(whole) :].any()
 
 
 def test_ranks_hold_the_parts_of_the_global_batch(split: Split) -> None:
@@ -290,6 +347,8 @@ def test_what_cannot_be_shared_or_resumed(split: Split) -> None:
         Loader(source, batch_size=5, rank=0, world=2)
     with pytest.raises(UsageError, match="stands at sample 24, these shards hold 23"):
         Loader(source, batch_size=5).load_state_dict({"seed": 0, "epoch": 0, "samples_consumed": 24})
+    with pytest.raises(UsageError, match=r"max_frames_per_batch = 299, and one video may have 300"):
+        DataConfig(max_frames_per_batch=299)
     with pytest.raises(UsageError, match=r"data\.cache_gb"):
         DataConfig(cache_gb=1, workers=2)
     with pytest.raises(UsageError, match=r"data\.size = 8"):
