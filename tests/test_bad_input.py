@@ -210,7 +210,7 @@ def test_a_language_model_that_is_missing_leaves_a_run_that_can_be_begun_again(
     stage3 = ("finetune", "tiny", "--data", shards, "--init", composed / "pretrain", "--run", run)
     model = "--sign-llm.language-model.path"
     refused(*stage3, model, tmp_path / "none", told="there is no language model")
-    refused("evaluate", "--run", run, "--data", shards, "--split", "dev", told="no language model")
+    refused("evaluate", "--run", run, "--data", shards, "--split", "dev", told="no whole checkpoint")
     # The right path goes into the same folder; a wrong split and a missing video follow it.
     assert cli.main([str(word) for word in (*stage3, model, composed / "llm", "--training.epochs", "3")]) == 0
     refused("evaluate", "--run", run, "--data", shards, "--split", "tset", told="dev")
