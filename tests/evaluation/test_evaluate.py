@@ -26,7 +26,7 @@ from signllm.evaluation.evaluate import EvaluateConfig, covered_by, evaluate
 from signllm.evaluation.hypotheses import deranged
 from signllm.evaluation.scores import score
 from signllm.evaluation.share import dealt
-from signllm.stages.finetune import load_sign_llm
+from signllm.stages.finetuned import load_sign_llm
 from tests.evaluation import trained
 
 ROOT = Path(__file__).resolve().parents[2]
