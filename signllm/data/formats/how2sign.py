@@ -11,11 +11,11 @@ The signer is the number in a name before ``-rgb_front``.
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 
 from signllm.data.clip import Annotations, Clip, LeftOut, OfficialCounts, tidy_text
+from signllm.data.formats.rows import Row, rows_of, uneven
 from signllm.data.formats.times import check_span, seconds
 from signllm.data.formats.video_tree import VideoTree
 from signllm.errors import UsageError
@@ -55,24 +55,14 @@ def _table(src: Path, split: str) -> Path | None:
 
 
 def _rows(table: Path, split: str, tree: VideoTree) -> list[Clip | LeftOut]:
-    with table.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        missing = set(_COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise UsageError(
-                f"columns missing: {', '.join(sorted(missing))}; found: {', '.join(reader.fieldnames or ())}",
-                where=table,
-                remedy="use the file of the release as it is, separated by tabs",
-            )
-        return [_entry(row, reader.line_num, split, tree) for row in reader]
+    rows = rows_of(table, _COLUMNS, delimiter="\t", written="separated by tabs")
+    return [_entry(row, line, split, tree) for line, row in rows]
 
 
-def _entry(row: dict[str, str | None], line: int, split: str, tree: VideoTree) -> Clip | LeftOut:
+def _entry(row: Row, line: int, split: str, tree: VideoTree) -> Clip | LeftOut:
     name = row["SENTENCE_NAME"] or f"line {line}"
-    if None in row or None in row.values():
-        return LeftOut(
-            id=name, split=SPLITS[split], reason=f"line {line} has another number of fields than the header"
-        )
+    if left_out := uneven(row, line, id=name, split=SPLITS[split]):
+        return left_out
     video, start_s, end_s = tree.find(name, split), None, None
     recording = tree.find(row["VIDEO_NAME"] or "", split)
     if video is None and recording is not None:

@@ -10,10 +10,10 @@ becomes ``dev``. The release names no signers.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from signllm.data.clip import Annotations, Clip, LeftOut, OfficialCounts, tidy_text
+from signllm.data.formats.rows import Row, rows_of, uneven
 from signllm.data.formats.times import check_span, seconds
 from signllm.data.formats.video_tree import VideoTree
 from signllm.errors import UsageError
@@ -37,16 +37,8 @@ def read(src: Path) -> Annotations:
             remedy="give the folder that holds data/openasl-v1.0.tsv and the videos",
         )
     tree = VideoTree(src)
-    with table.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        missing = set(_COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise UsageError(
-                f"columns missing: {', '.join(sorted(missing))}; found: {', '.join(reader.fieldnames or ())}",
-                where=table,
-                remedy="use the file of the release as it is, separated by tabs",
-            )
-        entries = [_entry(row, reader.line_num, tree) for row in reader]
+    rows = rows_of(table, _COLUMNS, delimiter="\t", written="separated by tabs")
+    entries = [_entry(row, line, tree) for line, row in rows]
     return Annotations(
         clips=tuple(entry for entry in entries if isinstance(entry, Clip)),
         left_out=tuple(entry for entry in entries if isinstance(entry, LeftOut)),
@@ -54,13 +46,11 @@ def read(src: Path) -> Annotations:
     )
 
 
-def _entry(row: dict[str, str | None], line: int, tree: VideoTree) -> Clip | LeftOut:
+def _entry(row: Row, line: int, tree: VideoTree) -> Clip | LeftOut:
     name, split = row["vid"] or f"line {line}", row["split"] or "train"
     split = SPLITS.get(split, split)
-    if None in row or None in row.values():
-        return LeftOut(
-            id=name, split=split, reason=f"line {line} has another number of fields than the header"
-        )
+    if left_out := uneven(row, line, id=name, split=split):
+        return left_out
     video, start_s, end_s = tree.find(name.replace(":", "%")) or tree.find(name), None, None
     recording = tree.find(row["yid"] or "")
     if video is None and recording is not None:

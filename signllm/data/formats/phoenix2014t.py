@@ -8,10 +8,10 @@ have 25 frames per second.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from signllm.data.clip import Annotations, Clip, LeftOut, OfficialCounts, tidy_text
+from signllm.data.formats.rows import Row, rows_of, uneven
 from signllm.errors import UsageError
 
 FPS = 25.0
@@ -53,24 +53,14 @@ def _find_root(src: Path) -> Path:
 
 
 def _rows(table: Path, frames: Path, split: str) -> list[Clip | LeftOut]:
-    with table.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter="|", quoting=csv.QUOTE_NONE)
-        missing = _COLUMNS - set(reader.fieldnames or ())
-        if missing:
-            raise UsageError(
-                f"columns missing: {', '.join(sorted(missing))}; found: {', '.join(reader.fieldnames or ())}",
-                where=table,
-                remedy="use the file of the release as it is, separated by | without quotes",
-            )
-        return [_entry(row, reader.line_num, frames, split) for row in reader]
+    rows = rows_of(table, _COLUMNS, delimiter="|", written="separated by | without quotes")
+    return [_entry(row, line, frames, split) for line, row in rows]
 
 
-def _entry(row: dict[str, str | None], line: int, frames: Path, split: str) -> Clip | LeftOut:
+def _entry(row: Row, line: int, frames: Path, split: str) -> Clip | LeftOut:
     name = row["name"] or f"line {line}"
-    if None in row or None in row.values():
-        return LeftOut(
-            id=name, split=split, reason=f"line {line} has another number of fields than the header"
-        )
+    if left_out := uneven(row, line, id=name, split=split):
+        return left_out
     return Clip(
         id=name,
         video=_frame_folder(frames, row["video"] or name),
