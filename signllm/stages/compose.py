@@ -23,7 +23,7 @@ from signllm.training.engine import start_distributed
 log = logging.getLogger(__name__)
 
 
-def compose(run: Path, shards: Path, config: ComposeConfig) -> WordCodebook:
+def compose(run: Path, shards: Path | str, config: ComposeConfig) -> WordCodebook:
     """Write the characters of the train split and the words made of them into a pretrained run (all ranks).
 
     Args:

@@ -29,7 +29,7 @@ from signllm.training.loop import Outcome
 FROZEN = "frozen"
 
 
-def finetune(config: FinetuneConfig, run: Path, init: Path, shards: Path) -> Outcome:
+def finetune(config: FinetuneConfig, run: Path, init: Path, shards: Path | str) -> Outcome:
     """Train SignLLM on the ``train`` split of ``shards`` into ``run``, from encoder and words of ``init``.
 
     Raises:
@@ -68,7 +68,7 @@ def finetune(config: FinetuneConfig, run: Path, init: Path, shards: Path) -> Out
     return train_jointly(config, joint, words, start, run, shards, ranks)
 
 
-def with_language_of(shards: Path, config: FinetuneConfig) -> FinetuneConfig:
+def with_language_of(shards: Path | str, config: FinetuneConfig) -> FinetuneConfig:
     """Return the configuration with the commonest language of the training texts, unless it names one."""
     if config.generation.language is not None:
         return config

@@ -53,7 +53,7 @@ def train_frozen(
     encoder: Mapping[str, Tensor],
     run: Path,
     init: Path,
-    shards: Path,
+    shards: Path | str,
     ranks: Ranks,
 ) -> Outcome:
     """Train what follows the characters: word vectors, projector (and adapters); the encoder rests."""
@@ -79,7 +79,7 @@ def train_jointly(
     words: WordCodebook,
     start: Callable[[SignLLM], None],
     run: Path,
-    shards: Path,
+    shards: Path | str,
     ranks: Ranks,
 ) -> Outcome:
     """Train everything on video, each stretch between two recompositions with an engine of its own."""

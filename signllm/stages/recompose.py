@@ -82,7 +82,7 @@ def recompose(
     config: FinetuneConfig,
     training: TrainingConfig,
     run: Path,
-    shards: Path,
+    shards: Path | str,
     ranks: Ranks,
 ) -> WordCodebook:
     """Compose words anew at a checkpoint, write the checkpoint that has them, and return them (all ranks).

@@ -92,7 +92,7 @@ class TrainCharacters:
         if unreadable > allowed or len(counts) == 0:
             raise UsageError(
                 f"{unreadable} of {len(self.split)} videos could not be read, allowed {allowed:g}",
-                where=self.split.tars[0].parent,
+                where=self.split.tars[0],
                 remedy="`signllm shards verify` names the damage; or allow more with data.max_bad",
             )
         return characters, counts
@@ -112,7 +112,7 @@ class TrainCharacters:
 
 
 def train_characters(
-    run: Path, shards: Path, vq_sign: VQSign, checkpoint: Path | None, config: ComposeConfig
+    run: Path, shards: Path | str, vq_sign: VQSign, checkpoint: Path | None, config: ComposeConfig
 ) -> TrainCharacters:
     """Return the characters that ``vq_sign``, with the weights of ``checkpoint``, reads from ``shards``.
 

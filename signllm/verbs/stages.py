@@ -57,8 +57,7 @@ def _compose(arguments: list[str]) -> Job:
         """
         from signllm.stages.compose import compose
 
-        shards: Any = data
-        spread("compose", arguments, ranks, lambda: _tell_words(compose(run, shards, config)))
+        spread("compose", arguments, ranks, lambda: _tell_words(compose(run, data, config)))
 
     return parse(compose, options, verb="compose", about=COMPOSE)
 
@@ -89,10 +88,7 @@ def _finetune(arguments: list[str]) -> Job:
         """
         from signllm.stages.finetune import finetune
 
-        shards: Any = data
-        spread(
-            "finetune", arguments, ranks, lambda: whole(finetune(config, run=run, init=init, shards=shards))
-        )
+        spread("finetune", arguments, ranks, lambda: whole(finetune(config, run=run, init=init, shards=data)))
 
     return parse(finetune, options, verb="finetune", about=FINETUNE)
 
