@@ -1,15 +1,18 @@
 """Samples → batches of one rank: each once per epoch, equally many on every rank, resumable after any step.
 
-The steps are a pure sequence (:mod:`signllm.data.plan`); workers only run ahead along it. The state is that
-of the batches handed out, so prefetching is invisible in it. ``torch``'s DataLoader supplies processes,
-shared memory and pinning.
+The steps are a pure sequence (:mod:`signllm.data.plan`); workers, or a thread of the training process, only
+run ahead along it. The state is that of the batches handed out, so prefetching is invisible in it.
+``torch``'s DataLoader supplies processes, shared memory and pinning.
 """
 
 from __future__ import annotations
 
 import logging
 import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -25,6 +28,8 @@ __all__ = ["AugmentConfig", "CharacterSource", "DataConfig", "Loader", "VideoSou
 _PREFETCHED_BATCHES = 2
 Bad = tuple[tuple[str, str], ...]
 """(id, reason) of samples that could not be read."""
+Collect = Callable[[Bad], Callable[[], Bad]]
+"""Begins to tell all ranks the bad samples of this one; what it returns waits for those of all."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +48,9 @@ class Loader:
         workers: processes that decode ahead; None takes ``source.config.workers``. The batches do not depend
             on it.
         epochs: passes in all, counted from the first even after resuming; None goes on for ever.
-        bad_of_all: returns the bad samples of one step of all ranks from those of this rank; all ranks call
-            it at every step. Then all stop at the same step if there are too many. None looks at this rank's.
+        bad_of_all: collects the bad samples of a step over the ranks, all of which call it at every step and
+            ask for the answer at the next, so that no rank waits for another's data. Then all stop at the
+            same step if there are too many. None looks at this rank's.
 
     A training loader that has reached its end yields nothing more; one without shuffling begins anew, so that
     evaluating twice works.
@@ -64,7 +70,7 @@ class Loader:
         shuffle: bool = True,
         workers: int | None = None,
         epochs: int | None = None,
-        bad_of_all: Callable[[Bad], Bad] | None = None,
+        bad_of_all: Collect | None = None,
     ) -> None:
         if len(source) == 0:
             raise UsageError("the split holds no samples", remedy="check signllm shards info")
@@ -122,10 +128,15 @@ class Loader:
         if not self.shuffle and self.epochs is not None and self._state.epoch >= self.epochs:
             self._state = OrderState(seed=self._state.seed)
         starts = self.plan.starts(self._state, self.epochs)
+        told: Callable[[], Bad] | None = None
         for start, batch in self._batches(starts):
+            if told is not None:
+                self._count_bad(told())
             self._state = self.plan.after(start)
-            self._count_bad(batch.bad)
+            told = self._bad_of_all(batch.bad) if self._bad_of_all else partial(tuple, batch.bad)
             yield batch
+        if told is not None:
+            self._count_bad(told())
 
     def _batches(self, starts: Iterable[OrderState]) -> Iterator[tuple[OrderState, Batch]]:
         from torch.cuda import is_available
@@ -133,7 +144,7 @@ class Loader:
 
         maker = _BatchMaker(self)
         if self.workers == 0:
-            yield from map(maker.__getitem__, starts)
+            yield from _ahead(maker.__getitem__, starts)
             return
         yield from DataLoader(
             maker,  # type: ignore[arg-type]  # a map from states, not from numbers
@@ -145,13 +156,13 @@ class Loader:
             pin_memory=is_available(),
         )
 
-    def _count_bad(self, own: Bad) -> None:
+    def _count_bad(self, bad: Bad) -> None:
         """Log and count the bad samples of a step, each once however often it is met.
 
         Raises:
             UsageError: more than ``data.max_bad`` of all; on every rank alike.
         """
-        new = [bad for bad in (self._bad_of_all(own) if self._bad_of_all else own) if bad[0] not in self._bad]
+        new = [(name, reason) for name, reason in bad if name not in self._bad]
         if not new:
             return
         for name, reason in new:
@@ -204,6 +215,23 @@ class _BatchMaker:
         ]
         batch = collate(items, is_real=real.tolist(), positions=shown, epoch=start.epoch, seed=start.seed)
         return start, batch
+
+
+def _ahead(
+    make: Callable[[OrderState], tuple[OrderState, Batch]], starts: Iterable[OrderState]
+) -> Iterator[tuple[OrderState, Batch]]:
+    """Make batches in a thread: FFmpeg, NumPy and torch let the training thread run meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        waiting: deque[Future[tuple[OrderState, Batch]]] = deque()
+        try:
+            for start in starts:
+                waiting.append(thread.submit(make, start))
+                if len(waiting) > _PREFETCHED_BATCHES:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            thread.shutdown(cancel_futures=True)
 
 
 def _ignore_signals(worker: int) -> None:

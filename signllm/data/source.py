@@ -28,7 +28,7 @@ class DataConfig:
             paper.
         max_frames_per_batch: most frames of one forward pass, over all ranks; batches then hold videos of
             like length, fewer than ``batch_size`` where they are long. None is no limit.
-        workers: processes per rank that decode ahead; 0 decodes in the training process.
+        workers: processes per rank that decode ahead; 0 decodes ahead in a thread of the training process.
         window: shards whose samples are shuffled together.
         max_bad: share of an epoch's samples that may turn out unreadable while training.
         cache_gb: decoded videos that a rank keeps in memory, for small datasets; only with ``workers`` 0.

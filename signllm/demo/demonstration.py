@@ -192,12 +192,22 @@ class Demo:
             **scored,
             "seconds": round(sum(self.seconds.values()), 1),
             "stages": self.seconds,
+            "data_wait": {run: _data_wait(self.out / run) for run in ("vq-sign", "sign-llm")},
             "split": SPLIT,
             "seed": self.config.studio.seed,
         }
         write_atomically(self.out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
         report(self.out, shards=self.shards)
         return summary
+
+
+def _data_wait(run: Path) -> float:
+    """Return the share of a run's training time that went into waiting for data."""
+    from signllm.training.metrics import read_log
+
+    lines = [line for line in read_log(run) if "data_wait" in line]
+    waited_s = sum(line["data_wait"] * line["seconds"] for line in lines)
+    return round(waited_s / sum(line["seconds"] for line in lines), 4)
 
 
 STAGE_NAMES = tuple(item.name for item in dataclasses.fields(Stages))

@@ -12,7 +12,7 @@ from torch import nn
 
 from signllm.data.index import Split
 from signllm.data.mixture import open_mixture
-from signllm.data.pipeline import Bad, DataConfig, Loader, VideoSource
+from signllm.data.pipeline import Bad, Collect, DataConfig, Loader, VideoSource
 from signllm.data.source import Source
 from signllm.models.gather import reduce_sum
 from signllm.training.engine import Ranks, TrainingConfig
@@ -38,20 +38,27 @@ def training_batches(source: Source, training: TrainingConfig, ranks: Ranks) -> 
     )
 
 
-def bad_of_all(ranks: Ranks) -> Callable[[Bad], Bad] | None:
+def bad_of_all(ranks: Ranks) -> Collect | None:
     """Return a function that collects the bad samples of a step over the ranks; None for one rank.
 
-    One small reduction per step; the names travel only where there are any.
+    One small reduction per step, under way while the step is computed; names travel only if there are any.
     """
     if ranks.world == 1:
         return None
 
-    def collect(own: Bad) -> Bad:
-        if not reduce_sum(torch.tensor(len(own), device=ranks.device)).item():
-            return ()
-        told: list[Any] = [None] * ranks.world
-        dist.all_gather_object(told, own)
-        return tuple(bad for of_rank in told for bad in of_rank)
+    def collect(own: Bad) -> Callable[[], Bad]:
+        count = torch.tensor(len(own), device=ranks.device)
+        counting = dist.all_reduce(count, async_op=True)
+
+        def told() -> Bad:
+            counting.wait()
+            if not count.item():
+                return ()
+            of_ranks: list[Any] = [None] * ranks.world
+            dist.all_gather_object(of_ranks, own)
+            return tuple(bad for of_rank in of_ranks for bad in of_rank)
+
+        return told
 
     return collect
 

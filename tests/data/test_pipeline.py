@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -254,6 +256,14 @@ def test_stop_anywhere_and_resume_under_another_layout(split: Split, data: st.Da
         seen += real_ids(batches_left)
     assert len(lengths) == 1
     assert sorted(seen) == sorted(sample.id for sample in split.samples)
+
+
+def test_a_loader_dropped_in_the_middle_leaves_no_thread(split: Split) -> None:
+    batches = cast("Generator[Batch]", iter(Loader(characters_of(split), batch_size=2, workers=0)))
+    next(batches)
+    assert any(thread.name.startswith("batches") for thread in threading.enumerate())
+    batches.close()
+    assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
 
 
 def test_evaluation_keeps_the_order_and_can_be_repeated(split: Split) -> None:

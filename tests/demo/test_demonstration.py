@@ -92,6 +92,7 @@ def test_the_summary_has_the_scores_of_the_model_and_of_all_controls(finished: P
     assert model["samples"] == SIZES["test"]
     assert list(summary["stages"]) == STAGES
     assert summary["seconds"] == pytest.approx(sum(summary["stages"].values()), abs=0.1)
+    assert all(0 < share < 1 for share in summary["data_wait"].values())
     assert summary["split"] == "test"
 
 
