@@ -8,7 +8,8 @@ opening costs 10 microseconds.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +17,9 @@ import numpy as np
 
 from signllm.data.plan import Dataset
 from signllm.data.remote import beside, is_address, read_file, read_span
+from signllm.data.sample_table import SampleTable, ShardSample
 from signllm.data.tar import MANIFEST, SHARD_FORMAT, SHARD_VERSION, read_sidecar
 from signllm.errors import UsageError
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardSample:
-    """One sample of a split.
-
-    Args:
-        key: WebDataset key, a harmless form of ``id``.
-        id: the dataset's own name.
-        text: the reference sentence.
-        language: the spoken language, in English.
-        signer: name of the signer, "" if unknown.
-        frames: number of frames.
-        fps: frames per second.
-        width: pixels.
-        height: pixels.
-        shard: place of its tar in :attr:`Split.tars`.
-        members: extension → (byte offset, size) in that tar.
-    """
-
-    key: str
-    id: str
-    text: str
-    language: str
-    signer: str
-    frames: int
-    fps: float
-    width: int
-    height: int
-    shard: int
-    members: dict[str, tuple[int, int]] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +30,14 @@ class Split:
         name: ``train``, ``dev``, ``test``, ...
         tars: the shards: paths, or addresses (str).
         shard_sizes: samples in each shard.
-        samples: all samples.
+        samples: all samples, shard by shard.
         mixture: shards and weight of each dataset of a mixture, in the order of ``tars``; () is one dataset.
     """
 
     name: str
     tars: tuple[Any, ...]
     shard_sizes: tuple[int, ...]
-    samples: tuple[ShardSample, ...] = field(repr=False)
+    samples: SampleTable = field(repr=False)
     mixture: tuple[tuple[int, float], ...] = ()
 
     @property
@@ -81,6 +52,17 @@ class Split:
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.samples)
+
+    def of_shard(self, shard: int) -> Split:
+        """Return the samples of one shard as a split of its own."""
+        first = sum(self.shard_sizes[:shard])
+        samples = self.samples[first : first + self.shard_sizes[shard]]
+        return Split(
+            name=self.name,
+            tars=(self.tars[shard],),
+            shard_sizes=(len(samples),),
+            samples=SampleTable(replace(sample, shard=0) for sample in samples),
+        )
 
     def read(self, index: int) -> dict[str, bytes]:
         """Return the members of a sample by extension: ``mp4`` (or ``0001.png`` ...), ``txt``, ``json``.
@@ -140,17 +122,17 @@ class ShardIndex:
                 f"no split {name!r}", where=self.root, remedy=f"one of: {', '.join(self.splits)}"
             )
         entries = self.manifest["splits"][name]["shards"]
-        sidecars = [self._sidecar(entry) for entry in entries]
-        return Split(
-            name=name,
-            tars=tuple(beside(self.root, entry["tar"]) for entry in entries),
-            shard_sizes=tuple(len(sidecar["samples"]) for sidecar in sidecars),
-            samples=tuple(
-                _sample(fields, shard)
-                for shard, sidecar in enumerate(sidecars)
-                for fields in sidecar["samples"]
-            ),
-        )
+        sizes: list[int] = []
+
+        def samples() -> Iterator[ShardSample]:
+            for shard, entry in enumerate(entries):
+                described = self._sidecar(entry)["samples"]
+                sizes.append(len(described))
+                yield from (_sample(fields, shard) for fields in described)
+
+        table = SampleTable(samples())
+        tars = tuple(beside(self.root, entry["tar"]) for entry in entries)
+        return Split(name=name, tars=tars, shard_sizes=tuple(sizes), samples=table)
 
     def _read_manifest(self) -> dict[str, Any]:
         path = beside(self.root, MANIFEST)

@@ -7,13 +7,13 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from itertools import chain, combinations
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from signllm.data.index import ShardIndex, ShardSample, Split
+from signllm.data.index import ShardIndex, Split
+from signllm.data.sample_table import ShardSample
 from signllm.data.sharding import in_processes
 from signllm.data.stored import stored_frames
 from signllm.data.tar import file_sha256, tar_members
@@ -48,17 +48,16 @@ def shards_info(out: Path | str) -> dict[str, Any]:
 
 
 def _split_info(split: Split) -> dict[str, Any]:
-    texts = [sample.text for sample in split.samples]
-    frames = [sample.frames for sample in split.samples]
+    texts, frames = [sample.text for sample in split.samples], split.samples.frames
     return {
         "samples": len(split),
         "shards": len(split.tars),
-        "hours": round(sum(sample.frames / sample.fps for sample in split.samples) / 3600, 4),
-        "frames": sum(frames),
-        "shortest_frames": min(frames),
-        "longest_frames": max(frames),
-        "signers": dict(Counter(sample.signer or "unknown" for sample in split.samples)),
-        "languages": dict(Counter(sample.language for sample in split.samples)),
+        "hours": round(float((frames / split.samples.fps).sum()) / 3600, 4),
+        "frames": int(frames.sum()),
+        "shortest_frames": int(frames.min()),
+        "longest_frames": int(frames.max()),
+        "signers": {name or "unknown": count for name, count in split.samples.signers().items()},
+        "languages": dict(split.samples.languages()),
         "distinct_texts": len(set(texts)),
         **_text_statistics(texts),
     }
@@ -82,7 +81,7 @@ def _text_statistics(texts: Sequence[str]) -> dict[str, Any]:
 
 def _overlap(one: Split, other: Split) -> dict[str, int]:
     texts = {sample.text for sample in one.samples}
-    signers = [{sample.signer for sample in split.samples} - {""} for split in (one, other)]
+    signers = [split.samples.signers().keys() - {""} for split in (one, other)]
     return {
         "texts": sum(sample.text in texts for sample in other.samples),
         "signers": len(signers[0] & signers[1]),
@@ -110,7 +109,7 @@ def shards_verify(
         raise UsageError(f"workers = {workers}", remedy="at least 1")
     index = ShardIndex(out)
     splits = [index.split(name) for name in index.splits]
-    shards = [shard for split in splits for shard in _shards_of(split)]
+    shards = [split.of_shard(shard) for split in splits for shard in range(len(split.tars))]
     entries = [entry for split in splits for entry in index.manifest["splits"][split.name]["shards"]]
     jobs = ((shard, entry, decode) for shard, entry in zip(shards, entries, strict=True))
     damage: list[str] = []
@@ -130,13 +129,6 @@ def shards_verify(
             remedy="delete the tars named here and run signllm shard again: the whole ones are kept",
         )
     return {"splits": {split.name: len(split) for split in splits}, "decoded": decode, "damaged": 0}
-
-
-def _shards_of(split: Split) -> Iterator[Split]:
-    """Yield each shard as a split of its own: what one process needs to know."""
-    for number, tar in enumerate(split.tars):
-        samples = tuple(replace(sample, shard=0) for sample in split.samples if sample.shard == number)
-        yield Split(name=split.name, tars=(tar,), shard_sizes=(len(samples),), samples=samples)
 
 
 def _shard_damage(shard: Split, entry: dict[str, Any], decode: bool) -> list[str]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from signllm.data.index import ShardIndex, ShardSample, Split
+from signllm.data.index import ShardIndex, Split
 from signllm.data.remote import is_address
+from signllm.data.sample_table import SampleTable, ShardSample
 from signllm.errors import UsageError
 
 _WEIGHTED = re.compile(r"(.+):(\d+(?:\.\d+)?)")
@@ -49,20 +49,21 @@ class Mixture:
         """
         having = [part for part in self.parts if name in part[2].splits] or [self.parts[0]]
         opened = [(label, weight, index.split(name)) for label, weight, index in having]
-        tars: list[Any] = []
-        samples: list[ShardSample] = []
-        for label, _, split in opened:
-            samples += [
-                dataclasses.replace(s, id=f"{label}/{s.id}", shard=len(tars) + s.shard) for s in split.samples
-            ]
-            tars += split.tars
         return Split(
             name=name,
-            tars=tuple(tars),
+            tars=tuple(tar for *_, split in opened for tar in split.tars),
             shard_sizes=tuple(size for *_, split in opened for size in split.shard_sizes),
-            samples=tuple(samples),
+            samples=SampleTable(_renamed([(label, split) for label, _, split in opened])),
             mixture=tuple((len(split.tars), weight) for _, weight, split in opened),
         )
+
+
+def _renamed(splits: Sequence[tuple[str, Split]]) -> Iterator[ShardSample]:
+    first = 0
+    for label, split in splits:
+        for sample in split.samples:
+            yield dataclasses.replace(sample, id=f"{label}/{sample.id}", shard=first + sample.shard)
+        first += len(split.tars)
 
 
 def open_mixture(shards: Path | str) -> ShardIndex | Mixture:

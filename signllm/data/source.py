@@ -99,9 +99,8 @@ class VideoSource:
 
     def __init__(self, split: Split, config: DataConfig) -> None:
         self.split, self.config, self.datasets = split, config, split.datasets
-        stored = np.array([sample.frames for sample in split.samples], np.int64)
         self.frame_counts: np.ndarray | None = np.minimum(
-            config.augment.most_frames(stored), config.max_frames
+            config.augment.most_frames(split.samples.frames), config.max_frames
         )
         self._cache: dict[int, np.ndarray] = {}
         self._room_bytes = int(config.cache_gb * 2**30)
@@ -167,7 +166,7 @@ class CharacterSource:
     ) -> None:
         self.split, self.config, self.datasets = split, config or DataConfig(workers=0), split.datasets
         self.frame_counts: np.ndarray | None = None
-        missing = [sample.id for sample in split.samples if len(characters.get(sample.id, ())) == 0]
+        missing = [id for id in split.samples.ids if len(characters.get(id, ())) == 0]
         if missing:
             raise UsageError(
                 f"no character sequence for {len(missing)} of {len(split)} videos, first {missing[0]}",

@@ -25,6 +25,7 @@ from signllm.data.batch import Batch
 from signllm.data.characters import characters_file, characters_files, read_made_by
 from signllm.data.index import Split
 from signllm.data.pipeline import DataConfig, Loader, VideoSource, check_unreadable
+from signllm.data.sample_table import SampleTable
 from signllm.kernels import vq_assign
 from signllm.models.vq_sign import VQSign, VQSignConfig, build_vq_sign
 from signllm.progress import Bar, progress
@@ -121,12 +122,10 @@ def encode_batches(
     bar: Bar,
 ) -> ShardCharacters:
     """Encode this rank's batches of a shard: of all of them, those dealt to it in turn within its group."""
-    samples = [dataclasses.replace(s, shard=0) for s in split.samples if s.shard == shard]
-    member, left = group.index(ranks.rank), len(samples)
-    samples = [s for at, s in enumerate(samples) if at // batch_size % len(group) == member]
-    own = Split(
-        name=split.name, tars=(split.tars[shard],), shard_sizes=(len(samples),), samples=tuple(samples)
-    )
+    whole = split.of_shard(shard)
+    member, left = group.index(ranks.rank), len(whole)
+    samples = [s for at, s in enumerate(whole.samples) if at // batch_size % len(group) == member]
+    own = dataclasses.replace(whole, shard_sizes=(len(samples),), samples=SampleTable(samples))
     # whether too many are unreadable is asked when the shard is whole, not of a rank's part of it
     plain = dataclasses.replace(
         data, augment=AugmentConfig(), max_bad=1.0, cache_gb=0.0, max_frames_per_batch=None
@@ -158,7 +157,7 @@ def _collected(own: ShardCharacters, group: range, ranks: Ranks) -> ShardCharact
 
 def _readable(encoded: ShardCharacters, split: Split, shard: int, data: DataConfig) -> dict[str, np.ndarray]:
     """Return the characters of a whole shard, in its order, if enough of it could be read."""
-    order = [sample.id for sample in split.samples if sample.shard == shard]
+    order = list(split.of_shard(shard).samples.ids)
     unreadable = [(id, encoded.unreadable[id]) for id in order if id in encoded.unreadable]
     check_unreadable(unreadable, data.max_bad * len(split))
     return {id: encoded.characters[id] for id in order if id in encoded.characters}

@@ -9,7 +9,6 @@ words that stay: frozen_epochs 0, recompose_every 0.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +71,6 @@ def with_language_of(shards: Path | str, config: FinetuneConfig) -> FinetuneConf
     """Return the configuration with the commonest language of the training texts, unless it names one."""
     if config.generation.language is not None:
         return config
-    languages = Counter(sample.language for sample in open_split(shards).samples)
+    languages = open_split(shards).samples.languages()
     generation = replace(config.generation, language=languages.most_common(1)[0][0] if languages else "")
     return replace(config, generation=generation)
