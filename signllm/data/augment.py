@@ -1,7 +1,7 @@
 """Augmentation drawn once per video, so that it never flickers: tempo, a shifted crop, light and colour.
 
 What is drawn is a pure function of (seed, epoch, position): resuming or changing the number of ranks changes
-nothing. Signs are not mirrored: handedness is part of them. Off by default; not stated in the paper.
+nothing. Off by default; not stated in the paper.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class AugmentConfig:
         contrast: largest change of the factor around the middle grey.
         colour: largest change of the factor of each of the three channels.
         tempo: largest change of the number of frames, as a share of it; frames are left out or shown twice.
+        mirror: share of the videos shown mirrored; handedness is part of a sign, so think twice.
     """
 
     shift: float = 0.0
@@ -34,6 +35,7 @@ class AugmentConfig:
     contrast: float = 0.0
     colour: float = 0.0
     tempo: float = 0.0
+    mirror: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` outside 0 to 1."""
@@ -86,13 +88,15 @@ def augment(
     Returns:
         uint8 (T, size, size, 3).
     """
-    uniform = draw(seed, epoch, position, _STREAM, count=7).astype(np.float64) / 2**64
+    uniform = draw(seed, epoch, position, _STREAM, count=8).astype(np.float64) / 2**64
     room = frames.shape[1] - size
     top, left = (int(share * (room + 1)) for share in uniform[:2])
     cropped_THWC = frames[:, top : top + size, left : left + size]
+    if uniform[7] < config.mirror:
+        cropped_THWC = cropped_THWC[:, :, ::-1]
     if not (config.brightness or config.contrast or config.colour):
         return cropped_THWC
-    signed = 2 * uniform[2:] - 1
+    signed = 2 * uniform[2:7] - 1
     table = _colour_table(
         1 + config.contrast * signed[0], 255 * config.brightness * signed[1], 1 + config.colour * signed[2:]
     )

@@ -46,6 +46,17 @@ def test_crops_reach_every_border() -> None:
     assert tops == {0, 1, 2, 3, 4}
 
 
+def test_no_video_is_mirrored_unless_asked() -> None:
+    frames = drawn(2)
+    config = AugmentConfig(mirror=0.25)
+    shown = [augment(frames, config, size=48, seed=0, epoch=0, position=p) for p in range(400)]
+    mirrored = sum((one == frames[:, :, ::-1]).all() for one in shown)
+    assert mirrored + sum((one == frames).all() for one in shown) == 400
+    assert 60 < mirrored < 140
+    plain = [augment(frames, AugmentConfig(), size=48, seed=0, epoch=0, position=p) for p in range(400)]
+    assert all((one == frames).all() for one in plain)
+
+
 def test_brightness_moves_the_mean_within_its_limit() -> None:
     grey = np.full((1, 16, 16, 3), 128, np.uint8)
     config = AugmentConfig(brightness=0.1)
