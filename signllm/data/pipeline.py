@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-import numpy as np
-
 from signllm.data.augment import AugmentConfig
 from signllm.data.batch import Batch, collate
 from signllm.data.order import OrderState
@@ -199,21 +197,18 @@ class _BatchMaker:
         self.rank, self.world = loader.rank, loader.world
 
     def __getitem__(self, start: OrderState) -> tuple[OrderState, Batch]:
-        first, end = start.samples_consumed, self.plan.batch_end(start)
-        limited = self.plan.limited
-        size = -(-(end - first) // self.world) * self.world if limited else self.plan.batch_size
-        places = np.arange(first + self.rank, first + size, self.world, dtype=np.int64)
-        real = places < end
-        # padding repeats samples of the same batch, from its beginning on
-        held = np.where(real, places, first + (places - end) % (end - first))
-        # how much padding there is may depend on the ranks; what is drawn from the places may not
-        shown = np.where(real, places, 0) if limited else places
-        order = self.plan.order(start.seed, start.epoch)
+        part = self.plan.part(start, rank=self.rank, world=self.world)
         items = [
-            self.source.load(int(order[sample]), seed=start.seed, epoch=start.epoch, position=int(place))
-            for sample, place in zip(held, places, strict=True)
+            self.source.load(int(sample), seed=start.seed, epoch=start.epoch, position=int(place))
+            for sample, place in zip(part.samples, part.places, strict=True)
         ]
-        batch = collate(items, is_real=real.tolist(), positions=shown, epoch=start.epoch, seed=start.seed)
+        batch = collate(
+            items,
+            is_real=part.is_real.tolist(),
+            positions=part.positions,
+            epoch=start.epoch,
+            seed=start.seed,
+        )
         return start, batch
 
 

@@ -57,6 +57,23 @@ class Dataset:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """One rank's part of a batch.
+
+    Args:
+        samples: int64 (B,), numbers of the samples.
+        places: int64 (B,), places in the epoch; those of padding lie behind the batch.
+        is_real: bool (B,); False marks padding.
+        positions: int64 (B,), as :class:`~signllm.data.batch.Batch` has them.
+    """
+
+    samples: np.ndarray
+    places: np.ndarray
+    is_real: np.ndarray
+    positions: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EpochPlan:
     """The batches of every epoch.
 
@@ -102,6 +119,22 @@ class EpochPlan:
             return end
         room = frames_before[start] + self.max_frames
         return min(end, max(start + 1, int(np.searchsorted(frames_before, room, side="right")) - 1))
+
+    def part(self, state: OrderState, *, rank: int, world: int) -> Part:
+        """Return what rank ``rank`` of ``world`` takes of the batch that begins at ``state``."""
+        first, end = state.samples_consumed, self.batch_end(state)
+        size = -(-(end - first) // world) * world if self.limited else self.batch_size
+        places = np.arange(first + rank, first + size, world, dtype=np.int64)
+        is_real = places < end
+        # padding repeats samples of the same batch, from its beginning on
+        held = np.where(is_real, places, first + (places - end) % (end - first))
+        return Part(
+            samples=self.order(state.seed, state.epoch)[held],
+            places=places,
+            is_real=is_real,
+            # how much padding there is may depend on the ranks; what is drawn from the positions may not
+            positions=np.where(is_real, places, 0) if self.limited else places,
+        )
 
     def after(self, state: OrderState) -> OrderState:
         """Return the state behind the batch that begins at ``state``."""
