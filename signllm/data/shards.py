@@ -116,12 +116,18 @@ def told(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def write_shards(
-    annotations: Annotations, out: Path | str, config: ShardConfig | None = None, *, encode: Encode = encoded
+    annotations: Annotations,
+    out: Path | str,
+    config: ShardConfig | None = None,
+    *,
+    encode: Encode = encoded,
+    may_be_empty: bool = False,
 ) -> dict[str, Any]:
     """Write all clips as shards into the folder ``out`` and return the manifest (``manifest.json``).
 
     Finished shards with the same inputs are kept. While anything is missing there is no manifest, so nothing
-    reads half a dataset. ``encode`` makes the samples; a merge of slices has them already.
+    reads half a dataset. ``encode`` makes the samples; a merge of slices has them already. Only a slice
+    ``may_be_empty``: the budget decides about its clips, and others may have some.
 
     Raises:
         UsageError: nothing to write, more clips left out than ``max_bad``, another run writing there, a full
@@ -132,7 +138,7 @@ def write_shards(
     with _writing_explained(out):
         out.mkdir(parents=True, exist_ok=True)
         with exclusive(out):
-            return _Run(annotations, out, config, encode).write()
+            return _Run(annotations, out, config, encode).write(may_be_empty=may_be_empty)
 
 
 def prepared(annotations: Annotations, config: ShardConfig) -> Annotations:
@@ -202,7 +208,7 @@ class _Run:
         self.allowed = config.bad_allowed(self.total)
         self.left_out: list[LeftOut] = []
 
-    def write(self) -> dict[str, Any]:
+    def write(self, *, may_be_empty: bool) -> dict[str, Any]:
         """Write every split, remove what is stale, write the manifest last."""
         self._leave_out(self.annotations.left_out)
         clips, twice = unique_clips(self.annotations.clips)
@@ -214,7 +220,7 @@ class _Run:
             for split in dict.fromkeys(clip.split for clip in clips):
                 shards = self._write_split(split, [clip for clip in clips if clip.split == split], bar)
                 splits |= {split: shards} if shards else {}
-        if not splits:
+        if not splits and not may_be_empty:
             raise UsageError(
                 "no clip is left to write",
                 where="; ".join(self._reasons()) or None,

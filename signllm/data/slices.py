@@ -48,12 +48,14 @@ def parse_slice(text: str) -> Slice:
 def write_slice(annotations: Annotations, out: Path, part: Slice, config: ShardConfig) -> dict[str, Any]:
     """Write the shards of one slice below ``out``; return its manifest.
 
-    The budget of ``max_bad`` is that of the whole dataset.
+    The budget of ``max_bad`` is that of the whole dataset; the merge holds all slices to it together. A slice
+    may be empty: where more slices than clips were asked for, or where no clip of it can be used.
 
     Raises:
-        UsageError: more slices than clips, or as :func:`~signllm.data.shards.write_shards`.
+        UsageError: as :func:`~signllm.data.shards.write_shards`.
     """
-    return write_shards(_sliced(annotations, part, config), _folder(out, part), _within(annotations, config))
+    clips, within = _sliced(annotations, part, config), _within(annotations, config)
+    return write_shards(clips, _folder(out, part), within, may_be_empty=True)
 
 
 def merge_slices(annotations: Annotations, out: Path, count: int, config: ShardConfig) -> dict[str, Any]:
@@ -98,10 +100,6 @@ def _within(annotations: Annotations, config: ShardConfig) -> ShardConfig:
 def _sliced(annotations: Annotations, part: Slice, config: ShardConfig) -> Annotations:
     """Return the clips of a slice: neighbours, which often share a recording."""
     clips, _ = unique_clips(prepared(annotations, config).clips)
-    if part.count > len(clips):
-        raise UsageError(
-            f"{part.count} slices of {len(clips)} clips", remedy=f"at most {len(clips)}, better far fewer"
-        )
     first, last = (len(clips) * number // part.count for number in (part.number - 1, part.number))
     return Annotations(clips=tuple(clips[first:last]))
 
