@@ -167,6 +167,17 @@ def unique_clips(clips: Sequence[Clip]) -> tuple[list[Clip], list[LeftOut]]:
     return kept, left_out
 
 
+def made_with(config: ShardConfig) -> dict[str, Any]:
+    """Return what the manifest notes as ``made``: the options that decide the shards."""
+    return _options(config) | {"split_by": config.split_by}
+
+
+def _options(config: ShardConfig) -> dict[str, Any]:
+    """Return the options that decide a shard's bytes; splits are part of every clip already."""
+    without = ("max_bad", "workers", "show_progress", "split_by", "proportions")
+    return {name: value for name, value in asdict(config).items() if name not in without}
+
+
 def _check_splits(annotations: Annotations) -> None:
     for split in annotations.splits:
         if not is_safe_split(split):
@@ -294,13 +305,8 @@ class _Run:
 
     def _inputs(self, prints: list[str]) -> str:
         """Return the fingerprint of a shard: its clips, and the options that decide its bytes."""
-        whole = json.dumps([SHARD_VERSION, self._options(), prints], sort_keys=True)
+        whole = json.dumps([SHARD_VERSION, _options(self.config), prints], sort_keys=True)
         return hashlib.sha256(whole.encode()).hexdigest()
-
-    def _options(self) -> dict[str, Any]:
-        # splits are part of every clip already
-        without = ("max_bad", "workers", "show_progress", "split_by", "proportions")
-        return {name: value for name, value in asdict(self.config).items() if name not in without}
 
     def _manifest(self, splits: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         totals = ("samples", "frames", "seconds", "size_bytes")
@@ -312,7 +318,7 @@ class _Run:
                 | {"shards": shards}
                 for split, shards in splits.items()
             },
-            "made": self._options() | {"split_by": self.config.split_by},
+            "made": made_with(self.config),
             "clips_in_source": self.total,
             "left_out": [asdict(entry) for entry in self.left_out],
             "warnings": self._warnings(splits),
