@@ -83,13 +83,16 @@ def _requeue() -> None:
     sys.exit(0)
 
 
-def sbatch_text(profile: Profile, arguments: Sequence[str], logs: Path) -> str:
-    """Return the sbatch file that submitit would submit for ``signllm ARGUMENTS``; needs no Slurm."""
+def sbatch_text(
+    profile: Profile, arguments: Sequence[str], logs: Path, *, jobs: int = 1, after: str | None = None
+) -> str:
+    """Return the sbatch file that :func:`launch` or :func:`launch_array` would submit; needs no Slurm."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     logs = logs.absolute()
     command = shlex.join([sys.executable, "-u", "-m", "submitit.core._submit", str(logs)])
-    return _make_sbatch_string(command=command, folder=logs, **profile.slurm_parameters(job_name(arguments)))
+    asked = profile.slurm_parameters(job_name(arguments)) | _dependency(after)
+    return _make_sbatch_string(command=command, folder=logs, map_count=jobs if jobs > 1 else None, **asked)
 
 
 def job_name(arguments: Sequence[str]) -> str:
@@ -100,7 +103,12 @@ def job_name(arguments: Sequence[str]) -> str:
 
 
 def launch(
-    profile: Profile, arguments: Sequence[str], *, run: Callable[[Sequence[str]], None], logs: Path
+    profile: Profile,
+    arguments: Sequence[str],
+    *,
+    run: Callable[[Sequence[str]], None],
+    logs: Path,
+    after: str | None = None,
 ) -> Any:
     """Submit ``signllm ARGUMENTS``; return submitit's job, whose ``job_id`` Slurm knows.
 
@@ -109,10 +117,37 @@ def launch(
         arguments: the verb and its options.
         run: what runs them on a rank; pickled by its name.
         logs: folder for the job's files and its ranks' output.
+        after: number of the job or array that must have ended before, in whatever way.
 
     Raises:
         UsageError: this machine has no Slurm, or Slurm refuses the job.
     """
+    return _submit(profile, [arguments], run=run, logs=logs, after=after)[0]
+
+
+def launch_array(
+    profile: Profile,
+    commands: Sequence[Sequence[str]],
+    *,
+    run: Callable[[Sequence[str]], None],
+    logs: Path,
+) -> list[Any]:
+    """Submit one job for each of the command lines, on Slurm as one array; return submitit's jobs.
+
+    Raises:
+        UsageError: as :func:`launch`.
+    """
+    return _submit(profile, commands, run=run, logs=logs, after=None)
+
+
+def _submit(
+    profile: Profile,
+    commands: Sequence[Sequence[str]],
+    *,
+    run: Callable[[Sequence[str]], None],
+    logs: Path,
+    after: str | None,
+) -> list[Any]:
     from submitit import LocalExecutor, SlurmExecutor
     from submitit.core.utils import FailedJobError
     from submitit.helpers import clean_env
@@ -129,18 +164,24 @@ def launch(
         executor: Any
         if profile.executor == "slurm":
             executor = SlurmExecutor(folder=logs, max_num_timeout=profile.max_timeouts)
-            executor.update_parameters(**profile.slurm_parameters(job_name(arguments)))
+            asked = profile.slurm_parameters(job_name(commands[0])) | _dependency(after)
+            executor.update_parameters(**asked)
         else:
             executor = LocalExecutor(folder=logs, max_num_timeout=profile.max_timeouts)
             executor.update_parameters(**_local_parameters(profile))
         try:
-            return executor.submit(VerbOnRank(tuple(arguments), run))
+            return list(executor.submit_array([VerbOnRank(tuple(words), run) for words in commands]))
         except FailedJobError as error:
             raise UsageError(
                 f"Slurm refused the job: {str(error).strip()}",
                 where="sbatch",
                 remedy="compare the profile with what the site offers (sinfo); --dry-run shows the file",
             ) from None
+
+
+def _dependency(after: str | None) -> dict[str, str]:
+    """Wait for a job's end, good or bad: ``afterok`` would leave a job in the queue that can never run."""
+    return {"dependency": f"afterany:{after}"} if after else {}
 
 
 def _local_parameters(profile: Profile) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ class Profile:
         mem_gb: memory per machine; None leaves it to the site.
         timeout_min: wall time; the job saves and is queued again when it is used up.
         signal_delay_s: seconds between the warning and the end: a checkpoint must fit in.
+        array_parallelism: how many jobs of an array run at the same time; None is as many as fit.
         max_timeouts: how often a job may use up its wall time; high, because Slurm counts every preemption of
             a short job.
         partition: Slurm's partition; None takes the site's default, as the next three do.
@@ -51,6 +52,7 @@ class Profile:
     mem_gb: float | None = None
     timeout_min: int = 60
     signal_delay_s: int = 120
+    array_parallelism: int | None = None
     max_timeouts: int = 100
     partition: str | None = None
     account: str | None = None
@@ -67,6 +69,12 @@ class Profile:
                 raise UsageError(
                     f"{name} is {getattr(self, name)}", where=_option(name), remedy=f"give {limit} or more"
                 )
+        if self.array_parallelism is not None and self.array_parallelism < 1:
+            raise UsageError(
+                f"array_parallelism is {self.array_parallelism}",
+                where="--array-parallelism",
+                remedy="give 1 or more, or leave it out: as many as fit",
+            )
         if self.gpus_per_node and self.tasks_per_node > self.gpus_per_node:
             raise UsageError(
                 f"{self.tasks_per_node} tasks share {self.gpus_per_node} GPUs on a node",
@@ -97,6 +105,7 @@ class Profile:
             "mem": None if self.mem_gb is None else f"{self.mem_gb:g}GB",
             "time": self.timeout_min,
             "signal_delay_s": self.signal_delay_s,
+            "array_parallelism": self.array_parallelism or 100_000,  # submitit's own default is 256
             "partition": self.partition,
             "account": self.account,
             "qos": self.qos,
@@ -105,6 +114,10 @@ class Profile:
             "additional_parameters": {"requeue": True, **self.additional},
         }
         return {name: value for name, value in asked.items() if value is not None}
+
+    def one_task(self) -> Profile:
+        """Return what a verb without ranks asks for: one task on one machine, no GPU."""
+        return replace(self, nodes=1, tasks_per_node=1, gpus_per_node=0)
 
     def exports(self) -> list[str]:
         """Return the shell lines that set ``environment``."""
@@ -116,7 +129,7 @@ def _option(field_name: str) -> str:
 
 
 def load_profile(name: str) -> Profile:
-    """Read a shipped profile by name (``a100``, ``h100``, ``local``) or any profile by its path.
+    """Read a shipped profile by name (``a100``, ``cpu``, ``h100``, ``local``) or any profile by its path.
 
     Raises:
         UsageError: no such profile, not TOML, or an unknown or wrong field.

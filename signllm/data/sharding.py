@@ -6,11 +6,12 @@ import hashlib
 import json
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any, TypeVar
 
 from signllm.data.clip import Clip, LeftOut
@@ -18,6 +19,7 @@ from signllm.data.samples import EncodeConfig, Sample, make_sample
 from signllm.errors import UsageError
 
 Result = TypeVar("Result")
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 _AHEAD = 4
 """Results per worker that may wait for the writer: enough to keep all busy, a bound on memory."""
 
@@ -42,17 +44,24 @@ def in_processes(
     if workers == 1:
         yield from (function(*job) for job in jobs)
         return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
+    context, others = get_context("spawn"), set(active_children())
+    with _stop_signals_blocked():
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent)
+    with pool:
         try:
             waiting: deque[Future[Result]] = deque()
             for job in jobs:
-                waiting.append(pool.submit(function, *job))
+                with _stop_signals_blocked():
+                    waiting.append(pool.submit(function, *job))
                 if len(waiting) >= workers * _AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
+            for worker in (
+                set(active_children()) - others
+            ):  # they ignore the SIGTERM by which the pool would end them
+                worker.kill()
             raise UsageError(
                 "a worker process was killed, perhaps for lack of memory",
                 remedy="run the same command again, with fewer --workers: finished shards are kept",
@@ -61,12 +70,28 @@ def in_processes(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+@contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    """Let a process that is started here begin with the signals blocked that its parent alone answers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _die_with_parent() -> None:
-    """Leave with the parent even if that is killed by SIGKILL, and let the parent alone answer Ctrl-C."""
+    """Leave with the parent even if that is killed by SIGKILL, and let the parent alone answer other signals.
+
+    Slurm sends its warning to every process of a job; a worker that died of it would end the run before the
+    parent has queued the job again.
+    """
     import ctypes
     import sys
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 

@@ -116,12 +116,18 @@ def told(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def write_shards(
-    annotations: Annotations, out: Path | str, config: ShardConfig | None = None, *, encode: Encode = encoded
+    annotations: Annotations,
+    out: Path | str,
+    config: ShardConfig | None = None,
+    *,
+    encode: Encode = encoded,
+    may_be_empty: bool = False,
 ) -> dict[str, Any]:
     """Write all clips as shards into the folder ``out`` and return the manifest (``manifest.json``).
 
     Finished shards with the same inputs are kept. While anything is missing there is no manifest, so nothing
-    reads half a dataset. ``encode`` makes the samples; a merge of slices has them already.
+    reads half a dataset. ``encode`` makes the samples; a merge of slices has them already. Only a slice
+    ``may_be_empty``: the budget decides about its clips, and others may have some.
 
     Raises:
         UsageError: nothing to write, more clips left out than ``max_bad``, another run writing there, a full
@@ -132,7 +138,7 @@ def write_shards(
     with _writing_explained(out):
         out.mkdir(parents=True, exist_ok=True)
         with exclusive(out):
-            return _Run(annotations, out, config, encode).write()
+            return _Run(annotations, out, config, encode).write(may_be_empty=may_be_empty)
 
 
 def prepared(annotations: Annotations, config: ShardConfig) -> Annotations:
@@ -159,6 +165,17 @@ def unique_clips(clips: Sequence[Clip]) -> tuple[list[Clip], list[LeftOut]]:
             seen.add((clip.split, safe_key(clip.id)))
             kept.append(clip)
     return kept, left_out
+
+
+def made_with(config: ShardConfig) -> dict[str, Any]:
+    """Return what the manifest notes as ``made``: the options that decide the shards."""
+    return _options(config) | {"split_by": config.split_by}
+
+
+def _options(config: ShardConfig) -> dict[str, Any]:
+    """Return the options that decide a shard's bytes; splits are part of every clip already."""
+    without = ("max_bad", "workers", "show_progress", "split_by", "proportions")
+    return {name: value for name, value in asdict(config).items() if name not in without}
 
 
 def _check_splits(annotations: Annotations) -> None:
@@ -202,7 +219,7 @@ class _Run:
         self.allowed = config.bad_allowed(self.total)
         self.left_out: list[LeftOut] = []
 
-    def write(self) -> dict[str, Any]:
+    def write(self, *, may_be_empty: bool) -> dict[str, Any]:
         """Write every split, remove what is stale, write the manifest last."""
         self._leave_out(self.annotations.left_out)
         clips, twice = unique_clips(self.annotations.clips)
@@ -214,7 +231,7 @@ class _Run:
             for split in dict.fromkeys(clip.split for clip in clips):
                 shards = self._write_split(split, [clip for clip in clips if clip.split == split], bar)
                 splits |= {split: shards} if shards else {}
-        if not splits:
+        if not splits and not may_be_empty:
             raise UsageError(
                 "no clip is left to write",
                 where="; ".join(self._reasons()) or None,
@@ -288,13 +305,8 @@ class _Run:
 
     def _inputs(self, prints: list[str]) -> str:
         """Return the fingerprint of a shard: its clips, and the options that decide its bytes."""
-        whole = json.dumps([SHARD_VERSION, self._options(), prints], sort_keys=True)
+        whole = json.dumps([SHARD_VERSION, _options(self.config), prints], sort_keys=True)
         return hashlib.sha256(whole.encode()).hexdigest()
-
-    def _options(self) -> dict[str, Any]:
-        # splits are part of every clip already
-        without = ("max_bad", "workers", "show_progress", "split_by", "proportions")
-        return {name: value for name, value in asdict(self.config).items() if name not in without}
 
     def _manifest(self, splits: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         totals = ("samples", "frames", "seconds", "size_bytes")
@@ -306,7 +318,7 @@ class _Run:
                 | {"shards": shards}
                 for split, shards in splits.items()
             },
-            "made": self._options() | {"split_by": self.config.split_by},
+            "made": made_with(self.config),
             "clips_in_source": self.total,
             "left_out": [asdict(entry) for entry in self.left_out],
             "warnings": self._warnings(splits),

@@ -18,7 +18,7 @@ from typing import Any
 from signllm.data.clip import Annotations, Clip, LeftOut, safe_key
 from signllm.data.index import ShardIndex
 from signllm.data.samples import EncodeConfig, Sample
-from signllm.data.shards import ShardConfig, prepared, unique_clips, write_shards
+from signllm.data.shards import ShardConfig, made_with, prepared, unique_clips, write_shards
 from signllm.data.tar import MANIFEST
 from signllm.errors import UsageError
 
@@ -31,6 +31,10 @@ class Slice:
 
     number: int
     count: int
+
+    def __str__(self) -> str:
+        """Return what ``--slice`` takes."""
+        return f"{self.number}/{self.count}"
 
 
 def parse_slice(text: str) -> Slice:
@@ -48,12 +52,44 @@ def parse_slice(text: str) -> Slice:
 def write_slice(annotations: Annotations, out: Path, part: Slice, config: ShardConfig) -> dict[str, Any]:
     """Write the shards of one slice below ``out``; return its manifest.
 
-    The budget of ``max_bad`` is that of the whole dataset.
+    The budget of ``max_bad`` is that of the whole dataset; the merge holds all slices to it together. A slice
+    may be empty: where more slices than clips were asked for, or where no clip of it can be used.
 
     Raises:
-        UsageError: more slices than clips, or as :func:`~signllm.data.shards.write_shards`.
+        UsageError: as :func:`~signllm.data.shards.write_shards`.
     """
-    return write_shards(_sliced(annotations, part, config), _folder(out, part), _within(annotations, config))
+    clips, within = _sliced(annotations, part, config), _within(annotations, config)
+    return write_shards(clips, _folder(out, part), within, may_be_empty=True)
+
+
+def unfinished_slices(
+    annotations: Annotations, out: Path, count: int, config: ShardConfig
+) -> tuple[Slice, ...]:
+    """Return which of ``count`` slices a run of many jobs has still to write; none after the merge either.
+
+    Options are compared with those of the manifests. A clip that changed since goes unnoticed here: the merge
+    brings its slice up to date.
+
+    Raises:
+        UsageError: as :func:`~signllm.data.shards.prepared`.
+    """
+    prepared(annotations, config)
+    if not (out / _FOLDER).exists() and _is_made(out, config):
+        return ()
+    within = _within(annotations, config)
+    return tuple(part for part in _slices(count) if not _is_made(_folder(out, part), within))
+
+
+def _is_made(folder: Path, config: ShardConfig) -> bool:
+    try:
+        made = json.loads((folder / MANIFEST).read_bytes())["made"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(made == json.loads(json.dumps(made_with(config))))
+
+
+def _slices(count: int) -> list[Slice]:
+    return [Slice(number, count) for number in range(1, count + 1)]
 
 
 def merge_slices(annotations: Annotations, out: Path, count: int, config: ShardConfig) -> dict[str, Any]:
@@ -67,14 +103,15 @@ def merge_slices(annotations: Annotations, out: Path, count: int, config: ShardC
     shutil.rmtree(out / _DONE, ignore_errors=True)
     if (out / MANIFEST).is_file() and not (out / _FOLDER).exists():
         return write_shards(annotations, out, config)  # merged already: everything is kept
-    parts = [Slice(number, count) for number in range(1, count + 1)]
+    parts = _slices(count)
     missing = [part for part in parts if not (_folder(out, part) / MANIFEST).is_file()]
     if missing:
-        named = ", ".join(f"{part.number}/{part.count}" for part in missing[:10])
+        named = ", ".join(map(str, missing[:10]))
         raise UsageError(
             f"{len(missing)} of {count} slices are not finished: {named}",
             where=out / _FOLDER,
-            remedy="run the same command with --slice for each of these, then --merge again",
+            remedy="run the same command with --slice for each of these, then --merge again; "
+            "after `signllm launch`, its logs say why, and the same launch again does what is missing",
         )
     for part in parts:
         write_slice(annotations, out, part, config)
@@ -98,10 +135,6 @@ def _within(annotations: Annotations, config: ShardConfig) -> ShardConfig:
 def _sliced(annotations: Annotations, part: Slice, config: ShardConfig) -> Annotations:
     """Return the clips of a slice: neighbours, which often share a recording."""
     clips, _ = unique_clips(prepared(annotations, config).clips)
-    if part.count > len(clips):
-        raise UsageError(
-            f"{part.count} slices of {len(clips)} clips", remedy=f"at most {len(clips)}, better far fewer"
-        )
     first, last = (len(clips) * number // part.count for number in (part.number - 1, part.number))
     return Annotations(clips=tuple(clips[first:last]))
 

@@ -5,10 +5,14 @@ import functools
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from signllm.command import Job, Verb, named, parse, show
 from signllm.errors import UsageError
+
+if TYPE_CHECKING:
+    from signllm.data.clip import Annotations
+    from signllm.data.slices import Slice
 
 
 def _shard(arguments: list[str]) -> Job:
@@ -62,6 +66,43 @@ def _shard(arguments: list[str]) -> Job:
 
     _known(arguments, FORMATS, "shard format", usage="signllm shard FORMAT SRC OUT")
     return parse(shard, arguments, verb="shard", about=SHARD)
+
+
+def check_shard(arguments: list[str]) -> tuple["Annotations", functools.partial[None]]:
+    """Read the dataset that ``signllm shard ARGUMENTS`` would; return what it says and the parsed verb.
+
+    Raises:
+        UsageError: the dataset cannot be read, or the options do not suit it.
+    """
+    from signllm.data.annotations import read_annotations
+    from signllm.data.shards import prepared
+
+    job = _shard(arguments)
+    assert isinstance(job, functools.partial)
+    annotations = read_annotations(*job.args[:2])
+    prepared(annotations, job.keywords["config"])
+    return annotations, job
+
+
+def split_shard(arguments: list[str], count: int) -> tuple[int, tuple["Slice", ...]]:
+    """Return how many slices ``signllm shard ARGUMENTS`` is split into, and those that are to be written.
+
+    There are ``count``, or as many as clips where those are fewer.
+
+    Raises:
+        UsageError: as :func:`check_shard`, or the arguments name a slice themselves.
+    """
+    from signllm.data.slices import unfinished_slices
+
+    annotations, job = check_shard(arguments)
+    if job.keywords["slice"] or job.keywords["merge"]:
+        raise UsageError(
+            f"{count} jobs split the dataset themselves",
+            where="--slice or --merge",
+            remedy="leave it out, or launch one job: --nodes 1 and no --array",
+        )
+    count = max(1, min(count, len(annotations.clips)))
+    return count, unfinished_slices(annotations, job.args[2], count, job.keywords["config"])
 
 
 def _shards(arguments: list[str]) -> Job:

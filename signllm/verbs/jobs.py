@@ -3,10 +3,14 @@
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from signllm.command import Job, Verb, parse
 from signllm.errors import UsageError
+from signllm.verbs.data import check_shard, split_shard
+
+if TYPE_CHECKING:
+    from signllm.cluster.profile import Profile
 
 SUMMARY = "the same verb as a job, on Slurm or here"
 EXAMPLE = "signllm launch local --dry-run -- pretrain phoenix2014t --data shards --run runs/pretrain"
@@ -31,24 +35,28 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
     profile = load_profile(options[0] if named else "local")
 
     def launch(
-        *, dry_run: bool = False, logs: Path = Path("runs/jobs"), profile: resources = profile
+        *,
+        dry_run: bool = False,
+        array: int | None = None,
+        logs: Path = Path("runs/jobs"),
+        profile: resources = profile,
     ) -> None:
         """Launch.
 
         Args:
             dry_run: print the sbatch file and submit nothing.
+            array: jobs that share the verb's work; `shard` takes as many as --nodes if this is not given.
             logs: folder for the job's files and its ranks' output; on a file system that all nodes see.
             profile: fields of the profile, each can be changed.
         """
-        from signllm.cluster import launch
-
-        if dry_run:
-            print(launch.sbatch_text(profile, verb, logs))
-            return
-        job = launch.launch(profile, verb, run=run, logs=logs)
-        print(f"job {job.job_id}: {job.paths.stdout}")
-        if profile.executor == "local":
-            print(launch.wait(job), end="")
+        if array is not None and (array < 1 or verb[0] != "shard"):
+            what = f"an array of {array} jobs" if array < 1 else f"an array of {verb[0]}"
+            remedy = "`shard` splits its work into as many jobs as you say, 1 or more; other verbs do not"
+            raise UsageError(what, where="--array", remedy=remedy)
+        if verb[0] == "shard":
+            _launch_shard(verb[1:], profile, array or profile.nodes, dry_run=dry_run, run=run, logs=logs)
+        else:
+            _launch_verb(verb, profile, dry_run=dry_run, run=run, logs=logs)
 
     about = launch_verb(check=check, run=run)
     job = parse(launch, options[1:] if named else options, verb="launch", about=about)
@@ -56,3 +64,37 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
         raise UsageError("nothing to launch", where="signllm launch", remedy=f"for example: {EXAMPLE}")
     check(verb)
     return job
+
+
+def _launch_verb(verb: Sequence[str], profile: "Profile", *, dry_run: bool, run: Run, logs: Path) -> None:
+    from signllm.cluster import launch
+
+    if dry_run:
+        print(launch.sbatch_text(profile, verb, logs))
+        return
+    job = launch.launch(profile, verb, run=run, logs=logs)
+    print(f"job {job.job_id}: {job.paths.stdout}")
+    if profile.executor == "local":
+        print(launch.wait(job), end="")
+
+
+def _launch_shard(
+    options: list[str], profile: "Profile", count: int, *, dry_run: bool, run: Run, logs: Path
+) -> None:
+    """Shard in one job, or in ``count`` jobs and a merge; the dataset is read here first."""
+    from signllm.cluster import shard_jobs
+
+    profile = profile.one_task()
+    verb = shard_jobs.with_workers(["shard", *options], profile.cpus_per_task)
+    if count == 1:
+        check_shard(options)
+        _launch_verb(verb, profile, dry_run=dry_run, run=run, logs=logs)
+        return
+    count, parts = split_shard(options, count)
+    jobs = shard_jobs.shard_jobs(verb, parts, count)
+    if dry_run:
+        print(shard_jobs.dry_run(profile, jobs, logs))
+    else:
+        print(f"{len(parts)} of {count} slices are to be written")
+        for line in shard_jobs.submit(profile, jobs, run=run, logs=logs):
+            print(line, flush=True)

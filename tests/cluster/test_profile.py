@@ -13,7 +13,7 @@ from signllm.shipped import shipped_folder
 def test_a_shipped_profile_gives_every_gpu_a_rank(path: Path) -> None:
     profile = load_profile(path.stem)
     assert profile == load_profile(str(path))
-    assert profile.executor == "local" or profile.tasks_per_node == profile.gpus_per_node
+    assert profile.executor == "local" or profile.tasks_per_node == max(1, profile.gpus_per_node)
     assert profile.partition is None
     assert profile.account is None
 
@@ -37,6 +37,7 @@ def test_environment_is_quoted_for_the_shell() -> None:
         ("executor = 'slrm'", "did you mean 'slurm'"),
         ("nodes = ", "not TOML"),
         ("nodes = 0", "give 1 or more"),
+        ("array_parallelism = 0", "as many as fit"),
         ("tasks_per_node = 8\ngpus_per_node = 4", "one task per GPU"),
         ("timeout_min = 1\nsignal_delay_s = 90", "shorter delay"),
         ("executor = 'local'\nnodes = 2", "this one machine"),
@@ -49,7 +50,7 @@ def test_a_wrong_profile_is_refused_with_the_remedy(text: str, told: str, tmp_pa
 
 
 def test_an_unknown_profile_names_what_there_is() -> None:
-    with pytest.raises(UsageError, match="a100, h100, local"):
+    with pytest.raises(UsageError, match="a100, cpu, h100, local"):
         load_profile("dgx")
     with pytest.raises(UsageError, match="no file"):
         load_profile("sites/dgx.toml")

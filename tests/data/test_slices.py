@@ -97,8 +97,46 @@ def test_a_merge_waits_for_every_slice(annotations: Annotations, tmp_path: Path)
     write_slice(annotations, tmp_path, Slice(2, 3), SMALL)
     with pytest.raises(UsageError, match=r"2 of 3 slices are not finished: 1/3, 3/3"):
         merge_slices(annotations, tmp_path, 3, SMALL)
-    with pytest.raises(UsageError, match="40 slices of 19 clips"):
-        write_slice(annotations, tmp_path, Slice(1, 40), SMALL)
+
+
+@pytest.mark.parametrize(("count", "empty"), [(4, 1), (9, 3)])
+def test_a_slice_may_be_empty(make_clips: Maker, tmp_path: Path, count: int, empty: int) -> None:
+    """Of 4 slices one has only clips that cannot be used; of 9 slices of 8 clips one has none at all."""
+    clips = make_clips(8).clips
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    broken = [dataclasses.replace(clip, video=tmp_path / "broken.mp4") for clip in clips[4:6]]
+    annotations = Annotations(clips=(*clips[:4], *broken, *clips[6:]))
+    config = dataclasses.replace(SMALL, max_bad="2")
+    write_shards(annotations, tmp_path / "one", config)
+    slices = [
+        write_slice(annotations, tmp_path / "many", Slice(number, count), config)
+        for number in range(1, count + 1)
+    ]
+    assert [bool(manifest["splits"]) for manifest in slices].count(False) == empty
+    assert len(merge_slices(annotations, tmp_path / "many", count, config)["left_out"]) == 2
+    assert contents(tmp_path / "one") == contents(tmp_path / "many")
+
+
+def test_the_budget_is_that_of_all_slices_together(make_clips: Maker, tmp_path: Path) -> None:
+    clips = [*make_clips(4).clips]
+    for number in (0, 3):
+        clips[number] = dataclasses.replace(clips[number], video=Path("nowhere.mp4"))
+    annotations, config = Annotations(clips=tuple(clips)), dataclasses.replace(SMALL, max_bad="1")
+    for number in (1, 2):
+        write_slice(annotations, tmp_path, Slice(number, 2), config)
+    with pytest.raises(UsageError, match="2 of 4 clips cannot be used, allowed 1"):
+        merge_slices(annotations, tmp_path, 2, config)
+    assert not (tmp_path / "manifest.json").exists()
+    allowed = merge_slices(annotations, tmp_path, 2, dataclasses.replace(config, max_bad="2"))
+    assert allowed["splits"]["train"]["samples"] == 2
+
+
+def test_slices_without_any_usable_clip_are_refused_at_the_merge(make_clips: Maker, tmp_path: Path) -> None:
+    gone = [dataclasses.replace(clip, video=Path("nowhere.mp4")) for clip in make_clips(3).clips]
+    for number in (1, 2):
+        write_slice(Annotations(clips=tuple(gone)), tmp_path, Slice(number, 2), SMALL)
+    with pytest.raises(UsageError, match="no clip is left to write"):
+        merge_slices(Annotations(clips=tuple(gone)), tmp_path, 2, SMALL)
 
 
 def test_the_command_line(make_clips: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

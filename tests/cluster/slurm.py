@@ -1,0 +1,214 @@
+"""A real Slurm of two nodes on this machine, with its own keys, ports and folders, gone when it is closed.
+
+``low`` is the default partition, whose jobs a job of ``high`` preempts: they get SIGUSR2, then
+``GRACE_S`` seconds, and wait in the queue again. Nothing of the machine's own Slurm is read or touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
+GRACE_S = 15
+CONFIGURATION = """\
+ClusterName=signllm
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmctldPort={ports[0]}
+StateSaveLocation={folder}/state
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmctldParameters=preempt_send_user_signal
+SlurmdSpoolDir={folder}/spool-%n
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmdParameters=config_overrides
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+CredType=cred/munge
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SwitchType=switch/none
+ReturnToService=2
+KillWait=5
+MinJobAge=3600
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName=n[0-1] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}] CPUs=2 RealMemory=8000
+PartitionName=low Nodes=n[0-1] Default=YES PriorityTier=1 GraceTime={grace_s} MaxTime=INFINITE State=UP
+PartitionName=high Nodes=n[0-1] PriorityTier=10 PreemptMode=OFF MaxTime=INFINITE State=UP
+"""
+
+
+class Slurm:
+    """The running cluster; ``environment`` leads every Slurm command to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
+        self._daemons: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """Start the daemons and wait until both nodes are idle."""
+        for name in ("state", "spool-n0", "spool-n1"):
+            (self.folder / name).mkdir()
+        host = socket.gethostname().partition(".")[0]
+        text = CONFIGURATION.format(host=host, folder=self.folder, ports=_free_ports(), grace_s=GRACE_S)
+        (self.folder / "slurm.conf").write_text(text)
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+        socket_path = self.folder / "munge.socket"
+        files = {"key-file": key, "socket": socket_path}
+        files |= {f"{kind}-file": self.folder / f"munge.{kind}" for kind in ("pid", "log", "seed")}
+        self._daemon("munged", *(f"--{k}={v}" for k, v in files.items()), "--force", "--foreground")
+        until(socket_path.exists, "munged")
+        self._daemon("slurmctld", "-D")
+        for node in ("n0", "n1"):
+            self._daemon("slurmd", "-D", "-N", node)
+        until(lambda: self.command("sinfo", "-h", "-t", "idle", "-o", "%D", "-p", "low").strip() == "2", self)
+
+    def _daemon(self, *command: str) -> None:
+        with (self.folder / f"{command[0]}{command[-1]}.out").open("ab") as output:
+            self._daemons.append(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=outside_of_jobs() | self.environment,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent,
+                )
+            )
+
+    def command(self, *words: str) -> str:
+        """Return what a Slurm command prints, "" where it fails."""
+        done = subprocess.run(
+            words, env=outside_of_jobs() | self.environment, capture_output=True, text=True, timeout=60
+        )
+        return done.stdout
+
+    def states(self) -> dict[str, str]:
+        """Return the state of every job, finished ones too, by its id: ``12``, or ``12_0`` in an array."""
+        lines = self.command("squeue", "-h", "-r", "-t", "all", "-o", "%i %T").splitlines()
+        return dict(line.split() for line in lines)  # type: ignore[misc]
+
+    def wait(self, timeout_s: float = 120) -> dict[str, str]:
+        """Wait until no job waits or runs; return the states of all."""
+        unfinished = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING", "SIGNALING")
+
+        def all_ended() -> bool:
+            return not any(state in unfinished for state in self.states().values())
+
+        until(all_ended, self, timeout_s)
+        return self.states()
+
+    def field(self, job: str, name: str) -> str:
+        """Return one field of ``scontrol show job``, e.g. ``Restarts``."""
+        words = self.command("scontrol", "show", "job", job).split()
+        return next(word.partition("=")[2] for word in words if word.startswith(f"{name}="))
+
+    def cancel(self) -> None:
+        """End every job and wait until the nodes are idle."""
+        self.command("scancel", "--full", "--user", "root")
+        self.wait()
+
+    def stop(self) -> None:
+        """End every job and every daemon, whatever state they are in."""
+        self.command("scancel", "--full", "--user", "root")
+        for daemon in reversed(self._daemons):
+            daemon.terminate()
+        for daemon in self._daemons:
+            try:
+                daemon.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        for _ in range(100):
+            ours = self.processes()
+            if not ours:
+                return
+            for process in ours:
+                try:
+                    os.kill(process, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            time.sleep(0.05)
+
+    def processes(self) -> list[int]:
+        """Return the processes that live in this cluster: their environment names its configuration."""
+        mark = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdecimal() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return [process for process in found if process != os.getpid()]
+
+    def __str__(self) -> str:
+        """Describe nodes and queue, and the last lines of the logs: what a failing test prints."""
+        told = [self.command("sinfo"), self.command("squeue", "-t", "all")]
+        for log in sorted(self.folder.glob("*.out")):
+            told.append(f"== {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))
+        return "\n".join(told)
+
+
+def why_not() -> str | None:
+    """Return why no Slurm can be started here, None if one can."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+    if missing:
+        return f"no Slurm here, {', '.join(missing)} missing: apt-get install slurm-wlm munge"
+    return None if os.geteuid() == 0 else "starting a Slurm of one's own needs root"
+
+
+def outside_of_jobs() -> Mapping[str, str]:
+    """Return this process's environment without what an outer job or cluster put there."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
+    return kept | {"PATH": f"{kept.get('PATH', '')}:/usr/sbin:/sbin"}
+
+
+def until(holds: Callable[[], bool], what: object, timeout_s: float = 60, every_s: float = 0.1) -> None:
+    """Wait until a condition holds; fail with what ``what`` says of itself by then."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout_s} s: {what}")
+        time.sleep(every_s)
+
+
+def _free_ports() -> list[int]:
+    """Return a port for slurmctld and two neighbouring ones for the nodes."""
+    for first in range(20_000 + os.getpid() % 10_000, 60_000, 3):
+        ports, held = [first, first + 1, first + 2], []
+        try:
+            for port in ports:
+                held.append(socket.socket())
+                held[-1].bind(("", port))
+            return ports
+        except OSError:
+            continue
+        finally:
+            for one in held:
+                one.close()
+    raise RuntimeError("no three free ports")
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,0 +1,44 @@
+"""Worker processes under signals: those of a scheduler pass them by, a death among them ends the run."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from multiprocessing import active_children
+
+import pytest
+
+from signllm.data.sharding import STOP_SIGNALS, in_processes
+from signllm.errors import UsageError
+
+
+def own_id(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def test_workers_pass_by_what_slurm_sends_to_every_process_of_a_job() -> None:
+    """From their first moment: the first signals come while they are starting."""
+
+    def jobs() -> Iterator[tuple[float]]:
+        for _ in range(12):
+            yield (0.02,)
+            for worker in active_children():
+                for number in STOP_SIGNALS:
+                    os.kill(worker.pid, number)  # type: ignore[arg-type]
+
+    told = list(in_processes(own_id, jobs(), 2))
+    assert len(told) == 12
+    assert 1 <= len(set(told)) <= 2
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_a_message() -> None:
+    with closing(in_processes(own_id, ((0.1,) for _ in range(40)), 3)) as results:
+        os.kill(next(results), signal.SIGKILL)
+        with pytest.raises(UsageError, match="a worker process was killed"):
+            list(results)
+    deadline = time.monotonic() + 10
+    while active_children() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not active_children()
