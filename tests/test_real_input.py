@@ -86,7 +86,7 @@ def memorised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     write_language_model(folder / "language-model")
     stages = recipe(folder / "language-model")
-    shard("table", TABLE, folder / "shards", ShardConfig(short_side=96))
+    shard("table", TABLE, folder / "shards", ShardConfig(size=96))
     pretrain(stages.pretrain, folder / "vq-sign", folder / "shards")
     compose(folder / "vq-sign", folder / "shards", stages.compose)
     finetune(stages.finetune, folder / "sign-llm", folder / "vq-sign", folder / "shards")
@@ -119,7 +119,7 @@ def test_swapping_two_videos_swaps_their_translations(memorised: Path, tmp_path:
     for old, new in ((first, "."), (second, first), (".", second)):
         table = table.replace(f"/clips/{old}.gif", f"/clips/{new}.gif")
     (tmp_path / "swapped.tsv").write_text(table, encoding="utf-8")
-    shard("table", tmp_path / "swapped.tsv", tmp_path / "shards", ShardConfig(short_side=96))
+    shard("table", tmp_path / "swapped.tsv", tmp_path / "shards", ShardConfig(size=96))
     run = Path(shutil.copytree(memorised / "sign-llm", tmp_path / "run"))
 
     evaluate(run, memorised / "shards", "train", SCORED)

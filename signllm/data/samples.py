@@ -39,7 +39,7 @@ class EncodeConfig:
     Args:
         encode: ``h264`` (re-encoded), ``copy`` (mp4 bytes or frame files as they are), ``frames`` (lossless
             pictures).
-        short_side: larger videos are shrunk to this short side in pixels; None keeps every size. Not used by
+        size: the short side in pixels, to which larger videos are shrunk; None keeps every size. Not used by
             ``copy``.
         fps: frames per second to resample to; None keeps every frame. Not used by ``copy``.
         crf: quality of ``h264``, x264's constant rate factor: smaller is better and larger.
@@ -48,7 +48,7 @@ class EncodeConfig:
     """
 
     encode: Literal["h264", "copy", "frames"] = "h264"
-    short_side: int | None = 256
+    size: int | None = 256
     fps: float | None = None
     crf: int = 21
     min_frames: int = 1
@@ -58,9 +58,9 @@ class EncodeConfig:
         """Raise :class:`UsageError` for a value that cannot work."""
         if self.encode not in ENCODINGS:
             raise UsageError(f"encode = {self.encode!r}", remedy=f"one of: {', '.join(ENCODINGS)}")
-        if self.short_side is not None and self.short_side < 16:
+        if self.size is not None and self.size < 16:
             raise UsageError(
-                f"short_side = {self.short_side}", remedy="at least 16 pixels, or none to keep the size"
+                f"size = {self.size}", remedy="a short side of at least 16 pixels, or none to keep it"
             )
         if self.fps is not None and not 0 < self.fps <= 240:
             raise UsageError(
@@ -182,12 +182,12 @@ def _cut_out(files: list[Path], clip: Clip) -> list[Path]:
 
 
 def _pass_as_they_are(frames: list[bytes], clip: Clip, config: EncodeConfig) -> bool:
-    fits = config.short_side is None or max(min(image_size(frame)) for frame in frames) <= config.short_side
+    fits = config.size is None or max(min(image_size(frame)) for frame in frames) <= config.size
     return fits and config.fps in (None, clip.fps)
 
 
 def _fit(config: EncodeConfig) -> Fit | None:
-    return None if config.short_side is None else fit_short_side(config.short_side)
+    return None if config.size is None else fit_short_side(config.size)
 
 
 def _encoded(video: Video, config: EncodeConfig, checksum: str) -> _Pictures:

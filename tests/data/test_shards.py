@@ -98,7 +98,7 @@ def test_videos_as_lossless_frames_and_as_smaller_h264(make_clips: Maker, tmp_pa
     write_shards(annotations, tmp_path / "frames", dataclasses.replace(QUIET, encode="frames"))
     stored = stored_frames(ShardIndex(tmp_path / "frames").split("train").read(1))
     np.testing.assert_array_equal(stored, decode(annotations.clips[1].video))
-    config = ShardConfig(encode="h264", short_side=32, fps=12.5, show_progress=False)
+    config = ShardConfig(encode="h264", size=32, fps=12.5, show_progress=False)
     write_shards(annotations, tmp_path / "h264", config)
     sample = ShardIndex(tmp_path / "h264").split("train").samples[0]
     assert (sample.width, sample.height, sample.frames, sample.fps) == (32, 32, 7, 12.5)
@@ -106,7 +106,7 @@ def test_videos_as_lossless_frames_and_as_smaller_h264(make_clips: Maker, tmp_pa
 
 
 def test_real_clips_and_phoenix(realdata: Path, tmp_path: Path) -> None:
-    config = ShardConfig(short_side=96, show_progress=False, workers=2)
+    config = ShardConfig(size=96, show_progress=False, workers=2)
     shard("table", realdata / "clips.tsv", tmp_path / "table", config)
     assert shards_verify(tmp_path / "table")["splits"] == {"train": 11}
     shard("phoenix2014t", realdata, tmp_path / "phoenix", ShardConfig(encode="frames", show_progress=False))
@@ -329,7 +329,7 @@ def test_nothing_to_write_and_split_names(make_clips: Maker, tmp_path: Path) -> 
     "wrong",
     [
         {"encode": "mp5"},
-        {"short_side": 2},
+        {"size": 2},
         {"fps": 0},
         {"crf": 60},
         {"shard_size_mb": 0},

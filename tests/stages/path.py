@@ -91,7 +91,7 @@ def write_videos(folder: Path) -> Path:
             clips.append(
                 Clip(id=f"{split}/{number}", video=video, text=text, split=split, language="English")
             )
-    config = ShardConfig(encode="frames", short_side=parts.SIZE, show_progress=False)
+    config = ShardConfig(encode="frames", size=parts.SIZE, show_progress=False)
     write_shards(Annotations(clips=tuple(clips), left_out=()), folder / "shards", config)
     return folder / "shards"
 

@@ -66,7 +66,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shards(
         Annotations(clips=tuple(clips), left_out=()),
         out,
-        ShardConfig(encode="frames", short_side=16, shard_size_mb=0.1),
+        ShardConfig(encode="frames", size=16, shard_size_mb=0.1),
     )
     assert len(ShardIndex(out).split("train").tars) == SHARDS
     return out

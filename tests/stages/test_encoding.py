@@ -46,9 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         clips.append(Clip(id=f"v/{number}", video=video, text="rain", split="train", language="English"))
     sizes = SHARDS_OF_MB | {"one-bad": 100.0, "two-bad": 100.0, BROKEN: 0.3}
     for scenario, megabytes in sizes.items():
-        config = ShardConfig(
-            encode="frames", short_side=parts.SIZE, shard_size_mb=megabytes, show_progress=False
-        )
+        config = ShardConfig(encode="frames", size=parts.SIZE, shard_size_mb=megabytes, show_progress=False)
         write_shards(Annotations(clips=tuple(clips), left_out=()), folder / scenario, config)
     damage(folder / "one-bad", (3,))
     damage(folder / "two-bad", (3, 5))
