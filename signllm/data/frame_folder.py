@@ -79,10 +79,12 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def _open(data: bytes) -> Any:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+    except UnidentifiedImageError:  # its message is the address of an object
+        raise VideoError("not an image: neither PNG nor JPEG") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise VideoError(f"not an image: {error}") from None
     if image.width * image.height > MAX_PIXELS:

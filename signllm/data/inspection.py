@@ -1,4 +1,4 @@
-"""Looking at finished shards: what is in them, whether it is as it was written, what videos look like."""
+"""Looking at finished shards: what is in them, and whether it is as it was written."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain, combinations
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from signllm.data.index import ShardIndex, Split
-from signllm.data.sample_table import ShardSample
+from signllm.data.sample_table import SampleTable
 from signllm.data.sharding import in_processes
 from signllm.data.stored import stored_frames
 from signllm.data.tar import file_sha256, tar_members
@@ -21,11 +22,8 @@ from signllm.data.video import VideoError
 from signllm.errors import UsageError
 from signllm.progress import progress
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-_SHOWN_FRAMES = 6
-_TILE = 112
+_PIECE = 8
+"""Samples that a process checks at a time: few, so that progress is smooth in shards of 512 MB too."""
 
 
 def shards_info(out: Path | str) -> dict[str, Any]:
@@ -96,7 +94,7 @@ def shards_verify(
     Args:
         out: the folder of shards.
         decode: decode every video; without, only bytes and structure are checked.
-        workers: processes, each of which checks a shard at a time.
+        workers: processes, each of which checks a few samples at a time.
         show_progress: draw a progress bar on standard error.
 
     Returns:
@@ -109,17 +107,19 @@ def shards_verify(
         raise UsageError(f"workers = {workers}", remedy="at least 1")
     index = ShardIndex(out)
     splits = [index.split(name) for name in index.splits]
-    shards = [split.of_shard(shard) for split in splits for shard in range(len(split.tars))]
-    entries = [entry for split in splits for entry in index.manifest["splits"][split.name]["shards"]]
-    jobs = ((shard, entry, decode) for shard, entry in zip(shards, entries, strict=True))
+    jobs = (
+        (piece, entry, decode)
+        for split in splits
+        for piece, entry in _pieces(split, index.manifest["splits"][split.name]["shards"])
+    )
     damage: list[str] = []
     with (
         progress(sum(map(len, splits)), "verifying", unit="clips", enabled=show_progress) as bar,
-        closing(in_processes(_shard_damage, jobs, workers)) as checked,
+        closing(in_processes(_damage, jobs, workers)) as checked,
     ):
-        for shard, found in zip(shards, checked, strict=True):
+        for samples, found in checked:
             damage += found
-            bar.advance(len(shard))
+            bar.advance(samples)
     damage += [said for split in splits for said in _twice(split)]
     if damage:
         more = f" (and {len(damage) - 10} more)" if len(damage) > 10 else ""
@@ -131,11 +131,22 @@ def shards_verify(
     return {"splits": {split.name: len(split) for split in splits}, "decoded": decode, "damaged": 0}
 
 
-def _shard_damage(shard: Split, entry: dict[str, Any], decode: bool) -> list[str]:
-    damage = list(_tar_damage(shard.tars[0], entry))
-    for number in range(len(shard)):
-        damage += _sample_damage(shard, number, decode=decode)
-    return damage
+def _pieces(split: Split, entries: Sequence[dict[str, Any]]) -> Iterator[tuple[Split, dict[str, Any] | None]]:
+    """Yield a few samples of a shard at a time as a split of their own; with the first, the shard's entry."""
+    for number, entry in enumerate(entries):
+        shard = split.of_shard(number)
+        for start in range(0, max(1, len(shard)), _PIECE):
+            samples = SampleTable(shard.samples[start : start + _PIECE])
+            piece = replace(shard, shard_sizes=(len(samples),), samples=samples)
+            yield piece, None if start else entry
+
+
+def _damage(piece: Split, entry: dict[str, Any] | None, decode: bool) -> tuple[int, list[str]]:
+    """Return how many samples were looked at, and their damage; of their tar too if its entry is given."""
+    damage = list(_tar_damage(piece.tars[0], entry)) if entry else []
+    for number in range(len(piece)):
+        damage += _sample_damage(piece, number, decode=decode)
+    return len(piece), damage
 
 
 def _twice(split: Split) -> Iterator[str]:
@@ -172,54 +183,3 @@ def _sample_damage(split: Split, number: int, *, decode: bool) -> Iterator[str]:
         yield f"{where}: {error.what}"
     except (OSError, ValueError, KeyError) as error:
         yield f"{where}: {type(error).__name__} {error}"
-
-
-def shards_preview(out: Path | str, png: Path | str, *, samples: int = 12) -> Path:
-    """Write a contact sheet: for some samples of every split six frames over the clip, with name and text.
-
-    Args:
-        out: the folder of shards.
-        png: the picture to write.
-        samples: rows, spread evenly over the splits.
-
-    Raises:
-        UsageError: no finished shards, or a video that does not decode.
-    """
-    from PIL import Image
-
-    index = ShardIndex(out)
-    splits = [index.split(name) for name in index.splits]
-    each = max(1, samples // len(splits))
-    rows = [
-        _row(split, number)
-        for split in splits
-        for number in sorted(
-            {place * len(split) // min(each, len(split)) for place in range(min(each, len(split)))}
-        )
-    ]
-    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
-    sheet.save(png, format="PNG")
-    return Path(png)
-
-
-def _row(split: Split, number: int) -> Image.Image:
-    import numpy as np
-    from PIL import Image, ImageDraw
-
-    sample = split.samples[number]
-    frames_THWC = stored_frames(split.read(number), size=_TILE)
-    shown = frames_THWC[np.linspace(0, len(frames_THWC) - 1, _SHOWN_FRAMES).round().astype(int)]
-    row = Image.new("RGB", (_TILE * _SHOWN_FRAMES, _TILE + 32), "white")
-    for place, frame_HWC in enumerate(shown):
-        row.paste(Image.fromarray(np.ascontiguousarray(frame_HWC)), (place * _TILE, 32))
-    ImageDraw.Draw(row).multiline_text((4, 2), _caption(split, sample), fill="black")
-    return row
-
-
-def _caption(split: Split, sample: ShardSample) -> str:
-    described = f"{split.name}/{sample.id}  {sample.frames} frames at {sample.fps:g} fps  {sample.signer}"
-    return f"{described[:100]}\n{sample.text[:105]}"

@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from signllm.data.annotations import read_annotations
 from signllm.data.clip import Annotations, Clip, LeftOut, is_safe_split, safe_key
-from signllm.data.inspection import shards_info, shards_preview, shards_verify
+from signllm.data.inspection import shards_info, shards_verify
+from signllm.data.preview import shards_preview
 from signllm.data.samples import EncodeConfig, Sample
 from signllm.data.sharding import encoded, input_fingerprint
 from signllm.data.splitting import split_by_signer

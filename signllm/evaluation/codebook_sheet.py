@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from signllm.data.lettering import lettered
 from signllm.evaluation.report.frames import THUMBNAIL_HEIGHT, Film
 from signllm.writing import whole_file
 
@@ -156,7 +157,8 @@ def draw_sheet(
         for x, y, clip in shown[video]:
             sheet.paste(frames.picture(clip.frames, gap=GAP), (x, y))
             told = f"{name[-24:]}, frames {clip.frames[0]} to {clip.frames[-1]}"
-            draw.text((x, y + THUMBNAIL_HEIGHT + 1), told, fill=GREY, font=_font(SMALL))
+            text, font = lettered(told, SMALL)
+            draw.text((x, y + THUMBNAIL_HEIGHT + 1), text, fill=GREY, font=font)
     with whole_file(out) as unfinished:
         sheet.save(unfinished, format="PNG")
     return page

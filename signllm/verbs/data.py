@@ -159,7 +159,7 @@ def _verify(arguments: list[str]) -> Job:
         Args:
             out: folder of shards.
             decode: whether every video is decoded; otherwise only bytes and structure are checked.
-            workers: processes that check, a shard each.
+            workers: processes that check.
             json: print JSON.
         """
         from signllm.data.inspection import shards_verify
@@ -180,7 +180,7 @@ def _preview(arguments: list[str]) -> Job:
             png: the picture to write.
             samples: rows, spread over the splits.
         """
-        from signllm.data.inspection import shards_preview
+        from signllm.data.preview import shards_preview
 
         print(shards_preview(out, png, samples=samples))
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from signllm.data import inspection
 from signllm.data.clip import Annotations
 from signllm.data.index import ShardIndex
-from signllm.data.inspection import shards_info, shards_preview, shards_verify
+from signllm.data.inspection import shards_info, shards_verify
+from signllm.data.preview import shards_preview
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.errors import UsageError
 
@@ -80,6 +84,32 @@ def test_the_sample_that_does_not_decode_is_named(shards: Path) -> None:
         tar.write(b"\xff" * size)
     with pytest.raises(UsageError, match="clip3: not a video"):
         shards_verify(shards)
+
+
+def test_verify_advances_a_few_samples_at_a_time(
+    make_clips: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shards(make_clips(20), tmp_path, ShardConfig(encode="copy", show_progress=False))
+    told: list[int] = []
+    bar = SimpleNamespace(advance=told.append)
+    monkeypatch.setattr(inspection, "progress", lambda *args, **options: nullcontext(bar))
+    for workers in (1, 2):
+        assert shards_verify(tmp_path, workers=workers)["splits"] == {"train": 20}
+        assert told == [8, 8, 4]
+        told.clear()
+
+
+def test_preview_names_what_it_cannot_show_or_write(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot be written: (.|\n)*remedy"):
+        shards_preview(shards, "/proc/none/sheet.png")
+    split = ShardIndex(shards).split("train")
+    offset, size = split.samples[0].members["mp4"]
+    with split.tars[0].open("r+b") as tar:
+        tar.seek(offset)
+        tar.write(b"\xff" * size)
+    with pytest.raises(UsageError, match=r"clip0: not a video(.|\n)*train-000000\.tar"):
+        shards_preview(shards, tmp_path / "sheet.png")
+    assert not (tmp_path / "sheet.png").exists()
 
 
 def test_preview_shows_every_split(shards: Path, tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""A contact sheet of finished shards: what the videos look like, with their texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from signllm.data.index import ShardIndex, Split
+from signllm.data.lettering import lettered
+from signllm.data.sample_table import ShardSample
+from signllm.data.stored import stored_frames
+from signllm.data.video_error import VideoError
+from signllm.errors import UsageError
+from signllm.writing import whole_file
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_SHOWN_FRAMES = 6
+_TILE = 112
+_LINE, _LETTERS = 15, 11
+"""Pixels from line to line, and size of the letters."""
+
+
+def shards_preview(out: Path | str, png: Path | str, *, samples: int = 12) -> Path:
+    """Write a contact sheet: for some samples of every split six frames over the clip, with name and text.
+
+    Args:
+        out: the folder of shards.
+        png: the picture to write, whole or not at all.
+        samples: rows, spread evenly over the splits.
+
+    Raises:
+        UsageError: no finished shards, a video that does not decode, or no right to write there.
+    """
+    from PIL import Image
+
+    index = ShardIndex(out)
+    splits = [index.split(name) for name in index.splits]
+    each = max(1, samples // len(splits))
+    rows = [_row(split, number) for split in splits for number in _spread(len(split), each)]
+    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    try:
+        with whole_file(Path(png)) as unfinished:
+            sheet.save(unfinished, format="PNG")
+    except OSError as error:
+        raise UsageError(
+            f"the picture cannot be written: {error.strerror or error}", where=png, remedy="name another file"
+        ) from None
+    return Path(png)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Return up to ``most`` places, spread evenly over ``count``."""
+    shown = min(count, most)
+    return [place * count // shown for place in range(shown)]
+
+
+def _row(split: Split, number: int) -> Image.Image:
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    sample = split.samples[number]
+    try:
+        frames_THWC = stored_frames(split.read(number), size=_TILE)
+    except VideoError as error:
+        raise VideoError(
+            f"{sample.id}: {error.what}",
+            where=split.tars[sample.shard],
+            remedy="`signllm shards verify` names all the damage",
+        ) from None
+    shown = frames_THWC[np.linspace(0, len(frames_THWC) - 1, _SHOWN_FRAMES).round().astype(int)]
+    row = Image.new("RGB", (_TILE * _SHOWN_FRAMES, _TILE + 32), "white")
+    for place, frame_HWC in enumerate(shown):
+        row.paste(Image.fromarray(np.ascontiguousarray(frame_HWC)), (place * _TILE, 32))
+    draw = ImageDraw.Draw(row)
+    for line, caption in enumerate(_captions(split, sample)):
+        text, font = lettered(caption, _LETTERS)
+        draw.text((4, 2 + line * _LINE), text, fill="black", font=font)
+    return row
+
+
+def _captions(split: Split, sample: ShardSample) -> tuple[str, str]:
+    described = f"{split.name}/{sample.id}  {sample.frames} frames at {sample.fps:g} fps  {sample.signer}"
+    return described[:100], sample.text[:105]
