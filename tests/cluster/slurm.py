@@ -107,20 +107,41 @@ class Slurm:
         lines = self.command("squeue", "-h", "-r", "-t", "all", "-o", "%i %T").splitlines()
         return dict(line.split() for line in lines)  # type: ignore[misc]
 
-    def wait(self, timeout_s: float = 120) -> dict[str, str]:
+    def wait(self) -> dict[str, str]:
         """Wait until no job waits or runs; return the states of all."""
         unfinished = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING", "SIGNALING")
 
         def all_ended() -> bool:
             return not any(state in unfinished for state in self.states().values())
 
-        until(all_ended, self, timeout_s)
+        until(all_ended, self)
         return self.states()
 
     def field(self, job: str, name: str) -> str:
         """Return one field of ``scontrol show job``, e.g. ``Restarts``."""
         words = self.command("scontrol", "show", "job", job).split()
         return next(word.partition("=")[2] for word in words if word.startswith(f"{name}="))
+
+    def preempt(self) -> None:
+        """Take both nodes from the jobs of the low partition, for a moment."""
+        both = ["--partition", "high", "--nodes", "2", "--exclusive"]
+        assert self.command("sbatch", *both, "--output", "/dev/null", "--wrap", "true")
+
+    def ranks(self, **variables: str) -> list[int]:
+        """Return the processes that run a verb in this environment, not those that they started."""
+        wanted = {f"{name}={value}".encode() for name, value in variables.items()}
+        found = []
+        for process in self.processes():
+            try:
+                command, environment = (
+                    Path(f"/proc/{process}/{name}").read_bytes().split(b"\0")
+                    for name in ("cmdline", "environ")
+                )
+            except OSError:
+                continue
+            if b"submitit.core._submit" in command and command[0] != b"srun" and wanted <= set(environment):
+                found.append(process)
+        return found
 
     def cancel(self) -> None:
         """End every job and wait until the nodes are idle."""
@@ -184,7 +205,7 @@ def outside_of_jobs() -> Mapping[str, str]:
     return kept | {"PATH": f"{kept.get('PATH', '')}:/usr/sbin:/sbin"}
 
 
-def until(holds: Callable[[], bool], what: object, timeout_s: float = 60, every_s: float = 0.1) -> None:
+def until(holds: Callable[[], bool], what: object, timeout_s: float = 600, every_s: float = 0.1) -> None:
     """Wait until a condition holds; fail with what ``what`` says of itself by then."""
     deadline = time.monotonic() + timeout_s
     while not holds():

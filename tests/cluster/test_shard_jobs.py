@@ -64,18 +64,6 @@ def is_whole(table: Path) -> bool:
     return contents(table.parent / "out") == contents(table.parent / "one")
 
 
-def ranks(slurm: Slurm) -> dict[int, int]:
-    """Return the processes that run a verb, not those that they started, and the slice of each."""
-    found = {}
-    for process in slurm.processes():
-        command = Path(f"/proc/{process}/cmdline").read_bytes()
-        environment = Path(f"/proc/{process}/environ").read_bytes()
-        number = re.search(rb"SLURM_ARRAY_TASK_ID=(\d+)", environment)
-        if b"submitit.core._submit" in command and not command.startswith(b"srun") and number:
-            found[process] = int(number[1]) + 1
-    return found
-
-
 def break_clip(table: Path, number: int) -> bytes:
     path = table.with_name(f"clip{number}.mp4")
     whole = path.read_bytes()
@@ -160,6 +148,22 @@ def test_local_slices_fail_are_mended_and_merged(table: Path, capsys: pytest.Cap
     assert is_whole(table)
 
 
+def test_where_the_merge_is_refused_no_slice_is_left(
+    table: Path, profile: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for a site that takes one job and no second."""
+    programs = table.parent / "bin"
+    programs.mkdir()
+    sbatch = 'grep -q -e --array= "$1" && echo Submitted batch job 7 || { echo no more jobs >&2; exit 1; }'
+    for name, text in (("srun", "exit 0"), ("sbatch", sbatch), ("scancel", f"echo $1 >> {programs}/ended")):
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    assert launch(profile, table, "--array", "2") == 2
+    assert "no more jobs" in capsys.readouterr().err
+    assert (programs / "ended").read_text().split() == ["7_0", "7_1"]
+
+
 def test_slurm_shards_with_an_array_and_goes_on_after_failures(
     slurm: Slurm, table: Path, profile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,7 +172,8 @@ def test_slurm_shards_with_an_array_and_goes_on_after_failures(
     assert launch(profile, table, "--array", "3") == 0
     array, merge = numbers(capsys.readouterr().out)
     until(lambda: (table.parent / "out/slices/1-of-3/train-000000.json").exists(), slurm, every_s=0.01)
-    os.kill(next(rank for rank, number in ranks(slurm).items() if number == 1), signal.SIGKILL)
+    [rank] = slurm.ranks(SLURM_ARRAY_TASK_ID="0")
+    os.kill(rank, signal.SIGKILL)
     states = slurm.wait()
     assert [states[f"{array}_{n}"] for n in range(3)] == ["FAILED", "COMPLETED", "FAILED"], slurm
     assert states[merge] == "FAILED"
@@ -192,19 +197,20 @@ def test_slurm_queues_preempted_slices_again(
     """A job of a higher partition takes both nodes in the middle of the slices, which are held until then."""
     assert launch(profile, table, "--nodes", "2") == 0
     array, merge = numbers(capsys.readouterr().out)
-    slices, held = table.parent / "out" / "slices", set()
+    slices = table.parent / "out" / "slices"
+    held: set[int] = set()
 
     def both_are_held() -> bool:
-        for rank, number in ranks(slurm).items():
-            if number not in held and (slices / f"{number}-of-2" / "train-000000.json").exists():
+        for number in {1, 2} - held:
+            if (slices / f"{number}-of-2" / "train-000000.json").exists():
+                [rank] = slurm.ranks(SLURM_ARRAY_TASK_ID=str(number - 1))
                 os.kill(rank, signal.SIGSTOP)  # Slurm sends SIGCONT before its warning
                 held.add(number)
         return len(held) == 2
 
     until(both_are_held, slurm, every_s=0.01)
     assert not list(slices.glob("*/manifest.json")), "a slice ended before it could be held"
-    high = ["--partition", "high", "--nodes", "2", "--exclusive", "--output", "/dev/null", "--wrap", "true"]
-    slurm.command("sbatch", *high)
+    slurm.preempt()
     assert slurm.wait()[merge] == "COMPLETED", slurm
     assert min(int(slurm.field(f"{array}_{n}", "Restarts")) for n in range(2)) == 1
     assert is_whole(table)
