@@ -16,6 +16,7 @@ import numpy as np
 from signllm.data.augment import AugmentConfig
 from signllm.data.batch import Batch, collate
 from signllm.data.order import OrderState
+from signllm.data.packed_frames import Memory, PackedFrames
 from signllm.data.plan import EpochPlan
 from signllm.data.source import CharacterSource, DataConfig, Source, VideoSource
 from signllm.errors import UsageError
@@ -185,7 +186,7 @@ class _BatchMaker:
 
     def __init__(self, loader: Loader) -> None:
         self.source, self.plan = loader.source, loader.plan
-        self.rank, self.world = loader.rank, loader.world
+        self.rank, self.world, self.memory = loader.rank, loader.world, Memory()
 
     def __getitem__(self, start: OrderState) -> tuple[OrderState, Batch]:
         first, end = start.samples_consumed, self.plan.batch_end(start)
@@ -198,11 +199,22 @@ class _BatchMaker:
         # how much padding there is may depend on the ranks; what is drawn from the places may not
         shown = np.where(real, places, 0) if limited else places
         order = self.plan.order(start.seed, start.epoch)
+        indices, counts = order[held], self.source.frame_counts
+        packed = PackedFrames(0 if counts is None else int(counts[indices].sum()), self.memory)
         items = [
-            self.source.load(int(order[sample]), seed=start.seed, epoch=start.epoch, position=int(place))
-            for sample, place in zip(held, places, strict=True)
+            self.source.load(
+                int(index), seed=start.seed, epoch=start.epoch, position=int(place), packed=packed
+            )
+            for index, place in zip(indices, places, strict=True)
         ]
-        batch = collate(items, is_real=real.tolist(), positions=shown, epoch=start.epoch, seed=start.seed)
+        batch = collate(
+            items,
+            is_real=real.tolist(),
+            positions=shown,
+            epoch=start.epoch,
+            seed=start.seed,
+            packed=packed,
+        )
         return start, batch
 
 

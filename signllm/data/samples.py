@@ -11,20 +11,22 @@ import hashlib
 import json
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from signllm.data.clip import Clip, LeftOut, safe_key
 from signllm.data.frame_folder import encode_png, frame_files, image_size
 from signllm.data.recording import read_cut
+from signllm.data.stream import FRAME_FOLDER_FPS
 from signllm.data.video import (
-    FRAME_FOLDER_FPS,
     Fit,
     Video,
     VideoError,
     encode_h264,
     fit_short_side,
     read_video,
+    rgb_video,
 )
 from signllm.errors import UsageError
 
@@ -135,7 +137,7 @@ def _file(clip: Clip, config: EncodeConfig) -> _Pictures:
     if clip.cut:
         if config.encode == "copy":
             raise VideoError("a clip cannot be cut out of a recording by encode copy; use h264 or frames")
-        video, packets = read_cut(clip.video, clip.cut, fit=_fit(config), fps=config.fps)
+        video, packets = read_cut(clip.video, clip.cut, partial(rgb_video, fit=_fit(config), fps=config.fps))
         return _encoded(video, config, packets)
     data = clip.video.read_bytes()
     if not data:
