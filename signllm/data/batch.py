@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from signllm.data.packed_frames import PackedFrames
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -24,7 +26,8 @@ class Batch:
         ids: names of the videos.
         texts: reference sentences.
         languages: of the sentences.
-        frames: uint8 (sum T, 3, H, W), or None if the batch holds characters.
+        frames: uint8 (sum T, 3, H, W), or None if the batch holds characters. In memory the channels come
+            last, as decoders write them and the encoder reads them (``torch.channels_last``).
         frame_counts: int64 (B,), frames of each video; 0 if there are none.
         characters: int64 (sum N,), or None if the batch holds frames.
         character_counts: int64 (B,), or None.
@@ -90,18 +93,30 @@ class Item:
 
 
 def collate(
-    items: Sequence[Item], *, is_real: Sequence[bool], positions: np.ndarray, epoch: int, seed: int
+    items: Sequence[Item],
+    *,
+    is_real: Sequence[bool],
+    positions: np.ndarray,
+    epoch: int,
+    seed: int,
+    packed: PackedFrames | None = None,
 ) -> Batch:
-    """Pack items into a batch; an item that could not be read counts as padding and is named in ``bad``."""
+    """Pack items into a batch; an item that could not be read counts as padding and is named in ``bad``.
+
+    ``packed`` are the frames of all items if they lie in one array already.
+    """
     import torch
 
-    frames = _packed([item.frames for item in items if item.frames is not None])
-    characters = _packed([item.characters for item in items if item.characters is not None])
+    if packed is None:
+        frames = _joined([item.frames for item in items if item.frames is not None])
+    else:
+        frames = torch.from_numpy(packed.all()) if len(packed) else None
+    characters = _joined([item.characters for item in items if item.characters is not None])
     return Batch(
         ids=[item.id for item in items],
         texts=[item.text for item in items],
         languages=[item.language for item in items],
-        frames=None if frames is None else frames.permute(0, 3, 1, 2).contiguous(),
+        frames=None if frames is None else frames.permute(0, 3, 1, 2),
         frame_counts=torch.tensor([0 if item.frames is None else len(item.frames) for item in items]),
         characters=None if characters is None else characters.to(torch.int64),
         character_counts=None
@@ -119,7 +134,7 @@ def collate(
     )
 
 
-def _packed(arrays: list[np.ndarray]) -> torch.Tensor | None:
+def _joined(arrays: list[np.ndarray]) -> torch.Tensor | None:
     import numpy as np
     import torch
 

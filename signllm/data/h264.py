@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+
+_UNNAMED = (0, 2)
+"""ITU-T H.273: matrix coefficients of RGB, and unspecified."""
 
 
 def encode_h264(
@@ -30,16 +33,35 @@ def encode_h264(
     import av
     import numpy as np
 
+    def even(frame_HWC: np.ndarray) -> Any:
+        height, width = (side - side % 2 for side in frame_HWC.shape[:2])
+        if min(height, width) < 2:
+            raise ValueError(f"frames of {width} x {height}; h264 needs at least 2 x 2")
+        return av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC[:height, :width]), format="rgb24")
+
+    return encode_pictures(map(even, frames), fps, crf=crf, group=group, preset=preset)
+
+
+def encode_pictures(
+    pictures: Iterable[Any], fps: float, *, crf: int = 21, group: int = 12, preset: str = "veryfast"
+) -> bytes:
+    """Encode PyAV frames, rgb24 or yuv420p, with even sides; the rest as :func:`encode_h264`.
+
+    The matrix that the first yuv420p frame names for its colours is named by the file.
+    """
+    import av
+
+    rate = Fraction(fps).limit_denominator(1001)
     target, stream = io.BytesIO(), None
     with av.open(target, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        for frame_HWC in frames:
-            height, width = (side - side % 2 for side in frame_HWC.shape[:2])
+        for number, picture in enumerate(pictures):
             if stream is None:
-                if min(height, width) < 2:
-                    raise ValueError(f"frames of {width} x {height}; h264 needs at least 2 x 2")
-                stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-                stream.codec_context.thread_count = 1
+                stream = container.add_stream("libx264", rate=rate)
+                stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
+                coder = stream.codec_context
+                coder.thread_count = 1
+                if picture.format.name == "yuv420p" and picture.colorspace not in _UNNAMED:
+                    coder.colorspace = picture.colorspace
                 # mbtree reads memory that nobody wrote: 7 different files in 25 runs at 48 x 48
                 stream.options = {
                     "crf": str(crf),
@@ -47,9 +69,7 @@ def encode_h264(
                     "g": str(group),
                     "x264-params": "mbtree=0",
                 }
-            picture = av.VideoFrame.from_ndarray(
-                np.ascontiguousarray(frame_HWC[:height, :width]), format="rgb24"
-            )
+            picture.pts, picture.time_base = number, 1 / rate
             container.mux(stream.encode(picture))
         if stream is None:
             raise ValueError("no frames to encode")

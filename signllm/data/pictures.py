@@ -84,16 +84,16 @@ def _stacked(frames: list[Any], *, like: Any) -> np.ndarray:
     import av
     import numpy as np
 
+    def rows_of(plane: Any) -> np.ndarray:
+        return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+
     count, width, height = len(frames), frames[0].width, frames[0].height
     tall = av.VideoFrame(width, height * count, like.format.name)
     tall.colorspace, tall.color_range = like.colorspace, like.color_range
-    planes = [frame.planes for frame in frames]
-    for number, target in enumerate(tall.planes):
-        shrunk = 1 if number == 0 else 2
-        joined: Any = b"".join([plane[number] for plane in planes])
-        padded = np.frombuffer(joined, np.uint8).reshape(count, -1, planes[0][number].line_size)
-        rows = padded[:, : height // shrunk, : width // shrunk].reshape(-1, width // shrunk)
-        buffer: Any = target
-        written = np.frombuffer(buffer, np.uint8).reshape(-1, target.line_size)
-        written[: len(rows), : width // shrunk] = rows
+    targets = [rows_of(plane) for plane in tall.planes]
+    for number, frame in enumerate(frames):
+        for target, plane, shrunk in zip(targets, frame.planes, (1, 2, 2), strict=True):
+            rows, columns = height // shrunk, width // shrunk
+            written = target[number * rows : (number + 1) * rows, :columns]
+            written[:] = rows_of(plane)[:rows, :columns]
     return tall.reformat(format="rgb24", threads=1).to_ndarray().reshape(count, height, width, 3)

@@ -17,6 +17,7 @@ from functools import partial
 from signllm.data.augment import AugmentConfig
 from signllm.data.batch import Batch, collate
 from signllm.data.order import OrderState
+from signllm.data.packed_frames import Memory, PackedFrames
 from signllm.data.plan import EpochPlan
 from signllm.data.source import CharacterSource, DataConfig, Source, VideoSource
 from signllm.errors import UsageError
@@ -140,7 +141,7 @@ class Loader:
         from torch.cuda import is_available
         from torch.utils.data import DataLoader
 
-        maker = _BatchMaker(self)
+        maker = BatchMaker(self)
         if self.workers == 0:
             yield from _ahead(maker.__getitem__, starts)
             return
@@ -189,17 +190,20 @@ def check_unreadable(unreadable: Sequence[tuple[str, str]], allowed: float) -> N
         )
 
 
-class _BatchMaker:
+class BatchMaker:
     """State before a global batch → that state and one rank's batch; travels to the workers."""
 
     def __init__(self, loader: Loader) -> None:
         self.source, self.plan = loader.source, loader.plan
-        self.rank, self.world = loader.rank, loader.world
+        self.rank, self.world, self.memory = loader.rank, loader.world, Memory()
 
     def __getitem__(self, start: OrderState) -> tuple[OrderState, Batch]:
-        part = self.plan.part(start, rank=self.rank, world=self.world)
+        part, counts = self.plan.part(start, rank=self.rank, world=self.world), self.source.frame_counts
+        packed = PackedFrames(0 if counts is None else int(counts[part.samples].sum()), self.memory)
         items = [
-            self.source.load(int(sample), seed=start.seed, epoch=start.epoch, position=int(place))
+            self.source.load(
+                int(sample), seed=start.seed, epoch=start.epoch, position=int(place), packed=packed
+            )
             for sample, place in zip(part.samples, part.places, strict=True)
         ]
         batch = collate(
@@ -208,6 +212,7 @@ class _BatchMaker:
             positions=part.positions,
             epoch=start.epoch,
             seed=start.seed,
+            packed=packed,
         )
         return start, batch
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from signllm.data.clip import TOLERANCE_S, Cut
-from signllm.data.pictures import Fit, rgb_pictures
-from signllm.data.video import FRAME_FOLDER_FPS, Video, opened, resampled, upright
+from signllm.data.stream import Reading, opened
 from signllm.data.video_error import VideoError
+
+Result = TypeVar("Result")
 
 _BACK_S = (0.0, 2.0, 20.0)
 """Seconds before the clip to which successive attempts seek; the last attempt does not seek at all."""
@@ -27,63 +28,57 @@ class _SeekMissedError(Exception):
     """The seek landed behind the wanted instant, or the container cannot seek."""
 
 
-def read_cut(
-    recording: Path, cut: Cut, *, fit: Fit | None = None, fps: float | None = None
-) -> tuple[Video, str]:
-    """Decode a part of a recording; ``fit`` and ``fps`` as in :func:`~signllm.data.video.read_video`.
+def read_cut(recording: Path, cut: Cut, use: Callable[[Reading], Result]) -> tuple[Result, str]:
+    """Read a part of a recording; times count from the container's start, as ``ffmpeg -ss`` counts them.
 
-    Times count from the container's start, as ``ffmpeg -ss`` counts them.
+    Args:
+        recording: a video file.
+        cut: the part.
+        use: is handed the part and consumes its frames; after a missed seek once more, from the beginning.
 
     Returns:
-        the video, and the sha256 of the packets it was decoded from: reading the whole recording for every
-        clip of it would cost more than decoding the clip.
+        what ``use`` returned, and the sha256 of the packets it was decoded from: reading the whole recording
+        for every clip of it would cost more than decoding the clip.
 
     Raises:
-        VideoError: no frame in that part, a recording that ends before half of it, or as ``read_video``.
+        VideoError: no frame in that part, a recording that ends before half of it, or what ``use`` raises.
         OSError: the file cannot be read.
     """
     for seek_s in (cut.start_s - back_s for back_s in _BACK_S if cut.start_s > back_s):
         try:
-            return _read(recording, cut, fit, fps, seek_s=seek_s)
+            return _read(recording, cut, use, seek_s=seek_s)
         except _SeekMissedError:
             continue
-    return _read(recording, cut, fit, fps, seek_s=None)
+    return _read(recording, cut, use, seek_s=None)
 
 
 def _read(
-    recording: Path, cut: Cut, fit: Fit | None, fps: float | None, *, seek_s: float | None
-) -> tuple[Video, str]:
-    import numpy as np
-
+    recording: Path, cut: Cut, use: Callable[[Reading], Result], *, seek_s: float | None
+) -> tuple[Result, str]:
     with opened(recording) as (container, stream):
-        part = _Part(container, stream, cut)
-        runs = list(rgb_pictures(part.frames(seek_s), fit))
-    part.check_end()
-    frames_THWC = runs[0] if len(runs) == 1 else np.concatenate(runs)
-    video = Video(frames=upright(frames_THWC, part.rotations), fps=part.fps)
-    return (
-        video if fps is None else resampled(video, np.array(part.times_s), fps),
-        part.checksum.hexdigest(),
-    )
+        part = _Part(container, stream, cut, seek_s)
+        return use(part), part.checksum.hexdigest()
 
 
-class _Part:
-    """The frames of a cut, and what was noted while they were decoded."""
+class _Part(Reading):
+    """The frames of a cut, decoded from the key frame before ``seek_s`` or, if None, from the beginning."""
 
-    def __init__(self, container: Any, stream: Any, cut: Cut) -> None:
-        self.container, self.stream, self.cut = container, stream, cut
-        self.fps = float(stream.average_rate or stream.guessed_rate or FRAME_FOLDER_FPS)
+    def __init__(self, container: Any, stream: Any, cut: Cut, seek_s: float | None) -> None:
+        super().__init__(container, stream)
+        self.cut, self.declared, self._seek_s = cut, 0, seek_s
         self.checksum = hashlib.sha256()
-        self.times_s: list[float] = []
-        self.rotations: set[int] = set()
         self._origin_s = (container.start_time or 0) / _MICROSECONDS
         self._last_s = -math.inf
 
-    def frames(self, seek_s: float | None) -> Iterator[Any]:
-        """Yield the frames of the cut, decoded from the key frame before ``seek_s`` or from the beginning."""
-        decoded = self._decoded(counts=seek_s is None)
-        if seek_s is not None:
-            self._seek(seek_s)
+    def frames(self) -> Iterator[Any]:
+        """Yield the frames of the cut.
+
+        Raises:
+            VideoError: at the end, if the recording ended before half of the cut.
+        """
+        decoded = self._decoded(counts=self._seek_s is None)
+        if self._seek_s is not None:
+            self._seek(self._seek_s)
             first = next(decoded, None)
             if first is None or first[0] > self.cut.start_s + TOLERANCE_S:
                 raise _SeekMissedError
@@ -91,14 +86,12 @@ class _Part:
         for time_s, frame in decoded:
             self._last_s = time_s
             if self.cut.is_over(time_s):
-                return
+                break
             if self.cut.has_begun(time_s):
-                self.times_s.append(time_s)
-                self.rotations.add(frame.rotation)
-                yield frame
+                yield self.noted(frame, time_s)
+        self._check_end()
 
-    def check_end(self) -> None:
-        """Raise :class:`VideoError` where the recording ends before half of the cut."""
+    def _check_end(self) -> None:
         start_s, end_s = self.cut
         ends_s = max(0.0, self._last_s + 1 / self.fps)
         if not self.times_s or (end_s < math.inf and ends_s < (start_s + end_s) / 2):

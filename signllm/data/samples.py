@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from signllm.data.clip import Clip, LeftOut, safe_key
 from signllm.data.frame_folder import encode_png, frame_files, image_size
 from signllm.data.recording import read_cut
+from signllm.data.stream import FRAME_FOLDER_FPS, Reading, opened
+from signllm.data.transcoding import Transcoded, transcoded
 from signllm.data.video import (
-    FRAME_FOLDER_FPS,
     Fit,
     Video,
     VideoError,
     encode_h264,
     fit_short_side,
     read_video,
+    rgb_video,
 )
 from signllm.errors import UsageError
 
@@ -135,8 +139,7 @@ def _file(clip: Clip, config: EncodeConfig) -> _Pictures:
     if clip.cut:
         if config.encode == "copy":
             raise VideoError("a clip cannot be cut out of a recording by encode copy; use h264 or frames")
-        video, packets = read_cut(clip.video, clip.cut, fit=_fit(config), fps=config.fps)
-        return _encoded(video, config, packets)
+        return _kept(*read_cut(clip.video, clip.cut, _reader(config)), config)
     data = clip.video.read_bytes()
     if not data:
         raise VideoError("the file has zero bytes")
@@ -147,7 +150,27 @@ def _file(clip: Clip, config: EncodeConfig) -> _Pictures:
                 f"{clip.video.suffix} cannot be copied: only mp4 files and frame folders; use encode h264"
             )
         return _described(read_video(data), {"mp4": data}, checksum)
-    return _encoded(read_video(data, fit=_fit(config), fps=config.fps), config, checksum)
+    with opened(data) as (container, stream):
+        return _kept(_reader(config)(Reading(container, stream)), checksum, config)
+
+
+def _reader(config: EncodeConfig) -> Callable[[Reading], Video | Transcoded]:
+    if config.encode == "frames":
+        return partial(rgb_video, fit=_fit(config), fps=config.fps)
+    return partial(transcoded, fit=_fit(config), fps=config.fps, crf=config.crf)
+
+
+def _kept(read: Video | Transcoded, checksum: str, config: EncodeConfig) -> _Pictures:
+    if isinstance(read, Video):
+        return _encoded(read, config, checksum)
+    return _Pictures(
+        members={"mp4": read.mp4},
+        frames=read.frames,
+        width=read.width,
+        height=read.height,
+        fps=_stated(read.fps),
+        checksum=checksum,
+    )
 
 
 def _folder(clip: Clip, config: EncodeConfig) -> _Pictures:
@@ -203,8 +226,13 @@ def _encoded(video: Video, config: EncodeConfig, checksum: str) -> _Pictures:
 
 def _described(video: Video, members: dict[str, bytes], checksum: str) -> _Pictures:
     frames, height, width = video.frames.shape[:3]
-    fps = round(float(Fraction(video.fps).limit_denominator(1001)), 6)
-    return _Pictures(members=members, frames=frames, width=width, height=height, fps=fps, checksum=checksum)
+    return _Pictures(
+        members=members, frames=frames, width=width, height=height, fps=_stated(video.fps), checksum=checksum
+    )
+
+
+def _stated(fps: float) -> float:
+    return round(float(Fraction(fps).limit_denominator(1001)), 6)
 
 
 def _numbered(frames: list[tuple[str, bytes]]) -> dict[str, bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,8 +11,9 @@ import numpy as np
 from signllm.data.augment import AugmentConfig, augment, shown_frames
 from signllm.data.batch import Item
 from signllm.data.index import Split
+from signllm.data.packed_frames import PackedFrames
 from signllm.data.plan import Dataset
-from signllm.data.stored import stored_frames
+from signllm.data.stored import stored_frames, stored_runs
 from signllm.errors import UsageError
 
 _STAND_IN_FRAMES = 13
@@ -85,8 +86,13 @@ class Source(Protocol):
     def __len__(self) -> int:
         """Return the number of samples."""
 
-    def load(self, index: int, *, seed: int, epoch: int, position: int) -> Item:
-        """Return sample ``index``, augmented as the other three decide; an unreadable one has ``bad``."""
+    def load(
+        self, index: int, *, seed: int, epoch: int, position: int, packed: PackedFrames | None = None
+    ) -> Item:
+        """Return sample ``index``, augmented as the next three decide; an unreadable one has ``bad``.
+
+        Its frames are written behind those of ``packed``, if that is given.
+        """
 
 
 class VideoSource:
@@ -109,44 +115,54 @@ class VideoSource:
         """Return the number of videos."""
         return len(self.split)
 
-    def load(self, index: int, *, seed: int, epoch: int, position: int) -> Item:
+    def load(
+        self, index: int, *, seed: int, epoch: int, position: int, packed: PackedFrames | None = None
+    ) -> Item:
         """Decode one video; one that cannot be read is a stand-in of grey frames, the reason in ``bad``."""
         sample, size, bad = self.split.samples[index], self.config.size, None
+        packed = PackedFrames(sample.frames) if packed is None else packed
+        begin = len(packed)
         try:
-            frames_THWC = self._decoded(index)
+            runs = (
+                augment(run, self.config.augment, size=size, seed=seed, epoch=epoch, position=position)
+                for run in self._runs(index)
+            )
+            count = packed.extend(runs)
+            if count > self.config.max_frames:
+                packed.keep(begin, self._thinned(count))
             if self.config.augment.tempo:
-                frames_THWC = frames_THWC[
-                    shown_frames(
-                        len(frames_THWC),
-                        self.config.augment,
-                        most=self.config.max_frames,
-                        seed=seed,
-                        epoch=epoch,
-                        position=position,
-                    )
-                ]
+                shown = shown_frames(
+                    len(packed) - begin,
+                    self.config.augment,
+                    most=self.config.max_frames,
+                    seed=seed,
+                    epoch=epoch,
+                    position=position,
+                )
+                packed.keep(begin, shown)
         except (UsageError, OSError) as error:
             bad = " ".join(str(error).split())  # with the shard where that is to blame
-            decoded = self.config.augment.decoded_size(size)
-            frames_THWC = np.full((_STAND_IN_FRAMES, decoded, decoded, 3), 127, np.uint8)
-        frames_THWC = augment(
-            frames_THWC, self.config.augment, size=size, seed=seed, epoch=epoch, position=position
-        )
+            packed.extend([np.full((_STAND_IN_FRAMES, size, size, 3), 127, np.uint8)])
+        frames_THWC = packed.since(begin)
         return Item(id=sample.id, text=sample.text, language=sample.language, frames=frames_THWC, bad=bad)
 
-    def _decoded(self, index: int) -> np.ndarray:
+    def _runs(self, index: int) -> Iterable[np.ndarray]:
+        """Return a video's frames as they are decoded, or from the cache, before augmentation."""
         if index in self._cache:
-            return self._cache[index]
-        frames_THWC = stored_frames(
-            self.split.read(index), size=self.config.augment.decoded_size(self.config.size)
-        )
+            return [self._cache[index]]
+        size = self.config.augment.decoded_size(self.config.size)
+        if not self._room_bytes:
+            return stored_runs(self.split.read(index), size=size)
+        frames_THWC = stored_frames(self.split.read(index), size=size)
         if len(frames_THWC) > self.config.max_frames:
-            shown = np.linspace(0, len(frames_THWC) - 1, self.config.max_frames).round().astype(int)
-            frames_THWC = frames_THWC[shown]
+            frames_THWC = frames_THWC[self._thinned(len(frames_THWC))]
         if frames_THWC.nbytes <= self._room_bytes:
             self._room_bytes -= frames_THWC.nbytes
-            frames_THWC = self._cache[index] = np.ascontiguousarray(frames_THWC)
-        return frames_THWC
+            self._cache[index] = frames_THWC
+        return [frames_THWC]
+
+    def _thinned(self, frames: int) -> np.ndarray:
+        return np.linspace(0, frames - 1, self.config.max_frames).round().astype(int)
 
 
 class CharacterSource:
@@ -178,8 +194,10 @@ class CharacterSource:
         """Return the number of videos."""
         return len(self.split)
 
-    def load(self, index: int, *, seed: int, epoch: int, position: int) -> Item:
-        """Return one sequence with its sentence."""
+    def load(
+        self, index: int, *, seed: int, epoch: int, position: int, packed: PackedFrames | None = None
+    ) -> Item:
+        """Return one sequence with its sentence; there are no frames to write."""
         sample = self.split.samples[index]
         return Item(
             id=sample.id, text=sample.text, language=sample.language, characters=self._characters[sample.id]

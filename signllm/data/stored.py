@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from signllm.data.video import VideoError, decode
+from signllm.data.video import VideoError, decode, decoded_runs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,9 +20,18 @@ def stored_frames(members: dict[str, bytes], *, size: int | None = None) -> np.n
     Raises:
         VideoError: no pictures among the members, or damaged ones.
     """
+    return decode(_pictures(members), size=size)
+
+
+def stored_runs(members: dict[str, bytes], *, size: int | None = None) -> Iterator[np.ndarray]:
+    """Yield what :func:`stored_frames` returns as :func:`~signllm.data.video.decoded_runs` does."""
+    return decoded_runs(_pictures(members), size=size)
+
+
+def _pictures(members: dict[str, bytes]) -> bytes | list[bytes]:
     if "mp4" in members:
-        return decode(members["mp4"], size=size)
+        return members["mp4"]
     frames = [members[name] for name in sorted(name for name in members if _FRAME.fullmatch(name))]
     if not frames:
         raise VideoError(f"no video and no frames among the members: {', '.join(sorted(members))}")
-    return decode(frames, size=size)
+    return frames

@@ -1,22 +1,22 @@
 """Pictures in: a video file, a frame folder, a video's bytes or its encoded frames → one uint8 array.
 
-PyAV carries its own FFmpeg, so this runs wherever pip does, on anything FFmpeg reads. The decoder gets one
-thread: parallelism is over clips. What is declared is believed only within limits (``pictures.py``).
+PyAV carries its own FFmpeg, so this runs wherever pip does, on anything FFmpeg reads. What is decoded comes
+in runs of some frames (``pictures.py``), which are copied once, to where they are wanted.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from signllm.data.frame_folder import decode_image, frame_files
 from signllm.data.h264 import encode_h264
-from signllm.data.pictures import Fit, check_size, check_total, rgb_pictures, scaled
+from signllm.data.pictures import Fit, check_total, rgb_pictures, scaled
+from signllm.data.stream import FRAME_FOLDER_FPS, Reading, opened
 from signllm.data.video_error import VideoError
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ __all__ = ["Fit", "Source", "Video", "VideoError", "decode", "encode_h264", "fit
 
 Source = Path | bytes | Sequence[bytes]
 """A video file or frame folder, a video's bytes, or the encoded frames of a video."""
-
-FRAME_FOLDER_FPS = 25.0
-"""Frames per second of a frame folder whose dataset states none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +50,47 @@ def decode(source: Source, *, size: int | None = None) -> np.ndarray:
         VideoError: no video stream, damaged, or beyond the limits of pixels, frames and memory.
         OSError: the file cannot be read.
     """
+    from signllm.data.packed_frames import PackedFrames
+
+    with _opened_runs(source, size) as (declared, runs):
+        packed = PackedFrames(declared)
+        packed.extend(runs)
+    return packed.all()
+
+
+def decoded_runs(source: Source, *, size: int | None = None) -> Iterator[np.ndarray]:
+    """Yield what :func:`decode` returns in runs of some frames; raises as it does, at the latest at the end.
+
+    A run is to be copied before the next is asked for: then its memory, still in the cache, is used again.
+    """
+    with _opened_runs(source, size) as (_, runs):
+        yield from runs
+
+
+@contextmanager
+def _opened_runs(source: Source, size: int | None) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+    """Open a source; yield how many frames it declares and the runs of its frames."""
+    fit = None if size is None else partial(_scaled, short_side=size)
+    source = _files_read(source)
+    if isinstance(source, (bytes, Path)):
+        with opened(source) as (container, stream):
+            reading = Reading(container, stream)
+            yield reading.declared, (_square(run, size) for run in upright_runs(reading, fit))
+    else:
+        yield len(source), (_square(run, size) for run in _image_runs(source, fit))
+
+
+def _square(frames: np.ndarray, size: int | None) -> np.ndarray:
     if size is None:
-        return read_video(source).frames
-    frames_THWC = read_video(source, fit=partial(_scaled, short_side=size)).frames
-    top, left = (frames_THWC.shape[1] - size) // 2, (frames_THWC.shape[2] - size) // 2
-    return frames_THWC[:, top : top + size, left : left + size]
+        return frames
+    top, left = (frames.shape[1] - size) // 2, (frames.shape[2] - size) // 2
+    return frames[:, top : top + size, left : left + size]
+
+
+def _files_read(source: Source) -> Source:
+    if isinstance(source, Path) and source.is_dir():
+        return [path.read_bytes() for path in frame_files(source)]
+    return source
 
 
 def read_video(
@@ -68,13 +101,30 @@ def read_video(
     Resampling shows at each new instant the last frame that had begun by then, so it copes with a varying
     rate and with a first time stamp that is not 0. Raises as :func:`decode`.
     """
-    if isinstance(source, Path) and source.is_dir():
-        source = [path.read_bytes() for path in frame_files(source)]
+    import numpy as np
+
+    from signllm.data.packed_frames import PackedFrames
+
+    source = _files_read(source)
     if isinstance(source, (bytes, Path)):
-        video, times_s = _decode_stream(source, fit)
-    else:
-        video, times_s = _decode_images(source, fit, fps_of_frames or FRAME_FOLDER_FPS)
-    return video if fps is None else resampled(video, times_s, fps)
+        with opened(source) as (container, stream):
+            return rgb_video(Reading(container, stream), fit=fit, fps=fps)
+    packed = PackedFrames(len(source))
+    packed.extend(_image_runs(source, fit))
+    video = Video(frames=packed.all(), fps=fps_of_frames or FRAME_FOLDER_FPS)
+    return video if fps is None else resampled(video, np.arange(len(packed)) / video.fps, fps)
+
+
+def rgb_video(reading: Reading, *, fit: Fit | None, fps: float | None) -> Video:
+    """Decode an opened stream, or the part of it that ``reading`` is, as :func:`read_video` does."""
+    import numpy as np
+
+    from signllm.data.packed_frames import PackedFrames
+
+    packed = PackedFrames(reading.declared)
+    packed.extend(upright_runs(reading, fit))
+    video = Video(frames=packed.all(), fps=reading.fps)
+    return video if fps is None else resampled(video, np.array(reading.times_s), fps)
 
 
 def fit_short_side(short_side: int) -> Fit:
@@ -104,83 +154,28 @@ def resampled(video: Video, times_s: np.ndarray, fps: float) -> Video:
     return Video(frames=video.frames[shown], fps=fps)
 
 
-def _decode_images(images: Sequence[bytes], fit: Fit | None, fps: float) -> tuple[Video, np.ndarray]:
+def _image_runs(images: Sequence[bytes], fit: Fit | None) -> Iterator[np.ndarray]:
     import av
-    import numpy as np
     from av.video.reformatter import VideoReformatter
 
     if not images:
         raise VideoError("no frames")
-    frames, reformatter, wanted = [], VideoReformatter(), None
-    for data in images:
+    reformatter, wanted = VideoReformatter(), None
+    for done, data in enumerate(images, start=1):
         frame_HWC = decode_image(data)
         height, width = frame_HWC.shape[:2]
         wanted = wanted or (fit(width, height) if fit else (width, height))
         if (width, height) != wanted:
             frame_HWC = scaled(reformatter, av.VideoFrame.from_ndarray(frame_HWC, format="rgb24"), wanted)
-        frames.append(frame_HWC)
-        check_total(len(frames), *wanted)
-    return Video(frames=np.stack(frames), fps=fps), np.arange(len(frames)) / fps
+        check_total(done, *wanted)
+        yield frame_HWC[None]
 
 
-def _decode_stream(source: Path | bytes, fit: Fit | None) -> tuple[Video, np.ndarray]:
+def upright_runs(reading: Reading, fit: Fit | None) -> Iterator[np.ndarray]:
+    """Yield runs of frames (T, H, W, 3), turned by the largest rotation among the frames of the first run."""
     import numpy as np
 
-    with opened(source) as (container, stream):
-        fps = float(stream.average_rate or stream.guessed_rate or FRAME_FOLDER_FPS)
-        times_s: list[float] = []
-        rotations: set[int] = set()
-
-        def noted(frames: Iterable[Any]) -> Iterator[Any]:
-            for frame in frames:
-                rotations.add(frame.rotation)
-                times_s.append(len(times_s) / fps if frame.time is None else frame.time)
-                yield frame
-
-        parts = list(rgb_pictures(noted(container.decode(stream)), fit))
-        declared = stream.frames
-    if not parts:
-        raise VideoError("no frame could be decoded")
-    if len(times_s) < declared / 2:
-        raise VideoError(f"truncated: {len(times_s)} frames of {declared} could be decoded")
-    frames_THWC = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return Video(frames=upright(frames_THWC, rotations), fps=fps), np.array(times_s)
-
-
-def upright(frames: np.ndarray, rotations: set[int]) -> np.ndarray:
-    """Turn frames (T, H, W, 3) by the largest of the rotations in degrees that their file asks for."""
-    import numpy as np
-
-    quarters = round(max(rotations, key=abs) / 90)
-    return np.rot90(frames, k=quarters, axes=(1, 2)) if quarters % 4 else frames
-
-
-@contextmanager
-def opened(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
-    """Open a video's main stream for decoding with one thread; FFmpeg's errors become :class:`VideoError`.
-
-    A playlist posing as a video may name other files or hosts: only the file itself may be opened.
-    """
-    import av
-
-    if isinstance(source, Path) and source.stat().st_size == 0:
-        raise VideoError("the file has zero bytes")
-    # "file:" because a name such as x-00:00:05.333 would be taken for a protocol
-    target = f"file:{source}" if isinstance(source, Path) else io.BytesIO(source)
-    protocols = "file" if isinstance(source, Path) else "none"
-    try:
-        with av.open(
-            target, options={"protocol_whitelist": protocols}, metadata_errors="replace"
-        ) as container:
-            stream: Any = container.streams.best("video")
-            if stream is None:
-                raise VideoError("no video stream in the file")
-            if stream.codec_context is None:
-                raise VideoError("the video stream has a codec that FFmpeg does not know")
-            check_size(stream.codec_context.width, stream.codec_context.height)
-            stream.codec_context.thread_count = 1
-            yield container, stream
-    except (PermissionError, FileNotFoundError):
-        raise
-    except av.FFmpegError as error:
-        raise VideoError(f"not a video that FFmpeg can decode: {error.strerror or error}") from None
+    quarters: int | None = None
+    for run in rgb_pictures(reading.frames(), fit):
+        quarters = reading.quarter_turns if quarters is None else quarters
+        yield np.rot90(run, k=quarters, axes=(1, 2)) if quarters else run

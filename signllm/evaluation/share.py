@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from signllm.data.batch import Item
+    from signllm.data.packed_frames import PackedFrames
 
 
 class Share:
@@ -39,9 +40,11 @@ class Share:
         """Return the number of videos of this rank."""
         return len(self.places)
 
-    def load(self, index: int, *, seed: int, epoch: int, position: int) -> Item:
+    def load(
+        self, index: int, *, seed: int, epoch: int, position: int, packed: PackedFrames | None = None
+    ) -> Item:
         """Return one video of this rank."""
-        return self.source.load(self.places[index], seed=seed, epoch=epoch, position=position)
+        return self.source.load(self.places[index], seed=seed, epoch=epoch, position=position, packed=packed)
 
     def place(self, position: int) -> int:
         """Return the place in the whole source of a position in this rank's order."""

@@ -19,7 +19,7 @@ def test_frames_can_be_unpacked_again() -> None:
     batch = collate(items, is_real=[True, True, False], positions=np.array([4, 6, 8]), epoch=1, seed=9)
     assert batch.frames is not None
     assert (batch.frames.shape, batch.frames.dtype) == ((19, 3, 48, 48), torch.uint8)
-    assert batch.frames.is_contiguous()
+    assert batch.frames.is_contiguous(memory_format=torch.channels_last)
     for one, packed in zip(items, batch.frames.split(batch.frame_counts.tolist()), strict=True):
         np.testing.assert_array_equal(packed.permute(0, 2, 3, 1).numpy(), one.frames)
     assert batch.is_real.tolist() == [True, True, False]

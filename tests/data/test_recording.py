@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from fractions import Fraction
 from pathlib import Path
@@ -16,16 +17,16 @@ from signllm.data.annotations import read_annotations
 from signllm.data.clip import Annotations, Clip, Cut
 from signllm.data.frame_folder import encode_png
 from signllm.data.index import ShardIndex
-from signllm.data.recording import read_cut
 from signllm.data.shards import ShardConfig, shard, write_shards
 from signllm.data.stored import stored_frames
-from signllm.data.video import decode
+from signllm.data.video import Video, decode, rgb_video
 from signllm.data.video_error import VideoError
 from signllm.errors import UsageError
 
 from .conftest import drawn
 
 FPS = 25
+RGB = functools.partial(rgb_video, fit=None, fps=None)
 QUIET = ShardConfig(show_progress=False)
 KINDS = {
     "mp4": ("libx264", {"g": "12", "bf": "3"}),
@@ -35,6 +36,10 @@ KINDS = {
     "webm": ("libvpx-vp9", {"g": "40", "deadline": "realtime", "cpu-used": "8"}),
     "gif": ("gif", {}),
 }
+
+
+def read_cut(path: Path, cut: Cut) -> tuple[Video, str]:
+    return recording.read_cut(path, cut, RGB)
 
 
 def record(path: Path, frames: int = 200, first_pts: int = 0, times: list[int] | None = None) -> Path:

@@ -95,8 +95,8 @@ def test_dealing_keeps_batches_whole_and_ranks_equal(count: int, batch_size: int
 class Exchanged(VideoSource):
     """Every video shows another one's frames; texts and ids stay."""
 
-    def load(self, index: int, *, seed: int, epoch: int, position: int) -> Any:
-        other = super().load(deranged(len(self))[index], seed=seed, epoch=epoch, position=position)
+    def load(self, index: int, **drawn: Any) -> Any:
+        other = super().load(deranged(len(self))[index], **drawn)
         sample = self.split.samples[index]
         return replace(other, id=sample.id, text=sample.text)
 

@@ -1,33 +1,48 @@
 """Frames per second from shards to batches beside the bare decoder of the same files, and memory on the way.
 
-Without --data, clips are drawn and sharded in a temporary folder. Both sides decode every video once per
-round, in turns, in this process and with one thread: the decoder alone from the bytes in memory, the pipeline
-from the shards to collated batches. Memory: the resident set of this process along --samples samples of a
-loader without workers.
+Without --data, clips are drawn and sharded in a temporary folder. Each side decodes every video once per
+round, in turns, in this process and with one thread: the decoders from the bytes in memory, the pipeline from
+the shards to collated batches. CPU time is counted, because other people's load does not lengthen it. Memory:
+what this process and its --workers take along --samples samples of an endless loader.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import multiprocessing
+import os
 import re
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 
 from benchmarks import machine
 from signllm.data.clip import Annotations, Clip
 from signllm.data.index import ShardIndex
-from signllm.data.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.order import OrderState
+from signllm.data.pipeline import BatchMaker, DataConfig, Loader, VideoSource
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.stored import stored_frames
 from signllm.data.video import encode_h264
+
+SIDES = {
+    "bare": "PyAV's frames as they are coded: not scaled, not RGB",
+    "pyav": "PyAV, frame by frame to RGB of that size, none kept",
+    "decoder": "ours, each video to one array",
+    "pipeline": "shards to batches",
+}
 
 
 def main() -> None:
@@ -46,6 +61,7 @@ def main() -> None:
     parser.add_argument(
         "--samples", type=int, default=0, help="samples to watch memory over; 0 leaves it out"
     )
+    parser.add_argument("--workers", type=int, default=0, help="processes while memory is watched")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as well")
     given = parser.parse_args()
     if min(given.clips, given.frames, given.batch, given.rounds) < 1:
@@ -58,17 +74,31 @@ def main() -> None:
         )
         found = speed(source, given.batch, given.rounds)
         print(f"{found['videos']} videos, {found['frames']} frames, pictures of {given.size} pixels")
-        for name in ("decoder", "pipeline"):
-            print(f"{name:<9} {found[name]:9.1f} frames/s, median of {given.rounds} rounds in turns")
-        print(f"{'ratio':<9} {found['pipeline'] / found['decoder']:9.3f}")
+        print(f"frames per second of CPU time, median of {given.rounds} rounds in turns")
+        for name, told in SIDES.items():
+            if name in found:
+                share = found["pipeline"] / found[name]
+                print(f"{name:<9} {found[name]:9.1f}   pipeline / {name:<9}{share:6.3f}   {told}")
         if given.samples:
-            found["resident"] = resident_along(source, given.batch, given.samples)
-            for samples, size_bytes in found["resident"]:
-                print(f"{samples:>8} samples  {size_bytes / 1e6:8.1f} MB resident")
+            source = VideoSource(source.split, replace(source.config, workers=given.workers))
+            found["memory"] = memory_along(source, given.batch, given.samples)
+            print_memory(found["memory"])
     if given.json:
         facts = machine.facts(torch.device("cpu"))
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(facts | found, indent=2) + "\n", encoding="utf-8")
+
+
+def print_memory(memory: list[tuple[int, int]]) -> None:
+    """Print the course of memory and, below it, how far it grew since the first tenth, which warms up."""
+    for samples, size_bytes in memory:
+        print(f"{samples:>8} samples  {size_bytes / 1e6:8.1f} MB")
+    (first, first_bytes), (last, last_bytes) = memory[min(1, len(memory) - 1)], memory[-1]
+    largest_bytes = max(size_bytes for _, size_bytes in memory)
+    print(
+        f"memory: {first_bytes / 1e6:.1f} MB after {first} samples, {last_bytes / 1e6:.1f} after {last}, "
+        f"largest {largest_bytes / 1e6:.1f}: {last_bytes / first_bytes - 1:+.1%}"
+    )
 
 
 def drawn_shards(folder: Path, clips: int, frames: int, side: int) -> Path:
@@ -88,34 +118,80 @@ def drawn_shards(folder: Path, clips: int, frames: int, side: int) -> Path:
 
 
 def speed(source: VideoSource, batch: int, rounds: int) -> dict[str, Any]:
-    """Return frames per second of the bare decoder and of the pipeline, the median of rounds in turns."""
+    """Return frames per second of CPU time of each side, the median of rounds in turns."""
     videos = [source.split.read(index) for index in range(len(source))]
-    rates: dict[str, list[float]] = {"decoder": [], "pipeline": []}
-    frames = 0
+    size = source.config.size
+
+    loader = Loader(source, batch_size=batch)
+    maker, starts = BatchMaker(loader), list(loader.plan.starts(OrderState(seed=0), 1))
+
+    def pipeline() -> int:
+        """Make the batches here and now: the loader's thread would go on while others are measured."""
+        made = (maker[start][1] for start in starts)
+        return sum(int(part.frame_counts[part.is_real].sum()) for part in made)
+
+    sides: dict[str, Callable[[], int]] = {
+        "decoder": lambda: sum(len(stored_frames(members, size=size)) for members in videos),
+        "pipeline": pipeline,
+    }
+    if all("mp4" in members for members in videos):
+        files = [members["mp4"] for members in videos]
+        pyav = {
+            "bare": lambda: sum(map(bare, files)),
+            "pyav": lambda: sum(plain(data, size) for data in files),
+        }
+        sides = {**pyav, **sides}
+    found = in_turns(sides, rounds)
+    return {"videos": len(videos), "frames": sides["decoder"](), **found}
+
+
+def in_turns(sides: dict[str, Callable[[], int]], rounds: int) -> dict[str, Any]:
+    """Return each side's median frames per second of CPU time, and ``rounds``: those of every round."""
+    rates: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds + 1):  # the first warms up
-        begin = time.perf_counter()
-        frames = sum(len(stored_frames(members, size=source.config.size)) for members in videos)
-        middle = time.perf_counter()
-        batched = sum(
-            int(part.frame_counts[part.is_real].sum()) for part in Loader(source, batch_size=batch, epochs=1)
-        )
-        end = time.perf_counter()
-        assert batched == frames
-        rates["decoder"].append(frames / (middle - begin))
-        rates["pipeline"].append(frames / (end - middle))
+        for name, side in sides.items():
+            begin = time.process_time()
+            frames = side()
+            rates[name].append(frames / (time.process_time() - begin))
     medians = {name: statistics.median(of_rounds[1:]) for name, of_rounds in rates.items()}
-    return {"videos": len(videos), "frames": frames, **medians, "rounds": rates}
+    return {**medians, "rounds": rates}
 
 
-def resident_along(source: VideoSource, batch: int, samples: int) -> list[tuple[int, int]]:
-    """Return (samples so far, resident bytes) at eleven places of an endless loader."""
+def bare(data: bytes) -> int:
+    """Decode with PyAV and make nothing of the frames: no file can be read faster by it."""
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        return sum(1 for _ in container.decode(stream))
+
+
+def plain(data: bytes, size: int) -> int:
+    """Decode with PyAV, each frame to RGB with a short side of ``size`` as its manual shows; keep nothing."""
+    shapes, reformatter = [], VideoReformatter()
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for frame in container.decode(stream):
+            sides = (size * side // min(frame.width, frame.height) for side in (frame.width, frame.height))
+            scaled = reformatter.reformat(frame, *sides, format="rgb24", interpolation="BICUBIC", threads=1)
+            shapes.append(scaled.to_ndarray().shape)
+    return len(shapes)
+
+
+def memory_along(source: VideoSource, batch: int, samples: int) -> list[tuple[int, int]]:
+    """Return (samples so far, bytes of this process and its workers) at eleven places of an endless loader.
+
+    Of memory that processes share each counts its part (Linux's PSS), so the sum is what the loader takes.
+    """
     found, steps = [], -(-samples // batch)
     for step, _ in enumerate(islice(Loader(source, batch_size=batch), steps + 1)):
         if step % max(1, steps // 10) == 0:
-            found.append((step * batch, _resident()))
+            workers = [child.pid for child in multiprocessing.active_children() if child.pid]
+            found.append((step * batch, sum(map(_taken, [os.getpid(), *workers]))))
     return found
 
 
-def _resident() -> int:
-    told = re.search(r"^VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(told[1]) * 1024 if told else 0
+def _taken(process: int) -> int:
+    told = re.search(r"^Pss:\s*(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text(), re.MULTILINE)
+    assert told is not None
+    return int(told[1]) * 1024
