@@ -262,13 +262,13 @@ class _Run:
         prints = [input_fingerprint(clip) for clip in clips]
         shards, done = self._finished(split, prints)
         bar.advance(done)
-        if done < len(clips):
-            (self.out / MANIFEST).unlink(missing_ok=True)  # from here on the folder is in between
         with closing(self.encode(clips[done:], self.config, self.config.workers)) as samples:
             while done < len(clips):
                 with ShardFile(self.out, split, len(shards)) as file:
                     taken, left_out = self._fill(file, samples, bar)
                     inputs = self._inputs(prints[done : done + taken])
+                    if file.samples:
+                        (self.out / MANIFEST).unlink(missing_ok=True)  # from here on the folder is in between
                     entry = file.close(inputs=inputs, clips=taken, left_out=left_out)
                 done += taken
                 shards += [entry] if entry else []

@@ -2,16 +2,18 @@
 
 ``low`` is the default partition, whose jobs a job of ``high`` preempts: they get SIGUSR2, then
 ``GRACE_S`` seconds, and wait in the queue again. Nothing of the machine's own Slurm is read or touched.
+Run as a program this file is the watcher, which ends the cluster should its tests be killed: their end of the
+watcher's standard input closes with them.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -60,9 +62,12 @@ class Slurm:
         self.folder = folder
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
         self._daemons: list[subprocess.Popen[bytes]] = []
+        self._watcher: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the daemons and wait until both nodes are idle."""
+        watcher = [sys.executable, __file__, str(self.folder)]
+        self._watcher = subprocess.Popen(watcher, stdin=subprocess.PIPE, start_new_session=True)
         for name in ("state", "spool-n0", "spool-n1"):
             (self.folder / name).mkdir()
         host = socket.gethostname().partition(".")[0]
@@ -91,7 +96,6 @@ class Slurm:
                     stderr=subprocess.STDOUT,
                     env=outside_of_jobs() | self.environment,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent,
                 )
             )
 
@@ -159,6 +163,12 @@ class Slurm:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+        self.end_processes()
+        if self._watcher:
+            self._watcher.communicate()
+
+    def end_processes(self) -> None:
+        """Kill whatever still lives in this cluster."""
         for _ in range(100):
             ours = self.processes()
             if not ours:
@@ -231,5 +241,6 @@ def _free_ports() -> list[int]:
     raise RuntimeError("no three free ports")
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+if __name__ == "__main__":
+    sys.stdin.read()
+    Slurm(Path(sys.argv[1])).end_processes()

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from signllm import cli
-from signllm.data.clip import Annotations
+from signllm.data.clip import Annotations, Clip
 from signllm.data.index import Split
 from signllm.data.inspection import shards_verify
+from signllm.data.samples import EncodeConfig
 from signllm.data.shards import ShardConfig, write_shards
-from signllm.data.slices import Slice, merge_slices, parse_slice, write_slice
+from signllm.data.slices import Slice, merge_slices, parse_slice, unfinished_slices, write_slice
 from signllm.errors import UsageError
 
 Maker = Callable[..., Annotations]
@@ -115,6 +116,44 @@ def test_a_slice_may_be_empty(make_clips: Maker, tmp_path: Path, count: int, emp
     assert [bool(manifest["splits"]) for manifest in slices].count(False) == empty
     assert len(merge_slices(annotations, tmp_path / "many", count, config)["left_out"]) == 2
     assert contents(tmp_path / "one") == contents(tmp_path / "many")
+
+
+def test_a_slice_that_ends_with_a_clip_left_out_stays_finished(
+    annotations: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a full shard it lies in none, so the merge looks at it again, and may be stopped there."""
+    one_each = dataclasses.replace(SMALL, shard_size_mb=0.001)
+    last = dataclasses.replace(annotations.clips[-1], video=Path("nowhere.mp4"), id="last")
+    annotations = Annotations(clips=(*annotations.clips, last))
+    for number in (1, 2):
+        write_slice(annotations, tmp_path, Slice(number, 2), one_each)
+
+    def stopping(clip: Clip, config: EncodeConfig) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("signllm.data.sharding.make_sample", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            merge_slices(annotations, tmp_path, 2, one_each)
+    assert unfinished_slices(annotations, tmp_path, 2, one_each) == ()
+    assert len(merge_slices(annotations, tmp_path, 2, one_each)["left_out"]) == 3
+
+
+def test_the_slices_that_are_still_to_be_written_are_known(annotations: Annotations, tmp_path: Path) -> None:
+    def numbers(config: ShardConfig) -> list[str]:
+        return [str(part) for part in unfinished_slices(annotations, tmp_path, 3, config)]
+
+    other = dataclasses.replace(SMALL, short_side=32)
+    assert numbers(SMALL) == ["1/3", "2/3", "3/3"]
+    write_slice(annotations, tmp_path, Slice(2, 3), SMALL)
+    assert numbers(SMALL) == ["1/3", "3/3"]
+    assert numbers(other) == ["1/3", "2/3", "3/3"]
+    for number in (1, 3):
+        write_slice(annotations, tmp_path, Slice(number, 3), SMALL)
+    assert numbers(SMALL) == []
+    merge_slices(annotations, tmp_path, 3, SMALL)
+    assert numbers(dataclasses.replace(SMALL, workers=2, max_bad="9")) == []
+    assert numbers(other) == ["1/3", "2/3", "3/3"]
 
 
 def test_the_budget_is_that_of_all_slices_together(make_clips: Maker, tmp_path: Path) -> None:
