@@ -143,7 +143,7 @@ def test_the_slices_that_are_still_to_be_written_are_known(annotations: Annotati
     def numbers(config: ShardConfig) -> list[str]:
         return [str(part) for part in unfinished_slices(annotations, tmp_path, 3, config)]
 
-    other = dataclasses.replace(SMALL, short_side=32)
+    other = dataclasses.replace(SMALL, size=32)
     assert numbers(SMALL) == ["1/3", "2/3", "3/3"]
     write_slice(annotations, tmp_path, Slice(2, 3), SMALL)
     assert numbers(SMALL) == ["1/3", "3/3"]
