@@ -6,14 +6,16 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import chain, combinations
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from signllm.data.index import ShardIndex, ShardSample, Split
+from signllm.data.remote import fetch
 from signllm.data.sharding import in_processes
 from signllm.data.stored import stored_frames
 from signllm.data.tar import file_sha256, tar_members
@@ -95,7 +97,7 @@ def shards_verify(
     """Check every byte: sha256 of each tar, members against the index, texts, each video decoded and counted.
 
     Args:
-        out: the folder of shards.
+        out: the folder of shards or its address, from which each is fetched whole into a temporary folder.
         decode: decode every video; without, only bytes and structure are checked.
         workers: processes, each of which checks a shard at a time.
         show_progress: draw a progress bar on standard error.
@@ -127,7 +129,9 @@ def shards_verify(
         raise UsageError(
             f"damaged shards: {'; '.join(damage[:10])}{more}",
             where=index.root,
-            remedy="delete the tars named here and run signllm shard again: the whole ones are kept",
+            remedy="copy the tars named here to that address again"
+            if isinstance(index.root, str)
+            else "delete the tars named here and run signllm shard again: the whole ones are kept",
         )
     return {"splits": {split.name: len(split) for split in splits}, "decoded": decode, "damaged": 0}
 
@@ -140,10 +144,27 @@ def _shards_of(split: Split) -> Iterator[Split]:
 
 
 def _shard_damage(shard: Split, entry: dict[str, Any], decode: bool) -> list[str]:
-    damage = list(_tar_damage(shard.tars[0], entry))
-    for number in range(len(shard)):
-        damage += _sample_damage(shard, number, decode=decode)
-    return damage
+    try:
+        with _on_disk(shard.tars[0]) as tar:
+            here = replace(shard, tars=(tar,))
+            damage = list(_tar_damage(tar, entry))
+            for number in range(len(here)):
+                damage += _sample_damage(here, number, decode=decode)
+            return damage
+    except FileNotFoundError:
+        return [f"{entry['tar']}: missing"]
+
+
+@contextmanager
+def _on_disk(tar: Path | str) -> Iterator[Path]:
+    """Give out a shard as a file: itself, or a copy of what lies at its address while it is checked."""
+    if isinstance(tar, Path):
+        yield tar
+        return
+    with TemporaryDirectory(prefix="signllm-verify-") as folder:
+        copy = Path(folder) / tar.rsplit("/", 1)[-1]
+        fetch(tar, copy)
+        yield copy
 
 
 def _twice(split: Split) -> Iterator[str]:
@@ -186,7 +207,7 @@ def shards_preview(out: Path | str, png: Path | str, *, samples: int = 12) -> Pa
     """Write a contact sheet: for some samples of every split six frames over the clip, with name and text.
 
     Args:
-        out: the folder of shards.
+        out: the folder of shards, or its address.
         png: the picture to write.
         samples: rows, spread evenly over the splits.
 
