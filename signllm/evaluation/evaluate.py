@@ -141,7 +141,7 @@ def translate_split(
     loader = Loader(share, batch_size=config.batch_size, shuffle=False, epochs=1, workers=config.workers)
     found: list[Hypothesis] = []
     with progress(
-        loader.steps_per_epoch, f"translating {split.name}", unit="batches", enabled=ranks.rank == 0
+        loader.batches_until(1), f"translating {split.name}", unit="batches", enabled=ranks.rank == 0
     ) as bar:
         for batch in loader:
             found += _translated(model, batch.to(ranks.device), share, generation)
