@@ -142,6 +142,14 @@ def test_a_mixture_goes_the_whole_path_and_each_sample_is_prompted_in_its_own_la
     done("translate", "--run", run, both / "A-made" / "dev0", "--language", "south")
     assert written[4:] == ["English", "south"]
 
+    moved = tmp_path / "C"
+    shutil.copytree(both / "A", moved)  # names are part of the ids, so characters are read anew
+    renamed = f"{moved}:2,{both}/B:1"
+    words = WordCodebook.load(first)
+    done("compose", "tiny", "--data", renamed, "--run", first)
+    assert WordCodebook.load(first).words == words.words
+    done("finetune", "tiny", "--data", renamed, "--init", first, "--run", run, "--training.epochs", 4)
+
 
 def test_a_run_goes_on_only_on_the_data_that_it_began_with(both: Path, tmp_path: Path, done: Told) -> None:
     a, b, run = both / "A", both / "B", tmp_path / "run"
