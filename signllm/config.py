@@ -11,11 +11,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from signllm.cra.composition import WordsConfig
+from signllm.data.mixture import DatasetRecord, dataset_differences
 from signllm.data.pipeline import DataConfig
 from signllm.errors import UsageError
 from signllm.models.sign_llm import GenerationConfig, SignLLMConfig
@@ -30,6 +32,9 @@ RUN_FORMAT = 1
 
 MAY_CHANGE = (
     "data.workers",
+    "data.max_frames_per_batch",
+    "training.batch_size",
+    "training.accumulation",
     "training.deepspeed",
     "training.epochs",
     "training.steps",
@@ -38,7 +43,11 @@ MAY_CHANGE = (
     "training.keep",
     "recompose_every",
 )
-"""What a resumed run may be given differently: how it is carried out, how long, and whether words follow."""
+"""What a resumed run may be given differently: how it is carried out, how long, and whether words follow.
+
+None of it moves a sample in the order of an epoch, except that there is a limit of frames at all
+(:func:`_breaks_the_run`).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,13 +154,14 @@ STAGES: dict[type[Any], str] = {
 }
 
 
-def save_config(run: Path, config: Config) -> Path:
+def save_config(run: Path, config: Config, datasets: Sequence[DatasetRecord] = ()) -> Path:
     """Write ``run/config.json``, whole or not at all; one rank calls this."""
     record = {
         "stage": STAGES[type(config)],
         "format": RUN_FORMAT,
         "signllm": VERSION,
         "config": to_plain(config),
+        "datasets": [to_plain(dataset) for dataset in datasets],
     }
     path = run / "config.json"
     write_whole(path, json.dumps(record, indent=2) + "\n")
@@ -181,27 +191,49 @@ def run_stage(run: Path) -> str:
     return str(_read(run)["stage"])
 
 
-def open_run(run: Path, config: ConfigT) -> None:
+def open_run(run: Path, config: ConfigT, datasets: Sequence[DatasetRecord] = ()) -> None:
     """Take a run folder into use: write its ``config.json``, or check that it was begun with the same one.
 
-    A run that has no checkpoint yet may begin again with other settings: nothing was learnt with the first.
-    Every rank checks; only rank 0 writes (``RANK`` in the environment).
+    A run that has no checkpoint yet may begin again with other settings or data: nothing was learnt with the
+    first. A checkpoint's place in the data means the same samples only in the same order, so what decides the
+    order must stay. Every rank checks; only rank 0 writes (``RANK`` in the environment).
+
+    Args:
+        run: the folder.
+        config: of its stage.
+        datasets: what it trains on; none where the order of the data does not matter.
 
     Raises:
-        UsageError: the folder holds a run of another stage, or with other settings; names each with both
-            values.
+        UsageError: the folder holds a run of another stage, with other settings, or of other data; names each
+            with both values.
     """
     if (run / "config.json").is_file():
         begun = load_config(run, type(config))
-        changed = [line for line in differences(begun, config) if line.split(":")[0] not in MAY_CHANGE]
-        if changed and any(run.glob("**/checkpoints/step-*/COMPLETE")):
+        changed = [line for line in differences(begun, config) if _breaks_the_run(line)]
+        other_data = dataset_differences(_datasets_of(run), datasets)
+        if (changed or other_data) and any(run.glob("**/checkpoints/step-*/COMPLETE")):
+            what, must_stay = ("settings", changed) if changed else ("data", other_data)
             raise UsageError(
-                "this run was begun with other settings: " + "; ".join(changed),
+                f"this run was begun with other {what}: " + "; ".join(must_stay),
                 where=run / "config.json",
-                remedy="give the same settings to continue it, or another --run to begin anew",
+                remedy=f"give the same {what} to continue it, or another --run to begin anew",
             )
     if int(os.environ.get("RANK", "0")) == 0:
-        save_config(run, config)
+        save_config(run, config, datasets)
+
+
+def _breaks_the_run(difference: str) -> bool:
+    """Whether a run cannot go on with a setting so changed."""
+    name, _, values = difference.partition(": ")
+    if name == "data.max_frames_per_batch":
+        return "None" in values.split(" -> ")  # a limit sorts the samples by length, whatever it is
+    return name not in MAY_CHANGE
+
+
+def _datasets_of(run: Path) -> list[DatasetRecord]:
+    """Return what a run recorded of its data; nothing if it was begun before that was recorded."""
+    where = run / "config.json"
+    return [from_plain(DatasetRecord, record, where=where) for record in _read(run).get("datasets", [])]
 
 
 def differences(before: Any, after: Any, prefix: str = "") -> list[str]:

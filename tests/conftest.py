@@ -24,3 +24,15 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pretrain(path.PRETRAIN, run=folder / "pretrain", shards=shards)
     compose(folder / "pretrain", shards, path.COMPOSE)
     return folder
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, composed: Path) -> None:
+    """A recipe ``tiny``: the three stages as the tests of the stages configure them."""
+    from signllm import recipes
+    from tests.stages import path
+
+    made = recipes.Recipe(
+        pretrain=path.PRETRAIN, compose=path.COMPOSE, finetune=path.finetune_config(composed / "llm")
+    )
+    monkeypatch.setitem(recipes.RECIPES, "tiny", lambda: made)

@@ -20,11 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from signllm import cli, recipes
+from signllm import cli
 from signllm.data.video import encode_h264
-from signllm.recipes import Recipe
 from signllm.training.checkpoint import last_checkpoint, load_weights
-from tests.stages import path
 
 Refused = Callable[..., str]
 FullDisk = Callable[..., AbstractContextManager[None]]
@@ -52,15 +50,6 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
         return err
 
     return run
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch, composed: Path) -> None:
-    """A recipe ``tiny``: the three stages as the tests of the stages configure them."""
-    made = Recipe(
-        pretrain=path.PRETRAIN, compose=path.COMPOSE, finetune=path.finetune_config(composed / "llm")
-    )
-    monkeypatch.setitem(recipes.RECIPES, "tiny", lambda: made)
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from signllm.config import (
     run_stage,
     save_config,
 )
+from signllm.data.mixture import DatasetRecord
+from signllm.data.pipeline import DataConfig
 from signllm.errors import UsageError
 from signllm.models.quantizer import QuantizerConfig
 from signllm.models.sign_llm import LanguageModelConfig, LoraConfig, SignLLMConfig
@@ -115,6 +117,56 @@ def test_a_run_may_be_carried_out_differently(tmp_path: Path) -> None:
     longer = dataclasses.replace(TRAINING, steps=9, deepspeed="zero3", save_every=1)
     open_run(tmp_path, dataclasses.replace(PRETRAIN, training=longer))
     assert load_config(tmp_path, PretrainConfig).training == longer
+
+
+A = DatasetRecord(name="A", weight=2.0, samples=3, shards=1, sha256="a" * 64)
+B = DatasetRecord(name="B", weight=1.0, samples=2, shards=1, sha256="b" * 64)
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ((A,), "datasets: A, B -> A"),
+        ((dataclasses.replace(A, weight=1.0), B), "weight of A: 2 -> 1"),
+        ((B, A), "shards of A"),
+        ((A, dataclasses.replace(B, samples=9, sha256="c" * 64)), "shards of B: 2 samples in 1 shards"),
+    ],
+)
+def test_a_run_continues_with_its_own_data_only(
+    now: tuple[DatasetRecord, ...], told: str, tmp_path: Path
+) -> None:
+    open_run(tmp_path, PRETRAIN, (B,))
+    open_run(tmp_path, PRETRAIN, (A, B))  # nothing was learnt yet
+    save(tmp_path, TrainingState(stage="pretrain", step=1), {}, {}, keep=1)
+    with pytest.raises(UsageError, match=told):
+        open_run(tmp_path, PRETRAIN, now)
+    open_run(tmp_path, PRETRAIN, (dataclasses.replace(A, name="moved"), B))
+
+
+def test_a_run_begun_before_its_data_was_recorded_goes_on_and_records_it(tmp_path: Path) -> None:
+    open_run(tmp_path, PRETRAIN)
+    save(tmp_path, TrainingState(stage="pretrain", step=1), {}, {}, keep=1)
+    open_run(tmp_path, PRETRAIN, (A,))
+    with pytest.raises(UsageError, match="other data"):
+        open_run(tmp_path, PRETRAIN, (B,))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "goes_on"), [(300, 400, True), (None, 400, False), (300, None, False)]
+)
+def test_a_limit_of_frames_may_change_but_not_come_or_go(
+    before: int | None, after: int | None, goes_on: bool, tmp_path: Path
+) -> None:
+    def limited(most: int | None) -> PretrainConfig:
+        return dataclasses.replace(PRETRAIN, data=DataConfig(max_frames_per_batch=most))
+
+    open_run(tmp_path, limited(before))
+    save(tmp_path, TrainingState(stage="pretrain", step=1), {}, {}, keep=1)
+    if goes_on:
+        open_run(tmp_path, limited(after))
+    else:
+        with pytest.raises(UsageError, match=r"data\.max_frames_per_batch"):
+            open_run(tmp_path, limited(after))
 
 
 def test_what_may_change_are_settings_that_exist() -> None:

@@ -6,14 +6,16 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import chain, combinations
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from signllm.data.index import ShardIndex, Split
+from signllm.data.remote import fetch
 from signllm.data.sample_table import SampleTable
 from signllm.data.sharding import in_processes
 from signllm.data.stored import stored_frames
@@ -92,7 +94,7 @@ def shards_verify(
     """Check every byte: sha256 of each tar, members against the index, texts, each video decoded and counted.
 
     Args:
-        out: the folder of shards.
+        out: the folder of shards or its address, from which each is fetched whole into a temporary folder.
         decode: decode every video; without, only bytes and structure are checked.
         workers: processes, each of which checks a few samples at a time.
         show_progress: draw a progress bar on standard error.
@@ -126,7 +128,9 @@ def shards_verify(
         raise UsageError(
             f"damaged shards: {'; '.join(damage[:10])}{more}",
             where=index.root,
-            remedy="delete the tars named here and run signllm shard again: the whole ones are kept",
+            remedy="copy the tars named here to that address again"
+            if isinstance(index.root, str)
+            else "delete the tars named here and run signllm shard again: the whole ones are kept",
         )
     return {"splits": {split.name: len(split) for split in splits}, "decoded": decode, "damaged": 0}
 
@@ -135,18 +139,36 @@ def _pieces(split: Split, entries: Sequence[dict[str, Any]]) -> Iterator[tuple[S
     """Yield a few samples of a shard at a time as a split of their own; with the first, the shard's entry."""
     for number, entry in enumerate(entries):
         shard = split.of_shard(number)
-        for start in range(0, max(1, len(shard)), _PIECE):
-            samples = SampleTable(shard.samples[start : start + _PIECE])
+        size = _PIECE if isinstance(shard.tars[0], Path) else len(shard)  # what is fetched is fetched once
+        for start in range(0, max(1, len(shard)), max(1, size)):
+            samples = SampleTable(shard.samples[start : start + size])
             piece = replace(shard, shard_sizes=(len(samples),), samples=samples)
             yield piece, None if start else entry
 
 
 def _damage(piece: Split, entry: dict[str, Any] | None, decode: bool) -> tuple[int, list[str]]:
     """Return how many samples were looked at, and their damage; of their tar too if its entry is given."""
-    damage = list(_tar_damage(piece.tars[0], entry)) if entry else []
-    for number in range(len(piece)):
-        damage += _sample_damage(piece, number, decode=decode)
+    try:
+        with _on_disk(piece.tars[0]) as tar:
+            here = replace(piece, tars=(tar,))
+            damage = list(_tar_damage(tar, entry)) if entry else []
+            for number in range(len(here)):
+                damage += _sample_damage(here, number, decode=decode)
+    except FileNotFoundError:
+        damage = [f"{piece.tars[0]}: missing"]
     return len(piece), damage
+
+
+@contextmanager
+def _on_disk(tar: Path | str) -> Iterator[Path]:
+    """Give out a shard as a file: itself, or a copy of what lies at its address while it is checked."""
+    if isinstance(tar, Path):
+        yield tar
+        return
+    with TemporaryDirectory(prefix="signllm-verify-") as folder:
+        copy = Path(folder) / tar.rsplit("/", 1)[-1]
+        fetch(tar, copy)
+        yield copy
 
 
 def _twice(split: Split) -> Iterator[str]:

@@ -8,8 +8,11 @@ every sample keeps its own language. A path that exists is taken as it is, comma
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from signllm.data.index import ShardIndex, Split
@@ -35,6 +38,11 @@ class Mixture:
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that any of them has."""
         return tuple(dict.fromkeys(name for _, _, index in self.parts for name in index.splits))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What stands before the ids of each dataset."""
+        return tuple(label for label, _, _ in self.parts)
 
     def checksums(self, name: str) -> tuple[str, ...]:
         """Return the sha256 of each shard of a split, of all datasets that have it."""
@@ -66,6 +74,71 @@ def _renamed(splits: Sequence[tuple[str, Split]]) -> Iterator[ShardSample]:
         first += len(split.tars)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DatasetRecord:
+    """What of a dataset decides the order of an epoch, wherever it lies and whatever its folder is called.
+
+    Args:
+        name: of the folder or address, for messages only.
+        weight: in the mixture.
+        samples: of the split.
+        shards: of the split.
+        sha256: of the shards' checksums and sizes.
+    """
+
+    name: str
+    weight: float
+    samples: int
+    shards: int
+    sha256: str
+
+
+def dataset_records(shards: Path | str, name: str) -> list[DatasetRecord]:
+    """Return the record of each dataset that has the split ``name``, in the order of the mixture.
+
+    Raises:
+        UsageError: as :func:`open_mixture`.
+    """
+    index = open_mixture(shards)
+    parts = index.parts if isinstance(index, Mixture) else ((_label(str(index.root)), 1.0, index),)
+    return [_record(label, weight, part, name) for label, weight, part in parts if name in part.splits]
+
+
+def dataset_differences(before: Sequence[DatasetRecord], after: Sequence[DatasetRecord]) -> list[str]:
+    """List what makes another order of the data after than before; nothing if either side tells nothing."""
+    if not before or not after:
+        return []
+    lines = []
+    if len(before) != len(after):
+        lines.append(f"datasets: {_names(before)} -> {_names(after)}")
+    for old, new in zip(before, after, strict=False):
+        if old.sha256 != new.sha256:
+            lines.append(f"shards of {old.name}: {_told(old)} -> {_told(new)}")
+        if old.weight != new.weight:
+            lines.append(f"weight of {old.name}: {old.weight:g} -> {new.weight:g}")
+    return lines
+
+
+def _record(label: str, weight: float, index: ShardIndex, name: str) -> DatasetRecord:
+    entries = index.manifest["splits"][name]["shards"]
+    told = json.dumps([[entry["sha256"], entry["samples"]] for entry in entries])
+    return DatasetRecord(
+        name=label,
+        weight=weight,
+        samples=sum(entry["samples"] for entry in entries),
+        shards=len(entries),
+        sha256=hashlib.sha256(told.encode()).hexdigest(),
+    )
+
+
+def _names(datasets: Sequence[DatasetRecord]) -> str:
+    return ", ".join(dataset.name for dataset in datasets)
+
+
+def _told(dataset: DatasetRecord) -> str:
+    return f"{dataset.samples} samples in {dataset.shards} shards (sha256 {dataset.sha256[:8]})"
+
+
 def open_mixture(shards: Path | str) -> ShardIndex | Mixture:
     """Open what ``--data`` names: one folder or address of shards, or several with weights.
 
@@ -76,7 +149,7 @@ def open_mixture(shards: Path | str) -> ShardIndex | Mixture:
     if len(named) == 1:
         return ShardIndex(named[0][0])
     names = [name for name, _ in named]
-    labels = [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
+    labels = [_label(name) for name in names]
     if len(set(names)) < len(names):
         raise UsageError(f"a dataset is named twice: {shards}", where="--data", remedy="give it more weight")
     if len(set(labels)) < len(labels):
@@ -84,6 +157,19 @@ def open_mixture(shards: Path | str) -> ShardIndex | Mixture:
     return Mixture(
         [(label, weight, ShardIndex(name)) for label, (name, weight) in zip(labels, named, strict=True)]
     )
+
+
+def absolute(shards: Path | str) -> str:
+    """Return what ``--data`` names so that it means the same from any folder."""
+    named = parse_mixture(shards)
+    places = [name if is_address(name) else str(Path(name).resolve()) for name, _ in named]
+    if len(named) == 1:
+        return places[0]
+    return ",".join(f"{place}:{weight:g}" for place, (_, weight) in zip(places, named, strict=True))
+
+
+def _label(name: str) -> str:
+    return name.rstrip("/").rsplit("/", 1)[-1]
 
 
 def parse_mixture(shards: Path | str) -> list[tuple[str, float]]:

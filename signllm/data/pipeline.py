@@ -95,13 +95,12 @@ class Loader:
         self._bad_of_all = bad_of_all
         self._bad: dict[str, str] = {}
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of a whole epoch, the same on every rank; of the first, where batches are cut by frames.
+    def batches_until(self, epoch: int) -> int:
+        """Return the batches from here to the beginning of ``epoch``, the same on every rank.
 
-        Then epochs differ by a few steps, because other videos meet.
+        -1 if that lies behind.
         """
-        return self.plan.steps(self._state.seed, 0)
+        return self.plan.batches_until(self._state, epoch)
 
     def state_dict(self) -> dict[str, int]:
         """Return the state behind the last batch handed out: ``seed``, ``epoch``, ``samples_consumed``."""

@@ -95,6 +95,7 @@ class EpochPlan:
     _kept: dict[tuple[int, int], tuple[np.ndarray, np.ndarray | None]] = field(
         default_factory=dict, init=False, repr=False
     )
+    _counts: dict[OrderState, int] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def limited(self) -> bool:
@@ -154,11 +155,29 @@ class EpochPlan:
             yield state
             state = self.after(state)
 
-    def steps(self, seed: int, epoch: int) -> int:
-        """Return the number of batches of an epoch."""
-        if not self.limited:
-            return -(-self.samples // self.batch_size)
-        return sum(1 for _ in self.starts(OrderState(seed=seed, epoch=epoch), epoch + 1))
+    def batches_until(self, state: OrderState, epoch: int) -> int:
+        """Return the number of batches from ``state`` to the beginning of ``epoch``; -1 if that lies behind.
+
+        Where batches are cut by frames epochs differ by a few, because other videos meet: each is planned
+        once, which takes about a microsecond for every sample.
+        """
+        if state.samples_consumed >= self.samples:
+            state = OrderState(seed=state.seed, epoch=state.epoch + 1)
+        if state.epoch >= epoch:
+            return 0 if (state.epoch, state.samples_consumed) == (epoch, 0) else -1
+        later = range(state.epoch + 1, epoch)
+        if self.max_frames is None or self.frame_counts is None:
+            whole = -(-self.samples // self.batch_size)
+            return -(-(self.samples - state.samples_consumed) // self.batch_size) + len(later) * whole
+        return self._counted(state) + sum(
+            self._counted(OrderState(seed=state.seed, epoch=number)) for number in later
+        )
+
+    def _counted(self, state: OrderState) -> int:
+        """Return the number of batches from a state to the end of its epoch, cutting them."""
+        if state not in self._counts:
+            self._counts[state] = sum(1 for _ in self.starts(state, state.epoch + 1))
+        return self._counts[state]
 
     def _epoch(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the order, and the frames before each of its places, (samples + 1,), where they limit."""

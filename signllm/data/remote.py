@@ -21,7 +21,7 @@ from signllm.errors import UsageError
 TRIES = 5
 FIRST_WAIT_S = 0.5
 TIMEOUT_S = 30.0
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES, _FETCHED_BYTES = 1 << 20, 1 << 26
 _WORTH_ANOTHER_TRY = {408, 425, 429, 500, 502, 503, 504}
 _log = logging.getLogger(__name__)
 
@@ -57,6 +57,20 @@ def read_span(path: Path | str, start: int, size: int) -> bytes:
             file.seek(start)
             return file.read(size)
     return _patiently(path, lambda: _fetch(path, start, size))
+
+
+def fetch(address: str, into: Path) -> None:
+    """Copy a file from an address to the disk, a span at a time.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError, UsageError: it cannot be read, or not be written.
+    """
+    with into.open("wb") as copy:
+        while data := read_span(address, copy.tell(), _FETCHED_BYTES):
+            copy.write(data)
+            if len(data) < _FETCHED_BYTES:
+                break
 
 
 def _patiently(address: str, fetch: Callable[[], bytes]) -> bytes:

@@ -16,7 +16,8 @@ import torch
 
 from signllm.config import FinetuneConfig, PretrainConfig, load_config, run_stage
 from signllm.cra.word_codebook import WordCodebook, fingerprint
-from signllm.data.index import ShardIndex, Split
+from signllm.data.index import Split
+from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import DataConfig
 from signllm.errors import UsageError
 from signllm.models.visual_encoder import character_counts
@@ -57,19 +58,19 @@ class Reading:
     codebook_moved: bool
 
 
-def read_characters(run: Path, shards: Path, split: str = TRAIN) -> Reading:
+def read_characters(run: Path, shards: Path | str, split: str = TRAIN) -> Reading:
     """Return the characters of a split.
 
     Args:
         run: a pretrained and composed run, or a fine-tuned one.
-        shards: folder of the shards.
+        shards: folder or address of the shards, or the mixture that the run was composed from.
         split: which of its splits; ``train`` of a composed run is not encoded again.
 
     Raises:
         UsageError: not such a run, no words yet, words of another codebook, no such split, or shards of other
             videos than those that were recorded.
     """
-    stage, videos = run_stage(run), ShardIndex(shards).split(split)
+    stage, videos = run_stage(run), open_mixture(shards).split(split)
     if stage == finetuned.STAGE:
         config, checkpoint = load_config(run, FinetuneConfig), whole_checkpoint(run)
         words, data = finetuned.words_of(checkpoint, run), config.data
@@ -120,7 +121,7 @@ def _encoded(vq_sign: VQSign, videos: Split, data: DataConfig) -> dict[str, np.n
 
 
 def _check_same_videos(
-    characters: Mapping[str, np.ndarray], videos: Split, shards: Path, max_frames: int
+    characters: Mapping[str, np.ndarray], videos: Split, shards: Path | str, max_frames: int
 ) -> None:
     """Names alone do not tell: every demo has a train-0000. Lengths do."""
     frames = {sample.id: min(sample.frames, max_frames) for sample in videos.samples}

@@ -23,7 +23,7 @@ MOST = {"top": 256, "examples": 8}
 
 def inspect_codebook(
     run: Path,
-    shards: Path,
+    shards: Path | str,
     *,
     split: str = "train",
     top: int = 32,
@@ -36,7 +36,7 @@ def inspect_codebook(
 
     Args:
         run: a pretrained and composed run, or a fine-tuned one.
-        shards: folder of the shards.
+        shards: folder or address of the shards, or the mixture that the run was composed from.
         split: which of its splits.
         top: how many characters and how many words are drawn and listed.
         examples: clips of each, of different videos.

@@ -20,7 +20,8 @@ import torch
 from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.augment import AugmentConfig
-from signllm.data.index import ShardIndex, Split
+from signllm.data.index import Split
+from signllm.data.mixture import absolute, open_mixture
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.errors import UsageError
 from signllm.evaluation.hypotheses import Hypothesis, gathered, shuffled, write_scored
@@ -67,12 +68,15 @@ class EvaluateConfig:
             convention_named(self.convention)
 
 
-def evaluate(run: Path, shards: Path, split: str, config: EvaluateConfig | None = None) -> dict[str, Any]:
+def evaluate(
+    run: Path, shards: Path | str, split: str, config: EvaluateConfig | None = None
+) -> dict[str, Any]:
     """Translate and score a split into the run folder (all ranks; rank 0 writes, all return the scores).
 
     Args:
         run: folder of a fine-tuned run; its last checkpoint translates.
-        shards: folder of the shards, of the training data or any other.
+        shards: folder or address of shards, or a mixture of them, each video once; of the training data or
+            any other.
         split: which of its splits.
         config: by default ``EvaluateConfig()``.
 
@@ -85,7 +89,7 @@ def evaluate(run: Path, shards: Path, split: str, config: EvaluateConfig | None 
     """
     config = config or EvaluateConfig()
     trained = load_config(run, FinetuneConfig)
-    videos = ShardIndex(shards).split(split)
+    videos = open_mixture(shards).split(split)
     ranks = start_distributed()
     model = load_sign_llm(run).to(ranks.device)
     generation = trained.generation
@@ -97,7 +101,7 @@ def evaluate(run: Path, shards: Path, split: str, config: EvaluateConfig | None 
     about = {
         "split": split,
         "checkpoint": str(getattr(last_checkpoint(run), "name", "")),
-        "shards": str(Path(shards).resolve()),
+        "shards": absolute(shards),
         "generation": dataclasses.asdict(generation) | {"batch_size": config.batch_size},
         "seconds": round(time.perf_counter() - begun, 1),
         **covered_by(model.words, [one.characters for one in hypotheses]),
@@ -137,7 +141,7 @@ def translate_split(
     loader = Loader(share, batch_size=config.batch_size, shuffle=False, epochs=1, workers=config.workers)
     found: list[Hypothesis] = []
     with progress(
-        loader.steps_per_epoch, f"translating {split.name}", unit="batches", enabled=ranks.rank == 0
+        loader.batches_until(1), f"translating {split.name}", unit="batches", enabled=ranks.rank == 0
     ) as bar:
         for batch in loader:
             found += _translated(model, batch.to(ranks.device), share, generation)
@@ -145,9 +149,10 @@ def translate_split(
     everything = gathered(found, ranks)
     unreadable = [one for one in everything if one.problem]
     if unreadable:
+        first = unreadable[0]
         raise UsageError(
             f"{len(unreadable)} of {len(everything)} videos cannot be read",
-            where=f"{split.tars[0].parent}, split {split.name}: {unreadable[0].id}: {unreadable[0].problem}",
+            where=f"{split.tars[split.samples[first.place].shard]}: {first.id}: {first.problem}",
             remedy="`signllm shards verify` names the damage; shard these videos again",
         )
     return everything

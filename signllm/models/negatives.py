@@ -68,7 +68,9 @@ def draw_negatives(
         rows (R, count) int64 and valid (R, count) bool, False where no negative exists at all.
     """
     real_rows = (pool.weight > 0).nonzero()[:, 0]
-    uniform = torch.rand(len(pool.row), count, generator=generator, dtype=torch.float64).to(pool.row.device)
+    # Nothing is drawn for what only fills up a batch: under a limit of frames, that depends on the ranks.
+    drawn = torch.rand(len(real_rows), count, generator=generator, dtype=torch.float64).to(pool.row.device)
+    uniform = drawn.new_zeros(len(pool.row), count).index_copy(0, real_rows, drawn)
     other, other_exists = _draw_other(pool, real_rows, uniform)
     same, same_exists = _draw_same(pool, uniform, exclude)
     from_same = torch.arange(count, device=pool.row.device) < round(count * same_video_share)

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from signllm.config import FinetuneConfig, open_run
 from signllm.cra.word_codebook import WordCodebook
+from signllm.data.mixture import dataset_records
 from signllm.models.sign_llm import SignLLM
 from signllm.stages.agreement import once
-from signllm.stages.batches import open_split
+from signllm.stages.batches import TRAIN, open_split
 from signllm.stages.composed import encoder_and_words, with_encoder_of
 from signllm.stages.finetuned import STAGE, words_of
 from signllm.stages.phases import phases, train_frozen, train_jointly
@@ -40,7 +41,7 @@ def finetune(config: FinetuneConfig, run: Path, init: Path, shards: Path | str) 
     encoder, words = encoder_and_words(init)
     if config.recompose_every:
         words_settings(words)  # refused now, not epochs later
-    open_run(run, config)
+    open_run(run, config, dataset_records(shards, TRAIN))
     frozen, joint = phases(config)
 
     def begun() -> tuple[bool, WordCodebook]:

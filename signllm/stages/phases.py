@@ -85,12 +85,20 @@ def train_jointly(
     """Train everything on video, each stretch between two recompositions with an engine of its own."""
     batches = training_batches(VideoSource(open_split(shards), config.data), training, ranks)
     validate = held_out_losses(shards, config.data, training, ranks)
-    due = recompositions(config.recompose_every, training, batches.steps_per_epoch)
     while True:
         gc.collect()  # hooks and, under ZeRO-3, partitions of the engine before go first
         found = once(lambda: last_checkpoint(run), ranks)
-        step = 0 if found is None else read_state(found, stage=STAGE).step
-        if found is not None and step in due and not is_recomposed(words, step):
+        step = 0
+        if found is not None:
+            state = read_state(found, stage=STAGE)
+            batches.load_state_dict(state.order)
+            step = state.step
+        due = recompositions(config.recompose_every, training, batches, step)
+        until = next(due, None)
+        is_due = found is not None and until == step
+        if is_due:
+            until = next(due, None)
+        if is_due and not is_recomposed(words, step):
             words = recompose(
                 found, words, config=config, training=training, run=run, shards=shards, ranks=ranks
             )
@@ -106,9 +114,9 @@ def train_jointly(
             parameter_groups=parameter_groups(model, training, config),
             validate=validate,
             beside=words.save,
-            until=next((later for later in due if later > step), None),
+            until=until,
         )
-        if outcome.preempted or outcome.step not in due:
+        if outcome.preempted or outcome.step != until:
             return outcome
         del model
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from signllm.config import PretrainConfig, open_run
+from signllm.data.mixture import dataset_records
 from signllm.data.pipeline import VideoSource
 from signllm.models.vq_sign import build_vq_sign
-from signllm.stages.batches import held_out_losses, open_split, training_batches
+from signllm.stages.batches import TRAIN, held_out_losses, open_split, training_batches
 from signllm.training.checkpoint import last_checkpoint
 from signllm.training.engine import start_distributed
 from signllm.training.loop import Outcome, fit
@@ -29,7 +30,7 @@ def pretrain(config: PretrainConfig, run: Path, shards: Path | str) -> Outcome:
     """
     ranks = start_distributed(timeout_s=config.training.timeout_s)
     source = VideoSource(open_split(shards), config.data)
-    open_run(run, config)
+    open_run(run, config, dataset_records(shards, TRAIN))
     torch.manual_seed(config.training.seed)
     model = build_vq_sign(config.vq_sign).to(ranks.device)
     if config.vq_sign.quantizer.kmeans_start and last_checkpoint(run) is None:

@@ -12,7 +12,8 @@ recomposition reads all training videos once without gradient, and loads the lan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from signllm.stages.finetuned import STAGE, load_encoder
 from signllm.stages.train_characters import train_characters
 from signllm.training.checkpoint import load_moments, load_weights, read_state, save
 from signllm.training.engine import Ranks, TrainingConfig
-from signllm.training.loop import total_steps
+from signllm.training.loop import Batches, last_step
 from signllm.training.metrics import TrainingLog, read_log
 
 OFFSETS = "word_vectors.words"
@@ -38,18 +39,28 @@ AT = "recomposed_at"
 """In the record that words carry: the step of stage 3 at which they were composed."""
 
 
-def recompositions(every: int, training: TrainingConfig, steps_per_epoch: int) -> tuple[int, ...]:
-    """Return the steps behind which words are composed anew: each ``every`` epochs, never at the end.
+def recompositions(every: int, training: TrainingConfig, batches: Batches, step: int) -> Iterator[int]:
+    """Yield the steps from ``step`` on behind which words are composed anew: each ``every`` epochs.
 
-    ``every`` 0 gives none. Accumulation may make an epoch no whole number of steps: then the step before.
+    Never at the end; ``every`` 0 gives none. Accumulation may make an epoch no whole number of steps: then
+    the step before.
+
+    Args:
+        every: epochs.
+        training: says where the end is.
+        batches: their state stands where ``step`` left it.
+        step: optimizer steps so far.
     """
     if every == 0:
-        return ()
-    end, forwards = total_steps(training, steps_per_epoch), every * steps_per_epoch
-    steps = {
-        n * forwards // training.accumulation for n in range(1, end * training.accumulation // forwards + 1)
-    }
-    return tuple(sorted(step for step in steps if 0 < step < end))
+        return
+    end, yielded = last_step(training, batches, step), 0
+    for epoch in itertools.count(every, every):
+        left = batches.batches_until(epoch)
+        due = step + left // training.accumulation
+        if due >= end:
+            return
+        if left >= 0 and due > yielded:
+            yield (yielded := due)
 
 
 def is_recomposed(words: WordCodebook, step: int) -> bool:

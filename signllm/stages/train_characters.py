@@ -20,7 +20,7 @@ from signllm.cra.composition import compose_words
 from signllm.cra.word_codebook import WordCodebook, fingerprint
 from signllm.data.characters import characters_file, load_packed, save_characters
 from signllm.data.index import Split
-from signllm.data.mixture import open_mixture
+from signllm.data.mixture import Mixture, open_mixture
 from signllm.errors import UsageError
 from signllm.models.vq_sign import VQSign
 from signllm.plain import to_plain
@@ -125,11 +125,13 @@ def train_characters(
         raise UsageError(
             f"the split {TRAIN!r} holds no videos", where=shards, remedy="shard a dataset that has some"
         )
-    made_by = {
+    made_by: dict[str, Any] = {
         "codebook": fingerprint(vq_sign.quantizer.codebook),
         "checkpoint": checkpoint.name if checkpoint else None,
         "size": config.data.size,
         "max_frames": config.data.max_frames,
     }
+    if isinstance(index, Mixture):
+        made_by["datasets"] = list(index.labels)  # they are part of the ids
     shas = index.checksums(TRAIN)
     return TrainCharacters(run=run, split=split, shas=shas, vq_sign=vq_sign, made_by=made_by, config=config)

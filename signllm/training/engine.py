@@ -39,7 +39,7 @@ class TrainingConfig:
 
     ``batch_size`` counts videos per optimizer step over all ranks and all ``accumulation`` forward passes,
     so a run means the same on any number of GPUs. Training ends at ``epochs`` or ``steps``, whichever comes
-    first.
+    first; batches that are left at the end of the epochs and too few for another step are not used.
     """
 
     deepspeed: str = "zero2"

@@ -46,9 +46,11 @@ OnStep = Callable[[int, Mapping[str, float]], None]
 class Batches(Protocol):
     """What the loop reads: this rank's batches, with a state that counts the batches it has given out."""
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of one epoch, equal on all ranks."""
+    def batches_until(self, epoch: int) -> int:
+        """Return the batches from where the state stands to the beginning of ``epoch``, equal on all ranks.
+
+        -1 if that lies behind.
+        """
 
     def __iter__(self) -> Iterator[Any]:
         """Give out batches, epoch after epoch, from where the state stands."""
@@ -69,11 +71,18 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
-    """Return the number of optimizer steps of a run: epochs or steps, whichever ends first."""
+def last_step(config: TrainingConfig, batches: Batches, step: int) -> int:
+    """Return the optimizer step that a run ends with: epochs or steps, whichever ends first.
+
+    Args:
+        config: says both.
+        batches: their state stands where ``step`` left it. What is yet to come is counted from there, because
+            epochs need not have equally many batches, and those behind may have been cut otherwise.
+        step: optimizer steps so far.
+    """
     limits = [] if config.steps is None else [config.steps]
     if config.epochs is not None:
-        limits.append(config.epochs * steps_per_epoch // config.accumulation)
+        limits.append(step + max(0, batches.batches_until(config.epochs)) // config.accumulation)
     return min(limits)
 
 
@@ -106,11 +115,16 @@ def fit(
     ranks = start_distributed(timeout_s=config.timeout_s)
     with failing_together(run, ranks.rank, f"stage {stage}"), PreemptionFlag() as flag:
         found = _agreed_checkpoint(run, stage, ranks)
-        end = total_steps(config, batches.steps_per_epoch)
+        step = 0
+        if found is not None:
+            state = read_state(found)
+            batches.load_state_dict(dict(state.order))
+            step = state.step
+        end = last_step(config, batches, step)
         stop = end if until is None else min(until, end)
-        if found is not None and read_state(found).step >= stop:
+        if found is not None and step >= stop:
             install_weights(model, load_weights(found), where=found)
-            return Outcome(step=read_state(found).step)
+            return Outcome(step=step)
         trainer = _Trainer(
             model,
             batches,
@@ -158,17 +172,16 @@ class _Trainer:
         self.end, self.stop, self.beside = end, stop, beside
         self.engine: DeepSpeedEngine = build_engine(model, groups, config)
         self.step = self.saved_step = 0
-        self.since = _Stopwatch(config.batch_size)
+        self.since = _Stopwatch()
 
     def resume(self, checkpoint: Path | None) -> None:
-        """Continue from a checkpoint: weights, moments, step, place in the data; None starts afresh."""
+        """Continue from a checkpoint: weights, moments, step; None starts afresh."""
         if checkpoint is None:
             return
         state = read_state(checkpoint, stage=self.stage)
         weights = load_weights(checkpoint)
         install_weights(self.engine.module, weights, where=checkpoint)
         write_whole(self.engine, weights, load_moments(checkpoint), state.step)
-        self.batches.load_state_dict(dict(state.order))
         self.step = self.saved_step = state.step
 
     def train(self, flag: PreemptionFlag, validate: Validate | None, on_step: OnStep | None) -> Outcome:
@@ -207,20 +220,23 @@ class _Trainer:
         self.set_learning_rates()
         forget_gradients(engine)
         total: dict[str, Tensor] = {}
+        videos = 0.0
         for forward in range(config.accumulation):
             batch = self.since.waiting(stream)
+            videos += float(batch.is_real.sum())
             shares = engine(batch.to(self.ranks.device))
             for name, share in shares.items():
                 total[name] = total.get(name, 0.0) + share.detach().double() / config.accumulation
             if forward == config.accumulation - 1:
-                asked = torch.tensor(float(flag.requested), dtype=torch.float64, device=self.ranks.device)
-                summed = torch.stack([asked, *total.values()])
+                told = torch.tensor([float(flag.requested), videos], dtype=torch.float64)
+                summed = torch.cat([told.to(self.ranks.device), torch.stack([*total.values()])])
                 arriving = dist.all_reduce(summed, async_op=True)
             engine.backward(shares["loss"] * self.ranks.world)
             engine.step()
         arriving.wait()
         self.step += 1
-        asked_ranks, *values = summed.tolist()
+        asked_ranks, videos, *values = summed.tolist()
+        self.since.videos += videos
         metrics = dict(zip(total, values, strict=True))
         self.require_finite(metrics, total)
         return metrics, int(getattr(batch, "epoch", 0)), asked_ranks > 0
@@ -271,7 +287,7 @@ class _Trainer:
             values = validate(module, self.step)
         module.train()
         log.write(self.step, {f"validate/{name}": value for name, value in values.items()})
-        self.since = _Stopwatch(self.config.batch_size)
+        self.since = _Stopwatch()
 
     def save(self) -> None:
         """Save a checkpoint: all ranks gather, rank 0 writes, all learn whether it succeeded."""
@@ -299,9 +315,8 @@ class _Trainer:
 class _Stopwatch:
     """Seconds since the last log line, and how many of them went into waiting for data."""
 
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.steps, self.waited_s, self.started = 0, 0.0, time.perf_counter()
+    def __init__(self) -> None:
+        self.steps, self.videos, self.waited_s, self.started = 0, 0.0, 0.0, time.perf_counter()
 
     def waiting(self, stream: Iterator[Any]) -> Any:
         """Take the next batch and count the time that it took to come."""
@@ -317,10 +332,10 @@ class _Stopwatch:
         elapsed_s = max(1e-9, time.perf_counter() - self.started)
         values = {
             "seconds": elapsed_s / max(1, self.steps),
-            "videos_per_s": self.steps * self.batch_size / elapsed_s,
+            "videos_per_s": self.videos / elapsed_s,
             "data_wait": self.waited_s / elapsed_s,
         }
-        self.steps, self.waited_s, self.started = 0, 0.0, time.perf_counter()
+        self.steps, self.videos, self.waited_s, self.started = 0, 0.0, 0.0, time.perf_counter()
         return values
 
 

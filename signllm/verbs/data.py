@@ -125,6 +125,7 @@ def _known(arguments: list[str], names: Iterable[str], kind: str, *, usage: str)
 def _looks() -> str:
     """Return what ``signllm shards --help`` prints."""
     lines = ["usage: signllm shards info|verify|preview OUT", "", SHARDS.summary, ""]
+    lines += ["OUT is a folder, or an address: https://host/shards, or what fsspec opens.", ""]
     lines += [
         "  info     hours, signers, texts of every split, and what splits share",
         "  verify   every byte checked, every video decoded",
@@ -136,11 +137,11 @@ def _looks() -> str:
 
 
 def _info(arguments: list[str]) -> Job:
-    def info(out: named(Path, "OUT"), /, *, json: bool = False) -> None:
+    def info(out: named(str, "OUT"), /, *, json: bool = False) -> None:
         """Info.
 
         Args:
-            out: folder of shards.
+            out: folder or address of shards.
             json: print JSON.
         """
         from signllm.data.inspection import shards_info
@@ -152,14 +153,14 @@ def _info(arguments: list[str]) -> Job:
 
 def _verify(arguments: list[str]) -> Job:
     def verify(
-        out: named(Path, "OUT"), /, *, decode: bool = True, workers: int = 1, json: bool = False
+        out: named(str, "OUT"), /, *, decode: bool = True, workers: int = 1, json: bool = False
     ) -> None:
         """Verify.
 
         Args:
-            out: folder of shards.
+            out: folder or address of shards.
             decode: whether every video is decoded; otherwise only bytes and structure are checked.
-            workers: processes that check.
+            workers: processes that check; from an address each fetches a whole shard at a time, into TMPDIR.
             json: print JSON.
         """
         from signllm.data.inspection import shards_verify
@@ -171,12 +172,12 @@ def _verify(arguments: list[str]) -> Job:
 
 def _preview(arguments: list[str]) -> Job:
     def preview(
-        out: named(Path, "OUT"), png: named(Path, "PNG") = Path("preview.png"), /, *, samples: int = 12
+        out: named(str, "OUT"), png: named(Path, "PNG") = Path("preview.png"), /, *, samples: int = 12
     ) -> None:
         """Preview.
 
         Args:
-            out: folder of shards.
+            out: folder or address of shards.
             png: the picture to write.
             samples: rows, spread over the splits.
         """

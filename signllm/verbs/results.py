@@ -18,7 +18,7 @@ def _evaluate(arguments: list[str]) -> Job:
     def evaluate(
         *,
         run: Path,
-        data: Path,
+        data: str,
         split: str = "dev",
         ranks: int = 1,
         json: bool = False,
@@ -28,7 +28,7 @@ def _evaluate(arguments: list[str]) -> Job:
 
         Args:
             run: the run folder of stage 3; hypotheses and scores go there.
-            data: folder of shards.
+            data: folder or address of shards; several as A,B: each video once, whatever the weights.
             split: which of its splits; choose on dev, report test once.
             ranks: processes on this machine that share the work.
             json: print JSON.
@@ -108,12 +108,12 @@ def _score(arguments: list[str]) -> Job:
 
 
 def _report(arguments: list[str]) -> Job:
-    def report(*, run: Path, data: Path | None = None) -> None:
+    def report(*, run: Path, data: str | None = None) -> None:
         """Report.
 
         Args:
             run: a run folder, or a folder that `signllm demo` wrote.
-            data: folder of shards: shows frames beside the tokens.
+            data: folder or address of shards, or several as A,B: shows frames beside the tokens.
         """
         from signllm.evaluation.report import report
 

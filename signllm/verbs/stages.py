@@ -51,7 +51,7 @@ def _compose(arguments: list[str]) -> Job:
 
         Args:
             run: the run folder that `signllm pretrain` wrote; the words go there.
-            data: folder or address of shards.
+            data: folder or address of shards, or a mixture, as stage 1 takes it; weights do not matter here.
             ranks: processes on this machine that share the work.
             config: settings of the recipe, each can be changed.
         """

@@ -91,8 +91,9 @@ def test_audit_every_sample_once_per_epoch(split: Split, world: int, workers: in
         )
         for rank in range(world)
     ]
+    until_second = loaders[0].batches_until(2)
     batches = [list(loader) for loader in loaders]
-    assert {len(of_rank) for of_rank in batches} == {2 * loaders[0].steps_per_epoch}
+    assert {len(of_rank) for of_rank in batches} == {until_second}
     for epoch in range(2):
         seen = [
             name
@@ -238,7 +239,7 @@ def test_stop_anywhere_and_resume_under_another_layout(split: Split, data: st.Da
     first = [
         Loader(source, batch_size=size_before, rank=r, world=before, seed=8, epochs=1) for r in range(before)
     ]
-    steps = data.draw(st.integers(0, first[0].steps_per_epoch))
+    steps = data.draw(st.integers(0, first[0].batches_until(1)))
     seen: list[str] = []
     for loader in first:
         batches = iter(loader)

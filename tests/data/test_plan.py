@@ -40,7 +40,7 @@ def consumed(plan: EpochPlan, state: OrderState) -> list[int]:
 def test_every_sample_once_per_epoch_and_no_batch_too_long(plan: EpochPlan, seed: int, epoch: int) -> None:
     starts = list(plan.starts(OrderState(seed=seed, epoch=epoch), epoch + 1))
     batches = [consumed(plan, start) for start in starts]
-    assert len(batches) == plan.steps(seed, epoch)
+    assert len(batches) == plan.batches_until(starts[0], epoch + 1)
     assert sorted(sample for batch in batches for sample in batch) == list(range(plan.samples))
     assert plan.frame_counts is not None
     for batch in batches:
@@ -54,7 +54,11 @@ def test_every_sample_once_per_epoch_and_no_batch_too_long(plan: EpochPlan, seed
 def test_stopping_anywhere_and_going_on_changes_nothing(plan: EpochPlan, data: st.DataObject) -> None:
     whole = list(plan.starts(OrderState(seed=1), 3))
     stop = data.draw(st.integers(0, len(whole) - 1))
-    assert list(plan.starts(plan.after(whole[stop]), 3)) == whole[stop + 1 :]
+    left = whole[stop + 1 :]
+    assert list(plan.starts(plan.after(whole[stop]), 3)) == left
+    assert plan.batches_until(plan.after(whole[stop]), 3) == len(left)
+    is_behind = whole[stop].samples_consumed > 0
+    assert plan.batches_until(whole[stop], whole[stop].epoch) == (-1 if is_behind else 0)
 
 
 @UNTIMED
@@ -152,7 +156,7 @@ def test_without_shuffling_every_sample_comes_once_in_its_place() -> None:
     datasets = (Dataset(shard_sizes=(3, 2), weight=2.0), Dataset(shard_sizes=(2,)))
     plan = EpochPlan(datasets=datasets, batch_size=3, shuffle=False)
     assert plan.order(0, 0).tolist() == list(range(7))
-    assert plan.steps(0, 0) == 3
+    assert plan.batches_until(OrderState(seed=0), 1) == 3
 
 
 @pytest.mark.parametrize("epochs", [0, 1])

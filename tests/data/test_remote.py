@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -15,68 +11,13 @@ import pytest
 from signllm.data import remote
 from signllm.data.clip import Annotations
 from signllm.data.index import ShardIndex
+from signllm.data.inspection import shards_verify
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.errors import UsageError
+from tests.data.http_server import Server, serving
 
 Maker = Callable[..., Annotations]
-
-
-class Handler(SimpleHTTPRequestHandler):
-    """Ranges as a server should, and the mischief that ``server.mischief`` names, on tars only."""
-
-    def do_GET(self) -> None:
-        server = self.server
-        assert isinstance(server, Server)
-        path = Path(self.translate_path(self.path))
-        server.asked[path.name] += 1
-        mischief = server.mischief if path.suffix == ".tar" else ""
-        if not path.is_file():
-            self.send_error(404)
-            return
-        if mischief == "down" or (mischief == "busy" and server.asked[path.name] % 3):
-            self.send_error(503)
-            return
-        if mischief == "forbidden":
-            self.send_error(403)
-            return
-        first_try = server.asked[path.name] % 2 == 1
-        if mischief == "drops" and first_try:
-            self.close_connection = True
-            return
-        data, ranged = path.read_bytes(), self.headers.get("Range")
-        if ranged is None or mischief == "ignores ranges":
-            self.answer(200, data, {})
-            return
-        start, _, stop = ranged.removeprefix("bytes=").partition("-")
-        first, last = int(start), min(int(stop), len(data) - 1)
-        if first > last:
-            self.send_error(416)
-            return
-        part = data[first : last + 1]
-        if mischief == "wrong range" and first_try:
-            first, last = first + 1, last + 1
-        self.answer(206, part, {"Content-Range": f"bytes {first}-{last}/{len(data)}"}, mischief, first_try)
-
-    def answer(
-        self, status: int, data: bytes, headers: dict[str, str], mischief: str = "", first_try: bool = False
-    ) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data[: len(data) // 2] if mischief == "truncates" and first_try else data)
-        if mischief == "truncates":
-            self.close_connection = True
-
-    def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    mischief = ""
-    asked: Counter[str]
 
 
 @pytest.fixture
@@ -89,22 +30,13 @@ def shards(make_clips: Maker, tmp_path: Path) -> Path:
 @pytest.fixture
 def server(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.001)
-    server = Server(("127.0.0.1", 0), partial(Handler, directory=str(shards)))
-    server.asked = Counter()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def address(server: Server) -> str:
-    return f"http://127.0.0.1:{server.server_address[1]}"
+    with serving(shards) as server:
+        yield server
 
 
 @pytest.mark.parametrize("mischief", ["", "busy", "drops", "ignores ranges", "truncates", "wrong range"])
 def test_the_bytes_are_those_of_the_disk(server: Server, shards: Path, mischief: str) -> None:
-    here, there = ShardIndex(shards).split("train"), ShardIndex(address(server)).split("train")
+    here, there = ShardIndex(shards).split("train"), ShardIndex(server.address).split("train")
     server.mischief = mischief
     assert list(there.samples) == list(here.samples)
     for number in (7, 0, 3):
@@ -115,7 +47,7 @@ def test_the_bytes_are_those_of_the_disk(server: Server, shards: Path, mischief:
 def test_a_server_that_does_not_answer_is_an_error_that_names_the_shard(
     server: Server, mischief: str, message: str
 ) -> None:
-    split = ShardIndex(address(server)).split("train")
+    split = ShardIndex(server.address).split("train")
     server.mischief = mischief
     with pytest.raises(UsageError, match=rf"{message}(.|\n)*train-000000\.tar"):
         split.read(0)
@@ -126,7 +58,7 @@ def test_a_server_that_does_not_answer_is_an_error_that_names_the_shard(
 
 
 def test_a_tar_that_shrank_and_one_that_is_gone(server: Server, shards: Path) -> None:
-    split = ShardIndex(address(server)).split("train")
+    split = ShardIndex(server.address).split("train")
     split_tar = shards / "train-000000.tar"
     split_tar.write_bytes(split_tar.read_bytes()[:600])
     with pytest.raises(UsageError, match=r"ends before sample clip0"):
@@ -135,7 +67,7 @@ def test_a_tar_that_shrank_and_one_that_is_gone(server: Server, shards: Path) ->
     with pytest.raises(FileNotFoundError, match=r"train-000000\.tar"):
         split.read(0)
     with pytest.raises(UsageError, match="no finished shards"):
-        ShardIndex(address(server) + "/elsewhere")
+        ShardIndex(server.address + "/elsewhere")
 
 
 def test_batches_over_http_are_those_of_the_disk(server: Server, shards: Path) -> None:
@@ -143,7 +75,7 @@ def test_batches_over_http_are_those_of_the_disk(server: Server, shards: Path) -
     config = DataConfig(size=48, workers=0)
     batches = [
         list(Loader(VideoSource(ShardIndex(root).split("train"), config), batch_size=3, epochs=1))
-        for root in (shards, address(server))
+        for root in (shards, server.address)
     ]
     for here, there in zip(*batches, strict=True):
         assert here.ids == there.ids
@@ -160,3 +92,27 @@ def test_any_file_system_of_fsspec(shards: Path) -> None:
     assert there.read(4) == here.read(4)
     with pytest.raises(UsageError, match="cannot be opened"):
         ShardIndex("nosuch://shards")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_verify_reads_every_byte_over_http(server: Server, shards: Path, workers: int) -> None:
+    assert shards_verify(server.address, workers=workers) == shards_verify(shards)
+    tar = shards / "train-000001.tar"
+    data = bytearray(tar.read_bytes())
+    data[-600] ^= 1
+    tar.write_bytes(data)
+    (shards / "train-000000.tar").unlink()
+    with pytest.raises(UsageError) as told:
+        shards_verify(server.address, workers=workers)
+    for damage in ("train-000000.tar: missing", "train-000001.tar: sha256 differs", "to that address again"):
+        assert damage in str(told.value)
+
+
+def test_a_span_longer_than_one_fetch(
+    server: Server, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = shards / "train-000000.tar"
+    for span in (tar.stat().st_size, tar.stat().st_size // 3, 10**9):
+        monkeypatch.setattr(remote, "_FETCHED_BYTES", span)
+        remote.fetch(f"{server.address}/{tar.name}", tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == tar.read_bytes()

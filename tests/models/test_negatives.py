@@ -97,3 +97,15 @@ def test_the_mean_of_many_draws_is_the_exact_expectation() -> None:
         again = model(codes, z, counts, replace(batch, epoch=1))["l_cp"].item()
         assert (again == losses[negatives]) == (negatives == 0)
     assert losses[4000] == pytest.approx(losses[0], abs=2e-3)
+
+
+def test_what_fills_up_a_batch_changes_no_draw() -> None:
+    """Each draw after the first, too: a batch is filled up differently on other numbers of ranks."""
+    pools = [positions([9, 1, 6], [1.0] * 3), positions([9, 1, 6, 4, 9], [1.0] * 3 + [0.0] * 2)]
+    generators = [torch.Generator().manual_seed(5) for _ in pools]
+    for _ in range(3):
+        drawn, filled_up = (
+            draw_negatives(pool, 8, same_video_share=0.5, exclude=2, generator=generator)[0]
+            for pool, generator in zip(pools, generators, strict=True)
+        )
+        assert torch.equal(filled_up[: len(drawn)], drawn)

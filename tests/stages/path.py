@@ -2,7 +2,7 @@
 
 ``python -m tests.stages.path FOLDER LLM NAME ...``, RANK and WORLD_SIZE set, fine-tunes FOLDER/pretrain into
 FOLDER/NAME-of-W, for every NAME: a ZeRO file (``zero3``), or one with words composed anew
-(``recompose-zero3``).
+(``recompose-zero3``); ``limited`` pretrains with a limit of frames, resumed in the middle of an epoch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from signllm.data.shards import ShardConfig, write_shards
 from signllm.models.language_model import LanguageModelConfig
 from signllm.models.sign_llm import SignLLMConfig
 from signllm.stages.finetune import finetune
+from signllm.stages.pretrain import pretrain
 from signllm.training.engine import TrainingConfig, stop_distributed
 from tests.models import parts
 
@@ -47,12 +50,16 @@ PRETRAIN = PretrainConfig(
     training=TRAINING,
 )
 COMPOSE = ComposeConfig(data=DATA, batch_size=2, words=WordsConfig(min_size=0, increment=2, longest_word=3))
+LIMITED = replace(
+    PRETRAIN,
+    data=replace(DATA, max_frames=45, max_frames_per_batch=105),
+    training=replace(TRAINING, steps=None, epochs=3, batch_size=4),
+)
+"""Its epochs have unequally many steps."""
 LENGTHS = {"train": (41, 29, 37, 33, 45), "dev": (26, 31, 22)}
 
 
 def finetune_config(llm: Path, **training: object) -> FinetuneConfig:
-    from dataclasses import replace
-
     language_model = LanguageModelConfig(
         path=str(llm), dtype="fp32", prompt="translate {language}", separator=":"
     )
@@ -70,34 +77,42 @@ def recompose_config(llm: Path, **training: object) -> FinetuneConfig:
 
     Some words stay, and some do not; at ten times the learning rate the characters collapse into one.
     """
-    from dataclasses import replace
-
     config = finetune_config(llm, **({"epochs": 3, "save_every": 2, "learning_rate": 1e-4} | training))
     return replace(config, frozen_epochs=0, frozen_learning_rate=None, recompose_every=1)
 
 
-def write_videos(folder: Path) -> Path:
+def write_videos(
+    folder: Path,
+    language: str = "English",
+    texts: Sequence[str] = parts.TEXTS,
+    lengths: Mapping[str, Sequence[int]] | None = None,
+) -> Path:
     """Draw the videos of both splits as pictures and shard them."""
     clips = []
-    for split, lengths in LENGTHS.items():
-        for number, frames in enumerate(parts.frames_of(lengths, seed=len(split))):
+    for split, counts in (lengths or LENGTHS).items():
+        for number, frames in enumerate(parts.frames_of(counts, seed=len(split))):
             video = folder / f"{split}{number}"
             video.mkdir(parents=True)
             for t, frame in enumerate(frames):
                 (video / f"{t:04d}.png").write_bytes(
                     encode_png(np.ascontiguousarray(frame.permute(1, 2, 0).numpy()))
                 )
-            text = parts.TEXTS[number % len(parts.TEXTS)]
-            clips.append(
-                Clip(id=f"{split}/{number}", video=video, text=text, split=split, language="English")
-            )
+            text = texts[number % len(texts)]
+            clips.append(Clip(id=f"{split}/{number}", video=video, text=text, split=split, language=language))
     config = ShardConfig(encode="frames", size=parts.SIZE, show_progress=False)
     write_shards(Annotations(clips=tuple(clips), left_out=()), folder / "shards", config)
     return folder / "shards"
 
 
-def finetune_on_ranks(folder: Path, llm: Path, *names: str, processes: int) -> list[Path]:
-    """Fine-tune in ``processes`` processes, once for each of ``names``; return the runs."""
+def pretrain_limited(run: Path, shards: Path, stop: int | None = 2) -> None:
+    """Pretrain with a limit of frames, stopped after ``stop`` steps and resumed."""
+    for steps in (stop, None) if stop else (None,):
+        training = replace(LIMITED.training, steps=steps)
+        pretrain(replace(LIMITED, training=training), run=run, shards=shards)
+
+
+def on_ranks(folder: Path, llm: Path, *names: str, processes: int) -> list[Path]:
+    """Train in ``processes`` processes, once for each of ``names``; return the runs."""
     root = Path(__file__).resolve().parents[2]
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -121,9 +136,12 @@ def finetune_on_ranks(folder: Path, llm: Path, *names: str, processes: int) -> l
 def main() -> None:
     folder, llm, *names = sys.argv[1:]
     for name in names:
+        run = Path(folder) / f"{name}-of-{os.environ['WORLD_SIZE']}"
+        if name == "limited":
+            pretrain_limited(run, Path(folder) / "shards")
+            continue
         recompose, _, deepspeed = name.rpartition("-")
         config = (recompose_config if recompose else finetune_config)(Path(llm), deepspeed=deepspeed)
-        run = Path(folder) / f"{name}-of-{os.environ['WORLD_SIZE']}"
         finetune(config, run=run, init=Path(folder) / "pretrain", shards=Path(folder) / "shards")
     stop_distributed()
 

@@ -83,7 +83,7 @@ def test_a_finished_run_is_left_as_it_is(run: Path, composed: Path) -> None:
 
 
 def test_zero3_on_two_ranks_learns_what_one_rank_learns(run: Path, composed: Path) -> None:
-    [parted] = path.finetune_on_ranks(composed, composed / "llm", "zero3", processes=2)
+    [parted] = path.on_ranks(composed, composed / "llm", "zero3", processes=2)
     for phase in ("frozen", "."):
         assert losses_of(parted / phase) == pytest.approx(losses_of(run / phase), rel=2e-3)
     straight = load_weights(run)

@@ -22,6 +22,7 @@ from signllm.training.checkpoint import last_checkpoint, load_moments, load_weig
 from signllm.training.engine import TrainingConfig
 from signllm.training.metrics import read_log
 from tests.stages import path
+from tests.training.toy import ToyLoader
 
 STEPS = (3, 6)
 """Nine steps in three epochs; behind the last one words stay."""
@@ -75,8 +76,12 @@ def test_rows_follow_the_spelling_and_new_words_start_at_nothing() -> None:
 
 
 def test_words_are_due_behind_every_so_many_epochs_and_not_at_the_end() -> None:
-    def due(every: int, **training: Any) -> tuple[int, ...]:
-        return recompose.recompositions(every, TrainingConfig(batch_size=4, **training), 5)
+    def due(every: int, done: int = 0, **training: Any) -> tuple[int, ...]:
+        batches = ToyLoader(batch_size=4, rank=0, world=1, steps_per_epoch=5)
+        for _ in zip(range(done * training.get("accumulation", 1)), batches, strict=False):
+            pass
+        config = TrainingConfig(batch_size=4, **training)
+        return tuple(recompose.recompositions(every, config, batches, done))
 
     assert due(0, epochs=3) == ()
     assert due(1, epochs=3) == (5, 10)
@@ -85,6 +90,8 @@ def test_words_are_due_behind_every_so_many_epochs_and_not_at_the_end() -> None:
     assert due(1, epochs=3, steps=10) == (5,)
     assert due(1, epochs=2, accumulation=2) == (2,)
     assert due(1, steps=3) == ()
+    assert [due(1, done, epochs=3) for done in (4, 5, 6, 11, 15)] == [(5, 10), (5, 10), (10,), (), ()]
+    assert due(1, 2, epochs=3, accumulation=2) == (2, 5)
 
 
 def test_what_changed_is_logged_and_every_checkpoint_holds_its_words(run: Path, composed: Path) -> None:
@@ -204,7 +211,7 @@ def test_words_that_do_not_change_leave_no_trace(
 
 def test_ranks_and_zero_stages_find_the_same_words_and_losses(run: Path, composed: Path) -> None:
     names = ("recompose-zero1", "recompose-zero3")
-    for parted in path.finetune_on_ranks(composed, composed / "llm", *names, processes=2):
+    for parted in path.on_ranks(composed, composed / "llm", *names, processes=2):
         assert WordCodebook.load(parted).words == WordCodebook.load(run).words
         assert [line["step"] for line in changes_of(parted)] == list(STEPS)
         for found, alone in zip(changes_of(parted), changes_of(run), strict=True):

@@ -21,6 +21,10 @@ class ToyBatch:
     number: int
     epoch: int
 
+    @property
+    def is_real(self) -> Tensor:
+        return torch.ones(len(self.x), dtype=torch.bool)
+
     def to(self, device: torch.device) -> ToyBatch:
         return ToyBatch(self.x.to(device), self.videos, self.number, self.epoch)
 
@@ -34,9 +38,8 @@ class ToyLoader:
         self.batch_size, self.rank, self.world, self.seed = batch_size, rank, world, seed
         self._steps_per_epoch, self._given = steps_per_epoch, 0
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._steps_per_epoch
+    def batches_until(self, epoch: int) -> int:
+        return max(-1, epoch * self._steps_per_epoch - self._given)
 
     def __iter__(self) -> Iterator[ToyBatch]:
         while True:

@@ -51,7 +51,7 @@ class Source:
     folder: Path
     chapters: list[Chapter]
     summary: Record
-    shards: Path | None
+    shards: Path | str | None
 
 
 def integers(value: Any) -> list[int]:

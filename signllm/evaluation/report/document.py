@@ -25,12 +25,13 @@ LEAD = (
 )
 
 
-def report(folder: Path, *, shards: Path | None = None, out: Path | None = None) -> Path:
+def report(folder: Path, *, shards: Path | str | None = None, out: Path | None = None) -> Path:
     """Write the report of a run folder, or of a demo folder that holds several runs.
 
     Args:
         folder: a run folder, or a folder with ``summary.json`` and run folders in it.
-        shards: where the videos are; by default a folder ``shards`` in or beside ``folder``, if there is one.
+        shards: where the videos are: folder, address or mixture; by default a folder ``shards`` in or
+            beside ``folder``, if there is one.
         out: the file to write; by default ``folder/report.html``.
 
     Returns:
@@ -51,13 +52,13 @@ def report(folder: Path, *, shards: Path | None = None, out: Path | None = None)
     return target
 
 
-def _source(folder: Path, shards: Path | None) -> Source:
+def _source(folder: Path, shards: Path | str | None) -> Source:
     """Find the runs: the folder itself, or its subfolders when it is a demo's."""
     own = read_run(folder)
     inside = {path.parent for name in ("config.json", "log.jsonl") for path in folder.glob(f"*/{name}")}
     runs = [own] if not own.is_empty() else sorted((read_run(path) for path in inside), key=_stage_order)
-    places = [shards] if shards else [folder / "shards", folder.parent / "shards"]
-    found = next((place for place in places if (place / "manifest.json").is_file()), shards)
+    places = (folder / "shards", folder.parent / "shards")
+    found = shards or next((place for place in places if (place / "manifest.json").is_file()), None)
     chapters = [
         Chapter(run=run, vocabulary=vocabulary_of(run), place=place) for place, run in enumerate(runs)
     ]

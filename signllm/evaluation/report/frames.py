@@ -67,12 +67,12 @@ class Film:
 
 
 def films(
-    shards: Path | None, split: str, ids: Sequence[str], problems: list[str], *, most: int | None = None
+    shards: Path | str | None, split: str, ids: Sequence[str], problems: list[str], *, most: int | None = None
 ) -> dict[str, Film]:
     """Decode the videos of some samples; what cannot be had is said in ``problems`` and left out.
 
     Args:
-        shards: a folder that ``signllm shard`` wrote, or None.
+        shards: folder or address of shards, or a mixture of them, or None.
         split: the split that holds the samples.
         ids: original names of the samples.
         problems: gets one line for each thing that went wrong.
@@ -80,10 +80,10 @@ def films(
     """
     if shards is None or not ids:
         return {}
-    from signllm.data.index import ShardIndex
+    from signllm.data.mixture import open_mixture
 
     try:
-        samples = ShardIndex(shards).split(split)
+        samples = open_mixture(shards).split(split)
         places = {sample.id: place for place, sample in enumerate(samples.samples) if sample.id in set(ids)}
         return {name: film_of(samples, places[name], most=most) for name in ids if name in places}
     except (UsageError, OSError) as error:
