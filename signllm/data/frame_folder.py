@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +39,25 @@ def frame_files(folder: Path) -> list[Path]:
     frames = sorted((path for path in folder.iterdir() if is_image(path)), key=_natural)
     if not frames:
         raise VideoError("no frames (.png, .jpg) in the folder", where=folder)
-    empty = [frame.name for frame in frames if frame.stat().st_size == 0]
+    empty = [frame.name for frame in frames if check_regular(frame) == 0]
     if empty:
         raise VideoError(
             f"{len(empty)} of {len(frames)} frames have zero bytes, first {empty[0]}", where=folder
         )
     return frames
+
+
+def check_regular(path: Path) -> int:
+    """Return the size of a file in bytes.
+
+    Raises:
+        VideoError: a pipe or a device, from which reading might never end.
+        OSError: there is no such file.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError(f"{path.name} is no regular file")
+    return status.st_size
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

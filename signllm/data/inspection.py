@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,10 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from signllm.data.description import parsed
 from signllm.data.index import ShardIndex, Split
+from signllm.data.remote import is_address
 from signllm.data.sharding import in_processes
 from signllm.data.stored import stored_frames
-from signllm.data.tar import file_sha256, tar_members
+from signllm.data.tar import file_sha256, read_sidecar, tar_members
 from signllm.data.video import VideoError
 from signllm.errors import UsageError
 from signllm.progress import progress
@@ -105,6 +106,8 @@ def shards_verify(
     """
     if workers < 1:
         raise UsageError(f"workers = {workers}", remedy="at least 1")
+    if is_address(out):
+        raise UsageError("only files can be verified", where=out, remedy="verify where the shards lie")
     index = ShardIndex(out)
     splits = [index.split(name) for name in index.splits]
     pieces = [
@@ -160,12 +163,15 @@ def _tar_damage(tar: Path, entry: dict[str, Any]) -> Iterator[str]:
     if file_sha256(tar) != entry["sha256"]:
         yield f"{tar.name}: sha256 differs from the one written"
     try:
-        keys = tar_members(tar)
+        found = tar_members(tar)
     except (tarfile.TarError, OSError) as error:
         yield f"{tar.name}: {error}"
-    else:
-        if len(keys) != entry["samples"]:
-            yield f"{tar.name}: {len(keys)} samples, {entry['samples']} in the index"
+        return
+    sidecar = read_sidecar(tar.with_suffix(".json"))
+    if sidecar is None or len(found) != len(sidecar["samples"]) or len(found) != entry["samples"]:
+        yield f"{tar.name}: {len(found)} samples, {entry['samples']} in the index"
+    elif found != {sample["key"]: sample["members"] for sample in sidecar["samples"]}:
+        yield f"{tar.name}: its members are not those of the index"
 
 
 def _sample_damage(split: Split, number: int, *, decode: bool) -> Iterator[str]:
@@ -173,8 +179,9 @@ def _sample_damage(split: Split, number: int, *, decode: bool) -> Iterator[str]:
     where = f"{split.tars[sample.shard].name}: {sample.key}"
     try:
         members = split.read(number)
-        described = json.loads(members["json"])
-        if members["txt"].decode() != sample.text or not sample.text or described["id"] != sample.id:
+        described = parsed(members["json"])
+        told = isinstance(described, dict) and described.get("id") == sample.id
+        if members["txt"].decode() != sample.text or not sample.text or not told:
             yield f"{where}: text or json differs from the index"
         if decode:
             frames = len(stored_frames(members))
@@ -182,5 +189,5 @@ def _sample_damage(split: Split, number: int, *, decode: bool) -> Iterator[str]:
                 yield f"{where}: {frames} frames, {sample.frames} in the index"
     except (VideoError, UsageError) as error:
         yield f"{where}: {error.what}"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         yield f"{where}: {type(error).__name__} {error}"

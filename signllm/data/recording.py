@@ -15,7 +15,7 @@ from typing import Any
 
 from signllm.data.clip import TOLERANCE_S, Cut
 from signllm.data.pictures import Fit, rgb_pictures
-from signllm.data.video import FRAME_FOLDER_FPS, Video, opened, resampled, upright
+from signllm.data.video import Video, frame_rate, opened, resampled, upright
 from signllm.data.video_error import VideoError
 
 _BACK_S = (0.0, 2.0, 20.0)
@@ -72,7 +72,7 @@ class _Part:
 
     def __init__(self, container: Any, stream: Any, cut: Cut) -> None:
         self.container, self.stream, self.cut = container, stream, cut
-        self.fps = float(stream.average_rate or stream.guessed_rate or FRAME_FOLDER_FPS)
+        self.fps = frame_rate(stream)
         self.checksum = hashlib.sha256()
         self.times_s: list[float] = []
         self.rotations: set[int] = set()

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 from signllm.data.clip import Clip, LeftOut, safe_key
-from signllm.data.frame_folder import encode_png, frame_files, image_size
+from signllm.data.frame_folder import check_regular, encode_png, frame_files, image_size
 from signllm.data.recording import read_cut
 from signllm.data.video import (
     FRAME_FOLDER_FPS,
@@ -107,7 +108,7 @@ def make_sample(clip: Clip, config: EncodeConfig) -> Sample | LeftOut:
 def _make_sample(clip: Clip, config: EncodeConfig) -> Sample:
     if not clip.text:
         raise UsageError("the text is empty")
-    pictures = _folder(clip, config) if clip.video.is_dir() else _file(clip, config)
+    pictures = _folder(clip, config) if os.path.isdir(clip.video) else _file(clip, config)
     if pictures.frames < config.min_frames:
         raise UsageError(f"{pictures.frames} frames, fewer than min_frames = {config.min_frames}")
     meta = {
@@ -137,6 +138,7 @@ def _file(clip: Clip, config: EncodeConfig) -> _Pictures:
             raise VideoError("a clip cannot be cut out of a recording by encode copy; use h264 or frames")
         video, packets = read_cut(clip.video, clip.cut, fit=_fit(config), fps=config.fps)
         return _encoded(video, config, packets)
+    check_regular(clip.video)
     data = clip.video.read_bytes()
     if not data:
         raise VideoError("the file has zero bytes")

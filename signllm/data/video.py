@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from signllm.data.frame_folder import decode_image, frame_files
+from signllm.data.frame_folder import check_regular, decode_image, frame_files
 from signllm.data.h264 import encode_h264
 from signllm.data.pictures import Fit, check_size, check_total, rgb_pictures, scaled
 from signllm.data.video_error import VideoError
@@ -29,6 +29,7 @@ Source = Path | bytes | Sequence[bytes]
 
 FRAME_FOLDER_FPS = 25.0
 """Frames per second of a frame folder whose dataset states none."""
+SLOWEST_FPS, FASTEST_FPS = 0.01, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +128,7 @@ def _decode_stream(source: Path | bytes, fit: Fit | None) -> tuple[Video, np.nda
     import numpy as np
 
     with opened(source) as (container, stream):
-        fps = float(stream.average_rate or stream.guessed_rate or FRAME_FOLDER_FPS)
+        fps = frame_rate(stream)
         times_s: list[float] = []
         rotations: set[int] = set()
 
@@ -147,6 +148,18 @@ def _decode_stream(source: Path | bytes, fit: Fit | None) -> tuple[Video, np.nda
     return Video(frames=upright(frames_THWC, rotations), fps=fps), np.array(times_s)
 
 
+def frame_rate(stream: Any) -> float:
+    """Return the frames per second of a PyAV stream, on average.
+
+    Raises:
+        VideoError: a rate that no video has.
+    """
+    fps = float(stream.average_rate or stream.guessed_rate or FRAME_FOLDER_FPS)
+    if not SLOWEST_FPS <= fps <= FASTEST_FPS:
+        raise VideoError(f"{fps:g} frames per second; taken are {SLOWEST_FPS} to {FASTEST_FPS}")
+    return fps
+
+
 def upright(frames: np.ndarray, rotations: set[int]) -> np.ndarray:
     """Turn frames (T, H, W, 3) by the largest of the rotations in degrees that their file asks for."""
     import numpy as np
@@ -163,7 +176,7 @@ def opened(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
     """
     import av
 
-    if isinstance(source, Path) and source.stat().st_size == 0:
+    if isinstance(source, Path) and check_regular(source) == 0:
         raise VideoError("the file has zero bytes")
     # "file:" because a name such as x-00:00:05.333 would be taken for a protocol
     target = f"file:{source}" if isinstance(source, Path) else io.BytesIO(source)
