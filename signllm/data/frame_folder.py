@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import stat
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,15 +81,22 @@ def image_size(data: bytes) -> tuple[int, int]:
 def decode_image(data: bytes) -> np.ndarray:
     """Decode one frame to uint8 (H, W, 3).
 
+    Of 16 bits the upper eight count; grey, palettes and CMYK become RGB. It is turned as its EXIF says, as
+    videos are. Transparency is ignored, as FFmpeg ignores it in videos: the colour stored below is shown.
+
     Raises:
         VideoError: not an image, a damaged one, or more than ``MAX_PIXELS``.
     """
     import numpy as np
+    from PIL import Image, ImageOps
 
     image = _open(data)
     try:
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
         return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error) as error:
         raise VideoError(f"damaged image: {error}") from None
 
 

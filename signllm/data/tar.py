@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from signllm.data.clip import LeftOut
 from signllm.data.description import SHARD_FORMAT, SHARD_NAME, SHARD_VERSION, is_ours, is_sidecar, parsed
@@ -172,7 +172,7 @@ def tar_members(path: Path) -> dict[str, dict[str, list[int]]]:
     found: dict[str, dict[str, list[int]]] = {}
     end, size_bytes = 0, path.stat().st_size
     try:
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=cast(BinaryIO, _Within(file)), mode="r:") as tar:
             for member in tar:
                 # tarfile believes sizes: a negative one leads it back to where it has been, for ever
                 if not member.isreg() or member.size < 0 or member.offset_data < end:
@@ -187,6 +187,18 @@ def tar_members(path: Path) -> dict[str, dict[str, list[int]]]:
     except (ValueError, OverflowError, RecursionError) as error:  # tarfile's own on absurd headers
         raise tarfile.ReadError(f"damaged header: {error}") from None
     return found
+
+
+class _Within:
+    """A file whose reads stay within it: tarfile asks for as many bytes as a header declares."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._size_bytes = file, os.fstat(file.fileno()).st_size
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes."""
+        return self._file.read(max(0, min(size, self._size_bytes - self._file.tell())))
 
 
 def file_sha256(path: Path) -> str:
