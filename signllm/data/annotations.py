@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,4 +32,39 @@ def read_annotations(format: str, src: Path | str) -> Annotations:
         raise UsageError(f"unknown dataset format {format!r}", remedy=f"one of: {', '.join(FORMATS)}")
     if not Path(src).exists():
         raise UsageError("there is no such file or folder", where=src, remedy="check the path of the dataset")
-    return FORMATS[format](Path(src))
+    try:
+        found = FORMATS[format](Path(src))
+    except UsageError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UsageError(f"a table is not UTF-8: {error}", where=src, remedy="save it as UTF-8") from None
+    except (csv.Error, OSError) as error:
+        raise UsageError(
+            f"a table cannot be read: {error}", where=src, remedy="use the files of the release"
+        ) from None
+    unnamed = tuple(_unnamed(clip) for clip in found.clips if not _is_named(clip))
+    return Annotations(
+        clips=tuple(clip for clip in found.clips if _is_named(clip)),
+        left_out=tuple(_replaced(entry) for entry in found.left_out) + unnamed,
+        official=found.official,
+    )
+
+
+def _is_named(clip: Clip) -> bool:
+    """Say whether all that a clip is called can be written as UTF-8 and asked of a file system."""
+    names = (clip.id, clip.text, clip.split, clip.language, clip.signer, str(clip.video))
+    return "\0" not in str(clip.video) and all(name == _replaced_text(name) for name in names)
+
+
+def _unnamed(clip: Clip) -> LeftOut:
+    reason = "its name or text is not UTF-8, or its video no possible file name"
+    return _replaced(LeftOut(id=clip.id, split=clip.split, reason=reason))
+
+
+def _replaced(entry: LeftOut) -> LeftOut:
+    return LeftOut(**{name: _replaced_text(value) for name, value in vars(entry).items()})
+
+
+def _replaced_text(text: str) -> str:
+    """Return the text with ``?`` for what UTF-8 cannot write: half characters, bytes of other encodings."""
+    return text.encode("utf-8", "replace").decode("utf-8")

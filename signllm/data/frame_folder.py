@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import re
+import stat
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +40,25 @@ def frame_files(folder: Path) -> list[Path]:
     frames = sorted((path for path in folder.iterdir() if is_image(path)), key=_natural)
     if not frames:
         raise VideoError("no frames (.png, .jpg) in the folder", where=folder)
-    empty = [frame.name for frame in frames if frame.stat().st_size == 0]
+    empty = [frame.name for frame in frames if check_regular(frame) == 0]
     if empty:
         raise VideoError(
             f"{len(empty)} of {len(frames)} frames have zero bytes, first {empty[0]}", where=folder
         )
     return frames
+
+
+def check_regular(path: Path) -> int:
+    """Return the size of a file in bytes.
+
+    Raises:
+        VideoError: a pipe or a device, from which reading might never end.
+        OSError: there is no such file.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError(f"{path.name} is no regular file")
+    return status.st_size
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -66,15 +81,22 @@ def image_size(data: bytes) -> tuple[int, int]:
 def decode_image(data: bytes) -> np.ndarray:
     """Decode one frame to uint8 (H, W, 3).
 
+    Of 16 bits the upper eight count; grey, palettes and CMYK become RGB. It is turned as its EXIF says, as
+    videos are. Transparency is ignored, as FFmpeg ignores it in videos: the colour stored below is shown.
+
     Raises:
         VideoError: not an image, a damaged one, or more than ``MAX_PIXELS``.
     """
     import numpy as np
+    from PIL import Image, ImageOps
 
     image = _open(data)
     try:
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
         return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error) as error:
         raise VideoError(f"damaged image: {error}") from None
 
 

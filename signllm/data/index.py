@@ -7,7 +7,6 @@ opening costs 10 microseconds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from signllm.data.description import SHARD_VERSION, is_manifest, is_ours, is_sidecar, parsed
 from signllm.data.plan import Dataset
 from signllm.data.remote import beside, is_address, read_file, read_span
 from signllm.data.sample_table import SampleTable, ShardSample
-from signllm.data.tar import MANIFEST, SHARD_FORMAT, SHARD_VERSION, read_sidecar
+from signllm.data.tar import MANIFEST, read_sidecar
 from signllm.errors import UsageError
 
 
@@ -137,7 +137,7 @@ class ShardIndex:
     def _read_manifest(self) -> dict[str, Any]:
         path = beside(self.root, MANIFEST)
         try:
-            manifest = json.loads(read_file(path))
+            manifest = parsed(read_file(path))
         except FileNotFoundError:
             raise UsageError(
                 f"no finished shards: there is no {MANIFEST}",
@@ -148,7 +148,7 @@ class ShardIndex:
             raise UsageError(
                 f"unreadable manifest: {error}", where=path, remedy="run signllm shard again"
             ) from None
-        if not isinstance(manifest, dict) or manifest.get("format") != SHARD_FORMAT:
+        if not is_ours(manifest):
             raise UsageError("not a manifest of signllm shards", where=path, remedy="run signllm shard")
         if manifest.get("version") != SHARD_VERSION:
             raise UsageError(
@@ -156,6 +156,8 @@ class ShardIndex:
                 where=path,
                 remedy="run signllm shard again into a new folder",
             )
+        if not is_manifest(manifest):
+            raise UsageError("a damaged manifest", where=path, remedy="run signllm shard again")
         return manifest
 
     def _sidecar(self, entry: dict[str, Any]) -> dict[str, Any]:
@@ -174,11 +176,10 @@ def _read_sidecar(path: Path | str) -> dict[str, Any] | None:
     if isinstance(path, Path):
         return read_sidecar(path)
     try:
-        sidecar = json.loads(read_file(path))
+        sidecar = parsed(read_file(path))
     except (FileNotFoundError, ValueError):
         return None
-    known = isinstance(sidecar, dict) and sidecar.get("format") == SHARD_FORMAT
-    return sidecar if known and sidecar.get("version") == SHARD_VERSION else None
+    return sidecar if is_sidecar(sidecar, tar=path.rpartition("/")[2].removesuffix("json") + "tar") else None
 
 
 def _sample(fields: dict[str, Any], shard: int) -> ShardSample:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,12 +13,13 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from signllm.data.description import parsed
 from signllm.data.index import ShardIndex, Split
-from signllm.data.remote import fetch
+from signllm.data.remote import beside, fetch
 from signllm.data.sample_table import SampleTable
 from signllm.data.sharding import in_processes
 from signllm.data.stored import stored_frames
-from signllm.data.tar import file_sha256, tar_members
+from signllm.data.tar import file_sha256, read_sidecar, tar_members
 from signllm.data.video import VideoError
 from signllm.errors import UsageError
 from signllm.progress import progress
@@ -167,7 +167,8 @@ def _on_disk(tar: Path | str) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="signllm-verify-") as folder:
         copy = Path(folder) / tar.rsplit("/", 1)[-1]
-        fetch(tar, copy)
+        for name in (copy.name, copy.with_suffix(".json").name):
+            fetch(str(beside(tar.rsplit("/", 1)[0], name)), copy.with_name(name))
         yield copy
 
 
@@ -181,12 +182,15 @@ def _tar_damage(tar: Path, entry: dict[str, Any]) -> Iterator[str]:
     if file_sha256(tar) != entry["sha256"]:
         yield f"{tar.name}: sha256 differs from the one written"
     try:
-        keys = tar_members(tar)
+        found = tar_members(tar)
     except (tarfile.TarError, OSError) as error:
         yield f"{tar.name}: {error}"
-    else:
-        if len(keys) != entry["samples"]:
-            yield f"{tar.name}: {len(keys)} samples, {entry['samples']} in the index"
+        return
+    sidecar = read_sidecar(tar.with_suffix(".json"))
+    if sidecar is None or len(found) != len(sidecar["samples"]) or len(found) != entry["samples"]:
+        yield f"{tar.name}: {len(found)} samples, {entry['samples']} in the index"
+    elif found != {sample["key"]: sample["members"] for sample in sidecar["samples"]}:
+        yield f"{tar.name}: its members are not those of the index"
 
 
 def _sample_damage(split: Split, number: int, *, decode: bool) -> Iterator[str]:
@@ -194,8 +198,9 @@ def _sample_damage(split: Split, number: int, *, decode: bool) -> Iterator[str]:
     where = f"{split.tars[sample.shard].name}: {sample.key}"
     try:
         members = split.read(number)
-        described = json.loads(members["json"])
-        if members["txt"].decode() != sample.text or not sample.text or described["id"] != sample.id:
+        described = parsed(members["json"])
+        told = isinstance(described, dict) and described.get("id") == sample.id
+        if members["txt"].decode() != sample.text or not sample.text or not told:
             yield f"{where}: text or json differs from the index"
         if decode:
             frames = len(stored_frames(members))
@@ -203,5 +208,5 @@ def _sample_damage(split: Split, number: int, *, decode: bool) -> Iterator[str]:
                 yield f"{where}: {frames} frames, {sample.frames} in the index"
     except (VideoError, UsageError) as error:
         yield f"{where}: {error.what}"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         yield f"{where}: {type(error).__name__} {error}"

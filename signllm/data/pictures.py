@@ -22,6 +22,9 @@ Fit = Callable[[int, int], tuple[int, int]]
 MAX_FRAMES = 20_000
 """Longest clip: 13 minutes at 25 frames per second; a sentence has 3 to 20 seconds."""
 MAX_DECODED_BYTES = 4 << 30
+MAX_SOURCE_PIXELS = 50_000_000_000
+"""Pixels of all frames before they are scaled: ``MAX_FRAMES`` of 1920 x 1080 and a fifth more. It bounds
+time: a gif of a few kilobytes may hold thousands of frames of ``MAX_PIXELS``."""
 _STACKED_PIXELS = ("yuv420p", "yuvj420p")
 _STACKED_FRAMES = 32
 """Converted at once: enough to spread the cost of a call, few enough to stay in the cache."""
@@ -51,13 +54,16 @@ def rgb_pictures(frames: Iterable[Any], fit: Fit | None) -> Iterator[np.ndarray]
     """
     from av.video.reformatter import VideoReformatter
 
-    reformatter, wanted, done = VideoReformatter(), None, 0
+    reformatter, wanted, done, seen = VideoReformatter(), None, 0, 0
     for (*_, pixels), alike in groupby(frames, key=_kind):
         while run := list(islice(alike, _STACKED_FRAMES)):
             size = run[0].width, run[0].height
             wanted = wanted or (fit(*size) if fit else size)
             done += len(run)
+            seen += len(run) * size[0] * size[1]
             check_total(done, *wanted)
+            if seen > MAX_SOURCE_PIXELS:
+                raise VideoError(f"more than {MAX_SOURCE_PIXELS} pixels", remedy="cut it into sentences")
             if pixels in _STACKED_PIXELS and wanted[0] % 2 == wanted[1] % 2 == 0:
                 yield _stacked([_resized(reformatter, frame, wanted, pixels) for frame in run], like=run[0])
             else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from signllm.data.clip import Clip, LeftOut, safe_key
-from signllm.data.frame_folder import encode_png, frame_files, image_size
+from signllm.data.frame_folder import check_regular, encode_png, frame_files, image_size
 from signllm.data.recording import read_cut
 from signllm.data.stream import FRAME_FOLDER_FPS, Reading, opened
 from signllm.data.transcoding import Transcoded, transcoded
@@ -111,7 +112,7 @@ def make_sample(clip: Clip, config: EncodeConfig) -> Sample | LeftOut:
 def _make_sample(clip: Clip, config: EncodeConfig) -> Sample:
     if not clip.text:
         raise UsageError("the text is empty")
-    pictures = _folder(clip, config) if clip.video.is_dir() else _file(clip, config)
+    pictures = _folder(clip, config) if os.path.isdir(clip.video) else _file(clip, config)
     if pictures.frames < config.min_frames:
         raise UsageError(f"{pictures.frames} frames, fewer than min_frames = {config.min_frames}")
     meta = {
@@ -140,6 +141,7 @@ def _file(clip: Clip, config: EncodeConfig) -> _Pictures:
         if config.encode == "copy":
             raise VideoError("a clip cannot be cut out of a recording by encode copy; use h264 or frames")
         return _kept(*read_cut(clip.video, clip.cut, _reader(config)), config)
+    check_regular(clip.video)
     data = clip.video.read_bytes()
     if not data:
         raise VideoError("the file has zero bytes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -105,7 +106,7 @@ def input_fingerprint(clip: Clip) -> str:
     fields = asdict(clip) | {"video": clip.video.name}
     try:
         status = clip.video.stat()
-        fields |= {"size": 0 if clip.video.is_dir() else status.st_size, "mtime_ns": status.st_mtime_ns}
+        fields |= {"size": 0 if os.path.isdir(clip.video) else status.st_size, "mtime_ns": status.st_mtime_ns}
     except OSError as error:
         fields |= {"unreadable": error.errno}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from typing import Any, Literal
 
 from signllm.data.annotations import read_annotations
 from signllm.data.clip import Annotations, Clip, LeftOut, is_safe_split, safe_key
+from signllm.data.description import SHARD_FORMAT, SHARD_VERSION
 from signllm.data.inspection import shards_info, shards_verify
 from signllm.data.preview import shards_preview
 from signllm.data.samples import EncodeConfig, Sample
@@ -27,8 +29,6 @@ from signllm.data.sharding import encoded, input_fingerprint
 from signllm.data.splitting import split_by_signer
 from signllm.data.tar import (
     MANIFEST,
-    SHARD_FORMAT,
-    SHARD_VERSION,
     ShardFile,
     exclusive,
     manifest_entry,
@@ -189,7 +189,7 @@ def _check_splits(annotations: Annotations) -> None:
 
 
 def _check_cuts(annotations: Annotations, config: ShardConfig) -> None:
-    cut = next((clip for clip in annotations.clips if clip.cut and not clip.video.is_dir()), None)
+    cut = next((clip for clip in annotations.clips if clip.cut and not os.path.isdir(clip.video)), None)
     if cut and config.encode == "copy":
         raise UsageError(
             f"encode = copy keeps whole files, but {cut.id} is a part of {cut.video.name}",

@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from signllm.data.frame_folder import check_regular
 from signllm.data.pictures import check_size
 from signllm.data.video_error import VideoError
 
 FRAME_FOLDER_FPS = 25.0
 """Frames per second of a frame folder whose dataset states none, and of a stream that states none."""
+SLOWEST_FPS, FASTEST_FPS = 0.01, 1000
 
 
 class Reading:
@@ -31,7 +33,7 @@ class Reading:
 
     def __init__(self, container: Any, stream: Any) -> None:
         self.container, self.stream = container, stream
-        self.fps = float(stream.average_rate or stream.guessed_rate or FRAME_FOLDER_FPS)
+        self.fps = _frame_rate(stream)
         self.declared = int(stream.frames)
         self.times_s: list[float] = []
         self.rotations: set[int] = set()
@@ -61,6 +63,18 @@ class Reading:
         return frame
 
 
+def _frame_rate(stream: Any) -> float:
+    """Return the frames per second of a PyAV stream, on average.
+
+    Raises:
+        VideoError: a rate that no video has.
+    """
+    fps = float(stream.average_rate or stream.guessed_rate or FRAME_FOLDER_FPS)
+    if not SLOWEST_FPS <= fps <= FASTEST_FPS:
+        raise VideoError(f"{fps:g} frames per second; taken are {SLOWEST_FPS} to {FASTEST_FPS}")
+    return fps
+
+
 @contextmanager
 def opened(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
     """Open a video's main stream for decoding with one thread; FFmpeg's errors become :class:`VideoError`.
@@ -69,7 +83,7 @@ def opened(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
     """
     import av
 
-    if isinstance(source, Path) and source.stat().st_size == 0:
+    if isinstance(source, Path) and check_regular(source) == 0:
         raise VideoError("the file has zero bytes")
     # "file:" because a name such as x-00:00:05.333 would be taken for a protocol
     target = f"file:{source}" if isinstance(source, Path) else io.BytesIO(source)

@@ -18,17 +18,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from signllm.data.clip import LeftOut
+from signllm.data.description import SHARD_FORMAT, SHARD_NAME, SHARD_VERSION, is_ours, is_sidecar, parsed
 from signllm.data.samples import Sample
 from signllm.errors import UsageError
 from signllm.writing import whole_file
 
 MANIFEST = "manifest.json"
-SHARD_FORMAT = "signllm-shards"
-SHARD_VERSION = 1
-_SHARD_NAME = re.compile(r"\w+-\d{6,}\.(tar|json)")
 _PART_NAME = re.compile(r"\.(\w+-\d{6,}\.(tar|json)|manifest\.json)\.part")
 
 
@@ -61,17 +59,14 @@ def exclusive(out: Path) -> Iterator[None]:
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Return a shard's index if it is one of ours and its tar has the size it says, else None."""
+    """Return a shard's index if it is whole, one of ours, and its tar has the size it says; else None."""
     try:
-        sidecar = json.loads(path.read_bytes())
-        whole = path.with_suffix(".tar").stat().st_size == sidecar["size_bytes"]
-    except (OSError, ValueError, KeyError, TypeError):
+        sidecar = parsed(path.read_bytes())
+        size_bytes = path.with_suffix(".tar").stat().st_size
+    except (OSError, ValueError):
         return None
-    return (
-        sidecar
-        if whole and sidecar.get("format") == SHARD_FORMAT and sidecar.get("version") == SHARD_VERSION
-        else None
-    )
+    whole = is_sidecar(sidecar, tar=path.with_suffix(".tar").name) and sidecar["size_bytes"] == size_bytes
+    return sidecar if whole else None
 
 
 def remove_stale(out: Path, kept: set[str]) -> None:
@@ -81,7 +76,7 @@ def remove_stale(out: Path, kept: set[str]) -> None:
         if _PART_NAME.fullmatch(name):
             (out / name).unlink(missing_ok=True)
         elif (
-            _SHARD_NAME.fullmatch(name)
+            SHARD_NAME.fullmatch(name)
             and name.endswith(".json")
             and name not in kept
             and _is_ours(out / name)
@@ -92,8 +87,8 @@ def remove_stale(out: Path, kept: set[str]) -> None:
 
 def _is_ours(path: Path) -> bool:
     try:
-        return json.loads(path.read_bytes()).get("format") == SHARD_FORMAT
-    except (OSError, ValueError, AttributeError):
+        return is_ours(parsed(path.read_bytes()))
+    except (OSError, ValueError):
         return False
 
 
@@ -171,14 +166,39 @@ def tar_members(path: Path) -> dict[str, dict[str, list[int]]]:
     """Return key → extension → [byte offset, size] of a tar's members.
 
     Raises:
-        tarfile.TarError: not a whole tar.
+        tarfile.TarError: not a whole tar of plain files, each once, one behind the other.
+        OSError: it cannot be read.
     """
     found: dict[str, dict[str, list[int]]] = {}
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            key, _, extension = member.name.partition(".")
-            found.setdefault(key, {})[extension] = [member.offset_data, member.size]
+    end, size_bytes = 0, path.stat().st_size
+    try:
+        with path.open("rb") as file, tarfile.open(fileobj=cast(BinaryIO, _Within(file)), mode="r:") as tar:
+            for member in tar:
+                # tarfile believes sizes: a negative one leads it back to where it has been, for ever
+                if not member.isreg() or member.size < 0 or member.offset_data < end:
+                    raise tarfile.ReadError(f"{member.name[:100]!r} is no plain file behind the one before")
+                end = member.offset_data + member.size
+                if end > size_bytes:
+                    raise tarfile.ReadError(f"{member.name[:100]!r} ends behind the tar")
+                key, _, extension = member.name.partition(".")
+                if extension in found.setdefault(key, {}):
+                    raise tarfile.ReadError(f"{member.name[:100]!r} stands twice")
+                found[key][extension] = [member.offset_data, member.size]
+    except (ValueError, OverflowError, RecursionError) as error:  # tarfile's own on absurd headers
+        raise tarfile.ReadError(f"damaged header: {error}") from None
     return found
+
+
+class _Within:
+    """A file whose reads stay within it: tarfile asks for as many bytes as a header declares."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._size_bytes = file, os.fstat(file.fileno()).st_size
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes."""
+        return self._file.read(max(0, min(size, self._size_bytes - self._file.tell())))
 
 
 def file_sha256(path: Path) -> str:

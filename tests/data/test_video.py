@@ -184,6 +184,9 @@ def test_limits_on_frames_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(VideoError, match="more than 30 frames"):
         decode(data)
     monkeypatch.setattr(pictures, "MAX_FRAMES", 40)
+    monkeypatch.setattr(pictures, "MAX_SOURCE_PIXELS", 35 * 48 * 48)
+    with pytest.raises(VideoError, match="more than 80640 pixels"):
+        read_video(data, fit=fit_short_side(16))
     monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
     with pytest.raises(VideoError, match="48 x 48, limit 1000 pixels"):
         decode(data)

@@ -92,7 +92,7 @@ def _labels(folder: Path) -> dict[str, str]:
             remedy="unpack the release's sentence_label",
         )
     try:
-        return {str(row["name"]): _text(row["label_char"]) for row in rows}
+        return {_name(row["name"]): _text(row["label_char"]) for row in rows}
     except (KeyError, TypeError):
         raise UsageError(
             "entries without name and characters", where=path, remedy="use the file of the release"
@@ -110,8 +110,14 @@ def _pickled_rows(path: Path) -> list[Any]:
 
 
 def _text(characters: Any) -> str:
-    """Join a list of characters, or a text of them separated by spaces."""
-    return "".join("".join(map(str, characters)).split())
+    """Join a list of characters, or a text of them separated by spaces; ``TypeError`` for anything else."""
+    return "".join("".join(characters).split())
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"a name is {type(name).__name__}")
+    return name
 
 
 def _clip(name: str, split: str, text: str, frames: Path) -> Clip:

@@ -29,7 +29,7 @@ def read(src: Path) -> Annotations:
     Raises:
         UsageError: no such table, or one without the release's columns.
     """
-    table = next(iter(sorted(src.rglob("openasl-v*.tsv"))), None)
+    table = next(iter(sorted(path for path in src.rglob("openasl-v*.tsv") if path.is_file())), None)
     if table is None:
         raise UsageError(
             "this is not OpenASL: there is no openasl-v1.0.tsv",

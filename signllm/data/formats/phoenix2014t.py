@@ -8,6 +8,7 @@ have 25 frames per second.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from signllm.data.clip import Annotations, Clip, LeftOut, OfficialCounts, tidy_text
@@ -75,4 +76,4 @@ def _entry(row: Row, line: int, frames: Path, split: str) -> Clip | LeftOut:
 def _frame_folder(frames: Path, video: str) -> Path:
     """Return the folder of the frames of ``NAME/1/*.png``: ``NAME/1`` where it exists, else ``NAME``."""
     folder = frames / video.rsplit("/", 1)[0] if video.endswith((".png", ".jpg")) else frames / video
-    return folder if folder.is_dir() or folder.name != "1" else folder.parent
+    return folder if os.path.isdir(folder) or folder.name != "1" else folder.parent

@@ -40,7 +40,7 @@ def read_plain_pickle(path: Path) -> Any:
                     remedy="use the file of the release; nothing of this one was run",
                 )
         (value,) = machine.stack
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UsageError(f"not a pickle, or a damaged one: {error}", where=path) from None
     return value
 
@@ -88,19 +88,19 @@ class _Machine:
             self.stack[-1].append(item)
         elif name == "SETITEM":
             value, key = self.stack.pop(), self.stack.pop()
-            self.stack[-1][key] = value
+            self.stack[-1][_plain(key)] = value
         elif name == "APPENDS":
             items = self._since_mark()
             self.stack[-1].extend(items)
         elif name == "SETITEMS":
             items = self._since_mark()
-            self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+            self.stack[-1].update(zip(map(_plain, items[::2]), items[1::2], strict=True))
         elif name in ("LIST", "TUPLE"):
             items = self._since_mark()
             self.stack.append(items if name == "LIST" else tuple(items))
         elif name == "DICT":
             items = self._since_mark()
-            self.stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+            self.stack.append(dict(zip(map(_plain, items[::2]), items[1::2], strict=True)))
         else:
             return False
         return True
@@ -110,3 +110,10 @@ class _Machine:
         items = self.stack[place + 1 :]
         del self.stack[place:]
         return items
+
+
+def _plain(key: Any) -> Any:
+    """Return a key that is no tuple: to hash deeply nested ones overflows the interpreter's own stack."""
+    if isinstance(key, tuple):
+        raise TypeError("a tuple as key")
+    return key

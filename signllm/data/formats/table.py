@@ -8,12 +8,12 @@ split language signer`` are optional. Videos are named relative to the table's f
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from signllm.data.clip import Annotations, Clip, LeftOut, tidy_text
+from signllm.data.description import parsed
 from signllm.data.formats.times import check_span, seconds
 from signllm.errors import UsageError
 
@@ -71,8 +71,8 @@ def _json_rows(table: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[st
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parsed(line)
+        except ValueError as error:
             raise UsageError(
                 f"line {number} is not JSON: {error}", where=table, remedy="one object per line"
             ) from None

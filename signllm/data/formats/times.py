@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+MOST_S = 1e7
+"""Longer than any recording: 115 days."""
+
 
 def seconds(written: object) -> float | None:
     """Return the seconds that ``12.5``, ``"12.5"`` or ``"00:01:02.500"`` says; None where nothing is written.
@@ -17,7 +20,7 @@ def seconds(written: object) -> float | None:
         parts = [float(part) for part in str(written).split(":")]
     except ValueError:
         parts = [math.nan]
-    if len(parts) > 3 or not all(math.isfinite(part) and part >= 0 for part in parts):
+    if len(parts) > 3 or not all(0 <= part <= MOST_S for part in parts):
         raise ValueError(f"{written!r} is not a time in seconds")
     total_s = 0.0
     for part in parts:

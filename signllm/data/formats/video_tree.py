@@ -21,7 +21,12 @@ class VideoTree:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._found: dict[str, list[Path]] = {}
+        seen: set[str] = set()
         for folder, folders, names in os.walk(root, followlinks=True):
+            if (real := os.path.realpath(folder)) in seen:  # links may lead round in circles
+                folders.clear()
+                continue
+            seen.add(real)
             folders.sort()
             for name in sorted(names):
                 stem, suffix = os.path.splitext(name)

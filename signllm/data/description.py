@@ -1,0 +1,144 @@
+"""The JSON beside tars, read without trust: what is not as ``signllm shard`` writes it is refused once, here.
+
+Whoever gets a manifest or a shard's index from here can rely on names, types and ranges: names stay
+inside the folder, every span lies inside its tar, and numbers are finite. What a file declares of itself
+decides no amount of memory: a shard's bytes bound those of its samples.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from signllm.data.clip import KEY_LENGTH, is_safe_split
+from signllm.data.frame_folder import MAX_PIXELS
+from signllm.data.pictures import MAX_FRAMES
+
+SHARD_FORMAT = "signllm-shards"
+SHARD_VERSION = 1
+SHARD_NAME = re.compile(r"\w+-\d{6,}\.(tar|json)")
+_KEY = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_-]{{0,{KEY_LENGTH - 1}}}")
+_MOST = 1 << 53
+"""No file is larger, and up to here a number is the same as int and as float."""
+
+
+def parsed(data: bytes | str) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        ValueError: not JSON, NaN or Infinity in it, or nested deeper than anything we write.
+    """
+    try:
+        return json.loads(data, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _no_number(written: str) -> float:
+    raise ValueError(f"{written} is no number")
+
+
+def is_ours(value: Any) -> bool:
+    """Say whether JSON is a manifest or an index of our format, whatever its version."""
+    return isinstance(value, dict) and value.get("format") == SHARD_FORMAT
+
+
+def is_manifest(value: dict[str, Any]) -> bool:
+    """Say whether a manifest of our format has all it must have."""
+    splits = value.get("splits")
+    return (
+        isinstance(splits, dict)
+        and len(splits) > 0
+        and all(is_safe_split(name) and _is_split(name, split) for name, split in splits.items())
+        and isinstance(value.get("made"), dict)
+        and _is_count(value.get("clips_in_source"))
+        and _are_left_out(value.get("left_out"))
+        and isinstance(value.get("warnings", []), list)
+    )
+
+
+def _is_split(name: str, value: Any) -> bool:
+    shards = value.get("shards") if isinstance(value, dict) else None
+    if not isinstance(shards, list) or not shards or not all(_is_shard(name, shard) for shard in shards):
+        return False
+    return len({shard["tar"] for shard in shards}) == len(shards)
+
+
+def _is_shard(split: str, value: Any) -> bool:
+    if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in ("tar", "index")):
+        return False
+    tar, index = value["tar"], value["index"]
+    return (
+        SHARD_NAME.fullmatch(tar) is not None
+        and tar.endswith(".tar")
+        and tar.rpartition("-")[0] == split
+        and index == tar.removesuffix(".tar") + ".json"
+        and isinstance(value.get("sha256"), str)
+        and all(_is_count(value.get(name)) for name in ("size_bytes", "samples", "frames"))
+        and _is_number(value.get("seconds"))
+    )
+
+
+def is_sidecar(value: Any, *, tar: str) -> bool:
+    """Say whether JSON is the index of the shard ``tar`` in our format and version, with all it must have."""
+    if not is_ours(value) or value.get("version") != SHARD_VERSION or value.get("tar") != tar:
+        return False
+    samples, size = value.get("samples"), value.get("size_bytes")
+    return (
+        _is_count(size)
+        and all(isinstance(value.get(name), str) for name in ("sha256", "inputs"))
+        and isinstance(samples, list)
+        and len(samples) > 0
+        and _is_count(value.get("clips"), least=len(samples))
+        and _are_left_out(value.get("left_out"))
+        and all(_is_sample(sample, size) for sample in samples)
+    )
+
+
+def _is_sample(value: Any, size: int) -> bool:
+    if not isinstance(value, dict):
+        return False
+    texts = [value.get(name) for name in ("key", "id", "text", "language", "signer")]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and _KEY.fullmatch(value["key"]) is not None
+        and _is_count(value.get("frames"), least=1, most=MAX_FRAMES)
+        and _is_number(value.get("fps"))
+        and value["fps"] > 0
+        and all(_is_count(value.get(side), least=1, most=MAX_PIXELS) for side in ("width", "height"))
+        and value["width"] * value["height"] <= MAX_PIXELS
+        and _are_members(value.get("members"), size)
+    )
+
+
+def _are_members(value: Any, size: int) -> bool:
+    """Say whether spans lie inside a tar of ``size`` bytes, and are not more than it together."""
+    if not isinstance(value, dict) or not {"txt", "json"} <= value.keys():
+        return False
+    total = 0
+    for span in value.values():
+        if not isinstance(span, list) or len(span) != 2 or not all(map(_is_count, span)):
+            return False
+        if span[0] + span[1] > size:
+            return False
+        total += span[1]
+    return total <= size
+
+
+def _are_left_out(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(entry, dict)
+        and entry.keys() == {"id", "split", "reason"}
+        and all(isinstance(text, str) for text in entry.values())
+        for entry in value
+    )
+
+
+def _is_count(value: Any, *, least: int = 0, most: int = _MOST) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= _MOST and math.isfinite(value)

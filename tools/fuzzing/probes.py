@@ -1,0 +1,106 @@
+"""The doors that mutated files go through, and how it ended: harmless, skipped and counted, or a named error.
+
+Everything else is a failure: another exception, a message without words, a file written elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from fuzzing.material import QUIET, annotations_of
+from signllm.data.annotations import read_annotations
+from signllm.data.clip import Clip, Cut, LeftOut
+from signllm.data.index import ShardIndex
+from signllm.data.inspection import shards_info, shards_verify
+from signllm.data.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.preview import shards_preview
+from signllm.data.recording import read_cut
+from signllm.data.samples import EncodeConfig, make_sample
+from signllm.data.shards import write_shards
+from signllm.data.video import fit_short_side, read_video
+from signllm.errors import UsageError
+
+HARMLESS, SKIPPED, NAMED, FAILED = "harmless", "skipped", "named error", "FAILED"
+Probe = Callable[[], bool]
+"""Go through one door; return whether something was skipped and counted."""
+
+
+def outcome(probes: Iterator[tuple[str, Probe]]) -> tuple[str, list[str]]:
+    """Go through every door; return the worst ending, and what to tell of it.
+
+    Who reads a video may be told by the system, with the file's name, that it cannot be read.
+    """
+    ended, told = HARMLESS, []
+    for name, probe in probes:
+        try:
+            if probe() and ended == HARMLESS:
+                ended = SKIPPED
+        except UsageError as error:
+            is_message = len(error.what) > 8 and " object at 0x" not in str(error)
+            if not is_message:
+                return FAILED, [f"{name}: a message without words: {error}"]
+            ended = NAMED
+            told.append(f"{name}: {error.what}"[:200])
+        except OSError as error:
+            if not (name.startswith("read ") and error.strerror and error.filename):
+                raise
+            told.append(f"{name}: {error}"[:200])
+            ended = NAMED
+    return ended, told
+
+
+def of_shards(folder: Path, material: Path) -> Iterator[tuple[str, Probe]]:
+    """Yield the doors of a folder of shards; the last writes it anew."""
+    yield "info", lambda: bool(shards_info(folder)) and False
+    yield "loader", lambda: _epoch(folder)
+    yield "verify", lambda: bool(shards_verify(folder)) and False
+    yield "preview", lambda: bool(shards_preview(folder, folder / "sheet.png", samples=4)) and False
+    yield "shard again", lambda: bool(write_shards(annotations_of(material), folder, QUIET)["left_out"])
+
+
+def _epoch(folder: Path) -> bool:
+    index, skipped = ShardIndex(folder), False
+    for name in index.splits:
+        split = index.split(name)
+        source = VideoSource(split, DataConfig(size=16, workers=0, max_bad=1.0))
+        loader = Loader(source, batch_size=2, shuffle=name == "train", epochs=1)
+        seen: list[str] = []
+        for batch in loader:
+            bad = [name for name, _ in batch.bad]
+            skipped |= bool(bad)
+            seen += [name for name, is_real in zip(batch.ids, batch.is_real, strict=True) if is_real] + bad
+        assert sorted(seen) == sorted(sample.id for sample in split.samples), "not each sample once"
+    return skipped
+
+
+def of_video(path: Path) -> Iterator[tuple[str, Probe]]:
+    """Yield the doors of a video file or a frame folder."""
+    fit = fit_short_side(64)
+    yield "read a video", lambda: bool(len(read_video(path, fit=fit).frames)) and False
+    yield "read at 10 fps", lambda: bool(len(read_video(path, fit=fit, fps=10).frames)) and False
+    if path.is_file():
+        yield "read bytes", lambda: bool(len(read_video(path.read_bytes(), fit=fit).frames)) and False
+        yield "read a cut", lambda: bool(read_cut(path, Cut(0.04, 0.16), fit=fit)) and False
+    for encode in ("h264", "frames", "copy"):
+        config = EncodeConfig(encode=encode, size=64)
+        yield f"make_sample {encode}", lambda config=config: _left_out(path, config)
+
+
+def _left_out(path: Path, config: EncodeConfig) -> bool:
+    sample = make_sample(Clip(id="c", video=path, text="t", split="train"), config)
+    return isinstance(sample, LeftOut) and len(sample.reason) > 8
+
+
+def of_dataset(format: str, src: Path, out: Path) -> Iterator[tuple[str, Probe]]:
+    """Yield the doors of a dataset: reading its annotations, then sharding all of it."""
+
+    def sharded() -> bool:
+        config = replace(QUIET, encode="frames")
+        return bool(write_shards(read_annotations(format, src), out, config)["left_out"])
+
+    yield "annotations", lambda: bool(read_annotations(format, src).left_out)
+    yield "shard", sharded
+    if (out / "manifest.json").is_file():
+        yield "verify", lambda: bool(shards_verify(out)) and False
