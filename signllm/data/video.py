@@ -37,7 +37,7 @@ class Video:
 
 
 def decode(source: Source, *, size: int | None = None) -> np.ndarray:
-    """Decode all frames, in order.
+    """Decode all frames, in order, by what :func:`signllm.data.decoder.choose` says.
 
     Args:
         source: where the video is.
@@ -50,6 +50,17 @@ def decode(source: Source, *, size: int | None = None) -> np.ndarray:
         VideoError: no video stream, damaged, or beyond the limits of pixels, frames and memory.
         OSError: the file cannot be read.
     """
+    from signllm.data.decoder import whole_frames
+
+    if size is None and (isinstance(source, bytes) or (isinstance(source, Path) and source.is_file())):
+        frames_THWC = whole_frames(source)
+        if frames_THWC is not None:
+            return frames_THWC
+    return decode_by_pyav(source, size=size)
+
+
+def decode_by_pyav(source: Source, *, size: int | None = None) -> np.ndarray:
+    """Decode as :func:`decode` does, by PyAV whatever is chosen."""
     from signllm.data.packed_frames import PackedFrames
 
     with _opened_runs(source, size) as (declared, runs):

@@ -16,11 +16,13 @@ def examine() -> list[Finding]:
     """Return all findings, in the order of reading.
 
     Raises:
-        UsageError: ``SIGNLLM_KERNELS`` asks for what there is not.
+        UsageError: ``SIGNLLM_KERNELS`` or ``SIGNLLM_DECODER`` asks for what there is not.
     """
     from signllm.doctor import machine, packages
 
     found = [*machine.findings(), *packages.findings()]
+    if importlib.util.find_spec("av") is not None:
+        found.append(packages.decoder_finding())
     if importlib.util.find_spec("torch") is not None:
         from signllm.doctor import accelerators, operators
 

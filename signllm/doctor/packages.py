@@ -12,7 +12,10 @@ from pathlib import Path
 
 from signllm.doctor.finding import Finding
 
-OPTIONAL = {"triton": "only GPUs need it, and it comes with CUDA builds of torch"}
+OPTIONAL = {
+    "triton": "only GPUs need it, and it comes with CUDA builds of torch",
+    "torchcodec": "only decodes videos of their own size faster",
+}
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -23,6 +26,15 @@ def findings() -> list[Finding]:
         told = "neither installed nor in a checkout: what it needs is not known"
         return [Finding(group="packages", name="signllm", state="wrong", told=told, remedy="pip install .")]
     return [_finding(name, versions) for name, versions in asked.items()]
+
+
+def decoder_finding() -> Finding:
+    """Return what decodes videos at their own size, after a comparison on drawn clips."""
+    from signllm.data.decoder import choose
+
+    choice = choose()
+    told = f"{choice.decoder} at their own size: {choice.why}; scaled, as for training: pyav"
+    return Finding(group="packages", name="videos", told=told, facts={"decoder": choice.decoder})
 
 
 def requirements() -> dict[str, str]:

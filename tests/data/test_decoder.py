@@ -1,0 +1,114 @@
+"""torchcodec stands in for PyAV only where its pictures are the same; the tests of the real one need it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from signllm.data import decoder
+from signllm.data.video import decode, decode_by_pyav, encode_h264
+from signllm.errors import UsageError
+
+from .conftest import drawn
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    decoder.choose.cache_clear()
+    yield
+    decoder.choose.cache_clear()
+
+
+class Lookalike:
+    """Answers as torchcodec's decoder does, by PyAV, with the pictures changed by ``change``."""
+
+    change = staticmethod(lambda frames: frames)
+    missing = 0
+
+    def __init__(self, source: bytes, **options: object) -> None:
+        self.frames = self.change(decode_by_pyav(source))
+        height, width = self.frames.shape[1:3]
+        declared = len(self.frames) + self.missing
+        self.metadata = SimpleNamespace(width=width, height=height, num_frames_from_header=declared)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def get_frames_in_range(self, start: int, stop: int) -> Any:
+        return SimpleNamespace(data=torch.from_numpy(self.frames[start:stop].copy()))
+
+
+def install(monkeypatch: pytest.MonkeyPatch, video_decoder: type[Lookalike] | None) -> None:
+    module = ModuleType("torchcodec.decoders")
+    if video_decoder is not None:
+        module.VideoDecoder = video_decoder  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchcodec", ModuleType("torchcodec"))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
+
+
+def test_equal_pictures_are_taken_and_whole_videos_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Marked(Lookalike):
+        decoded = 0
+
+        def __init__(self, source: bytes, **options: object) -> None:
+            super().__init__(source)
+            type(self).decoded += 1
+
+    install(monkeypatch, Marked)
+    clip = encode_h264(drawn(5), 25)
+    assert decoder.choose().decoder == "torchcodec"
+    before = Marked.decoded
+    np.testing.assert_array_equal(decode(clip), decode_by_pyav(clip))
+    assert Marked.decoded == before + 1
+    np.testing.assert_array_equal(decode(clip, size=32), decode_by_pyav(clip, size=32))
+    assert Marked.decoded == before + 1  # scaled pictures are PyAV's
+    monkeypatch.setattr(Marked, "missing", 1)
+    assert decoder.whole_frames(clip) is None
+
+
+@pytest.mark.parametrize(
+    ("video_decoder", "why"),
+    [
+        (type("Brighter", (Lookalike,), {"change": staticmethod(lambda frames: frames ^ 1)}), "differ"),
+        (type("Shorter", (Lookalike,), {"change": staticmethod(lambda frames: frames[1:])}), "differ"),
+        (None, "not installed"),
+    ],
+)
+def test_another_picture_or_a_broken_install_leaves_pyav(
+    video_decoder: type[Lookalike] | None, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, video_decoder)
+    choice = decoder.choose()
+    assert choice.decoder == "pyav"
+    assert why in choice.why
+    decoder.choose.cache_clear()
+    monkeypatch.setenv(decoder.VARIABLE, "torchcodec")
+    with pytest.raises(UsageError, match=f"SIGNLLM_DECODER=torchcodec: .*{why}"):
+        decode(encode_h264(drawn(3), 25))
+
+
+def test_what_may_be_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Lookalike)
+    monkeypatch.setenv(decoder.VARIABLE, "pyav")
+    assert decoder.choose() == decoder.Choice("pyav", "SIGNLLM_DECODER=pyav")
+    decoder.choose.cache_clear()
+    monkeypatch.setenv(decoder.VARIABLE, "opencv")
+    with pytest.raises(UsageError, match="SIGNLLM_DECODER=opencv"):
+        decoder.choose()
+
+
+def test_the_real_one_gives_the_pictures_of_real_files(realdata: Path) -> None:
+    if problem := decoder.disagreement():
+        pytest.skip(problem)
+    for path in sorted((realdata / "clips").iterdir()):
+        theirs = decoder.whole_frames(path)
+        assert theirs is not None, path.name
+        np.testing.assert_array_equal(theirs, decode_by_pyav(path))
+    assert decoder.whole_frames(b"no video") is None
