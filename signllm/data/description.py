@@ -46,11 +46,10 @@ def is_ours(value: Any) -> bool:
 
 
 def is_manifest(value: dict[str, Any]) -> bool:
-    """Say whether a manifest of our format has all it must have."""
+    """Say whether a manifest of our format has all it must have; that of a slice may have no splits."""
     splits = value.get("splits")
     return (
         isinstance(splits, dict)
-        and len(splits) > 0
         and all(is_safe_split(name) and _is_split(name, split) for name, split in splits.items())
         and isinstance(value.get("made"), dict)
         and _is_count(value.get("clips_in_source"))
@@ -100,14 +99,14 @@ def is_sidecar(value: Any, *, tar: str) -> bool:
 def _is_sample(value: Any, size: int) -> bool:
     if not isinstance(value, dict):
         return False
-    texts = [value.get(name) for name in ("key", "id", "text", "language", "signer")]
     return (
-        all(isinstance(text, str) for text in texts)
+        all([isinstance(value.get(name), str) for name in ("key", "id", "text", "language", "signer")])
         and _KEY.fullmatch(value["key"]) is not None
         and _is_count(value.get("frames"), least=1, most=MAX_FRAMES)
         and _is_number(value.get("fps"))
         and value["fps"] > 0
-        and all(_is_count(value.get(side), least=1, most=MAX_PIXELS) for side in ("width", "height"))
+        and _is_count(value.get("width"), least=1, most=MAX_PIXELS)
+        and _is_count(value.get("height"), least=1, most=MAX_PIXELS)
         and value["width"] * value["height"] <= MAX_PIXELS
         and _are_members(value.get("members"), size)
     )
@@ -115,15 +114,21 @@ def _is_sample(value: Any, size: int) -> bool:
 
 def _are_members(value: Any, size: int) -> bool:
     """Say whether spans lie inside a tar of ``size`` bytes, and are not more than it together."""
-    if not isinstance(value, dict) or not {"txt", "json"} <= value.keys():
+    if not isinstance(value, dict) or "txt" not in value or "json" not in value:
         return False
     total = 0
     for span in value.values():
-        if not isinstance(span, list) or len(span) != 2 or not all(map(_is_count, span)):
+        if type(span) is not list or len(span) != 2:
             return False
-        if span[0] + span[1] > size:
+        offset, length = span
+        if (
+            type(offset) is not int
+            or type(length) is not int
+            or offset < 0
+            or not 0 <= length <= size - offset
+        ):
             return False
-        total += span[1]
+        total += length
     return total <= size
 
 

@@ -37,6 +37,8 @@ def shards_preview(out: Path | str, png: Path | str, *, samples: int = 12) -> Pa
 
     index = ShardIndex(out)
     splits = [index.split(name) for name in index.splits]
+    if not splits:
+        raise UsageError("there are no samples to show", where=index.root, remedy="merge the slices first")
     each = max(1, samples // len(splits))
     rows = [_row(split, number) for split in splits for number in _spread(len(split), each)]
     sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")

@@ -69,7 +69,6 @@ def test_an_index_that_leads_astray_is_no_index(shards: Path, keys: tuple[Any, .
 @pytest.mark.parametrize(
     ("keys", "value"),
     [
-        (("splits",), {}),
         (("splits", "train", "shards"), []),
         (("splits", "train", "shards", 0, "tar"), "../train-000000.tar"),
         (("splits", "train", "shards", 0, "index"), "/etc/passwd"),

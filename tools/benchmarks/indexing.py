@@ -16,10 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from signllm.data.description import SHARD_FORMAT, SHARD_VERSION
 from signllm.data.index import ShardIndex
 from signllm.data.order import OrderState
 from signllm.data.plan import EpochPlan
-from signllm.data.tar import MANIFEST, SHARD_FORMAT, SHARD_VERSION
+from signllm.data.tar import MANIFEST
 
 _PER_SHARD = 2000
 
@@ -110,11 +111,11 @@ def write_index(root: Path, samples: int) -> int:
         (root / f"{name}.json").write_text(whole)
         with (root / f"{name}.tar").open("wb") as hollow:
             hollow.truncate(end)
-        entries.append(
-            {"tar": f"{name}.tar", "index": f"{name}.json", "sha256": name, "samples": len(described)}
-        )
+        counts = {"samples": len(described), "frames": 0, "seconds": 0, "size_bytes": end}
+        entries.append({"tar": f"{name}.tar", "index": f"{name}.json", "sha256": name, **counts})
         size_bytes += len(whole)
     manifest = {"format": SHARD_FORMAT, "version": SHARD_VERSION, "splits": {"train": {"shards": entries}}}
+    manifest |= {"made": {}, "clips_in_source": samples, "left_out": []}
     (root / MANIFEST).write_text(json.dumps(manifest))
     return size_bytes
 
