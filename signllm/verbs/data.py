@@ -45,7 +45,6 @@ def _shard(arguments: list[str]) -> Job:
             json: print JSON.
             config: how videos are stored.
         """
-        from signllm.data.inspection import shards_info
         from signllm.data.shards import told, write_shards
         from signllm.data.slices import merge_slices, parse_slice, write_slice
 
@@ -62,7 +61,7 @@ def _shard(arguments: list[str]) -> Job:
         if part:
             print(f"slice {part.number} of {part.count} is finished; after all: --merge {part.count}")
         else:
-            show(shards_info(out), json=json)
+            _show_info(out, json=json)
 
     _known(arguments, FORMATS, "shard format", usage="signllm shard FORMAT SRC OUT")
     return parse(shard, arguments, verb="shard", about=SHARD)
@@ -105,6 +104,17 @@ def split_shard(arguments: list[str], count: int) -> tuple[int, tuple["Slice", .
     return count, unfinished_slices(annotations, job.args[2], count, job.keywords["config"])
 
 
+def _show_info(shards: Path | str, *, json: bool) -> None:
+    from signllm.data.info_table import info_table
+    from signllm.data.inspection import shards_info
+
+    found = shards_info(shards)
+    if json:
+        show(found, json=True)
+    else:
+        print(info_table(found))
+
+
 def _shards(arguments: list[str]) -> Job:
     _known(arguments, _LOOKS, "way to look at shards", usage="signllm shards info|verify|preview OUT")
     if not arguments or arguments[0].startswith("-"):
@@ -144,9 +154,7 @@ def _info(arguments: list[str]) -> Job:
             out: folder or address of shards.
             json: print JSON.
         """
-        from signllm.data.inspection import shards_info
-
-        show(shards_info(out), json=json)
+        _show_info(out, json=json)
 
     return parse(info, arguments, verb="shards info", about=SHARDS)
 

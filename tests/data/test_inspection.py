@@ -14,6 +14,7 @@ from PIL import Image
 from signllm.data import inspection
 from signllm.data.clip import Annotations
 from signllm.data.index import ShardIndex
+from signllm.data.info_table import info_table
 from signllm.data.inspection import shards_info, shards_verify
 from signllm.data.preview import shards_preview
 from signllm.data.shards import ShardConfig, write_shards
@@ -116,3 +117,11 @@ def test_preview_shows_every_split(shards: Path, tmp_path: Path) -> None:
     with Image.open(shards_preview(shards, tmp_path / "sheet.png", samples=4)) as sheet:
         assert sheet.size == (6 * 112, 4 * (112 + 32))
         assert len(sheet.getcolors(1 << 20) or []) > 50
+
+
+def test_the_table_has_a_column_for_each_split(shards: Path) -> None:
+    lines = info_table(shards_info(shards)).splitlines()
+    assert lines[1].split() == ["train", "dev"]
+    assert ["samples", "6", "2"] in [line.split() for line in lines]
+    assert any(line.startswith("made by: encode copy") for line in lines)
+    assert lines[-1] == "clips in the source: 8, left out: 0"

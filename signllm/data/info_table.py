@@ -1,0 +1,41 @@
+"""What ``signllm shards info`` prints: a column for each split, then what splits share and what to heed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_NAMED = 3
+"""Languages told by name; signers, of whom there may be thousands, are counted."""
+
+
+def info_table(info: Mapping[str, Any]) -> str:
+    """Return what :func:`~signllm.data.inspection.shards_info` found as lines for a screen."""
+    splits = info["splits"]
+    rows = [("", [*splits])]
+    for name in dict.fromkeys(name for split in splits.values() for name in split):
+        rows.append((name.replace("_", " "), [_cell(split.get(name, "")) for split in splits.values()]))
+    width = max(len(name) for name, _ in rows)
+    cells = [max(len(row[place]) for _, row in rows) for place in range(len(splits))]
+    lines = [
+        "  ".join([f"{name:<{width}}", *(f"{cell:>{size}}" for cell, size in zip(row, cells, strict=True))])
+        for name, row in rows
+    ]
+    return "\n".join([str(info["root"]), *lines, *_notes(info)])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        known = [name for name in value if name != "unknown"]
+        return ", ".join(known) if 0 < len(known) <= _NAMED else str(len(known) or "unknown")
+    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+
+
+def _notes(info: Mapping[str, Any]) -> Iterator[str]:
+    for pair, shared in info["overlap"].items():
+        one, other = pair.split("-")
+        yield f"{shared['texts']} clips of {other} have a text of {one}; {shared['signers']} signers in both"
+    made = ", ".join(f"{name} {value}" for name, value in info["made"].items() if value is not None)
+    yield f"made by: {made}"
+    yield f"clips in the source: {info['clips_in_source']:,}, left out: {len(info['left_out']):,}"
+    yield from (f"warning: {line}" for line in info["warnings"])
