@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "training.log_every",
     "training.save_every",
     "training.keep",
+    "training.profile",
     "recompose_every",
 )
 """What a resumed run may be given differently: how it is carried out, how long, and whether words follow."""
