@@ -118,7 +118,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = load_tokenizer(config.path)
-        with zero3_loading(deepspeed):
+        with zero3_loading(deepspeed, dtype=config.dtype):
             self.model = load_model(config.path, dtype=config.dtype, attention=config.attention)
         if config.gradient_checkpointing:
             recompute_activations(self.model)

@@ -68,9 +68,13 @@ def main() -> None:
     whole["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     cut = Path(f"{out}.{rank}.cut.json")
     cut.write_text(json.dumps(whole))
-    for recompute in (False, True):
-        name = "recomputed" if recompute else "kept"
-        losses = with_activations(cut, rank, world, Path(llm), recompute=recompute)
+    for name, stage, settings in (
+        ("kept", cut, {}),
+        ("recomputed", cut, {"recompute": True}),
+        ("mixed3", cut, {"dtype": "bf16"}),
+        ("mixed2", "zero2", {"dtype": "bf16"}),
+    ):
+        losses = of_sign_llm(str(stage), rank, world, Path(llm), **settings)
         found |= {f"{name}/{step}": loss for step, loss in enumerate(losses)}
     save_file(
         {name: torch.as_tensor(value).contiguous().clone() for name, value in found.items()},
@@ -123,13 +127,17 @@ def under_stage(stage: str, rank: int, world: int) -> dict[str, Tensor]:
     return found | {name: weights[name] for name in names}
 
 
-def with_activations(cut: Path, rank: int, world: int, llm: Path, *, recompute: bool) -> list[Tensor]:
-    """Three steps of SignLLM under ZeRO-3, activations of encoder and language model kept or recomputed."""
-    settings = TrainingConfig(deepspeed=str(cut), steps=3, batch_size=4, learning_rate=1e-3)
+def of_sign_llm(
+    stage: str, rank: int, world: int, llm: Path, *, recompute: bool = False, dtype: str = "fp32"
+) -> list[Tensor]:
+    """Three steps of SignLLM in fp32; both may recompute, the language model may have 16 bits."""
+    settings = TrainingConfig(deepspeed=stage, steps=3, batch_size=4, learning_rate=1e-3)
     import_deepspeed()
-    model = sign_llm(llm, deepspeed=deepspeed_settings(settings, world=world), recompute=recompute)
-    engine = build_engine(model, None, settings)
-    assert engine.module.language_model.model.is_gradient_checkpointing == recompute
+    given = deepspeed_settings(settings, world=world)
+    engine = build_engine(sign_llm(llm, deepspeed=given, recompute=recompute, dtype=dtype), None, settings)
+    frozen = engine.module.language_model.model
+    assert frozen.is_gradient_checkpointing == recompute
+    assert {p.dtype for p in frozen.parameters()} == {torch.float32 if dtype == "fp32" else torch.bfloat16}
     losses = []
     for _ in range(3):
         shares = engine(parts.batch_of(rank=rank, world=world))
@@ -139,14 +147,16 @@ def with_activations(cut: Path, rank: int, world: int, llm: Path, *, recompute: 
     return losses
 
 
-def sign_llm(llm: Path, *, deepspeed: dict | None = None, recompute: bool = False) -> SignLLM:
+def sign_llm(
+    llm: Path, *, deepspeed: dict | None = None, recompute: bool = False, dtype: str = "fp32"
+) -> SignLLM:
     torch.manual_seed(0)
     config = SignLLMConfig(
         vq_sign=parts.vq_config(encoder={"recompute": recompute}, negatives=4),
         projector=ProjectorConfig(hidden=12),
         language_model=LanguageModelConfig(
             path=str(llm),
-            dtype="fp32",
+            dtype=dtype,
             prompt="translate {language}",
             separator=":",
             gradient_checkpointing=recompute,
