@@ -1,8 +1,8 @@
 """Load a language model as one of several ranks and tell the memory it took, in MiB.
 
 ``python -m tests.models.loading STORE SMALL LLM ZERO`` with RANK and WORLD_SIZE set prints one JSON line:
-``held`` (bytes of weights here), ``peak`` (private memory above that of before, at its height), ``mapped`` (pages
-of the file, which the system takes back when it needs them). SMALL is loaded first: libraries do not count.
+``held`` (weights here), ``peak`` (private memory above that of before, at its height), ``mapped`` (pages of
+the file, which the system takes back when it needs them). SMALL is loaded first: libraries do not count.
 """
 
 from __future__ import annotations
