@@ -140,8 +140,9 @@ def told(record: dict[str, Any]) -> str:
 
 
 def _held_bytes(p: Any) -> int:
-    """Return the bytes of a parameter here: what of it is whole, and this rank's share if it is cut."""
-    return _bytes(p) + (_bytes(p.ds_tensor) if hasattr(p, "ds_tensor") else 0)
+    """Return the bytes of a parameter here: what of it is whole, and this rank's shares if it is cut."""
+    shares = [getattr(p, name, None) for name in ("ds_tensor", "ds_secondary_tensor")]
+    return _bytes(p) + sum(_bytes(share) for share in shares if share is not None)
 
 
 def _bytes(tensor: Tensor) -> int:

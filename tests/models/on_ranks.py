@@ -68,9 +68,14 @@ def main() -> None:
     whole["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     cut = Path(f"{out}.{rank}.cut.json")
     cut.write_text(json.dumps(whole))
+    whole["zero_optimization"]["zero_hpz_partition_size"] = world
+    hpz = Path(f"{out}.{rank}.hpz.json")
+    hpz.write_text(json.dumps(whole))
     for name, stage, settings in (
         ("kept", cut, {}),
         ("recomputed", cut, {"recompute": True}),
+        ("hpz", hpz, {}),
+        ("offload", "zero3_offload", {}),
         ("mixed3", cut, {"dtype": "bf16"}),
         ("mixed2", "zero2", {"dtype": "bf16"}),
     ):

@@ -81,11 +81,13 @@ def test_losses_codebook_and_weights_agree_on_ranks_and_stages(on_one_and_two: R
     assert torch.equal(first, second), "the codebook has no noise at all between ranks"
 
 
-def test_recomputed_activations_give_the_same_losses_under_zero3(on_one_and_two: Ranks) -> None:
+@pytest.mark.parametrize("variant", ["recomputed", "hpz", "offload"])
+def test_variants_of_zero3_give_the_same_losses(on_one_and_two: Ranks, variant: str) -> None:
+    """Activations recomputed, a second copy of the shares within a node, shares and moments on the host."""
     one, two = on_one_and_two
     for found in (one, *two):
         for step in range(3):
-            torch.testing.assert_close(found[f"recomputed/{step}"], found[f"kept/{step}"], **STAGE_NOISE)
+            torch.testing.assert_close(found[f"{variant}/{step}"], found[f"kept/{step}"], **STAGE_NOISE)
     assert abs(one["kept/2"] - one["kept/0"]) > 1e-3, "it did learn"
 
 
