@@ -41,6 +41,7 @@ MAY_CHANGE = (
     "training.log_every",
     "training.save_every",
     "training.keep",
+    "training.profile",
     "recompose_every",
 )
 """What a resumed run may be given differently: how it is carried out, how long, and whether words follow.
@@ -120,6 +121,12 @@ class FinetuneConfig:
                 remedy="training.epochs counts both phases",
             )
         self._check_recompose_every()
+        if self.training.precision == "bf16" and self.sign_llm.language_model.dtype == "fp32":
+            raise UsageError(
+                "training.precision bf16 computes everything in 16 bits, language_model.dtype is fp32",
+                where="--sign-llm.language-model.dtype",
+                remedy="give bf16, or --training.precision fp32",
+            )
         for name, multiple in (("character_rate", self.character_rate), ("word_rate", self.word_rate)):
             if multiple < 0:
                 raise UsageError(

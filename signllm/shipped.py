@@ -21,7 +21,10 @@ def shipped_folder(name: str) -> Path:
 
 
 def shipped_file(folder: str, name: str, suffix: str) -> Path:
-    """Return a shipped file by its short name (``zero2``, ``a100``) or any file by its path.
+    """Return a file by its short name (``zero2``, ``a100``) or by its path.
+
+    A name is looked for in the working directory (``zero2.json``, ``ds_configs/zero2.json``), then among the
+    files that came with the package.
 
     Raises:
         UsageError: there is no such file; names what there is.
@@ -31,9 +34,9 @@ def shipped_file(folder: str, name: str, suffix: str) -> Path:
         if given.is_file():
             return given
         raise UsageError(f"there is no file {name}", where=given.absolute(), remedy="check the path")
-    found = shipped_folder(folder) / f"{name}{suffix}"
-    if found.is_file():
-        return found
+    for place in (Path(), Path(folder), shipped_folder(folder)):
+        if (place / f"{name}{suffix}").is_file():
+            return place / f"{name}{suffix}"
     names = sorted(path.stem for path in shipped_folder(folder).glob(f"*{suffix}"))
     near = difflib.get_close_matches(name, names, n=1)
     raise UsageError(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from signllm.errors import UsageError
+from signllm.models.operations import FrameCost, frame_cost
 
 SHORT_NAMES = {
     "resnet18": "microsoft/resnet-18",
@@ -43,6 +44,7 @@ class Backbone(nn.Module):
             config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
         )
         self.patch = getattr(config, "patch_size", None)
+        self._costs: dict[tuple[int, int], FrameCost] = {}
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return the feature maps (F, C, h, w) of frames (F, 3, H, W), normalised floats."""
@@ -52,6 +54,12 @@ class Backbone(nn.Module):
         rows, columns = frames.shape[2] // self.patch, frames.shape[3] // self.patch
         patches_FPC = features[:, features.shape[1] - rows * columns :]
         return patches_FPC.transpose(1, 2).unflatten(2, (rows, columns))
+
+    def cost(self, size: tuple[int, int]) -> FrameCost:
+        """Return what a frame of ``size`` (height, width) costs; counted once for each size."""
+        if size not in self._costs:
+            self._costs[size] = frame_cost(self.model, size)
+        return self._costs[size]
 
     def train(self, mode: bool = True) -> Backbone:
         """Switch the mode of everything but BatchNorm, whose statistics stay as they were learnt."""

@@ -43,15 +43,19 @@ class LoraConfig:
 
 
 @contextmanager
-def zero3_loading(deepspeed: Mapping[str, Any] | None) -> Iterator[None]:
-    """Let ``transformers`` partition what it loads inside, under ZeRO-3; not what is built afterwards."""
+def zero3_loading(deepspeed: Mapping[str, Any] | None, *, dtype: str) -> Iterator[None]:
+    """Let ``transformers`` partition what it loads inside, under ZeRO-3; not what is built afterwards.
+
+    DeepSpeed would give the weights the precision of the training: ``dtype`` is that of the model.
+    """
     if deepspeed is None or deepspeed["zero_optimization"]["stage"] != 3:
         yield
         return
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    known = HfDeepSpeedConfig(dict(deepspeed))  # transformers refers to it weakly: the name keeps it alive
+    loaded_as = {**deepspeed, "bf16": {"enabled": dtype == "bf16"}}
+    known = HfDeepSpeedConfig(loaded_as)  # transformers refers to it weakly: the name keeps it alive
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from signllm.models.frozen_llm import (
     zero3_loading,
 )
 from signllm.models.gather import whole, world_and_rank
+from signllm.models.operations import language_model_cost
 
 IGNORED = -100
 
@@ -91,6 +92,20 @@ class GenerationConfig:
             )
 
 
+class Scored(NamedTuple):
+    """References as the model saw them.
+
+    Attributes:
+        losses: (B,) sum of the cross-entropies of a text's tokens, end included, float32.
+        tokens: (B,) number of those tokens.
+        places: of each video, what the model read: prompt, sign words, separator and text.
+    """
+
+    losses: Tensor
+    tokens: Tensor
+    places: list[int]
+
+
 class LanguageModel(nn.Module):
     """A frozen causal language model that is prompted with vectors.
 
@@ -103,12 +118,13 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = load_tokenizer(config.path)
-        with zero3_loading(deepspeed):
+        with zero3_loading(deepspeed, dtype=config.dtype):
             self.model = load_model(config.path, dtype=config.dtype, attention=config.attention)
         if config.gradient_checkpointing:
             recompute_activations(self.model)
         if config.lora is not None:
             self.model = with_lora(self.model, config.lora)
+        self.cost = language_model_cost(self.model)
         self.train(self.training)
 
     @property
@@ -139,7 +155,7 @@ class LanguageModel(nn.Module):
 
     def forward(
         self, words: Tensor, counts: Tensor, texts: Sequence[str], languages: Sequence[str]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Scored:
         """Score reference texts given sign words.
 
         Args:
@@ -147,10 +163,6 @@ class LanguageModel(nn.Module):
             counts: (B,) words of each video.
             texts: B references.
             languages: B languages, for the prompt.
-
-        Returns:
-            (B,) sum of the cross-entropies of a text's tokens, end included, float32; (B,) number of those
-            tokens.
         """
         prefixes = self._prefixes(words, counts, languages)
         tokens = [self._text_tokens(text) for text in texts]
@@ -166,7 +178,8 @@ class LanguageModel(nn.Module):
             mask[place, : len(prefix) + len(ids)] = 1
         labels, mask = labels.to(words.device), mask.to(words.device)
         logits = self.model(inputs_embeds=embedded, attention_mask=mask, use_cache=False).logits
-        return _token_losses(logits, labels), (labels != IGNORED).sum(dim=1)
+        losses, counted = _token_losses(logits, labels), (labels != IGNORED).sum(dim=1)
+        return Scored(losses, counted, [len(row) for row in rows])
 
     @torch.no_grad()
     def generate(

@@ -18,7 +18,14 @@ from signllm.cra.word_codebook import Segmentation, WordCodebook
 from signllm.errors import UsageError
 from signllm.kernels.mmd import mmd
 from signllm.models.gather import gather_packed, reduce_sum, world_and_rank
-from signllm.models.language_model import GenerationConfig, LanguageModel, LanguageModelConfig, LoraConfig
+from signllm.models.language_model import (
+    GenerationConfig,
+    LanguageModel,
+    LanguageModelConfig,
+    LoraConfig,
+    Scored,
+)
+from signllm.models.operations import projector_operations, worked_on
 from signllm.models.projector import Projector, ProjectorConfig
 from signllm.models.quantizer import row_weights
 from signllm.models.vq_sign import VQSign, VQSignConfig, build_vq_sign
@@ -88,6 +95,7 @@ class _Signs:
     index: Tensor
     counts: Tensor
     losses: dict[str, Tensor]
+    operations: float = 0.0
 
 
 class SignLLM(nn.Module):
@@ -126,11 +134,12 @@ class SignLLM(nn.Module):
             self.projector.scale_to(float(text.square().mean().sqrt()))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return shares: ``loss`` first, then ``l_sim``, ``l_mmd``, with video L_VQ's, and metrics."""
+        """Return shares: ``loss``, ``l_sim``, ``l_mmd``, with video L_VQ's, metrics, counts in training."""
         signs = self._signs(batch)
         segmentation = self.words.segment(signs.index, signs.counts)
         words, characters = self._project(signs, segmentation)
-        l_sim, accounts = self._l_sim(words, segmentation.counts, batch)
+        scored = self.language_model(words, segmentation.counts, batch.texts, batch.languages)
+        l_sim, accounts = self._l_sim(scored, batch)
         l_mmd = self._l_mmd(words, characters, segmentation.counts, signs.counts, batch)
         loss = self.config.sim_weight * l_sim + self.config.mmd_weight * l_mmd
         if signs.losses:
@@ -142,6 +151,8 @@ class SignLLM(nn.Module):
             **accounts,
             **self._word_metrics(segmentation, batch),
         }
+        if self.training:
+            shares |= self._counts(batch, signs, len(words) + len(characters), scored.places)
         return {"loss": loss, **{name: value.detach() for name, value in shares.items()}}
 
     @torch.no_grad()
@@ -161,8 +172,11 @@ class SignLLM(nn.Module):
         if batch.frames is None:
             return self._recorded(batch)
         encoded = self.vq_sign.quantize(batch)
-        losses = self.vq_sign.losses(encoded, batch) if torch.is_grad_enabled() else {}
-        return _Signs(encoded.quantized.vectors, encoded.quantized.index, encoded.counts, losses)
+        vectors, index = encoded.quantized.vectors, encoded.quantized.index
+        if not torch.is_grad_enabled():
+            return _Signs(vectors, index, encoded.counts, {})
+        operations = self.vq_sign.operations(encoded, batch) if self.training else 0.0
+        return _Signs(vectors, index, encoded.counts, self.vq_sign.losses(encoded, batch), operations)
 
     def _recorded(self, batch: Batch) -> _Signs:
         """Characters of an earlier encoding: rows of the codebook, without gradient."""
@@ -175,12 +189,21 @@ class SignLLM(nn.Module):
         projected = self.projector(torch.cat([words, signs.vectors.to(words.dtype)]))
         return projected[: len(words)], projected[len(words) :]
 
-    def _l_sim(self, words: Tensor, counts: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _l_sim(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy over the text tokens of the real videos of the global batch."""
-        losses_B, tokens_B = self.language_model(words, counts, batch.texts, batch.languages)
         real_B = batch.is_real.float()
-        total = reduce_sum((tokens_B * real_B).sum()).clamp(min=1.0)
-        return (losses_B * real_B).sum() / total, {"text_tokens": (tokens_B * real_B).sum()}
+        total = reduce_sum((scored.tokens * real_B).sum()).clamp(min=1.0)
+        return (scored.losses * real_B).sum() / total, {"text_tokens": (scored.tokens * real_B).sum()}
+
+    def _counts(self, batch: Batch, signs: _Signs, rows: int, places: list[int]) -> dict[str, Tensor]:
+        """Count what this rank worked on; ``rows``: words and characters through the projector."""
+        operations = (
+            signs.operations
+            + projector_operations(self.projector, rows)
+            + self.language_model.cost.operations(places)
+        )
+        frames = 0 if batch.frames is None else len(batch.frames)
+        return worked_on(frames=frames, clips=len(signs.index), tokens=sum(places), operations=operations)
 
     def _l_mmd(
         self, words: Tensor, characters: Tensor, word_counts: Tensor, character_counts: Tensor, batch: Batch

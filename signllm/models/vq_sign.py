@@ -15,6 +15,12 @@ from torch import Tensor, nn
 
 from signllm.errors import UsageError
 from signllm.models.context_predictor import ContextPredictor, ContextPredictorConfig
+from signllm.models.operations import (
+    encoder_operations,
+    predictor_operations,
+    quantizer_operations,
+    worked_on,
+)
 from signllm.models.quantizer import Quantized, Quantizer, QuantizerConfig, gather_sample
 from signllm.models.visual_encoder import VisualEncoder, VisualEncoderConfig
 
@@ -52,10 +58,24 @@ class VQSign(nn.Module):
         self.predictor = ContextPredictor(config.predictor, config.encoder.width)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return shares: ``loss`` (L_VQ) first, then ``l_cp``, ``l_q`` and metrics, detached."""
+        """Return shares: ``loss`` (L_VQ) first, then ``l_cp``, ``l_q``, metrics, and counts in training."""
         encoded = self.quantize(batch)
         losses = self.losses(encoded, batch)
-        return {"loss": losses.pop("l_vq"), **{name: value.detach() for name, value in losses.items()}}
+        shares = {"loss": losses.pop("l_vq"), **{name: value.detach() for name, value in losses.items()}}
+        if self.training:
+            operations = self.operations(encoded, batch)
+            shares |= worked_on(frames=len(batch.frames), clips=len(encoded.z), operations=operations)
+        return shares
+
+    def operations(self, encoded: Encoded, batch: Batch) -> float:
+        """Return the floating-point operations of this rank's forward and backward pass."""
+        assert batch.frames is not None
+        size = (batch.frames.shape[2], batch.frames.shape[3])
+        return (
+            encoder_operations(self.encoder, batch.frame_counts.tolist(), size)
+            + quantizer_operations(self.quantizer, len(encoded.z))
+            + predictor_operations(self.predictor, encoded.counts.tolist())
+        )
 
     def quantize(self, batch: Batch) -> Encoded:
         """Encode and quantise the frames of a batch, with gradient."""

@@ -1,14 +1,13 @@
 """One DeepSpeed engine for every stage: start the ranks, complete the ZeRO file, build the optimizer.
 
-The files in ``ds_configs/`` say how memory is divided and how big the buckets are; batch sizes, clipping
-and precision belong to :class:`TrainingConfig` and are written over the file's values in
-:func:`deepspeed_settings`, nowhere else. The same code runs as one plain process without any environment
-variable, under torchrun and under Slurm.
+The files in ``ds_configs/`` say how memory is divided (:mod:`signllm.training.zero_file`); batch sizes,
+clipping and precision belong to :class:`TrainingConfig`. The same code runs as one plain process without any
+environment variable, under torchrun and under Slurm.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import sys
 import warnings
@@ -21,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from signllm.errors import UsageError
-from signllm.shipped import shipped_file
 from signllm.training.zero3 import gather_frozen_blocks_at_once, keep_trainable_whole
+from signllm.training.zero_file import complete, read_zero_file
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -40,6 +39,7 @@ class TrainingConfig:
     ``batch_size`` counts videos per optimizer step over all ranks and all ``accumulation`` forward passes,
     so a run means the same on any number of GPUs. Training ends at ``epochs`` or ``steps``, whichever comes
     first; batches that are left at the end of the epochs and too few for another step are not used.
+    ``profile`` is a number of steps to trace (:mod:`signllm.training.profile`).
     """
 
     deepspeed: str = "zero2"
@@ -61,6 +61,7 @@ class TrainingConfig:
     validate_every: int = 0
     keep: int = 2
     tensorboard: bool = True
+    profile: int = 0
     seed: int = 0
     timeout_s: float = 1800.0
 
@@ -72,6 +73,8 @@ class TrainingConfig:
             )
         for name in ("batch_size", "accumulation", "log_every", "save_every", "keep"):
             _require_at_least_one(name, getattr(self, name))
+        if self.profile < 0:
+            raise UsageError(f"profile is {self.profile}", remedy="give a number of steps, or 0")
         if self.learning_rate <= 0.0:
             raise UsageError(
                 f"learning_rate is {self.learning_rate}; it must be above 0", where="TrainingConfig"
@@ -159,8 +162,7 @@ def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:
 
     Also what ``transformers.integrations.HfDeepSpeedConfig`` needs before a ZeRO-3 language model is loaded.
     """
-    path = shipped_file("ds_configs", config.deepspeed, ".json")
-    settings = json.loads(path.read_text())
+    settings, path = read_zero_file(config.deepspeed, world=world)
     if config.batch_size % (config.accumulation * world):
         raise UsageError(
             f"batch_size {config.batch_size} does not divide over {world} ranks"
@@ -168,17 +170,21 @@ def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:
             where="TrainingConfig.batch_size",
             remedy=f"choose a multiple of {config.accumulation * world}",
         )
-    stage = settings["zero_optimization"]["stage"]
-    if config.precision == "bf16" and stage == 0:
+    if config.precision == "bf16" and settings["zero_optimization"]["stage"] == 0:
         raise UsageError(
             "bf16 needs master weights, which ZeRO-0 does not keep", where=path, remedy="use zero1, 2 or 3"
         )
-    settings["train_micro_batch_size_per_gpu"] = config.videos_per_forward // world
-    settings["gradient_accumulation_steps"] = config.accumulation
-    settings["train_batch_size"] = config.batch_size
-    settings["gradient_clipping"] = config.gradient_clip
-    settings["bf16"] = {"enabled": config.precision == "bf16"}
-    return settings
+    given = {
+        "train_batch_size": config.batch_size,
+        "train_micro_batch_size_per_gpu": config.videos_per_forward // world,
+        "gradient_accumulation_steps": config.accumulation,
+        "gradient_clipping": config.gradient_clip,
+        "bf16.enabled": config.precision == "bf16",
+        "fp16.enabled": False,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    return complete(settings, given, path)
 
 
 def parameter_groups_of(model: nn.Module, groups: Sequence[ParameterGroup] | None) -> list[ParameterGroup]:
@@ -262,3 +268,23 @@ def build_engine(
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     keep_trainable_whole(engine)
     return engine
+
+
+def take_step(engine: DeepSpeedEngine) -> float | None:
+    """Step the optimizer, if the last forward pass of a step is done; all ranks.
+
+    Returns:
+        The norm of the global gradient before clipping, equal on all ranks; infinite if a gradient is not a
+        number; None after other forward passes. A step of infinite norm is skipped by DeepSpeed under ZeRO-1
+        to 3 and taken under ZeRO-0, without a word either way.
+    """
+    norm: float | Tensor | None = None
+    if not engine.is_gradient_accumulation_boundary():
+        engine.step()
+        return None
+    if engine.zero_optimization_stage() == 0:
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+    engine.step()
+    norm = float(engine.get_global_grad_norm() if norm is None else norm)
+    return norm if math.isfinite(norm) and norm >= 0.0 else math.inf  # DeepSpeed's sign of trouble is -1

@@ -7,7 +7,7 @@ next (save, stop, raise) is decided from that sum alone, so they always decide a
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +27,22 @@ from signllm.training.checkpoint import (
     read_state,
     save,
 )
-from signllm.training.engine import ParameterGroup, Ranks, TrainingConfig, build_engine, start_distributed
+from signllm.training.engine import (
+    ParameterGroup,
+    Ranks,
+    TrainingConfig,
+    build_engine,
+    start_distributed,
+    take_step,
+)
 from signllm.training.failures import NotFiniteError, RankFailedError, failing_together
 from signllm.training.metrics import TrainingLog
 from signllm.training.partitions import read_whole, write_whole
 from signllm.training.preemption import PreemptionFlag
+from signllm.training.profile import profiled
 from signllm.training.schedule import learning_rate_factor
+from signllm.training.startup import announce
+from signllm.training.throughput import Throughput, told
 from signllm.training.zero3 import forget_gradients
 
 if TYPE_CHECKING:
@@ -102,10 +112,11 @@ def fit(
     """Train ``model`` to the end of ``config`` or until the job is asked to leave; all ranks call it.
 
     Continues by itself from the last whole checkpoint in ``run/checkpoints``. ``model(batch)`` returns a
-    dict of loss shares, ``loss`` first. ``validate(model, step)`` runs on all ranks, in evaluation mode.
-    ``beside(folder)`` puts files of the caller's own into every checkpoint (rank 0). ``until`` is a step
-    to save and stop at: the schedule does not know of it, and the next call goes on from there.
-    Afterwards the model holds the trained weights (under ZeRO-3 still cut over the ranks).
+    dict of loss shares, ``loss`` first, and what it worked on (:mod:`signllm.training.throughput`).
+    ``validate(model, step)`` runs on all ranks, in evaluation mode. ``beside(folder)`` puts files of the
+    caller's own into every checkpoint (rank 0). ``until`` is a step to save and stop at: the schedule does
+    not know of it, and the next call goes on from there. Afterwards the model holds the trained weights
+    (under ZeRO-3 still cut over the ranks).
 
     Raises:
         UsageError: the run is of another stage, the disk is full, the configuration contradicts itself.
@@ -138,6 +149,16 @@ def fit(
             beside=beside,
         )
         trainer.resume(found)
+        announce(
+            trainer.engine,
+            config,
+            ranks,
+            run=run,
+            stage=stage,
+            end=end,
+            step=trainer.step,
+            checkpoint=found,
+        )
         return trainer.train(flag, validate, on_step)
 
 
@@ -172,7 +193,8 @@ class _Trainer:
         self.end, self.stop, self.beside = end, stop, beside
         self.engine: DeepSpeedEngine = build_engine(model, groups, config)
         self.step = self.saved_step = 0
-        self.since = _Stopwatch()
+        self.since = Throughput(rank=ranks.rank, world=ranks.world, device=ranks.device)
+        self.rates: dict[str, float] = {}
 
     def resume(self, checkpoint: Path | None) -> None:
         """Continue from a checkpoint: weights, moments, step; None starts afresh."""
@@ -199,9 +221,13 @@ class _Trainer:
                 enabled=first,
             ) as log,
             progress(self.stop - self.step, self.stage, unit="steps", enabled=first) as bar,
+            profiled(
+                self.run, self.stage, self.ranks, first=self.step, end=self.stop, steps=self.config.profile
+            ) as step_is_traced,
         ):
             while self.step < self.stop:
                 metrics, epoch, leave = self.one_step(stream, flag)
+                step_is_traced()
                 self.tell(log, bar, metrics, epoch)
                 if on_step is not None:
                     on_step(self.step, metrics)
@@ -220,24 +246,24 @@ class _Trainer:
         self.set_learning_rates()
         forget_gradients(engine)
         total: dict[str, Tensor] = {}
-        videos = 0.0
         for forward in range(config.accumulation):
             batch = self.since.waiting(stream)
-            videos += float(batch.is_real.sum())
             shares = engine(batch.to(self.ranks.device))
-            for name, share in shares.items():
+            for name, share in self.since.losses(shares).items():
                 total[name] = total.get(name, 0.0) + share.detach().double() / config.accumulation
             if forward == config.accumulation - 1:
-                told = torch.tensor([float(flag.requested), videos], dtype=torch.float64)
-                summed = torch.cat([told.to(self.ranks.device), torch.stack([*total.values()])])
+                own = [float(flag.requested), *self.since.own()]
+                told_by_rank = torch.tensor(own, dtype=torch.float64, device=self.ranks.device)
+                summed = torch.cat([torch.stack(list(total.values())), told_by_rank])
                 arriving = dist.all_reduce(summed, async_op=True)
             engine.backward(shares["loss"] * self.ranks.world)
-            engine.step()
+            norm = take_step(engine)
         arriving.wait()
         self.step += 1
-        asked_ranks, videos, *values = summed.tolist()
-        self.since.videos += videos
-        metrics = dict(zip(total, values, strict=True))
+        values = summed.tolist()
+        metrics = dict(zip(total, values, strict=False), grad_norm=norm)
+        asked_ranks, *numbers = values[len(total) :]
+        self.since.add(numbers)
         self.require_finite(metrics, total)
         return metrics, int(getattr(batch, "epoch", 0)), asked_ranks > 0
 
@@ -254,27 +280,30 @@ class _Trainer:
             )
 
     def require_finite(self, metrics: Mapping[str, float], shares: Mapping[str, Tensor]) -> None:
-        """Raise on all ranks if the summed loss is not finite; the step that broke it is never saved."""
-        if torch.isfinite(torch.tensor(metrics["loss"])):
+        """Raise on all ranks if the summed loss or the gradient is not finite; that step is never saved."""
+        wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if not {"loss", "grad_norm"} & set(wrong):
             return
-        wrong = [name for name, value in metrics.items() if not torch.isfinite(torch.tensor(value))]
         here = [name for name, share in shares.items() if not bool(torch.isfinite(share))]
+        of_loss = "loss" in wrong
         raise NotFiniteError(
-            f"the loss of step {self.step} is not a number: {wrong}; "
-            f"on rank {self.ranks.rank}: {here or 'nothing wrong'}\n"
-            f"  where:  stage {self.stage}, {self.run}; the last checkpoint is of step {self.saved_step}\n"
+            f"the {'loss' if of_loss else 'gradient'} of step {self.step} is not a number"
+            + (f": {wrong}; on rank {self.ranks.rank}: {here or 'nothing wrong'}\n" if of_loss else "\n")
+            + f"  where:  stage {self.stage}, {self.run}; the last checkpoint is of step {self.saved_step}\n"
             "  remedy: lower --training.learning-rate or raise --training.warmup-steps"
         )
 
     def tell(self, log: TrainingLog, bar: Bar, metrics: Mapping[str, float], epoch: int) -> None:
         """Advance the progress bar and, every ``log_every`` steps, write the log line (rank 0)."""
-        bar.advance(1, f"loss {metrics['loss']:.4f}")
-        self.since.steps += 1
-        if self.step % self.config.log_every and self.step != self.end:
+        due = self.step % self.config.log_every == 0 or self.step == self.end
+        if due:
+            self.rates = self.since.reading()
+        bar.advance(1, told(metrics, self.rates))
+        if not due:
             return
         rates = {f"lr/{group['name']}": group["lr"] for group in self.engine.basic_optimizer.param_groups}
         shown = {"lr": next(iter(rates.values()))} | (rates if len(rates) > 1 else {})
-        log.write(self.step, {"epoch": epoch, **metrics, **shown, **self.since.reading()})
+        log.write(self.step, {"epoch": epoch, **metrics, **shown, **self.rates})
 
     def validate(self, validate: Validate, log: TrainingLog) -> None:
         """Run validation when it is due: every ``validate_every`` steps and at the end (all ranks)."""
@@ -287,7 +316,7 @@ class _Trainer:
             values = validate(module, self.step)
         module.train()
         log.write(self.step, {f"validate/{name}": value for name, value in values.items()})
-        self.since = _Stopwatch()
+        self.since.restart()
 
     def save(self) -> None:
         """Save a checkpoint: all ranks gather, rank 0 writes, all learn whether it succeeded."""
@@ -310,33 +339,6 @@ class _Trainer:
                 f"rank 0 could not write the checkpoint of step {self.step} into {self.run}"
             )
         self.saved_step = self.step
-
-
-class _Stopwatch:
-    """Seconds since the last log line, and how many of them went into waiting for data."""
-
-    def __init__(self) -> None:
-        self.steps, self.videos, self.waited_s, self.started = 0, 0.0, 0.0, time.perf_counter()
-
-    def waiting(self, stream: Iterator[Any]) -> Any:
-        """Take the next batch and count the time that it took to come."""
-        begun = time.perf_counter()
-        batch = next(stream, None)
-        if batch is None:
-            raise RuntimeError("the loader ended before the last training step; build it with epochs=None")
-        self.waited_s += time.perf_counter() - begun
-        return batch
-
-    def reading(self) -> dict[str, float]:
-        """Return seconds per step, videos per second and the share of time spent waiting; start anew."""
-        elapsed_s = max(1e-9, time.perf_counter() - self.started)
-        values = {
-            "seconds": elapsed_s / max(1, self.steps),
-            "videos_per_s": self.videos / elapsed_s,
-            "data_wait": self.waited_s / elapsed_s,
-        }
-        self.steps, self.videos, self.waited_s, self.started = 0, 0.0, 0.0, time.perf_counter()
-        return values
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:

@@ -155,14 +155,18 @@ def write_whole(
     gather_whole(engine)
 
 
+def stepped_tensors(engine: DeepSpeedEngine) -> list[Tensor]:
+    """Return what Adam steps on at this rank: flat shares of master weights, or under ZeRO-0 the weights."""
+    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"):
+        flat = getattr(engine.optimizer, name, None)
+        if flat is not None:
+            return list(flat)
+    return [p for group in engine.basic_optimizer.param_groups for p in group["params"]]
+
+
 def _start_moments(engine: DeepSpeedEngine, step: int) -> None:
     """Give the flat tensors that Adam steps on the moments it would have made in its first step."""
-    flat = getattr(engine.optimizer, "fp32_partitioned_groups_flat", None)
-    if flat is None:
-        flat = getattr(engine.optimizer, "single_partition_of_fp32_groups", None)
-    if flat is None:
-        flat = [p for group in engine.basic_optimizer.param_groups for p in group["params"]]
-    for p in flat:
+    for p in stepped_tensors(engine):
         state = engine.basic_optimizer.state[p]
         state["step"] = torch.tensor(float(step), dtype=torch.float32, device=p.device)
         for key in MOMENTS:

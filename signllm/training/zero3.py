@@ -90,11 +90,17 @@ class _GatheredAtOnce:
         return self
 
     def all_gather(self, parameters: object = None) -> None:
-        """Gather in one collective what the step has changed; DeepSpeed's own does one per parameter."""
+        """Gather in one collective what the step has changed; DeepSpeed's own does one per parameter.
+
+        Under hpZ a copy within the node (``ds_secondary_tensor``) would be gathered instead: DeepSpeed 0.19.8
+        drops it only after this call, so every step would begin with the weights of the step before.
+        """
         from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
         changed = [p for p in self.parameters if p.ds_status is ZeroParamStatus.NOT_AVAILABLE]
         if changed:
+            for p in changed:
+                p.ds_secondary_tensor = None
             changed[0].all_gather_coalesced(changed).wait()
 
 

@@ -6,6 +6,7 @@ writes OUT.RANK.safetensors.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,11 +21,14 @@ from signllm.models.gather import gather_packed, reduce_sum
 from signllm.models.language_model import LanguageModelConfig
 from signllm.models.projector import ProjectorConfig
 from signllm.models.sign_llm import SignLLM, SignLLMConfig, build_sign_llm
-from signllm.training.engine import import_deepspeed
+from signllm.shipped import shipped_folder
+from signllm.training.engine import TrainingConfig, build_engine, deepspeed_settings, import_deepspeed
+from signllm.training.partitions import read_whole
 from tests.models import parts
 
 EMA = {"update": "ema", "kmeans_batches": 1, "revive_dead_after": 1, "decay": 0.5}
 PADDED = (True, True, True, False)
+STAGES = ("zero0", "zero1", "zero2", "zero3")
 
 
 def run(processes: int, folder: Path, llm: Path) -> list[dict[str, Tensor]]:
@@ -58,6 +62,25 @@ def main() -> None:
         }
     found |= {f"text/{key}": value for key, value in finetuning(rank, world, Path(llm)).items()}
     found |= {f"zero3/{key}": value for key, value in partitioned(rank, world, Path(llm)).items()}
+    for stage in STAGES:
+        found |= {f"{stage}/{key}": value for key, value in under_stage(stage, rank, world).items()}
+    whole = json.loads((shipped_folder("ds_configs") / "zero3.json").read_text())
+    whole["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    cut = Path(f"{out}.{rank}.cut.json")
+    cut.write_text(json.dumps(whole))
+    whole["zero_optimization"]["zero_hpz_partition_size"] = world
+    hpz = Path(f"{out}.{rank}.hpz.json")
+    hpz.write_text(json.dumps(whole))
+    for name, stage, settings in (
+        ("kept", cut, {}),
+        ("recomputed", cut, {"recompute": True}),
+        ("hpz", hpz, {}),
+        ("offload", "zero3_offload", {}),
+        ("mixed3", cut, {"dtype": "bf16"}),
+        ("mixed2", "zero2", {"dtype": "bf16"}),
+    ):
+        losses = of_sign_llm(str(stage), rank, world, Path(llm), **settings)
+        found |= {f"{name}/{step}": loss for step, loss in enumerate(losses)}
     save_file(
         {name: torch.as_tensor(value).contiguous().clone() for name, value in found.items()},
         f"{out}.{rank}.safetensors",
@@ -93,13 +116,55 @@ def pretraining(rank: int, world: int, quantizer: dict, negatives: int) -> dict[
     return found | {"kmeans": model.quantizer.codebook.detach()}
 
 
-def sign_llm(llm: Path, *, deepspeed: dict | None = None) -> SignLLM:
+def under_stage(stage: str, rank: int, world: int) -> dict[str, Tensor]:
+    """Three steps of VQ-Sign with an EMA codebook through the project's engine: losses, codebook, weights."""
+    settings = TrainingConfig(deepspeed=stage, steps=3, batch_size=4, learning_rate=1e-3)
+    engine = build_engine(parts.vq_sign(parts.vq_config(quantizer=EMA, negatives=6)), None, settings)
+    found = {}
+    for epoch in range(3):
+        shares = engine(parts.batch_of(rank=rank, world=world, real=PADDED, epoch=epoch))
+        for name in ("loss", "l_cp", "l_q", "perplexity"):
+            found[f"{name}{epoch}"] = reduce_sum(shares[name].detach().double())
+        engine.backward(shares["loss"] * world)
+        engine.step()
+    weights, _ = read_whole(engine)
+    names = ("quantizer.codebook", "encoder.second.weight", "predictor.context.weight_hh_l0")
+    return found | {name: weights[name] for name in names}
+
+
+def of_sign_llm(
+    stage: str, rank: int, world: int, llm: Path, *, recompute: bool = False, dtype: str = "fp32"
+) -> list[Tensor]:
+    """Three steps of SignLLM in fp32; both may recompute, the language model may have 16 bits."""
+    settings = TrainingConfig(deepspeed=stage, steps=3, batch_size=4, learning_rate=1e-3)
+    import_deepspeed()
+    given = deepspeed_settings(settings, world=world)
+    engine = build_engine(sign_llm(llm, deepspeed=given, recompute=recompute, dtype=dtype), None, settings)
+    frozen = engine.module.language_model.model
+    assert frozen.is_gradient_checkpointing == recompute
+    assert {p.dtype for p in frozen.parameters()} == {torch.float32 if dtype == "fp32" else torch.bfloat16}
+    losses = []
+    for _ in range(3):
+        shares = engine(parts.batch_of(rank=rank, world=world))
+        losses.append(reduce_sum(shares["loss"].detach().double()))
+        engine.backward(shares["loss"] * world)
+        engine.step()
+    return losses
+
+
+def sign_llm(
+    llm: Path, *, deepspeed: dict | None = None, recompute: bool = False, dtype: str = "fp32"
+) -> SignLLM:
     torch.manual_seed(0)
     config = SignLLMConfig(
-        vq_sign=parts.vq_config(negatives=4),
+        vq_sign=parts.vq_config(encoder={"recompute": recompute}, negatives=4),
         projector=ProjectorConfig(hidden=12),
         language_model=LanguageModelConfig(
-            path=str(llm), dtype="fp32", prompt="translate {language}", separator=":"
+            path=str(llm),
+            dtype=dtype,
+            prompt="translate {language}",
+            separator=":",
+            gradient_checkpointing=recompute,
         ),
     )
     words = parts.word_codebook(parts.vq_sign(config.vq_sign))

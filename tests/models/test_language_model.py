@@ -32,7 +32,7 @@ def words() -> torch.Tensor:
 
 
 def test_the_loss_is_the_one_that_transformers_computes_text_by_text(llm: Path, words: torch.Tensor) -> None:
-    losses, tokens = model(llm)(words, COUNTS, TEXTS, LANGUAGES)
+    losses, tokens, _ = model(llm)(words, COUNTS, TEXTS, LANGUAGES)
     plain, tokenizer = AutoModelForCausalLM.from_pretrained(llm), AutoTokenizer.from_pretrained(llm)
     table = plain.get_input_embeddings()
     for place, part in enumerate(words.split(COUNTS.tolist())):
@@ -51,7 +51,7 @@ def test_the_loss_is_the_one_that_transformers_computes_text_by_text(llm: Path, 
 
 def test_nothing_of_it_learns_but_gradient_reaches_the_words(llm: Path, words: torch.Tensor) -> None:
     frozen = model(llm).train()
-    losses, _ = frozen(words.requires_grad_(), COUNTS, TEXTS, LANGUAGES)
+    losses, *_ = frozen(words.requires_grad_(), COUNTS, TEXTS, LANGUAGES)
     losses.sum().backward()
     assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
     assert (words.grad.abs().sum(dim=1) > 0).all()
@@ -62,14 +62,14 @@ def test_recomputing_changes_no_gradient(llm: Path, words: torch.Tensor) -> None
     grads = []
     for recompute in (False, True):
         given = words.clone().requires_grad_()
-        losses, _ = model(llm, gradient_checkpointing=recompute).train()(given, COUNTS, TEXTS, LANGUAGES)
+        losses, *_ = model(llm, gradient_checkpointing=recompute).train()(given, COUNTS, TEXTS, LANGUAGES)
         losses.sum().backward()
         grads.append(given.grad)
     torch.testing.assert_close(grads[0], grads[1])
 
 
 def test_long_references_are_cut_and_still_end(llm: Path, words: torch.Tensor) -> None:
-    _, tokens = model(llm, max_text_tokens=2)(words, COUNTS, TEXTS, LANGUAGES)
+    _, tokens, _ = model(llm, max_text_tokens=2)(words, COUNTS, TEXTS, LANGUAGES)
     assert tokens.tolist() == [3, 2]
 
 
@@ -102,8 +102,8 @@ def test_lora_trains_adapters_alone_and_starts_as_the_model(llm: Path, words: to
         "lora_A",
         "lora_B",
     }
-    found, _ = adapted(words, COUNTS, TEXTS, LANGUAGES)
-    plain, _ = model(llm)(words, COUNTS, TEXTS, LANGUAGES)
+    found, *_ = adapted(words, COUNTS, TEXTS, LANGUAGES)
+    plain, *_ = model(llm)(words, COUNTS, TEXTS, LANGUAGES)
     torch.testing.assert_close(found, plain)
     with pytest.raises(UsageError, match="no adapter fits"):
         model(llm, lora=LoraConfig(targets=("no_such_layer",)))

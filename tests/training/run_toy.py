@@ -25,7 +25,7 @@ SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "usr2": signal.SIGUSR
 
 
 class Trouble(ToyModel):
-    """The toy model with an accident at batch ``at`` on rank ``rank``: a signal, an exception or a NaN."""
+    """The toy with an accident at batch ``at`` on ``rank``: signal, exception, NaN in loss or gradient."""
 
     kind, at, rank = "none", -1, 0
 
@@ -35,6 +35,10 @@ class Trouble(ToyModel):
                 os.kill(os.getpid(), SIGNALS[self.kind])
             if self.kind == "raise":
                 raise LookupError("video 17 is broken")
+            if self.kind == "gradient":
+                spoilt = super().forward(batch)
+                spoilt["loss"].register_hook(lambda gradient: gradient * float("nan"))
+                return spoilt
             if self.kind == "nan":
                 shares = super().forward(batch)
                 return shares | {"loss": shares["loss"] * float("nan")}

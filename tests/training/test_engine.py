@@ -11,14 +11,17 @@ from torch import nn
 from signllm.errors import UsageError
 from signllm.shipped import shipped_folder
 from signllm.training.engine import ParameterGroup, TrainingConfig, deepspeed_settings, parameter_groups_of
+from signllm.training.zero_file import OF_THE_RECIPE
 
 FILES = sorted(shipped_folder("ds_configs").glob("*.json"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_files_are_complete(path: Path) -> None:
+def test_files_say_how_memory_is_divided_and_leave_the_rest_to_the_recipe(path: Path) -> None:
     assert '"auto"' not in path.read_text()
-    zero = json.loads(path.read_text())["zero_optimization"]
+    settings = json.loads(path.read_text())
+    assert not {key.split(".")[0] for key in OF_THE_RECIPE} & set(settings)
+    zero = settings["zero_optimization"]
     assert zero["stage"] == int(path.stem.removeprefix("zero")[0])
     if zero["stage"] in (1, 2):
         assert zero["contiguous_gradients"], "without it DeepSpeed drops gradients on CPU (issue 8381)"
@@ -60,6 +63,70 @@ def test_a_broken_rule_fails_at_once(fields: dict, message: str) -> None:
 def test_a_contradiction_of_settings_fails_before_the_engine(fields: dict, world: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         deepspeed_settings(TrainingConfig(steps=1, **fields), world=world)
+
+
+def written(folder: Path, settings: object) -> str:
+    path = folder / "mine.json"
+    path.write_text(settings if isinstance(settings, str) else json.dumps(settings))
+    return str(path)
+
+
+ZERO2 = {"zero_optimization": {"stage": 2}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (ZERO2 | {"train_batch_size": 16}, "train_batch_size is 16 in this file, and 32 by the recipe"),
+        (ZERO2 | {"train_micro_batch_size_per_gpu": 1}, "per_gpu is 1 in this file, and 16 by the recipe"),
+        (ZERO2 | {"gradient_accumulation_steps": 4}, "accumulation_steps is 4 in this file, and 1 by"),
+        (ZERO2 | {"gradient_clipping": 0.1}, "gradient_clipping is 0.1 in this file, and 1.0 by"),
+        (ZERO2 | {"bf16": {"enabled": True}}, "bf16.enabled is true in this file, and false by"),
+        (ZERO2 | {"fp16": {"enabled": True}}, "fp16.enabled is true in this file"),
+        (ZERO2 | {"optimizer": {"type": "Adam"}}, "section 'optimizer'"),
+        (ZERO2 | {"scheduler": {"type": "WarmupLR"}}, "section 'scheduler'"),
+        ({"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}}, 'reduce_bucket_size is "auto"'),
+        ({"zero_optimization": {"stage": 2, "contiguous_gradients": False}}, "loses gradients"),
+        ({"zero_optimization": {"stage": 2, "compute_grad_norm": False}}, "the norm tells"),
+        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}}, "does not divide 2 ranks"),
+        ({"zero_optimisation": {"stage": 2}}, "no ZeRO stage"),
+        ({"zero_optimization": {"stage": 4}}, "no ZeRO stage"),
+        ("[3]", "no ZeRO stage"),
+        ("{", "this is no JSON"),
+    ],
+)
+def test_a_file_that_contradicts_the_recipe_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: object, message: str
+) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    path = written(tmp_path, settings)
+    with pytest.raises(UsageError, match=message) as refused:
+        deepspeed_settings(TrainingConfig(steps=1, batch_size=32, deepspeed=path), world=2)
+    assert str(refused.value.where) == path
+
+
+def test_a_file_that_agrees_or_leaves_it_open_is_completed(tmp_path: Path) -> None:
+    file = ZERO2 | {"train_batch_size": 32, "gradient_clipping": "auto", "bf16": {"enabled": "auto"}}
+    config = TrainingConfig(steps=1, batch_size=32, precision="bf16", deepspeed=written(tmp_path, file))
+    settings = deepspeed_settings(config, world=2)
+    assert (settings["gradient_clipping"], settings["bf16"]) == (1.0, {"enabled": True})
+
+
+def test_a_name_is_looked_for_in_the_working_directory_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = deepspeed_settings(TrainingConfig(steps=1), world=1)
+    (tmp_path / "ds_configs").mkdir()
+    file = {"zero_optimization": {"stage": 2, "reduce_bucket_size": 123}}
+    (tmp_path / "ds_configs" / "zero2.json").write_text(json.dumps(file))
+    assert (
+        deepspeed_settings(TrainingConfig(steps=1), world=1)["zero_optimization"] == file["zero_optimization"]
+    )
+    assert shipped["zero_optimization"]["reduce_bucket_size"] != 123
+    (tmp_path / "mine.json").write_text(json.dumps(file))
+    found = deepspeed_settings(TrainingConfig(steps=1, deepspeed="mine"), world=1)
+    assert found["zero_optimization"] == file["zero_optimization"]
 
 
 def test_groups_hold_every_trainable_parameter_once() -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from signllm.shipped import shipped_folder
 from signllm.training.checkpoint import last_checkpoint
 from signllm.training.metrics import read_log
-from tests.training.toy import build
+from tests.training.toy import FRAMES, build
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 11
@@ -106,7 +106,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = json.loads((shipped_folder("ds_configs") / "zero3.json").read_text())
     settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # cut even the toy's tiny weights
     (root / "cut.json").write_text(json.dumps(settings))
-    two += [order(root / "two-cut", str(root / "cut.json"))]
+    settings["zero_optimization"]["zero_hpz_partition_size"] = 2  # both ranks are a node
+    (root / "hpz.json").write_text(json.dumps(settings))
+    two += [order(root / f"two-{name}", str(root / f"{name}.json")) for name in ("cut", "hpz")]
+    two += [order(root / "two-offload", "zero3_offload")]
+    two += [order(root / f"gradient-{stage}", stage, trouble=("gradient", 7, 1)) for stage in STAGES]
     two += [order(root / "accumulated", accumulation=2), order(root / "nan", "zero1", trouble=("nan", 6, 1))]
     two += [order(root / f"left-{stage}", stage, trouble=("usr2", 5, 1)) for stage in LEFT]
     killed = launch([*two, order(root / "killed", "zero3", dropout=0.3, trouble=("kill", 6, 1))], ranks=2)
@@ -122,18 +126,42 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = launch(one, ranks=1)
     assert done.returncode == 0, done.stderr
 
-    two = [order(root / name, "zero3", dropout=0.3) for name in ("killed", "whole")]
+    two = [
+        order(root / "killed", "zero3", dropout=0.3, profile=2),
+        order(root / "whole", "zero3", dropout=0.3),
+    ]
     done = launch([*two, order(root / "raised", trouble=("raise", 3, 1))], ranks=2)
     assert done.returncode == 0, done.stderr
     return root
 
 
-@pytest.mark.parametrize("name", [*(f"two-{stage}" for stage in STAGES), "two-cut", "one-zero3"])
+ALIKE = [*(f"two-{name}" for name in (*STAGES, "cut", "hpz", "offload")), "one-zero3"]
+
+
+@pytest.mark.parametrize("name", ALIKE)
 def test_stages_and_ranks_log_the_same_losses(runs: Path, name: str) -> None:
     # The toy takes its branches in turn, so in each step a parameter has no gradient.
     assert [step for step, _ in losses(runs / name)] == list(range(1, STEPS + 1))
     values = [loss for _, loss in losses(runs / name)]
     assert values == pytest.approx([loss for _, loss in losses(runs / "one")], abs=FLOAT_NOISE)
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_stages_and_ranks_log_the_same_gradient_norms(runs: Path, name: str) -> None:
+    found, expected = ([line["grad_norm"] for line in read_log(runs / of)] for of in (name, "one"))
+    assert found == pytest.approx(expected, abs=FLOAT_NOISE)
+    assert min(found) > 0.05
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_gradient_that_is_no_number_on_one_rank_stops_all_before_it_is_saved(
+    runs: Path, stage: str
+) -> None:
+    """The loss of the step is sound; ZeRO-0 would have taken the step, and step 8 would have been saved."""
+    for rank in (0, 1):
+        assert ended(runs / f"gradient-{stage}", rank)["error"] == "NotFiniteError"
+        assert "the gradient of step 8 is not a number" in ended(runs / f"gradient-{stage}", rank)["message"]
+    assert last_checkpoint(runs / f"gradient-{stage}").name == "step-00000004"
 
 
 def test_stretches_are_one_run(runs: Path) -> None:
@@ -150,6 +178,14 @@ def test_zero3_leaves_half_of_the_frozen_weights_on_each_of_two_ranks(runs: Path
         held = ended(runs / "two-cut", rank)["frozen_held"]
         assert frozen / 2 <= held <= frozen / 2 + 4, "up to one element of padding for each of four tensors"
     assert ended(runs / "one")["frozen_held"] == frozen
+
+
+@pytest.mark.parametrize("name", ["one", "two-zero2", "two-zero3", "accumulated"])
+def test_counts_are_summed_over_ranks_and_forward_passes(runs: Path, name: str) -> None:
+    for line in read_log(runs / name):
+        assert line["frames_per_s"] == pytest.approx(FRAMES * line["videos_per_s"])
+        assert 0.0 <= line["data_wait"] < 1.0
+        assert line["memory_gib"] >= line["memory_mean_gib"] > 0.05, "a process with torch in it"
 
 
 def test_learning_happens(runs: Path) -> None:
@@ -195,6 +231,33 @@ def test_kill_and_restart_equals_not_having_stopped(runs: Path) -> None:
     resumed, expected = weights(runs / "killed"), weights(runs / "whole")
     assert resumed.keys() == expected.keys()
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+
+
+def test_a_profile_of_two_steps_after_the_resume_is_a_trace_of_each_rank(runs: Path) -> None:
+    """That it changes nothing is in the test before: the resumed run was traced, the other was not."""
+    written = {path.name: path for path in (runs / "killed" / "profile").iterdir()}
+    assert set(written) == {f"toy-rank-{rank}.10.pt.trace.json" for rank in (0, 1)}
+    for path in written.values():
+        events = json.loads(path.read_text())["traceEvents"]
+        assert sum(event["name"].startswith("ProfilerStep#") for event in events if event["ph"] == "X") == 2
+        assert any(event["name"] == "aten::addmm" for event in events)
+    assert not (runs / "whole" / "profile").exists()
+
+
+def test_the_start_tells_what_the_run_sets_out_to_do(runs: Path) -> None:
+    found = json.loads((runs / "two-cut" / "startup.json").read_text())
+    assert (found["ranks"], found["zero_stage"], found["precision"]) == (2, 3, "fp32")
+    assert found["batch"] == {"videos": 4, "per_rank": 2, "forward_passes": 1}
+    assert found["steps"] == {"first": 0, "end": STEPS, "per_epoch": 5}
+    assert found["resumes"] is None
+    assert found["parameters"] == {
+        "body": {"trained": 104, "frozen": 0},
+        "branches": {"trained": 140, "frozen": 0},
+        "head": {"trained": 0, "frozen": 84},
+    }
+    assert found["held_bytes"]["frozen"] == 4 * max(ended(runs / "two-cut", r)["frozen_held"] for r in (0, 1))
+    resumed = json.loads((runs / "killed" / "startup.json").read_text())
+    assert (resumed["steps"]["first"], resumed["resumes"]) == (4, "checkpoints/step-00000004")
 
 
 def test_an_exception_on_one_rank_ends_the_others_with_its_message(runs: Path) -> None:

@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 WIDTH = 7
+FRAMES = 3
+"""Frames that each video is said to have."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class ToyModel(nn.Module):
         y = self.branches[batch.number % 2](self.dropout(hidden - self.mean))
         y = self.head[1](torch.tanh(self.head[0](y)))
         loss = (y - 0.5).pow(2).sum() / (3 * batch.videos)
-        return {"loss": loss, "size": y.detach().abs().sum() / batch.videos}
+        frames = torch.tensor(FRAMES * len(batch.x), dtype=torch.float64)
+        return {"loss": loss, "size": y.detach().abs().sum() / batch.videos, "count/frames": frames}
 
 
 def build(*, dropout: float = 0.0) -> ToyModel:

@@ -33,10 +33,28 @@ KNOWN: dict[str, tuple[str, str]] = {
     "bleu4": ("BLEU-4", ""),
     "seconds": ("Seconds per step", ""),
     "videos_per_s": ("Videos per second", "over all ranks"),
+    "frames_per_s": ("Frames per second", "over all ranks"),
+    "clips_per_s": ("Characters per second", "over all ranks"),
+    "tokens_per_s": ("Tokens per second", "that the language model reads, over all ranks"),
     "data_wait": ("Waiting for data", "share of the time"),
+    "teraflop_per_s": ("Operations", "10¹² per second and rank"),
+    "mfu": ("MFU", "operations the method needs, share of the GPU's peak in 16 bits"),
+    "memory_gib": ("Memory", "GiB, of the rank that takes most"),
+    "memory_mean_gib": ("Memory, mean of ranks", "GiB"),
 }
 AXES = ("step", "epoch")
-SPEED = ("seconds", "videos_per_s", "data_wait")
+SPEED = (
+    "seconds",
+    "videos_per_s",
+    "frames_per_s",
+    "clips_per_s",
+    "tokens_per_s",
+    "data_wait",
+    "teraflop_per_s",
+    "mfu",
+    "memory_gib",
+    "memory_mean_gib",
+)
 HELD_OUT = ("dev", "validate", "test")
 HELD_OUT_NAMES = {"validate": "held out"}
 FROZEN, JOINT = "First, the encoder at rest", "Then all together"

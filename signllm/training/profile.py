@@ -1,0 +1,50 @@
+"""A trace of a few steps, by torch's profiler: what ran when, on the CPU and on the GPU.
+
+``RUN/profile/STAGE-rank-R.STEP.pt.trace.json`` has the Chrome trace format: https://ui.perfetto.dev opens it,
+and TensorBoard's profiler plugin reads the folder. The first eight ranks trace and write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from signllm.training.engine import Ranks
+from signllm.writing import whole_file
+
+WARM_UP = 5
+"""Steps before the trace begins: allocations, autotuning and the first reads from disk are over."""
+WRITERS = 8
+
+
+def _nothing() -> None:
+    pass
+
+
+@contextmanager
+def profiled(
+    run: Path, stage: str, ranks: Ranks, *, first: int, end: int, steps: int
+) -> Iterator[Callable[[], None]]:
+    """Give a function to call after every step; it traces ``steps`` of them after a warm-up.
+
+    ``first`` and ``end`` are the steps that the run goes from and to: one shorter than warm-up and trace
+    traces its last steps. ``steps`` 0 traces nothing. What is learnt stays the same to the last bit.
+    """
+    if steps == 0 or first >= end or ranks.rank >= WRITERS:
+        yield _nothing
+        return
+    warm_up = max(0, min(WARM_UP, end - first - steps))
+    path = run / "profile" / f"{stage}-rank-{ranks.rank}.{first + warm_up + 1}.pt.trace.json"
+
+    def write(profiler: torch.profiler.profile) -> None:
+        with whole_file(path) as unfinished:
+            profiler.export_chrome_trace(str(unfinished))
+
+    schedule = torch.profiler.schedule(
+        wait=max(0, warm_up - 1), warmup=min(1, warm_up), active=min(steps, end - first), repeat=1
+    )
+    with torch.profiler.profile(schedule=schedule, on_trace_ready=write) as profiler:
+        yield profiler.step

@@ -1,0 +1,171 @@
+"""How fast training goes and what it takes: rates, waiting, MFU and memory, over all ranks.
+
+A model tells what a forward pass worked on by shares named ``count/frames``, ``count/clips``,
+``count/tokens`` and ``count/operations`` (scalars on the CPU, this rank's own). They travel in the reduction
+that carries the losses, with this rank's time of waiting and, each rank in a place of its own, its memory: no
+further collective, 8 bytes per rank and step.
+
+MFU (PaLM, arXiv 2204.02311, appendix B) = operations / (seconds x ranks x peak operations per second).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COUNTS = ("frames", "clips", "tokens", "operations")
+PREFIX = "count/"
+GIB, TERA = 2**30, 1e12
+
+PEAK_TERA = {
+    "GB200": 2500,
+    "B200": 2250,
+    "GH200": 989,
+    "H200 NVL": 835,
+    "H200": 989,
+    "H100 NVL": 835,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "H800": 989,
+    "H20": 148,
+    "A100": 312,
+    "A800": 312,
+    "A40": 150,
+    "A30": 165,
+    "A10": 125,
+    "A10G": 70,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+    "RTX A6000": 155,
+    "RTX 6000 Ada": 364,
+    "V100": 125,
+    "MI300X": 1307,
+}
+"""10^12 operations per second in 16 bits with sums in 32, dense, from the makers' data sheets."""
+
+
+def peak_operations(device: torch.device) -> float | None:
+    """Return a device's peak operations per second in 16 bits; None on CPU and for a GPU not in the table."""
+    return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def peak_of(name: str) -> float | None:
+    """Return the peak of a GPU by its name, which must hold every word of a row; the longest row counts."""
+    words = set(name.replace("-", " ").split())
+    rows = [row for row in PEAK_TERA if set(row.split()) <= words]
+    return PEAK_TERA[max(rows, key=len)] * TERA if rows else None
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Return the peak allocated on a GPU since the process began; on CPU the bytes resident now."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
+class Throughput:
+    """Sums since the last log line; every rank holds the same, for all come out of the reduction.
+
+    Args:
+        rank: this one of ``world``.
+        world: ranks.
+        device: of this rank; all are taken to be alike.
+    """
+
+    def __init__(self, *, rank: int, world: int, device: torch.device) -> None:
+        self.rank, self.world, self.device = rank, world, device
+        self.peak = peak_operations(device)
+        self._waited_s, self._videos, self._counted = 0.0, 0.0, dict.fromkeys(COUNTS, 0.0)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was summed: the time that follows counts."""
+        self._steps, self._started = 0, time.perf_counter()
+        self._sums = [0.0] * (2 + len(COUNTS))
+        self._memory = [0.0] * self.world
+
+    def waiting(self, stream: Iterator[Any]) -> Any:
+        """Take the next batch; count the time that it took to come, and its real videos."""
+        begun = time.perf_counter()
+        batch = next(stream, None)
+        if batch is None:
+            raise RuntimeError("the loader ended before the last training step; build it with epochs=None")
+        self._waited_s += time.perf_counter() - begun
+        self._videos += float(batch.is_real.sum())
+        return batch
+
+    def losses(self, shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take the counts of a forward pass out of its shares; return the others."""
+        for name in COUNTS:
+            if PREFIX + name in shares:
+                self._counted[name] += float(shares[PREFIX + name])
+        return {name: share for name, share in shares.items() if not name.startswith(PREFIX)}
+
+    def own(self) -> list[float]:
+        """Return this rank's numbers of a step, to be summed over the ranks; the next step begins."""
+        memory = [0.0] * self.world
+        memory[self.rank] = float(memory_bytes(self.device))
+        numbers = [self._waited_s, self._videos, *self._counted.values(), *memory]
+        self._waited_s, self._videos, self._counted = 0.0, 0.0, dict.fromkeys(COUNTS, 0.0)
+        return numbers
+
+    def add(self, summed: Sequence[float]) -> None:
+        """Count a finished step by the sums of what every rank's :meth:`own` gave."""
+        self._steps += 1
+        places = len(self._sums)
+        self._sums = [total + value for total, value in zip(self._sums, summed[:places], strict=True)]
+        self._memory = [max(pair) for pair in zip(self._memory, summed[places:], strict=True)]
+
+    def reading(self) -> dict[str, float]:
+        """Return the rates since the last reading and start anew; a rate that is 0 throughout is left out.
+
+        ``seconds`` per step; ``videos_per_s``, ``frames_per_s``, ``clips_per_s`` (characters),
+        ``tokens_per_s`` (that the language model reads) over all ranks; ``data_wait``, share of the time,
+        mean over ranks; ``teraflop_per_s`` of a rank; ``mfu``; ``memory_gib`` of the rank that takes most,
+        ``memory_mean_gib`` of all.
+        """
+        elapsed_s = max(1e-9, time.perf_counter() - self._started)
+        waited_s, videos, *counted = self._sums
+        *processed, operations = counted
+        rates = {f"{name}_per_s": value / elapsed_s for name, value in zip(COUNTS, processed, strict=False)}
+        per_rank = operations / elapsed_s / self.world
+        values = {
+            "seconds": elapsed_s / max(1, self._steps),
+            "videos_per_s": videos / elapsed_s,
+            **{name: rate for name, rate in rates.items() if rate},
+            "data_wait": waited_s / self.world / elapsed_s,
+            **({"teraflop_per_s": per_rank / TERA} if operations else {}),
+            **({"mfu": per_rank / self.peak} if operations and self.peak else {}),
+            "memory_gib": max(self._memory) / GIB,
+            "memory_mean_gib": sum(self._memory) / self.world / GIB,
+        }
+        self.restart()
+        return values
+
+
+def told(losses: Mapping[str, float], reading: Mapping[str, float]) -> str:
+    """Return the note beside the progress bar: loss and its terms, then rates, waiting, MFU and memory."""
+    terms = [f"{name[2:]} {value:.3g}" for name, value in losses.items() if name.startswith("l_")]
+    parts = [f"loss {losses['loss']:.4f}" + (f" ({', '.join(terms)})" if terms else "")]
+    if "perplexity" in losses:
+        parts.append(f"perplexity {losses['perplexity']:.0f}")
+    parts += [
+        f"{reading[f'{name}_per_s']:.4g} {name}/s"
+        for name in ("videos", *COUNTS)
+        if f"{name}_per_s" in reading
+    ]
+    if reading:
+        parts.append(f"waiting {reading['data_wait']:.0%}")
+        parts += [f"MFU {reading['mfu']:.0%}"] if "mfu" in reading else []
+        parts.append(f"{reading['memory_gib']:.2f} GiB")
+    return ", ".join(parts)
