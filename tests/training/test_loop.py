@@ -248,7 +248,7 @@ def test_the_start_tells_what_the_run_sets_out_to_do(runs: Path) -> None:
     found = json.loads((runs / "two-cut" / "startup.json").read_text())
     assert (found["ranks"], found["zero_stage"], found["precision"]) == (2, 3, "fp32")
     assert found["batch"] == {"videos": 4, "per_rank": 2, "forward_passes": 1}
-    assert found["steps"] == {"first": 0, "end": STEPS, "per_epoch": 5}
+    assert found["steps"] == {"first": 0, "end": STEPS, "epochs": None}
     assert found["resumes"] is None
     assert found["parameters"] == {
         "body": {"trained": 104, "frozen": 0},
