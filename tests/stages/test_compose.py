@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -212,16 +211,6 @@ def test_a_run_without_a_checkpoint_or_of_no_stage_is_refused(
     with pytest.raises(UsageError, match="no whole checkpoint"):
         compose(run, shards, CONFIG)
     assert not (run / "words.json").exists()
-
-
-def test_a_split_without_videos_is_refused(run: Path, shards: Path, tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    manifest = json.loads((shards / "manifest.json").read_text())
-    manifest["splits"]["train"]["shards"] = []
-    (empty / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UsageError, match="the split 'train' holds no videos"):
-        compose(run, empty, CONFIG)
 
 
 def test_an_encoding_that_cannot_be_read_is_refused_and_leaves_no_words(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fuzzing.material import QUIET, annotations_of
@@ -19,6 +20,7 @@ from signllm.data.preview import shards_preview
 from signllm.data.recording import read_cut
 from signllm.data.samples import EncodeConfig, make_sample
 from signllm.data.shards import write_shards
+from signllm.data.transcoding import transcoded
 from signllm.data.video import fit_short_side, read_video
 from signllm.errors import UsageError
 
@@ -82,7 +84,12 @@ def of_video(path: Path) -> Iterator[tuple[str, Probe]]:
     yield "read at 10 fps", lambda: bool(len(read_video(path, fit=fit, fps=10).frames)) and False
     if path.is_file():
         yield "read bytes", lambda: bool(len(read_video(path.read_bytes(), fit=fit).frames)) and False
-        yield "read a cut", lambda: bool(read_cut(path, Cut(0.04, 0.16), fit=fit)) and False
+        for fps in (None, 10):
+            use = partial(transcoded, fit=fit, fps=fps, crf=30)
+            yield (
+                f"encode a cut at {fps} fps",
+                lambda use=use: bool(read_cut(path, Cut(0.04, 0.16), use)) and False,
+            )
     for encode in ("h264", "frames", "copy"):
         config = EncodeConfig(encode=encode, size=64)
         yield f"make_sample {encode}", lambda config=config: _left_out(path, config)
