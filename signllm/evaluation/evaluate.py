@@ -1,9 +1,9 @@
 """Translate a split with a fine-tuned run and score it: ``hypotheses.S.jsonl``, ``scores.S.json``.
 
 The split is cut into batches before it is dealt out to the ranks, so a video meets the same neighbours, and
-gives the same translation to the last bit, on 1, 2 or 3 ranks; every video counts once. Loads weights without
-DeepSpeed. Texts are written freely, never with the reference as input; choose models on dev, translate test
-once.
+gives the same translation to the last bit, on 1, 2 or 3 ranks; every video counts once. The language
+model is whole on each rank, without DeepSpeed, or partitioned by ZeRO-3, with all ranks in step. Texts are
+written freely, never with the reference as input; choose models on dev, translate test once.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class EvaluateConfig:
         shuffled: also score every translation against another video's reference: what the language model
             reaches without looking at the video.
         workers: processes that decode ahead; None takes the run's own setting.
+        deepspeed: ``zero3`` partitions the language model over the ranks, for one that fits on none of them;
+            None: each rank holds all of it, which is faster.
     """
 
     batch_size: int = 8
@@ -58,6 +60,7 @@ class EvaluateConfig:
     final_period: FinalPeriod = "keep"
     shuffled: bool = False
     workers: int | None = None
+    deepspeed: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -91,7 +94,10 @@ def evaluate(
     trained = load_config(run, FinetuneConfig)
     videos = open_mixture(shards).split(split)
     ranks = start_distributed()
-    model = load_sign_llm(run).to(ranks.device)
+    if config.deepspeed is None:
+        model = load_sign_llm(run).to(ranks.device)
+    else:
+        model = load_sign_llm(run, zero_file=config.deepspeed)
     generation = trained.generation
     if config.beams is not None:
         generation = dataclasses.replace(generation, beams=config.beams)

@@ -7,6 +7,7 @@ the same as in the last one, for whoever reads the run, and serves checkpoints o
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
@@ -15,6 +16,13 @@ from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.models.vq_sign import VQSign
 from signllm.stages.encoding import vq_sign_of
 from signllm.training.checkpoint import install_weights, load_weights, whole_checkpoint
+from signllm.training.engine import (
+    TrainingConfig,
+    deepspeed_settings,
+    import_deepspeed,
+    start_distributed,
+)
+from signllm.training.zero3 import gather_when_called
 
 STAGE = "finetune"
 
@@ -40,14 +48,41 @@ def load_encoder(config: FinetuneConfig, checkpoint: Path) -> VQSign:
     return vq_sign_of(config.sign_llm.vq_sign, weights, where=checkpoint, prefix="vq_sign.")
 
 
-def load_sign_llm(run: Path) -> SignLLM:
-    """Return the SignLLM of a fine-tuning run as its last checkpoint left it, in evaluation mode, on the CPU.
+def load_sign_llm(run: Path, *, zero_file: str | None = None) -> SignLLM:
+    """Return the SignLLM of a fine-tuning run as its last checkpoint left it, in evaluation mode.
+
+    Args:
+        run: its folder.
+        zero_file: of ZeRO-3: the language model is partitioned over the ranks, each on its device, and all
+            ranks then generate equally often. None: the model is whole, on the CPU.
 
     Raises:
-        UsageError: not a run of stage 3, no whole checkpoint, no language model, weights that do not fit.
+        UsageError: not a run of stage 3, no whole checkpoint, no language model, weights that do not fit, a
+            file of another ZeRO stage.
     """
     config = load_config(run, FinetuneConfig)
     checkpoint = whole_checkpoint(run)
-    model = build_sign_llm(config.sign_llm, words_of(checkpoint, run))
+    settings = None if zero_file is None else _zero3_settings(zero_file)
+    model = build_sign_llm(config.sign_llm, words_of(checkpoint, run), deepspeed=settings)
     install_weights(model, load_weights(checkpoint, stage=STAGE), where=checkpoint)
+    if settings is not None:
+        ranks = start_distributed()
+        for name, part in model.named_children():
+            if name != "language_model":
+                part.to(ranks.device)
+        model.text_embeddings = model.text_embeddings.to(ranks.device)
+        gather_when_called(model.language_model.model, settings)
     return model.eval()
+
+
+def _zero3_settings(zero_file: str) -> dict[str, Any]:
+    import_deepspeed()  # joined to the ranks before zero.Init asks how many there are
+    world = start_distributed().world
+    settings = deepspeed_settings(TrainingConfig(steps=1, batch_size=world, deepspeed=zero_file), world=world)
+    if settings["zero_optimization"]["stage"] != 3:
+        raise UsageError(
+            f"{zero_file} does not partition the language model",
+            where="--deepspeed",
+            remedy="give zero3 or a file of stage 3, or nothing for a whole model on each rank",
+        )
+    return settings

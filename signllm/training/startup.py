@@ -128,7 +128,7 @@ def told(record: dict[str, Any]) -> str:
         f"{record['stage']}: {ranks} x {record['device']}, ZeRO-{record['zero_stage']}"
         f" ({record['deepspeed']}), {record['precision']}",
         f"  batch    {batch['videos']} videos = {batch['per_rank']} per rank x {ranks} ranks"
-        f" x {batch['forward_passes']} forward passes",
+        f" x {batch['forward_passes']} forward pass{'es' if batch['forward_passes'] > 1 else ''}",
         f"  steps    {steps['end']}{epochs}, {origin}",
         f"  trained  {', '.join(sums['trained'])}",
         f"  frozen   {', '.join(sums['frozen']) or 'nothing'}",

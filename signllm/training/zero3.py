@@ -9,7 +9,7 @@ gathering DeepSpeed loses track when a forward pass without gradient follows tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -55,6 +55,17 @@ def gather_whole(engine: DeepSpeedEngine) -> None:
     whole = getattr(engine.optimizer, "persistent_parameters", None)
     if isinstance(whole, _GatheredAtOnce):
         whole.all_gather()
+
+
+def gather_when_called(model: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Let a frozen model that was partitioned as it was loaded gather its weights block by block.
+
+    For evaluation, where there is no engine: all ranks then call it equally often.
+    """
+    import deepspeed
+
+    gather_frozen_blocks_at_once(model)
+    deepspeed.initialize(model=model, config=dict(settings))
 
 
 def _whole(model: nn.Module) -> set[int]:

@@ -26,6 +26,7 @@ from signllm.evaluation.evaluate import EvaluateConfig, covered_by, evaluate
 from signllm.evaluation.hypotheses import deranged
 from signllm.evaluation.scores import score
 from signllm.evaluation.share import dealt
+from signllm.shipped import shipped_folder
 from signllm.stages.finetuned import load_sign_llm
 from tests.evaluation import trained
 
@@ -58,7 +59,10 @@ def test_every_video_once_in_order_with_its_tokens(run: Path, shards: Path) -> N
     assert not list(run.glob(".*"))
 
 
-def test_the_same_on_one_and_on_two_ranks(made: Path, run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("partitioned", [False, True], ids=["whole", "zero3"])
+def test_the_same_on_one_and_on_two_ranks(
+    made: Path, run: Path, tmp_path: Path, *, partitioned: bool
+) -> None:
     shared = Path(shutil.copytree(run, tmp_path / "shared"))
     evaluate(run, made / "shards", "test", trained.ON_RANKS)
     with socket.socket() as free:
@@ -68,6 +72,11 @@ def test_the_same_on_one_and_on_two_ranks(made: Path, run: Path, tmp_path: Path)
         "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     command = [sys.executable, "-m", "tests.evaluation.trained", str(shared), str(made / "shards"), "test"]
+    if partitioned:
+        settings = json.loads((shipped_folder("ds_configs") / "zero3.json").read_text())
+        settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # cut even tiny weights
+        (tmp_path / "cut.json").write_text(json.dumps(settings))
+        command.append(str(tmp_path / "cut.json"))
     ranks = [
         subprocess.Popen(command, cwd=ROOT, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
@@ -163,6 +172,8 @@ def test_an_unreadable_video_is_an_error_that_names_it(made: Path, run: Path, tm
 
 
 def test_refusals_name_the_remedy(run: Path, shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="zero2 does not partition"):
+        evaluate(run, shards, "test", EvaluateConfig(deepspeed="zero2"))
     with pytest.raises(UsageError, match="no split 'dev'") as raised:
         evaluate(run, shards, "dev")
     assert "test" in str(raised.value.remedy)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from signllm.evaluation.evaluate import EvaluateConfig, evaluate
 from signllm.models.language_model import GenerationConfig, LanguageModelConfig
 from signllm.models.projector import ProjectorConfig
 from signllm.models.sign_llm import SignLLMConfig, build_sign_llm
+from signllm.stages.finetuned import load_sign_llm
 from signllm.training.checkpoint import TrainingState, save
 from signllm.training.engine import TrainingConfig
 from signllm.training.partitions import kept_tensors, trainable_parameters
@@ -108,8 +110,12 @@ def pixels(shards: Path, split: str, name: str) -> np.ndarray:
 
 
 def main() -> None:
-    run, shards, split = sys.argv[1:]
-    evaluate(Path(run), Path(shards), split, ON_RANKS)
+    run, shards, split, *zero_file = sys.argv[1:]
+    if zero_file:
+        frozen = list(load_sign_llm(Path(run), zero_file=zero_file[0]).language_model.model.parameters())
+        assert 2 * sum(p.ds_tensor.numel() for p in frozen) == sum(p.ds_numel for p in frozen)
+    config = replace(ON_RANKS, deepspeed=zero_file[0] if zero_file else None)
+    evaluate(Path(run), Path(shards), split, config)
 
 
 if __name__ == "__main__":
