@@ -2,10 +2,11 @@
 
 ``step-N/`` holds ``weights.safetensors`` (trainable weights and buffers, fp32), ``moments.safetensors``
 (Adam, by parameter name), ``state.json`` (step, stage, place in the data), what the stage puts beside them,
-and ``COMPLETE`` with the size of each file. It is written beside its place and renamed. DeepSpeed's own
-checkpoints are tied to the number of ranks and are pickles; ours cost one gather of the trainable part, which
-the frozen language model is no part of. A checkpoint made of another one of the same step is ``step-N.1/``
-and counts as later: so that no moment is without a whole one, none is ever written over.
+and ``COMPLETE`` with the bytes and the CRC-32 of each file. It is written beside its place and renamed.
+DeepSpeed's own checkpoints are tied to the number of ranks and are pickles; ours cost one gather of the
+trainable part, which the frozen language model is no part of. A checkpoint made of another one of the same
+step is ``step-N.1/`` and counts as later: so that no moment is without a whole one, none is ever written
+over.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import logging
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +34,7 @@ WEIGHTS, MOMENTS_FILE, STATE, COMPLETE = (
     "state.json",
     "COMPLETE",
 )
+_BLOCK_BYTES = 1 << 24
 _NAME = re.compile(r"step-(\d+)(?:\.(\d+))?")
 log = logging.getLogger(__name__)
 
@@ -73,7 +76,8 @@ def save(
     folder = run / "checkpoints" / (f"step-{state.step:08d}" + (f".{revision}" if revision else ""))
     partial = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in folder.parent.glob(".step-*.partial"):  # by a process that was killed while it wrote
+            shutil.rmtree(left, ignore_errors=True)
         with full_disk_told(folder, f"the disk is full: no checkpoint of step {state.step} was written"):
             partial.mkdir(parents=True)
             if beside is not None:
@@ -97,10 +101,10 @@ def _write(
     save_file(dict(weights), folder / WEIGHTS)
     save_file(dict(moments), folder / MOMENTS_FILE)
     (folder / STATE).write_text(json.dumps(asdict(state), indent=1))
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    for name in sizes:
+    content = {path.name: _content_of(path) for path in sorted(folder.iterdir())}
+    for name in content:
         sync(folder / name)
-    (folder / COMPLETE).write_text(json.dumps(sizes))
+    (folder / COMPLETE).write_text(json.dumps(content))
     sync(folder / COMPLETE)
     sync(folder)
 
@@ -128,11 +132,30 @@ def last_checkpoint(run: Path) -> Path | None:
 
 
 def _is_whole(folder: Path) -> bool:
+    """Whether every file is there, with the bytes that were written: reads them all once.
+
+    Checkpoints of before they held checksums tell sizes only.
+    """
     try:
-        sizes = json.loads((folder / COMPLETE).read_text())
-        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+        content = json.loads((folder / COMPLETE).read_text())
+        return bool(content) and all(_holds(folder / name, known) for name, known in content.items())
+    except (OSError, ValueError, AttributeError, TypeError):
         return False
+
+
+def _holds(path: Path, known: int | dict[str, int]) -> bool:
+    if isinstance(known, int):
+        return path.stat().st_size == known
+    return path.stat().st_size == known.get("bytes") and _content_of(path) == known
+
+
+def _content_of(path: Path) -> dict[str, int]:
+    """Return size and CRC-32 of a file: what tells damage apart, not what keeps an enemy out."""
+    crc, size = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            crc, size = zlib.crc32(block, crc), size + len(block)
+    return {"bytes": size, "crc32": crc}
 
 
 def read_state(folder: Path, *, stage: str | None = None) -> TrainingState:

@@ -2,7 +2,8 @@
 
 Each step: all ranks take a batch, run forward and backward, step; their loss shares, and whether any of
 them was asked to leave, travel in one small reduction that runs beside the backward pass. What the ranks do
-next (save, stop, raise) is decided from that sum alone, so they always decide alike. Rank 0 writes.
+next (save, stop, raise) is decided from that sum alone, so they always decide alike. Rank 0 writes, beside
+the steps that follow. No state of a random generator is saved: each step seeds it from seed, step and rank.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from signllm.training.metrics import TrainingLog
 from signllm.training.partitions import read_whole, write_whole
 from signllm.training.preemption import PreemptionFlag
 from signllm.training.schedule import learning_rate_factor
+from signllm.training.writer import Writer
 from signllm.training.zero3 import forget_gradients
 
 if TYPE_CHECKING:
@@ -158,6 +160,7 @@ class _Trainer:
         self.end, self.stop, self.beside = end, stop, beside
         self.engine: DeepSpeedEngine = build_engine(model, groups, config)
         self.step = self.saved_step = 0
+        self.writer = Writer()
         self.since = _Stopwatch(config.batch_size)
 
     def resume(self, checkpoint: Path | None) -> None:
@@ -172,7 +175,16 @@ class _Trainer:
         self.step = self.saved_step = state.step
 
     def train(self, flag: PreemptionFlag, validate: Validate | None, on_step: OnStep | None) -> Outcome:
-        """Run steps until the end, the step to stop at, or until any rank was asked to leave."""
+        """Take steps until the end, or until a rank is asked to leave; then end the last save."""
+        try:
+            outcome = self.take_steps(flag, validate, on_step)
+            self.end_save()
+            return outcome
+        finally:
+            self.writer.finish()
+
+    def take_steps(self, flag: PreemptionFlag, validate: Validate | None, on_step: OnStep | None) -> Outcome:
+        """Run the steps of :meth:`train`; what they saved last may still be on its way to the disk."""
         first = self.ranks.rank == 0
         metrics: dict[str, float] = {}
         self.engine.module.train()
@@ -213,14 +225,16 @@ class _Trainer:
             for name, share in shares.items():
                 total[name] = total.get(name, 0.0) + share.detach().double() / config.accumulation
             if forward == config.accumulation - 1:
-                asked = torch.tensor(float(flag.requested), dtype=torch.float64, device=self.ranks.device)
-                summed = torch.stack([asked, *total.values()])
+                told = torch.tensor([flag.requested, self.writer.failed], device=self.ranks.device)
+                summed = torch.cat([told.double(), torch.stack([*total.values()])])
                 arriving = dist.all_reduce(summed, async_op=True)
             engine.backward(shares["loss"] * self.ranks.world)
             engine.step()
         arriving.wait()
         self.step += 1
-        asked_ranks, *values = summed.tolist()
+        asked_ranks, not_written, *values = summed.tolist()
+        if not_written:
+            self.end_save()
         metrics = dict(zip(total, values, strict=True))
         self.require_finite(metrics, total)
         return metrics, int(getattr(batch, "epoch", 0)), asked_ranks > 0
@@ -274,34 +288,47 @@ class _Trainer:
         self.since = _Stopwatch(self.config.batch_size)
 
     def save(self) -> None:
-        """Save a checkpoint: all ranks gather, rank 0 writes, all learn whether it succeeded."""
+        """Save a checkpoint: all ranks gather, then rank 0 writes while steps go on (:meth:`end_save`)."""
         if self.step == self.saved_step:
             return
+        begun = time.perf_counter()
+        self.end_save()
         weights, moments = read_whole(self.engine)
-        error: Exception | None = None
         if self.ranks.rank == 0:
             state = TrainingState(stage=self.stage, step=self.step, order=dict(self.batches.state_dict()))
-            try:
-                save(self.run, state, weights, moments, keep=self.config.keep, beside=self.beside)
-            except Exception as problem:
-                error = problem
+            run, keep, beside = self.run, self.config.keep, self.beside
+            self.writer.start(lambda: save(run, state, weights, moments, keep=keep, beside=beside))
+        self.saved_step = self.step
+        self.since.held_s += time.perf_counter() - begun
+
+    def end_save(self) -> None:
+        """Wait until the last checkpoint is on the disk; all ranks learn whether it is.
+
+        Raises:
+            UsageError: the disk is full (rank 0).
+            RankFailedError: rank 0 could not write it.
+        """
+        error: Exception | None = None
+        try:
+            self.writer.wait()
+        except Exception as problem:
+            error = problem
         failed = torch.tensor(float(error is not None), device=self.ranks.device)
         dist.all_reduce(failed)
         if error is not None:
             raise error
         if failed.item():
             raise RankFailedError(
-                f"rank 0 could not write the checkpoint of step {self.step} into {self.run}"
+                f"rank 0 could not write the checkpoint of step {self.saved_step} into {self.run}"
             )
-        self.saved_step = self.step
 
 
 class _Stopwatch:
-    """Seconds since the last log line, and how many of them went into waiting for data."""
+    """Seconds since the last log line, and how many of them went into waiting for data and into saving."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.steps, self.waited_s, self.started = 0, 0.0, time.perf_counter()
+        self.steps, self.waited_s, self.held_s, self.started = 0, 0.0, 0.0, time.perf_counter()
 
     def waiting(self, stream: Iterator[Any]) -> Any:
         """Take the next batch and count the time that it took to come."""
@@ -313,14 +340,19 @@ class _Stopwatch:
         return batch
 
     def reading(self) -> dict[str, float]:
-        """Return seconds per step, videos per second and the share of time spent waiting; start anew."""
+        """Return seconds per step, videos per second, the share of time spent waiting; start anew.
+
+        Where a checkpoint was saved, also ``save_s``: seconds that it held the steps up.
+        """
         elapsed_s = max(1e-9, time.perf_counter() - self.started)
         values = {
             "seconds": elapsed_s / max(1, self.steps),
             "videos_per_s": self.steps * self.batch_size / elapsed_s,
             "data_wait": self.waited_s / elapsed_s,
         }
-        self.steps, self.waited_s, self.started = 0, 0.0, time.perf_counter()
+        if self.held_s:
+            values["save_s"] = self.held_s
+        self.steps, self.waited_s, self.held_s, self.started = 0, 0.0, 0.0, time.perf_counter()
         return values
 
 
