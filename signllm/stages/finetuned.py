@@ -40,14 +40,16 @@ def load_encoder(config: FinetuneConfig, checkpoint: Path) -> VQSign:
     return vq_sign_of(config.sign_llm.vq_sign, weights, where=checkpoint, prefix="vq_sign.")
 
 
-def load_sign_llm(run: Path) -> SignLLM:
-    """Return the SignLLM of a fine-tuning run as its last checkpoint left it, in evaluation mode, on the CPU.
+def load_sign_llm(run: Path, checkpoint: Path | None = None) -> SignLLM:
+    """Return the SignLLM of a fine-tuning run as a checkpoint left it, in evaluation mode, on the CPU.
+
+    ``checkpoint``: by default the last whole one.
 
     Raises:
         UsageError: not a run of stage 3, no whole checkpoint, no language model, weights that do not fit.
     """
     config = load_config(run, FinetuneConfig)
-    checkpoint = whole_checkpoint(run)
+    checkpoint = checkpoint or whole_checkpoint(run)
     model = build_sign_llm(config.sign_llm, words_of(checkpoint, run))
     install_weights(model, load_weights(checkpoint, stage=STAGE), where=checkpoint)
     return model.eval()

@@ -47,12 +47,15 @@ class TrainingState:
     """Where a run stands: everything of a checkpoint that is no tensor.
 
     ``order`` is the loader's state (seed, epoch, samples consumed); ``version`` is that of the checkpoint's
-    form.
+    form. ``best`` is the lowest validated value so far and the checkpoint that reached it;
+    ``validation_left`` says that this step is still to be validated: the job was asked to leave before.
     """
 
     stage: str
     step: int
     order: dict[str, int] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    validation_left: bool = False
     version: int = VERSION
 
 
@@ -66,14 +69,15 @@ def save(
     beside: Beside | None = None,
     revision: int = 0,
 ) -> Path:
-    """Write ``run/checkpoints/step-N`` atomically, then remove all but the last ``keep``; one rank calls it.
+    """Write ``run/checkpoints/step-N`` atomically; one rank calls it.
 
+    Then all but the last ``keep`` and the best are removed.
     ``revision``: above 0 it is ``step-N.REVISION``, made of an earlier one of the same step.
 
     Raises:
         UsageError: the disk is full; nothing half-written stays.
     """
-    folder = run / "checkpoints" / (f"step-{state.step:08d}" + (f".{revision}" if revision else ""))
+    folder = run / "checkpoints" / name_of(state.step, revision)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         for left in folder.parent.glob(".step-*.partial"):  # by a process that was killed while it wrote
@@ -89,8 +93,19 @@ def save(
             sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _remove_old(run, keep)
+    _remove_old(run, keep, best=state.best["checkpoint"] if state.best else None)
     return folder
+
+
+def name_of(step: int, revision: int = 0) -> str:
+    """Return the name of a checkpoint's folder."""
+    return f"step-{step:08d}" + (f".{revision}" if revision else "")
+
+
+def revision_of(folder: Path) -> int:
+    """Return how often a checkpoint of the same step was made anew; 0 for the one that training saved."""
+    found = _NAME.fullmatch(folder.name)
+    return int(found[2] or 0) if found else 0
 
 
 def _write(
@@ -109,8 +124,8 @@ def _write(
     sync(folder)
 
 
-def _remove_old(run: Path, keep: int) -> None:
-    for folder in _folders(run)[:-keep]:
+def _remove_old(run: Path, keep: int, *, best: str | None) -> None:
+    for folder in [old for old in _folders(run)[:-keep] if old.name != best]:
         (folder / COMPLETE).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -129,6 +144,25 @@ def last_checkpoint(run: Path) -> Path | None:
             return folder
         log.warning("checkpoint %s is damaged or half-written; an earlier one is used", folder)
     return None
+
+
+def best_checkpoint(run: Path) -> Path:
+    """Return the checkpoint of the lowest validated value so far, as the last whole one tells it.
+
+    Raises:
+        UsageError: there is no whole checkpoint, none was validated, or the best one is damaged.
+    """
+    best = read_state(whole_checkpoint(run)).best
+    if best is None:
+        raise UsageError(
+            "no checkpoint of this run was validated, so none is the best",
+            where=run,
+            remedy="take the last one, or train with a dev split and --training.validate-every",
+        )
+    folder = run / "checkpoints" / str(best["checkpoint"])
+    if not _is_whole(folder):
+        raise UsageError("the best checkpoint is damaged", where=folder, remedy="take the last one")
+    return folder
 
 
 def _is_whole(folder: Path) -> bool:

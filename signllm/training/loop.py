@@ -26,14 +26,16 @@ from signllm.training.checkpoint import (
     load_moments,
     load_weights,
     read_state,
+    revision_of,
     save,
 )
 from signllm.training.engine import ParameterGroup, Ranks, TrainingConfig, build_engine, start_distributed
 from signllm.training.failures import NotFiniteError, RankFailedError, failing_together
 from signllm.training.metrics import TrainingLog
 from signllm.training.partitions import read_whole, write_whole
-from signllm.training.preemption import PreemptionFlag
+from signllm.training.preemption import PreemptionFlag, asked_to_leave, leave_together
 from signllm.training.schedule import learning_rate_factor
+from signllm.training.validation import Validate, Validation
 from signllm.training.writer import Writer
 from signllm.training.zero3 import forget_gradients
 
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
     from torch import Tensor, nn
 
-Validate = Callable[["nn.Module", int], Mapping[str, float]]
 OnStep = Callable[[int, Mapping[str, float]], None]
 
 
@@ -104,15 +105,18 @@ def fit(
         UsageError: the run is of another stage, the disk is full, the configuration contradicts itself.
         NotFiniteError: the loss is not a number.
         RankFailedError: another rank failed; its report is in ``run/failures``.
+        StoppedEarlyError: asked to leave before the first step.
     """
     ranks = start_distributed(timeout_s=config.timeout_s)
-    with failing_together(run, ranks.rank, f"stage {stage}"), PreemptionFlag() as flag:
+    with failing_together(run, ranks.rank, f"stage {stage}"), asked_to_leave() as flag:
         found = _agreed_checkpoint(run, stage, ranks)
         end = total_steps(config, batches.steps_per_epoch)
         stop = end if until is None else min(until, end)
-        if found is not None and read_state(found).step >= stop:
+        reached = None if found is None else read_state(found)
+        if found is not None and reached is not None and _is_done(reached, stop, validate):
             install_weights(model, load_weights(found), where=found)
-            return Outcome(step=read_state(found).step)
+            return Outcome(step=reached.step)
+        leave_together(ranks.device)
         trainer = _Trainer(
             model,
             batches,
@@ -124,9 +128,14 @@ def fit(
             end=end,
             stop=stop,
             beside=beside,
+            validate=validate,
         )
         trainer.resume(found)
-        return trainer.train(flag, validate, on_step)
+        return trainer.train(flag, on_step)
+
+
+def _is_done(state: TrainingState, stop: int, validate: Validate | None) -> bool:
+    return state.step >= stop and not (state.validation_left and validate is not None)
 
 
 def _agreed_checkpoint(run: Path, stage: str, ranks: Ranks) -> Path | None:
@@ -155,11 +164,16 @@ class _Trainer:
         end: int,
         stop: int,
         beside: Beside | None,
+        validate: Validate | None,
     ) -> None:
         self.batches, self.config, self.run, self.stage, self.ranks = batches, config, run, stage, ranks
         self.end, self.stop, self.beside = end, stop, beside
         self.engine: DeepSpeedEngine = build_engine(model, groups, config)
         self.step = self.saved_step = 0
+        self.validation = Validation(
+            validate, every=config.validate_every, end=end, keep_best=config.keep_best
+        )
+        self.revision = 0
         self.writer = Writer()
         self.since = _Stopwatch(config.batch_size)
 
@@ -173,17 +187,19 @@ class _Trainer:
         write_whole(self.engine, weights, load_moments(checkpoint), state.step)
         self.batches.load_state_dict(dict(state.order))
         self.step = self.saved_step = state.step
+        self.validation.resume(state)
+        self.revision = revision_of(checkpoint)
 
-    def train(self, flag: PreemptionFlag, validate: Validate | None, on_step: OnStep | None) -> Outcome:
+    def train(self, flag: PreemptionFlag, on_step: OnStep | None) -> Outcome:
         """Take steps until the end, or until a rank is asked to leave; then end the last save."""
         try:
-            outcome = self.take_steps(flag, validate, on_step)
+            outcome = self.take_steps(flag, on_step)
             self.end_save()
             return outcome
         finally:
             self.writer.finish()
 
-    def take_steps(self, flag: PreemptionFlag, validate: Validate | None, on_step: OnStep | None) -> Outcome:
+    def take_steps(self, flag: PreemptionFlag, on_step: OnStep | None) -> Outcome:
         """Run the steps of :meth:`train`; what they saved last may still be on its way to the disk."""
         first = self.ranks.rank == 0
         metrics: dict[str, float] = {}
@@ -199,18 +215,20 @@ class _Trainer:
             ) as log,
             progress(self.stop - self.step, self.stage, unit="steps", enabled=first) as bar,
         ):
-            while self.step < self.stop:
+            if self.validation.left:
+                self.catch_up(log)
+            leave = self.validation.left
+            while self.step < self.stop and not leave:
                 metrics, epoch, leave = self.one_step(stream, flag)
                 self.tell(log, bar, metrics, epoch)
                 if on_step is not None:
                     on_step(self.step, metrics)
-                if leave or self.step == self.stop or self.step % self.config.save_every == 0:
+                improved = self.validate(log)
+                leave = leave or self.validation.left
+                if leave or improved or self.step == self.stop or self.step % self.config.save_every == 0:
                     self.save()
-                if leave and self.step < self.end:
-                    return Outcome(step=self.step, preempted=True, metrics=metrics)
-                if validate is not None:
-                    self.validate(validate, log)
-        return Outcome(step=self.step, metrics=metrics)
+        left = self.step < self.end or self.validation.left
+        return Outcome(step=self.step, preempted=leave and left, metrics=metrics)
 
     def one_step(self, stream: Iterator[Any], flag: PreemptionFlag) -> tuple[dict[str, float], int, bool]:
         """Take one optimizer step; return the global losses, the epoch, and whether all are to leave."""
@@ -232,6 +250,7 @@ class _Trainer:
             engine.step()
         arriving.wait()
         self.step += 1
+        self.revision = 0
         asked_ranks, not_written, *values = summed.tolist()
         if not_written:
             self.end_save()
@@ -274,18 +293,21 @@ class _Trainer:
         shown = {"lr": next(iter(rates.values()))} | (rates if len(rates) > 1 else {})
         log.write(self.step, {"epoch": epoch, **metrics, **shown, **self.since.reading()})
 
-    def validate(self, validate: Validate, log: TrainingLog) -> None:
-        """Run validation when it is due: every ``validate_every`` steps and at the end (all ranks)."""
-        every = self.config.validate_every
-        if self.step != self.end and not (every and self.step % every == 0):
-            return
-        module = self.engine.module
-        module.eval()
-        with torch.no_grad():
-            values = validate(module, self.step)
-        module.train()
-        log.write(self.step, {f"validate/{name}": value for name, value in values.items()})
-        self.since = _Stopwatch(self.config.batch_size)
+    def validate(self, log: TrainingLog) -> bool:
+        """Validate this step when it is due, log it, say whether it is the best so far (all ranks)."""
+        values = self.validation.run(self.engine.module, self.step, self.ranks.device)
+        if values:
+            log.write(self.step, {f"validate/{name}": value for name, value in values.items()})
+            self.since = _Stopwatch(self.config.batch_size)
+        return self.validation.improves(values, self.step, self.revision)
+
+    def catch_up(self, log: TrainingLog) -> None:
+        """Validate the step resumed at; save what it gave beside the checkpoint it comes from."""
+        self.revision += 1
+        self.validate(log)
+        if not self.validation.left:
+            self.saved_step = -1
+            self.save()
 
     def save(self) -> None:
         """Save a checkpoint: all ranks gather, then rank 0 writes while steps go on (:meth:`end_save`)."""
@@ -295,9 +317,17 @@ class _Trainer:
         self.end_save()
         weights, moments = read_whole(self.engine)
         if self.ranks.rank == 0:
-            state = TrainingState(stage=self.stage, step=self.step, order=dict(self.batches.state_dict()))
-            run, keep, beside = self.run, self.config.keep, self.beside
-            self.writer.start(lambda: save(run, state, weights, moments, keep=keep, beside=beside))
+            state = TrainingState(
+                stage=self.stage,
+                step=self.step,
+                order=dict(self.batches.state_dict()),
+                best=self.validation.best,
+                validation_left=self.validation.left,
+            )
+            keep, beside, revision = self.config.keep, self.beside, self.revision
+            self.writer.start(
+                lambda: save(self.run, state, weights, moments, keep=keep, beside=beside, revision=revision)
+            )
         self.saved_step = self.step
         self.since.held_s += time.perf_counter() - begun
 

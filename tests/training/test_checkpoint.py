@@ -49,6 +49,21 @@ def test_only_the_last_ones_are_kept_and_nothing_else_lies_around(tmp_path: Path
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-100000000", "steps count as numbers"
 
 
+def test_the_best_one_outlives_the_last_ones(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    with pytest.raises(UsageError, match="none is the best"):
+        checkpoint.best_checkpoint(tmp_path)
+    for step in (2, 3, 4, 5):
+        best = {"checkpoint": checkpoint.name_of(2), "name": "loss", "value": 0.5}
+        save(tmp_path, TrainingState(stage="toy", step=step, best=best), WEIGHTS, MOMENTS, keep=1)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000002", "step-00000005"]
+    assert checkpoint.best_checkpoint(tmp_path).name == "step-00000002"
+    (tmp_path / "checkpoints" / "step-00000002" / "weights.safetensors").unlink()
+    with pytest.raises(UsageError, match="best checkpoint is damaged"):
+        checkpoint.best_checkpoint(tmp_path)
+
+
 def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path) -> None:
     left = tmp_path / "checkpoints" / ".step-00000003.partial"
     left.mkdir(parents=True)
