@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 
 from signllm.errors import UsageError
 from signllm.training.checkpoint import TrainingState, name_of
@@ -47,7 +48,7 @@ class Validation:
         self.best, self.left = state.best, state.validation_left and self.validate is not None
 
     def run(self, module: nn.Module, step: int, device: torch.device) -> Mapping[str, float]:
-        """Return the values of this step if it is due and none is asked to leave, else none (all ranks)."""
+        """Return rank 0's values of this step if it is due and none is asked to leave (all ranks)."""
         due = self.left or step == self.end or (self.every and step % self.every == 0)
         if self.validate is None or not due:
             return {}
@@ -56,12 +57,15 @@ class Validation:
         try:
             leave_together(device)
             with torch.no_grad():
-                return self.validate(module, step)
+                values = [dict(self.validate(module, step))]
         except StoppedEarlyError:
             self.left = True
             return {}
         finally:
             module.train()
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.broadcast_object_list(values, src=0)  # what follows is decided from them: alike on all ranks
+        return values[0]
 
     def improves(self, values: Mapping[str, float], step: int, revision: int) -> bool:
         """Say whether these values are the best so far; then the checkpoint of this step is to be kept.
