@@ -27,6 +27,7 @@ import torch
 
 from signllm.training import checkpoint, loop
 from signllm.training.checkpoint import last_checkpoint, load_moments, load_weights, read_state
+from signllm.training.local_ranks import end_with_parent
 from signllm.training.metrics import read_log
 from signllm.training.preemption import asked_to_leave
 from tests.training import run_toy, toy
@@ -123,6 +124,7 @@ def _be_rank(order: dict[str, Any], rank: int, ranks: int, port: int, plan: Plan
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    end_with_parent()
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
