@@ -116,9 +116,16 @@ def _flattened(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def spread(verb: str, arguments: list[str], ranks: int, alone: Job) -> None:
-    """Run ``alone`` here, or the same command line on ``ranks`` ranks, unless this already is one of them."""
+    """Run ``alone`` here, or the same command line on ``ranks`` ranks, unless this already is one of them.
+
+    A signal does not end it but asks it to leave, from start-up to the last file
+    (:mod:`signllm.training.preemption`).
+    """
     if ranks == 1 or "WORLD_SIZE" in os.environ:
-        alone()
+        from signllm.training.preemption import asked_to_leave
+
+        with asked_to_leave():
+            alone()
     else:
         run_local_ranks([verb, *arguments], ranks=ranks)
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -30,9 +30,10 @@ from signllm.evaluation.share import Share
 from signllm.models.sign_llm import GenerationConfig, SignLLM
 from signllm.progress import progress
 from signllm.stages.finetuned import load_sign_llm
-from signllm.training.checkpoint import last_checkpoint
+from signllm.training.checkpoint import best_checkpoint, whole_checkpoint
 from signllm.training.engine import Ranks, start_distributed
 from signllm.training.failures import failing_together
+from signllm.training.preemption import leave_together
 
 if TYPE_CHECKING:
     from signllm.data.batch import Batch
@@ -52,6 +53,7 @@ class EvaluateConfig:
         workers: processes that decode ahead; None takes the run's own setting.
         deepspeed: ``zero3`` partitions the language model over the ranks, for one that fits on none of them;
             None: each rank holds all of it, which is faster.
+        checkpoint: of the run: its last, or the one of its best validated value.
     """
 
     batch_size: int = 8
@@ -61,6 +63,7 @@ class EvaluateConfig:
     shuffled: bool = False
     workers: int | None = None
     deepspeed: str | None = None
+    checkpoint: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -94,10 +97,10 @@ def evaluate(
     trained = load_config(run, FinetuneConfig)
     videos = open_mixture(shards).split(split)
     ranks = start_distributed()
+    checkpoint = best_checkpoint(run) if config.checkpoint == "best" else whole_checkpoint(run)
+    model = load_sign_llm(run, checkpoint, zero_file=config.deepspeed)
     if config.deepspeed is None:
-        model = load_sign_llm(run).to(ranks.device)
-    else:
-        model = load_sign_llm(run, zero_file=config.deepspeed)
+        model = model.to(ranks.device)
     generation = trained.generation
     if config.beams is not None:
         generation = dataclasses.replace(generation, beams=config.beams)
@@ -106,7 +109,7 @@ def evaluate(
         hypotheses = translate_split(model, videos, trained.data, generation, config, ranks)
     about = {
         "split": split,
-        "checkpoint": str(getattr(last_checkpoint(run), "name", "")),
+        "checkpoint": checkpoint.name,
         "shards": absolute(shards),
         "generation": dataclasses.asdict(generation) | {"batch_size": config.batch_size},
         "seconds": round(time.perf_counter() - begun, 1),
@@ -140,6 +143,7 @@ def translate_split(
 
     Raises:
         UsageError: videos cannot be read; raised by all ranks, after all others were tried.
+        StoppedEarlyError: asked to leave between two batches; the translations so far are made again.
     """
     # An unreadable video is reported below, by all ranks alike: no rank may leave while others wait for it.
     data = dataclasses.replace(data, augment=AugmentConfig(), max_bad=1.0)
@@ -150,6 +154,7 @@ def translate_split(
         loader.batches_until(1), f"translating {split.name}", unit="batches", enabled=ranks.rank == 0
     ) as bar:
         for batch in loader:
+            leave_together(ranks.device)
             found += _translated(model, batch.to(ranks.device), share, generation)
             bar.advance()
     everything = gathered(found, ranks)

@@ -16,7 +16,8 @@ from signllm.data.pipeline import Bad, Collect, DataConfig, Loader, VideoSource
 from signllm.data.source import Source
 from signllm.models.gather import reduce_sum
 from signllm.training.engine import Ranks, TrainingConfig
-from signllm.training.loop import Validate
+from signllm.training.preemption import leave_together
+from signllm.training.validation import Validate
 
 TRAIN, DEV = "train", "dev"
 
@@ -68,7 +69,8 @@ def held_out_losses(
 ) -> Validate | None:
     """Return a function for a model's mean losses over the ``dev`` split, or None if there is no such split.
 
-    All ranks call it; every batch counts by its real videos.
+    All ranks call it; every batch counts by its real videos. Between two batches it raises StoppedEarlyError
+    on all ranks once one of them is asked to leave.
     """
     index = open_mixture(shards)
     if DEV not in index.splits:
@@ -88,6 +90,7 @@ def held_out_losses(
         totals: dict[str, float] = {}
         videos = 0.0
         for batch in loader:
+            leave_together(ranks.device)
             shares: dict[str, Any] = model(batch.to(ranks.device))
             real = float(reduce_sum(batch.is_real.sum().float()))
             summed = reduce_sum(torch.stack([share.double() for share in shares.values()]))

@@ -48,11 +48,12 @@ def load_encoder(config: FinetuneConfig, checkpoint: Path) -> VQSign:
     return vq_sign_of(config.sign_llm.vq_sign, weights, where=checkpoint, prefix="vq_sign.")
 
 
-def load_sign_llm(run: Path, *, zero_file: str | None = None) -> SignLLM:
-    """Return the SignLLM of a fine-tuning run as its last checkpoint left it, in evaluation mode.
+def load_sign_llm(run: Path, checkpoint: Path | None = None, *, zero_file: str | None = None) -> SignLLM:
+    """Return the SignLLM of a fine-tuning run as a checkpoint left it, in evaluation mode.
 
     Args:
         run: its folder.
+        checkpoint: by default the last whole one.
         zero_file: of ZeRO-3: the language model is partitioned over the ranks, each on its device, and all
             ranks then generate equally often. None: the model is whole, on the CPU.
 
@@ -61,7 +62,7 @@ def load_sign_llm(run: Path, *, zero_file: str | None = None) -> SignLLM:
             file of another ZeRO stage.
     """
     config = load_config(run, FinetuneConfig)
-    checkpoint = whole_checkpoint(run)
+    checkpoint = checkpoint or whole_checkpoint(run)
     settings = None if zero_file is None else _zero3_settings(zero_file)
     model = build_sign_llm(config.sign_llm, words_of(checkpoint, run), deepspeed=settings)
     install_weights(model, load_weights(checkpoint, stage=STAGE), where=checkpoint)

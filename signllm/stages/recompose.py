@@ -29,7 +29,7 @@ from signllm.plain import from_plain
 from signllm.stages.agreement import once
 from signllm.stages.finetuned import STAGE, load_encoder
 from signllm.stages.train_characters import train_characters
-from signllm.training.checkpoint import load_moments, load_weights, read_state, save
+from signllm.training.checkpoint import load_moments, load_weights, read_state, revision_of, save
 from signllm.training.engine import Ranks, TrainingConfig
 from signllm.training.loop import Batches, last_step
 from signllm.training.metrics import TrainingLog, read_log
@@ -137,7 +137,7 @@ def recompose(
             carried_over(moments, before, after),
             keep=training.keep,
             beside=after.save,
-            revision=1,
+            revision=revision_of(checkpoint) + 1,
         )
         after.save(run)
         return after

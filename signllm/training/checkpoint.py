@@ -2,10 +2,11 @@
 
 ``step-N/`` holds ``weights.safetensors`` (trainable weights and buffers, fp32), ``moments.safetensors``
 (Adam, by parameter name), ``state.json`` (step, stage, place in the data), what the stage puts beside them,
-and ``COMPLETE`` with the size of each file. It is written beside its place and renamed. DeepSpeed's own
-checkpoints are tied to the number of ranks and are pickles; ours cost one gather of the trainable part, which
-the frozen language model is no part of. A checkpoint made of another one of the same step is ``step-N.1/``
-and counts as later: so that no moment is without a whole one, none is ever written over.
+and ``COMPLETE`` with the bytes and the CRC-32 of each file. It is written beside its place and renamed.
+DeepSpeed's own checkpoints are tied to the number of ranks and are pickles; ours cost one gather of the
+trainable part, which the frozen language model is no part of. A checkpoint made of another one of the same
+step is ``step-N.1/`` and counts as later: so that no moment is without a whole one, none is ever written
+over.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import logging
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +34,7 @@ WEIGHTS, MOMENTS_FILE, STATE, COMPLETE = (
     "state.json",
     "COMPLETE",
 )
+_BLOCK_BYTES = 1 << 24
 _NAME = re.compile(r"step-(\d+)(?:\.(\d+))?")
 log = logging.getLogger(__name__)
 
@@ -44,12 +47,15 @@ class TrainingState:
     """Where a run stands: everything of a checkpoint that is no tensor.
 
     ``order`` is the loader's state (seed, epoch, samples consumed); ``version`` is that of the checkpoint's
-    form.
+    form. ``best`` is the lowest validated value so far and the checkpoint that reached it;
+    ``validation_left`` says that this step is still to be validated: the job was asked to leave before.
     """
 
     stage: str
     step: int
     order: dict[str, int] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    validation_left: bool = False
     version: int = VERSION
 
 
@@ -63,17 +69,19 @@ def save(
     beside: Beside | None = None,
     revision: int = 0,
 ) -> Path:
-    """Write ``run/checkpoints/step-N`` atomically, then remove all but the last ``keep``; one rank calls it.
+    """Write ``run/checkpoints/step-N`` atomically; one rank calls it.
 
+    Then all but the last ``keep`` and the best are removed.
     ``revision``: above 0 it is ``step-N.REVISION``, made of an earlier one of the same step.
 
     Raises:
         UsageError: the disk is full; nothing half-written stays.
     """
-    folder = run / "checkpoints" / (f"step-{state.step:08d}" + (f".{revision}" if revision else ""))
+    folder = run / "checkpoints" / name_of(state.step, revision)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in folder.parent.glob(".step-*.partial"):  # by a process that was killed while it wrote
+            shutil.rmtree(left, ignore_errors=True)
         with full_disk_told(folder, f"the disk is full: no checkpoint of step {state.step} was written"):
             partial.mkdir(parents=True)
             if beside is not None:
@@ -85,8 +93,19 @@ def save(
             sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _remove_old(run, keep)
+    _remove_old(run, keep, best=state.best["checkpoint"] if state.best else None)
     return folder
+
+
+def name_of(step: int, revision: int = 0) -> str:
+    """Return the name of a checkpoint's folder."""
+    return f"step-{step:08d}" + (f".{revision}" if revision else "")
+
+
+def revision_of(folder: Path) -> int:
+    """Return how often a checkpoint of the same step was made anew; 0 for the one that training saved."""
+    found = _NAME.fullmatch(folder.name)
+    return int(found[2] or 0) if found else 0
 
 
 def _write(
@@ -97,16 +116,16 @@ def _write(
     save_file(dict(weights), folder / WEIGHTS)
     save_file(dict(moments), folder / MOMENTS_FILE)
     (folder / STATE).write_text(json.dumps(asdict(state), indent=1))
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    for name in sizes:
+    content = {path.name: _content_of(path) for path in sorted(folder.iterdir())}
+    for name in content:
         sync(folder / name)
-    (folder / COMPLETE).write_text(json.dumps(sizes))
+    (folder / COMPLETE).write_text(json.dumps(content))
     sync(folder / COMPLETE)
     sync(folder)
 
 
-def _remove_old(run: Path, keep: int) -> None:
-    for folder in _folders(run)[:-keep]:
+def _remove_old(run: Path, keep: int, *, best: str | None) -> None:
+    for folder in [old for old in _folders(run)[:-keep] if old.name != best]:
         (folder / COMPLETE).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -127,12 +146,50 @@ def last_checkpoint(run: Path) -> Path | None:
     return None
 
 
+def best_checkpoint(run: Path) -> Path:
+    """Return the checkpoint of the lowest validated value so far, as the last whole one tells it.
+
+    Raises:
+        UsageError: there is no whole checkpoint, none was validated, or the best one is damaged.
+    """
+    best = read_state(whole_checkpoint(run)).best
+    if best is None:
+        raise UsageError(
+            "no checkpoint of this run was validated, so none is the best",
+            where=run,
+            remedy="take the last one, or train with a dev split and --training.validate-every",
+        )
+    folder = run / "checkpoints" / str(best["checkpoint"])
+    if not _is_whole(folder):
+        raise UsageError("the best checkpoint is damaged", where=folder, remedy="take the last one")
+    return folder
+
+
 def _is_whole(folder: Path) -> bool:
+    """Whether every file is there, with the bytes that were written: reads them all once.
+
+    Checkpoints of before they held checksums tell sizes only.
+    """
     try:
-        sizes = json.loads((folder / COMPLETE).read_text())
-        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+        content = json.loads((folder / COMPLETE).read_text())
+        return bool(content) and all(_holds(folder / name, known) for name, known in content.items())
+    except (OSError, ValueError, AttributeError, TypeError):
         return False
+
+
+def _holds(path: Path, known: int | dict[str, int]) -> bool:
+    if isinstance(known, int):
+        return path.stat().st_size == known
+    return path.stat().st_size == known.get("bytes") and _content_of(path) == known
+
+
+def _content_of(path: Path) -> dict[str, int]:
+    """Return size and CRC-32 of a file: what tells damage apart, not what keeps an enemy out."""
+    crc, size = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            crc, size = zlib.crc32(block, crc), size + len(block)
+    return {"bytes": size, "crc32": crc}
 
 
 def read_state(folder: Path, *, stage: str | None = None) -> TrainingState:

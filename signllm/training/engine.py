@@ -39,7 +39,8 @@ class TrainingConfig:
     ``batch_size`` counts videos per optimizer step over all ranks and all ``accumulation`` forward passes,
     so a run means the same on any number of GPUs. Training ends at ``epochs`` or ``steps``, whichever comes
     first; batches that are left at the end of the epochs and too few for another step are not used.
-    ``profile`` is a number of steps to trace (:mod:`signllm.training.profile`).
+    ``keep_best`` names the validated value whose lowest checkpoint is kept beside the last ``keep``; None
+    keeps none. ``profile`` is a number of steps to trace (:mod:`signllm.training.profile`).
     """
 
     deepspeed: str = "zero2"
@@ -60,6 +61,7 @@ class TrainingConfig:
     save_every: int = 500
     validate_every: int = 0
     keep: int = 2
+    keep_best: str | None = "loss"
     tensorboard: bool = True
     profile: int = 0
     seed: int = 0

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from signllm.errors import RunFailedError, UsageError
+from signllm.training.local_ranks import StoppedEarlyError
 from signllm.writing import write_whole
 
 WAIT_FOR_REPORT_S = 3.0
@@ -45,7 +46,7 @@ def failing_together(run: Path, rank: int, doing: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, NotFiniteError | RankFailedError):
+        if isinstance(error, NotFiniteError | RankFailedError | StoppedEarlyError):
             raise
         if not _is_network(error):
             _report(mine, doing)

@@ -2,12 +2,14 @@
 
 Each step: all ranks take a batch, run forward and backward, step; their loss shares, and whether any of
 them was asked to leave, travel in one small reduction that runs beside the backward pass. What the ranks do
-next (save, stop, raise) is decided from that sum alone, so they always decide alike. Rank 0 writes.
+next (save, stop, raise) is decided from that sum alone, so they always decide alike. Rank 0 writes, beside
+the steps that follow. No state of a random generator is saved: each step seeds it from seed, step and rank.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,7 @@ from signllm.training.checkpoint import (
     load_moments,
     load_weights,
     read_state,
+    revision_of,
     save,
 )
 from signllm.training.engine import (
@@ -38,18 +41,19 @@ from signllm.training.engine import (
 from signllm.training.failures import NotFiniteError, RankFailedError, failing_together
 from signllm.training.metrics import TrainingLog
 from signllm.training.partitions import read_whole, write_whole
-from signllm.training.preemption import PreemptionFlag
+from signllm.training.preemption import PreemptionFlag, asked_to_leave, leave_together
 from signllm.training.profile import profiled
 from signllm.training.schedule import learning_rate_factor
 from signllm.training.startup import announce
 from signllm.training.throughput import Throughput, told
+from signllm.training.validation import Validate, Validation
+from signllm.training.writer import Writer
 from signllm.training.zero3 import forget_gradients
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
     from torch import Tensor, nn
 
-Validate = Callable[["nn.Module", int], Mapping[str, float]]
 OnStep = Callable[[int, Mapping[str, float]], None]
 
 
@@ -122,9 +126,10 @@ def fit(
         UsageError: the run is of another stage, the disk is full, the configuration contradicts itself.
         NotFiniteError: the loss is not a number.
         RankFailedError: another rank failed; its report is in ``run/failures``.
+        StoppedEarlyError: asked to leave before the first step.
     """
     ranks = start_distributed(timeout_s=config.timeout_s)
-    with failing_together(run, ranks.rank, f"stage {stage}"), PreemptionFlag() as flag:
+    with failing_together(run, ranks.rank, f"stage {stage}"), asked_to_leave() as flag:
         found = _agreed_checkpoint(run, stage, ranks)
         step = 0
         if found is not None:
@@ -133,9 +138,10 @@ def fit(
             step = state.step
         end = last_step(config, batches, step)
         stop = end if until is None else min(until, end)
-        if found is not None and step >= stop:
+        if found is not None and _is_done(state, stop, validate):
             install_weights(model, load_weights(found), where=found)
             return Outcome(step=step)
+        leave_together(ranks.device)
         trainer = _Trainer(
             model,
             batches,
@@ -147,6 +153,7 @@ def fit(
             end=end,
             stop=stop,
             beside=beside,
+            validate=validate,
         )
         trainer.resume(found)
         announce(
@@ -159,7 +166,11 @@ def fit(
             step=trainer.step,
             checkpoint=found,
         )
-        return trainer.train(flag, validate, on_step)
+        return trainer.train(flag, on_step)
+
+
+def _is_done(state: TrainingState, stop: int, validate: Validate | None) -> bool:
+    return state.step >= stop and not (state.validation_left and validate is not None)
 
 
 def _agreed_checkpoint(run: Path, stage: str, ranks: Ranks) -> Path | None:
@@ -188,11 +199,17 @@ class _Trainer:
         end: int,
         stop: int,
         beside: Beside | None,
+        validate: Validate | None,
     ) -> None:
         self.batches, self.config, self.run, self.stage, self.ranks = batches, config, run, stage, ranks
         self.end, self.stop, self.beside = end, stop, beside
         self.engine: DeepSpeedEngine = build_engine(model, groups, config)
         self.step = self.saved_step = 0
+        self.validation = Validation(
+            validate, every=config.validate_every, end=end, keep_best=config.keep_best
+        )
+        self.revision = 0
+        self.writer = Writer()
         self.since = Throughput(rank=ranks.rank, world=ranks.world, device=ranks.device)
         self.rates: dict[str, float] = {}
 
@@ -205,9 +222,20 @@ class _Trainer:
         install_weights(self.engine.module, weights, where=checkpoint)
         write_whole(self.engine, weights, load_moments(checkpoint), state.step)
         self.step = self.saved_step = state.step
+        self.validation.resume(state)
+        self.revision = revision_of(checkpoint)
 
-    def train(self, flag: PreemptionFlag, validate: Validate | None, on_step: OnStep | None) -> Outcome:
-        """Run steps until the end, the step to stop at, or until any rank was asked to leave."""
+    def train(self, flag: PreemptionFlag, on_step: OnStep | None) -> Outcome:
+        """Take steps until the end, or until a rank is asked to leave; then end the last save."""
+        try:
+            outcome = self.take_steps(flag, on_step)
+            self.end_save()
+            return outcome
+        finally:
+            self.writer.finish()
+
+    def take_steps(self, flag: PreemptionFlag, on_step: OnStep | None) -> Outcome:
+        """Run the steps of :meth:`train`; what they saved last may still be on its way to the disk."""
         first = self.ranks.rank == 0
         metrics: dict[str, float] = {}
         self.engine.module.train()
@@ -225,19 +253,21 @@ class _Trainer:
                 self.run, self.stage, self.ranks, first=self.step, end=self.stop, steps=self.config.profile
             ) as step_is_traced,
         ):
-            while self.step < self.stop:
+            if self.validation.left:
+                self.catch_up(log)
+            leave = self.validation.left
+            while self.step < self.stop and not leave:
                 metrics, epoch, leave = self.one_step(stream, flag)
                 step_is_traced()
                 self.tell(log, bar, metrics, epoch)
                 if on_step is not None:
                     on_step(self.step, metrics)
-                if leave or self.step == self.stop or self.step % self.config.save_every == 0:
+                improved = self.validate(log)
+                leave = leave or self.validation.left
+                if leave or improved or self.step == self.stop or self.step % self.config.save_every == 0:
                     self.save()
-                if leave and self.step < self.end:
-                    return Outcome(step=self.step, preempted=True, metrics=metrics)
-                if validate is not None:
-                    self.validate(validate, log)
-        return Outcome(step=self.step, metrics=metrics)
+        left = self.step < self.end or self.validation.left
+        return Outcome(step=self.step, preempted=leave and left, metrics=metrics)
 
     def one_step(self, stream: Iterator[Any], flag: PreemptionFlag) -> tuple[dict[str, float], int, bool]:
         """Take one optimizer step; return the global losses, the epoch, and whether all are to leave."""
@@ -252,7 +282,7 @@ class _Trainer:
             for name, share in self.since.losses(shares).items():
                 total[name] = total.get(name, 0.0) + share.detach().double() / config.accumulation
             if forward == config.accumulation - 1:
-                own = [float(flag.requested), *self.since.own()]
+                own = [float(flag.requested), float(self.writer.failed), *self.since.own()]
                 told_by_rank = torch.tensor(own, dtype=torch.float64, device=self.ranks.device)
                 summed = torch.cat([torch.stack(list(total.values())), told_by_rank])
                 arriving = dist.all_reduce(summed, async_op=True)
@@ -260,10 +290,13 @@ class _Trainer:
             norm = take_step(engine)
         arriving.wait()
         self.step += 1
+        self.revision = 0
         values = summed.tolist()
         metrics = dict(zip(total, values, strict=False), grad_norm=norm)
-        asked_ranks, *numbers = values[len(total) :]
+        asked_ranks, not_written, *numbers = values[len(total) :]
         self.since.add(numbers)
+        if not_written:
+            self.end_save()
         self.require_finite(metrics, total)
         return metrics, int(getattr(batch, "epoch", 0)), asked_ranks > 0
 
@@ -305,40 +338,64 @@ class _Trainer:
         shown = {"lr": next(iter(rates.values()))} | (rates if len(rates) > 1 else {})
         log.write(self.step, {"epoch": epoch, **metrics, **shown, **self.rates})
 
-    def validate(self, validate: Validate, log: TrainingLog) -> None:
-        """Run validation when it is due: every ``validate_every`` steps and at the end (all ranks)."""
-        every = self.config.validate_every
-        if self.step != self.end and not (every and self.step % every == 0):
-            return
-        module = self.engine.module
-        module.eval()
-        with torch.no_grad():
-            values = validate(module, self.step)
-        module.train()
-        log.write(self.step, {f"validate/{name}": value for name, value in values.items()})
-        self.since.restart()
+    def validate(self, log: TrainingLog) -> bool:
+        """Validate this step when it is due, log it, say whether it is the best so far (all ranks)."""
+        values = self.validation.run(self.engine.module, self.step, self.ranks.device)
+        if values:
+            log.write(self.step, {f"validate/{name}": value for name, value in values.items()})
+            self.since.restart()
+        return self.validation.improves(values, self.step, self.revision)
+
+    def catch_up(self, log: TrainingLog) -> None:
+        """Validate the step resumed at; save what it gave beside the checkpoint it comes from."""
+        self.revision += 1
+        self.validate(log)
+        if not self.validation.left:
+            self.saved_step = -1
+            self.save()
 
     def save(self) -> None:
-        """Save a checkpoint: all ranks gather, rank 0 writes, all learn whether it succeeded."""
+        """Save a checkpoint: all ranks gather, then rank 0 writes while steps go on (:meth:`end_save`)."""
         if self.step == self.saved_step:
             return
+        begun = time.perf_counter()
+        self.end_save()
         weights, moments = read_whole(self.engine)
-        error: Exception | None = None
         if self.ranks.rank == 0:
-            state = TrainingState(stage=self.stage, step=self.step, order=dict(self.batches.state_dict()))
-            try:
-                save(self.run, state, weights, moments, keep=self.config.keep, beside=self.beside)
-            except Exception as problem:
-                error = problem
+            state = TrainingState(
+                stage=self.stage,
+                step=self.step,
+                order=dict(self.batches.state_dict()),
+                best=self.validation.best,
+                validation_left=self.validation.left,
+            )
+            keep, beside, revision = self.config.keep, self.beside, self.revision
+            self.writer.start(
+                lambda: save(self.run, state, weights, moments, keep=keep, beside=beside, revision=revision)
+            )
+        self.saved_step = self.step
+        self.since.hold(time.perf_counter() - begun)
+
+    def end_save(self) -> None:
+        """Wait until the last checkpoint is on the disk; all ranks learn whether it is.
+
+        Raises:
+            UsageError: the disk is full (rank 0).
+            RankFailedError: rank 0 could not write it.
+        """
+        error: Exception | None = None
+        try:
+            self.writer.wait()
+        except Exception as problem:
+            error = problem
         failed = torch.tensor(float(error is not None), device=self.ranks.device)
         dist.all_reduce(failed)
         if error is not None:
             raise error
         if failed.item():
             raise RankFailedError(
-                f"rank 0 could not write the checkpoint of step {self.step} into {self.run}"
+                f"rank 0 could not write the checkpoint of step {self.saved_step} into {self.run}"
             )
-        self.saved_step = self.step
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:

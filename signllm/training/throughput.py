@@ -90,7 +90,7 @@ class Throughput:
 
     def restart(self) -> None:
         """Forget what was summed: the time that follows counts."""
-        self._steps, self._started = 0, time.perf_counter()
+        self._steps, self._held_s, self._started = 0, 0.0, time.perf_counter()
         self._sums = [0.0] * (2 + len(COUNTS))
         self._memory = [0.0] * self.world
 
@@ -103,6 +103,10 @@ class Throughput:
         self._waited_s += time.perf_counter() - begun
         self._videos += float(batch.is_real.sum())
         return batch
+
+    def hold(self, seconds: float) -> None:
+        """Count the seconds that a save held the steps up."""
+        self._held_s += seconds
 
     def losses(self, shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Take the counts of a forward pass out of its shares; return the others."""
@@ -131,8 +135,8 @@ class Throughput:
 
         ``seconds`` per step; ``videos_per_s``, ``frames_per_s``, ``clips_per_s`` (characters),
         ``tokens_per_s`` (that the language model reads) over all ranks; ``data_wait``, share of the time,
-        mean over ranks; ``teraflop_per_s`` of a rank; ``mfu``; ``memory_gib`` of the rank that takes most,
-        ``memory_mean_gib`` of all.
+        mean over ranks; ``save_s``, seconds that saves held the steps up; ``teraflop_per_s`` of a rank;
+        ``mfu``; ``memory_gib`` of the rank that takes most, ``memory_mean_gib`` of all.
         """
         elapsed_s = max(1e-9, time.perf_counter() - self._started)
         waited_s, videos, *counted = self._sums
@@ -146,6 +150,7 @@ class Throughput:
             "data_wait": waited_s / self.world / elapsed_s,
             **({"teraflop_per_s": per_rank / TERA} if operations else {}),
             **({"mfu": per_rank / self.peak} if operations and self.peak else {}),
+            **({"save_s": self._held_s} if self._held_s else {}),
             "memory_gib": max(self._memory) / GIB,
             "memory_mean_gib": sum(self._memory) / self.world / GIB,
         }

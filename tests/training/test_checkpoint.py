@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,30 @@ def test_only_the_last_ones_are_kept_and_nothing_else_lies_around(tmp_path: Path
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-100000000", "steps count as numbers"
 
 
+def test_the_best_one_outlives_the_last_ones(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    with pytest.raises(UsageError, match="none is the best"):
+        checkpoint.best_checkpoint(tmp_path)
+    for step in (2, 3, 4, 5):
+        best = {"checkpoint": checkpoint.name_of(2), "name": "loss", "value": 0.5}
+        save(tmp_path, TrainingState(stage="toy", step=step, best=best), WEIGHTS, MOMENTS, keep=1)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000002", "step-00000005"]
+    assert checkpoint.best_checkpoint(tmp_path).name == "step-00000002"
+    (tmp_path / "checkpoints" / "step-00000002" / "weights.safetensors").unlink()
+    with pytest.raises(UsageError, match="best checkpoint is damaged"):
+        checkpoint.best_checkpoint(tmp_path)
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+    left = tmp_path / "checkpoints" / ".step-00000003.partial"
+    left.mkdir(parents=True)
+    (left / "weights.safetensors").write_bytes(b"half")
+    assert last_checkpoint(tmp_path) is None
+    saved(tmp_path, 7)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000007"]
+
+
 def test_a_checkpoint_made_of_another_counts_as_later_and_never_stands_in_its_place(tmp_path: Path) -> None:
     first = saved(tmp_path, 3)
     made = save(tmp_path, checkpoint.read_state(first), {"a": torch.zeros(2)}, {}, keep=2, revision=1)
@@ -67,7 +92,10 @@ def test_files_of_the_stage_belong_to_the_checkpoint(tmp_path: Path) -> None:
         (folder / "words.json").write_text("{}")
 
     folder = save(tmp_path, state, WEIGHTS, MOMENTS, keep=2, beside=beside)
-    assert json.loads((folder / "COMPLETE").read_text())["words.json"] == 2
+    assert json.loads((folder / "COMPLETE").read_text())["words.json"] == {
+        "bytes": 2,
+        "crc32": zlib.crc32(b"{}"),
+    }
     assert last_checkpoint(tmp_path) == folder
     (folder / "words.json").unlink()
     assert last_checkpoint(tmp_path) is None
@@ -80,7 +108,9 @@ def test_files_of_the_stage_belong_to_the_checkpoint(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [folder.name]
 
 
-@pytest.mark.parametrize("damage", ["no mark", "short file", "empty mark", "lost file"])
+@pytest.mark.parametrize(
+    "damage", ["no mark", "short file", "empty mark", "lost file", "other bytes", "a mark of nonsense"]
+)
 def test_a_damaged_one_is_passed_over_for_the_last_whole_one(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -89,6 +119,12 @@ def test_a_damaged_one_is_passed_over_for_the_last_whole_one(
         (broken / "COMPLETE").unlink()
     elif damage == "empty mark":
         (broken / "COMPLETE").write_text("")
+    elif damage == "a mark of nonsense":
+        (broken / "COMPLETE").write_text('["weights.safetensors"]')
+    elif damage == "other bytes":
+        content = bytearray((broken / "weights.safetensors").read_bytes())
+        content[-3] ^= 1
+        (broken / "weights.safetensors").write_bytes(content)
     elif damage == "lost file":
         (broken / "moments.safetensors").unlink()
     else:
@@ -120,9 +156,8 @@ def test_another_stage_another_version_and_an_empty_run_are_refused(tmp_path: Pa
         load_weights(tmp_path, stage="finetune")
     state = json.loads((folder / "state.json").read_text()) | {"version": 99}
     (folder / "state.json").write_text(json.dumps(state).ljust((folder / "state.json").stat().st_size))
-    sizes = json.loads((folder / "COMPLETE").read_text()) | {
-        "state.json": (folder / "state.json").stat().st_size
-    }
+    # sizes without checksums: what checkpoints of before told
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.name != "COMPLETE"}
     (folder / "COMPLETE").write_text(json.dumps(sizes))
     with pytest.raises(UsageError, match="version 99"):
         load_weights(tmp_path)

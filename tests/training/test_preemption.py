@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
+import torch
 
-from signllm.training.preemption import SIGNALS, PreemptionFlag
+from signllm.training.local_ranks import StoppedEarlyError
+from signllm.training.preemption import SIGNALS, PreemptionFlag, asked_to_leave, leave_together
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -40,3 +44,51 @@ def test_outside_the_main_thread_it_only_remembers() -> None:
     thread.join()
     assert found == [True]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_one_flag_serves_a_verb_and_the_loop_inside_it() -> None:
+    with asked_to_leave() as verb:
+        with asked_to_leave() as loop:
+            assert loop is verb
+        leave_together(torch.device("cpu"))
+        os.kill(os.getpid(), signal.SIGUSR2)
+        with pytest.raises(StoppedEarlyError, match="same command continues"):
+            leave_together(torch.device("cpu"))
+    leave_together(torch.device("cpu"))
+
+
+def test_work_of_one_rank_is_left_where_it_is_and_nothing_swallows_that() -> None:
+    def work(done: list[str]) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("never")
+        except Exception:
+            done.append("swallowed")
+
+    done: list[str] = []
+    with PreemptionFlag() as flag:
+        with flag.at_once():
+            done.append("unasked")
+        for _ in ("asked inside", "asked before"):
+            with pytest.raises(StoppedEarlyError), flag.at_once():
+                work(done)
+    assert done == ["unasked"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_once_more_ends_at_once(number: signal.Signals) -> None:
+    code = """if True:
+        import os, sys, time
+        from signllm.training import preemption
+        with preemption.asked_to_leave() as flag:
+            os.kill(os.getpid(), int(sys.argv[1]))
+            os.kill(os.getpid(), int(sys.argv[1]))  # passed on by two: still one request
+            time.sleep(preemption.ECHO_S + 0.1)
+            print("asked", flag.requested, flush=True)
+            os.kill(os.getpid(), int(sys.argv[1]))
+            time.sleep(60)
+        """
+    done = subprocess.run([sys.executable, "-c", code, str(int(number))], capture_output=True, text=True)
+    assert done.stdout == "asked True\n"
+    assert done.returncode == -number
+    assert done.stderr.count("once more ends it at once") == 1

@@ -1,0 +1,88 @@
+"""Validation within training: when it is due, which checkpoint is the best, and what a preemption leaves out.
+
+A job that is asked to leave breaks validation off between two batches (all ranks) and saves at once; the
+checkpoint says ``validation_left``, and the job that resumes there validates that step first. So the log and
+the best score are those of a run that was never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from signllm.errors import UsageError
+from signllm.training.checkpoint import TrainingState, name_of
+from signllm.training.local_ranks import StoppedEarlyError
+from signllm.training.preemption import leave_together
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Validate = Callable[["nn.Module", int], Mapping[str, float]]
+
+
+class Validation:
+    """Validates a run's steps and knows the best.
+
+    Args:
+        validate: of the caller, given the model and the step; all ranks call it. None: never.
+        every: steps between two validations; 0: at the end only.
+        end: the last step.
+        keep_best: the value whose lowest checkpoint is the best; None: no best.
+
+    Attributes:
+        best: the lowest value so far: its ``name``, ``value`` and ``checkpoint``.
+        left: the step last reached is still to be validated.
+    """
+
+    def __init__(self, validate: Validate | None, *, every: int, end: int, keep_best: str | None) -> None:
+        self.validate, self.every, self.end, self.keep_best = validate, every, end, keep_best
+        self.best: dict[str, Any] | None = None
+        self.left = False
+
+    def resume(self, state: TrainingState) -> None:
+        """Go on from what a checkpoint says."""
+        self.best, self.left = state.best, state.validation_left and self.validate is not None
+
+    def run(self, module: nn.Module, step: int, device: torch.device) -> Mapping[str, float]:
+        """Return rank 0's values of this step if it is due and none is asked to leave (all ranks)."""
+        due = self.left or step == self.end or (self.every and step % self.every == 0)
+        if self.validate is None or not due:
+            return {}
+        self.left = False
+        module.eval()
+        try:
+            leave_together(device)
+            with torch.no_grad():
+                values = [dict(self.validate(module, step))]
+        except StoppedEarlyError:
+            self.left = True
+            return {}
+        finally:
+            module.train()
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.broadcast_object_list(values, src=0)  # what follows is decided from them: alike on all ranks
+        return values[0]
+
+    def improves(self, values: Mapping[str, float], step: int, revision: int) -> bool:
+        """Say whether these values are the best so far; then the checkpoint of this step is to be kept.
+
+        Raises:
+            UsageError: ``keep_best`` is none of the values.
+        """
+        name = self.keep_best
+        if name is None or not values:
+            return False
+        if name not in values:
+            raise UsageError(
+                f"keep_best names {name!r}, which is not validated",
+                where="--training.keep-best",
+                remedy=f"one of {', '.join(values)}, or none",
+            )
+        if self.best is not None and not values[name] < self.best["value"]:
+            return False
+        self.best = {"checkpoint": name_of(step, revision), "name": name, "value": float(values[name])}
+        return True

@@ -1,0 +1,232 @@
+"""Kill training at random moments, start it again, and compare what comes out with a run left alone.
+
+The ranks are forked from a process that has torch and DeepSpeed loaded, so a start costs a second. A plan
+says where a signal strikes (start-up, a training step, validation, saving), which one, and which ranks; the
+moment within it is drawn too. One folder is trained on by one start after the other until it is done; then
+its log and its weights must be those of the run left alone, to the last bit.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from signllm.training import checkpoint, loop
+from signllm.training.checkpoint import last_checkpoint, load_moments, load_weights, read_state
+from signllm.training.local_ranks import end_with_parent
+from signllm.training.metrics import read_log
+from signllm.training.preemption import asked_to_leave
+from tests.training import run_toy, toy
+
+PLACES = {"start-up": 1.0, "training": 0.02, "validation": 0.01, "saving": 0.04}
+"""Where a signal strikes, and within how many seconds after that began."""
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
+log = logging.getLogger(__name__)
+STEPS, ENDS_WITHIN_S = 24, 60.0
+CLOCKS = {"seconds", "videos_per_s", "data_wait", "save_s"}
+CONFIG = {"steps": STEPS, "learning_rate": 0.02, "save_every": 3, "validate_every": 4, "batch_size": 4}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A signal to come: ``number`` at the ``nth`` beginning of ``place``, ``delay_s`` later, to ``ranks``."""
+
+    place: str
+    number: signal.Signals
+    nth: int
+    delay_s: float
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What a plan did: the steps of the last whole checkpoint before and after it.
+
+    Attributes:
+        plan: what was planned.
+        before: step of the last whole checkpoint, 0 where there is none.
+        after: the same, when the processes had ended.
+        reached: the last step in the log.
+        hung: ranks were still there after ``ENDS_WITHIN_S``.
+        struck: it came before the run was done.
+    """
+
+    plan: Plan
+    before: int
+    after: int
+    reached: int
+    hung: bool
+    struck: bool
+
+    @property
+    def lost(self) -> bool:
+        """Whether a saved state is gone, or an orderly end did not save the step that it came to."""
+        orderly = self.plan.number != signal.SIGKILL and self.struck
+        return self.after < self.before or (orderly and self.after < self.reached)
+
+
+def draw(rng: random.Random, ranks: int, place: str, number: signal.Signals) -> Plan:
+    """Draw the moment and the ranks; SIGKILL comes to one, the others to one or to all."""
+    one = (rng.randrange(ranks),)
+    chosen = one if number == signal.SIGKILL or rng.random() < 0.5 else tuple(range(ranks))
+    if place == "saving":
+        chosen = (0,)  # who writes
+    return Plan(place, number, rng.randint(1, 4), rng.uniform(0.0, PLACES[place]), chosen)
+
+
+def start(run: Path, *, ranks: int, deepspeed: str, plan: Plan | None = None) -> bool:
+    """Train the toy in ``run`` by forked ranks until they end; say whether they hung."""
+    order = {
+        "run": str(run),
+        "dropout": 0.3,
+        "saved_head": True,
+        "config": {**CONFIG, "deepspeed": deepspeed},
+    }
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            _be_rank(order, rank, ranks, port, plan)
+        children.append(child)
+    give_up = time.monotonic() + ENDS_WITHIN_S
+    while children and time.monotonic() < give_up:
+        children = [child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)]
+        time.sleep(0.01)
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return bool(children)
+
+
+def _be_rank(order: dict[str, Any], rank: int, ranks: int, port: int, plan: Plan | None) -> None:
+    """Carry out an order as one rank of a forked process, which ends here."""
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    end_with_parent()
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    code = 1
+    try:
+        with asked_to_leave():
+            if plan is not None and rank in plan.ranks:
+                _lie_in_wait(plan)
+            ended = run_toy.carry_out(order)
+        (Path(order["run"]) / f"rank-{rank}.json").write_text(json.dumps(ended))
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _lie_in_wait(plan: Plan) -> None:
+    """Let the signal of a plan come to this process."""
+    left = [plan.nth if plan.place in ("training", "validation") else 1]
+
+    def began() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            timer = threading.Timer(plan.delay_s, os.kill, (os.getpid(), plan.number))
+            timer.daemon = True
+            timer.start()
+
+    forward, sync = toy.ToyModel.forward, checkpoint.sync
+
+    def counted(model: toy.ToyModel, batch: toy.ToyBatch) -> dict[str, torch.Tensor]:
+        if plan.place == ("training" if model.training else "validation"):
+            began()
+        return forward(model, batch)
+
+    def slow_sync(path: Path) -> None:
+        time.sleep(0.005)
+        sync(path)
+
+    def saving(write: Callable[..., Path], *given: Any, **named: Any) -> Path:
+        began()
+        return write(*given, **named)
+
+    toy.ToyModel.forward = counted  # type: ignore[method-assign]
+    if plan.place == "saving":
+        checkpoint.sync = slow_sync  # a toy is written in no time
+        loop.save = functools.partial(saving, loop.save)  # type: ignore[assignment]
+    elif plan.place == "start-up":
+        began()
+
+
+def saved_step(run: Path) -> int:
+    """Return the step of the last whole checkpoint, or 0."""
+    found = last_checkpoint(run)
+    return 0 if found is None else read_state(found).step
+
+
+def result(run: Path) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    """Return what a finished run must be equal in: its log without clocks, its last checkpoint's tensors."""
+    log = [{k: v for k, v in line.items() if k not in CLOCKS} for line in read_log(run)]
+    found = last_checkpoint(run)
+    assert found is not None
+    best = {"value": torch.tensor((read_state(found).best or {})["value"])}
+    return log, load_weights(found) | load_moments(found) | best
+
+
+def equal(one: Path, other: Path) -> bool:
+    """Whether two finished runs have the same log and the same bits."""
+    (log, tensors), (other_log, others) = result(one), result(other)
+    return (
+        log == other_log
+        and tensors.keys() == others.keys()
+        and all(torch.equal(tensors[name], others[name]) for name in tensors)
+    )
+
+
+def strike(run: Path, plan: Plan, *, ranks: int, deepspeed: str) -> Strike:
+    """Carry out a plan on a run and say what it did."""
+    before = saved_step(run)
+    hung = start(run, ranks=ranks, deepspeed=deepspeed, plan=plan)
+    after = saved_step(run)
+    reached = max((line["step"] for line in read_log(run)), default=0)
+    return Strike(plan, before, after, reached, hung, struck=after < STEPS)
+
+
+def strike_until(
+    folder: Path, plans: list[Plan], *, ranks: int, deepspeed: str
+) -> tuple[list[Strike], list[bool]]:
+    """Carry out plans one after the other; return what they did, and whether each finished run is equal.
+
+    A run that is done is compared and begun anew; the last is finished without a signal.
+    """
+    import deepspeed as _  # noqa: F401  # once, here, and not in every rank
+
+    alone, run = folder / "alone", folder / "killed"
+    start(alone, ranks=ranks, deepspeed=deepspeed)
+    strikes, same = [], []
+    for plan in plans:
+        strikes.append(strike(run, plan, ranks=ranks, deepspeed=deepspeed))
+        log.info("%s", strikes[-1])
+        if saved_step(run) >= STEPS:
+            start(run, ranks=ranks, deepspeed=deepspeed)  # a validation that was left
+            same.append(equal(alone, run))
+            shutil.rmtree(run)
+    start(run, ranks=ranks, deepspeed=deepspeed)
+    same.append(equal(alone, run))
+    return strikes, same

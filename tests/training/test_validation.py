@@ -1,0 +1,46 @@
+"""Validation: when it is due, what is the best, and that what a preemption leaves out is made up for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from signllm.errors import UsageError
+from signllm.training.checkpoint import TrainingState
+from signllm.training.preemption import PreemptionFlag
+from signllm.training.validation import Validation
+
+CPU = torch.device("cpu")
+
+
+def validation(values: dict[int, float], **settings) -> Validation:
+    made = {"every": 2, "end": 7, "keep_best": "loss"} | settings
+    return Validation(lambda model, step: {"loss": values[step]}, **made)
+
+
+def test_it_is_due_every_so_many_steps_and_at_the_end_and_the_lowest_is_the_best() -> None:
+    values = {2: 3.0, 4: 1.0, 6: float("nan"), 7: 2.0}
+    each, module = validation(values), nn.Linear(1, 1)
+    improved = [step for step in range(1, 8) if each.improves(each.run(module, step, CPU), step, 0)]
+    assert improved == [2, 4]
+    assert each.best == {"checkpoint": "step-00000004", "name": "loss", "value": 1.0}
+    assert module.training
+
+
+def test_without_a_name_there_is_no_best_and_a_wrong_one_is_refused() -> None:
+    assert not validation({}, keep_best=None).improves({"loss": 1.0}, 2, 0)
+    with pytest.raises(UsageError, match="bleu"):
+        validation({}, keep_best="bleu").improves({"loss": 1.0}, 2, 0)
+
+
+def test_what_was_left_out_is_made_up_for_at_the_same_step() -> None:
+    module, asked = nn.Linear(1, 1), validation({2: 3.0})
+    with PreemptionFlag() as flag:
+        flag.request()
+        assert asked.run(module, 2, CPU) == {}
+    assert asked.left
+    later = validation({2: 3.0})
+    later.resume(TrainingState(stage="toy", step=2, validation_left=True))
+    assert later.run(module, 2, CPU) == {"loss": 3.0}
+    assert not later.left
