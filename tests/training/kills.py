@@ -37,7 +37,7 @@ PLACES = {"start-up": 1.0, "training": 0.02, "validation": 0.01, "saving": 0.04}
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
 log = logging.getLogger(__name__)
 STEPS, ENDS_WITHIN_S = 24, 60.0
-CLOCKS = {"seconds", "videos_per_s", "data_wait", "save_s"}
+CLOCKS = {"seconds", "videos_per_s", "frames_per_s", "data_wait", "save_s", "memory_gib", "memory_mean_gib"}
 CONFIG = {"steps": STEPS, "learning_rate": 0.02, "save_every": 3, "validate_every": 4, "batch_size": 4}
 
 
