@@ -63,9 +63,9 @@ def carry_out(order: dict) -> dict:
         model.__class__ = type("Accident", (Trouble,), order["trouble"])
     model.head.saved_when_frozen = order.get("saved_head", False)
     loader = ToyLoader(batch_size=config.videos_per_forward, rank=ranks.rank, world=ranks.world)
-    held_out = ToyLoader(batch_size=config.videos_per_forward, rank=ranks.rank, world=ranks.world, seed=5)
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:
+        held_out = ToyLoader(batch_size=config.videos_per_forward, rank=ranks.rank, world=ranks.world, seed=5)
         return {"loss": sum(float(model(batch)["loss"]) for batch in islice(held_out, 2))}
 
     try:
