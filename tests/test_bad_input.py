@@ -215,7 +215,7 @@ def test_a_disk_that_fills_up_while_training_leaves_no_checkpoint_and_goes_on(
 ) -> None:
     run = tmp_path / "run"
     stage1 = ("pretrain", "tiny", "--data", composed / "shards", "--run", run)
-    with full_disk(run, 2 * 4096):
+    with full_disk(run, 3 * 4096):
         refused(*stage1, told="the disk is full: no checkpoint of step 4 was written")
         assert last_checkpoint(run) is None
         refused("compose", "tiny", "--data", composed / "shards", "--run", run, told="no whole checkpoint")
