@@ -8,13 +8,16 @@ timeout ends, and all they would report is the network. So the failing rank leav
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from signllm.errors import RunFailedError, UsageError
 from signllm.training.local_ranks import StoppedEarlyError
@@ -30,6 +33,34 @@ class RankFailedError(RunFailedError):
 
 class NotFiniteError(RunFailedError, ArithmeticError):
     """The loss is not a number; raised by all ranks in the same step."""
+
+
+def require_finite(
+    metrics: Mapping[str, float], shares: Mapping[str, Tensor], *, step: int, rank: int, where: str
+) -> None:
+    """Raise if the summed loss or the gradient of a step is not finite; that step is never saved (all ranks).
+
+    Args:
+        metrics: ``loss`` and the others, summed over ranks, and ``grad_norm``.
+        shares: this rank's shares of the losses.
+        step: which one it is.
+        rank: this one.
+        where: stage, run and last checkpoint, for the message.
+
+    Raises:
+        NotFiniteError: on all ranks, for ``metrics`` are the same on all.
+    """
+    wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if not {"loss", "grad_norm"} & set(wrong):
+        return
+    here = [name for name, share in shares.items() if not bool(torch.isfinite(share))]
+    of_loss = "loss" in wrong
+    raise NotFiniteError(
+        f"the {'loss' if of_loss else 'gradient'} of step {step} is not a number"
+        + (f": {wrong}; on rank {rank}: {here or 'nothing wrong'}\n" if of_loss else "\n")
+        + f"  where:  {where}\n"
+        "  remedy: lower --training.learning-rate or raise --training.warmup-steps"
+    )
 
 
 @contextmanager

@@ -8,7 +8,6 @@ the steps that follow. No state of a random generator is saved: each step seeds 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +37,7 @@ from signllm.training.engine import (
     start_distributed,
     take_step,
 )
-from signllm.training.failures import NotFiniteError, RankFailedError, failing_together
+from signllm.training.failures import RankFailedError, failing_together, require_finite
 from signllm.training.metrics import TrainingLog
 from signllm.training.partitions import read_whole, write_whole
 from signllm.training.preemption import PreemptionFlag, asked_to_leave, leave_together
@@ -297,7 +296,8 @@ class _Trainer:
         self.since.add(numbers)
         if not_written:
             self.end_save()
-        self.require_finite(metrics, total)
+        saved = f"stage {self.stage}, {self.run}; the last checkpoint is of step {self.saved_step}"
+        require_finite(metrics, total, step=self.step, rank=self.ranks.rank, where=saved)
         return metrics, int(getattr(batch, "epoch", 0)), asked_ranks > 0
 
     def set_learning_rates(self) -> None:
@@ -311,20 +311,6 @@ class _Trainer:
                 shape=config.schedule,
                 final_factor=config.final_factor,
             )
-
-    def require_finite(self, metrics: Mapping[str, float], shares: Mapping[str, Tensor]) -> None:
-        """Raise on all ranks if the summed loss or the gradient is not finite; that step is never saved."""
-        wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if not {"loss", "grad_norm"} & set(wrong):
-            return
-        here = [name for name, share in shares.items() if not bool(torch.isfinite(share))]
-        of_loss = "loss" in wrong
-        raise NotFiniteError(
-            f"the {'loss' if of_loss else 'gradient'} of step {self.step} is not a number"
-            + (f": {wrong}; on rank {self.ranks.rank}: {here or 'nothing wrong'}\n" if of_loss else "\n")
-            + f"  where:  stage {self.stage}, {self.run}; the last checkpoint is of step {self.saved_step}\n"
-            "  remedy: lower --training.learning-rate or raise --training.warmup-steps"
-        )
 
     def tell(self, log: TrainingLog, bar: Bar, metrics: Mapping[str, float], epoch: int) -> None:
         """Advance the progress bar and, every ``log_every`` steps, write the log line (rank 0)."""

@@ -8,8 +8,9 @@ import pytest
 from submitit import LocalJob
 
 from signllm import cli
-from signllm.cluster.launch import RANK_VARIABLES, job_name, launch, rank_environment, sbatch_text, wait
+from signllm.cluster.launch import job_name, launch, sbatch_text, wait
 from signllm.cluster.profile import Profile, load_profile
+from signllm.cluster.rank import RANK_VARIABLES, rank_environment
 from signllm.errors import RunFailedError, UsageError
 
 VERB = ["pretrain", "demo", "--data", "shards", "--run", "runs/X"]

@@ -1,0 +1,75 @@
+"""A rank of a job: submitit runs the verb there; where it was preempted, rank 0 queues the job again.
+
+The deepspeed launcher wants ssh and a host file; Slurm already knows the hosts, so a rank takes its number
+and the rendezvous address from Slurm's environment (notes: submitit's defaults would hide the GPUs that
+Slurm assigned). A verb that was preempted has saved at a step boundary on all ranks and says so by
+StoppedEarlyError; the next attempt resumes by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from signllm.training.local_ranks import StoppedEarlyError
+
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LEAVE_AFTER_S = 30.0
+
+
+@dataclass(frozen=True)
+class VerbOnRank:
+    """What submitit runs on every rank: one verb, from its argument list.
+
+    It holds no state, so the pickle of the first attempt serves every later one.
+    """
+
+    arguments: tuple[str, ...]
+    run: Callable[[Sequence[str]], None]
+
+    def __call__(self) -> None:
+        """Take this rank's place among the others and run the verb; queue it again where it was preempted."""
+        rank_environment()
+        try:
+            self.run(self.arguments)
+        except StoppedEarlyError:
+            _requeue()
+
+    def checkpoint(self) -> Any:
+        """Let submitit queue the job again when the warning comes outside of training: the verb resumes."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def rank_environment() -> None:
+    """Set ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` from the job's own.
+
+    ``CUDA_VISIBLE_DEVICES`` stays what Slurm made it, and values inherited from an outer job are overwritten.
+    Node names need not resolve, so Slurm's address of the first node comes before its name.
+    """
+    from submitit.helpers import TorchDistributedEnvironment
+
+    for name in RANK_VARIABLES[:5]:
+        os.environ.pop(name, None)
+    TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+    elif "SLURM_LAUNCH_NODE_IPADDR" in os.environ:
+        os.environ["MASTER_ADDR"] = os.environ["SLURM_LAUNCH_NODE_IPADDR"]
+
+
+def _requeue() -> None:
+    """Leave a saved job to its next attempt: rank 0 queues it, the others leave, none writes a result."""
+    from submitit import JobEnvironment
+
+    environment = JobEnvironment()
+    if environment.global_rank == 0:
+        environment._requeue(1)
+    elif os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        time.sleep(LEAVE_AFTER_S)  # a task that leaves first could end the job before it is queued again
+    sys.exit(0)
