@@ -9,6 +9,7 @@ written freely, never with the reference as input; choose models on dev, transla
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,22 +22,27 @@ from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.augment import AugmentConfig
 from signllm.data.index import Split
-from signllm.data.mixture import absolute, open_mixture
+from signllm.data.mixture import absolute, dataset_records, open_mixture
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.errors import UsageError
 from signllm.evaluation.hypotheses import Hypothesis, gathered, shuffled, write_scored
 from signllm.evaluation.scores import FinalPeriod, convention_named, score
 from signllm.evaluation.share import Share
+from signllm.evaluation.unfinished import Unfinished
 from signllm.models.sign_llm import GenerationConfig, SignLLM
 from signllm.progress import progress
 from signllm.stages.finetuned import load_sign_llm
-from signllm.training.checkpoint import best_checkpoint, whole_checkpoint
+from signllm.training.checkpoint import COMPLETE, best_checkpoint, whole_checkpoint
 from signllm.training.engine import Ranks, start_distributed
 from signllm.training.failures import failing_together
+from signllm.training.local_ranks import StoppedEarlyError
 from signllm.training.preemption import leave_together
 
 if TYPE_CHECKING:
     from signllm.data.batch import Batch
+
+KEEP_EVERY = 16
+"""Batches of a rank after which the translations so far are written down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,17 +111,28 @@ def evaluate(
     if config.beams is not None:
         generation = dataclasses.replace(generation, beams=config.beams)
     begun = time.perf_counter()
+    search = dataclasses.asdict(generation) | {"batch_size": config.batch_size}
+    made_with = {
+        "checkpoint": [checkpoint.name, json.loads((checkpoint / COMPLETE).read_text())],
+        "datasets": [dataclasses.asdict(record) for record in dataset_records(shards, split)],
+        "generation": search,
+        "deepspeed": config.deepspeed,
+    }
+    unfinished = Unfinished(run, split, made_with)
     with failing_together(run, ranks.rank, f"evaluate {split}"):
-        hypotheses = translate_split(model, videos, trained.data, generation, config, ranks)
+        hypotheses = translate_split(model, videos, trained.data, generation, config, ranks, unfinished)
     about = {
         "split": split,
         "checkpoint": checkpoint.name,
         "shards": absolute(shards),
-        "generation": dataclasses.asdict(generation) | {"batch_size": config.batch_size},
+        "generation": search,
         "seconds": round(time.perf_counter() - begun, 1),
         **covered_by(model.words, [one.characters for one in hypotheses]),
     }
-    return _scored(run, split, hypotheses, config, about, writes=ranks.rank == 0)
+    scores = _scored(run, split, hypotheses, config, about, writes=ranks.rank == 0)
+    if ranks.rank == 0:
+        unfinished.remove()
+    return scores
 
 
 def covered_by(words: WordCodebook, sequences: Sequence[Sequence[int]]) -> dict[str, float]:
@@ -138,25 +155,41 @@ def translate_split(
     generation: GenerationConfig,
     config: EvaluateConfig,
     ranks: Ranks,
+    unfinished: Unfinished,
 ) -> list[Hypothesis]:
     """Translate every video of a split once (all ranks); all ranks return all, in the split's order.
 
+    Translations are kept in ``unfinished`` every ``KEEP_EVERY`` batches and when the ranks are asked to
+    leave; those kept there before, by any number of ranks, are not made again.
+
     Raises:
         UsageError: videos cannot be read; raised by all ranks, after all others were tried.
-        StoppedEarlyError: asked to leave between two batches; the translations so far are made again.
+        StoppedEarlyError: asked to leave between two batches.
     """
     # An unreadable video is reported below, by all ranks alike: no rank may leave while others wait for it.
     data = dataclasses.replace(data, augment=AugmentConfig(), max_bad=1.0)
-    share = Share(VideoSource(split, data), batch_size=config.batch_size, rank=ranks.rank, world=ranks.world)
-    loader = Loader(share, batch_size=config.batch_size, shuffle=False, epochs=1, workers=config.workers)
-    found: list[Hypothesis] = []
-    with progress(
-        loader.batches_until(1), f"translating {split.name}", unit="batches", enabled=ranks.rank == 0
-    ) as bar:
-        for batch in loader:
-            leave_together(ranks.device)
-            found += _translated(model, batch.to(ranks.device), share, generation)
-            bar.advance()
+    found = gathered(unfinished.read() if ranks.rank == 0 else [], ranks)
+    share = Share(
+        VideoSource(split, data),
+        batch_size=config.batch_size,
+        rank=ranks.rank,
+        world=ranks.world,
+        done=[one.place for one in found],
+    )
+    if len(share):
+        loader = Loader(share, batch_size=config.batch_size, shuffle=False, epochs=1, workers=config.workers)
+        batches = loader.batches_until(1)
+        with progress(batches, f"translating {split.name}", unit="batches", enabled=ranks.rank == 0) as bar:
+            for number, batch in enumerate(loader, 1):
+                found += _translated(model, batch.to(ranks.device), share, generation)
+                bar.advance()
+                try:
+                    leave_together(ranks.device)
+                except StoppedEarlyError:
+                    found = _kept(found, unfinished, ranks)
+                    raise
+                if number % KEEP_EVERY == 0:
+                    found = _kept(found, unfinished, ranks)
     everything = gathered(found, ranks)
     unreadable = [one for one in everything if one.problem]
     if unreadable:
@@ -166,6 +199,14 @@ def translate_split(
             where=f"{split.tars[split.samples[first.place].shard]}: {first.id}: {first.problem}",
             remedy="`signllm shards verify` names the damage; shard these videos again",
         )
+    return everything
+
+
+def _kept(found: list[Hypothesis], unfinished: Unfinished, ranks: Ranks) -> list[Hypothesis]:
+    """Write what all ranks have translated so far and return it (all ranks)."""
+    everything = gathered(found, ranks)
+    if ranks.rank == 0:
+        unfinished.write(everything)
     return everything
 
 

@@ -7,6 +7,7 @@ video, to be dropped when results are collected), because the model's statistics
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from signllm.data.plan import Dataset
@@ -27,11 +28,14 @@ class Share:
         batch_size: videos in a batch.
         rank: this rank.
         world: number of ranks.
+        done: places of videos that need no translation any more.
     """
 
-    def __init__(self, source: Source, *, batch_size: int, rank: int, world: int) -> None:
+    def __init__(
+        self, source: Source, *, batch_size: int, rank: int, world: int, done: Collection[int] = ()
+    ) -> None:
         self.source = source
-        self.places = dealt(len(source), batch_size=batch_size, rank=rank, world=world)
+        self.places = dealt(len(source), batch_size=batch_size, rank=rank, world=world, done=done)
         self.datasets: tuple[Dataset, ...] = (Dataset(shard_sizes=(len(self.places),)),)
         self.frame_counts: np.ndarray | None = None  # the batches are those that were dealt
         self.config: DataConfig = source.config
@@ -51,8 +55,14 @@ class Share:
         return self.places[position]
 
 
-def dealt(count: int, *, batch_size: int, rank: int, world: int) -> list[int]:
-    """Return the places of a rank's videos: batches rank, rank + world, ... of ``count`` videos in order."""
+def dealt(count: int, *, batch_size: int, rank: int, world: int, done: Collection[int] = ()) -> list[int]:
+    """Return the places of a rank's videos: batches rank, rank + world, ... of ``count`` videos in order.
+
+    A batch of which every place is ``done`` is left out; any other is dealt whole, with the neighbours that
+    it would always have.
+    """
+    known = frozenset(done)
     batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    batches += [range(1)] * (-len(batches) % world)
-    return [place for batch in batches[rank::world] for place in batch]
+    left = [batch for batch in batches if not known.issuperset(batch)]
+    left += [range(1)] * (-len(left) % world)
+    return [place for batch in left[rank::world] for place in batch]

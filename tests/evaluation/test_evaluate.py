@@ -6,12 +6,13 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -23,11 +24,14 @@ from signllm.data.pipeline import Loader, VideoSource
 from signllm.errors import UsageError
 from signllm.evaluation import evaluate as room
 from signllm.evaluation.evaluate import EvaluateConfig, covered_by, evaluate
-from signllm.evaluation.hypotheses import deranged
+from signllm.evaluation.hypotheses import Hypothesis, deranged
 from signllm.evaluation.scores import score
 from signllm.evaluation.share import dealt
+from signllm.evaluation.unfinished import Unfinished
 from signllm.shipped import shipped_folder
 from signllm.stages.finetuned import load_sign_llm
+from signllm.training.local_ranks import StoppedEarlyError
+from signllm.training.preemption import asked_to_leave
 from tests.evaluation import trained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +103,56 @@ def test_dealing_keeps_batches_whole_and_ranks_equal(count: int, batch_size: int
     alone = [tuple(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
     met = {tuple(share[i : i + batch_size]) for share in shares for i in range(0, len(share), batch_size)}
     assert met - {(0,)} == set(alone) - {(0,)}
+
+
+def test_what_is_done_is_left_out_of_the_dealing_by_whole_batches() -> None:
+    done = [0, 1, 2, 3, 4, 6]  # batches of 3: the first is done, the second not wholly
+    shares = [dealt(8, batch_size=3, rank=rank, world=2, done=done) for rank in range(2)]
+    assert shares == [[3, 4, 5], [6, 7]]
+    assert [dealt(8, batch_size=3, rank=rank, world=2, done=range(8)) for rank in range(2)] == [[], []]
+
+
+class Interrupted(VideoSource):
+    """Once: the process is asked to leave while the fifth video is read."""
+
+    asked = False
+    loaded: ClassVar[list[int]] = []
+
+    def load(self, index: int, **drawn: Any) -> Any:
+        self.loaded.append(index)
+        if index == 4 and not Interrupted.asked:
+            Interrupted.asked = True
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return super().load(index, **drawn)
+
+
+def test_an_evaluation_that_was_stopped_goes_on_where_it_was(
+    run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = EvaluateConfig(batch_size=1, workers=0)
+    expected = evaluate(run, shards, "test", config)
+    lines = lines_of(run)
+    monkeypatch.setattr(room, "VideoSource", Interrupted)
+    with asked_to_leave(), pytest.raises(StoppedEarlyError, match="same command continues"):
+        evaluate(run, shards, "test", config)
+    kept = (run / "unfinished.test.jsonl").read_text().splitlines()[1:]
+    assert 0 < len(kept) < len(lines)
+    Interrupted.loaded.clear()
+    assert evaluate(run, shards, "test", config) | {"seconds": 0} == expected | {"seconds": 0}
+    assert set(Interrupted.loaded) == set(range(len(kept), len(lines)))
+    assert lines_of(run) == lines
+    assert not (run / "unfinished.test.jsonl").exists()
+
+
+def test_translations_of_another_search_are_not_taken_up(run: Path, shards: Path) -> None:
+    wrong = Hypothesis(place=0, id="clip0", hypothesis="wrong", reference="", characters=[], words=[])
+    kept = Unfinished(run, "test", {"generation": "another"})
+    kept.write([wrong])
+    assert kept.read() == [wrong]
+    evaluate(run, shards, "test")
+    assert "wrong" not in {line["hypothesis"] for line in lines_of(run)}
+    kept.path.write_text("{}\nrubbish")
+    assert kept.read() == []
 
 
 class Exchanged(VideoSource):
