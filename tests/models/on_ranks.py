@@ -17,6 +17,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from signllm.models.frozen_llm import LoraConfig
 from signllm.models.gather import gather_packed, reduce_sum
 from signllm.models.language_model import LanguageModelConfig
 from signllm.models.projector import ProjectorConfig
@@ -28,6 +29,7 @@ from tests.models import parts
 
 EMA = {"update": "ema", "kmeans_batches": 1, "revive_dead_after": 1, "decay": 0.5}
 PADDED = (True, True, True, False)
+ADAPTERS = LoraConfig(rank=2, alpha=64)
 STAGES = ("zero0", "zero1", "zero2", "zero3")
 
 
@@ -78,6 +80,9 @@ def main() -> None:
         ("offload", "zero3_offload", {}),
         ("mixed3", cut, {"dtype": "bf16"}),
         ("mixed2", "zero2", {"dtype": "bf16"}),
+        ("adapted2", "zero2", {"lora": ADAPTERS}),
+        ("adapted3", cut, {"lora": ADAPTERS}),
+        ("adapted3recomputed", cut, {"lora": ADAPTERS, "recompute": True}),
     ):
         losses = of_sign_llm(str(stage), rank, world, Path(llm), **settings)
         found |= {f"{name}/{step}": loss for step, loss in enumerate(losses)}
@@ -133,13 +138,21 @@ def under_stage(stage: str, rank: int, world: int) -> dict[str, Tensor]:
 
 
 def of_sign_llm(
-    stage: str, rank: int, world: int, llm: Path, *, recompute: bool = False, dtype: str = "fp32"
+    stage: str,
+    rank: int,
+    world: int,
+    llm: Path,
+    *,
+    recompute: bool = False,
+    dtype: str = "fp32",
+    lora: LoraConfig | None = None,
 ) -> list[Tensor]:
-    """Three steps of SignLLM in fp32; both may recompute, the language model may have 16 bits."""
+    """Three steps of SignLLM in fp32; both may recompute, the language model may have 16 bits or adapters."""
     settings = TrainingConfig(deepspeed=stage, steps=3, batch_size=4, learning_rate=1e-3)
     import_deepspeed()
     given = deepspeed_settings(settings, world=world)
-    engine = build_engine(sign_llm(llm, deepspeed=given, recompute=recompute, dtype=dtype), None, settings)
+    model = sign_llm(llm, deepspeed=given, recompute=recompute, dtype=dtype, lora=lora)
+    engine = build_engine(model, None, settings)
     frozen = engine.module.language_model.model
     assert frozen.is_gradient_checkpointing == recompute
     assert {p.dtype for p in frozen.parameters()} == {torch.float32 if dtype == "fp32" else torch.bfloat16}
@@ -149,11 +162,20 @@ def of_sign_llm(
         losses.append(reduce_sum(shares["loss"].detach().double()))
         engine.backward(shares["loss"] * world)
         engine.step()
+    if lora is not None:
+        weights, _ = read_whole(engine)
+        moved = [weight.norm() for name, weight in weights.items() if "lora_B" in name]
+        losses.append(torch.stack(moved).double().min())  # they begin at zero
     return losses
 
 
 def sign_llm(
-    llm: Path, *, deepspeed: dict | None = None, recompute: bool = False, dtype: str = "fp32"
+    llm: Path,
+    *,
+    deepspeed: dict | None = None,
+    recompute: bool = False,
+    dtype: str = "fp32",
+    lora: LoraConfig | None = None,
 ) -> SignLLM:
     torch.manual_seed(0)
     config = SignLLMConfig(
@@ -165,6 +187,7 @@ def sign_llm(
             prompt="translate {language}",
             separator=":",
             gradient_checkpointing=recompute,
+            lora=lora,
         ),
     )
     words = parts.word_codebook(parts.vq_sign(config.vq_sign))

@@ -97,3 +97,15 @@ def test_a_frozen_model_of_16_bits_keeps_them_under_zero3_with_32_bit_training(o
     for found in (one, *two):
         for step in range(3):
             torch.testing.assert_close(found[f"mixed3/{step}"], one[f"mixed2/{step}"], rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("variant", ["adapted3", "adapted3recomputed"])
+def test_adapters_in_a_partitioned_model_learn_as_in_a_replicated_one(
+    on_one_and_two: Ranks, variant: str
+) -> None:
+    one, two = on_one_and_two
+    for found in (one, *two):
+        for step in range(4):  # the last is the norm of the adapter that moved least
+            torch.testing.assert_close(found[f"{variant}/{step}"], one[f"adapted2/{step}"], **STAGE_NOISE)
+    assert one["adapted2/3"] > 1e-3
+    assert abs(one["adapted2/2"] - one["kept/2"]) > 1e-5, "with adapters training takes another course"
