@@ -199,7 +199,7 @@ def test_a_language_model_that_is_missing_leaves_a_run_that_can_be_begun_again(
 ) -> None:
     run, shards = tmp_path / "run", composed / "shards"
     stage3 = ("finetune", "tiny", "--data", shards, "--init", composed / "pretrain", "--run", run)
-    model = "--sign-llm.language-model.path"
+    model = "--llm"
     refused(*stage3, model, tmp_path / "none", told="there is no language model")
     refused("evaluate", "--run", run, "--data", shards, "--split", "dev", told="no whole checkpoint")
     # The right path goes into the same folder; a wrong split and a missing video follow it.

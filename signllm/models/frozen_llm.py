@@ -1,21 +1,23 @@
 """Load a language model so that it stays as it is: frozen, partitioned under ZeRO-3, adapters apart.
 
-Only local folders and only safetensors are read: no name is looked up on a network, no pickle is opened.
+Only what lies on this machine and only safetensors are read: nothing is fetched, no pickle is opened.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from signllm.errors import UsageError
 
+LORA_TARGETS = ("q_proj", "v_proj")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -27,16 +29,17 @@ class LoraConfig:
         rank: of the update.
         alpha: the update is scaled by alpha / rank.
         dropout: on the adapters' input.
-        targets: names of the linear layers that get one.
+        targets: names of the linear layers that get one; None: those that ``peft`` names for the family,
+            for an unknown one the attention's queries and values.
     """
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.0
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    targets: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or not self.targets:
+        if self.rank < 1 or self.targets == ():
             raise UsageError(
                 f"lora.rank is {self.rank}, targets {self.targets}", remedy="give a rank and target layers"
             )
@@ -71,9 +74,9 @@ def load_tokenizer(path: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    _require_folder(path)
+    folder = model_folder(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise _cannot_load("tokenizer", path, error) from None
     if tokenizer.eos_token_id is None:
@@ -83,19 +86,59 @@ def load_tokenizer(path: str) -> Any:
     return tokenizer
 
 
-def load_model(path: str, *, dtype: str, attention: str | None) -> nn.Module:
-    """Load a causal language model from safetensors, with every weight frozen.
+def is_encoder_decoder(path: str) -> bool:
+    """Say of which kind the language model of a folder is, from its configuration.
 
     Raises:
-        UsageError: there is no such folder, or no causal language model in it.
+        UsageError: there is no such folder, or nothing that ``transformers`` knows in it.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    options = {} if attention is None else {"attn_implementation": attention}
-    _require_folder(path)
+    folder = model_folder(path)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, local_files_only=True, dtype=DTYPES[dtype], use_safetensors=True, **options
+        return bool(AutoConfig.from_pretrained(folder, local_files_only=True).is_encoder_decoder)
+    except (OSError, ValueError, KeyError) as error:
+        raise _cannot_load("configuration", path, error) from None
+
+
+def model_type(model: Any) -> str:
+    """Return what ``transformers`` calls the family of a model, e.g. ``llama``."""
+    return str(model.config.model_type)
+
+
+def position_limit(config: Any) -> int | None:
+    """Return how many places a model reads at most; None where positions are relative, without end (T5)."""
+    if hasattr(config, "relative_attention_num_buckets"):
+        return None
+    limit = getattr(config, "max_position_embeddings", None)
+    return None if limit is None else int(limit)
+
+
+def load_model(
+    path: str, kind: Literal["causal", "encoder-decoder"], *, dtype: str, attention: str | None
+) -> nn.Module:
+    """Load a language model from safetensors, with every weight frozen and no dropout of its own.
+
+    Raises:
+        UsageError: there is no such folder, or no language model of that kind in it.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
+    options = {} if attention is None else {"attn_implementation": attention}
+    folder = model_folder(path)
+    try:
+        settings = AutoConfig.from_pretrained(folder, local_files_only=True)
+        for name, value in settings.to_dict().items():
+            if "drop" in name and isinstance(value, float):
+                setattr(settings, name, 0.0)
+        model = auto.from_pretrained(
+            folder,
+            config=settings,
+            local_files_only=True,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            **options,
         )
     except (OSError, ValueError, KeyError) as error:
         raise _cannot_load("language model", path, error) from None
@@ -103,13 +146,31 @@ def load_model(path: str, *, dtype: str, attention: str | None) -> nn.Module:
     return frozen
 
 
-def _require_folder(path: str) -> None:
-    if not path or not (Path(path) / "config.json").is_file():
-        raise UsageError(
-            "there is no language model" if path else "no language model is given",
-            where=f"language_model.path = {path!r}",
-            remedy="give the folder of a causal language model, weights and tokenizer in it",
-        )
+def model_folder(name: str) -> Path:
+    """Return the folder of a language model: ``name`` itself, or the copy that the hub's cache holds of it.
+
+    Nothing is fetched: nodes of a cluster often cannot, and a thousand ranks should not.
+
+    Raises:
+        UsageError: it is neither a folder of a model nor in the cache.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
+    remedy = "give the folder of a language model, weights and tokenizer in it"
+    if name and not Path(name).exists() and name.count("/") <= 1:
+        remedy += f", or fetch it from the hub first: hf download {name}"
+        with contextlib.suppress(LocalEntryNotFoundError, HFValidationError):
+            found = Path(snapshot_download(name, local_files_only=True))
+            if (found / "config.json").is_file():
+                return found
+    raise UsageError(
+        "there is no language model" if name else "no language model is given",
+        where=f"language_model.path = {name!r}",
+        remedy=remedy,
+    )
 
 
 def _cannot_load(what: str, path: str, error: Exception) -> UsageError:
@@ -127,7 +188,9 @@ def with_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
     """
     from peft import LoraConfig as PeftLora
     from peft import get_peft_model
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
+    targets = config.targets or KNOWN.get(model_type(model), LORA_TARGETS)
     try:
         adapted = get_peft_model(
             model,
@@ -135,7 +198,7 @@ def with_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
                 r=config.rank,
                 lora_alpha=config.alpha,
                 lora_dropout=config.dropout,
-                target_modules=list(config.targets),
+                target_modules=list(targets),
             ),
         )
     except ValueError as error:
@@ -148,10 +211,5 @@ def with_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
 
 
 def recompute_activations(model: nn.Module) -> None:
-    """Switch recomputation on; it works in training mode alone, so dropout is taken out."""
+    """Switch recomputation on; it works in training mode alone."""
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    if hasattr(model.config, "attention_dropout"):
-        model.config.attention_dropout = 0.0

@@ -1,12 +1,15 @@
-"""The frozen causal language model that writes the sentence, and the layout of its input (paper section 3.4).
+"""The frozen language model that writes the sentence (paper section 3.4): what all kinds have in common.
 
-Input: [begin] prompt, sign words, separator, text, [end]. The paper gives neither prompt nor positions: ours,
-and options. The model is never trained (LoRA adapters apart); under ZeRO-3 it is partitioned over the ranks
-as it is loaded.
+It is prompted with vectors. :class:`~signllm.models.causal_model.CausalLanguageModel` (LLaMA, as in the
+paper) reads them before the text, :class:`~signllm.models.encoder_decoder_model.EncoderDecoderLanguageModel`
+(T5, mBART) in its encoder. The paper gives neither prompt nor positions: ours, and options. The model is
+never trained (adapters apart); under ZeRO-3 it is partitioned over the ranks as it is loaded.
 """
 
 from __future__ import annotations
 
+import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -18,16 +21,20 @@ from torch.nn import functional
 from signllm.errors import UsageError
 from signllm.models.frozen_llm import (
     LoraConfig,
+    is_encoder_decoder,
     load_model,
     load_tokenizer,
+    model_type,
+    position_limit,
     recompute_activations,
     with_lora,
     zero3_loading,
 )
 from signllm.models.gather import whole, world_and_rank
-from signllm.models.operations import language_model_cost
+from signllm.models.prompt import Prompt, family_of
 
 IGNORED = -100
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +42,16 @@ class LanguageModelConfig:
     """Which model, in which precision, and what surrounds the sign words.
 
     Attributes:
-        path: folder of a causal language model with its tokenizer, as ``transformers`` saves them.
+        path: folder of a language model with its tokenizer, as ``transformers`` saves them, or its name on
+            the hub if it was fetched before; causal or encoder-decoder, its own configuration says which.
         dtype: of the frozen weights (paper: 16 bit).
-        prompt: precedes the signs; ``{language}`` becomes the sample's language.
-        separator: follows the signs, before the text.
+        prompt: precedes the signs; ``{language}`` becomes the sample's language. None: the family's
+            (:mod:`signllm.models.prompt`).
+        separator: follows the signs, before the text. None: the family's.
+        chat: put prompt and signs into the tokenizer's chat template. None: where it has one.
         max_text_tokens: longer references are cut in training.
+        too_long: where prompt, sign words and text exceed what the model reads: ``cut`` the last sign words,
+            with a warning, or an ``error``.
         gradient_checkpointing: recompute the model's activations in the backward pass.
         attention: implementation that ``transformers`` takes; None lets it choose.
         lora: adapters, or None.
@@ -47,16 +59,18 @@ class LanguageModelConfig:
 
     path: str = ""
     dtype: Literal["fp32", "bf16"] = "bf16"
-    prompt: str = "Translate this sign language into {language}:"
-    separator: str = "\n"
+    prompt: str | None = None
+    separator: str | None = None
+    chat: bool | None = None
     max_text_tokens: int = 128
+    too_long: Literal["cut", "error"] = "cut"
     gradient_checkpointing: bool = False
     attention: str | None = None
     lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
         try:
-            self.prompt.format(language="English")
+            (self.prompt or "").format(language="English")
         except (KeyError, IndexError, ValueError) as error:
             raise UsageError(
                 f"the prompt {self.prompt!r} cannot be filled in: {error!r}",
@@ -99,60 +113,45 @@ class Scored(NamedTuple):
         losses: (B,) sum of the cross-entropies of a text's tokens, end included, float32.
         tokens: (B,) number of those tokens.
         places: of each video, what the model read: prompt, sign words, separator and text.
+        operations: floating-point operations of all that, backward included.
     """
 
     losses: Tensor
     tokens: Tensor
     places: list[int]
+    operations: float
 
 
-class LanguageModel(nn.Module):
-    """A frozen causal language model that is prompted with vectors.
+class LanguageModel(nn.Module, ABC):
+    """A frozen language model that is prompted with vectors; :func:`build_language_model` builds one.
 
     Args:
         config: which one.
         deepspeed: the engine's settings; with ZeRO-3 the weights are partitioned while they are loaded.
     """
 
+    kind: Literal["causal", "encoder-decoder"]
+
     def __init__(self, config: LanguageModelConfig, *, deepspeed: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.config = config
         self.tokenizer = load_tokenizer(config.path)
         with zero3_loading(deepspeed, dtype=config.dtype):
-            self.model = load_model(config.path, dtype=config.dtype, attention=config.attention)
+            self.model = load_model(config.path, self.kind, dtype=config.dtype, attention=config.attention)
         if config.gradient_checkpointing:
             recompute_activations(self.model)
+        self.prompt = Prompt(
+            self.tokenizer,
+            family_of(model_type(self.model)),
+            text=config.prompt,
+            separator=config.separator,
+            chat=config.chat,
+        )
+        self.limit = position_limit(self.model.config)
         if config.lora is not None:
             self.model = with_lora(self.model, config.lora)
-        self.cost = language_model_cost(self.model)
-        self.train(self.training)
 
-    @property
-    def width(self) -> int:
-        """E, the width of the token embeddings."""
-        return int(self.model.get_input_embeddings().embedding_dim)
-
-    def train(self, mode: bool = True) -> LanguageModel:
-        """Switch the mode; a frozen model stays in evaluation, unless that would switch recomputation off."""
-        super().train(mode)
-        if not self.config.gradient_checkpointing and self.config.lora is None:
-            self.model.eval()
-        return self
-
-    def embed(self, tokens: Sequence[int]) -> Tensor:
-        """Return the embeddings (L, E) of token ids, detached."""
-        table = self.model.get_input_embeddings()
-        device = next(self.model.parameters()).device
-        with torch.no_grad():
-            return table(torch.tensor(list(tokens), dtype=torch.int64, device=device))
-
-    def sample_embeddings(self, count: int) -> Tensor:
-        """Copy ``count`` rows of the token embeddings, evenly spread over the vocabulary, as float32."""
-        table = self.model.get_input_embeddings()
-        with whole([table.weight]), torch.no_grad():
-            rows = torch.linspace(0, len(table.weight) - 1, min(count, len(table.weight))).round().long()
-            return table.weight[rows.to(table.weight.device)].float().clone()
-
+    @abstractmethod
     def forward(
         self, words: Tensor, counts: Tensor, texts: Sequence[str], languages: Sequence[str]
     ) -> Scored:
@@ -163,78 +162,127 @@ class LanguageModel(nn.Module):
             counts: (B,) words of each video.
             texts: B references.
             languages: B languages, for the prompt.
-        """
-        prefixes = self._prefixes(words, counts, languages)
-        tokens = [self._text_tokens(text) for text in texts]
-        rows = [
-            torch.cat([prefix, self.embed(ids).to(prefix.dtype)])
-            for prefix, ids in zip(prefixes, tokens, strict=True)
-        ]
-        embedded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        labels = torch.full(embedded.shape[:2], IGNORED, dtype=torch.int64)
-        mask = torch.zeros(embedded.shape[:2], dtype=torch.int64)
-        for place, (prefix, ids) in enumerate(zip(prefixes, tokens, strict=True)):
-            labels[place, len(prefix) : len(prefix) + len(ids)] = torch.tensor(ids)
-            mask[place, : len(prefix) + len(ids)] = 1
-        labels, mask = labels.to(words.device), mask.to(words.device)
-        logits = self.model(inputs_embeds=embedded, attention_mask=mask, use_cache=False).logits
-        losses, counted = _token_losses(logits, labels), (labels != IGNORED).sum(dim=1)
-        return Scored(losses, counted, [len(row) for row in rows])
 
-    @torch.no_grad()
+        Raises:
+            UsageError: a video has too many words for the model, and ``too_long`` is an error.
+        """
+
+    @abstractmethod
     def generate(
         self, words: Tensor, counts: Tensor, languages: Sequence[str], generation: GenerationConfig
     ) -> list[str]:
-        """Write a text for every video, padded on the left (under ZeRO-3 all ranks, equally often)."""
-        prefixes = self._prefixes(words, counts, languages)
-        longest = max(len(prefix) for prefix in prefixes)
-        embedded = torch.stack(
-            [functional.pad(prefix, (0, 0, longest - len(prefix), 0)) for prefix in prefixes]
-        )
-        lengths = torch.tensor([len(prefix) for prefix in prefixes], device=embedded.device)
-        mask = (torch.arange(longest, device=embedded.device) >= longest - lengths[:, None]).long()
-        written = self.model.generate(
-            inputs_embeds=embedded,
-            attention_mask=mask,
-            max_new_tokens=generation.max_new_tokens,
-            num_beams=generation.beams,
-            do_sample=False,
-            length_penalty=generation.length_penalty if generation.beams > 1 else None,
-            no_repeat_ngram_size=generation.no_repeat_ngram or None,
-            pad_token_id=self.tokenizer.eos_token_id
+        """Write a text for every video (under ZeRO-3 all ranks, equally often)."""
+
+    @property
+    def width(self) -> int:
+        """E, the width of the token embeddings."""
+        return int(self.model.get_input_embeddings().embedding_dim)
+
+    def embed(self, tokens: Sequence[int]) -> Tensor:
+        """Return the embeddings (L, E) of token ids, detached, in the scale that the model gives them."""
+        table = self.model.get_input_embeddings()
+        device = next(self.model.parameters()).device
+        with torch.no_grad():
+            return table(torch.tensor(list(tokens), dtype=torch.int64, device=device))
+
+    def sample_embeddings(self, count: int) -> Tensor:
+        """Copy the embeddings of ``count`` tokens, evenly spread over the vocabulary, as float32."""
+        table = self.model.get_input_embeddings()
+        with whole([table.weight]):
+            rows = torch.linspace(0, len(table.weight) - 1, min(count, len(table.weight))).round().long()
+            return self.embed(rows.tolist()).float().clone()
+
+    def _prompted(
+        self, words: Tensor, counts: Tensor, languages: Sequence[str], *, rooms: Sequence[int]
+    ) -> list[Tensor]:
+        """Prompt, words, what follows them: one (L, E) for each video, in the model's dtype.
+
+        ``rooms``: places that each text takes of those that the model has.
+        """
+        around = {name: self.prompt.around(name) for name in sorted(set(languages))}
+        embedded = {name: (self.embed(before), self.embed(after)) for name, (before, after) in around.items()}
+        dtype = next(self.model.parameters()).dtype
+        rows = []
+        for name, part, room in zip(languages, words.to(dtype).split(counts.tolist()), rooms, strict=True):
+            before, after = embedded[name]
+            kept = self._kept(len(part), taken=len(before) + len(after) + room)
+            rows.append(torch.cat([before, part[:kept], after]))
+        return rows
+
+    def _kept(self, words: int, *, taken: int) -> int:
+        """Return how many of a video's words the model reads; say so if not all."""
+        if self.limit is None or words + taken <= self.limit:
+            return words
+        kept = max(0, self.limit - taken)
+        told = f"{words} sign words, prompt and text do not fit into the model's {self.limit} places"
+        if self.config.too_long == "error" or not kept:
+            raise UsageError(
+                told,
+                where=self.config.path,
+                remedy="compose larger words, shorten language_model.max_text_tokens or the prompt"
+                + ("" if not kept else ", or set language_model.too_long to cut"),
+            )
+        log.warning("%s: the last %d words are cut", told, words - kept)
+        return kept
+
+    def _decoding(self, generation: GenerationConfig, *, room: int | None = None) -> dict[str, Any]:
+        """Return what ``transformers`` calls these settings; ``room``: no more tokens than these."""
+        longest = generation.max_new_tokens
+        return {
+            "max_new_tokens": longest if room is None else min(longest, room),
+            "num_beams": generation.beams,
+            "do_sample": False,
+            "length_penalty": generation.length_penalty if generation.beams > 1 else None,
+            "no_repeat_ngram_size": generation.no_repeat_ngram or None,
+            "pad_token_id": self.tokenizer.eos_token_id
             if self.tokenizer.pad_token_id is None
             else self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-            synced_gpus=world_and_rank()[0] > 1 and self._is_partitioned(),
-        )
+            "eos_token_id": self.tokenizer.eos_token_id,
+            "synced_gpus": world_and_rank()[0] > 1 and self._is_partitioned(),
+        }
+
+    def _texts(self, written: Tensor) -> list[str]:
         return [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
 
     def _is_partitioned(self) -> bool:
         return any(hasattr(parameter, "ds_id") for parameter in self.model.parameters())
 
-    def _prefixes(self, words: Tensor, counts: Tensor, languages: Sequence[str]) -> list[Tensor]:
-        """[begin] prompt, words, separator: one (L, E) for each video, in the model's dtype."""
-        begin = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        prompts = {
-            name: begin + self._tokens(self.config.prompt.format(language=name)) for name in set(languages)
-        }
-        embedded = {name: self.embed(prompts[name]) for name in sorted(prompts)}
-        separator = self.embed(self._tokens(self.config.separator))
-        parts = words.to(separator.dtype).split(counts.tolist())
-        return [
-            torch.cat([embedded[name], part, separator]) for name, part in zip(languages, parts, strict=True)
-        ]
-
-    def _tokens(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-    def _text_tokens(self, text: str) -> list[int]:
-        return [*self._tokens(text)[: self.config.max_text_tokens], self.tokenizer.eos_token_id]
+    def _text_tokens(self, text: str, *, room: int | None = None) -> list[int]:
+        """Return a reference's tokens and the end; ``room``: no more than these."""
+        longest = self.config.max_text_tokens if room is None else min(self.config.max_text_tokens, room - 1)
+        return [*self.prompt.tokens(text)[:longest], self.tokenizer.eos_token_id]
 
 
-def _token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of cross-entropies per row; only the places that predict a label are turned into float32."""
-    targets = labels[:, 1:]
+def build_language_model(
+    config: LanguageModelConfig, *, deepspeed: Mapping[str, Any] | None = None
+) -> LanguageModel:
+    """Load the language model of a folder; its configuration says of which kind it is.
+
+    Raises:
+        UsageError: there is none, or its tokenizer is missing.
+    """
+    from signllm.models.causal_model import CausalLanguageModel
+    from signllm.models.encoder_decoder_model import EncoderDecoderLanguageModel
+
+    kind = EncoderDecoderLanguageModel if is_encoder_decoder(config.path) else CausalLanguageModel
+    return kind(config, deepspeed=deepspeed)
+
+
+def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return (B, L, E) padded at the end, and its mask (B, L) of 0 and 1."""
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    embedded = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    places = torch.arange(embedded.shape[1], device=embedded.device)
+    return embedded, (places < lengths[:, None]).long()
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sum of cross-entropies per row; only the places that predict a target are turned into float32.
+
+    Args:
+        logits: (B, L, V); those of a place predict that place's target.
+        targets: (B, L) token ids, ``IGNORED`` where there is none.
+    """
     row, place = (targets != IGNORED).nonzero(as_tuple=True)
     losses = functional.cross_entropy(logits[row, place].float(), targets[row, place], reduction="none")
-    return torch.zeros(len(labels), device=logits.device).index_add(0, row, losses)
+    return torch.zeros(len(targets), device=logits.device).index_add(0, row, losses)

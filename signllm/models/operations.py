@@ -137,6 +137,51 @@ class LanguageModelCost(NamedTuple):
         )
 
 
+class EncoderDecoderCost(NamedTuple):
+    """The same of an encoder-decoder; its decoder's attention to the encoder has weights of its own.
+
+    Attributes:
+        encoder: what every place that the encoder reads goes through.
+        decoder: what every place that the decoder reads goes through.
+    """
+
+    encoder: LanguageModelCost
+    decoder: LanguageModelCost
+
+    def operations(self, read: Sequence[int], written: Sequence[int]) -> float:
+        """Return the operations on videos of which the encoder reads and the decoder writes so many places.
+
+        The encoder's attention looks both ways: twice the causal one. The decoder looks at every place that
+        the encoder read: 4 A r w forward and twice that backward. Keys and values of what the encoder read
+        count with the decoder's places, so that the sum is rather too low than too high.
+        """
+        both_ways = 3.0 * sum(2.0 * self.encoder.attention * length * (length - 1) for length in read)
+        across = 3.0 * sum(4.0 * self.decoder.attention * r * w for r, w in zip(read, written, strict=True))
+        return self.encoder.operations(read) + both_ways + self.decoder.operations(written) + across
+
+
+def encoder_decoder_cost(model: nn.Module) -> EncoderDecoderCost:
+    """Read off an encoder-decoder; the output layer counts with the decoder."""
+    whole: Any = model
+    encoder = whole.get_encoder()
+    of_encoder = language_model_cost(encoder)
+    everything = language_model_cost(model)
+    config: Any = model.config
+    layers = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", 0)
+    decoder = LanguageModelCost(
+        everything.frozen - of_encoder.frozen,
+        everything.trained - of_encoder.trained,
+        _attention_width(config) * layers,
+    )
+    return EncoderDecoderCost(of_encoder, decoder)
+
+
+def _attention_width(config: Any) -> int:
+    heads = int(getattr(config, "num_attention_heads", 0))
+    own = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
+    return heads * int(own or getattr(config, "hidden_size", 0) // max(1, heads))
+
+
 def language_model_cost(model: nn.Module) -> LanguageModelCost:
     """Read off a causal language model, partitioned or not: every weight matrix that is not a look-up table.
 
@@ -149,9 +194,8 @@ def language_model_cost(model: nn.Module) -> LanguageModelCost:
                 if len(getattr(weight, "ds_shape", weight.shape)) == 2:
                     weights[weight.requires_grad] += _elements(weight)
     config: Any = model.config
-    heads = getattr(config, "num_attention_heads", 0)
-    width = heads * (getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // max(1, heads))
-    return LanguageModelCost(weights[False], weights[True], width * getattr(config, "num_hidden_layers", 0))
+    width = _attention_width(config) * getattr(config, "num_hidden_layers", 0)
+    return LanguageModelCost(weights[False], weights[True], width)
 
 
 def _elements(tensor: Any) -> int:

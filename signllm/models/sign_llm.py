@@ -20,10 +20,10 @@ from signllm.kernels.mmd import mmd
 from signllm.models.gather import gather_packed, reduce_sum, world_and_rank
 from signllm.models.language_model import (
     GenerationConfig,
-    LanguageModel,
     LanguageModelConfig,
     LoraConfig,
     Scored,
+    build_language_model,
 )
 from signllm.models.operations import projector_operations, worked_on
 from signllm.models.projector import Projector, ProjectorConfig
@@ -125,7 +125,7 @@ class SignLLM(nn.Module):
         self.config, self.words = config, words
         self.vq_sign = vq_sign
         width = vq_sign.config.encoder.width
-        self.language_model = LanguageModel(config.language_model, deepspeed=deepspeed)
+        self.language_model = build_language_model(config.language_model, deepspeed=deepspeed)
         self.word_vectors = WordVectors(words, width)
         self.projector = Projector(config.projector, width, self.language_model.width)
         text = self.language_model.sample_embeddings(config.mmd_text_tokens)
@@ -152,7 +152,7 @@ class SignLLM(nn.Module):
             **self._word_metrics(segmentation, batch),
         }
         if self.training:
-            shares |= self._counts(batch, signs, len(words) + len(characters), scored.places)
+            shares |= self._counts(batch, signs, len(words) + len(characters), scored)
         return {"loss": loss, **{name: value.detach() for name, value in shares.items()}}
 
     @torch.no_grad()
@@ -195,15 +195,13 @@ class SignLLM(nn.Module):
         total = reduce_sum((scored.tokens * real_B).sum()).clamp(min=1.0)
         return (scored.losses * real_B).sum() / total, {"text_tokens": (scored.tokens * real_B).sum()}
 
-    def _counts(self, batch: Batch, signs: _Signs, rows: int, places: list[int]) -> dict[str, Tensor]:
+    def _counts(self, batch: Batch, signs: _Signs, rows: int, scored: Scored) -> dict[str, Tensor]:
         """Count what this rank worked on; ``rows``: words and characters through the projector."""
-        operations = (
-            signs.operations
-            + projector_operations(self.projector, rows)
-            + self.language_model.cost.operations(places)
-        )
+        operations = signs.operations + projector_operations(self.projector, rows) + scored.operations
         frames = 0 if batch.frames is None else len(batch.frames)
-        return worked_on(frames=frames, clips=len(signs.index), tokens=sum(places), operations=operations)
+        return worked_on(
+            frames=frames, clips=len(signs.index), tokens=sum(scored.places), operations=operations
+        )
 
     def _l_mmd(
         self, words: Tensor, characters: Tensor, word_counts: Tensor, character_counts: Tensor, batch: Batch

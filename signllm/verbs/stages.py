@@ -1,5 +1,6 @@
 """The verbs of training, one per stage: a recipe's configuration, each setting of which is an option."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,7 +76,13 @@ def _finetune(arguments: list[str]) -> Job:
     settings = Annotated[FinetuneConfig, tyro.conf.arg(name="")]
 
     def finetune(
-        *, run: Path, init: Path, data: str, ranks: int = 1, config: settings = recipe.finetune
+        *,
+        run: Path,
+        init: Path,
+        data: str,
+        llm: str | None = None,
+        ranks: int = 1,
+        config: settings = recipe.finetune,
     ) -> None:
         """Stage 3.
 
@@ -83,14 +90,24 @@ def _finetune(arguments: list[str]) -> Job:
             run: the run folder; an unfinished run there is continued.
             init: the run folder of stages 1 and 2: its encoder and its words.
             data: folder or address of shards, or a mixture, as stage 1 takes it.
+            llm: the language model's folder, or its name on the hub if it was fetched before; short for
+                --sign-llm.language-model.path.
             ranks: processes on this machine that share the work.
             config: settings of the recipe, each can be changed.
         """
         from signllm.stages.finetune import finetune
 
+        if llm is not None:
+            config = with_language_model(config, llm)
         spread("finetune", arguments, ranks, lambda: whole(finetune(config, run=run, init=init, shards=data)))
 
     return parse(finetune, options, verb="finetune", about=FINETUNE)
+
+
+def with_language_model(config: Any, path: str) -> Any:
+    """Return a configuration of stage 3 with another language model."""
+    model = dataclasses.replace(config.sign_llm.language_model, path=path)
+    return dataclasses.replace(config, sign_llm=dataclasses.replace(config.sign_llm, language_model=model))
 
 
 PRETRAIN = Verb(
@@ -105,6 +122,6 @@ COMPOSE = Verb(
 )
 FINETUNE = Verb(
     "stage 3: align the words with a frozen LLM",
-    "signllm finetune phoenix2014t --init runs/pretrain --data shards --run runs/finetune",
+    "signllm finetune phoenix2014t --init runs/pretrain --data shards --llm llama-7b --run runs/finetune",
     _finetune,
 )

@@ -10,7 +10,8 @@ from signllm.demo.demonstration import DemoConfig, learn_language, training_text
 from signllm.demo.language import function_words, sentences
 from signllm.demo.studio import StudioConfig, split_sentences
 from signllm.demo.text_model import TextModelConfig, train_text_model
-from signllm.models.language_model import GenerationConfig, LanguageModel, LanguageModelConfig
+from signllm.models.language_model import GenerationConfig, LanguageModelConfig, build_language_model
+from signllm.models.prompt import family_of
 
 TINY = {"width": 32, "layers": 1, "heads": 2, "batch_size": 8}
 TEXTS = [sentence.text for sentence in islice(sentences(0), 300)]
@@ -37,7 +38,7 @@ def test_the_same_settings_give_the_same_model(tmp_path: Path) -> None:
 
 
 def test_stage_three_loads_it_as_any_language_model(trained: tuple[Path, float]) -> None:
-    model = LanguageModel(LanguageModelConfig(path=str(trained[0]), dtype="fp32"))
+    model = build_language_model(LanguageModelConfig(path=str(trained[0]), dtype="fp32"))
     assert not any(p.requires_grad for p in model.parameters())
     assert model.width == 32
     words, counts = torch.randn(5, 32), torch.tensor([2, 3])
@@ -47,7 +48,7 @@ def test_stage_three_loads_it_as_any_language_model(trained: tuple[Path, float])
 
 def test_a_sentence_is_spelled_as_its_words_are(trained: tuple[Path, float]) -> None:
     """The model was trained on words' tokens one after the other: stage 3 must tokenise references alike."""
-    tokenizer = LanguageModel(LanguageModelConfig(path=str(trained[0]), dtype="fp32")).tokenizer
+    tokenizer = build_language_model(LanguageModelConfig(path=str(trained[0]), dtype="fp32")).tokenizer
 
     def tokens(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -58,7 +59,7 @@ def test_a_sentence_is_spelled_as_its_words_are(trained: tuple[Path, float]) -> 
 
 
 def test_prompt_and_separator_are_those_of_stage_three() -> None:
-    text, stage = TextModelConfig(), LanguageModelConfig()
+    text, stage = TextModelConfig(), family_of("llama")
     assert text.prompt == stage.prompt.format(language="English")
     assert text.separator == stage.separator
 

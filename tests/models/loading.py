@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from signllm.models.language_model import LanguageModel, LanguageModelConfig
+from signllm.models.language_model import LanguageModelConfig, build_language_model
 from signllm.training.engine import TrainingConfig, deepspeed_settings, import_deepspeed
 from tests.models import parts
 
@@ -53,7 +53,7 @@ def main() -> None:
     dist.init_process_group("gloo", rank=rank, world_size=world, init_method=f"file://{store}")
     import_deepspeed()
     settings = deepspeed_settings(TrainingConfig(steps=1, batch_size=world, deepspeed=zero), world=world)
-    LanguageModel(LanguageModelConfig(path=small), deepspeed=settings)
+    build_language_model(LanguageModelConfig(path=small), deepspeed=settings)
     before = resident()
     most, done = dict(before), threading.Event()
 
@@ -64,7 +64,7 @@ def main() -> None:
 
     watching = threading.Thread(target=watch)
     watching.start()
-    model = LanguageModel(LanguageModelConfig(path=llm), deepspeed=settings)
+    model = build_language_model(LanguageModelConfig(path=llm), deepspeed=settings)
     done.set()
     watching.join()
     held = sum(getattr(p, "ds_tensor", p).nbytes for p in model.model.parameters())

@@ -9,7 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from signllm.errors import UsageError
-from signllm.models.language_model import GenerationConfig, LanguageModel, LanguageModelConfig, LoraConfig
+from signllm.models.language_model import (
+    GenerationConfig,
+    LanguageModel,
+    LanguageModelConfig,
+    LoraConfig,
+    build_language_model,
+)
 
 PROMPT, SEPARATOR = "translate {language}", ":"
 COUNTS = torch.tensor([3, 1])
@@ -18,7 +24,7 @@ LANGUAGES = ["English", "English"]
 
 
 def model(llm: Path, **changes: object) -> LanguageModel:
-    return LanguageModel(
+    return build_language_model(
         LanguageModelConfig(
             **{"path": str(llm), "dtype": "fp32", "prompt": PROMPT, "separator": SEPARATOR} | changes
         )
@@ -32,7 +38,7 @@ def words() -> torch.Tensor:
 
 
 def test_the_loss_is_the_one_that_transformers_computes_text_by_text(llm: Path, words: torch.Tensor) -> None:
-    losses, tokens, _ = model(llm)(words, COUNTS, TEXTS, LANGUAGES)
+    losses, tokens, *_ = model(llm)(words, COUNTS, TEXTS, LANGUAGES)
     plain, tokenizer = AutoModelForCausalLM.from_pretrained(llm), AutoTokenizer.from_pretrained(llm)
     table = plain.get_input_embeddings()
     for place, part in enumerate(words.split(COUNTS.tolist())):
@@ -55,7 +61,6 @@ def test_nothing_of_it_learns_but_gradient_reaches_the_words(llm: Path, words: t
     losses.sum().backward()
     assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
     assert (words.grad.abs().sum(dim=1) > 0).all()
-    assert not frozen.model.training
 
 
 def test_recomputing_changes_no_gradient(llm: Path, words: torch.Tensor) -> None:
@@ -69,7 +74,7 @@ def test_recomputing_changes_no_gradient(llm: Path, words: torch.Tensor) -> None
 
 
 def test_long_references_are_cut_and_still_end(llm: Path, words: torch.Tensor) -> None:
-    _, tokens, _ = model(llm, max_text_tokens=2)(words, COUNTS, TEXTS, LANGUAGES)
+    _, tokens, *_ = model(llm, max_text_tokens=2)(words, COUNTS, TEXTS, LANGUAGES)
     assert tokens.tolist() == [3, 2]
 
 
@@ -88,7 +93,7 @@ def test_generation_does_not_depend_on_the_batch(llm: Path, words: torch.Tensor,
 def test_greedy_generation_takes_the_most_probable_token_each_time(llm: Path, words: torch.Tensor) -> None:
     writer = model(llm)
     (text,) = writer.generate(words[:3], COUNTS[:1], ["English"], GenerationConfig(max_new_tokens=4))
-    (prefix,) = writer._prefixes(words[:3], COUNTS[:1], ["English"])
+    (prefix,) = writer._prompted(words[:3], COUNTS[:1], ["English"], rooms=[4])
     tokens: list[int] = []
     while len(tokens) < 4 and (not tokens or tokens[-1] != writer.tokenizer.eos_token_id):
         embedded = torch.cat([prefix, writer.embed(tokens)])[None]
@@ -120,9 +125,11 @@ def test_the_sampled_embeddings_are_rows_of_the_table(llm: Path) -> None:
 
 def test_a_model_that_is_not_there_names_the_remedy(tmp_path: Path, llm: Path) -> None:
     with pytest.raises(UsageError, match="no language model is given"):
-        LanguageModel(LanguageModelConfig())
-    with pytest.raises(UsageError, match="give the folder of a causal language model"):
+        build_language_model(LanguageModelConfig())
+    with pytest.raises(UsageError, match="give the folder of a language model"):
         model(tmp_path / "nothing")
+    with pytest.raises(UsageError, match="hf download meta-llama/Llama-9"):
+        model(Path("meta-llama/Llama-9"))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match="cannot be loaded"):
         model(tmp_path)

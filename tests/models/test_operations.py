@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from signllm.models.language_model import LanguageModel, LanguageModelConfig, LoraConfig
+from signllm.models.language_model import LanguageModelConfig, LoraConfig, build_language_model
 from signllm.models.operations import (
     encoder_operations,
     frame_cost,
@@ -81,7 +81,7 @@ def test_the_projector() -> None:
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)], ids=["frozen", "adapters"])
 def test_a_frozen_language_model_costs_four_per_weight_and_place(llm: Path, lora: LoraConfig | None) -> None:
     config = LanguageModelConfig(path=str(llm), dtype="fp32", attention="eager", lora=lora)
-    model, length, layers, width = LanguageModel(config), 11, 2, 16
+    model, length, layers, width = build_language_model(config), 11, 2, 16
     given = torch.randn(1, length, width, requires_grad=True)
     linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
     frozen = sum(m.weight.numel() for m in linears if not m.weight.requires_grad)

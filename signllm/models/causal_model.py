@@ -1,0 +1,68 @@
+"""A frozen causal language model: [begin] prompt, sign words, separator, text, [end]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from signllm.models.language_model import (
+    IGNORED,
+    GenerationConfig,
+    LanguageModel,
+    LanguageModelConfig,
+    Scored,
+    padded,
+    token_losses,
+)
+from signllm.models.operations import language_model_cost
+
+
+class CausalLanguageModel(LanguageModel):
+    """LLaMA and its like, through ``AutoModelForCausalLM``; see :class:`LanguageModel`."""
+
+    kind = "causal"
+
+    def __init__(self, config: LanguageModelConfig, *, deepspeed: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config, deepspeed=deepspeed)
+        self.cost = language_model_cost(self.model)
+
+    def forward(
+        self, words: Tensor, counts: Tensor, texts: Sequence[str], languages: Sequence[str]
+    ) -> Scored:
+        """Score reference texts that follow the sign words; padded at the end."""
+        tokens = [self._text_tokens(text) for text in texts]
+        prefixes = self._prompted(words, counts, languages, rooms=[len(ids) for ids in tokens])
+        embedded, mask = padded(
+            [
+                torch.cat([prefix, self.embed(ids).to(prefix.dtype)])
+                for prefix, ids in zip(prefixes, tokens, strict=True)
+            ]
+        )
+        targets = torch.full(mask.shape, IGNORED, dtype=torch.int64)
+        for place, (prefix, ids) in enumerate(zip(prefixes, tokens, strict=True)):
+            targets[place, len(prefix) - 1 : len(prefix) + len(ids) - 1] = torch.tensor(ids)
+        targets = targets.to(words.device)
+        logits = self.model(inputs_embeds=embedded, attention_mask=mask, use_cache=False).logits
+        places = mask.sum(dim=1).tolist()
+        counted = (targets != IGNORED).sum(dim=1)
+        return Scored(token_losses(logits, targets), counted, places, self.cost.operations(places))
+
+    @torch.no_grad()
+    def generate(
+        self, words: Tensor, counts: Tensor, languages: Sequence[str], generation: GenerationConfig
+    ) -> list[str]:
+        """Write a text for every video, padded on the left (under ZeRO-3 all ranks, equally often)."""
+        rooms = [generation.max_new_tokens] * len(languages)
+        prefixes = self._prompted(words, counts, languages, rooms=rooms)
+        longest = max(len(prefix) for prefix in prefixes)
+        embedded = torch.stack(
+            [functional.pad(prefix, (0, 0, longest - len(prefix), 0)) for prefix in prefixes]
+        )
+        lengths = torch.tensor([len(prefix) for prefix in prefixes], device=embedded.device)
+        mask = (torch.arange(longest, device=embedded.device) >= longest - lengths[:, None]).long()
+        settings = self._decoding(generation)
+        return self._texts(self.model.generate(inputs_embeds=embedded, attention_mask=mask, **settings))

@@ -1,0 +1,232 @@
+"""Language models of many families behind one interface: each against a plain run of one text at a time."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from signllm.errors import UsageError
+from signllm.models.language_model import (
+    GenerationConfig,
+    LanguageModel,
+    LanguageModelConfig,
+    LoraConfig,
+    build_language_model,
+)
+from signllm.models.languages import CODES, is_code
+from signllm.models.prompt import Prompt, family_of
+from tests.models import on_ranks, parts
+from tests.models.families import CAUSAL, ENCODER_DECODER, save_family
+
+COUNTS = torch.tensor([3, 1])
+TEXTS = ["rain in the north", "sun"]
+LANGUAGES = ["German", "English"]
+EVERY = [*CAUSAL, *ENCODER_DECODER]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: save_family(tmp_path_factory.mktemp(name), name) for name in EVERY}
+
+
+@pytest.fixture
+def words() -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.randn(4, 16)
+
+
+def loaded(folder: Path, **changes: object) -> LanguageModel:
+    return build_language_model(LanguageModelConfig(**{"path": str(folder), "dtype": "fp32"} | changes))
+
+
+def ids_of(folder: Path, text: str) -> list[int]:
+    return list(AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"])
+
+
+@pytest.mark.parametrize("name", list(CAUSAL))
+def test_a_causal_model_scores_a_text_as_a_run_of_it_alone_without_padding(
+    folders: dict[str, Path], name: str, words: torch.Tensor
+) -> None:
+    found = loaded(folders[name])(words, COUNTS, TEXTS, LANGUAGES)
+    plain, table = AutoModelForCausalLM.from_pretrained(folders[name]), None
+    table = plain.get_input_embeddings()
+    for place, part in enumerate(words.split(COUNTS.tolist())):
+        prompt = ids_of(folders[name], f"Translate this sign language into {LANGUAGES[place]}:")
+        text = torch.tensor([*ids_of(folders[name], TEXTS[place]), 1])
+        embedded = torch.cat([table(torch.tensor([0, *prompt])), part, table(text)])[None]
+        logits = plain(inputs_embeds=embedded).logits[0, -len(text) - 1 : -1]
+        expected = functional.cross_entropy(logits, text, reduction="sum")
+        torch.testing.assert_close(found.losses[place], expected, rtol=1e-4, atol=1e-4)
+        assert found.places[place] == embedded.shape[1]
+
+
+STARTS = {"t5": [3], "flan-t5": [3], "mt5": [3], "mbart50": [1, 4], "mbart": [4]}
+"""What the decoder begins with for German: T5's padding, mBART-50's end and code, mBART's code."""
+
+
+@pytest.mark.parametrize("name", list(ENCODER_DECODER))
+def test_an_encoder_decoder_scores_a_text_as_a_run_of_it_alone_without_padding(
+    folders: dict[str, Path], name: str, words: torch.Tensor
+) -> None:
+    languages = ["German", "German"]
+    found = loaded(folders[name])(words, COUNTS, TEXTS, languages)
+    plain = AutoModelForSeq2SeqLM.from_pretrained(folders[name])
+    table = plain.get_input_embeddings()
+    for place, part in enumerate(words.split(COUNTS.tolist())):
+        prompt = [] if "mbart" in name else ids_of(folders[name], "translate sign language to German: ")
+        before = [table(torch.tensor(prompt))] if prompt else []
+        source = torch.cat([*before, part, table(torch.tensor([1]))])[None]
+        text = [*ids_of(folders[name], TEXTS[place]), 1]
+        sequence = torch.tensor([*STARTS[name], *text])
+        logits = plain(inputs_embeds=source, decoder_input_ids=sequence[None, :-1]).logits[0, -len(text) :]
+        expected = functional.cross_entropy(logits, torch.tensor(text), reduction="sum")
+        torch.testing.assert_close(found.losses[place], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_gradient_reaches_the_words_and_nothing_of_the_model_learns(
+    folders: dict[str, Path], name: str, words: torch.Tensor
+) -> None:
+    model = loaded(folders[name], gradient_checkpointing=True).train()
+    found = model(words.requires_grad_(), COUNTS, TEXTS, LANGUAGES)
+    found.losses.sum().backward()
+    assert (words.grad.abs().sum(dim=1) > 0).all()
+    assert all(p.grad is None and not p.requires_grad for p in model.parameters())
+    assert found.operations > 0
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("name", EVERY)
+def test_what_is_written_does_not_depend_on_the_batch(
+    folders: dict[str, Path], name: str, words: torch.Tensor, beams: int
+) -> None:
+    model, generation = loaded(folders[name]), GenerationConfig(beams=beams, max_new_tokens=8)
+    together = model.generate(words, COUNTS, LANGUAGES, generation)
+    alone = [
+        model.generate(part, torch.tensor([len(part)]), [language], generation)[0]
+        for part, language in zip(words.split(COUNTS.tolist()), LANGUAGES, strict=True)
+    ]
+    assert together == alone
+    assert any(together)
+    assert not any("de_DE" in text or "</s>" in text for text in together)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_adapters_find_their_layers_in_every_family(
+    folders: dict[str, Path], name: str, words: torch.Tensor
+) -> None:
+    model = loaded(folders[name], lora=LoraConfig(rank=2)).train()
+    found = model(words, COUNTS, TEXTS, LANGUAGES)
+    plain = loaded(folders[name])(words, COUNTS, TEXTS, LANGUAGES)
+    torch.testing.assert_close(found.losses, plain.losses)
+    found.losses.sum().backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert trained
+    assert any(p.grad.abs().max() > 0 for p in trained)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_sampled_embeddings_are_what_the_model_would_read(folders: dict[str, Path], name: str) -> None:
+    model = loaded(folders[name])
+    torch.testing.assert_close(
+        model.sample_embeddings(3), model.embed([0, (model_rows(model) - 1) // 2, model_rows(model) - 1])
+    )
+
+
+def model_rows(model: LanguageModel) -> int:
+    return len(model.model.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "flan-t5", "mbart50"])
+def test_sign_llm_trains_and_translates_with_any_kind(folders: dict[str, Path], name: str) -> None:
+    model = on_ranks.sign_llm(folders[name]).train()
+    batch = parts.batch_of()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(4):
+        shares = model(batch)
+        shares["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(shares["l_sim"]))
+    assert losses[-1] < losses[0]
+    texts = model.eval().generate(batch, GenerationConfig(max_new_tokens=8))
+    assert len(texts) == len(batch.texts)
+
+
+def test_a_chat_template_surrounds_the_signs(tmp_path: Path, words: torch.Tensor) -> None:
+    folder = save_family(tmp_path, "qwen3", chat=True)
+    around = loaded(folder).prompt.around("German")
+    decoded = [AutoTokenizer.from_pretrained(folder).decode(ids) for ids in around]
+    assert decoded == ["<s> user Translate this sign language into German :", "</s> model"]
+    assert loaded(folder, chat=False).prompt.around("German")[1] == []
+    loaded(folder)(words, COUNTS, TEXTS, LANGUAGES)
+    with pytest.raises(UsageError, match="no chat template"):
+        loaded(save_family(tmp_path / "plain", "qwen3"), chat=True)
+
+
+def test_a_template_that_hides_what_the_user_says_is_refused(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(save_family(tmp_path, "qwen3", chat=True))
+    tokenizer.chat_template = "hello"
+    prompt = Prompt(tokenizer, family_of("qwen3"), text=None, separator=None, chat=None)
+    with pytest.raises(UsageError, match="leaves out what the user says"):
+        prompt.around("German")
+
+
+@pytest.mark.parametrize("name", ["llama", "mbart"])
+def test_a_sign_sentence_too_long_for_the_model_is_cut_and_said_or_refused(
+    folders: dict[str, Path], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = torch.randn(101, 16)
+    counts = torch.tensor([100, 1])
+    with caplog.at_level(logging.WARNING):
+        model = loaded(folders[name])
+        found = model(long, counts, TEXTS, ["German"] * 2)
+        assert "words are cut" in caplog.text
+        model.generate(long, counts, ["German"] * 2, GenerationConfig(max_new_tokens=4))
+    written = len(TEXTS[0].split()) + 1
+    assert found.places[0] == (64 if name == "llama" else 64 + written), "the decoder has places of its own"
+    with pytest.raises(UsageError, match="do not fit into the model's 64 places"):
+        loaded(folders[name], too_long="error")(long, counts, TEXTS, ["German"] * 2)
+
+
+def test_a_prompt_that_leaves_no_room_for_signs_is_refused(folders: dict[str, Path]) -> None:
+    model = loaded(folders["llama"], prompt="sign " * 64)
+    with pytest.raises(UsageError, match="1 sign words, prompt and text do not fit"):
+        model(torch.randn(1, 16), COUNTS[1:], TEXTS[:1], ["German"])
+
+
+def test_a_model_that_was_fetched_from_the_hub_goes_by_its_name(
+    folders: dict[str, Path], words: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    kept = tmp_path / "models--google--tiny"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("abc")
+    shutil.copytree(folders["t5"], kept / "snapshots" / "abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    by_name = build_language_model(LanguageModelConfig(path="google/tiny", dtype="fp32"))
+    found = by_name(words, COUNTS, TEXTS, LANGUAGES)
+    torch.testing.assert_close(found.losses, loaded(folders["t5"])(words, COUNTS, TEXTS, LANGUAGES).losses)
+
+
+def test_a_model_of_relative_positions_reads_any_length(folders: dict[str, Path]) -> None:
+    found = loaded(folders["t5"])(torch.randn(200, 16), torch.tensor([200]), TEXTS[:1], ["German"])
+    assert found.places[0] > 200
+
+
+def test_languages_have_the_codes_that_multilingual_models_know(folders: dict[str, Path]) -> None:
+    assert len(CODES) == 52
+    assert all(map(is_code, ["de_DE", "__de__", "en_XX", "deu_Latn"]))
+    assert not any(map(is_code, ["<pad>", "</s>", "<extra_id_0>", "<mask>", "[CLS]"]))
+    model = loaded(folders["mbart50"])
+    assert model._start("English") == model._start("en") == model._start("en_US") == [1, 5]
+    with pytest.raises(UsageError, match="no code for the language 'Klingon'"):
+        model._start("Klingon")
