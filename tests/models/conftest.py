@@ -9,6 +9,7 @@ import pytest
 from torch import Tensor
 
 from tests.models import on_ranks, parts
+from tests.models.families import save_family
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,8 @@ def on_one_and_two(
 ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
     """What one rank found, and what each of two ranks found, doing the same work."""
     folder = tmp_path_factory.mktemp("ranks")
+    for family in on_ranks.FAMILIES:
+        save_family(folder / family, family)
     with ThreadPoolExecutor() as pool:
         one, two = pool.map(lambda count: on_ranks.run(count, folder, llm), (1, 2))
     return one[0], two

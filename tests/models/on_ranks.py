@@ -19,7 +19,7 @@ from torch import Tensor
 
 from signllm.models.frozen_llm import LoraConfig
 from signllm.models.gather import gather_packed, reduce_sum
-from signllm.models.language_model import LanguageModelConfig
+from signllm.models.language_model import GenerationConfig, LanguageModelConfig
 from signllm.models.projector import ProjectorConfig
 from signllm.models.sign_llm import SignLLM, SignLLMConfig, build_sign_llm
 from signllm.shipped import shipped_folder
@@ -30,6 +30,7 @@ from tests.models import parts
 EMA = {"update": "ema", "kmeans_batches": 1, "revive_dead_after": 1, "decay": 0.5}
 PADDED = (True, True, True, False)
 ADAPTERS = LoraConfig(rank=2, alpha=64)
+FAMILIES = ("t5", "mbart50")
 STAGES = ("zero0", "zero1", "zero2", "zero3")
 
 
@@ -83,8 +84,13 @@ def main() -> None:
         ("adapted2", "zero2", {"lora": ADAPTERS}),
         ("adapted3", cut, {"lora": ADAPTERS}),
         ("adapted3recomputed", cut, {"lora": ADAPTERS, "recompute": True}),
+        ("t5-2", "zero2", {"family": "t5"}),
+        ("t5-3", cut, {"family": "t5"}),
+        ("t5-3recomputed", cut, {"family": "t5", "recompute": True}),
+        ("mbart50-2", "zero2", {"family": "mbart50"}),
+        ("mbart50-3", cut, {"family": "mbart50"}),
     ):
-        losses = of_sign_llm(str(stage), rank, world, Path(llm), **settings)
+        losses = of_sign_llm(str(stage), rank, world, Path(llm), families=Path(out).parent, **settings)
         found |= {f"{name}/{step}": loss for step, loss in enumerate(losses)}
     save_file(
         {name: torch.as_tensor(value).contiguous().clone() for name, value in found.items()},
@@ -146,8 +152,16 @@ def of_sign_llm(
     recompute: bool = False,
     dtype: str = "fp32",
     lora: LoraConfig | None = None,
+    family: str | None = None,
+    families: Path = Path(),
 ) -> list[Tensor]:
-    """Three steps of SignLLM in fp32; both may recompute, the language model may have 16 bits or adapters."""
+    """Three steps of SignLLM in fp32; both may recompute, the language model may have 16 bits or adapters.
+
+    ``family``: a language model of another family, from the folder ``families``, and the lengths of what it
+    writes.
+    """
+    if family is not None:
+        llm = families / family
     settings = TrainingConfig(deepspeed=stage, steps=3, batch_size=4, learning_rate=1e-3)
     import_deepspeed()
     given = deepspeed_settings(settings, world=world)
@@ -166,6 +180,14 @@ def of_sign_llm(
         weights, _ = read_whole(engine)
         moved = [weight.norm() for name, weight in weights.items() if "lora_B" in name]
         losses.append(torch.stack(moved).double().min())  # they begin at zero
+    if family is not None:
+        engine.eval()
+        written = engine.module.generate(
+            parts.batch_of(rank=rank, world=world), GenerationConfig(max_new_tokens=6)
+        )
+        own = torch.zeros(4)
+        own[rank::world] = torch.tensor([float(len(one.text)) for one in written])
+        losses.append(reduce_sum(own))
     return losses
 
 

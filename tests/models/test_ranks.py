@@ -109,3 +109,17 @@ def test_adapters_in_a_partitioned_model_learn_as_in_a_replicated_one(
             torch.testing.assert_close(found[f"{variant}/{step}"], one[f"adapted2/{step}"], **STAGE_NOISE)
     assert one["adapted2/3"] > 1e-3
     assert abs(one["adapted2/2"] - one["kept/2"]) > 1e-5, "with adapters training takes another course"
+
+
+@pytest.mark.parametrize(("family", "variant"), [("t5", "3"), ("t5", "3recomputed"), ("mbart50", "3")])
+def test_an_encoder_decoder_learns_and_writes_partitioned_as_replicated(
+    on_one_and_two: Ranks, family: str, variant: str
+) -> None:
+    one, two = on_one_and_two
+    for found in (one, *two):
+        for step in range(4):  # the last is the lengths of four texts
+            torch.testing.assert_close(
+                found[f"{family}-{variant}/{step}"], one[f"{family}-2/{step}"], **STAGE_NOISE
+            )
+    assert abs(one[f"{family}-2/2"] - one[f"{family}-2/0"]) > 1e-3, "it did learn"
+    assert one[f"{family}-2/3"].any()
