@@ -217,7 +217,7 @@ def open_run(run: Path, config: ConfigT, datasets: Sequence[DatasetRecord] = ())
     if (run / "config.json").is_file():
         begun = load_config(run, type(config))
         changed = [line for line in differences(begun, config) if _breaks_the_run(line)]
-        other_data = dataset_differences(_datasets_of(run), datasets)
+        other_data = dataset_differences(datasets_of(run), datasets)
         if (changed or other_data) and any(run.glob("**/checkpoints/step-*/COMPLETE")):
             what, must_stay = ("settings", changed) if changed else ("data", other_data)
             raise UsageError(
@@ -237,7 +237,7 @@ def _breaks_the_run(difference: str) -> bool:
     return name not in MAY_CHANGE
 
 
-def _datasets_of(run: Path) -> list[DatasetRecord]:
+def datasets_of(run: Path) -> list[DatasetRecord]:
     """Return what a run recorded of its data; nothing if it was begun before that was recorded."""
     where = run / "config.json"
     return [from_plain(DatasetRecord, record, where=where) for record in _read(run).get("datasets", [])]

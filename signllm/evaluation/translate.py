@@ -85,14 +85,15 @@ class Translator:
 
 
 def load(run: Path | str, *, device: torch.device | str | None = None) -> Translator:
-    """Load a fine-tuned run.
+    """Load a fine-tuned run, or an export of one.
 
     Args:
         run: its folder.
         device: where it computes; by default the first GPU if there is one.
 
     Raises:
-        UsageError: not a run of stage 3 or of this version, no whole checkpoint, or no language model.
+        UsageError: neither a run of stage 3 nor an export, of another version, no whole checkpoint, or no
+            language model.
     """
     run = Path(run)
     config = load_config(run, FinetuneConfig)

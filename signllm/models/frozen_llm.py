@@ -86,8 +86,8 @@ def load_tokenizer(path: str) -> Any:
     return tokenizer
 
 
-def is_encoder_decoder(path: str) -> bool:
-    """Say of which kind the language model of a folder is, from its configuration.
+def read_configuration(path: str) -> Any:
+    """Return the ``transformers`` configuration of a language model.
 
     Raises:
         UsageError: there is no such folder, or nothing that ``transformers`` knows in it.
@@ -96,14 +96,28 @@ def is_encoder_decoder(path: str) -> bool:
 
     folder = model_folder(path)
     try:
-        return bool(AutoConfig.from_pretrained(folder, local_files_only=True).is_encoder_decoder)
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise _cannot_load("configuration", path, error) from None
+
+
+ADAPTER = "language_model.model."
+"""What the names of adapters in a SignLLM begin with; ``peft`` writes what follows, without its own name."""
+
+
+def peft_name(name: str) -> str:
+    """Return how ``peft`` names an adapter's tensor in a file."""
+    return name.removeprefix(ADAPTER).replace(".default.", ".")
 
 
 def model_type(model: Any) -> str:
     """Return what ``transformers`` calls the family of a model, e.g. ``llama``."""
     return str(model.config.model_type)
+
+
+def family_name(path: str) -> str:
+    """Return the ``transformers`` type of the language model of a folder, without loading it."""
+    return str(read_configuration(path).model_type)
 
 
 def position_limit(config: Any) -> int | None:
@@ -122,13 +136,12 @@ def load_model(
     Raises:
         UsageError: there is no such folder, or no language model of that kind in it.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
     options = {} if attention is None else {"attn_implementation": attention}
-    folder = model_folder(path)
+    folder, settings = model_folder(path), read_configuration(path)
     try:
-        settings = AutoConfig.from_pretrained(folder, local_files_only=True)
         for name, value in settings.to_dict().items():
             if "drop" in name and isinstance(value, float):
                 setattr(settings, name, 0.0)
@@ -180,27 +193,29 @@ def _cannot_load(what: str, path: str, error: Exception) -> UsageError:
     )
 
 
+def peft_settings(config: LoraConfig, family: str) -> Any:
+    """Return adapters as ``peft`` configures them, for a model of a ``transformers`` type."""
+    from peft import LoraConfig as PeftLora
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    return PeftLora(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=list(config.targets or KNOWN.get(family, LORA_TARGETS)),
+    )
+
+
 def with_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
     """Put trainable adapters into a frozen model.
 
     Raises:
         UsageError: no layer is called as ``config.targets`` says.
     """
-    from peft import LoraConfig as PeftLora
     from peft import get_peft_model
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    targets = config.targets or KNOWN.get(model_type(model), LORA_TARGETS)
     try:
-        adapted = get_peft_model(
-            model,
-            PeftLora(
-                r=config.rank,
-                lora_alpha=config.alpha,
-                lora_dropout=config.dropout,
-                target_modules=list(targets),
-            ),
-        )
+        adapted = get_peft_model(model, peft_settings(config, model_type(model)))
     except ValueError as error:
         raise UsageError(
             f"no adapter fits: {str(error).splitlines()[0]}",

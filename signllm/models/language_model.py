@@ -21,11 +21,11 @@ from torch.nn import functional
 from signllm.errors import UsageError
 from signllm.models.frozen_llm import (
     LoraConfig,
-    is_encoder_decoder,
     load_model,
     load_tokenizer,
     model_type,
     position_limit,
+    read_configuration,
     recompute_activations,
     with_lora,
     zero3_loading,
@@ -264,7 +264,11 @@ def build_language_model(
     from signllm.models.causal_model import CausalLanguageModel
     from signllm.models.encoder_decoder_model import EncoderDecoderLanguageModel
 
-    kind = EncoderDecoderLanguageModel if is_encoder_decoder(config.path) else CausalLanguageModel
+    kind = (
+        EncoderDecoderLanguageModel
+        if read_configuration(config.path).is_encoder_decoder
+        else CausalLanguageModel
+    )
     return kind(config, deepspeed=deepspeed)
 
 

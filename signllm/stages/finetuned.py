@@ -1,4 +1,4 @@
-"""What a run of stage 3 holds: its words, its encoder, or all of SignLLM, as one checkpoint left them.
+"""What a run of stage 3 or an export holds: its words, its encoder, or all of SignLLM.
 
 Word offsets mean nothing without the words they are of, so every checkpoint holds both. ``run/words.json`` is
 the same as in the last one, for whoever reads the run, and serves checkpoints of before they held words.
@@ -6,12 +6,17 @@ the same as in the last one, for whoever reads the run, and serves checkpoints o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
+from signllm.models.frozen_llm import ADAPTER
 from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.models.vq_sign import VQSign
 from signllm.stages.encoding import vq_sign_of
@@ -25,6 +30,8 @@ from signllm.training.engine import (
 from signllm.training.zero3 import gather_when_called
 
 STAGE = "finetune"
+WEIGHTS, ADAPTER_FOLDER, LANGUAGE_MODEL = "model.safetensors", "adapter", "language-model"
+"""In an export: all that was trained but adapters; these, in peft's format; a copy of the language model."""
 
 
 def words_of(checkpoint: Path, run: Path) -> WordCodebook:
@@ -34,6 +41,67 @@ def words_of(checkpoint: Path, run: Path) -> WordCodebook:
         UsageError: they are missing or broken.
     """
     return WordCodebook.load(checkpoint if (checkpoint / "words.json").is_file() else run)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What was trained, apart from the frozen language model.
+
+    Attributes:
+        config: with a language model that this machine can find, if it has it.
+        words: that the weights belong to.
+        weights: on the CPU, by name.
+        where: they come from: a checkpoint's folder, or a file.
+    """
+
+    config: FinetuneConfig
+    words: WordCodebook
+    weights: Mapping[str, Tensor]
+    where: Path
+
+
+def read_trained(folder: Path, checkpoint: Path | None = None) -> Trained:
+    """Read a run of stage 3, its last whole checkpoint by default, or an export.
+
+    Raises:
+        UsageError: neither a run of stage 3 nor an export, of another version, or damaged.
+    """
+    config = load_config(folder, FinetuneConfig)
+    if (folder / WEIGHTS).is_file():
+        return Trained(
+            with_model_inside(config, folder), WordCodebook.load(folder), _exported(folder), folder
+        )
+    checkpoint = checkpoint or whole_checkpoint(folder)
+    weights = load_weights(checkpoint, stage=STAGE)
+    return Trained(config, words_of(checkpoint, folder), weights, checkpoint)
+
+
+def with_model_inside(config: FinetuneConfig, folder: Path) -> FinetuneConfig:
+    """Return the configuration of an export with the language model that lies in it, if one does."""
+    if not (folder / LANGUAGE_MODEL / "config.json").is_file():
+        return config
+    model = replace(config.sign_llm.language_model, path=str(folder / LANGUAGE_MODEL))
+    return replace(config, sign_llm=replace(config.sign_llm, language_model=model))
+
+
+def _exported(folder: Path) -> dict[str, Tensor]:
+    """Read the weights of an export; those of adapters get the names that they had in training."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / WEIGHTS
+    try:
+        weights = load_file(path)
+        path = folder / ADAPTER_FOLDER / "adapter_model.safetensors"
+        adapters = load_file(path) if path.is_file() else {}
+    except (SafetensorError, OSError) as error:
+        raise UsageError(
+            f"the weights cannot be read: {error}", where=path, remedy="export the run again"
+        ) from None
+    for name, tensor in adapters.items():
+        part, kind = name.rsplit(".", 1)
+        weights[f"{ADAPTER}{part}.default.{kind}"] = tensor
+    return weights
 
 
 def load_encoder(config: FinetuneConfig, checkpoint: Path) -> VQSign:
@@ -49,11 +117,11 @@ def load_encoder(config: FinetuneConfig, checkpoint: Path) -> VQSign:
 
 
 def load_sign_llm(run: Path, checkpoint: Path | None = None, *, zero_file: str | None = None) -> SignLLM:
-    """Return the SignLLM of a fine-tuning run as a checkpoint left it, in evaluation mode.
+    """Return the SignLLM of an export, or of a fine-tuning run as a checkpoint left it, in evaluation mode.
 
     Args:
         run: its folder.
-        checkpoint: by default the last whole one.
+        checkpoint: of a run, by default the last whole one.
         zero_file: of ZeRO-3: the language model is partitioned over the ranks, each on its device, and all
             ranks then generate equally often. None: the model is whole, on the CPU.
 
@@ -61,11 +129,10 @@ def load_sign_llm(run: Path, checkpoint: Path | None = None, *, zero_file: str |
         UsageError: not a run of stage 3, no whole checkpoint, no language model, weights that do not fit, a
             file of another ZeRO stage.
     """
-    config = load_config(run, FinetuneConfig)
-    checkpoint = checkpoint or whole_checkpoint(run)
+    found = read_trained(run, checkpoint)
     settings = None if zero_file is None else _zero3_settings(zero_file)
-    model = build_sign_llm(config.sign_llm, words_of(checkpoint, run), deepspeed=settings)
-    install_weights(model, load_weights(checkpoint, stage=STAGE), where=checkpoint)
+    model = build_sign_llm(found.config.sign_llm, found.words, deepspeed=settings)
+    install_weights(model, found.weights, where=found.where)
     if settings is not None:
         ranks = start_distributed()
         for name, part in model.named_children():

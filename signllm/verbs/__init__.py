@@ -16,7 +16,7 @@ from signllm.verbs.data import SHARD, SHARDS
 from signllm.verbs.demo import DEMO
 from signllm.verbs.doctor import DOCTOR
 from signllm.verbs.jobs import launch_verb
-from signllm.verbs.results import EVALUATE, REPORT, SCORE, TRANSLATE
+from signllm.verbs.results import EVALUATE, EXPORT, REPORT, SCORE, TRANSLATE
 from signllm.verbs.stages import COMPOSE, FINETUNE, PRETRAIN
 from signllm.version import VERSION
 
@@ -78,6 +78,7 @@ VERBS: dict[str, Verb] = {
     "finetune": FINETUNE,
     "evaluate": EVALUATE,
     "translate": TRANSLATE,
+    "export": EXPORT,
     "score": SCORE,
     "report": REPORT,
     "launch": launch_verb(check=prepare, run=run),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from signllm.command import Job, Verb, parse, show, spread
+from signllm.command import Job, Verb, named, parse, show, spread
 from signllm.errors import UsageError
 from signllm.plain import to_plain
 
@@ -62,7 +62,7 @@ def _translate(arguments: list[str]) -> Job:
 
         Args:
             videos: video files, or folders of frame pictures.
-            run: the run folder of stage 3.
+            run: the run folder of stage 3, or an export of one.
             language: of the text, in English, for the prompt.
             json: print JSON: text, characters and words of every video.
         """
@@ -122,12 +122,36 @@ def _report(arguments: list[str]) -> Job:
     return parse(report, arguments, verb="report", about=REPORT)
 
 
+def _export(arguments: list[str]) -> Job:
+    destination = named(Path, "OUT")
+
+    def export(out: destination, /, *, run: Path, best: bool = False, with_llm: bool = False) -> None:
+        """Export.
+
+        Args:
+            out: folder to write; must not be there yet.
+            run: the run folder of stage 3.
+            best: the checkpoint of the best validated value instead of the last.
+            with_llm: copy the frozen language model into it; else it is named.
+        """
+        from signllm.evaluation.export import export
+
+        print(export(run, out, best=best, with_llm=with_llm))
+
+    return parse(export, arguments, verb="export", about=EXPORT)
+
+
 EVALUATE = Verb(
     "translate a split and score it",
     "signllm evaluate --run runs/finetune --data shards --split dev --ranks 2",
     _evaluate,
 )
 TRANSLATE = Verb("text for any video file", "signllm translate --run runs/finetune video.mp4", _translate)
+EXPORT = Verb(
+    "what a run has learnt as one folder for others, with a card",
+    "signllm export my-model --run runs/finetune",
+    _export,
+)
 SCORE = Verb(
     "BLEU, ROUGE-L and chrF of anybody's output, by a named convention",
     "signllm score --hypotheses out.txt --references ref.txt --convention phoenix2014t",

@@ -17,7 +17,7 @@ from signllm.data.pipeline import DataConfig
 from signllm.data.shards import ShardConfig, shard
 from signllm.data.video import encode_h264
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
-from signllm.models.language_model import GenerationConfig, LanguageModelConfig
+from signllm.models.language_model import GenerationConfig, LanguageModelConfig, LoraConfig
 from signllm.models.projector import ProjectorConfig
 from signllm.models.sign_llm import SignLLMConfig, build_sign_llm
 from signllm.stages.finetuned import load_sign_llm
@@ -52,14 +52,18 @@ def write_shards(folder: Path, lengths: tuple[int, ...] = LENGTHS) -> dict[str, 
     return paths
 
 
-def write_run(run: Path, language_model: Path, *, seed: int = 0) -> Path:
+def write_run(run: Path, language_model: Path, *, seed: int = 0, lora: LoraConfig | None = None) -> Path:
     """Write a fine-tuned run: configuration, words, one checkpoint."""
     config = FinetuneConfig(
         sign_llm=SignLLMConfig(
             vq_sign=parts.vq_config(),
             projector=ProjectorConfig(hidden=12),
             language_model=LanguageModelConfig(
-                path=str(language_model), dtype="fp32", prompt="translate {language}", separator=":"
+                path=str(language_model),
+                dtype="fp32",
+                prompt="translate {language}",
+                separator=":",
+                lora=lora,
             ),
         ),
         data=DataConfig(size=parts.SIZE, max_frames=MAX_FRAMES, workers=0),
@@ -78,6 +82,9 @@ def write_run(run: Path, language_model: Path, *, seed: int = 0) -> Path:
         codebook.copy_(vectors[torch.linspace(0, len(vectors) - 1, len(codebook)).long()])
         for parameter in model.projector.parameters():
             parameter.mul_(20)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()  # adapters begin at zero
     save_config(run, config)
     words.save(run)
     weights = trainable_parameters(model) | kept_tensors(model)

@@ -1,0 +1,113 @@
+"""``signllm export``: what a run has learnt as one folder that others can use, with a card.
+
+    config.json           settings of the run, and its data by checksum
+    model.safetensors     all that was trained: encoder, codebook, word vectors, projector
+    words.json/.safetensors
+    adapter/              adapters, in peft's own format, if there are any
+    language-model/       a copy of the frozen language model, if asked for; else it is named in config.json
+    README.md             the card: data, scores with their signature, settings, licences, how to use it
+
+Nothing of it is a pickle. :func:``signllm.load` and ``signllm translate`` read it like a run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from signllm.config import FinetuneConfig, datasets_of, load_config, save_config
+from signllm.errors import UsageError
+from signllm.evaluation.model_card import model_card
+from signllm.models.frozen_llm import ADAPTER, family_name, model_folder, peft_name, peft_settings
+from signllm.stages.finetuned import ADAPTER_FOLDER, LANGUAGE_MODEL, WEIGHTS, Trained, read_trained
+from signllm.training.checkpoint import best_checkpoint, whole_checkpoint
+from signllm.writing import full_disk_told
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def export(run: Path, out: Path, *, best: bool = False, with_llm: bool = False) -> Path:
+    """Write an export of a fine-tuned run; the folder appears at the end, whole.
+
+    Args:
+        run: folder of stage 3.
+        out: a folder that is not there yet.
+        best: its best validated checkpoint instead of the last.
+        with_llm: copy the frozen language model into it.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UsageError: not a fine-tuned run, no such checkpoint, ``out`` is there, no language model, or the disk
+            is full.
+    """
+    if out.exists():
+        raise UsageError("this folder is there already", where=out, remedy="name one that is not")
+    load_config(run, FinetuneConfig)  # a run of another stage is told as such
+    checkpoint = best_checkpoint(run) if best else whole_checkpoint(run)
+    found = read_trained(run, checkpoint)
+    unfinished = out.with_name(f".{out.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        with full_disk_told(out):
+            unfinished.mkdir(parents=True)
+            _write(found, run, checkpoint.name, unfinished, with_llm=with_llm)
+            unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return out
+
+
+def _write(found: Trained, run: Path, checkpoint: str, folder: Path, *, with_llm: bool) -> None:
+    from safetensors.torch import save_file
+
+    config = _portable(found.config)
+    save_config(folder, config, datasets_of(run))
+    found.words.save(folder)
+    adapters = {name: tensor for name, tensor in found.weights.items() if name.startswith(ADAPTER)}
+    rest = {name: tensor for name, tensor in found.weights.items() if name not in adapters}
+    save_file(rest, folder / WEIGHTS)
+    if adapters:
+        _write_adapters(adapters, config, folder / ADAPTER_FOLDER)
+    if with_llm:
+        source = model_folder(config.sign_llm.language_model.path)
+        shutil.copytree(source, folder / LANGUAGE_MODEL, ignore=_not_needed)
+    scores = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run.glob("scores.*.json"))]
+    card = model_card(config, found.words, datasets_of(run), scores, checkpoint, with_llm=with_llm)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _portable(config: FinetuneConfig) -> FinetuneConfig:
+    """Return the configuration with the language model by its whole path, if it is a folder's."""
+    model = config.sign_llm.language_model
+    path = str(Path(model.path).absolute()) if Path(model.path).exists() else model.path
+    return replace(config, sign_llm=replace(config.sign_llm, language_model=replace(model, path=path)))
+
+
+def _write_adapters(adapters: Mapping[str, Tensor], config: FinetuneConfig, folder: Path) -> None:
+    """Write adapters as ``peft.PeftModel.from_pretrained`` reads them."""
+    from safetensors.torch import save_file
+
+    model = config.sign_llm.language_model
+    assert model.lora is not None
+    settings = peft_settings(model.lora, family_name(model.path))
+    settings.base_model_name_or_path, settings.inference_mode = model.path, True
+    settings.save_pretrained(str(folder))
+    save_file(
+        {peft_name(name): tensor for name, tensor in adapters.items()}, folder / "adapter_model.safetensors"
+    )
+
+
+def _not_needed(folder: str, names: list[str]) -> list[str]:
+    """Leave out of a model's folder what is not read: weights of other kinds, hidden files."""
+    return [
+        name
+        for name in names
+        if name.startswith(".") or name.endswith((".bin", ".pth", ".pt", ".h5", ".msgpack"))
+    ]

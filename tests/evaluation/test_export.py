@@ -1,0 +1,101 @@
+"""An export translates as its run, wherever it is moved, and its adapters are peft's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+import signllm
+from signllm import cli
+from signllm.config import FinetuneConfig, load_config
+from signllm.errors import UsageError
+from signllm.evaluation.evaluate import EvaluateConfig, evaluate
+from signllm.evaluation.export import export
+from signllm.models.language_model import LoraConfig
+from signllm.stages.finetuned import load_sign_llm
+from tests.evaluation import trained
+
+
+@pytest.mark.parametrize("with_llm", [False, True], ids=["by reference", "inside"])
+def test_an_export_translates_as_its_run(
+    made: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, with_llm: bool
+) -> None:
+    video = made / "videos" / "clip2.mp4"
+    expected = signllm.load(run).translate(video)
+    flags = ["--with-llm"] if with_llm else []
+    assert cli.main(["export", str(tmp_path / "out"), "--run", str(run), *flags]) == 0
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    shutil.rmtree(run)
+    found = signllm.load(moved).translate(video)
+    assert (found.text, found.words) == (expected.text, expected.words)
+    capsys.readouterr()
+    assert cli.main(["translate", str(video), "--run", str(moved)]) == 0
+    assert expected.text in capsys.readouterr().out
+    kinds = {path.suffix for path in moved.rglob("*") if path.is_file()}
+    assert kinds <= {".json", ".safetensors", ".md", ".jinja"}
+    assert (moved / "language-model").exists() == with_llm
+
+
+def test_the_card_tells_scores_with_their_signature(run: Path, shards: Path, tmp_path: Path) -> None:
+    without = (export(run, tmp_path / "without") / "README.md").read_text()
+    assert "None were computed" in without
+    scores = evaluate(run, shards, "test", EvaluateConfig(batch_size=3))
+    card = (export(run, tmp_path / "with") / "README.md").read_text()
+    assert f"| {scores['bleu4']:.2f} |" in card
+    assert scores["signature"] in card
+    assert "step-00000001" in card
+    assert "Apache-2.0" in card
+
+
+def test_adapters_are_written_as_peft_reads_them(made: Path, tmp_path: Path) -> None:
+    lora = LoraConfig(rank=2)
+    run = trained.write_run(tmp_path / "run", made / "llm", lora=lora)
+    out = export(run, tmp_path / "out")
+    config = load_config(out, FinetuneConfig)
+    assert config.sign_llm.language_model.lora == lora
+    plain = AutoModelForCausalLM.from_pretrained(made / "llm")
+    theirs = PeftModel.from_pretrained(plain, out / "adapter").eval()
+    ours = load_sign_llm(out)
+    tokens = torch.tensor([[1, 5, 7, 3]])
+    expected = load_sign_llm(run).language_model.model(tokens).logits
+    torch.testing.assert_close(theirs(tokens).logits, expected)
+    torch.testing.assert_close(ours.language_model.model(tokens).logits, expected)
+    assert (expected - AutoModelForCausalLM.from_pretrained(made / "llm")(tokens).logits).abs().max() > 1e-3
+
+
+def test_refusals_leave_nothing(run: Path, tmp_path: Path, made: Path) -> None:
+    with pytest.raises(UsageError, match="not a run folder"):
+        export(tmp_path, tmp_path / "out")
+    with pytest.raises(UsageError, match="none is the best"):
+        export(run, tmp_path / "out", best=True)
+    assert not list(tmp_path.glob("*out*"))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UsageError, match="there already"):
+        export(run, tmp_path / "out")
+    out = export(run, tmp_path / "model")
+    weights = (out / "model.safetensors").read_bytes()
+    (out / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(UsageError, match="weights cannot be read"):
+        signllm.load(out)
+    (out / "model.safetensors").write_bytes(weights)
+    record = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(record | {"format": 99, "signllm": "9.0"}))
+    with pytest.raises(UsageError, match=r"written by signllm 9\.0"):
+        signllm.load(out)
+
+
+def test_a_language_model_that_is_gone_is_named(made: Path, tmp_path: Path) -> None:
+    llm = Path(shutil.copytree(made / "llm", tmp_path / "llm"))
+    out = export(trained.write_run(tmp_path / "run", llm), tmp_path / "out")
+    shutil.rmtree(llm)
+    with pytest.raises(UsageError, match="there is no language model"):
+        signllm.load(out)
+    config = load_config(out, FinetuneConfig)
+    assert config == replace(load_config(tmp_path / "run", FinetuneConfig))
