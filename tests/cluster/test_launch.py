@@ -148,7 +148,7 @@ def test_the_site_is_kept_and_an_outer_job_is_not(tmp_path: Path, monkeypatch: p
     assert "RANK" not in handed_on
 
 
-LOCAL = Profile(executor="local", tasks_per_node=2, timeout_min=5, environment={"SIGNLLM_TEST": "set here"})
+LOCAL = Profile(executor="local", tasks_per_node=2, time=5, environment={"SIGNLLM_TEST": "set here"})
 
 
 def _job(run: object, arguments: list[str], logs: Path) -> LocalJob[None]:
@@ -178,9 +178,13 @@ def test_a_verb_runs_as_a_local_job_of_the_command_line(
     sentences.write_text("heute regnet es im norden\nmorgen scheint die sonne im ganzen land\n")
     verb = ["score", "--hypotheses", str(sentences), "--references", str(sentences)]
     assert cli.main(["launch", "local", "--logs", str(logs), "--", *verb]) == 0
-    job, *table = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(rf"job \d+: {logs}/\d+_0_log.out", job)
+    out, told = capsys.readouterr()
+    table = out.splitlines()
     assert [line for line in table if line.startswith("bleu4 ")] == [table[3]]  # of two ranks, one speaks
+    number = re.match(r"job (\d+): signllm score ", told)[1]  # type: ignore[index]
+    assert f"log: {logs}/{number}_0_log.err" in told
+    assert f"follow: signllm launch status {number} --follow --logs {logs}" in told
+    assert "Traceback" not in told
     assert cli.main(["launch", "local", "--logs", str(logs), "--", *verb[:3], "--references", "none"]) == 2
     assert capsys.readouterr().err.count("cannot read the file") == 1
 

@@ -13,7 +13,7 @@ from signllm.shipped import shipped_folder
 def test_a_shipped_profile_gives_every_gpu_a_rank(path: Path) -> None:
     profile = load_profile(path.stem)
     assert profile == load_profile(str(path))
-    assert profile.executor == "local" or profile.tasks_per_node == max(1, profile.gpus_per_node)
+    assert profile.executor == "local" or profile.tasks_per_node is None
     assert profile.partition is None
     assert profile.account is None
 
@@ -37,9 +37,9 @@ def test_environment_is_quoted_for_the_shell() -> None:
         ("executor = 'slrm'", "did you mean 'slurm'"),
         ("nodes = ", "not TOML"),
         ("nodes = 0", "give 1 or more"),
-        ("array_parallelism = 0", "as many as fit"),
-        ("tasks_per_node = 8\ngpus_per_node = 4", "one task per GPU"),
-        ("timeout_min = 1\nsignal_delay_s = 90", "shorter delay"),
+        ("array_parallelism = 0", "1 or more, or leave it out"),
+        ("tasks_per_node = 8\ngpus = 4", "every GPU gets one task"),
+        ("time = 1\nsignal_delay_s = 90", "shorter delay"),
         ("executor = 'local'\nnodes = 2", "this one machine"),
     ],
 )
