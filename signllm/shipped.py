@@ -18,8 +18,9 @@ ORIGIN = "origin.json"
 """What stands beside the package where it is a job's copy of the code (:mod:`signllm.cluster.snapshot`)."""
 
 
-def shipped_folder(name: str, package: Path = PACKAGE) -> Path:
+def shipped_folder(name: str, package: Path | None = None) -> Path:
     """Return the folder ``ds_configs`` or ``slurm``, from the checkout or from the installed package."""
+    package = package or PACKAGE
     inside = package / name
     return inside if inside.is_dir() else package.parent / name
 

@@ -44,7 +44,7 @@ class Profile:
         name: the job's name; None makes one of the verb and the run folder.
         nodes: machines.
         gpus: GPUs on each machine, with one rank for each; 0 for CPU.
-        tasks_per_node: ranks on each machine where they are not one per GPU: on CPUs.
+        tasks_per_node: ranks on each machine where it has no GPUs; None is one.
         cpus_per_task: cores per rank: its threads and its loader's workers.
         mem_gb: memory per machine; None leaves it to the site.
         time: wall time as Slurm writes it: minutes, HH:MM:SS or D-HH:MM:SS; the job saves and is queued again
@@ -91,12 +91,6 @@ class Profile:
                 optional = type(self).__dataclass_fields__[name].default is None
                 remedy = f"give {limit} or more" + (", or leave it out" if optional else "")
                 raise UsageError(f"{name} is {value}", where=_option(name), remedy=remedy)
-        if self.gpus and self.tasks_per_node and self.tasks_per_node > self.gpus:
-            raise UsageError(
-                f"{self.tasks_per_node} tasks share {self.gpus} GPUs on a node",
-                where="--tasks-per-node",
-                remedy="leave it out: every GPU gets one task",
-            )
         if self.signal_delay_s >= 60 * self.minutes:
             raise UsageError(
                 f"the job is warned {self.signal_delay_s} s before the end of {self.minutes} min",
@@ -123,8 +117,8 @@ class Profile:
 
     @property
     def ranks_per_node(self) -> int:
-        """Ranks on each machine: as told, or one per GPU, or one."""
-        return self.tasks_per_node or self.gpus or 1
+        """Ranks on each machine: one per GPU; without GPUs as many as told, or one."""
+        return self.gpus or self.tasks_per_node or 1
 
     @property
     def ranks(self) -> int:

@@ -72,14 +72,10 @@ def take_snapshot(folder: Path, package: Path = PACKAGE) -> Snapshot:
             _copy(_sources(package), unfinished)
             name = _hash(_contents(unfinished))
             snapshot = Snapshot(folder.absolute() / name, *_git_state(package))
-            if not snapshot.folder.is_dir():
-                origin = {"version": VERSION, "commit": snapshot.commit, "changed": snapshot.changed}
-                (unfinished / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
-                unfinished.chmod(0o755)
-                unfinished.rename(snapshot.folder)
-        except OSError:
-            if not snapshot.folder.is_dir():  # else another launch of the same code was faster
-                raise
+            origin = {"version": VERSION, "commit": snapshot.commit, "changed": snapshot.changed}
+            (unfinished / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
+            unfinished.chmod(0o755)
+            _put(unfinished, snapshot.folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     if _hash(_contents(snapshot.folder)) != name:
@@ -138,6 +134,15 @@ def _copy(sources: dict[Path, Path], folder: Path) -> None:
         copy.chmod(0o444)
 
 
+def _put(unfinished: Path, folder: Path) -> None:
+    """Give a copy its name, unless a launch of the same code was there before."""
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
 def _hash(contents: dict[Path, bytes]) -> str:
     digest = hashlib.sha256()
     for inside, data in sorted(contents.items()):
@@ -158,6 +163,7 @@ def _contents(folder: Path) -> dict[Path, bytes]:
 def _git_state(package: Path) -> tuple[str | None, bool]:
     """Return the commit of the checkout that holds the package, and whether it had changes."""
     git = ["git", "-C", str(package.parent)]
+    copied = [f"{name}/{pattern}" for name, patterns in SHIPPED.items() for pattern in patterns]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         told = [
@@ -165,7 +171,7 @@ def _git_state(package: Path) -> tuple[str | None, bool]:
             for words in (
                 ("ls-files", "--error-unmatch", package.name + "/__init__.py"),
                 ("rev-parse", "HEAD"),
-                ("status", "--porcelain", "--", package.name, *SHIPPED),
+                ("status", "--porcelain", "--", f"{package.name}/*.py", *copied),
             )
         ]
     except (OSError, subprocess.TimeoutExpired):
