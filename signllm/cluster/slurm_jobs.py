@@ -83,7 +83,7 @@ def _state(
         reason=None if reason in (None, "None", "(null)", "") else reason,
         attempts=attempts,
         nodes=None if nodes in ("(null)", "None assigned", "") else nodes,
-        elapsed_s=_seconds(elapsed),
+        elapsed_s=_seconds(elapsed) or None,
     )
 
 
