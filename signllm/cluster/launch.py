@@ -194,7 +194,7 @@ def told(
     size = f"{profile.nodes} node{'s' if profile.nodes > 1 else ''} x {profile.ranks_per_node} ranks"
     for job, words in zip(jobs, commands, strict=True):
         yield f"job {job.job_id}: signllm {shlex.join(words)}"
-    yield f"ranks: {size if len(jobs) == 1 else f'{size}, each job'}"
+    yield f"size: {size if len(jobs) == 1 else f'{size}, each job'}"
     paths = jobs[0].paths if len(jobs) == 1 else JobPaths(logs, f"{jobs[0].job_id.partition('_')[0]}_N")
     yield f"log: {paths.stderr}, results in .out beside it"
     if code is not None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from signllm.cluster.job_logs import JobLogs, last_step, log_path, read_logs
-from signllm.cluster.record import JobRecord, LaunchRecord, read_records
+from signllm.cluster.profile import Profile
+from signllm.cluster.record import SUFFIX, JobRecord, LaunchRecord, read_records
 from signllm.cluster.slurm_jobs import ENDED, SlurmState, slurm_states
+from signllm.cluster.sweep import owned_folder
 from signllm.errors import UsageError
 
 RUNNING = "RUNNING"
@@ -69,19 +71,23 @@ class JobStatus:
         return self.state in ENDED
 
 
-def job_statuses(logs: Path, wanted: Sequence[str] = (), *, every: bool = False) -> list[JobStatus]:
+def job_statuses(
+    logs: Path, wanted: Sequence[str] = (), *, every: bool = False, runs: Collection[str | None] | None = None
+) -> list[JobStatus]:
     """Return how the jobs are that were launched with these logs, oldest first.
 
     Args:
         logs: the folder of the launches' logs.
         wanted: numbers of jobs or arrays, or run folders; none: those of the last launch and all that go on.
         every: all of them.
+        runs: only those of these run folders, absolute.
 
     Raises:
         UsageError: there is no such job, or no record.
     """
     records = read_records(logs)
-    chosen = [(record, job) for record in records for job in record.jobs if _is_wanted(job, wanted)]
+    jobs = [(record, job) for record in records for job in record.jobs if runs is None or job.run in runs]
+    chosen = [(record, job) for record, job in jobs if _is_wanted(job, wanted)]
     for name in wanted:
         if not any(_is_wanted(job, [name]) for _, job in chosen):
             raise UsageError(
@@ -101,6 +107,28 @@ def job_statuses(logs: Path, wanted: Sequence[str] = (), *, every: bool = False)
         return found
     latest = {job.id for job in records[-1].jobs}
     return [status for status in found if status.id in latest or not status.has_ended]
+
+
+def refuse_busy(commands: Sequence[Sequence[str]], logs: Path, profile: Profile) -> None:
+    """Refuse a job whose run folder another one of these logs is writing, or waits to write.
+
+    A profile that names a dependency says itself in which order its jobs come.
+
+    Raises:
+        UsageError: names that job.
+    """
+    folders = {owned_folder(words) for words in commands} - {None}
+    if not folders or "dependency" in profile.additional or not any(logs.glob(f"*{SUFFIX}")):
+        return
+    busy = [job for job in job_statuses(logs, every=True, runs=folders) if not job.has_ended]
+    for job in busy:
+        if job.state != "UNKNOWN" and owned_folder(job.command):
+            raise UsageError(
+                f"job {job.id} ({job.state}) has this run folder",
+                where=job.run,
+                remedy="wait for its end, cancel it, or make this one wait: "
+                f"--additional dependency=afterok:{job.id}",
+            )
 
 
 def _is_wanted(job: JobRecord, wanted: Sequence[str]) -> bool:
@@ -149,16 +177,22 @@ def _status(
 
 
 def _local_state(record: LaunchRecord, job: JobRecord) -> tuple[str, str | None]:
-    """Look for the process that a job of the local executor is numbered after."""
-    if record.host != socket.gethostname():
-        return "UNKNOWN", f"it ran on {record.host}, without a scheduler: look there"
-    try:
-        command = Path(f"/proc/{job.id}/cmdline").read_bytes()
-    except OSError:
-        command = b""
-    if b"submitit" in command:  # another process may have got the number since
+    """Look for the processes of a job of the local executor."""
+    if record.host != socket.gethostname() or not Path("/proc/self/environ").exists():
+        return "UNKNOWN", f"it ran on {record.host}, without a scheduler: only there one can see"
+    mark = f"SUBMITIT_LOCAL_JOB_ID={job.id}".encode()
+    if b"submitit" in _bytes(Path("/proc", job.id, "cmdline")):  # else the number is another process's by now
         return RUNNING, None
-    return "GONE", "its process is not there, and it left no word: interrupted or killed"
+    if any(mark in _bytes(path).split(b"\0") for path in Path("/proc").glob("[0-9]*/environ")):
+        return RUNNING, "whatever launched it has ended"
+    return "GONE", "no process of it is left, and it left no word: interrupted or killed"
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _elapsed_s(files: JobLogs, state: str) -> int | None:

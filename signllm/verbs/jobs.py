@@ -104,6 +104,7 @@ def _launch_verbs(
     from signllm.cluster import launch
     from signllm.cluster.output import run_here
     from signllm.cluster.snapshot import planned_snapshot, take_snapshot
+    from signllm.cluster.status import refuse_busy
 
     if dry_run:
         if len(commands) > 1:
@@ -112,6 +113,7 @@ def _launch_verbs(
         print(launch.sbatch_text(profile, commands[0], logs, jobs=len(commands), code=planned))
         return
     launch.check(profile, commands)
+    refuse_busy(commands, logs, profile)
     code = take_snapshot(logs / "code")
     if profile.executor == "local":
         start = functools.partial(_start_here, profile, run=run, logs=logs, code=code)

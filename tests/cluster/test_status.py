@@ -18,7 +18,7 @@ from signllm.cluster.launch import launch, wait
 from signllm.cluster.profile import Profile
 from signllm.cluster.record import write_record
 from signllm.cluster.slurm_jobs import _from_scontrol, slurm_states
-from signllm.cluster.status import JobStatus, job_statuses
+from signllm.cluster.status import JobStatus, job_statuses, refuse_busy
 from signllm.errors import UsageError
 from tests.cluster.slurm import Slurm, until
 
@@ -157,6 +157,8 @@ def test_a_local_job_that_failed_tells_why_and_one_that_was_killed_is_gone(
     launch(HERE, words, run=verb(until_there=tmp_path / "never"), logs=tmp_path / "killed")
     until(lambda: only(tmp_path / "killed").progress is not None, "its progress")
     killed = only(tmp_path / "killed")
+    os.kill(int(killed.id), signal.SIGKILL)
+    assert only(tmp_path / "killed").state == "RUNNING", "its ranks are there"
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             if f"SUBMITIT_LOCAL_JOB_ID={killed.id}".encode() in path.read_bytes():
@@ -189,6 +191,19 @@ def test_jobs_are_chosen_by_number_and_run_folder(
     assert (told["id"], told["name"], told["state"]) == ("12_1", "new", "GONE")
     assert told["command"] == ["pretrain", "--run", "runs/1"]
     assert cli.main(["launch", "status", "--", "score"]) == 2
+
+
+def test_a_run_folder_that_a_job_has_is_refused(words: list[str], tmp_path: Path) -> None:
+    logs, end = tmp_path / "logs", tmp_path / "end"
+    refuse_busy([words], logs, HERE)
+    job = launch(HERE, words, run=verb(until_there=end), logs=logs)
+    with pytest.raises(UsageError, match=rf"job {job.job_id} \(RUNNING\) has this run folder"):
+        refuse_busy([["compose", *words[1:-1], f"{words[-1]}/"]], logs, HERE)
+    refuse_busy([[*words[:-1], f"{words[-1]}-2"], ["evaluate", *words[1:]]], logs, HERE)
+    refuse_busy([words], logs, replace(HERE, additional={"dependency": f"afterok:{job.job_id}"}))
+    end.touch()
+    wait(job)
+    refuse_busy([words], logs, HERE)
 
 
 def test_slurm_jobs_are_followed_through_a_requeue_to_their_end(
