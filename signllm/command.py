@@ -58,7 +58,10 @@ def parse(function: Callable[..., None], arguments: Sequence[str], *, verb: str,
 
 
 def _optional_parts() -> Any:
-    """Let a part that may be absent (``LoraConfig | None``) be given as JSON or ``none``: no subcommands."""
+    """Let a part that may be absent (``LoraConfig | None``) be given as JSON or ``none``: no subcommands.
+
+    A table of texts (``environment``) is given as NAME=VALUE.
+    """
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
     registry = ConstructorRegistry()
@@ -76,7 +79,26 @@ def _optional_parts() -> Any:
             str_from_instance=lambda value: ["none" if value is None else json_format.dumps(to_plain(value))],
         )
 
+    @registry.primitive_rule
+    def pairs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if info.type != dict[str, str]:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="[NAME=VALUE ...]",
+            instance_from_str=_pairs_from_text,
+            is_instance=lambda value: isinstance(value, dict),
+            str_from_instance=lambda value: [f"{name}={text}" for name, text in value.items()],
+        )
+
     return registry
+
+
+def _pairs_from_text(texts: list[str]) -> dict[str, str]:
+    for text in texts:
+        if not text.partition("=")[0].strip() or "=" not in text:
+            raise UsageError(f"{text!r} is not NAME=VALUE", remedy="for example OMP_NUM_THREADS=8")
+    return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
 
 
 def _part_from_text(kind: Any, texts: list[str]) -> Any:

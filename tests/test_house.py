@@ -96,21 +96,45 @@ def test_every_package_is_in_the_wheel() -> None:
 
 
 def commands(path: Path) -> list[str]:
-    """Return every ``signllm ...`` line of a document's code blocks, continuation lines joined."""
+    """Return every command line of a document's code blocks, continuation lines joined."""
     text = path.read_text().replace("\\\n", " ")
+    text = re.sub(r"^```(?:toml|python)\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     blocks = re.findall(
         r"^```(?:bash|sh|console)?\n(.*?)^```|((?:^    .+\n)+)", text, re.MULTILINE | re.DOTALL
     )
     lines = [line.strip().removeprefix("$ ") for block in blocks for line in "".join(block).splitlines()]
-    return [line.split("  #")[0] for line in lines if line.startswith("signllm ")]
+    return [line.split("  #")[0] for line in lines if line]
+
+
+def verb_of(command: str) -> list[str] | None:
+    """Return what a command line gives to ``signllm``, by itself or through sbatch or torchrun."""
+    program = command.split()[0]
+    if program not in ("signllm", "sbatch", "torchrun"):
+        return None
+    words = shlex.split(command)
+    if program == "torchrun":
+        return words[words.index("signllm") + 1 :]
+    return words[2:] if program == "sbatch" else words[1:]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
-def test_the_commands_of_the_documents_parse(path: Path) -> None:
-    found = commands(path)
+def test_the_commands_of_the_documents_parse(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A document's TOML blocks are there under the names of their first lines."""
+    for name, text in re.findall(r"^```toml\n# (\S+)\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    found = list(filter(None, map(verb_of, commands(path))))
     assert found
-    for command in found:
-        verbs.prepare(shlex.split(command)[1:])
+    for arguments in found:
+        verbs.prepare(arguments)
+
+
+def test_sbatch_files_that_documents_name_are_whole_shell() -> None:
+    named = {shlex.split(c)[1] for path in DOCUMENTS for c in commands(path) if c.startswith("sbatch ")}
+    assert named == {"slurm/train.sbatch"}
+    assert all(subprocess.run(["bash", "-n", CHECKOUT / name]).returncode == 0 for name in named)
 
 
 def test_the_examples_of_the_help_parse() -> None:

@@ -7,15 +7,31 @@ one.
 
 from __future__ import annotations
 
+import re
 import shlex
 import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from signllm.cluster.secret import refuse_secrets
 from signllm.errors import UsageError
 from signllm.plain import from_plain
 from signllm.shipped import shipped_file
+
+SET_BY_FIELDS = {
+    **{name: f"--{name}" for name in ("nodes", "time", "partition", "account", "qos", "constraint")},
+    "cpus-per-task": "--cpus-per-task",
+    "ntasks-per-node": "--tasks-per-node",
+    "gpus-per-node": "--gpus",
+    "mem": "--mem-gb",
+    "signal": "--signal-delay-s",
+    "array": "--array",
+    "job-name": "--name",
+    "output": "--logs",
+    "error": "--logs",
+}
+"""sbatch's long options that have a field or an option of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +41,17 @@ class Profile:
     Attributes:
         executor: ``slurm`` submits with sbatch; ``local`` starts the same tasks on this machine, without a
             scheduler.
+        name: the job's name; None makes one of the verb and the run folder.
         nodes: machines.
-        tasks_per_node: ranks on each; one per GPU.
-        gpus_per_node: GPUs on each machine; 0 for CPU.
+        gpus: GPUs on each machine, with one rank for each; 0 for CPU.
+        tasks_per_node: ranks on each machine where it has no GPUs; None is one.
         cpus_per_task: cores per rank: its threads and its loader's workers.
         mem_gb: memory per machine; None leaves it to the site.
-        timeout_min: wall time; the job saves and is queued again when it is used up.
+        time: wall time as Slurm writes it: minutes, HH:MM:SS or D-HH:MM:SS; the job saves and is queued again
+            when it is used up.
         signal_delay_s: seconds between the warning and the end: a checkpoint must fit in.
-        array_parallelism: how many jobs of an array run at the same time; None is as many as fit.
+        array_parallelism: how many jobs of an array run at the same time; None is as many as fit, and of a
+            sweep without a scheduler one.
         max_timeouts: how often a job may use up its wall time; high, because Slurm counts every preemption of
             a short job.
         partition: Slurm's partition; None takes the site's default, as the next three do.
@@ -40,17 +59,19 @@ class Profile:
         qos: quality of service.
         constraint: features of the node.
         setup: shell lines before the ranks start (``module load``, ``source``).
-        environment: variables for every rank.
-        additional: further sbatch options by their long names, e.g. ``{"reservation": "sign"}``.
+        environment: variables for every rank, NAME=VALUE on the command line; no secrets.
+        additional: further sbatch options by their long names, NAME=VALUE on the command line; no value for a
+            switch.
     """
 
     executor: Literal["slurm", "local"] = "slurm"
+    name: str | None = None
     nodes: int = 1
-    tasks_per_node: int = 1
-    gpus_per_node: int = 0
+    gpus: int = 0
+    tasks_per_node: int | None = None
     cpus_per_task: int = 1
     mem_gb: float | None = None
-    timeout_min: int = 60
+    time: int | str = 60
     signal_delay_s: int = 120
     array_parallelism: int | None = None
     max_timeouts: int = 100
@@ -63,27 +84,16 @@ class Profile:
     additional: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        least = {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0, "cpus_per_task": 1, "timeout_min": 1}
+        least = {"nodes": 1, "gpus": 0, "tasks_per_node": 1, "cpus_per_task": 1, "array_parallelism": 1}
         for name, limit in least.items():
-            if getattr(self, name) < limit:
-                raise UsageError(
-                    f"{name} is {getattr(self, name)}", where=_option(name), remedy=f"give {limit} or more"
-                )
-        if self.array_parallelism is not None and self.array_parallelism < 1:
+            value = getattr(self, name)
+            if value is not None and value < limit:
+                optional = type(self).__dataclass_fields__[name].default is None
+                remedy = f"give {limit} or more" + (", or leave it out" if optional else "")
+                raise UsageError(f"{name} is {value}", where=_option(name), remedy=remedy)
+        if self.signal_delay_s >= 60 * self.minutes:
             raise UsageError(
-                f"array_parallelism is {self.array_parallelism}",
-                where="--array-parallelism",
-                remedy="give 1 or more, or leave it out: as many as fit",
-            )
-        if self.gpus_per_node and self.tasks_per_node > self.gpus_per_node:
-            raise UsageError(
-                f"{self.tasks_per_node} tasks share {self.gpus_per_node} GPUs on a node",
-                where="--tasks-per-node",
-                remedy="one task per GPU: give at most as many tasks as GPUs",
-            )
-        if self.signal_delay_s >= 60 * self.timeout_min:
-            raise UsageError(
-                f"the job is warned {self.signal_delay_s} s before the end of {self.timeout_min} min",
+                f"the job is warned {self.signal_delay_s} s before the end of {self.minutes} min",
                 where="--signal-delay-s",
                 remedy="give more wall time or a shorter delay",
             )
@@ -93,17 +103,38 @@ class Profile:
                 where="--nodes",
                 remedy="use a slurm profile, or --nodes 1",
             )
+        if twice := [name for name in self.additional if name.replace("_", "-") in SET_BY_FIELDS]:
+            option = SET_BY_FIELDS[twice[0].replace("_", "-")]
+            raise UsageError(
+                f"{twice[0]!r} among the additional sbatch options", remedy=f"a profile says it by {option}"
+            )
+        refuse_secrets(self.environment, self.setup)
+
+    @property
+    def minutes(self) -> int:
+        """Wall time in minutes, rounded up as Slurm does."""
+        return wall_minutes(self.time)
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks on each machine: one per GPU; without GPUs as many as told, or one."""
+        return self.gpus or self.tasks_per_node or 1
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of the whole job."""
+        return self.nodes * self.ranks_per_node
 
     def slurm_parameters(self, job_name: str) -> dict[str, Any]:
         """Return what submitit's Slurm executor calls these fields; unset ones are left to the site."""
         asked = {
-            "job_name": job_name,
+            "job_name": self.name or job_name,
             "nodes": self.nodes,
-            "ntasks_per_node": self.tasks_per_node,
-            "gpus_per_node": self.gpus_per_node or None,
+            "ntasks_per_node": self.ranks_per_node,
+            "gpus_per_node": self.gpus or None,
             "cpus_per_task": self.cpus_per_task,
             "mem": None if self.mem_gb is None else f"{self.mem_gb:g}GB",
-            "time": self.timeout_min,
+            "time": self.minutes,
             "signal_delay_s": self.signal_delay_s,
             "array_parallelism": self.array_parallelism or 100_000,  # submitit's own default is 256
             "partition": self.partition,
@@ -111,17 +142,44 @@ class Profile:
             "qos": self.qos,
             "constraint": self.constraint,
             "setup": [*self.exports(), *self.setup],
-            "additional_parameters": {"requeue": True, **self.additional},
+            "additional_parameters": {
+                "requeue": True,
+                **{name: value or True for name, value in self.additional.items()},
+            },
         }
         return {name: value for name, value in asked.items() if value is not None}
 
     def one_task(self) -> Profile:
         """Return what a verb without ranks asks for: one task on one machine, no GPU."""
-        return replace(self, nodes=1, tasks_per_node=1, gpus_per_node=0)
+        return replace(self, nodes=1, tasks_per_node=1, gpus=0)
 
     def exports(self) -> list[str]:
         """Return the shell lines that set ``environment``."""
         return [f"export {name}={shlex.quote(value)}" for name, value in self.environment.items()]
+
+
+def wall_minutes(time: int | str) -> int:
+    """Return the minutes of a wall time in any of Slurm's forms, rounded up.
+
+    ``M``, ``M:SS``, ``H:MM:SS``, ``D-H``, ``D-H:MM``, ``D-H:MM:SS``.
+
+    Raises:
+        UsageError: it is none of these, or no time at all.
+    """
+    told = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(time))
+    minutes = 0
+    if told:
+        days, *parts = told.groups()
+        first, second, third = (int(part or 0) for part in parts)
+        if days is None and parts[2] is None:
+            first, second, third = 0, first, second  # minutes and seconds
+        seconds = ((int(days or 0) * 24 + first) * 60 + second) * 60 + third
+        minutes = -(-seconds // 60)
+    if minutes < 1:
+        raise UsageError(
+            f"time is {time!r}", where="--time", remedy="give minutes, HH:MM:SS or D-HH:MM:SS; 1 or more"
+        )
+    return minutes
 
 
 def _option(field_name: str) -> str:

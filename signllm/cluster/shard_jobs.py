@@ -7,18 +7,19 @@ again, so the same launch after a failure does only what is missing.
 
 from __future__ import annotations
 
+import functools
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from signllm.cluster.launch import launch, launch_array, sbatch_text, wait
+from signllm.cluster.launch import Run, launch, launch_array, sbatch_text
+from signllm.cluster.output import run_here
 from signllm.cluster.profile import Profile
+from signllm.cluster.record import next_steps
+from signllm.cluster.snapshot import Snapshot
 from signllm.data.slices import Slice
-from signllm.errors import RunFailedError, UsageError
-
-Run = Callable[[Sequence[str]], None]
+from signllm.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -46,59 +47,46 @@ def with_workers(arguments: Sequence[str], workers: int) -> tuple[str, ...]:
     return tuple(arguments) if told else (*arguments, "--workers", str(workers))
 
 
-def dry_run(profile: Profile, jobs: ShardJobs, logs: Path) -> str:
+def dry_run(profile: Profile, jobs: ShardJobs, logs: Path, code: Snapshot) -> str:
     """Return what :func:`submit` would submit: the command lines and the sbatch files; needs no Slurm."""
     texts = []
     if jobs.slices:
         texts += [f"# signllm {shlex.join(words)}" for words in jobs.slices]
-        texts.append(sbatch_text(profile, jobs.slices[0], logs, jobs=len(jobs.slices)))
+        texts.append(sbatch_text(profile, jobs.slices[0], logs, jobs=len(jobs.slices), code=code))
     after = "SLICES" if jobs.slices else None
-    texts += [f"# signllm {shlex.join(jobs.merge)}", sbatch_text(profile, jobs.merge, logs, after=after)]
-    return "\n".join(texts)
+    merge = sbatch_text(profile, jobs.merge, logs, after=after, code=code)
+    return "\n".join([*texts, f"# signllm {shlex.join(jobs.merge)}", merge])
 
 
-def submit(profile: Profile, jobs: ShardJobs, *, run: Run, logs: Path) -> Iterator[str]:
-    """Submit slices and merge; yield what to tell the user. The local executor waits for their ends.
+def submit(profile: Profile, jobs: ShardJobs, *, run: Run, logs: Path, code: Snapshot) -> Iterator[str]:
+    """Submit slices and merge; yield what to tell the user.
 
     Raises:
-        UsageError: Slurm refuses a job (then none is left), or a local job refuses the dataset.
-        RunFailedError: a local job failed otherwise.
+        UsageError: Slurm refuses a job; then none is left.
     """
-    slices = launch_array(profile, jobs.slices, run=run, logs=logs) if jobs.slices else []
+    slices = launch_array(profile, jobs.slices, run=run, logs=logs, code=code) if jobs.slices else []
     for job, words in zip(slices, jobs.slices, strict=True):
         yield f"job {job.job_id}: slice {words[-1]}, {job.paths.stderr}"
-    if profile.executor == "local":
-        _wait_for_all(slices)
-    merge = _launch_merge(profile, jobs.merge, slices, run=run, logs=logs)
-    yield f"job {merge.job_id}: the merge, {merge.paths.stderr}"
-    if profile.executor == "local":
-        yield wait(merge).rstrip()
-        return
-    ids = ",".join([*{job.job_id.partition("_")[0] for job in slices}, merge.job_id])
-    yield f"follow: squeue --jobs {ids}"
-    yield "where a slice fails, the merge says which; the same command again does what is missing"
-
-
-def _launch_merge(
-    profile: Profile, words: Sequence[str], slices: Sequence[Any], *, run: Run, logs: Path
-) -> Any:
-    after = slices[0].job_id.partition("_")[0] if slices and profile.executor == "slurm" else None
+    array = slices[0].job_id.partition("_")[0] if slices else None
     try:
-        return launch(profile, words, run=run, logs=logs, after=after)
+        merge = launch(profile, jobs.merge, run=run, logs=logs, after=array, code=code)
     except UsageError:
         for job in slices:
             job.cancel(check=False)
         raise
+    yield f"job {merge.job_id}: the merge, {merge.paths.stderr}"
+    yield from next_steps([*[job.job_id for job in slices], merge.job_id], logs, profile)
+    yield "where a slice fails, the merge says which; the same command again does what is missing"
 
 
-def _wait_for_all(jobs: Sequence[Any]) -> None:
-    """Wait until every job has ended, then raise the first failure."""
-    failed: list[UsageError | RunFailedError] = []
-    for job in jobs:
-        try:
-            wait(job)
-        except (UsageError, RunFailedError) as error:
-            failed.append(error)
-    if failed:
-        told = f"{len(failed)} of {len(jobs)} slices failed, finished ones are kept; the first: {failed[0]}"
-        raise type(failed[0])(told)
+def run_slices(profile: Profile, jobs: ShardJobs, *, run: Run, logs: Path, code: Snapshot) -> None:
+    """Run slices side by side on this machine, then the merge.
+
+    Raises:
+        UsageError: a job refused the dataset.
+        RunFailedError: a job failed otherwise.
+    """
+    start = functools.partial(launch, profile, run=run, logs=logs, code=code)
+    side_by_side = profile.array_parallelism or max(1, len(jobs.slices))
+    run_here([functools.partial(start, words) for words in jobs.slices], at_once=side_by_side, what="slices")
+    run_here([functools.partial(start, jobs.merge)], at_once=1)

@@ -1,6 +1,8 @@
 """``signllm launch``: any other verb as a job. It is checked completely before anything is submitted."""
 
 import functools
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,12 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from signllm.command import Job, Verb, parse
 from signllm.errors import UsageError
 from signllm.verbs.data import check_shard, split_shard
+from signllm.verbs.job_status import status_verb
 
 if TYPE_CHECKING:
     from signllm.cluster.profile import Profile
 
-SUMMARY = "the same verb as a job, on Slurm or here"
+SUMMARY = "the same verb as a job, on Slurm or here; `launch status` follows it"
 EXAMPLE = "signllm launch local --dry-run -- pretrain phoenix2014t --data shards --run runs/pretrain"
+SWEEP = (
+    "signllm launch a100 --array seed=0..2 -- "
+    "pretrain phoenix2014t --data shards --training.seed {seed} --run runs/seed-{seed}"
+)
 Check = Callable[[Sequence[str]], Any]
 Run = Callable[[Sequence[str]], None]
 
@@ -27,74 +34,129 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
     import tyro
 
     from signllm.cluster.profile import Profile, load_profile
+    from signllm.cluster.record import DEFAULT_LOGS
 
+    if arguments[:1] == ["status"]:
+        return status_verb(arguments[1:])
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     options, verb = arguments[:cut], arguments[cut + 1 :]
     named = bool(options) and not options[0].startswith("-")
     resources = Annotated[Profile, tyro.conf.arg(name="")]
     profile = load_profile(options[0] if named else "local")
+    commands: list[tuple[str, ...]] = []
 
     def launch(
         *,
         dry_run: bool = False,
-        array: int | None = None,
-        logs: Path = Path("runs/jobs"),
+        array: tuple[str, ...] = (),
+        logs: Path = DEFAULT_LOGS,
         profile: resources = profile,
     ) -> None:
         """Launch.
 
         Args:
-            dry_run: print the sbatch file and submit nothing.
-            array: jobs that share the verb's work; `shard` takes as many as --nodes if this is not given.
+            dry_run: print the command lines and the sbatch file and submit nothing.
+            array: many jobs: NAME=VALUES makes one for each value, which takes the place of {NAME} in the
+                verb's arguments; VALUES is a,b,c or 0..9; several NAME=VALUES make one for each combination;
+                a number N makes N, {i} is the job's number. `shard` takes a number of jobs that share its
+                work, as many as --nodes if it is not given.
             logs: folder for the job's files and its ranks' output; on a file system that all nodes see.
             profile: fields of the profile, each can be changed.
         """
-        if array is not None and (array < 1 or verb[0] != "shard"):
-            what = f"an array of {array} jobs" if array < 1 else f"an array of {verb[0]}"
-            remedy = "`shard` splits its work into as many jobs as you say, 1 or more; other verbs do not"
-            raise UsageError(what, where="--array", remedy=remedy)
         if verb[0] == "shard":
-            _launch_shard(verb[1:], profile, array or profile.nodes, dry_run=dry_run, run=run, logs=logs)
+            count = _shard_count(array, profile.nodes)
+            _launch_shard(verb[1:], profile, count, dry_run=dry_run, run=run, logs=logs)
         else:
-            _launch_verb(verb, profile, dry_run=dry_run, run=run, logs=logs)
+            _launch_verbs(commands, profile, dry_run=dry_run, run=run, logs=logs)
 
-    about = launch_verb(check=check, run=run)
+    about = Verb(SUMMARY, f"{EXAMPLE}\n         {SWEEP}", functools.partial(_launch, check=check, run=run))
     job = parse(launch, options[1:] if named else options, verb="launch", about=about)
     if not verb:
         raise UsageError("nothing to launch", where="signllm launch", remedy=f"for example: {EXAMPLE}")
-    check(verb)
+    assert isinstance(job, functools.partial)
+    commands += _commands(verb, job.keywords.get("array", ()))
+    for command in commands:
+        check(command)
     return job
 
 
-def _launch_verb(verb: Sequence[str], profile: "Profile", *, dry_run: bool, run: Run, logs: Path) -> None:
+def _commands(verb: list[str], array: Sequence[str]) -> list[tuple[str, ...]]:
+    from signllm.cluster.sweep import sweep
+
+    if verb[0] == "launch":
+        raise UsageError("a launch inside a job", where="--", remedy="launch the verb itself")
+    return sweep(array, verb) if array and verb[0] != "shard" else [tuple(verb)]
+
+
+def _shard_count(array: Sequence[str], nodes: int) -> int:
+    if not array:
+        return nodes
+    if len(array) > 1 or not array[0].isdecimal() or int(array[0]) < 1:
+        remedy = "give the number of jobs that share the dataset, 1 or more: --array 8"
+        raise UsageError(f"`shard` over the array {' '.join(array)}", where="--array", remedy=remedy)
+    return int(array[0])
+
+
+def _launch_verbs(
+    commands: Sequence[Sequence[str]], profile: "Profile", *, dry_run: bool, run: Run, logs: Path
+) -> None:
+    """Submit one job, or those of a sweep as one array; without a scheduler run them here."""
     from signllm.cluster import launch
+    from signllm.cluster.output import run_here
+    from signllm.cluster.snapshot import planned_snapshot, take_snapshot
+    from signllm.cluster.status import refuse_busy
 
     if dry_run:
-        print(launch.sbatch_text(profile, verb, logs))
+        if len(commands) > 1:
+            print("\n".join(f"# signllm {shlex.join(words)}" for words in commands))
+        planned = planned_snapshot(logs / "code")
+        print(launch.sbatch_text(profile, commands[0], logs, jobs=len(commands), code=planned))
         return
-    job = launch.launch(profile, verb, run=run, logs=logs)
-    print(f"job {job.job_id}: {job.paths.stdout}")
+    launch.check(profile, commands)
+    refuse_busy(commands, logs, profile)
+    code = take_snapshot(logs / "code")
     if profile.executor == "local":
-        print(launch.wait(job), end="")
+        start = functools.partial(_start_here, profile, run=run, logs=logs, code=code)
+        run_here(
+            [functools.partial(start, words) for words in commands], at_once=profile.array_parallelism or 1
+        )
+        return
+    jobs = launch.launch_array(profile, commands, run=run, logs=logs, code=code)
+    for line in launch.told(profile, jobs, commands, logs, code):
+        print(line)
+
+
+def _start_here(profile: "Profile", words: Sequence[str], *, run: Run, logs: Path, code: Any) -> Any:
+    from signllm.cluster import launch
+
+    job = launch.launch(profile, words, run=run, logs=logs, code=code)
+    print("\n".join(launch.told(profile, [job], [words], logs, code)), file=sys.stderr, flush=True)
+    return job
 
 
 def _launch_shard(
     options: list[str], profile: "Profile", count: int, *, dry_run: bool, run: Run, logs: Path
 ) -> None:
     """Shard in one job, or in ``count`` jobs and a merge; the dataset is read here first."""
-    from signllm.cluster import shard_jobs
+    from signllm.cluster import launch, shard_jobs
+    from signllm.cluster.snapshot import planned_snapshot, take_snapshot
 
     profile = profile.one_task()
     verb = shard_jobs.with_workers(["shard", *options], profile.cpus_per_task)
     if count == 1:
         check_shard(options)
-        _launch_verb(verb, profile, dry_run=dry_run, run=run, logs=logs)
+        _launch_verbs([verb], profile, dry_run=dry_run, run=run, logs=logs)
         return
     count, parts = split_shard(options, count)
     jobs = shard_jobs.shard_jobs(verb, parts, count)
     if dry_run:
-        print(shard_jobs.dry_run(profile, jobs, logs))
-    else:
-        print(f"{len(parts)} of {count} slices are to be written")
-        for line in shard_jobs.submit(profile, jobs, run=run, logs=logs):
-            print(line, flush=True)
+        print(shard_jobs.dry_run(profile, jobs, logs, planned_snapshot(logs / "code")))
+        return
+    print(f"{len(parts)} of {count} slices are to be written", flush=True)
+    launch.check(profile, [verb])
+    code = take_snapshot(logs / "code")
+    if profile.executor == "local":
+        shard_jobs.run_slices(profile, jobs, run=run, logs=logs, code=code)
+        return
+    for line in shard_jobs.submit(profile, jobs, run=run, logs=logs, code=code):
+        print(line, flush=True)

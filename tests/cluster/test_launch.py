@@ -2,13 +2,16 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from submitit import LocalJob
 
 from signllm import cli
-from signllm.cluster.launch import job_name, launch, sbatch_text, wait
+from signllm.cluster.launch import _local_parameters, job_name, launch, sbatch_text, wait
+from signllm.cluster.output import run_here
 from signllm.cluster.profile import Profile, load_profile
 from signllm.cluster.rank import RANK_VARIABLES, rank_environment
 from signllm.errors import RunFailedError, UsageError
@@ -85,6 +88,8 @@ def test_without_slurm_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_job_is_named_after_its_verb_and_run() -> None:
     assert job_name(VERB) == "signllm-pretrain-X"
     assert job_name(["score", "--hypotheses", "h"]) == "signllm-score"
+    assert job_name(VERB, [*VERB[:-1], "runs/Y"]) == "signllm-pretrain"
+    assert "#SBATCH --job-name=mine\n" in sbatch_text(Profile(name="mine"), VERB, Path("/logs"))
 
 
 def test_a_rank_takes_its_place_from_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +153,7 @@ def test_the_site_is_kept_and_an_outer_job_is_not(tmp_path: Path, monkeypatch: p
     assert "RANK" not in handed_on
 
 
-LOCAL = Profile(executor="local", tasks_per_node=2, timeout_min=5, environment={"SIGNLLM_TEST": "set here"})
+LOCAL = Profile(executor="local", tasks_per_node=2, time=5, environment={"SIGNLLM_TEST": "set here"})
 
 
 def _job(run: object, arguments: list[str], logs: Path) -> LocalJob[None]:
@@ -178,11 +183,41 @@ def test_a_verb_runs_as_a_local_job_of_the_command_line(
     sentences.write_text("heute regnet es im norden\nmorgen scheint die sonne im ganzen land\n")
     verb = ["score", "--hypotheses", str(sentences), "--references", str(sentences)]
     assert cli.main(["launch", "local", "--logs", str(logs), "--", *verb]) == 0
-    job, *table = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(rf"job \d+: {logs}/\d+_0_log.out", job)
+    out, told = capsys.readouterr()
+    table = out.splitlines()
     assert [line for line in table if line.startswith("bleu4 ")] == [table[3]]  # of two ranks, one speaks
+    number = re.match(r"job (\d+): signllm score ", told)[1]  # type: ignore[index]
+    assert f"log: {logs}/{number}_0_log.err" in told
+    assert f"follow: signllm launch status {number} --follow --logs {logs}" in told
+    assert "Traceback" not in told
     assert cli.main(["launch", "local", "--logs", str(logs), "--", *verb[:3], "--references", "none"]) == 2
     assert capsys.readouterr().err.count("cannot read the file") == 1
+
+
+def test_a_profile_s_lines_keep_the_shell_that_a_job_is_numbered_after() -> None:
+    """Where sh is bash, it would give its number away to the last command of its line."""
+    lines = _local_parameters(Profile(executor="local", setup=("export A=1",)), None)["setup"]
+    parent = [*lines, f"{sys.executable} -c 'import os; print(os.getppid())'"]
+    shell = subprocess.Popen(["bash", "-c", " && ".join(parent)], stdout=subprocess.PIPE, text=True)
+    assert shell.communicate()[0].strip() == str(shell.pid)
+
+
+def test_what_rank_0_says_is_shown_while_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A local job that fails: progress on standard error, results, its failure once, no traceback."""
+
+    def run(arguments: list[str]) -> None:
+        import sys
+
+        for step in range(3):
+            print(f"pretrain: {step}/3 steps", file=sys.stderr, flush=True)
+        print("a result of rank", os.environ["RANK"])
+        raise RunFailedError("the loss is no number\n  remedy: a lower learning rate")
+
+    with pytest.raises(RunFailedError, match="a lower learning rate"):
+        run_here([lambda: _job(run, ["x"], tmp_path)], at_once=1)
+    out, err = capsys.readouterr()
+    assert out == "a result of rank 0\n"
+    assert err == "".join(f"pretrain: {step}/3 steps\n" for step in range(3))
 
 
 def test_a_preempted_job_is_queued_again(tmp_path: Path) -> None:

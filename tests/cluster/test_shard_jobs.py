@@ -36,7 +36,7 @@ def table(tmp_path: Path) -> Path:
 def profile(tmp_path: Path) -> Path:
     """A profile for this machine's Slurm, as a site would write one; its GPUs must not be asked for."""
     path = tmp_path / "two.toml"
-    path.write_text('partition = "low"\ngpus_per_node = 4\ntasks_per_node = 4\ncpus_per_task = 2\n')
+    path.write_text('partition = "low"\ngpus = 4\ncpus_per_task = 2\n')
     return path
 
 
@@ -111,6 +111,7 @@ def test_one_job_is_no_array(table: Path, profile: Path, capsys: pytest.CaptureF
     ("options", "shard", "told"),
     [
         (["--array", "0"], [], "1 or more"),
+        (["--array", "seed=0..2"], [], "1 or more"),
         (["--array", "3"], ["--slice", "1/2"], "--slice or --merge"),
         (["--array", "3"], ["--split-by", "signer"], "signer"),
     ],
@@ -122,12 +123,6 @@ def test_a_mistake_is_told_before_anything_is_submitted(
     assert told in capsys.readouterr().err
     assert launch("local", table.with_name("nowhere.tsv"), *options) == 2
     assert not (table.parent / "logs").exists()
-
-
-def test_only_shard_is_split_into_an_array(capsys: pytest.CaptureFixture[str]) -> None:
-    score = ["score", "--hypotheses", "h", "--references", "r"]
-    assert cli.main(["launch", "local", "--array", "2", "--dry-run", "--", *score]) == 2
-    assert "an array of score" in capsys.readouterr().err
 
 
 def test_local_slices_fail_are_mended_and_merged(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,7 +181,7 @@ def test_slurm_shards_with_an_array_and_goes_on_after_failures(
     array, merge = numbers(told)
     assert f"job {array}_0: slice 1/3, {logs}/{array}_0_0_log.err" in told
     assert f"job {array}_1: slice 3/3, {logs}/{array}_1_0_log.err" in told
-    assert f"follow: squeue --jobs {array},{merge}" in told
+    assert f"follow: signllm launch status {array} {merge} --follow" in told
     assert slurm.wait()[merge] == "COMPLETED", slurm
     assert is_whole(table)
 

@@ -1,0 +1,114 @@
+"""What Slurm says of jobs: ``scontrol`` of those it remembers, ``sacct`` of older ones.
+
+Many sites keep no accounts; then an old job is one that Slurm does not know.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+ENDED = frozenset(
+    "COMPLETED FAILED CANCELLED TIMEOUT OUT_OF_MEMORY NODE_FAIL DEADLINE BOOT_FAIL REVOKED GONE".split()
+)
+"""States after which nothing comes; ``GONE`` is ours: killed without a word, and nobody remembers."""
+_FIELDS = ("JobId", "ArrayJobId", "ArrayTaskId", "JobState", "Reason", "Restarts", "RunTime", "NodeList")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmState:
+    """One job as Slurm sees it.
+
+    Attributes:
+        state: Slurm's word, ``RUNNING``.
+        reason: why it waits, or how it ended; None where Slurm gives none.
+        attempts: how often it has started; None where Slurm did not say.
+        nodes: Slurm's list, ``n[0-1]``; None before it has some.
+        elapsed_s: of the present or last attempt.
+    """
+
+    state: str
+    reason: str | None = None
+    attempts: int | None = None
+    nodes: str | None = None
+    elapsed_s: int | None = None
+
+
+def slurm_states(ids: Iterable[str]) -> dict[str, SlurmState] | None:
+    """Return the states of those jobs that Slurm knows, by number; None where there is no Slurm."""
+    if shutil.which("scontrol") is None:
+        return None
+    wanted = set(ids)
+    found: dict[str, SlurmState] = {}
+    for number in sorted({id.partition("_")[0] for id in wanted}):
+        for line in _output("scontrol", "show", "job", "--oneliner", number).splitlines():
+            found |= _from_scontrol(line)
+    if older := sorted({id.partition("_")[0] for id in wanted - found.keys()}):
+        columns = "--format=JobID,State,Elapsed,NodeList"
+        told = _output("sacct", "--noheader", "--parsable2", "--allocations", columns, "-j", ",".join(older))
+        for line in told.splitlines():
+            id, state, elapsed, nodes = line.split("|")[:4]
+            found.setdefault(id, _state(state, elapsed=elapsed, nodes=nodes))
+    return {id: state for id, state in found.items() if id in wanted}
+
+
+def _from_scontrol(line: str) -> dict[str, SlurmState]:
+    """Read one line of ``scontrol show job``: a job, or the jobs of an array that wait as one."""
+    told = {name: found[1] for name in _FIELDS if (found := re.search(rf"(?:^| ){name}=(\S*)", line))}
+    if "JobState" not in told:
+        return {}
+    restarts, state = int(told.get("Restarts") or 0), told["JobState"]
+    elapsed = _seconds(told.get("RunTime", ""))
+    started = state not in ("PENDING", "CANCELLED") or bool(elapsed)
+    about = _state(
+        state,
+        elapsed=told.get("RunTime", ""),
+        nodes=told.get("NodeList", ""),
+        reason=told.get("Reason"),
+        attempts=restarts + started,
+    )
+    if "ArrayTaskId" not in told:
+        return {told["JobId"]: about}
+    return {f"{told['ArrayJobId']}_{task}": about for task in _tasks(told["ArrayTaskId"])}
+
+
+def _state(
+    state: str, *, elapsed: str, nodes: str, reason: str | None = None, attempts: int | None = None
+) -> SlurmState:
+    return SlurmState(
+        state=state.split()[0].rstrip("+"),  # "CANCELLED by 0"
+        reason=None if reason in (None, "None", "(null)", "") else reason,
+        attempts=attempts,
+        nodes=None if nodes in ("(null)", "None assigned", "") else nodes,
+        elapsed_s=_seconds(elapsed) or None,
+    )
+
+
+def _tasks(told: str) -> list[int]:
+    """Return the numbers in ``0-2,5%1``."""
+    tasks: list[int] = []
+    for part in told.partition("%")[0].split(","):
+        first, _, last = part.partition("-")
+        if first.isdecimal():
+            tasks += range(int(first), int(last.partition(":")[0] or first) + 1)
+    return tasks
+
+
+def _seconds(told: str) -> int | None:
+    """Read ``[D-]HH:MM:SS``."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", told)
+    if not found:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _output(*command: str) -> str:
+    """Return what a command of Slurm prints, "" where it is absent or fails: jobs it forgot are no error."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""

@@ -1,0 +1,181 @@
+"""The code of a job as it was at its submission, though the checkout is edited while it waits in the queue.
+
+The package's own files (a megabyte, no caches) are copied into ``LOGS/code/HASH/``, which the job's
+``PYTHONPATH`` names first. HASH is that of the contents, so launches of the same code share a copy, and it is
+there whole or not at all. A run that is continued by a later launch runs that launch's code. Installed
+libraries are not copied: a job uses the environment that it was launched from. ``RUN/code/HASH.tar.gz`` is
+the same, packed, for whoever asks a year later what made the run.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from signllm.errors import UsageError
+from signllm.shipped import ORIGIN, PACKAGE, SHIPPED, shipped_folder
+from signllm.version import VERSION
+from signllm.writing import full_disk_told, whole_file
+
+CACHE = "__pycache__"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of the code.
+
+    Attributes:
+        folder: what ``PYTHONPATH`` names; holds ``signllm/``.
+        commit: the checkout's commit; None outside of git.
+        changed: whether the checkout had changes that were not committed.
+    """
+
+    folder: Path
+    commit: str | None
+    changed: bool
+
+    def told(self) -> str:
+        """Return where the copy is and what it is a copy of."""
+        origin = f"commit {self.commit[:12]}" if self.commit else f"version {VERSION}"
+        return f"{self.folder} ({origin}{', with changes' if self.changed else ''})"
+
+
+def planned_snapshot(folder: Path, package: Path = PACKAGE) -> Snapshot:
+    """Return the copy that :func:`take_snapshot` would make now, without making it."""
+    sources = _sources(package)
+    name = _hash({inside: path.read_bytes() for inside, path in sources.items()})
+    return Snapshot(folder.absolute() / name, *_git_state(package))
+
+
+def take_snapshot(folder: Path, package: Path = PACKAGE) -> Snapshot:
+    """Copy the code that runs now into ``folder/HASH``, unless that is there already.
+
+    Args:
+        folder: on a file system that all nodes see.
+        package: the package's folder.
+
+    Raises:
+        UsageError: the disk is full, or the copy there was changed by hand.
+    """
+    with full_disk_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".", dir=folder))
+        try:
+            _copy(_sources(package), unfinished)
+            name = _hash(_contents(unfinished))
+            snapshot = Snapshot(folder.absolute() / name, *_git_state(package))
+            origin = {"version": VERSION, "commit": snapshot.commit, "changed": snapshot.changed}
+            (unfinished / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
+            unfinished.chmod(0o755)
+            _put(unfinished, snapshot.folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    if _hash(_contents(snapshot.folder)) != name:
+        raise UsageError(
+            "this copy of the code is not what was copied",
+            where=snapshot.folder,
+            remedy="remove it once no job uses it, or launch with another --logs",
+        )
+    return snapshot
+
+
+def pack(snapshot: Snapshot, run: Path) -> Path:
+    """Write the code into a run's folder, as ``code/HASH.tar.gz``; return the file.
+
+    Raises:
+        UsageError: the disk is full.
+    """
+    path = run / "code" / f"{snapshot.folder.name}.tar.gz"
+    if path.exists():
+        return path
+    with (
+        whole_file(path) as unfinished,
+        gzip.open(unfinished, "wb") as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        archive.add(snapshot.folder, arcname=snapshot.folder.name, filter=_without_caches)
+    return path
+
+
+def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Leave out what running the copy wrote into it, and who packs it."""
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return None if CACHE in Path(entry.name).parts else entry
+
+
+def _sources(package: Path) -> dict[Path, Path]:
+    """Return the files of the package by their place in the copy, its folders of plain files inside it.
+
+    A working directory's own ``ds_configs`` comes before the shipped one (:mod:`signllm.shipped`): what is
+    found there now is what the job shall find.
+    """
+    code = {path.relative_to(package.parent): path for path in package.rglob("*.py")}
+    for name in SHIPPED:
+        for folder in (shipped_folder(name, package), Path(name)):
+            for pattern in SHIPPED[name]:
+                code |= {Path(package.name, name, path.name): path for path in folder.glob(pattern)}
+    return {inside: path for inside, path in sorted(code.items()) if path.is_file()}
+
+
+def _copy(sources: dict[Path, Path], folder: Path) -> None:
+    for inside, path in sources.items():
+        copy = folder / inside
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+        copy.chmod(0o444)
+
+
+def _put(unfinished: Path, folder: Path) -> None:
+    """Give a copy its name, unless a launch of the same code was there before."""
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
+def _hash(contents: dict[Path, bytes]) -> str:
+    digest = hashlib.sha256()
+    for inside, data in sorted(contents.items()):
+        digest.update(f"{inside.as_posix()}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()[:16]
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    """Return what a copy holds, without what running it wrote there."""
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        inside: path.read_bytes()
+        for inside, path in files.items()
+        if CACHE not in inside.parts and inside != Path(ORIGIN)
+    }
+
+
+def _git_state(package: Path) -> tuple[str | None, bool]:
+    """Return the commit of the checkout that holds the package, and whether it had changes."""
+    git = ["git", "-C", str(package.parent)]
+    copied = [f"{name}/{pattern}" for name, patterns in SHIPPED.items() for pattern in patterns]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        told = [
+            subprocess.run([*git, *words], env=environment, capture_output=True, text=True, timeout=60)
+            for words in (
+                ("ls-files", "--error-unmatch", package.name + "/__init__.py"),
+                ("rev-parse", "HEAD"),
+                ("status", "--porcelain", "--", f"{package.name}/*.py", *copied),
+            )
+        ]
+    except (OSError, subprocess.TimeoutExpired):
+        return None, False
+    if any(done.returncode for done in told):
+        return None, False
+    return told[1].stdout.strip(), bool(told[2].stdout.strip())
