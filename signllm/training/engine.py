@@ -149,6 +149,7 @@ def start_distributed(*, timeout_s: float = 1800.0) -> Ranks:
     device = torch.device("cpu")
     if on_gpu:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes it for a device number
         torch.cuda.set_device(device)
     return Ranks(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
 
