@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from signllm.errors import UsageError
-from signllm.training.zero3 import gather_frozen_blocks_at_once, keep_trainable_whole
+from signllm.training.zero3 import gather_frozen_blocks_at_once, keep_trainable_whole, place_buffers
 from signllm.training.zero_file import complete, read_zero_file
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ def start_distributed(*, timeout_s: float = 1800.0) -> Ranks:
     device = torch.device("cpu")
     if on_gpu:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes it for a device number
         torch.cuda.set_device(device)
     return Ranks(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
 
@@ -267,6 +268,7 @@ def build_engine(
     ]
     optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.adam_epsilon, fused=True)
     gather_frozen_blocks_at_once(model)
+    place_buffers(model, ranks.device)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     keep_trainable_whole(engine)
     return engine

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
@@ -48,6 +49,18 @@ def keep_trainable_whole(engine: DeepSpeedEngine) -> None:
     _remove_hooks(engine.module, [*offload.forward_hooks, *offload.backward_hooks])
     engine.optimizer.persistent_parameters = offload.persistent_parameters = _GatheredAtOnce(whole)
     gather_whole(engine)
+
+
+def place_buffers(model: nn.Module, device: torch.device) -> None:
+    """Move the buffers of a model to the device of its rank; call it before the engine is built.
+
+    DeepSpeed 0.19.8 moves every parameter, but no buffer of a model of which a part was cut as it was loaded:
+    a codebook or the mean of the pixels would stay on the CPU.
+    """
+    for part in model.modules():
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = buffer.to(device)
 
 
 def gather_whole(engine: DeepSpeedEngine) -> None:

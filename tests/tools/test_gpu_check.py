@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,103 @@ def test_without_a_gpu_it_says_so_and_checks_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_part_that_there_is_not_is_answered_with_those_that_there_are(tmp_path: Path) -> None:
+    done = python(str(CHECKOUT / "tools" / "gpu_check"), "--part", "trainig", folder=tmp_path)
+    assert done.returncode == 2
+    assert "there is no part 'trainig'" in done.stderr
+    assert "training-full" in done.stderr
+    listed = python(str(CHECKOUT / "tools" / "gpu_check"), "--list", folder=tmp_path)
+    assert listed.returncode == 0
+    assert "--size 7b --device cuda" in listed.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_runs_by_default_ends_within_nine_minutes_and_few_enough_files_come_back() -> None:
+    code = """
+from pathlib import Path
+from checking.listed import parts
+from checking.parts import chosen
+from checking.wheels import LIMIT_S
+named = parts(Path("out"), rehearsal=False)
+default = chosen(named, [])
+print(sum(part.limit_s for part in default) + LIMIT_S, [part.name for part in default])
+print([part.name for part in chosen(named, ["training-zero2", "compile"])])
+print(len({argument for part in default for argument in part.command if argument.startswith("out/")}))
+"""
+    done = python("-c", code, path=str(CHECKOUT / "tools"))
+    default, named, files = done.stdout.splitlines()
+    assert float(default.split()[0]) < 9 * 60, done.stderr
+    assert "'training'" in default
+    assert "'training-full'" in default
+    assert named == "['compile', 'training-zero2']"
+    assert int(files) + len(("log.txt", "summary.json")) <= 8
+
+
+def test_a_part_whose_package_is_missing_is_skipped_and_says_why(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['hjson'] = None\n")
+    arguments = ("--rehearse", "--part", "training", "--wheels", str(tmp_path / "none"))
+    script = str(CHECKOUT / "tools" / "gpu_check")
+    done = python(script, *arguments, folder=tmp_path, path=str(hidden), OUT=str(tmp_path / "out"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (part,) = json.loads((tmp_path / "out" / "summary.json").read_text())["parts"]
+    assert part["result"].startswith("skipped: import of hjson halted")
+    assert "--help" in part["result"]
+    assert not (tmp_path / "out" / "training.json").exists()
+
+
+def test_an_import_that_fails_for_another_reason_is_no_reason_to_skip(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("raise RuntimeError('made to fail')\n")
+    code = f"""
+import os
+from checking.parts import missing
+environment = {{**os.environ, "PYTHONPATH": {str(tmp_path)!r}}}
+print([missing(needs, environment) for needs in ((), ("json",), ("broken",), ("no_such_module",))])
+"""
+    done = python("-c", code, path=str(CHECKOUT / "tools"))
+    assert done.stdout == """[None, None, None, "No module named 'no_such_module'"]\n""", done.stderr
+
+
+def test_carried_wheels_come_before_what_the_machine_has(tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "hjson-99.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("hjson.py", "CARRIED = True\n")
+        wheel.writestr("hjson-99.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: hjson\nVersion: 99.0\n")
+        wheel.writestr("hjson-99.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("hjson-99.0.dist-info/RECORD", "")
+    code = f"""
+import os, subprocess, sys
+from pathlib import Path
+from checking.wheels import installed
+folder = Path({str(tmp_path)!r})
+print(installed(folder / "wheels", folder / "target"))
+print(installed(folder / "empty", folder / "target").startswith("none in"))
+(folder / "wheels" / "hjson-98.0-cp27-cp27m-win32.whl").write_bytes(b"")
+print(installed(folder / "wheels", folder / "target").startswith("not installed: "))
+environment = {{**os.environ, "PYTHONPATH": str(folder / "target")}}
+subprocess.run([sys.executable, "-c", "import hjson; print(hjson.CARRIED)"], env=environment)
+"""
+    done = python("-c", code, path=str(CHECKOUT / "tools"), PYTHONUNBUFFERED="1")
+    assert done.stdout.splitlines() == ["hjson-99.0", "True", "True", "True"], done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+def test_training_is_rehearsed_without_a_gpu(tmp_path: Path) -> None:
+    arguments = ("--rehearse", "--part", "training", "--wheels", str(tmp_path / "none"))
+    script = str(CHECKOUT / "tools" / "gpu_check")
+    done = python(script, *arguments, folder=tmp_path, OUT=str(tmp_path / "out"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "log.txt",
+        "summary.json",
+        "training.json",
+    ]
+    assert "ratio:" in done.stdout
+    assert "ratio:" in (tmp_path / "out" / "log.txt").read_text()
+
+
 def test_a_part_is_stopped_at_its_limit_and_a_failed_one_stops_nothing(tmp_path: Path) -> None:
     code = f"""
 import json, os, sys
@@ -81,7 +179,7 @@ print([run(part, folder / part.name, folder, dict(os.environ)).result for part i
 """
     done = python("-c", code, path=str(CHECKOUT / "tools"))
     assert done.stdout.splitlines()[-1] == "['stopped after 2 s', 'failed (exit 3)', 'ok']", done.stderr
-    assert (tmp_path / "slow").read_text() == "before\n"
+    assert (tmp_path / "slow").read_text() == "== slow (limit 2 s)\nbefore\n"
     assert "why" in done.stdout
 
 

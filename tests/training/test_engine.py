@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from signllm.errors import UsageError
 from signllm.shipped import shipped_folder
-from signllm.training.engine import ParameterGroup, TrainingConfig, deepspeed_settings, parameter_groups_of
+from signllm.training.engine import (
+    ParameterGroup,
+    TrainingConfig,
+    deepspeed_settings,
+    parameter_groups_of,
+    start_distributed,
+)
 from signllm.training.zero_file import OF_THE_RECIPE
 
 FILES = sorted(shipped_folder("ds_configs").glob("*.json"))
@@ -143,3 +151,15 @@ def test_groups_hold_every_trainable_parameter_once() -> None:
         parameter_groups_of(model, [first, first, rest])
     with pytest.raises(UsageError, match="trainable"):
         parameter_groups_of(model.requires_grad_(False), None)
+
+
+def test_a_task_that_sees_one_gpu_tells_deepspeed_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Slurm's --gpus-per-task=1: every task of a node has a GPU 0, and DeepSpeed takes LOCAL_RANK for a device
+    start_distributed()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert start_distributed().device == torch.device("cuda", 0)
+    assert os.environ["LOCAL_RANK"] == "0"

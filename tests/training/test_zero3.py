@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from signllm.training import engine as engine_module
+from signllm.training.engine import TrainingConfig, build_engine, deepspeed_settings, import_deepspeed
 from signllm.training.metrics import read_log
 from tests.training.test_loop import FLOAT_NOISE, launch, order
+from tests.training.toy import build
 
 
 @pytest.mark.timeout(600)
@@ -29,3 +34,19 @@ def test_a_frozen_part_that_is_saved_stays_whole_after_saving_validating_and_goi
     losses = [[line["validate/loss"] for line in log if "validate/loss" in line] for log in logs]
     assert len(losses[0]) == 6
     assert losses[0] == pytest.approx(losses[1], abs=FLOAT_NOISE)
+
+
+def test_buffers_are_where_the_rank_computes_also_beside_a_part_that_was_loaded_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # On a GPU the codebook and the pixels' mean stayed on the CPU; torch's meta device stands for the GPU.
+    config = TrainingConfig(steps=1, batch_size=4, deepspeed="zero3")
+    deepspeed = import_deepspeed()
+    model = build()
+    with deepspeed.zero.Init(config_dict_or_path=deepspeed_settings(config, world=1)):
+        model.head = torch.nn.Linear(5, 3).requires_grad_(False)
+    here = engine_module.start_distributed()
+    away = replace(here, device=torch.device("meta"))
+    monkeypatch.setattr(engine_module, "start_distributed", lambda **_: away)
+    engine = build_engine(model, None, config)
+    assert {name: buffer.device.type for name, buffer in engine.module.named_buffers()} == {"mean": "meta"}

@@ -1,0 +1,57 @@
+"""What `tools/gpu_check` runs, in the order of what would be missed most, and for how long at most."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from checking.parts import Part
+
+TOOLS = Path(__file__).parents[1]
+TRAINING_NEEDS = (
+    "hjson",
+    "pydantic",
+    "msgpack",
+    "einops",
+    "cpuinfo",
+    "tokenizers",
+    "safetensors",
+    "transformers",
+    "deepspeed",
+)
+"""Imports of tools/bench_training; DeepSpeed's own come first, so that the one that is missing is named."""
+
+
+def parts(out: Path, *, rehearsal: bool) -> list[Part]:
+    """Return all parts; ``rehearsal``: on a CPU, in small and with four times the time: do they run?"""
+    python = sys.executable
+    pytest = [python, "-m", "pytest", "-q", "tests/kernels"]
+    device = ["--device", "cpu", "--quick"] if rehearsal else ["--device", "cuda"]
+
+    def training(name: str, limit_s: float, *options: str, by_default: bool = False) -> Part:
+        command = [python, str(TOOLS / "bench_training"), "--size", "7b", "--device", "cuda", *options]
+        if rehearsal:
+            command += ["--size", "tiny", "--device", "cpu", "--rounds", "1", "--steps", "2"]
+        command += ["--json", str(out / f"{name}.json")]
+        return Part(name=name, command=command, limit_s=limit_s, needs=TRAINING_NEEDS, by_default=by_default)
+
+    full = ("--work", "full", "--rounds", "4", "--steps", "3")
+    bench = [python, str(TOOLS / "bench_kernels"), *device, "--json", str(out / "bench.json")]
+    listed = [
+        Part(
+            name="compile",
+            command=[python, "-m", "checking.compiling", str(out / "compiled.json")],
+            limit_s=60,
+        ),
+        Part(name="tests-gpu", command=[*pytest, "-m", "gpu"], limit_s=70),
+        training("training", 75, by_default=True),
+        training("training-full", 85, *full, by_default=True),
+        Part(name="bench", command=bench, limit_s=120),
+        Part(name="tests", command=[*pytest, "-m", "not gpu"], limit_s=100),
+        training("training-zero2", 85, "--deepspeed", "zero2"),
+        training("training-full-zero2", 120, *full, "--deepspeed", "zero2"),
+        training("training-recomputed", 120, *full, "--checkpointing"),
+        training("training-video", 180, "--signs", "video", "--videos", "16"),
+    ]
+    return [replace(part, limit_s=4 * part.limit_s) for part in listed] if rehearsal else listed
