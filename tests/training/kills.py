@@ -8,7 +8,9 @@ its log and its weights must be those of the run left alone, to the last bit.
 
 from __future__ import annotations
 
+import faulthandler
 import functools
+import itertools
 import json
 import logging
 import os
@@ -36,7 +38,7 @@ PLACES = {"start-up": 1.0, "training": 0.02, "validation": 0.01, "saving": 0.04}
 """Where a signal strikes, and within how many seconds after that began."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
 log = logging.getLogger(__name__)
-STEPS, ENDS_WITHIN_S = 24, 60.0
+STEPS, ENDS_WITHIN_S = 24, 120.0
 CLOCKS = {"seconds", "videos_per_s", "frames_per_s", "data_wait", "save_s", "memory_gib", "memory_mean_gib"}
 CONFIG = {"steps": STEPS, "learning_rate": 0.02, "save_every": 3, "validate_every": 4, "batch_size": 4}
 
@@ -50,6 +52,11 @@ class Plan:
     nth: int
     delay_s: float
     ranks: tuple[int, ...]
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Where, and which signal: what a table counts by."""
+        return self.place, self.number.name
 
 
 @dataclass(frozen=True)
@@ -110,8 +117,10 @@ def start(run: Path, *, ranks: int, deepspeed: str, plan: Plan | None = None) ->
         children = [child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)]
         time.sleep(0.01)
     for child in children:
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, signal.SIGABRT)  # faulthandler tells where each thread stands
         os.waitpid(child, 0)
+    for told in run.parent.glob("rank-*.txt") if children else ():
+        log.warning("%s of a run that hung:\n%s", told.stem, told.read_text()[-6000:])
     return bool(children)
 
 
@@ -125,9 +134,10 @@ def _be_rank(order: dict[str, Any], rank: int, ranks: int, port: int, plan: Plan
         "MASTER_PORT": str(port),
     }
     end_with_parent()
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
+    told = os.open(Path(order["run"]).parent / f"rank-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(told, 1)
+    os.dup2(told, 2)
+    faulthandler.enable()
     code = 1
     try:
         with asked_to_leave():
@@ -182,21 +192,24 @@ def saved_step(run: Path) -> int:
 
 def result(run: Path) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Return what a finished run must be equal in: its log without clocks, its last checkpoint's tensors."""
-    log = [{k: v for k, v in line.items() if k not in CLOCKS} for line in read_log(run)]
+    lines = [{k: v for k, v in line.items() if k not in CLOCKS} for line in read_log(run)]
     found = last_checkpoint(run)
     assert found is not None
     best = {"value": torch.tensor((read_state(found).best or {})["value"])}
-    return log, load_weights(found) | load_moments(found) | best
+    return lines, load_weights(found) | load_moments(found) | best
 
 
-def equal(one: Path, other: Path) -> bool:
-    """Whether two finished runs have the same log and the same bits."""
-    (log, tensors), (other_log, others) = result(one), result(other)
-    return (
-        log == other_log
-        and tensors.keys() == others.keys()
-        and all(torch.equal(tensors[name], others[name]) for name in tensors)
-    )
+def equal(alone: Path, run: Path) -> bool:
+    """Whether two finished runs have the same log and the same bits; the first difference is told."""
+    (lines, tensors), (found_lines, found) = result(alone), result(run)
+    for expected, line in itertools.zip_longest(lines, found_lines):
+        if line != expected:
+            log.warning("the log has %s where the run left alone has %s", line, expected)
+            return False
+    wrong = tensors.keys() ^ found.keys() or {n for n in tensors if not torch.equal(tensors[n], found[n])}
+    if wrong:
+        log.warning("not the bits of the run left alone: %s", sorted(wrong))
+    return not wrong
 
 
 def strike(run: Path, plan: Plan, *, ranks: int, deepspeed: str) -> Strike:
