@@ -8,16 +8,15 @@ its log and its weights must be those of the run left alone, to the last bit.
 
 from __future__ import annotations
 
-import faulthandler
 import functools
 import itertools
 import json
 import logging
+import math
 import os
 import random
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -29,16 +28,16 @@ import torch
 
 from signllm.training import checkpoint, loop
 from signllm.training.checkpoint import last_checkpoint, load_moments, load_weights, read_state
-from signllm.training.local_ranks import end_with_parent
 from signllm.training.metrics import read_log
 from signllm.training.preemption import asked_to_leave
 from tests.training import run_toy, toy
+from tests.training.forks import on_forked_ranks, preload
 
 PLACES = {"start-up": 1.0, "training": 0.02, "validation": 0.01, "saving": 0.04}
 """Where a signal strikes, and within how many seconds after that began."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
 log = logging.getLogger(__name__)
-STEPS, ENDS_WITHIN_S = 24, 120.0
+STEPS = 24
 CLOCKS = {"seconds", "videos_per_s", "frames_per_s", "data_wait", "save_s", "memory_gib", "memory_mean_gib"}
 CONFIG = {"steps": STEPS, "learning_rate": 0.02, "save_every": 3, "validate_every": 4, "batch_size": 4}
 
@@ -103,51 +102,15 @@ def start(run: Path, *, ranks: int, deepspeed: str, plan: Plan | None = None) ->
         "saved_head": True,
         "config": {**CONFIG, "deepspeed": deepspeed},
     }
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(ranks):
-        child = os.fork()
-        if child == 0:
-            _be_rank(order, rank, ranks, port, plan)
-        children.append(child)
-    give_up = time.monotonic() + ENDS_WITHIN_S
-    while children and time.monotonic() < give_up:
-        children = [child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)]
-        time.sleep(0.01)
-    for child in children:
-        os.kill(child, signal.SIGABRT)  # faulthandler tells where each thread stands
-        os.waitpid(child, 0)
-    for told in run.parent.glob("rank-*.txt") if children else ():
-        log.warning("%s of a run that hung:\n%s", told.stem, told.read_text()[-6000:])
-    return bool(children)
 
-
-def _be_rank(order: dict[str, Any], rank: int, ranks: int, port: int, plan: Plan | None) -> None:
-    """Carry out an order as one rank of a forked process, which ends here."""
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_RANK": str(rank),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    end_with_parent()
-    told = os.open(Path(order["run"]).parent / f"rank-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(told, 1)
-    os.dup2(told, 2)
-    faulthandler.enable()
-    code = 1
-    try:
+    def be_rank(rank: int) -> None:
         with asked_to_leave():
             if plan is not None and rank in plan.ranks:
                 _lie_in_wait(plan)
             ended = run_toy.carry_out(order)
-        (Path(order["run"]) / f"rank-{rank}.json").write_text(json.dumps(ended))
-        code = 0
-    finally:
-        os._exit(code)
+        (run / f"rank-{rank}.json").write_text(json.dumps(ended))
+
+    return on_forked_ranks(be_rank, ranks, run.parent)[1]
 
 
 def _lie_in_wait(plan: Plan) -> None:
@@ -222,18 +185,21 @@ def strike(run: Path, plan: Plan, *, ranks: int, deepspeed: str) -> Strike:
 
 
 def strike_until(
-    folder: Path, plans: list[Plan], *, ranks: int, deepspeed: str
+    folder: Path, plans: list[Plan], *, ranks: int, deepspeed: str, within_s: float = math.inf
 ) -> tuple[list[Strike], list[bool]]:
     """Carry out plans one after the other; return what they did, and whether each finished run is equal.
 
-    A run that is done is compared and begun anew; the last is finished without a signal.
+    A run that is done is compared and begun anew; the last is finished without a signal. No plan is begun
+    after ``within_s``.
     """
-    import deepspeed as _  # noqa: F401  # once, here, and not in every rank
-
+    preload()
+    begun = time.monotonic()
     alone, run = folder / "alone", folder / "killed"
     start(alone, ranks=ranks, deepspeed=deepspeed)
     strikes, same = [], []
     for plan in plans:
+        if time.monotonic() - begun > within_s:
+            break
         strikes.append(strike(run, plan, ranks=ranks, deepspeed=deepspeed))
         log.info("%s", strikes[-1])
         if saved_step(run) >= STEPS:

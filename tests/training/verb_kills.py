@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -23,13 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from signllm.training.checkpoint import last_checkpoint, read_state
+from signllm.training.local_ranks import end_with_parent
 from signllm.training.metrics import read_log
-from tests.training.kills import CLOCKS, ENDS_WITHIN_S
+from tests.training.kills import CLOCKS
 
 CHECKOUT = Path(__file__).parents[2]
 VERBS = ("pretrain", "compose", "finetune", "evaluate")
 OF_THIS_START = ("startup.json", "tensorboard", "failures")
 """What in a run folder tells of the last start and not of the run."""
+ENDS_WITHIN_S = 400.0
+"""A start that is starved by others may take two minutes."""
 log = logging.getLogger(__name__)
 
 
@@ -153,6 +158,7 @@ class Bench:
                 env=environment,
                 stdout=subprocess.DEVNULL,
                 stderr=told,
+                preexec_fn=end_with_parent,
             )
             if plan is not None:
                 _send(plan, started, self.ranks)
@@ -246,9 +252,17 @@ def contents(run: Path) -> dict[str, Any]:
         if path.suffix in (".json", ".jsonl"):
             lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
             found[str(name)] = [_without_clocks(json.loads(line)) for line in lines]
+        elif path.suffix == ".safetensors":
+            found[str(name)] = _tensors(path.read_bytes())
         elif path.name != "COMPLETE":
             found[str(name)] = path.read_bytes()
     return found
+
+
+def _tensors(content: bytes) -> tuple[Any, bytes]:
+    """Return the header and the data of a safetensors file: it writes its notes in a drawn order."""
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
 def _without_clocks(value: Any) -> Any:
@@ -259,18 +273,27 @@ def _without_clocks(value: Any) -> Any:
 
 
 def strike_until(
-    bench: Bench, verb: str, kinds: Sequence[signal.Signals], rng: random.Random
+    bench: Bench,
+    verb: str,
+    kinds: Sequence[signal.Signals],
+    rng: random.Random,
+    *,
+    within_s: float = math.inf,
 ) -> tuple[list[Strike], list[bool]]:
     """Kill a verb once for each of ``kinds``; return what that did, and whether each finished run is equal.
 
-    A run that is done is compared and begun anew; the last is finished without a signal.
+    A run that is done is compared and begun anew; the last is finished without a signal. No strike is begun
+    after ``within_s``.
     """
+    begun = time.monotonic()
     bench.prepare(verb)
-    alone, within_s = bench.left_alone(verb)
+    alone, alone_s = bench.left_alone(verb)
     run = bench.place(verb)
     strikes, same = [], []
     for number in kinds:
-        plan = draw(rng, number, within_s)
+        if time.monotonic() - begun > within_s:
+            break
+        plan = draw(rng, number, alone_s)
         before = saved_steps(run)
         code, hung = bench.start(verb, run, plan)
         strikes.append(Strike(plan, before, saved_steps(run), logged_steps(run), code, hung))
