@@ -244,6 +244,7 @@ class _Trainer:
                 self.run,
                 self.stage,
                 resumed_step=self.step,
+                validation_left=self.validation.left,
                 tensorboard=self.config.tensorboard,
                 enabled=first,
             ) as log,

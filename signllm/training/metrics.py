@@ -21,11 +21,19 @@ class TrainingLog:
     """Append one JSON object per line to ``run/log.jsonl`` and the same numbers to ``run/tensorboard/``.
 
     ``resumed_step``: lines of later steps, written by a run that died before its next checkpoint, are
-    dropped. ``enabled=False`` (every rank but 0) writes nothing.
+    dropped; with ``validation_left`` also that step's validation, which will be made again.
+    ``enabled=False`` (every rank but 0) writes nothing.
     """
 
     def __init__(
-        self, run: Path, stage: str, *, resumed_step: int = 0, tensorboard: bool = True, enabled: bool = True
+        self,
+        run: Path,
+        stage: str,
+        *,
+        resumed_step: int = 0,
+        validation_left: bool = False,
+        tensorboard: bool = True,
+        enabled: bool = True,
     ) -> None:
         self.stage, self.enabled = stage, enabled
         self._board: SummaryWriter | None = None
@@ -33,7 +41,7 @@ class TrainingLog:
             return
         run.mkdir(parents=True, exist_ok=True)
         path = run / "log.jsonl"
-        cut_back(path, stage, resumed_step)
+        cut_back(path, stage, resumed_step, validation_left=validation_left)
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -66,20 +74,24 @@ class TrainingLog:
             self._board.close()
 
 
-def cut_back(path: Path, stage: str, step: int) -> None:
-    """Drop from a log the lines of ``stage`` after ``step``, and a last line that a kill cut in half."""
+def cut_back(path: Path, stage: str, step: int, *, validation_left: bool = False) -> None:
+    """Drop from a log the lines of ``stage`` after ``step``, and a last line that a kill cut in half.
+
+    ``validation_left``: the validation of ``step`` goes too: a kill came between its line and its checkpoint.
+    """
     if not path.exists():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, stage, step)]
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        at = entry.get("step", 0)
+        again = validation_left and at == step and any(name.startswith("validate/") for name in entry)
+        if entry.get("stage") != stage or (at <= step and not again):
+            kept.append(line)
     write_whole(path, "".join(f"{line}\n" for line in kept))
-
-
-def _is_kept(line: str, stage: str, step: int) -> bool:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return False
-    return entry.get("stage") != stage or entry.get("step", 0) <= step
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

@@ -173,14 +173,19 @@ def _start_moments(engine: DeepSpeedEngine, step: int) -> None:
             state[key] = torch.zeros_like(p)
 
 
+def share_of(value: Tensor, rank: int, ranks: int) -> Tensor:
+    """Return a rank's share of a whole tensor as ZeRO-3 cuts it: flat, padded to equal pieces by zeros."""
+    piece = -(-value.numel() // ranks)
+    flat = value.flatten()[rank * piece : (rank + 1) * piece]
+    return nn.functional.pad(flat, (0, piece - flat.numel()))
+
+
 def _set(engine: DeepSpeedEngine, p: Any, key: str | None, value: Tensor) -> None:
     if hasattr(p, "ds_id"):
-        piece = p.ds_tensor.numel()
-        rank = dist.get_rank(group=p.ds_process_group)
-        padded = torch.nn.functional.pad(
-            value.flatten(), (0, piece * dist.get_world_size(p.ds_process_group))
-        )
-        p._z3_optimizer.set_local_hp_param(padded.narrow(0, rank * piece, piece), p, key)
+        group = p.ds_process_group
+        share = share_of(value, dist.get_rank(group=group), dist.get_world_size(group))
+        assert share.numel() == p.ds_tensor.numel(), "DeepSpeed cuts otherwise"
+        p._z3_optimizer.set_local_hp_param(share, p, key)
     elif hasattr(p, "_hp_mapping"):
         p.set_full_hp_param(value.to(p.device), key)
     elif key is not None:

@@ -9,13 +9,14 @@ its log and its weights must be those of the run left alone, to the last bit.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import logging
+import math
 import os
 import random
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -27,16 +28,16 @@ import torch
 
 from signllm.training import checkpoint, loop
 from signllm.training.checkpoint import last_checkpoint, load_moments, load_weights, read_state
-from signllm.training.local_ranks import end_with_parent
 from signllm.training.metrics import read_log
 from signllm.training.preemption import asked_to_leave
 from tests.training import run_toy, toy
+from tests.training.forks import on_forked_ranks, preload
 
 PLACES = {"start-up": 1.0, "training": 0.02, "validation": 0.01, "saving": 0.04}
 """Where a signal strikes, and within how many seconds after that began."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
 log = logging.getLogger(__name__)
-STEPS, ENDS_WITHIN_S = 24, 60.0
+STEPS = 24
 CLOCKS = {"seconds", "videos_per_s", "frames_per_s", "data_wait", "save_s", "memory_gib", "memory_mean_gib"}
 CONFIG = {"steps": STEPS, "learning_rate": 0.02, "save_every": 3, "validate_every": 4, "batch_size": 4}
 
@@ -50,6 +51,11 @@ class Plan:
     nth: int
     delay_s: float
     ranks: tuple[int, ...]
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Where, and which signal: what a table counts by."""
+        return self.place, self.number.name
 
 
 @dataclass(frozen=True)
@@ -96,48 +102,15 @@ def start(run: Path, *, ranks: int, deepspeed: str, plan: Plan | None = None) ->
         "saved_head": True,
         "config": {**CONFIG, "deepspeed": deepspeed},
     }
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(ranks):
-        child = os.fork()
-        if child == 0:
-            _be_rank(order, rank, ranks, port, plan)
-        children.append(child)
-    give_up = time.monotonic() + ENDS_WITHIN_S
-    while children and time.monotonic() < give_up:
-        children = [child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)]
-        time.sleep(0.01)
-    for child in children:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    return bool(children)
 
-
-def _be_rank(order: dict[str, Any], rank: int, ranks: int, port: int, plan: Plan | None) -> None:
-    """Carry out an order as one rank of a forked process, which ends here."""
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_RANK": str(rank),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    end_with_parent()
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
-    code = 1
-    try:
+    def be_rank(rank: int) -> None:
         with asked_to_leave():
             if plan is not None and rank in plan.ranks:
                 _lie_in_wait(plan)
             ended = run_toy.carry_out(order)
-        (Path(order["run"]) / f"rank-{rank}.json").write_text(json.dumps(ended))
-        code = 0
-    finally:
-        os._exit(code)
+        (run / f"rank-{rank}.json").write_text(json.dumps(ended))
+
+    return on_forked_ranks(be_rank, ranks, run.parent)[1]
 
 
 def _lie_in_wait(plan: Plan) -> None:
@@ -182,21 +155,24 @@ def saved_step(run: Path) -> int:
 
 def result(run: Path) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Return what a finished run must be equal in: its log without clocks, its last checkpoint's tensors."""
-    log = [{k: v for k, v in line.items() if k not in CLOCKS} for line in read_log(run)]
+    lines = [{k: v for k, v in line.items() if k not in CLOCKS} for line in read_log(run)]
     found = last_checkpoint(run)
     assert found is not None
     best = {"value": torch.tensor((read_state(found).best or {})["value"])}
-    return log, load_weights(found) | load_moments(found) | best
+    return lines, load_weights(found) | load_moments(found) | best
 
 
-def equal(one: Path, other: Path) -> bool:
-    """Whether two finished runs have the same log and the same bits."""
-    (log, tensors), (other_log, others) = result(one), result(other)
-    return (
-        log == other_log
-        and tensors.keys() == others.keys()
-        and all(torch.equal(tensors[name], others[name]) for name in tensors)
-    )
+def equal(alone: Path, run: Path) -> bool:
+    """Whether two finished runs have the same log and the same bits; the first difference is told."""
+    (lines, tensors), (found_lines, found) = result(alone), result(run)
+    for expected, line in itertools.zip_longest(lines, found_lines):
+        if line != expected:
+            log.warning("the log has %s where the run left alone has %s", line, expected)
+            return False
+    wrong = tensors.keys() ^ found.keys() or {n for n in tensors if not torch.equal(tensors[n], found[n])}
+    if wrong:
+        log.warning("not the bits of the run left alone: %s", sorted(wrong))
+    return not wrong
 
 
 def strike(run: Path, plan: Plan, *, ranks: int, deepspeed: str) -> Strike:
@@ -209,18 +185,21 @@ def strike(run: Path, plan: Plan, *, ranks: int, deepspeed: str) -> Strike:
 
 
 def strike_until(
-    folder: Path, plans: list[Plan], *, ranks: int, deepspeed: str
+    folder: Path, plans: list[Plan], *, ranks: int, deepspeed: str, within_s: float = math.inf
 ) -> tuple[list[Strike], list[bool]]:
     """Carry out plans one after the other; return what they did, and whether each finished run is equal.
 
-    A run that is done is compared and begun anew; the last is finished without a signal.
+    A run that is done is compared and begun anew; the last is finished without a signal. No plan is begun
+    after ``within_s``.
     """
-    import deepspeed as _  # noqa: F401  # once, here, and not in every rank
-
+    preload()
+    begun = time.monotonic()
     alone, run = folder / "alone", folder / "killed"
     start(alone, ranks=ranks, deepspeed=deepspeed)
     strikes, same = [], []
     for plan in plans:
+        if time.monotonic() - begun > within_s:
+            break
         strikes.append(strike(run, plan, ranks=ranks, deepspeed=deepspeed))
         log.info("%s", strikes[-1])
         if saved_step(run) >= STEPS:

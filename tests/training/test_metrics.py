@@ -21,6 +21,18 @@ def test_lines_after_the_resumed_step_and_half_lines_are_dropped(tmp_path: Path)
     assert found == [("pretrain", 9, 0.5), ("finetune", 1, 1.0), ("finetune", 2, 2.0), ("finetune", 3, 33.0)]
 
 
+def test_a_validation_that_no_checkpoint_knows_is_dropped_it_will_be_made_again(tmp_path: Path) -> None:
+    """A job that resumed to make up for a validation was killed before it had saved that it had."""
+    with TrainingLog(tmp_path, "toy", tensorboard=False) as log:
+        for step in (2, 4):
+            log.write(step, {"loss": 1.0})
+            log.write(step, {"validate/loss": 2.0})
+    with TrainingLog(tmp_path, "toy", resumed_step=4, validation_left=True, tensorboard=False):
+        pass
+    found = [(entry["step"], "loss" in entry) for entry in read_log(tmp_path)]
+    assert found == [(2, True), (2, False), (4, True)]
+
+
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     with TrainingLog(tmp_path / "run", "toy", enabled=False) as log:
         log.write(1, {"loss": 1.0})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from signllm.training.partitions import install, kept_tensors, trainable_parameters
+from signllm.training.partitions import install, kept_tensors, share_of, trainable_parameters
 from tests.training.toy import build
 
 
@@ -36,3 +37,15 @@ def test_install_copies_into_parameters_and_buffers() -> None:
     assert torch.equal(model.body.bias, values["body.bias"])
     assert torch.equal(model.mean, values["mean"])
     assert torch.equal(model.body.weight, other.body.weight)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7, 1024])
+@pytest.mark.parametrize("shape", [(1,), (6,), (7, 3), (2, 0)])
+def test_the_shares_of_all_ranks_are_the_tensor_and_zeros(shape: tuple[int, ...], ranks: int) -> None:
+    whole = torch.arange(1.0, 1.0 + torch.Size(shape).numel()).reshape(shape)
+    shares = [share_of(whole, rank, ranks) for rank in range(ranks)]
+    assert len({len(share) for share in shares}) == 1
+    flat = torch.cat(shares)
+    assert torch.equal(flat[: whole.numel()], whole.flatten())
+    assert not flat[whole.numel() :].any()
+    assert flat.numel() - whole.numel() < ranks
