@@ -14,7 +14,17 @@ from typing import Any
 import torch
 
 CHECKOUT = Path(__file__).parents[2]
-PACKAGES = ("torch", "triton", "pot", "geomloss", "vector-quantize-pytorch", "faiss-cpu", "numpy")
+PACKAGES = (
+    "torch",
+    "triton",
+    "pot",
+    "geomloss",
+    "vector-quantize-pytorch",
+    "faiss-cpu",
+    "numpy",
+    "deepspeed",
+    "transformers",
+)
 
 
 def facts(device: torch.device) -> dict[str, Any]:
@@ -52,7 +62,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the commit, with ``+`` where operators or this tool differ from it; None outside a checkout."""
+    """Return the commit, with ``+`` where package or tools differ from it; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
@@ -60,7 +70,7 @@ def _commit() -> str | None:
         return done.stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "signllm/kernels", "signllm/cra", "tools")
+        changed = git("status", "--porcelain", "--", "signllm", "ds_configs", "tools")
         return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
