@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from signllm.command import Job, Verb, parse
+from signllm.command import Job, Verb, options_of, parse
 from signllm.errors import UsageError
 from signllm.verbs.data import check_shard, split_shard
 
@@ -44,7 +44,7 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
         """Launch.
 
         Args:
-            dry_run: print the sbatch file and submit nothing.
+            dry_run: print the sbatch file, with configuration, batch and plan as comments; submit nothing.
             array: jobs that share the verb's work; `shard` takes as many as --nodes if this is not given.
             logs: folder for the job's files and its ranks' output; on a file system that all nodes see.
             profile: fields of the profile, each can be changed.
@@ -53,16 +53,21 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
             what = f"an array of {array} jobs" if array < 1 else f"an array of {verb[0]}"
             remedy = "`shard` splits its work into as many jobs as you say, 1 or more; other verbs do not"
             raise UsageError(what, where="--array", remedy=remedy)
+        from signllm.cluster.dry_run import check_batch, told
+
+        check_batch(options_of(checked), profile)
         if verb[0] == "shard":
             _launch_shard(verb[1:], profile, array or profile.nodes, dry_run=dry_run, run=run, logs=logs)
         else:
             _launch_verb(verb, profile, dry_run=dry_run, run=run, logs=logs)
+        if dry_run:
+            print(told(verb[0], options_of(checked), profile), end="")
 
     about = launch_verb(check=check, run=run)
     job = parse(launch, options[1:] if named else options, verb="launch", about=about)
     if not verb:
         raise UsageError("nothing to launch", where="signllm launch", remedy=f"for example: {EXAMPLE}")
-    check(verb)
+    checked = check(verb)
     return job
 
 
