@@ -57,6 +57,11 @@ def parse(function: Callable[..., None], arguments: Sequence[str], *, verb: str,
     return job
 
 
+def options_of(job: Job) -> dict[str, Any]:
+    """Return the options that :func:`parse` has filled into a verb, by the names of its function."""
+    return dict(job.keywords) if isinstance(job, functools.partial) else {}
+
+
 def _optional_parts() -> Any:
     """Let a part that may be absent (``LoraConfig | None``) be given as JSON or ``none``: no subcommands.
 

@@ -118,11 +118,11 @@ def told(record: dict[str, Any]) -> str:
     """Return a start as lines for a reader."""
     batch, steps, ranks = record["batch"], record["steps"], record["ranks"]
     sums = {
-        kind: [f"{name} {_count(of[kind])}" for name, of in record["parameters"].items() if of[kind]]
+        kind: [f"{name} {count_text(of[kind])}" for name, of in record["parameters"].items() if of[kind]]
         for kind in ("trained", "frozen")
     }
     origin = f"from step {steps['first']}, {record['resumes']}" if record["resumes"] else "from the start"
-    memory = ", ".join(f"{name} {_size(value)}" for name, value in record["held_bytes"].items())
+    memory = ", ".join(f"{name} {size_text(value)}" for name, value in record["held_bytes"].items())
     epochs = f" in {steps['epochs']} epochs" if steps["epochs"] else ""
     lines = [
         f"{record['stage']}: {ranks} x {record['device']}, ZeRO-{record['zero_stage']}"
@@ -147,11 +147,13 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _count(number: int) -> str:
+def count_text(number: int) -> str:
+    """Return a number of parameters as a reader wants it: ``21.0 M``."""
     return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,}"
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Return a number of bytes as a reader wants it: ``1.5 KiB``."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.4g} {unit}"

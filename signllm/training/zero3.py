@@ -27,11 +27,15 @@ def gather_frozen_blocks_at_once(model: nn.Module) -> None:
     """
     from deepspeed.utils import set_z3_leaf_module
 
-    whole = _whole(model)
-    for part in model.modules():
-        if isinstance(part, nn.ModuleList) and not any(id(p) in whole for p in part.parameters()):
-            for block in part:
-                set_z3_leaf_module(block, True)
+    for block in frozen_blocks(model):
+        set_z3_leaf_module(block, True)
+
+
+def frozen_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks that are gathered at once, in the model's order."""
+    whole = kept_whole(model)
+    lists = [part for part in model.modules() if isinstance(part, nn.ModuleList)]
+    return [block for part in lists if not any(id(p) in whole for p in part.parameters()) for block in part]
 
 
 def keep_trainable_whole(engine: DeepSpeedEngine) -> None:
@@ -41,7 +45,7 @@ def keep_trainable_whole(engine: DeepSpeedEngine) -> None:
         return
     whole = list(offload.persistent_parameters)
     parameters: list[Any] = list(engine.module.parameters())
-    kept = _whole(engine.module)
+    kept = kept_whole(engine.module)
     for p in parameters:
         if id(p) in kept and not p.ds_persist:
             p.ds_persist = True
@@ -81,7 +85,7 @@ def gather_when_called(model: nn.Module, settings: Mapping[str, Any]) -> None:
     deepspeed.initialize(model=model, config=dict(settings))
 
 
-def _whole(model: nn.Module) -> set[int]:
+def kept_whole(model: nn.Module) -> set[int]:
     """Return the ids of the parameters that are trainable, or frozen in a part that is saved all the same."""
     saved = [part for part in model.modules() if getattr(part, "saved_when_frozen", False)]
     return {id(p) for p in model.parameters() if p.requires_grad} | {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from signllm.command import Job, Verb, parse
+from signllm.command import Job, Verb, options_of, parse
 from signllm.errors import UsageError
 from signllm.verbs.data import check_shard, split_shard
 from signllm.verbs.job_status import status_verb
@@ -44,6 +44,7 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
     resources = Annotated[Profile, tyro.conf.arg(name="")]
     profile = load_profile(options[0] if named else "local")
     commands: list[tuple[str, ...]] = []
+    checked: list[dict[str, Any]] = []
 
     def launch(
         *,
@@ -55,7 +56,8 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
         """Launch.
 
         Args:
-            dry_run: print the command lines and the sbatch file and submit nothing.
+            dry_run: print the command lines and the sbatch file, with configuration, batch and plan as
+                comments, and submit nothing.
             array: many jobs: NAME=VALUES makes one for each value, which takes the place of {NAME} in the
                 verb's arguments; VALUES is a,b,c or 0..9; several NAME=VALUES make one for each combination;
                 a number N makes N, {i} is the job's number. `shard` takes a number of jobs that share its
@@ -63,11 +65,17 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
             logs: folder for the job's files and its ranks' output; on a file system that all nodes see.
             profile: fields of the profile, each can be changed.
         """
+        from signllm.cluster.dry_run import check_batch, told
+
+        for given in checked:
+            check_batch(given, profile)
         if verb[0] == "shard":
             count = _shard_count(array, profile.nodes)
             _launch_shard(verb[1:], profile, count, dry_run=dry_run, run=run, logs=logs)
         else:
             _launch_verbs(commands, profile, dry_run=dry_run, run=run, logs=logs)
+        if dry_run:
+            print(told(verb[0], checked[0], profile, jobs=len(commands)), end="")
 
     about = Verb(SUMMARY, f"{EXAMPLE}\n         {SWEEP}", functools.partial(_launch, check=check, run=run))
     job = parse(launch, options[1:] if named else options, verb="launch", about=about)
@@ -75,8 +83,7 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
         raise UsageError("nothing to launch", where="signllm launch", remedy=f"for example: {EXAMPLE}")
     assert isinstance(job, functools.partial)
     commands += _commands(verb, job.keywords.get("array", ()))
-    for command in commands:
-        check(command)
+    checked += [options_of(check(command)) for command in commands]
     return job
 
 

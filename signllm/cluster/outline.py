@@ -1,0 +1,216 @@
+"""The tensors of a run before there is a run: its model on torch's meta device, from the configuration alone.
+
+No weights are read and no name is looked up on a network: the configuration of the language model, and of an
+image backbone other than the usual ones, must lie on this machine. What does not is left out, and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from signllm.cluster.plan import Weight
+from signllm.config import FinetuneConfig, PretrainConfig
+from signllm.cra.word_codebook import WordCodebook
+from signllm.errors import UsageError
+from signllm.models.backbone import SHORT_NAMES
+from signllm.models.frozen_llm import DTYPES, model_folder, read_configuration, with_lora
+from signllm.models.language_model import LanguageModelConfig
+from signllm.models.projector import Projector
+from signllm.models.visual_encoder import VisualEncoderConfig
+from signllm.models.vq_sign import VQSign, VQSignConfig
+from signllm.models.word_vectors import WordVectors
+from signllm.stages.phases import phases
+from signllm.training.zero3 import frozen_blocks, kept_whole
+
+BACKBONES: dict[str, dict[str, Any]] = {
+    "resnet18": {
+        "model_type": "resnet",
+        "embedding_size": 64,
+        "hidden_sizes": [64, 128, 256, 512],
+        "depths": [2, 2, 2, 2],
+        "layer_type": "basic",
+    },
+    "resnet50": {"model_type": "resnet"},
+    "dinov2-small": {"model_type": "dinov2", "hidden_size": 384, "num_attention_heads": 6, "image_size": 518},
+}
+"""Shapes of the backbones with a short name, for machines that have not fetched them."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with an engine of its own.
+
+    Attributes:
+        name: of the phase, empty where a stage has but one.
+        weights: its model's.
+        loaded_cut: whether a part is partitioned as it is loaded under ZeRO-3.
+        missing: what is not in ``weights``, and why.
+    """
+
+    name: str
+    weights: tuple[Weight, ...]
+    loaded_cut: bool
+    missing: tuple[str, ...]
+
+
+def outline(config: PretrainConfig | FinetuneConfig, *, words: WordCodebook | None = None) -> list[Phase]:
+    """Return the phases of a stage of training, with the tensors of each.
+
+    Args:
+        config: of stage 1, or of stage 3 with the encoder of the run that it starts from, if that is known.
+        words: of that run; None: not known here.
+    """
+    missing: list[str] = []
+    if isinstance(config, PretrainConfig):
+        with torch.device("meta"):
+            alone = _vq_sign(config.vq_sign, missing)
+        weights = () if alone is None else tuple(weights_of(alone))
+        return [Phase("", weights, False, tuple(missing))]
+    model = _sign_llm(config, words, missing)
+    found = []
+    for name, training in zip(("on recorded characters", "joint"), phases(config), strict=True):
+        if training is None:
+            continue
+        if "vq_sign" in model:
+            _set_trained(model["vq_sign"], joint=name == "joint")
+        loaded_cut = "language_model" in model
+        found.append(Phase(name, tuple(weights_of(model)), loaded_cut, tuple(missing)))
+    return [replace(found[0], name="")] if len(found) == 1 else found
+
+
+def _set_trained(vq_sign: Any, *, joint: bool) -> None:
+    """Freeze the encoder for the phase on recorded characters, or let it learn, as the stage does."""
+    vq_sign.requires_grad_(joint)
+    vq_sign.saved_when_frozen = not joint
+    if vq_sign.config.encoder.freeze_backbone:
+        vq_sign.encoder.backbone.requires_grad_(False)
+
+
+def weights_of(model: nn.Module) -> list[Weight]:
+    """Return the tensors of a model, on the meta device or a real one, in its own order."""
+    whole = kept_whole(model)
+    blocks = {id(p): number for number, block in enumerate(frozen_blocks(model)) for p in block.parameters()}
+    distances = dict(_distances(model, whole, blocks))
+    return [
+        Weight(
+            name=name,
+            elements=_elements(p),
+            element_bytes=p.element_size(),
+            trained=p.requires_grad,
+            whole=id(p) in whole,
+            block=blocks.get(id(p)),
+            until_backward=distances.get(id(p)),
+        )
+        for name, p in model.named_parameters()
+    ]
+
+
+def _distances(model: nn.Module, whole: set[int], blocks: dict[int, int]) -> Iterator[tuple[int, int]]:
+    """Give, for each frozen tensor that the backward pass needs, the elements visited until then.
+
+    A block is asked for again when the backward pass begins: what follows it is visited once. A single map
+    outside of blocks when that pass comes back to it: what follows is visited twice. A table of embeddings
+    is looked up without gradient.
+    """
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+    outer = [p for p in model.parameters() if id(p) not in whole]
+    after = 0
+    in_block = 0
+    current: int | None = None
+    for p in reversed(outer):
+        block = blocks.get(id(p))
+        if block is None or block != current:
+            after, in_block, current = after + in_block, 0, block
+        if id(p) not in tables:
+            yield id(p), after if block is not None else 2 * after
+        in_block += _elements(p)
+
+
+def _elements(p: Any) -> int:
+    return int(getattr(p, "ds_numel", p.numel()))
+
+
+def _sign_llm(config: FinetuneConfig, words: WordCodebook | None, missing: list[str]) -> nn.ModuleDict:
+    """Return the parts of SignLLM that are known here, by the names that SignLLM has for them."""
+    parts: dict[str, nn.Module] = {}
+    vq_sign = config.sign_llm.vq_sign
+    llm = _language_model(config.sign_llm.language_model, missing)
+    with torch.device("meta"):
+        encoder = None if vq_sign is None else _vq_sign(vq_sign, missing)
+        if encoder is not None:
+            parts["vq_sign"] = encoder
+        if llm is not None:
+            parts["language_model"] = nn.ModuleDict({"model": llm})
+        if vq_sign is None:
+            missing.append("encoder, word vectors and projector: the run of --init is not on this machine")
+            return nn.ModuleDict(parts)
+        width = vq_sign.encoder.width
+        if words is None:
+            missing.append("offsets of composed words: --init has no words on this machine")
+            words = _no_words(vq_sign.quantizer.codes)
+        parts["word_vectors"] = WordVectors(words, width)
+        if llm is not None:
+            embedding: Any = llm.get_input_embeddings()  # type: ignore[operator]
+            parts["projector"] = Projector(config.sign_llm.projector, width, int(embedding.embedding_dim))
+        else:
+            missing.append("projector: its width is the language model's")
+    return nn.ModuleDict(parts)
+
+
+def _no_words(codes: int) -> WordCodebook:
+    frequencies = (1,) * (codes + 1)
+    return WordCodebook(codes=codes, words=(), frequencies=frequencies, alpha=None, codebook="unknown")
+
+
+def _vq_sign(config: VQSignConfig, missing: list[str]) -> VQSign | None:
+    settings = _backbone_settings(config.encoder)
+    if settings is None:
+        missing.append(f"encoder: the image backbone {config.encoder.backbone} is not on this machine")
+        return None
+    encoder = replace(config.encoder, backbone_config=settings, backbone_weights=None)
+    return VQSign(replace(config, encoder=encoder))
+
+
+def _backbone_settings(config: VisualEncoderConfig) -> dict[str, Any] | None:
+    """Return the settings of the backbone's shape, None where they are not at hand."""
+    if config.backbone_config is not None:
+        return config.backbone_config
+    if config.backbone in BACKBONES:
+        return BACKBONES[config.backbone]
+    from transformers import AutoConfig
+
+    try:
+        name = SHORT_NAMES.get(config.backbone, config.backbone)
+        settings: dict[str, Any] = AutoConfig.from_pretrained(name, local_files_only=True).to_dict()
+    except (OSError, ValueError):
+        return None
+    return settings
+
+
+def _language_model(config: LanguageModelConfig, missing: list[str]) -> nn.Module | None:
+    """Return the language model without weights, frozen, adapters in place."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    try:
+        model_folder(config.path)
+    except UsageError:
+        missing.append(f"language model: {config.path or 'no folder'} is not on this machine")
+        return None
+    settings = read_configuration(config.path)
+    auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            model: nn.Module = auto.from_config(settings, dtype=DTYPES[config.dtype])
+            model.requires_grad_(False)
+            return model if config.lora is None else with_lora(model, config.lora)
+    except ValueError as error:
+        raise UsageError(
+            f"this is no configuration of a language model: {str(error).strip().splitlines()[0]}",
+            where=config.path,
+            remedy="give the folder of a language model",
+        ) from None

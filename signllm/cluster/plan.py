@@ -1,0 +1,212 @@
+"""What a rank holds and sends in a step, from the sizes of a model's tensors alone: arithmetic, no tensor.
+
+It follows DeepSpeed 0.19.8 as :mod:`signllm.training.engine` and :mod:`signllm.training.zero3` use it. ZeRO-1
+and 2 reduce gradients by an all-reduce, twice the traffic of a reduce-scatter. Under ZeRO-3 the optimizer
+steps on everything cut, so all that stays whole is gathered once per step; a frozen block is gathered once
+per forward pass, and again for its backward pass if it was let go between (``stage3_max_reuse_distance``).
+
+:func:`held` equals what `startup.json` records (tests/cluster/test_plan.py), :func:`traffic` what
+`tools/count_traffic` counts. Activations, buckets and gathered blocks come on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from signllm.errors import UsageError
+from signllm.training.startup import Held
+
+FP32 = 4
+ALIGNMENT = 2
+"""Elements to which DeepSpeed pads a rank's share of flat weights under ZeRO-1 and 2."""
+Kind = Literal["all-reduce", "all-gather", "reduce-scatter"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weight:
+    """One tensor of a model.
+
+    Attributes:
+        name: as ``named_parameters`` has it.
+        elements: of the whole tensor.
+        element_bytes: as the model is built; a step in 16 bits may cast it (:attr:`Zero.casts`).
+        trained: whether the optimizer moves it.
+        whole: stays whole on every rank under ZeRO-3 (:func:`signllm.training.zero3.kept_whole`).
+        block: number of the frozen block that it is gathered with, None outside of one.
+        until_backward: elements that a forward pass visits between the tensor's last use in it and its use in
+            the backward pass; None if that does not need it.
+    """
+
+    name: str
+    elements: int
+    element_bytes: int
+    trained: bool
+    whole: bool
+    block: int | None = None
+    until_backward: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zero:
+    """How ZeRO divides a model.
+
+    Attributes:
+        stage: 0 to 3.
+        ranks: that share.
+        precision: of the training; gradients travel in it.
+        casts: whether all weights are turned into 16 bits: in bf16 training, unless a part was partitioned as
+            it was loaded (DeepSpeed then leaves every weight as it was built).
+        persistence: elements up to which ZeRO-3 keeps a tensor whole.
+        reuse: elements up to which a gathered block waits for its next use.
+    """
+
+    stage: int
+    ranks: int
+    precision: Literal["fp32", "bf16"] = "fp32"
+    casts: bool = False
+    persistence: int = 0
+    reuse: int = 0
+
+    def is_cut(self, weight: Weight) -> bool:
+        """Whether no rank keeps all of this tensor."""
+        return self.stage == 3 and not weight.whole and weight.elements > self.persistence
+
+    def element_bytes(self, weight: Weight) -> int:
+        """Return the bytes of one element of it on a rank."""
+        return 2 if self.casts else weight.element_bytes
+
+    def share(self, weight: Weight) -> int:
+        """Return the elements of a rank's share of a tensor that ZeRO-3 cuts."""
+        return -(-weight.elements // self.ranks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collective:
+    """What all ranks of a step do together, for one purpose.
+
+    Attributes:
+        kind: of operation.
+        purpose: for a reader.
+        bytes: of all operations, counted whole: of the tensor that is reduced, or of all ranks' pieces.
+    """
+
+    kind: Kind
+    purpose: str
+    bytes: int
+
+    def sent(self, ranks: int) -> float:
+        """Return the bytes that each rank sends, in a ring: (R-1)/R of them, for an all-reduce twice."""
+        return self.bytes * (2 if self.kind == "all-reduce" else 1) * (ranks - 1) / ranks
+
+
+def zero_of(settings: Mapping[str, Any], *, ranks: int, loaded_cut: bool) -> Zero:
+    """Read a run's complete DeepSpeed settings.
+
+    Args:
+        settings: of :func:`signllm.training.engine.deepspeed_settings`.
+        ranks: of the run.
+        loaded_cut: whether a part (the language model) is partitioned as it is loaded under ZeRO-3.
+
+    Raises:
+        UsageError: ZeRO++ is asked for, of which there is no plan.
+    """
+    zero = settings["zero_optimization"]
+    for name in ("zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_gradients"):
+        if int(zero.get(name, 0)) > 1 or zero.get(name) is True:
+            raise UsageError(
+                f"there is no plan for {name}",
+                remedy="take it out of the ZeRO file to see the plan without it",
+            )
+    bf16 = bool(settings["bf16"]["enabled"])
+    return Zero(
+        stage=zero["stage"],
+        ranks=ranks,
+        precision="bf16" if bf16 else "fp32",
+        casts=bf16 and not (loaded_cut and zero["stage"] == 3),
+        persistence=int(zero.get("stage3_param_persistence_threshold", 100_000)),
+        reuse=int(zero.get("stage3_max_reuse_distance", 1_000_000_000)),
+    )
+
+
+def held(weights: Sequence[Weight], zero: Zero) -> Held:
+    """Return the bytes that one rank holds throughout; master weights and Adam's moments have 32 bits."""
+    trained = [w for w in weights if w.trained]
+    frozen = [w for w in weights if not w.trained]
+    whole = sum(w.elements * zero.element_bytes(w) for w in trained)
+    size = zero.element_bytes(trained[0]) if trained else FP32
+    share = _share_of_trained(trained, zero)
+    return Held(
+        weights=whole + (share * size if zero.stage == 3 else 0),
+        gradients=share * size if zero.stage >= 2 else whole,
+        optimizer=2 * whole if zero.stage == 0 else 3 * FP32 * share,
+        frozen=sum(_held_elements(w, zero) * zero.element_bytes(w) for w in frozen),
+    )
+
+
+def traffic(weights: Sequence[Weight], zero: Zero, *, forward_passes: int = 1) -> list[Collective]:
+    """Return what one optimizer step of so many forward passes makes the ranks exchange for ZeRO.
+
+    Not in it: a few bytes of norms and flags, and what the model itself agrees on (codes, words of all
+    videos), which depends on the videos.
+    """
+    if zero.ranks == 1:
+        return []
+    trained = [w for w in weights if w.trained]
+    size = 2 if zero.precision == "bf16" else FP32
+    if zero.stage == 3:
+        return _traffic_when_cut(weights, zero, size, forward_passes)
+    passes = forward_passes if zero.stage == 2 else 1
+    gradients = sum(w.elements for w in trained) * size * passes
+    found = [Collective(kind="all-reduce", purpose="gradients", bytes=gradients)]
+    if zero.stage and trained:
+        flat = _share_of_trained(trained, zero) * zero.ranks * zero.element_bytes(trained[0])
+        found.append(Collective(kind="all-gather", purpose="stepped weights", bytes=flat))
+    return found
+
+
+def largest_block(weights: Sequence[Weight], zero: Zero) -> int:
+    """Return the bytes of the largest block that ZeRO-3 makes whole for its computation, 0 without any."""
+    blocks: dict[object, int] = {}
+    for w in weights:
+        if zero.is_cut(w):
+            key = w.name if w.block is None else w.block
+            blocks[key] = blocks.get(key, 0) + w.elements * zero.element_bytes(w)
+    return max(blocks.values(), default=0)
+
+
+def _share_of_trained(trained: Sequence[Weight], zero: Zero) -> int:
+    """Return the elements of the trained weights that are one rank's to step."""
+    if zero.stage == 3:
+        return sum(map(zero.share, trained))
+    elements = sum(w.elements for w in trained)
+    return elements if zero.stage == 0 else ALIGNMENT * -(-elements // (ALIGNMENT * zero.ranks))
+
+
+def _held_elements(frozen: Weight, zero: Zero) -> int:
+    """Return a rank's elements of a frozen tensor; one that ZeRO-3 keeps whole has its share beside it."""
+    share = zero.share(frozen) if zero.stage == 3 else 0
+    return share if zero.is_cut(frozen) else frozen.elements + share
+
+
+def _traffic_when_cut(
+    weights: Sequence[Weight], zero: Zero, gradient_bytes: int, forward_passes: int
+) -> list[Collective]:
+    padded = {w.name: zero.share(w) * zero.ranks for w in weights}
+    stepped = sum(padded[w.name] * zero.element_bytes(w) for w in weights if not zero.is_cut(w))
+    cut = [w for w in weights if zero.is_cut(w)]
+    gathered = sum(padded[w.name] * zero.element_bytes(w) * _gathers(w, zero) for w in cut)
+    gradients = sum(padded[w.name] for w in weights if w.trained) * gradient_bytes
+    found = [
+        Collective(kind="all-gather", purpose="frozen weights", bytes=gathered * forward_passes),
+        Collective(kind="reduce-scatter", purpose="gradients", bytes=gradients * forward_passes),
+        Collective(kind="all-gather", purpose="weights kept whole", bytes=stepped),
+    ]
+    return [one for one in found if one.bytes]
+
+
+def _gathers(cut: Weight, zero: Zero) -> int:
+    """Return how often a forward and backward pass gathers a tensor."""
+    let_go = cut.until_backward is not None and cut.until_backward >= zero.reuse
+    return 2 if let_go else 1
