@@ -137,6 +137,13 @@ class FinetuneConfig:
                 f"frozen_learning_rate is {rate}", where="--frozen-learning-rate", remedy="give more than 0"
             )
 
+    def with_llm(self, path: str | None) -> FinetuneConfig:
+        """Return these settings with another language model; None: with their own."""
+        if path is None:
+            return self
+        model = dataclasses.replace(self.sign_llm.language_model, path=path)
+        return dataclasses.replace(self, sign_llm=dataclasses.replace(self.sign_llm, language_model=model))
+
     def _check_recompose_every(self) -> None:
         every, epochs, where = self.recompose_every, self.training.epochs, "--recompose-every"
         if every < 0:

@@ -94,6 +94,7 @@ def _resolved(options: Mapping[str, Any]) -> tuple[Any, list[str]]:
         return options, []
     unknown = []
     if isinstance(config, FinetuneConfig):
+        config = config.with_llm(options.get("llm"))
         init = Path(options["init"])
         if (init / "config.json").is_file():
             config = with_encoder_of(init, config)

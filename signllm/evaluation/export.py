@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,8 +85,7 @@ def _write(found: Trained, run: Path, checkpoint: str, folder: Path, *, with_llm
 def _portable(config: FinetuneConfig) -> FinetuneConfig:
     """Return the configuration with the language model by its whole path, if it is a folder's."""
     model = config.sign_llm.language_model
-    path = str(Path(model.path).absolute()) if Path(model.path).exists() else model.path
-    return replace(config, sign_llm=replace(config.sign_llm, language_model=replace(model, path=path)))
+    return config.with_llm(str(Path(model.path).absolute())) if Path(model.path).exists() else config
 
 
 def _write_adapters(adapters: Mapping[str, Tensor], config: FinetuneConfig, folder: Path) -> None:

@@ -7,7 +7,7 @@ the same as in the last one, for whoever reads the run, and serves checkpoints o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,7 @@ def with_model_inside(config: FinetuneConfig, folder: Path) -> FinetuneConfig:
     """Return the configuration of an export with the language model that lies in it, if one does."""
     if not (folder / LANGUAGE_MODEL / "config.json").is_file():
         return config
-    model = replace(config.sign_llm.language_model, path=str(folder / LANGUAGE_MODEL))
-    return replace(config, sign_llm=replace(config.sign_llm, language_model=model))
+    return config.with_llm(str(folder / LANGUAGE_MODEL))
 
 
 def _exported(folder: Path) -> dict[str, Tensor]:

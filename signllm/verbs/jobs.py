@@ -69,13 +69,13 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
 
         for given in checked:
             check_batch(given, profile)
+        plan = told(verb[0], checked[0], profile, jobs=len(commands)) if dry_run else ""
         if verb[0] == "shard":
             count = _shard_count(array, profile.nodes)
             _launch_shard(verb[1:], profile, count, dry_run=dry_run, run=run, logs=logs)
         else:
             _launch_verbs(commands, profile, dry_run=dry_run, run=run, logs=logs)
-        if dry_run:
-            print(told(verb[0], checked[0], profile, jobs=len(commands)), end="")
+        print(plan, end="")
 
     about = Verb(SUMMARY, f"{EXAMPLE}\n         {SWEEP}", functools.partial(_launch, check=check, run=run))
     job = parse(launch, options[1:] if named else options, verb="launch", about=about)

@@ -1,6 +1,5 @@
 """The verbs of training, one per stage: a recipe's configuration, each setting of which is an option."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,17 +96,10 @@ def _finetune(arguments: list[str]) -> Job:
         """
         from signllm.stages.finetune import finetune
 
-        if llm is not None:
-            config = with_language_model(config, llm)
+        config = config.with_llm(llm)
         spread("finetune", arguments, ranks, lambda: whole(finetune(config, run=run, init=init, shards=data)))
 
     return parse(finetune, options, verb="finetune", about=FINETUNE)
-
-
-def with_language_model(config: Any, path: str) -> Any:
-    """Return a configuration of stage 3 with another language model."""
-    model = dataclasses.replace(config.sign_llm.language_model, path=path)
-    return dataclasses.replace(config, sign_llm=dataclasses.replace(config.sign_llm, language_model=model))
 
 
 PRETRAIN = Verb(
