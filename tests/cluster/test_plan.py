@@ -165,7 +165,7 @@ def test_a_16_node_dry_run_shows_configuration_batch_and_plan(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    LlamaConfig().save_pretrained("llama-7b")
+    LlamaConfig().save_pretrained("another-7b")
     recipe = phoenix2014t()
     (tmp_path / "pretrained").mkdir()
     save_config(tmp_path / "pretrained", recipe.pretrain)
@@ -178,6 +178,8 @@ def test_a_16_node_dry_run_shows_configuration_batch_and_plan(
         "2",
         "--generation.language",
         "German",
+        "--llm",
+        "another-7b",
     ]
     assert cli.main(["launch", "a100", "--nodes", "16", "--dry-run", "--", *verb, *options]) == 0
     text = capsys.readouterr().out
@@ -200,7 +202,7 @@ def test_a_16_node_dry_run_shows_configuration_batch_and_plan(
         sign_llm=replace(recipe.finetune.sign_llm, vq_sign=recipe.pretrain.vq_sign),
         training=replace(recipe.finetune.training, batch_size=512, accumulation=2),
         generation=replace(recipe.finetune.generation, language="German"),
-    )
+    ).with_llm("another-7b")
     for line in configuration_lines(resolved):
         assert f"# {line}\n" in comments
 
