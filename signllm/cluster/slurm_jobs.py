@@ -12,9 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 ENDED = frozenset(
-    "COMPLETED FAILED CANCELLED TIMEOUT OUT_OF_MEMORY NODE_FAIL DEADLINE BOOT_FAIL REVOKED GONE".split()
+    "COMPLETED FAILED CANCELLED TIMEOUT OUT_OF_MEMORY NODE_FAIL DEADLINE BOOT_FAIL REVOKED "
+    "PREEMPTED GONE".split()
 )
-"""States after which nothing comes; ``GONE`` is ours: killed without a word, and nobody remembers."""
+"""States after which nothing comes: a preempted job that is queued again is ``PENDING``.
+
+``GONE`` is ours: killed without a word, and nobody remembers. So is ``UNKNOWN``: nobody here can tell.
+"""
+FORGOTTEN = "Invalid job id"
+"""What ``scontrol`` says of a job that it never knew, or forgot some minutes after its end."""
 _FIELDS = ("JobId", "ArrayJobId", "ArrayTaskId", "JobState", "Reason", "Restarts", "RunTime", "NodeList")
 
 
@@ -44,11 +50,17 @@ def slurm_states(ids: Iterable[str]) -> dict[str, SlurmState] | None:
     wanted = set(ids)
     found: dict[str, SlurmState] = {}
     for number in sorted({id.partition("_")[0] for id in wanted}):
-        for line in _output("scontrol", "show", "job", "--oneliner", number).splitlines():
+        told, trouble = _output("scontrol", "show", "job", "--oneliner", number)
+        for line in told.splitlines():
             found |= _from_scontrol(line)
+        if trouble and FORGOTTEN not in trouble:
+            unknown = SlurmState(state="UNKNOWN", reason=f"Slurm does not answer: {trouble}")
+            found |= {id: unknown for id in wanted if id.partition("_")[0] == number}
     if older := sorted({id.partition("_")[0] for id in wanted - found.keys()}):
         columns = "--format=JobID,State,Elapsed,NodeList"
-        told = _output("sacct", "--noheader", "--parsable2", "--allocations", columns, "-j", ",".join(older))
+        told, _ = _output(
+            "sacct", "--noheader", "--parsable2", "--allocations", columns, "-j", ",".join(older)
+        )
         for line in told.splitlines():
             id, state, elapsed, nodes = line.split("|")[:4]
             found.setdefault(id, _state(state, elapsed=elapsed, nodes=nodes))
@@ -106,9 +118,11 @@ def _seconds(told: str) -> int | None:
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def _output(*command: str) -> str:
-    """Return what a command of Slurm prints, "" where it is absent or fails: jobs it forgot are no error."""
+def _output(*command: str) -> tuple[str, str]:
+    """Return what a command of Slurm prints, and the last line of its complaint if it fails."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "", str(error)
+    complaint = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return done.stdout, complaint[-1] if done.returncode else ""

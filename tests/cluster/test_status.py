@@ -24,6 +24,7 @@ from tests.cluster.slurm import Slurm, until
 
 ON_SLURM = Profile(nodes=2, partition="low", environment={"OMP_NUM_THREADS": "1"})
 HERE = replace(ON_SLURM, executor="local", nodes=1, tasks_per_node=2)
+FORGETFUL = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 ARRAY = (
     "JobId=7 ArrayJobId=7 ArrayTaskId=1-2,4%2 JobName=a b JobState=PENDING Reason=JobArrayTaskLimit "
     "Restarts=0 RunTime=00:00:00 ReqNodeList=(null) NodeList=(null)"
@@ -95,7 +96,7 @@ def programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **texts: str) -> Non
 
 def test_what_slurm_forgot_its_accounts_may_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accounts = "printf '12|CANCELLED by 0|00:01:40|n0\\n13_1|OUT_OF_MEMORY|2-00:00:00|n[0-3]\\n'"
-    programs(tmp_path / "bin", monkeypatch, scontrol="exit 1", sacct=accounts)
+    programs(tmp_path / "bin", monkeypatch, scontrol=FORGETFUL, sacct=accounts)
     found = slurm_states(["12", "13_0", "13_1"])
     assert found is not None
     assert {id: state.state for id, state in found.items()} == {"12": "CANCELLED", "13_1": "OUT_OF_MEMORY"}
@@ -126,9 +127,20 @@ def test_a_job_that_nobody_remembers_is_gone(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_record(tmp_path / "logs", ON_SLURM, "mine", [words], ["12"], None)
-    programs(tmp_path / "bin", monkeypatch, scontrol="exit 1")
+    programs(tmp_path / "bin", monkeypatch, scontrol=FORGETFUL)
     status = only(tmp_path / "logs")
     assert (status.state, status.has_ended) == ("GONE", True)
+
+
+def test_a_slurm_that_is_down_makes_no_job_gone(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_record(tmp_path / "logs", ON_SLURM, "mine", [words], ["12"], None)
+    down = "echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1"
+    programs(tmp_path / "bin", monkeypatch, scontrol=down)
+    status = only(tmp_path / "logs")
+    assert (status.state, status.has_ended) == ("UNKNOWN", False)
+    assert "Unable to contact" in str(status.note)
 
 
 def test_a_local_job_is_seen_running_and_ended(words: list[str], tmp_path: Path) -> None:
@@ -171,7 +183,7 @@ def test_a_local_job_that_failed_tells_why_and_one_that_was_killed_is_gone(
 def test_jobs_are_chosen_by_number_and_run_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    programs(tmp_path / "bin", monkeypatch, scontrol="exit 1")
+    programs(tmp_path / "bin", monkeypatch, scontrol=FORGETFUL)
     monkeypatch.chdir(tmp_path)
     logs = Path("runs/jobs")
     with pytest.raises(UsageError, match="no job was launched"):
@@ -228,3 +240,4 @@ def test_slurm_jobs_are_followed_through_a_requeue_to_their_end(
     cancelled = launch(held, words, run=verb(until_there=end), logs=logs)
     slurm.command("scancel", cancelled.job_id)
     assert only(logs, cancelled.job_id).state == "CANCELLED"
+    assert slurm_states(["999999", job.job_id]).keys() == {job.job_id}  # type: ignore[union-attr]
