@@ -13,7 +13,8 @@ import pytest
 from signllm import cli
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.mixture import absolute
-from signllm.models.language_model import LanguageModel
+from signllm.models.causal_model import CausalLanguageModel
+from signllm.models.prompt import Prompt
 from signllm.training.checkpoint import last_checkpoint, read_state
 from signllm.training.metrics import read_log
 from tests.data.http_server import Server, serving
@@ -108,23 +109,24 @@ def test_a_mixture_goes_the_whole_path_and_each_sample_is_prompted_in_its_own_la
 ) -> None:
     asked: dict[str, set[tuple[str, str]]] = {"training": set(), "validation": set()}
     written: list[str] = []
-    score, write = LanguageModel.forward, LanguageModel.generate
+    score, write = CausalLanguageModel.forward, CausalLanguageModel.generate
     prompted: set[str] = set()
 
-    def forward(self: LanguageModel, words: Any, counts: Any, texts: Any, languages: Any) -> Any:
+    def forward(self: CausalLanguageModel, words: Any, counts: Any, texts: Any, languages: Any) -> Any:
         asked["training" if words.requires_grad else "validation"] |= set(zip(texts, languages, strict=True))
         return score(self, words, counts, texts, languages)
 
-    def generate(self: LanguageModel, words: Any, counts: Any, languages: Any, generation: Any) -> Any:
+    def generate(self: CausalLanguageModel, words: Any, counts: Any, languages: Any, generation: Any) -> Any:
         written.extend(languages)
         return write(self, words, counts, languages, generation)
 
-    def tokens(self: LanguageModel, text: str) -> list[int]:
+    def tokens(self: Prompt, text: str) -> list[int]:
         prompted.update([text] if text.startswith("translate") else [])
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
-    for name, spy in (("forward", forward), ("generate", generate), ("_tokens", tokens)):
-        monkeypatch.setattr(LanguageModel, name, spy)
+    for name, spy in (("forward", forward), ("generate", generate)):
+        monkeypatch.setattr(CausalLanguageModel, name, spy)
+    monkeypatch.setattr(Prompt, "tokens", tokens)
     mixture, first, run = f"{both}/A:2,{both}/B:1", tmp_path / "pretrain", tmp_path / "run"
     done("pretrain", "tiny", "--data", mixture, "--run", first)
     done("compose", "tiny", "--data", mixture, "--run", first)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 import signllm
@@ -55,6 +54,8 @@ def test_the_card_tells_scores_with_their_signature(run: Path, shards: Path, tmp
 
 
 def test_adapters_are_written_as_peft_reads_them(made: Path, tmp_path: Path) -> None:
+    from peft import PeftModel  # imports Triton, which tests/kernels sets up first
+
     lora = LoraConfig(rank=2)
     run = trained.write_run(tmp_path / "run", made / "llm", lora=lora)
     out = export(run, tmp_path / "out")

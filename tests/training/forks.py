@@ -19,7 +19,8 @@ from pathlib import Path
 
 from signllm.training.local_ranks import end_with_parent
 
-ENDS_WITHIN_S = 120.0
+ENDS_WITHIN_S, GRACE_S = 200.0, 30.0
+"""Until ranks count as hung; until those are ended that wait for one that died, as torchrun and srun do."""
 log = logging.getLogger(__name__)
 
 
@@ -37,7 +38,9 @@ def on_forked_ranks(work: Callable[[int], object], ranks: int, told: Path) -> tu
         told: a folder for what each says, ``rank-R.txt``.
 
     Returns:
-        The exit codes, and whether some hung: those are made to tell where each thread stands, and ended.
+        The exit codes, and whether some hung. What hangs, or waits for a rank that died, is made to tell
+        where each thread stands (SIGABRT), and ended: gloo meets no other rank while a group is being made,
+        and waits for one that died until the group's timeout.
     """
     told.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
@@ -53,16 +56,19 @@ def on_forked_ranks(work: Callable[[int], object], ranks: int, told: Path) -> tu
         left[child] = rank
     codes = [0] * ranks
     give_up = time.monotonic() + ENDS_WITHIN_S
-    hung = False
+    hung = ended_by_us = False
     while left:
-        if not hung and time.monotonic() > give_up:
-            hung = True
+        if not (hung or ended_by_us) and time.monotonic() > give_up:
+            hung = not any(codes)
+            ended_by_us = not hung
             for child in left:
                 os.kill(child, signal.SIGABRT)
         for child in list(left):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
-                codes[left.pop(child)] = os.waitstatus_to_exitcode(status)
+                codes[left.pop(child)] = code = os.waitstatus_to_exitcode(status)
+                if code != 0:
+                    give_up = min(give_up, time.monotonic() + GRACE_S)
         time.sleep(0.01)
     if hung:
         for rank in range(ranks):

@@ -182,7 +182,7 @@ def build(
 def _drawn_weights(device: torch.device, seed: int) -> Iterator[None]:
     """Let language models built inside draw their weights instead of reading them."""
 
-    def load_model(path: str, *, dtype: str, attention: str | None) -> nn.Module:
+    def load_model(path: str, kind: str, *, dtype: str, attention: str | None) -> nn.Module:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         options = {} if attention is None else {"attn_implementation": attention}
