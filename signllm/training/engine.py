@@ -23,7 +23,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from signllm.errors import UsageError
-from signllm.training.zero3 import gather_frozen_blocks_at_once, keep_trainable_whole, place_buffers
+from signllm.training.zero3 import (
+    gather_frozen_blocks_at_once,
+    keep_no_inputs_of_frozen_maps,
+    keep_trainable_whole,
+    place_buffers,
+)
 from signllm.training.zero_file import complete, read_zero_file
 
 if TYPE_CHECKING:
@@ -271,6 +276,7 @@ def build_engine(
     place_buffers(model, ranks.device)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     keep_trainable_whole(engine)
+    keep_no_inputs_of_frozen_maps(engine)
     return engine
 
 

@@ -69,9 +69,9 @@ def test_without_a_gpu_it_says_so_and_checks_nothing(tmp_path: Path) -> None:
 
 
 def test_a_part_that_there_is_not_is_answered_with_those_that_there_are(tmp_path: Path) -> None:
-    done = python(str(CHECKOUT / "tools" / "gpu_check"), "--part", "trainig", folder=tmp_path)
+    done = python(str(CHECKOUT / "tools" / "gpu_check"), "--part", "trainin", folder=tmp_path)
     assert done.returncode == 2
-    assert "there is no part 'trainig'" in done.stderr
+    assert "there is no part 'trainin'" in done.stderr
     assert "training-full" in done.stderr
     listed = python(str(CHECKOUT / "tools" / "gpu_check"), "--list", folder=tmp_path)
     assert listed.returncode == 0
