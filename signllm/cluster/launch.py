@@ -191,7 +191,8 @@ def told(
     """Yield what to tell the user about submitted jobs: what they do, where they write, what to type next."""
     from submitit.core.utils import JobPaths
 
-    size = f"{profile.nodes} node{'s' if profile.nodes > 1 else ''} x {profile.ranks_per_node} ranks"
+    nodes, ranks = profile.nodes, profile.ranks_per_node
+    size = f"{nodes} node{'s' if nodes > 1 else ''} x {ranks} rank{'s' if ranks > 1 else ''}"
     for job, words in zip(jobs, commands, strict=True):
         yield f"job {job.job_id}: signllm {shlex.join(words)}"
     yield f"size: {size if len(jobs) == 1 else f'{size}, each job'}"

@@ -100,7 +100,10 @@ def next_steps(ids: Sequence[str], logs: Path, profile: Profile) -> list[str]:
     numbers = " ".join(dict.fromkeys(id.partition("_")[0] for id in ids))
     where = "" if logs == DEFAULT_LOGS else f" --logs {shlex.quote(str(logs))}"
     follow = f"signllm launch status {numbers} --follow{where}"
-    return [f"follow: {follow}"] + ([f"cancel: scancel {numbers}"] if profile.executor == "slurm" else [])
+    return [
+        f"follow: {follow}",
+        f"cancel: {f'scancel {numbers}' if profile.executor == 'slurm' else 'Ctrl-C'}",
+    ]
 
 
 def run_folder(words: Sequence[str]) -> str | None:

@@ -2,9 +2,10 @@
 
 import json as json_format
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from signllm.command import Job, Verb, parse
+from signllm.command import Job, Verb, named, parse
 from signllm.errors import UsageError
 from signllm.plain import to_plain
 
@@ -16,10 +17,9 @@ def status_verb(arguments: list[str]) -> Job:
     """Check the arguments after ``launch status`` and return what runs."""
     from signllm.cluster.record import DEFAULT_LOGS
 
-    cut = next((n for n, word in enumerate(arguments) if word.startswith("-")), len(arguments))
-    wanted, options = arguments[:cut], arguments[cut:]
-
     def status(
+        wanted: named(tuple[str, ...], "[JOB|RUN ...]") = (),
+        /,
         *,
         logs: Path = DEFAULT_LOGS,
         every: bool = False,
@@ -30,6 +30,7 @@ def status_verb(arguments: list[str]) -> Job:
         """Status.
 
         Args:
+            wanted: numbers of jobs or arrays, or run folders.
             logs: what the launch was given as --logs.
             every: all jobs of these logs, also those of earlier launches that have ended.
             follow: tell what changes until all have ended.
@@ -53,10 +54,10 @@ def status_verb(arguments: list[str]) -> Job:
             where="--",
             remedy=f"for example: {EXAMPLE}; a profile cannot be called status",
         )
-    return parse(status, options, verb="launch status [JOB|RUN ...]", about=STATUS)
+    return parse(status, arguments, verb="launch status", about=STATUS)
 
 
-def _follow(logs: Path, wanted: list[str], *, every: bool, look_every_s: float, json: bool) -> None:
+def _follow(logs: Path, wanted: Sequence[str], *, every: bool, look_every_s: float, json: bool) -> None:
     """Tell how the jobs are, then what changes about them, until all have ended."""
     from signllm.cluster.status import JobStatus, changes, job_statuses, told
 

@@ -198,7 +198,7 @@ def test_jobs_are_chosen_by_number_and_run_folder(
     assert [status.id for status in job_statuses(logs, ["runs/1/", "3"])] == ["3", "12_1"]
     assert cli.main(["launch", "status", "runs/2"]) == 2
     assert "'runs/2'" in capsys.readouterr().err
-    assert cli.main(["launch", "status", "12_1", "--json"]) == 0
+    assert cli.main(["launch", "status", "--json", "--logs", "runs/jobs", "12_1"]) == 0
     [told] = json.loads(capsys.readouterr().out)
     assert (told["id"], told["name"], told["state"]) == ("12_1", "new", "GONE")
     assert told["command"] == ["pretrain", "--run", "runs/1"]
