@@ -55,13 +55,14 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
             raise UsageError(what, where="--array", remedy=remedy)
         from signllm.cluster.dry_run import check_batch, told
 
-        check_batch(options_of(checked), profile)
+        options = options_of(checked)
+        check_batch(options, profile)
+        comments = told(verb[0], options, profile) if dry_run else ""
         if verb[0] == "shard":
             _launch_shard(verb[1:], profile, array or profile.nodes, dry_run=dry_run, run=run, logs=logs)
         else:
             _launch_verb(verb, profile, dry_run=dry_run, run=run, logs=logs)
-        if dry_run:
-            print(told(verb[0], options_of(checked), profile), end="")
+        print(comments, end="")
 
     about = launch_verb(check=check, run=run)
     job = parse(launch, options[1:] if named else options, verb="launch", about=about)
