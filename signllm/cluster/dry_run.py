@@ -49,7 +49,6 @@ def told(verb: str, options: Mapping[str, Any], profile: Profile, *, jobs: int =
     Raises:
         UsageError: as :func:`check_batch`; or ``--init`` does not fit.
     """
-    check_batch(options, profile)
     config, unknown = _resolved(options)
     where = f", as {options['run']}/config.json will hold it" if verb in ("pretrain", "finetune") else ""
     which = f" of the first of {jobs} jobs" if jobs > 1 else ""
@@ -142,19 +141,19 @@ def _plan_lines(
             yield f"  {error.what}"
             continue
         if phase.weights:
-            yield from _held_lines(phase.weights, zero)
-            yield from _offload_lines(settings["zero_optimization"])
+            yield from _held_lines(phase.weights, zero, settings["zero_optimization"])
             yield from _traffic_lines(phase.weights, zero, training, profile)
         yield from (f"  not counted: {line}" for line in phase.missing)
         yield ""
 
 
-def _held_lines(weights: Sequence[Weight], zero: Zero) -> Iterator[str]:
+def _held_lines(weights: Sequence[Weight], zero: Zero, zero_settings: Mapping[str, Any]) -> Iterator[str]:
     yield f"  trained  {_sums(weights, trained=True)}"
     yield f"  frozen   {_sums(weights, trained=False)}"
     parts = to_plain(held(weights, zero))
     sizes = ", ".join(f"{part} {size_text(size)}" for part, size in parts.items())
     yield f"  a rank holds {sizes}; together {size_text(sum(parts.values()))}"
+    yield from _offload_lines(zero_settings)
     block = largest_block(weights, zero)
     gathered = f", and blocks of up to {size_text(block)} while they are gathered" if block else ""
     yield f"  on top come activations, buckets{gathered}"
@@ -164,7 +163,7 @@ def _offload_lines(zero_settings: Mapping[str, Any]) -> Iterator[str]:
     names = {"offload_optimizer": "gradients and optimizer", "offload_param": "what is cut of the weights"}
     for key, what in names.items():
         if zero_settings.get(key, {}).get("device", "none") != "none":
-            yield f"  of this, {what} in the memory of the CPU ({key})"
+            yield f"    of this, {what} in the memory of the CPU ({key})"
 
 
 def _traffic_lines(
