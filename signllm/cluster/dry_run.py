@@ -136,7 +136,7 @@ def _plan_lines(
         phase_name = f" of the phase {phase.name}" if phase.name else ""
         yield f"plan{phase_name}: ZeRO-{stage} ({training.deepspeed}), {training.precision}"
         try:
-            zero = zero_of(settings, ranks=ranks, loaded_cut=phase.loaded_cut)
+            zero = zero_of(settings, ranks=ranks)
         except UsageError as error:
             yield f"  {error.what}"
             continue

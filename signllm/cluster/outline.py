@@ -48,13 +48,11 @@ class Phase:
     Attributes:
         name: of the phase, empty where a stage has but one.
         weights: its model's.
-        loaded_cut: whether a part is partitioned as it is loaded under ZeRO-3.
         missing: what is not in ``weights``, and why.
     """
 
     name: str
     weights: tuple[Weight, ...]
-    loaded_cut: bool
     missing: tuple[str, ...]
 
 
@@ -70,7 +68,7 @@ def outline(config: PretrainConfig | FinetuneConfig, *, words: WordCodebook | No
         with torch.device("meta"):
             alone = _vq_sign(config.vq_sign, missing)
         weights = () if alone is None else tuple(weights_of(alone))
-        return [Phase("", weights, False, tuple(missing))]
+        return [Phase("", weights, tuple(missing))]
     model = _sign_llm(config, words, missing)
     found = []
     for name, training in zip(("on recorded characters", "joint"), phases(config), strict=True):
@@ -78,8 +76,7 @@ def outline(config: PretrainConfig | FinetuneConfig, *, words: WordCodebook | No
             continue
         if "vq_sign" in model:
             _set_trained(model["vq_sign"], joint=name == "joint")
-        loaded_cut = "language_model" in model
-        found.append(Phase(name, tuple(weights_of(model)), loaded_cut, tuple(missing)))
+        found.append(Phase(name, tuple(weights_of(model)), tuple(missing)))
     return [replace(found[0], name="")] if len(found) == 1 else found
 
 

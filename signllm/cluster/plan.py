@@ -31,7 +31,7 @@ class Weight:
     Attributes:
         name: as ``named_parameters`` has it.
         elements: of the whole tensor.
-        element_bytes: as the model is built; a step in 16 bits may cast it (:attr:`Zero.casts`).
+        element_bytes: as the model is built; training in 16 bits casts it.
         trained: whether the optimizer moves it.
         whole: stays whole on every rank under ZeRO-3 (:func:`signllm.training.zero3.kept_whole`).
         block: number of the frozen block that it is gathered with, None outside of one.
@@ -55,9 +55,7 @@ class Zero:
     Attributes:
         stage: 0 to 3.
         ranks: that share.
-        precision: of the training; gradients travel in it.
-        casts: whether all weights are turned into 16 bits: in bf16 training, unless a part was partitioned as
-            it was loaded (DeepSpeed then leaves every weight as it was built).
+        precision: of the training; weights have it and gradients travel in it.
         persistence: elements up to which ZeRO-3 keeps a tensor whole.
         reuse: elements up to which a gathered block waits for its next use.
     """
@@ -65,7 +63,6 @@ class Zero:
     stage: int
     ranks: int
     precision: Literal["fp32", "bf16"] = "fp32"
-    casts: bool = False
     persistence: int = 0
     reuse: int = 0
 
@@ -75,7 +72,7 @@ class Zero:
 
     def element_bytes(self, weight: Weight) -> int:
         """Return the bytes of one element of it on a rank."""
-        return 2 if self.casts else weight.element_bytes
+        return 2 if self.precision == "bf16" else weight.element_bytes
 
     def share(self, weight: Weight) -> int:
         """Return the elements of a rank's share of a tensor that ZeRO-3 cuts."""
@@ -101,13 +98,12 @@ class Collective:
         return self.bytes * (2 if self.kind == "all-reduce" else 1) * (ranks - 1) / ranks
 
 
-def zero_of(settings: Mapping[str, Any], *, ranks: int, loaded_cut: bool) -> Zero:
+def zero_of(settings: Mapping[str, Any], *, ranks: int) -> Zero:
     """Read a run's complete DeepSpeed settings.
 
     Args:
         settings: of :func:`signllm.training.engine.deepspeed_settings`.
         ranks: of the run.
-        loaded_cut: whether a part (the language model) is partitioned as it is loaded under ZeRO-3.
 
     Raises:
         UsageError: ZeRO++ is asked for, of which there is no plan.
@@ -124,7 +120,6 @@ def zero_of(settings: Mapping[str, Any], *, ranks: int, loaded_cut: bool) -> Zer
         stage=zero["stage"],
         ranks=ranks,
         precision="bf16" if bf16 else "fp32",
-        casts=bf16 and not (loaded_cut and zero["stage"] == 3),
         persistence=int(zero.get("stage3_param_persistence_threshold", 100_000)),
         reuse=int(zero.get("stage3_max_reuse_distance", 1_000_000_000)),
     )

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from signllm.errors import UsageError
 from signllm.training.zero3 import (
+    cast_beside_cut_parts,
     gather_frozen_blocks_at_once,
     keep_no_inputs_of_frozen_maps,
     keep_trainable_whole,
@@ -274,6 +275,8 @@ def build_engine(
     optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.adam_epsilon, fused=True)
     gather_frozen_blocks_at_once(model)
     place_buffers(model, ranks.device)
+    if config.precision == "bf16":
+        cast_beside_cut_parts(model, torch.bfloat16)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     keep_trainable_whole(engine)
     keep_no_inputs_of_frozen_maps(engine)

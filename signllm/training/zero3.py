@@ -68,6 +68,16 @@ def place_buffers(model: nn.Module, device: torch.device) -> None:
                 part._buffers[name] = buffer.to(device)
 
 
+def cast_beside_cut_parts(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the parameters of a model of which a part was cut as it was loaded; call it before the engine.
+
+    DeepSpeed 0.19.8 casts a model as a whole or, if any part of it is cut already, not at all.
+    """
+    for p in model.parameters():
+        if not hasattr(p, "ds_id") and p.is_floating_point():
+            p.data = p.data.to(dtype)
+
+
 def keep_no_inputs_of_frozen_maps(engine: DeepSpeedEngine) -> None:
     """Let a frozen linear map that ZeRO-3 cuts keep nothing for its backward pass; call it once, afterwards.
 

@@ -55,7 +55,7 @@ def test_what_is_planned_is_what_one_rank_holds(stage: str, precision: Any, llm:
     settings = deepspeed_settings(config, world=1)
     model = sign_llm(llm, deepspeed=settings, dtype=precision)
     weights = weights_of(model)
-    planned = held(weights, zero_of(settings, ranks=1, loaded_cut=True))
+    planned = held(weights, zero_of(settings, ranks=1))
     assert planned == startup.held(build_engine(model, None, config))
     assert planned.frozen
     assert planned.optimizer
@@ -158,7 +158,7 @@ def test_one_rank_sends_nothing_and_a_ring_its_share() -> None:
 def test_zero_plus_plus_has_no_plan() -> None:
     settings = deepspeed_settings(TrainingConfig(deepspeed="zero3_hpz", steps=1, batch_size=8), world=8)
     with pytest.raises(UsageError, match="no plan for zero_hpz_partition_size"):
-        zero_of(settings, ranks=8, loaded_cut=True)
+        zero_of(settings, ranks=8)
 
 
 def test_a_16_node_dry_run_shows_configuration_batch_and_plan(

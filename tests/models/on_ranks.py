@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -81,6 +82,8 @@ def main() -> None:
         ("offload", "zero3_offload", {}),
         ("mixed3", cut, {"dtype": "bf16"}),
         ("mixed2", "zero2", {"dtype": "bf16"}),
+        ("half3", cut, {"dtype": "bf16", "precision": "bf16"}),
+        ("half2", "zero2", {"dtype": "bf16", "precision": "bf16"}),
         ("adapted2", "zero2", {"lora": ADAPTERS}),
         ("adapted3", cut, {"lora": ADAPTERS}),
         ("adapted3recomputed", cut, {"lora": ADAPTERS, "recompute": True}),
@@ -151,18 +154,19 @@ def of_sign_llm(
     *,
     recompute: bool = False,
     dtype: str = "fp32",
+    precision: Literal["fp32", "bf16"] = "fp32",
     lora: LoraConfig | None = None,
     family: str | None = None,
     families: Path = Path(),
 ) -> list[Tensor]:
-    """Three steps of SignLLM in fp32; both may recompute, the language model may have 16 bits or adapters.
+    """Three steps of SignLLM; both may recompute, the language model or all may have 16 bits, or adapters.
 
     ``family``: a language model of another family, from the folder ``families``, and the lengths of what it
     writes.
     """
     if family is not None:
         llm = families / family
-    settings = TrainingConfig(deepspeed=stage, steps=3, batch_size=4, learning_rate=1e-3)
+    settings = TrainingConfig(deepspeed=stage, steps=3, batch_size=4, learning_rate=1e-3, precision=precision)
     import_deepspeed()
     given = deepspeed_settings(settings, world=world)
     model = sign_llm(llm, deepspeed=given, recompute=recompute, dtype=dtype, lora=lora)

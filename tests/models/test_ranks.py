@@ -123,3 +123,12 @@ def test_an_encoder_decoder_learns_and_writes_partitioned_as_replicated(
             )
     assert abs(one[f"{family}-2/2"] - one[f"{family}-2/0"]) > 1e-3, "it did learn"
     assert one[f"{family}-2/3"].any()
+
+
+def test_in_16_bits_everything_has_16_bits_whether_it_is_cut_or_not(on_one_and_two: Ranks) -> None:
+    """DeepSpeed casts nothing of a model of which a part was cut as it was loaded."""
+    one, two = on_one_and_two
+    for step in range(3):
+        torch.testing.assert_close(one[f"half3/{step}"], one[f"half2/{step}"], rtol=1e-5, atol=0)
+        for found in two:
+            torch.testing.assert_close(found[f"half3/{step}"], one[f"half2/{step}"], rtol=5e-3, atol=0)

@@ -204,7 +204,7 @@ def _zero(order: Order, ranks: int) -> Zero:
         batch_size=VIDEOS * order.accumulation,
         accumulation=order.accumulation,
     )
-    return zero_of(deepspeed_settings(config, world=ranks), ranks=ranks, loaded_cut=True)
+    return zero_of(deepspeed_settings(config, world=ranks), ranks=ranks)
 
 
 def rows_of(counted: Sequence[Mapping[str, Any]], predicted: Sequence[Collective]) -> list[Row]:
