@@ -112,6 +112,7 @@ class Profile:
             "constraint": self.constraint,
             "setup": [*self.exports(), *self.setup],
             "additional_parameters": {"requeue": True, **self.additional},
+            "srun_args": ["--kill-on-bad-exit=1"],  # a rank that dies would leave the others waiting for it
         }
         return {name: value for name, value in asked.items() if value is not None}
 
