@@ -102,7 +102,8 @@ def _require_free(port: int) -> None:
             probe.bind(("", port))
     except OSError as error:
         raise RunFailedError(
-            f"port {port} of {socket.gethostname()}, where the ranks were to meet, cannot be had: {error.strerror}\n"
+            f"the ranks cannot meet at port {port}: {error.strerror}\n"
+            f"  where:  {socket.gethostname()}\n"
             f"  remedy: launch again, or set MASTER_PORT in the profile's environment"
         ) from None
 

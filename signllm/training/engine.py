@@ -40,8 +40,8 @@ class TrainingConfig:
     so a run means the same on any number of GPUs. Training ends at ``epochs`` or ``steps``, whichever comes
     first; batches that are left at the end of the epochs and too few for another step are not used.
     ``keep_best`` names the validated value whose lowest checkpoint is kept beside the last ``keep``; None
-    keeps none. ``profile`` is a number of steps to trace (:mod:`signllm.training.profile`). Where several ranks have
-    made no step for ``hang_s`` they end (:mod:`signllm.training.watchdog`).
+    keeps none. ``profile`` is a number of steps to trace (:mod:`signllm.training.profile`).
+    Where several ranks have made no step for ``hang_s`` they end (:mod:`signllm.training.watchdog`).
     """
 
     deepspeed: str = "zero2"

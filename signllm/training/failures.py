@@ -130,13 +130,14 @@ def _of_others(mine: Path, rank: int, doing: str, error: Exception, started: flo
     _report(mine.with_suffix(".network.txt"), doing)
     first = _report_of_others(mine, started)
     if first is not None:
-        return f"{first.stem} failed first ({first}), and rank {rank} stops:\n{first.read_text(encoding='utf-8')}"
+        report = first.read_text(encoding="utf-8")
+        return f"{first.stem} failed first ({first}), and rank {rank} stops:\n{report}"
     world = dist.get_world_size() if dist.is_initialized() else rank + 1
     unheard = [str(r) for r in range(world) if not (mine.parent / f"rank-{r}.network.txt").exists()]
     told = f"no word from {', '.join(unheard)}; " if unheard else ""
     return (
-        f"rank {rank} waited in {doing} for a rank that died without a word (killed? out of memory?), or never"
-        f" came: {told}{error}"
+        f"rank {rank} waited in {doing} for a rank that died without a word (killed? out of memory?),"
+        f" or never came: {told}{error}"
     )
 
 

@@ -124,7 +124,7 @@ def usable_cores() -> int:
 
 
 def message_of(error: BaseException) -> tuple[str, int]:
-    """Return what the user is told of an exception, one message, and the exit code; call it where it is caught."""
+    """Return what the user is told of an exception, in one message, and the exit code."""
     if isinstance(error, UsageError):
         return str(error), USAGE
     if isinstance(error, RunFailedError):

@@ -84,7 +84,7 @@ class Watchdog(threading.Thread):
         return self.folder / f"rank-{rank}.stack.txt"
 
     def _tell(self, seen: int) -> None:
-        """Leave this rank's stack, read the others', and end the process; go on if the ranks did after all."""
+        """Leave this rank's stack, read the others', end the process; unless the ranks go on after all."""
         self.tells = True
         mine = standing(sys._current_frames().get(self._watched)) | {"step": self.step}
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -167,10 +167,16 @@ def account(answers: Mapping[int, Mapping[str, Any]], world: int, *, doing: str,
         groups[told["waits"], f"{inside}{step} ({told['at']})"].append(rank)
     for (waits, place), ranks in sorted(groups.items()):
         one = len(ranks) == 1
-        do = ("waits for others in" if one else "wait for others in") if waits else ("is in" if one else "are in")
+        do = (
+            ("waits for others in" if one else "wait for others in")
+            if waits
+            else ("is in" if one else "are in")
+        )
         lines.append(f"  {_ranks(ranks)} {do} {place}")
     if not silent and all(waits for waits, _ in groups):
-        lines.append("  each waits for another: some rank has made one collective more or less than the others")
+        lines.append(
+            "  each waits for another: some rank has made one collective more or less than the others"
+        )
     return "\n".join(lines)
 
 

@@ -34,7 +34,9 @@ def test_a_death_on_slurm_ends_the_job(kind: str, slurm: Slurm, tmp_path: Path) 
         assert log(logs, job.job_id, 1).rstrip().endswith("LookupError: video 17 is broken")
 
 
-@pytest.mark.parametrize(("kind", "told"), [("kill", "no word from 1"), ("raise", "LookupError: video 17 is broken")])
+@pytest.mark.parametrize(
+    ("kind", "told"), [("kill", "no word from 1"), ("raise", "LookupError: video 17 is broken")]
+)
 def test_a_death_here_ends_the_job(kind: str, told: str, tmp_path: Path) -> None:
     job = launch(HERE, [str(tmp_path / "run"), kind], run=die_on_rank, logs=tmp_path / "logs")
     with pytest.raises(RunFailedError, match=told):

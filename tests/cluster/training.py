@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from signllm.command import whole
-from signllm.evaluation.evaluate import EvaluateConfig, evaluate
-from signllm.stages.compose import compose
 from signllm.stages.finetune import finetune
 from signllm.training.engine import stop_distributed
-from signllm.training.preemption import asked_to_leave
 from tests.stages import path
 
 
@@ -27,9 +21,9 @@ def finetune_on_rank(arguments: Sequence[str]) -> None:
 
 def die_on_rank(arguments: Sequence[str]) -> None:
     """Train the toy into the folder RUN; in its third step rank 1 has the trouble KIND."""
-    from tests.training import run_toy, toy
     from signllm.training.engine import TrainingConfig, start_distributed
     from signllm.training.loop import fit
+    from tests.training import run_toy, toy
 
     run, kind = arguments
     config = TrainingConfig(deepspeed="zero2", steps=200, batch_size=4, tensorboard=False, log_every=1)

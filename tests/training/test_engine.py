@@ -6,11 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 from torch import nn
 
 from signllm.errors import UsageError
 from signllm.shipped import shipped_folder
-from signllm.training.engine import ParameterGroup, TrainingConfig, deepspeed_settings, parameter_groups_of
+from signllm.training.engine import (
+    ParameterGroup,
+    TrainingConfig,
+    deepspeed_settings,
+    parameter_groups_of,
+    start_distributed,
+)
 from signllm.training.zero_file import OF_THE_RECIPE
 
 FILES = sorted(shipped_folder("ds_configs").glob("*.json"))
@@ -143,3 +151,20 @@ def test_groups_hold_every_trainable_parameter_once() -> None:
         parameter_groups_of(model, [first, first, rest])
     with pytest.raises(UsageError, match="trainable"):
         parameter_groups_of(model.requires_grad_(False), None)
+
+
+@pytest.mark.parametrize(("seen", "index"), [(8, 3), (1, 0), (2, 1)])
+def test_a_rank_takes_its_own_gpu_of_those_that_it_sees(
+    seen: int, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm shows a task all GPUs of the node, or with ``--gpus-per-task`` its own alone, as number 0."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("is_initialized", "get_rank", "get_world_size"):
+        monkeypatch.setattr(dist, name, lambda: 1)
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert start_distributed().device == torch.device("cuda", index)
+    assert chosen == [torch.device("cuda", index)]
