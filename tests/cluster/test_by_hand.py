@@ -43,7 +43,7 @@ def environment() -> dict[str, str]:
 def straight(composed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two ranks that torchrun started and nobody stopped."""
     run = tmp_path_factory.mktemp("by-hand") / "straight"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     # Without "--" torchrun takes the verb's --run for an abbreviation of its own --run-path.
     command = [*torchrun, "-m", "--", *TINY[2:], *pretrain(composed, run)]
     subprocess.run(command, cwd=ROOT, env=environment(), check=True, timeout=300)
