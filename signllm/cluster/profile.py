@@ -146,6 +146,7 @@ class Profile:
                 "requeue": True,
                 **{name: value or True for name, value in self.additional.items()},
             },
+            "srun_args": ["--kill-on-bad-exit=1"],  # a rank that dies would leave the others waiting for it
         }
         return {name: value for name, value in asked.items() if value is not None}
 

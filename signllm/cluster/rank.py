@@ -8,16 +8,20 @@ StoppedEarlyError; the next attempt resumes by itself.
 
 from __future__ import annotations
 
+import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from signllm.training.local_ranks import StoppedEarlyError
+from signllm.errors import RunFailedError
+from signllm.training.local_ranks import StoppedEarlyError, message_of
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+PORTS = range(20_000, 32_768)
 LEAVE_AFTER_S = 30.0
 
 
@@ -36,8 +40,12 @@ class VerbOnRank:
         rank_environment()
         try:
             self.run(self.arguments)
-        except StoppedEarlyError:
+        except StoppedEarlyError as stop:
+            print(f"signllm: {stop}", file=sys.stderr, flush=True)
             _requeue()
+        except Exception as error:
+            _end_log_with(*message_of(error))
+            raise
 
     def checkpoint(self) -> Any:
         """Let submitit queue the job again when the warning comes outside of training: the verb resumes."""
@@ -46,13 +54,30 @@ class VerbOnRank:
         return DelayedSubmission(self)
 
 
+def _end_log_with(message: str, code: int) -> None:
+    """Make one message the end of a rank's log: submitit has the traceback in the job's result, too."""
+    print(f"signllm: {message}", file=sys.stderr, flush=True)
+    logging.getLogger("submitit").setLevel(logging.CRITICAL)
+    sys.excepthook = lambda *_: sys.exit(code)
+
+
 def rank_environment() -> None:
     """Set ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` from the job's own.
 
     ``CUDA_VISIBLE_DEVICES`` stays what Slurm made it, and values inherited from an outer job are overwritten.
     Node names need not resolve, so Slurm's address of the first node comes before its name.
+
+    Jobs of one cluster are numbered one after the other, so those that share a node get ports of their own;
+    every attempt of a job has the same. A ``MASTER_PORT`` in the profile's environment is kept.
+
+    Raises:
+        RunFailedError: the port of the first rank is taken.
     """
+    from submitit import JobEnvironment
     from submitit.helpers import TorchDistributedEnvironment
+
+    job = JobEnvironment()
+    os.environ.setdefault("MASTER_PORT", str(port_of(job.raw_job_id)))
 
     for name in RANK_VARIABLES[:5]:
         os.environ.pop(name, None)
@@ -61,6 +86,26 @@ def rank_environment() -> None:
         os.environ["MASTER_ADDR"] = "127.0.0.1"
     elif "SLURM_LAUNCH_NODE_IPADDR" in os.environ:
         os.environ["MASTER_ADDR"] = os.environ["SLURM_LAUNCH_NODE_IPADDR"]
+    if os.environ["RANK"] == "0":
+        _require_free(int(os.environ["MASTER_PORT"]))
+
+
+def port_of(job: str) -> int:
+    """Return the port of a job's first rank: below 32768, where Linux begins to give ports to anybody."""
+    return PORTS[int(job) % len(PORTS)]
+
+
+def _require_free(port: int) -> None:
+    try:
+        with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", port))
+    except OSError as error:
+        raise RunFailedError(
+            f"the ranks cannot meet at port {port}: {error.strerror}\n"
+            f"  where:  {socket.gethostname()}\n"
+            f"  remedy: launch again, or set MASTER_PORT in the profile's environment"
+        ) from None
 
 
 def _requeue() -> None:

@@ -47,6 +47,7 @@ class TrainingConfig:
     first; batches that are left at the end of the epochs and too few for another step are not used.
     ``keep_best`` names the validated value whose lowest checkpoint is kept beside the last ``keep``; None
     keeps none. ``profile`` is a number of steps to trace (:mod:`signllm.training.profile`).
+    Where several ranks have made no step for ``hang_s`` they end (:mod:`signllm.training.watchdog`).
     """
 
     deepspeed: str = "zero2"
@@ -72,6 +73,7 @@ class TrainingConfig:
     profile: int = 0
     seed: int = 0
     timeout_s: float = 1800.0
+    hang_s: float = 900.0
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None:

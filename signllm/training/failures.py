@@ -2,7 +2,8 @@
 
 A rank that raises leaves the others inside a collective. Its exit closes their connections, or their
 timeout ends, and all they would report is the network. So the failing rank leaves its traceback in
-``run/failures/``, where the others look before they report theirs.
+``run/failures/``, where the others look before they report theirs. Where no rank fails and none goes on, the
+watchdog (:mod:`signllm.training.watchdog`) says so.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from signllm.errors import RunFailedError, UsageError
 from signllm.training.local_ranks import StoppedEarlyError
+from signllm.training.watchdog import START_UP_S, Watchdog, watchdog
 from signllm.writing import write_whole
 
 WAIT_FOR_REPORT_S = 3.0
@@ -64,41 +66,57 @@ def require_finite(
 
 
 @contextmanager
-def failing_together(run: Path, rank: int, doing: str) -> Iterator[None]:
-    """Report an exception of this rank to the others, or theirs here.
+def failing_together(run: Path, rank: int, doing: str, *, hang_s: float = START_UP_S) -> Iterator[None]:
+    """Report an exception of this rank to the others, or theirs here; watch that the ranks go on.
+
+    Args:
+        run: the run folder.
+        rank: this one.
+        doing: stage or verb, for the messages.
+        hang_s: seconds without a step, or a batch of a validation, after which all ranks end.
 
     Raises:
         RankFailedError: this rank only saw the network fail because another rank had failed, or waited too
         long.
     """
     mine = run / "failures" / f"rank-{rank}.txt"
-    mine.unlink(missing_ok=True)
+    for old in mine.parent.glob(f"rank-{rank}.*"):
+        old.unlink(missing_ok=True)
     started = time.time()
+    with _watched(run, rank, doing, hang_s):
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, NotFiniteError | RankFailedError | StoppedEarlyError):
+                raise
+            if not _is_network(error):
+                _report(mine, doing)
+                raise
+            raise RankFailedError(_of_others(mine, rank, doing, error, started)) from error
+
+
+@contextmanager
+def _watched(run: Path, rank: int, doing: str, hang_s: float) -> Iterator[None]:
+    """Run a watchdog beside the block, if there are several ranks and none runs already."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    if world == 1 or watchdog() is not None:
+        yield
+        return
+    dog = Watchdog(run, rank=rank, world=world, doing=doing, limit_s=hang_s)
+    dog.start()
     try:
         yield
-    except Exception as error:
-        if isinstance(error, NotFiniteError | RankFailedError | StoppedEarlyError):
-            raise
-        if not _is_network(error):
-            _report(mine, doing)
-            raise
-        first = _report_of_others(mine, started)
-        if first is None:
-            _report(mine, doing)
-            raise RankFailedError(
-                f"rank {rank} waited in {doing} for a rank that died without a word, or never came: {error}"
-            ) from error
-        last_line = first.read_text(encoding="utf-8").rstrip().splitlines()[-1]
-        raise RankFailedError(
-            f"rank {rank} stops: {first.stem} failed first ({first}): {last_line}"
-        ) from error
+    finally:
+        if dog.tells:  # then it ends the process, with a better message than the network's
+            dog.join(timeout=5 * dog.every_s)
+        dog.end()
 
 
-def _report(mine: Path, doing: str) -> None:
+def _report(file: Path, doing: str) -> None:
     with contextlib.suppress(
         OSError, UsageError
     ):  # a full disk may be the very failure: its message must come out
-        write_whole(mine, f"{mine.stem} failed in {doing}\n{traceback.format_exc()}")
+        write_whole(file, f"{file.name.partition('.')[0]} failed in {doing}\n{traceback.format_exc()}")
 
 
 def _is_network(error: Exception) -> bool:
@@ -107,12 +125,30 @@ def _is_network(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in NETWORK_WORDS)
 
 
+def _of_others(mine: Path, rank: int, doing: str, error: Exception, started: float) -> str:
+    """Say who failed, of the others: the first report among theirs, or who did not leave any."""
+    _report(mine.with_suffix(".network.txt"), doing)
+    first = _report_of_others(mine, started)
+    if first is not None:
+        report = first.read_text(encoding="utf-8")
+        return f"{first.stem} failed first ({first}), and rank {rank} stops:\n{report}"
+    world = dist.get_world_size() if dist.is_initialized() else rank + 1
+    unheard = [str(r) for r in range(world) if not (mine.parent / f"rank-{r}.network.txt").exists()]
+    told = f"no word from {', '.join(unheard)}; " if unheard else ""
+    return (
+        f"rank {rank} waited in {doing} for a rank that died without a word (killed? out of memory?),"
+        f" or never came: {told}{error}"
+    )
+
+
 def _report_of_others(mine: Path, started: float) -> Path | None:
     """Wait a moment for the report of a rank that failed since ``started``."""
     give_up = time.monotonic() + WAIT_FOR_REPORT_S
     while True:
         others = [
-            p for p in mine.parent.glob("rank-*.txt") if p != mine and p.stat().st_mtime >= started - 60.0
+            p
+            for p in mine.parent.glob("rank-*.txt")
+            if p != mine and p.name.count(".") == 1 and p.stat().st_mtime >= started - 60.0
         ]
         if others:
             return min(others, key=lambda p: p.stat().st_mtime)

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from signllm.errors import RunFailedError, UsageError
+from signllm.writing import NO_SPACE, REMEDY
 
 USAGE, FAILED = 2, 1
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
@@ -50,8 +51,11 @@ def run_local_ranks(
         ranks: how many processes, at least 1.
         environment: variables that the ranks get beside the caller's own.
 
+    SIGTERM, SIGINT and SIGUSR2 sent to this process are passed on: the ranks save and leave.
+
     Raises:
         UsageError: a rank refused the user's input, or ``ranks`` is below 1.
+        StoppedEarlyError: this process or a rank was asked to leave.
         RunFailedError: a rank failed otherwise.
     """
     if ranks < 1:
@@ -81,12 +85,19 @@ def _launch(command: Sequence[str], ranks: int) -> None:
         local_addr="localhost",
         max_restarts=0,
     )
+
+    def pass_on(number: int, frame: Any) -> None:
+        raise SignalException(f"got {number}", signal.Signals(number))
+
+    before = signal.signal(signal.SIGUSR2, pass_on)  # torch passes SIGTERM and SIGINT on, not this one
     try:
         elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError as error:
         raise _first_failure(error) from None
     except SignalException as stop:
-        raise RunFailedError(f"stopped by {stop.sigval.name}; the same command continues a run") from None
+        raise StoppedEarlyError(f"stopped by {stop.sigval.name}; the same command continues a run") from None
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def end_with_launcher() -> None:
@@ -110,6 +121,21 @@ def end_with_parent() -> None:
 def usable_cores() -> int:
     """Count the cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def message_of(error: BaseException) -> tuple[str, int]:
+    """Return what the user is told of an exception, in one message, and the exit code."""
+    if isinstance(error, UsageError):
+        return str(error), USAGE
+    if isinstance(error, RunFailedError):
+        return str(error), FAILED
+    if isinstance(error, OSError):
+        where = f"\n  where:  {error.filename}" if error.filename else ""
+        remedy = f"\n  remedy: {REMEDY}" if error.errno in NO_SPACE else ""
+        return f"{error.strerror or error}{where}{remedy}", FAILED
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command continues a run", FAILED
+    return f"this is a fault of ours\n{''.join(traceback.format_exception(error))}", FAILED
 
 
 def report_failure(error: BaseException, message: str) -> bool:

@@ -46,6 +46,7 @@ from signllm.training.schedule import learning_rate_factor
 from signllm.training.startup import announce
 from signllm.training.throughput import Throughput, told
 from signllm.training.validation import Validate, Validation
+from signllm.training.watchdog import beat
 from signllm.training.writer import Writer
 from signllm.training.zero3 import forget_gradients
 
@@ -128,7 +129,8 @@ def fit(
         StoppedEarlyError: asked to leave before the first step.
     """
     ranks = start_distributed(timeout_s=config.timeout_s)
-    with failing_together(run, ranks.rank, f"stage {stage}"), asked_to_leave() as flag:
+    hang_s = min(config.hang_s, 0.8 * config.timeout_s)  # the network's own time-out would tell less
+    with failing_together(run, ranks.rank, f"stage {stage}", hang_s=hang_s), asked_to_leave() as flag:
         found = _agreed_checkpoint(run, stage, ranks)
         step = 0
         if found is not None:
@@ -272,6 +274,7 @@ class _Trainer:
     def one_step(self, stream: Iterator[Any], flag: PreemptionFlag) -> tuple[dict[str, float], int, bool]:
         """Take one optimizer step; return the global losses, the epoch, and whether all are to leave."""
         config, engine = self.config, self.engine
+        beat(self.step + 1)
         torch.manual_seed(_seed_of(config.seed, self.step, self.ranks.rank))
         self.set_learning_rates()
         forget_gradients(engine)

@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 
 from signllm.training.local_ranks import StoppedEarlyError
+from signllm.training.watchdog import beat
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 INSISTING = (signal.SIGTERM, signal.SIGINT)
@@ -129,6 +130,7 @@ def leave_together(device: torch.device) -> None:
     Raises:
         StoppedEarlyError: on all ranks.
     """
+    beat()
     with asked_to_leave() as flag:
         asked = torch.tensor(float(flag.requested), device=device)
     if dist.is_initialized() and dist.get_world_size() > 1:

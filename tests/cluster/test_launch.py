@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from signllm import cli
 from signllm.cluster.launch import _local_parameters, job_name, launch, sbatch_text, wait
 from signllm.cluster.output import run_here
 from signllm.cluster.profile import Profile, load_profile
-from signllm.cluster.rank import RANK_VARIABLES, rank_environment
+from signllm.cluster.rank import RANK_VARIABLES, port_of, rank_environment
 from signllm.errors import RunFailedError, UsageError
 
 VERB = ["pretrain", "demo", "--data", "shards", "--run", "runs/X"]
@@ -43,7 +44,7 @@ module load cuda
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /logs/%j_%t_log.out --error /logs/%j_%t_log.err \
+srun --unbuffered --output /logs/%j_%t_log.out --error /logs/%j_%t_log.err --kill-on-bad-exit=1 \
 PYTHON -u -m submitit.core._submit /logs
 """
 
@@ -125,6 +126,26 @@ def test_a_rank_takes_its_place_from_slurm(monkeypatch: pytest.MonkeyPatch) -> N
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
     rank_environment()
     assert int(os.environ["MASTER_PORT"]) == port
+
+
+def test_jobs_that_share_a_node_meet_at_ports_of_their_own() -> None:
+    ports = [port_of(str(job)) for job in range(99_000, 99_000 + 10_000)]
+    assert len(set(ports)) == len(ports)
+    assert min(ports) >= 20_000
+    assert max(ports) < 32_768, "Linux gives those above to anybody"
+
+
+def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in RANK_VARIABLES:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "77")
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
+        with pytest.raises(RunFailedError, match="cannot meet at port"):
+            rank_environment()
 
 
 def _sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

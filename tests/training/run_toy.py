@@ -12,20 +12,29 @@ import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from signllm.training.engine import ParameterGroup, TrainingConfig, start_distributed, stop_distributed
 from signllm.training.loop import fit
 from tests.training.toy import ToyBatch, ToyLoader, ToyModel, build
 
-SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "usr2": signal.SIGUSR2}
+SIGNALS = {
+    "kill": signal.SIGKILL,
+    "term": signal.SIGTERM,
+    "usr2": signal.SIGUSR2,
+    "freeze": signal.SIGSTOP,
+}
 
 
 class Trouble(ToyModel):
-    """The toy with an accident at batch ``at`` on ``rank``: signal, exception, NaN in loss or gradient."""
+    """The toy with an accident at batch ``at`` on ``rank``: signal, exception, NaN, a collective too many."""
 
     kind, at, rank = "none", -1, 0
 
@@ -33,6 +42,8 @@ class Trouble(ToyModel):
         if batch.number == self.at and int(os.environ["RANK"]) == self.rank:
             if self.kind in SIGNALS:
                 os.kill(os.getpid(), SIGNALS[self.kind])
+            if self.kind == "extra":
+                dist.broadcast(torch.zeros(1), src=1 - self.rank)
             if self.kind == "raise":
                 raise LookupError("video 17 is broken")
             if self.kind == "gradient":
@@ -43,6 +54,18 @@ class Trouble(ToyModel):
                 shares = super().forward(batch)
                 return shares | {"loss": shares["loss"] * float("nan")}
         return super().forward(batch)
+
+
+class Starving(ToyLoader):
+    """The toy's loader, whose batch ``at`` never comes."""
+
+    at = -1
+
+    def __iter__(self) -> Iterator[ToyBatch]:
+        for batch in super().__iter__():
+            while batch.number == self.at:
+                time.sleep(1)
+            yield batch
 
 
 def parameter_groups(model: ToyModel) -> list[ParameterGroup]:
@@ -63,6 +86,9 @@ def carry_out(order: dict) -> dict:
         model.__class__ = type("Accident", (Trouble,), order["trouble"])
     model.head.saved_when_frozen = order.get("saved_head", False)
     loader = ToyLoader(batch_size=config.videos_per_forward, rank=ranks.rank, world=ranks.world)
+
+    if order.get("trouble", {}).get("kind") == "starve" and ranks.rank == order["trouble"]["rank"]:
+        loader.__class__ = type("Starving", (Starving,), {"at": order["trouble"]["at"]})
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:
         held_out = ToyLoader(batch_size=config.videos_per_forward, rank=ranks.rank, world=ranks.world, seed=5)

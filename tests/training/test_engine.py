@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from signllm.errors import UsageError
@@ -153,13 +154,19 @@ def test_groups_hold_every_trainable_parameter_once() -> None:
         parameter_groups_of(model.requires_grad_(False), None)
 
 
-def test_a_task_that_sees_one_gpu_tells_deepspeed_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Slurm's --gpus-per-task=1: every task of a node has a GPU 0, and DeepSpeed takes LOCAL_RANK for a device
-    start_distributed()
+@pytest.mark.parametrize(("seen", "index"), [(8, 3), (1, 0), (2, 1)])
+def test_a_rank_takes_its_own_gpu_of_those_that_it_sees(
+    seen: int, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm shows a task all GPUs of the node, or with ``--gpus-per-task`` its own alone, as number 0."""
+    chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("is_initialized", "get_rank", "get_world_size"):
+        monkeypatch.setattr(dist, name, lambda: 1)
     monkeypatch.setenv("DS_ACCELERATOR", "cuda")
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert start_distributed().device == torch.device("cuda", 0)
-    assert os.environ["LOCAL_RANK"] == "0"
+    assert start_distributed().device == torch.device("cuda", index)
+    assert chosen == [torch.device("cuda", index)]
+    assert os.environ["LOCAL_RANK"] == str(index), "DeepSpeed takes it for a device number"

@@ -26,7 +26,7 @@ def _fail_as_rank_1(run: Path) -> None:
 
 
 def test_a_broken_connection_is_explained_by_the_report_of_the_other(tmp_path: Path) -> None:
-    expected = r"rank-1 failed first .*: LookupError: no such clip"
+    expected = r"rank-1 failed first .*:\n.*\nTraceback(.|\n)*LookupError: no such clip"
     with pytest.raises(RankFailedError, match=expected), failing_together(tmp_path, 0, "stage toy"):
         _fail_as_rank_1(tmp_path)
 

@@ -1,0 +1,22 @@
+"""The command line with a recipe ``tiny``: the three stages as the tests of the stages configure them."""
+
+from __future__ import annotations
+
+import sys
+
+from signllm import recipes
+from signllm.cli import main
+from signllm.training.local_ranks import end_with_launcher
+from tests.stages import path
+
+
+def tiny() -> recipes.Recipe:
+    """Return the recipe; stage 3, which wants a language model, is not configured."""
+    paper = recipes.find_recipe("phoenix2014t")
+    return recipes.Recipe(pretrain=path.PRETRAIN, compose=path.COMPOSE, finetune=paper.finetune)
+
+
+if __name__ == "__main__":
+    end_with_launcher()
+    recipes.RECIPES["tiny"] = tiny
+    sys.exit(main())
