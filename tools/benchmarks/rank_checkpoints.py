@@ -166,6 +166,8 @@ def read_back(
     same = same and read_state(folder).order == place
     size = sum(path.stat().st_size for path in folder.iterdir())
     per_parameter = size / sum(weight.numel() for weight in weights.values())
-    told = f"checked in {checked - begun:.1f} s, read and compared in {loaded - checked:.1f} s; {size:,} bytes,"
+    told = (
+        f"checked in {checked - begun:.1f} s, read and compared in {loaded - checked:.1f} s; {size:,} bytes,"
+    )
     came_back = "all came back" if same else "WRONG: not all came back"
     return read, f"{told} {per_parameter:.3f} per parameter; {came_back}"
