@@ -1,4 +1,4 @@
-"""The evidence about checkpoints: that the tool runs, and that 12 bytes are saved for each trained parameter."""
+"""The evidence about checkpoints: the tool runs, and 12 bytes are saved for each trained parameter."""
 
 from __future__ import annotations
 
