@@ -17,7 +17,9 @@ from tests.training.elastic import FINETUNE_ENDS, FINETUNED, RANKS, STRETCHES, T
 
 CHECKOUT = Path(__file__).parents[2]
 TOY_NOISE, FINETUNE_NOISE = 2e-6, 2e-4
-"""Relative: other ranks add the same fp32 numbers in another order, and Adam carries the difference on."""
+"""Of losses, relative: other ranks add the same fp32 numbers in another order, and Adam carries it on."""
+TOY_WEIGHTS, FINETUNE_WEIGHTS = {"rtol": 1e-3, "atol": 1e-3}, {"rtol": 0.05, "atol": 2e-3}
+"""Of weights; those of fine-tuning as in tests/stages: 2e-3 is two of Adam's steps, of which 8 are taken."""
 
 
 def stretched(*arguments: str) -> None:
@@ -46,7 +48,9 @@ def losses(run: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in read_log(run) if "loss" in line}
 
 
-def assert_same_run(run: Path, alone: Path, ends: tuple[int, ...], noise: float) -> None:
+def assert_same_run(
+    run: Path, alone: Path, ends: tuple[int, ...], noise: float, near: dict[str, float]
+) -> None:
     expected = losses(alone)
     assert list(expected) == list(range(1, ends[-1] + 1))
     assert losses(run) == pytest.approx(expected, rel=noise)
@@ -55,19 +59,17 @@ def assert_same_run(run: Path, alone: Path, ends: tuple[int, ...], noise: float)
     weights, found = load_weights(alone), load_weights(run)
     assert found.keys() == weights.keys()
     for name, tensor in weights.items():
-        torch.testing.assert_close(
-            found[name], tensor, rtol=1e-3, atol=1e-3, msg=lambda t, n=name: f"{n}: {t}"
-        )
+        torch.testing.assert_close(found[name], tensor, **near, msg=lambda text, n=name: f"{n}: {text}")
 
 
 @pytest.mark.parametrize("name", STRETCHES)
 def test_the_toy_on_1_2_3_and_1_ranks(toys: Path, name: str) -> None:
-    assert_same_run(toys / name, toys / "alone", TOY_ENDS, TOY_NOISE)
+    assert_same_run(toys / name, toys / "alone", TOY_ENDS, TOY_NOISE, TOY_WEIGHTS)
 
 
 @pytest.mark.parametrize("name", FINETUNED)
 def test_fine_tuning_on_1_2_3_and_1_ranks(finetuned: Path, name: str) -> None:
-    assert_same_run(finetuned / name, finetuned / "alone", FINETUNE_ENDS, FINETUNE_NOISE)
+    assert_same_run(finetuned / name, finetuned / "alone", FINETUNE_ENDS, FINETUNE_NOISE, FINETUNE_WEIGHTS)
 
 
 def test_a_checkpoint_is_the_same_files_whoever_wrote_it(toys: Path) -> None:
