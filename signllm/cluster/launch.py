@@ -22,6 +22,12 @@ from signllm.cluster.sweep import option_value, owned_folder
 from signllm.errors import RunFailedError, UsageError
 
 SITE_VARIABLES = ("SLURM_CONF",)
+PYTHON = shlex.join(["sh", "-c", "trap '' USR2 TERM; exec \"$0\" \"$@\"", sys.executable])
+"""How a rank starts Python: a warning that comes before submitit takes warnings would kill it, and fail the job.
+
+What is ignored stays so until a program takes it. So early there is nothing to save: Slurm ends the attempt
+when the grace is over, and queues the job again by itself.
+"""
 Run = Callable[[Sequence[str]], None]
 
 
@@ -39,7 +45,7 @@ def sbatch_text(
 
     _refuse_secrets(profile, [arguments])
     logs = logs.absolute()
-    command = shlex.join([sys.executable, "-u", "-m", "submitit.core._submit", str(logs)])
+    command = " ".join([PYTHON, "-u -m submitit.core._submit", shlex.quote(str(logs))])
     name = job_name(arguments) if jobs == 1 else job_name(arguments[:1])
     asked = _slurm_parameters(profile, name, after, code)
     return _make_sbatch_string(command=command, folder=logs, map_count=jobs if jobs > 1 else None, **asked)
@@ -116,7 +122,7 @@ def _submit(
         os.environ.update(site)
         executor: Any
         if profile.executor == "slurm":
-            executor = SlurmExecutor(folder=logs, max_num_timeout=profile.max_timeouts)
+            executor = SlurmExecutor(folder=logs, max_num_timeout=profile.max_timeouts, python=PYTHON)
             executor.update_parameters(**_slurm_parameters(profile, job_name(*commands), after, code))
         else:
             executor = LocalExecutor(folder=logs, max_num_timeout=profile.max_timeouts)

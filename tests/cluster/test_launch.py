@@ -45,7 +45,7 @@ module load cuda
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output /logs/%j_%t_log.out --error /logs/%j_%t_log.err --kill-on-bad-exit=1 \
-PYTHON -u -m submitit.core._submit /logs
+sh -c 'trap '"'"''"'"' USR2 TERM; exec "$0" "$@"' PYTHON -u -m submitit.core._submit /logs
 """
 
 
