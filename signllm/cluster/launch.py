@@ -22,8 +22,8 @@ from signllm.cluster.sweep import option_value, owned_folder
 from signllm.errors import RunFailedError, UsageError
 
 SITE_VARIABLES = ("SLURM_CONF",)
-PYTHON = shlex.join(["sh", "-c", "trap '' USR2 TERM; exec \"$0\" \"$@\"", sys.executable])
-"""How a rank starts Python: a warning that comes before submitit takes warnings would kill it, and fail the job.
+PYTHON = shlex.join(["sh", "-c", 'trap \'\' USR2 TERM; exec "$0" "$@"', sys.executable])
+"""How a rank starts Python: a warning that comes before submitit takes warnings would fail the job.
 
 What is ignored stays so until a program takes it. So early there is nothing to save: Slurm ends the attempt
 when the grace is over, and queues the job again by itself.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from signllm.command import whole
 from signllm.stages.finetune import finetune
@@ -32,3 +34,53 @@ def die_on_rank(arguments: Sequence[str]) -> None:
     model.__class__ = type("Accident", (run_toy.Trouble,), {"kind": kind, "at": 2, "rank": 1})
     loader = toy.ToyLoader(batch_size=4, rank=ranks.rank, world=ranks.world)
     fit(model, loader, config=config, run=Path(run), stage="toy")
+
+
+def verb_on_rank(arguments: Sequence[str]) -> None:
+    """Run a verb, its first attempt held at PLACE until it is warned; the arguments are PLACE, FOLDER, verb.
+
+    PLACE ``verb`` is before the verb begins; ``video`` is where a rank reads its second video; ``translation`` is
+    where it translates its second batch. In FOLDER ``held-RANK`` says that a rank is there, and
+    ``begun-ATTEMPT-RANK`` which videos it has begun to read or to translate.
+    """
+    from signllm import recipes
+    from signllm.data.source import VideoSource
+    from signllm.models.sign_llm import SignLLM
+    from signllm.training.preemption import asked_to_leave
+    from signllm.verbs import run
+    from tests.cluster.slurm import until
+    from tests.cluster.tiny_signllm import tiny
+
+    place, folder, *words = arguments
+    rank, attempt = os.environ["RANK"], int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    begun: set[str] = set()
+    load, generate = VideoSource.load, SignLLM.generate
+
+    def hold(asked: Any) -> None:
+        if attempt == 0:
+            Path(folder, f"held-{rank}").touch()
+            until(asked, "a warning", timeout_s=100)
+
+    def begin(ids: Sequence[str]) -> None:
+        begun.update(ids)
+        Path(folder, f"begun-{attempt}-{rank}").write_text("\n".join(begun))
+        if len(begun) == 2:
+            with asked_to_leave() as flag:
+                hold(lambda: flag.requested)
+
+    def held_load(self: VideoSource, index: int, **drawn: Any) -> Any:
+        begin([self.split.samples[index].id])
+        return load(self, index, **drawn)
+
+    def held_generate(self: SignLLM, batch: Any, *rest: Any) -> Any:
+        begin(batch.ids)
+        return generate(self, batch, *rest)
+
+    if place == "verb":
+        hold(lambda: False)
+    elif place == "video":
+        VideoSource.load = held_load  # type: ignore[method-assign, assignment]
+    elif place == "translation":
+        SignLLM.generate = held_generate  # type: ignore[method-assign, assignment]
+    recipes.RECIPES["tiny"] = tiny
+    run(words)
