@@ -39,7 +39,7 @@ def die_on_rank(arguments: Sequence[str]) -> None:
 def verb_on_rank(arguments: Sequence[str]) -> None:
     """Run a verb, its first attempt held at PLACE until it is warned; the arguments are PLACE, FOLDER, verb.
 
-    PLACE ``verb`` is before the verb begins; ``video`` is where a rank reads its second video; ``translation`` is
+    PLACE ``verb`` is before the verb begins, ``video`` where a rank reads its second video; ``translation``
     where it translates its second batch. In FOLDER ``held-RANK`` says that a rank is there, and
     ``begun-ATTEMPT-RANK`` which videos it has begun to read or to translate.
     """
