@@ -36,7 +36,7 @@ ECHO_S = 1.0
 NOTICE = b"signllm: asked to stop: leaving at the next boundary; once more ends it at once\n"
 
 
-class LeaveAtOnce(BaseException):  # noqa: N818
+class LeaveAtOnce(BaseException):
     """Raised by the handler inside :meth:`PreemptionFlag.at_once`, which makes it a StoppedEarlyError.
 
     No error by its name: like KeyboardInterrupt, ``except Exception`` lets it by.
