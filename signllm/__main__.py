@@ -1,4 +1,4 @@
-"""``signllm``, and ``python -m signllm``, as the ranks of a run are started: the command line as a process."""
+"""``signllm`` and ``python -m signllm``, which starts the ranks of a run: the command line as a process."""
 
 from __future__ import annotations
 
