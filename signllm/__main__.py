@@ -1,12 +1,21 @@
-"""``python -m signllm``: the command line without an installed script, as the ranks of a run are started."""
+"""``signllm`` and ``python -m signllm``, which starts the ranks of a run: the command line as a process."""
 
 from __future__ import annotations
 
 import sys
 
 from signllm.cli import main
-from signllm.training.local_ranks import end_with_launcher
+from signllm.training.local_ranks import end_with_launcher, leave_ranks
+
+
+def run() -> None:
+    """Run the command line and end this process with its exit code."""
+    end_with_launcher()
+    code = main()
+    if code == 0:
+        leave_ranks()
+    sys.exit(code)
+
 
 if __name__ == "__main__":
-    end_with_launcher()
-    sys.exit(main())
+    run()

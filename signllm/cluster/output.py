@@ -27,9 +27,13 @@ class _Tail:
     def __init__(self, path: Path, to: TextIO, label: str) -> None:
         self.path, self.to, self.label = path, to, label
         self._read, self._rest, self._in_traceback = 0, "", False
+        self._message: list[str] = []
 
-    def show(self, *, last: bool = False) -> None:
-        """Write what is new; the last time also a line without an end."""
+    def show(self, *, last: bool = False, failed: bool = False) -> None:
+        """Write what is new; the last time also a line without an end.
+
+        A message of ours at the end of a job that failed is left out: it is the error that is raised.
+        """
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
@@ -40,8 +44,18 @@ class _Tail:
         if last and self._rest:
             lines.append(self._rest)
         for line in filter(self._belongs_to_the_verb, lines):
+            if line.startswith("signllm: ") or (self._message and line.startswith("  ")):
+                self._message.append(line)
+                continue
+            self._write_message()
             self.to.write(f"{self.label}{line}\n")
+        if last and not failed:
+            self._write_message()
         self.to.flush()
+
+    def _write_message(self) -> None:
+        self.to.writelines(f"{self.label}{line}\n" for line in self._message)
+        self._message = []
 
     def _belongs_to_the_verb(self, line: str) -> bool:
         if line.startswith("Traceback "):
@@ -71,15 +85,15 @@ def run_here(starts: Sequence[Callable[[], Any]], *, at_once: int, what: str = "
             number, start = waiting.pop(0)
             running.append((job := start(), _tails(job, f"{number}: " if len(starts) > 1 else "")))
         for job, tails in list(running):
-            ended = job.done()
-            for tail in tails:
-                tail.show(last=ended)
-            if ended:
+            before = len(failed)
+            if ended := job.done():
                 running.remove((job, tails))
                 try:
                     wait(job)
                 except (UsageError, RunFailedError) as error:
                     failed.append(error)
+            for tail in tails:
+                tail.show(last=ended, failed=len(failed) > before)
         time.sleep(LOOK_EVERY_S)
     if failed and len(starts) == 1:
         raise failed[0]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from signllm.errors import RunFailedError
-from signllm.training.local_ranks import StoppedEarlyError, message_of
+from signllm.training.local_ranks import StoppedEarlyError, leave_ranks, message_of
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PORTS = range(20_000, 32_768)
@@ -40,6 +40,7 @@ class VerbOnRank:
         rank_environment()
         try:
             self.run(self.arguments)
+            leave_ranks()
         except StoppedEarlyError as stop:
             print(f"signllm: {stop}", file=sys.stderr, flush=True)
             _requeue()
@@ -57,7 +58,9 @@ class VerbOnRank:
 def _end_log_with(message: str, code: int) -> None:
     """Make one message the end of a rank's log: submitit has the traceback in the job's result, too."""
     print(f"signllm: {message}", file=sys.stderr, flush=True)
-    logging.getLogger("submitit").setLevel(logging.CRITICAL)
+    for handler in logging.getLogger("submitit").handlers:
+        if getattr(handler, "stream", None) is sys.stderr:
+            handler.setLevel(logging.CRITICAL)
     sys.excepthook = lambda *_: sys.exit(code)
 
 
@@ -113,6 +116,7 @@ def _requeue() -> None:
     from submitit import JobEnvironment
 
     environment = JobEnvironment()
+    leave_ranks()
     if environment.global_rank == 0:
         environment._requeue(1)
     elif os.environ.get("SUBMITIT_EXECUTOR") == "slurm":

@@ -162,12 +162,6 @@ def start_distributed(*, timeout_s: float = 1800.0) -> Ranks:
     return Ranks(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
 
 
-def stop_distributed() -> None:
-    """Leave the process group, if there is one; the last thing a process does."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:
     """Return the complete settings of a run: its ZeRO file with the run's batch, clipping and precision.
 

@@ -118,6 +118,17 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def leave_ranks() -> None:
+    """Leave the process group, if this process is in one; the last thing that a rank does when all is well.
+
+    Its threads would else end with the interpreter, which now and then aborts the process: the work is done,
+    and the job counts as failed.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def usable_cores() -> int:
     """Count the cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -36,8 +36,11 @@ ECHO_S = 1.0
 NOTICE = b"signllm: asked to stop: leaving at the next boundary; once more ends it at once\n"
 
 
-class LeaveAtOnce(BaseException):  # noqa: N818 (no error: like KeyboardInterrupt, `except Exception` lets it by)
-    """Raised by the handler inside :meth:`PreemptionFlag.at_once`, which makes it a StoppedEarlyError."""
+class LeaveAtOnce(BaseException):
+    """Raised by the handler inside :meth:`PreemptionFlag.at_once`, which makes it a StoppedEarlyError.
+
+    No error by its name: like KeyboardInterrupt, ``except Exception`` lets it by.
+    """
 
 
 class PreemptionFlag:

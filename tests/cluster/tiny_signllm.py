@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from signllm import recipes
-from signllm.cli import main
-from signllm.training.local_ranks import end_with_launcher
+from signllm.__main__ import run
 from tests.stages import path
 
 
@@ -17,6 +14,5 @@ def tiny() -> recipes.Recipe:
 
 
 if __name__ == "__main__":
-    end_with_launcher()
     recipes.RECIPES["tiny"] = tiny
-    sys.exit(main())
+    run()

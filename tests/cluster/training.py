@@ -9,7 +9,7 @@ from typing import Any
 
 from signllm.command import whole
 from signllm.stages.finetune import finetune
-from signllm.training.engine import stop_distributed
+from signllm.training.local_ranks import leave_ranks
 from tests.stages import path
 
 
@@ -18,7 +18,7 @@ def finetune_on_rank(arguments: Sequence[str]) -> None:
     folder, run = map(Path, arguments)
     config = path.finetune_config(folder / "llm", epochs=12, deepspeed="zero3")
     whole(finetune(config, run=run, init=folder / "pretrain", shards=folder / "shards"))
-    stop_distributed()
+    leave_ranks()
 
 
 def die_on_rank(arguments: Sequence[str]) -> None:

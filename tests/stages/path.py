@@ -27,7 +27,8 @@ from signllm.models.language_model import LanguageModelConfig
 from signllm.models.sign_llm import SignLLMConfig
 from signllm.stages.finetune import finetune
 from signllm.stages.pretrain import pretrain
-from signllm.training.engine import TrainingConfig, stop_distributed
+from signllm.training.engine import TrainingConfig
+from signllm.training.local_ranks import leave_ranks
 from tests.models import parts
 
 DATA = DataConfig(size=parts.SIZE, workers=0, cache_gb=0.1)
@@ -143,7 +144,7 @@ def main() -> None:
         recompose, _, deepspeed = name.rpartition("-")
         config = (recompose_config if recompose else finetune_config)(Path(llm), deepspeed=deepspeed)
         finetune(config, run=run, init=Path(folder) / "pretrain", shards=Path(folder) / "shards")
-    stop_distributed()
+    leave_ranks()
 
 
 if __name__ == "__main__":

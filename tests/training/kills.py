@@ -66,7 +66,7 @@ class Strike:
         plan: what was planned.
         before: step of the last whole checkpoint, 0 where there is none.
         after: the same, when the processes had ended.
-        reached: the last step in the log.
+        reached: the last step that this start took, as the log tells.
         hung: ranks were still there after ``ENDS_WITHIN_S``.
         struck: it came before the run was done.
     """
@@ -177,10 +177,11 @@ def equal(alone: Path, run: Path) -> bool:
 
 def strike(run: Path, plan: Plan, *, ranks: int, deepspeed: str) -> Strike:
     """Carry out a plan on a run and say what it did."""
-    before = saved_step(run)
+    before, told = saved_step(run), read_log(run)
     hung = start(run, ranks=ranks, deepspeed=deepspeed, plan=plan)
-    after = saved_step(run)
-    reached = max((line["step"] for line in read_log(run)), default=0)
+    after, now = saved_step(run), read_log(run)
+    # Before its first step a start leaves the log as it was: lines of steps that an earlier death took along.
+    reached = before if now == told else max((line["step"] for line in now), default=0)
     return Strike(plan, before, after, reached, hung, struck=after < STEPS)
 
 

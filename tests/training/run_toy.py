@@ -21,7 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from signllm.training.engine import ParameterGroup, TrainingConfig, start_distributed, stop_distributed
+from signllm.training.engine import ParameterGroup, TrainingConfig, start_distributed
+from signllm.training.local_ranks import leave_ranks
 from signllm.training.loop import fit
 from tests.training.toy import ToyBatch, ToyLoader, ToyModel, build
 
@@ -120,7 +121,7 @@ def main() -> None:
         path = Path(order["run"]) / f"rank-{os.environ['RANK']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(ended))
-    stop_distributed()
+    leave_ranks()
 
 
 if __name__ == "__main__":

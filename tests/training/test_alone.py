@@ -10,11 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import subprocess, sys
-from signllm.training.engine import start_distributed, stop_distributed
+from signllm.training.engine import start_distributed
+from signllm.training.local_ranks import leave_ranks
 for _ in range(2):
     ranks = start_distributed()
     assert (ranks.rank, ranks.world) == (0, 1)
-    stop_distributed()
+    leave_ranks()
 if len(sys.argv) > 1:
     subprocess.run([sys.executable, "-c", sys.argv[1]], check=True)
 print("alone")

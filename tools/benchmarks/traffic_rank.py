@@ -30,8 +30,8 @@ from signllm.training.engine import (
     deepspeed_settings,
     import_deepspeed,
     start_distributed,
-    stop_distributed,
 )
+from signllm.training.local_ranks import leave_ranks
 from signllm.training.loop import fit
 from tests.models import parts
 from tests.models.on_ranks import sign_llm
@@ -124,7 +124,7 @@ def main() -> None:
     """Carry out the orders of the command line."""
     for order in json.loads(sys.argv[1]):
         carry_out(Order(**order))
-    stop_distributed()
+    leave_ranks()
 
 
 def carry_out(order: Order) -> None:

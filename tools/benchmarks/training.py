@@ -33,8 +33,8 @@ from signllm.training.engine import (
     deepspeed_settings,
     import_deepspeed,
     start_distributed,
-    stop_distributed,
 )
+from signllm.training.local_ranks import leave_ranks
 from signllm.training.loop import fit
 from signllm.training.throughput import GIB, TERA, peak_operations
 
@@ -310,7 +310,7 @@ def main() -> None:
     except torch.OutOfMemoryError as error:
         sys.exit(f"out of memory: {error}\n  remedy: fewer --videos, or --checkpointing")
     finally:
-        stop_distributed()
+        leave_ranks()
     sides, differ = found["sides"], found.pop("parted")
     if differ:
         sys.exit(f"the sides do not train alike, so their times are not compared: {differ}")
