@@ -350,8 +350,9 @@ class _Trainer:
             return
         begun = time.perf_counter()
         self.end_save()
-        weights, moments = read_whole(self.engine)
-        if self.ranks.rank == 0:
+        first = self.ranks.rank == 0
+        weights, moments = read_whole(self.engine, keep=first)
+        if first:
             state = TrainingState(
                 stage=self.stage,
                 step=self.step,

@@ -62,10 +62,11 @@ def _persistent(module: nn.Module) -> list[tuple[str, Tensor]]:
     return frozen + buffers
 
 
-def read_whole(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def read_whole(engine: DeepSpeedEngine, *, keep: bool = True) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return (weights, moments) on the CPU: master weights and kept tensors by name; ``exp_avg/NAME`` ...
 
-    Call it after at least one step: before it Adam has no moments.
+    Call it after at least one step: before it Adam has no moments. ``keep=False``: this rank takes part and
+    keeps nothing of it, so that a node of eight ranks need not hold all of it eight times.
     """
     _link_moments(engine)
     weights, moments = {}, {}
@@ -73,9 +74,11 @@ def read_whole(engine: DeepSpeedEngine) -> tuple[dict[str, Tensor], dict[str, Te
         weights[name] = _whole(engine, p, None)
         for key in MOMENTS:
             moments[f"{key}/{name}"] = _whole(engine, p, key)
+        if not keep:
+            weights, moments = {}, {}
     for name, tensor in kept_tensors(engine.module).items():
         weights[name] = _gathered(tensor)
-    return weights, moments
+    return (weights, moments) if keep else ({}, {})
 
 
 def _link_moments(engine: DeepSpeedEngine) -> None:
