@@ -7,6 +7,8 @@ environment variable, under torchrun and under Slurm.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import math
 import os
 import sys
@@ -229,10 +231,19 @@ def import_deepspeed() -> ModuleType:
 
     On CPU DeepSpeed would probe all its C++ operators and compile one that only its inference uses: 90 s at
     the first run, 1 s at each later one, and a compiler that a laptop may not have. An empty table of
-    operators says no to all.
+    operators says no to all. Its Muon, an optimizer that is not used here, is decorated by ``torch.compile``,
+    for which torch would import its compiler: as long again as building an engine takes.
     """
     start_distributed()
     import deepspeed
+
+    compiled = torch.compile
+    torch.compile = _as_it_is  # type: ignore[assignment]
+    try:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        torch.compile = compiled
 
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         deepspeed.ops.__compatible_ops__ = defaultdict(bool)
@@ -242,6 +253,11 @@ def import_deepspeed() -> ModuleType:
     warnings.filterwarnings("ignore", r"`torch\.distributed\..* is deprecated", FutureWarning)
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return deepspeed
+
+
+def _as_it_is(function: Any = None, **settings: Any) -> Any:
+    """Stand in for ``torch.compile``, as a function or a decorator."""
+    return function if function is not None else _as_it_is
 
 
 def build_engine(
