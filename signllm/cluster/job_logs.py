@@ -16,7 +16,10 @@ TAIL_BYTES = 65_536
 _LINE = re.compile(r"submitit \w+ \((\S+ \S+?),\d+\) - (.*)")
 _HOST = re.compile(r"hostname=([^,)]+)")
 _PROGRESS = re.compile(r"^\S.*: \d+/\d+ \S+, .*")
-_ERROR = re.compile(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception|Interrupt|Exit)\b.*)")
+_ERROR = re.compile(
+    r"^(?:signllm: (?!asked to stop|this is a fault of ours)(.*)"
+    r"|(?:[\w.]+\.)?(\w+(?:Error|Exception|Interrupt|Exit)\b.*))"
+)
 _ERROR_OF_SLURM = re.compile(r"^(?:slurmstepd|srun): error: (.*)")
 _OUTCOMES = {
     "Exiting after successful completion": "COMPLETED",

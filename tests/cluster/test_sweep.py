@@ -158,4 +158,4 @@ def test_slurm_runs_a_sweep_as_one_array(
         ("1", "COMPLETED"),
         ("2", "FAILED"),
     ]
-    assert "error    UsageError: cannot read the file" in shown
+    assert "error    cannot read the file" in shown
