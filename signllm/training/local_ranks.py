@@ -26,7 +26,8 @@ from signllm.writing import NO_SPACE, REMEDY
 USAGE, FAILED = 2, 1
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
-SAVE_WITHIN_S = 120
+SAVE_WITHIN_S = 50
+"""Ranks that were asked to leave are killed after it, and so are those that wait for one that died."""
 
 
 class StoppedEarlyError(RunFailedError):
