@@ -148,6 +148,7 @@ class LanguageModel(nn.Module, ABC):
             chat=config.chat,
         )
         self.limit = position_limit(self.model.config)
+        self._has_told = False
         if config.lora is not None:
             self.model = with_lora(self.model, config.lora)
 
@@ -222,7 +223,9 @@ class LanguageModel(nn.Module, ABC):
                 remedy="compose larger words, shorten language_model.max_text_tokens or the prompt"
                 + ("" if not kept else ", or set language_model.too_long to cut"),
             )
-        log.warning("%s: the last %d words are cut", told, words - kept)
+        if not self._has_told:  # once: a dataset of long videos would fill the log
+            log.warning("%s: the last %d words are cut, and so of every such video", told, words - kept)
+            self._has_told = True
         return kept
 
     def _decoding(self, generation: GenerationConfig, *, room: int | None = None) -> dict[str, Any]:

@@ -232,7 +232,7 @@ def import_deepspeed() -> ModuleType:
     On CPU DeepSpeed would probe all its C++ operators and compile one that only its inference uses: 90 s at
     the first run, 1 s at each later one, and a compiler that a laptop may not have. An empty table of
     operators says no to all. Its Muon, an optimizer that is not used here, is decorated by ``torch.compile``,
-    for which torch would import its compiler: as long again as building an engine takes.
+    for which torch would import its compiler at every start.
     """
     start_distributed()
     import deepspeed

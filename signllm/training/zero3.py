@@ -81,8 +81,7 @@ def cast_beside_cut_parts(model: nn.Module, dtype: torch.dtype) -> None:
 def keep_no_inputs_of_frozen_maps(engine: DeepSpeedEngine) -> None:
     """Let a frozen linear map that ZeRO-3 cuts keep nothing for its backward pass; call it once, afterwards.
 
-    DeepSpeed's own keeps the input too, which only the gradient of the weight needs: in a LLaMA a third more
-    than what torch alone keeps of every token.
+    DeepSpeed's own keeps the input too, which only the gradient of the weight needs; torch alone does not.
     """
     if getattr(engine.optimizer, "parameter_offload", None) is None:
         return

@@ -190,6 +190,7 @@ def test_a_sign_sentence_too_long_for_the_model_is_cut_and_said_or_refused(
         found = model(long, counts, TEXTS, ["German"] * 2)
         assert "words are cut" in caplog.text
         model.generate(long, counts, ["German"] * 2, GenerationConfig(max_new_tokens=4))
+    assert caplog.text.count("words are cut") == 1, "once is enough"
     written = len(TEXTS[0].split()) + 1
     assert found.places[0] == (64 if name == "llama" else 64 + written), "the decoder has places of its own"
     with pytest.raises(UsageError, match="do not fit into the model's 64 places"):
