@@ -98,5 +98,6 @@ def _table(scores: Sequence[Mapping[str, Any]]) -> str:
     ]
     for one in scores:
         values = " | ".join(f"{one[name]:.2f}" if name in one else "" for name in names)
-        lines.append(f"| {one['split']} | {one['checkpoint']} | {values} | `{one.get('signature', '')}` |")
+        signature = one.get("signature", "").replace("|", r"\|")  # else it would end the table's cell
+        lines.append(f"| {one['split']} | {one['checkpoint']} | {values} | `{signature}` |")
     return "\n".join(lines)
