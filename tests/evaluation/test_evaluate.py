@@ -7,9 +7,6 @@ import math
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,9 +29,8 @@ from signllm.shipped import shipped_folder
 from signllm.stages.finetuned import load_sign_llm
 from signllm.training.local_ranks import StoppedEarlyError
 from signllm.training.preemption import asked_to_leave
+from tests import warm
 from tests.evaluation import trained
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def lines_of(run: Path, name: str = "test") -> list[dict[str, Any]]:
@@ -69,23 +65,14 @@ def test_the_same_on_one_and_on_two_ranks(
 ) -> None:
     shared = Path(shutil.copytree(run, tmp_path / "shared"))
     evaluate(run, made / "shards", "test", trained.ON_RANKS)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    command = [sys.executable, "-m", "tests.evaluation.trained", str(shared), str(made / "shards"), "test"]
+    words = ["tests.evaluation.trained", str(shared), str(made / "shards"), "test"]
     if partitioned:
         settings = json.loads((shipped_folder("ds_configs") / "zero3.json").read_text())
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # cut even tiny weights
         (tmp_path / "cut.json").write_text(json.dumps(settings))
-        command.append(str(tmp_path / "cut.json"))
-    ranks = [
-        subprocess.Popen(command, cwd=ROOT, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]
-    assert [rank.wait(timeout=600) for rank in ranks] == [0, 0]
+        words.append(str(tmp_path / "cut.json"))
+    done = warm.run_ranks(*words, ranks=2)
+    assert done.codes == [0, 0], done.stderr[-4000:]
     for name in ("test", "test.shuffled"):
         assert lines_of(shared, name) == lines_of(run, name)
         alone, together = (json.loads((r / f"scores.{name}.json").read_text()) for r in (run, shared))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Literal
@@ -26,6 +25,7 @@ from signllm.models.sign_llm import SignLLM, SignLLMConfig, build_sign_llm
 from signllm.shipped import shipped_folder
 from signllm.training.engine import TrainingConfig, build_engine, deepspeed_settings, import_deepspeed
 from signllm.training.partitions import read_whole
+from tests import warm
 from tests.models import parts
 
 EMA = {"update": "ema", "kmeans_batches": 1, "revive_dead_after": 1, "decay": 0.5}
@@ -38,20 +38,9 @@ STAGES = ("zero0", "zero1", "zero2", "zero3")
 def run(processes: int, folder: Path, llm: Path) -> list[dict[str, Tensor]]:
     """Run everything on ``processes`` ranks, each a process, and return what each found."""
     out = folder / f"of{processes}"
-    environment = {
-        **os.environ,
-        "WORLD_SIZE": str(processes),
-        "OMP_NUM_THREADS": "1",
-        "DS_ACCELERATOR": "cpu",
-    }
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "tests.models.on_ranks", str(out) + ".store", str(out), str(llm)]
-    ranks = [
-        subprocess.Popen(command, cwd=root, env=environment | {"RANK": str(rank), "LOCAL_RANK": "0"})
-        for rank in range(processes)
-    ]
-    codes = [rank.wait(timeout=600) for rank in ranks]
-    assert codes == [0] * processes, codes
+    words = ("tests.models.on_ranks", f"{out}.store", str(out), str(llm))
+    done = warm.run_ranks(*words, ranks=processes)
+    assert not any(done.codes), done.stderr[-4000:]
     return [load_file(f"{out}.{rank}.safetensors") for rank in range(processes)]
 
 

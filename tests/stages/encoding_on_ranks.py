@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from signllm.errors import RunFailedError, UsageError
 from signllm.models.vq_sign import VQSign
 from signllm.stages.encoding import encode_shards
 from signllm.training.engine import Ranks
+from tests import warm
 from tests.models import parts
 
 LENGTHS = (41, 13, 29, 37, 13, 33, 45)
@@ -34,13 +34,8 @@ BROKEN = "broken"
 
 def encode_on_ranks(folder: Path, world: int) -> Path:
     """Encode every scenario of a folder in ``world`` processes; return what they left."""
-    environment = {**os.environ, "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.stages.encoding_on_ranks", str(folder)]
-    root = Path(__file__).resolve().parents[2]
-    ranks = [
-        subprocess.Popen(command, cwd=root, env=environment | {"RANK": str(rank)}) for rank in range(world)
-    ]
-    assert [rank.wait(timeout=300) for rank in ranks] == [0] * world
+    done = warm.run_ranks("tests.stages.encoding_on_ranks", str(folder), ranks=world)
+    assert not any(done.codes), done.stderr[-4000:]
     return folder / f"of-{world}"
 
 

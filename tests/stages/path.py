@@ -8,8 +8,6 @@ FOLDER/NAME-of-W, for every NAME: a ZeRO file (``zero3``), or one with words com
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +27,7 @@ from signllm.stages.finetune import finetune
 from signllm.stages.pretrain import pretrain
 from signllm.training.engine import TrainingConfig
 from signllm.training.local_ranks import leave_ranks
+from tests import warm
 from tests.models import parts
 
 DATA = DataConfig(size=parts.SIZE, workers=0, cache_gb=0.1)
@@ -114,23 +113,8 @@ def pretrain_limited(run: Path, shards: Path, stop: int | None = 2) -> None:
 
 def on_ranks(folder: Path, llm: Path, *names: str, processes: int) -> list[Path]:
     """Train in ``processes`` processes, once for each of ``names``; return the runs."""
-    root = Path(__file__).resolve().parents[2]
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    environment = {
-        **os.environ,
-        "WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": port,
-    }
-    environment |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}
-    command = [sys.executable, "-m", "tests.stages.path", str(folder), str(llm), *names]
-    ranks = [
-        subprocess.Popen(command, cwd=root, env=environment | {"RANK": str(rank)})
-        for rank in range(processes)
-    ]
-    assert [rank.wait(timeout=600) for rank in ranks] == [0] * processes
+    done = warm.run_ranks("tests.stages.path", str(folder), str(llm), *names, ranks=processes)
+    assert not any(done.codes), done.stderr[-4000:]
     return [folder / f"{name}-of-{processes}" for name in names]
 
 

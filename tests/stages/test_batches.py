@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,31 +10,7 @@ from signllm.data.clip import Annotations, Clip
 from signllm.data.index import ShardIndex
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.video import encode_h264
-
-ROOT = Path(__file__).parents[2]
-RANK = """
-import sys
-import torch.distributed as dist
-from signllm.data.index import ShardIndex
-from signllm.data.pipeline import DataConfig, VideoSource
-from signllm.errors import UsageError
-from signllm.stages.batches import training_batches
-from signllm.training.engine import Ranks, TrainingConfig
-rank, port, shards, max_bad = int(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4])
-dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-source = VideoSource(ShardIndex(shards).split("train"), DataConfig(size=32, workers=0, max_bad=max_bad))
-training = TrainingConfig(steps=5, batch_size=2)
-loader = training_batches(source, training, Ranks(rank=rank, world=2, device="cpu"))
-steps, real = 0, 0
-try:
-    for batch in loader:
-        steps, real = steps + 1, real + int(batch.is_real.sum())
-        if steps == 15:
-            break
-    print("went on", steps, real)
-except UsageError as error:
-    print("stopped", steps, error.what)
-"""
+from tests import warm
 
 
 @pytest.fixture
@@ -60,36 +34,20 @@ def damaged(tmp_path: Path) -> Path:
     return out
 
 
-def both_ranks(shards: Path, max_bad: float, port: int) -> list[str]:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), str(port), str(shards), str(max_bad)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    return [process.communicate(timeout=300)[0].strip() for process in processes]
+def both_ranks(shards: Path, max_bad: float) -> list[str]:
+    done = warm.run_ranks("tests.stages.damaged_on_ranks", str(shards), str(max_bad), ranks=2)
+    assert done.codes == [0, 0], done.stderr
+    return done.stdout.splitlines()
 
 
-@pytest.fixture
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def test_too_many_over_all_ranks_stops_both_at_the_same_step(damaged: Path, free_port: int) -> None:
-    told = both_ranks(damaged, 0.1, free_port)
+def test_too_many_over_all_ranks_stops_both_at_the_same_step(damaged: Path) -> None:
+    told = both_ranks(damaged, 0.1)
     assert told[0] == told[1]
     assert told[0].startswith("stopped")
     assert told[0].endswith("2 samples could not be read, allowed 1 (data.max_bad of all)")
 
 
-def test_within_the_budget_both_go_on_however_many_epochs(damaged: Path, free_port: int) -> None:
-    told = [line.split() for line in both_ranks(damaged, 0.2, free_port)]
+def test_within_the_budget_both_go_on_however_many_epochs(damaged: Path) -> None:
+    told = [line.split() for line in both_ranks(damaged, 0.2)]
     assert [line[:3] for line in told] == [["went", "on", "15"]] * 2
     assert sum(int(line[3]) for line in told) == 3 * 8

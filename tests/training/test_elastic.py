@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +10,9 @@ import torch
 
 from signllm.training.checkpoint import last_checkpoint, load_weights
 from signllm.training.metrics import read_log
+from tests import warm
 from tests.training.elastic import FINETUNE_ENDS, FINETUNED, RANKS, STRETCHES, TOY_ENDS
 
-CHECKOUT = Path(__file__).parents[2]
 TOY_NOISE, FINETUNE_NOISE = 2e-6, 2e-4
 """Of losses, relative: other ranks add the same fp32 numbers in another order, and Adam carries it on."""
 TOY_WEIGHTS, FINETUNE_WEIGHTS = {"rtol": 1e-3, "atol": 1e-3}, {"rtol": 0.05, "atol": 2e-3}
@@ -24,10 +21,8 @@ TOY_WEIGHTS, FINETUNE_WEIGHTS = {"rtol": 1e-3, "atol": 1e-3}, {"rtol": 0.05, "at
 
 def stretched(*arguments: str) -> None:
     """Train all the runs in a process of their own: one that has started no thread may fork."""
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.training.elastic", *arguments]
-    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    done = warm.run("tests.training.elastic", *arguments)
+    assert done.codes == [0], done.stderr[-4000:]
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,9 +13,9 @@ from safetensors.torch import load_file
 from signllm.shipped import shipped_folder
 from signllm.training.checkpoint import last_checkpoint
 from signllm.training.metrics import read_log
+from tests import warm
 from tests.training.toy import FRAMES, build
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 11
 STAGES = ("zero0", "zero1", "zero2", "zero3")
 LEFT = {"zero0": "zero3", "zero2": "zero0", "zero3": "zero2"}
@@ -47,37 +45,10 @@ def order(
     return made | ({"trouble": dict(zip(("kind", "at", "rank"), trouble, strict=True))} if trouble else {})
 
 
-def launch(orders: list[dict], *, ranks: int) -> subprocess.CompletedProcess:
+def launch(orders: list[dict], *, ranks: int) -> warm.Ended:
     """Carry out orders by ``ranks`` processes; one rank is a plain process without a launcher's variables."""
-    launcher = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--rdzv-backend=c10d",
-        "--rdzv-endpoint=localhost:0",
-    ]
-    known = (
-        "RANK",
-        "WORLD_SIZE",
-        "LOCAL_RANK",
-        "MASTER_ADDR",
-        "MASTER_PORT",
-        "LOCAL_SIZE",
-        "LOCAL_WORLD_SIZE",
-    )
-    environment = {k: v for k, v in os.environ.items() if k not in known}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    command = [
-        sys.executable,
-        *(launcher if ranks == 2 else []),
-        "-m",
-        "tests.training.run_toy",
-        json.dumps(orders),
-    ]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
+    words = ("tests.training.run_toy", json.dumps(orders))
+    return warm.run(*words) if ranks == 1 else warm.run_ranks(*words, ranks=ranks)
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
@@ -114,7 +85,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     two += [order(root / "accumulated", accumulation=2), order(root / "nan", "zero1", trouble=("nan", 6, 1))]
     two += [order(root / f"left-{stage}", stage, trouble=("usr2", 5, 1)) for stage in LEFT]
     killed = launch([*two, order(root / "killed", "zero3", dropout=0.3, trouble=("kill", 6, 1))], ranks=2)
-    assert killed.returncode != 0
+    assert killed.codes[1] == -signal.SIGKILL
     assert killed.stdout.strip() == "", f"a library wrote to standard output: {killed.stdout[:500]}"
     for stage in LEFT:
         assert [outcome(root / f"left-{stage}", rank) for rank in (0, 1)] == [(6, True)] * 2
@@ -124,14 +95,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one += [order(root / f"left-{stage}", other) for stage, other in LEFT.items()]
     one += [order(root / "stretches", "zero0", log_every=3, until=until) for until in (5, 6, 50)]
     done = launch(one, ranks=1)
-    assert done.returncode == 0, done.stderr
+    assert not any(done.codes), done.stderr
 
     two = [
         order(root / "killed", "zero3", dropout=0.3, profile=2),
         order(root / "whole", "zero3", dropout=0.3),
     ]
     done = launch([*two, order(root / "raised", trouble=("raise", 3, 1))], ranks=2)
-    assert done.returncode == 0, done.stderr
+    assert not any(done.codes), done.stderr
     return root
 
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from signllm.training.checkpoint import best_checkpoint, read_state
 from signllm.training.metrics import read_log
+from tests import warm
 from tests.training.saving import SAVE_EVERY, STEPS, TROUBLE_AT
-
-CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saving")
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.training.saving", str(folder)]
-    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    done = warm.run("tests.training.saving", str(folder))
+    assert done.codes == [0], done.stderr[-4000:]
     return folder
 
 

@@ -28,7 +28,7 @@ def test_a_frozen_part_that_is_saved_stays_whole_after_saving_validating_and_goi
             config = {"steps": steps, "schedule": "constant", "save_every": 1, "validate_every": 1}
             orders.append(order(tmp_path / stage, stage, **config) | {"saved_head": True})
     done = launch(orders, ranks=2)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert not any(done.codes), done.stderr[-3000:]
     for stage in ("zero3", "zero0"):
         for rank in (0, 1):
             ended = json.loads((tmp_path / stage / f"rank-{rank}.json").read_text())
