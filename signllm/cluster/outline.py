@@ -69,18 +69,18 @@ def outline(config: PretrainConfig | FinetuneConfig, *, words: WordCodebook | No
             alone = _vq_sign(config.vq_sign, missing)
         weights = () if alone is None else tuple(weights_of(alone))
         return [Phase("", weights, tuple(missing))]
-    model = _sign_llm(config, words, missing)
+    model = sign_llm_parts(config, words, missing)
     found = []
     for name, training in zip(("on recorded characters", "joint"), phases(config), strict=True):
         if training is None:
             continue
         if "vq_sign" in model:
-            _set_trained(model["vq_sign"], joint=name == "joint")
+            set_trained(model["vq_sign"], joint=name == "joint")
         found.append(Phase(name, tuple(weights_of(model)), tuple(missing)))
     return [replace(found[0], name="")] if len(found) == 1 else found
 
 
-def _set_trained(vq_sign: Any, *, joint: bool) -> None:
+def set_trained(vq_sign: Any, *, joint: bool) -> None:
     """Freeze the encoder for the phase on recorded characters, or let it learn, as the stage does."""
     vq_sign.requires_grad_(joint)
     vq_sign.saved_when_frozen = not joint
@@ -93,6 +93,7 @@ def weights_of(model: nn.Module) -> list[Weight]:
     whole = kept_whole(model)
     blocks = {id(p): number for number, block in enumerate(frozen_blocks(model)) for p in block.parameters()}
     distances = dict(_distances(model, whole, blocks))
+    packed = _packed(model)
     return [
         Weight(
             name=name,
@@ -102,9 +103,20 @@ def weights_of(model: nn.Module) -> list[Weight]:
             whole=id(p) in whole,
             block=blocks.get(id(p)),
             until_backward=distances.get(id(p)),
+            packs=id(p) in packed and not p.requires_grad,
         )
         for name, p in model.named_parameters()
     ]
+
+
+def _packed(model: nn.Module) -> set[int]:
+    """Return the ids of the linear maps in the blocks of the language model; its head is in none."""
+    found: set[int] = set()
+    for name, part in model.named_modules():
+        if name.startswith("language_model.") and isinstance(part, nn.ModuleList):
+            maps = (inner for inner in part.modules() if type(inner).__name__ in ("Linear", "Conv1D"))
+            found |= {id(inner.weight) for inner in maps}
+    return found
 
 
 def _distances(model: nn.Module, whole: set[int], blocks: dict[int, int]) -> Iterator[tuple[int, int]]:
@@ -132,8 +144,11 @@ def _elements(p: Any) -> int:
     return int(getattr(p, "ds_numel", p.numel()))
 
 
-def _sign_llm(config: FinetuneConfig, words: WordCodebook | None, missing: list[str]) -> nn.ModuleDict:
-    """Return the parts of SignLLM that are known here, by the names that SignLLM has for them."""
+def sign_llm_parts(config: FinetuneConfig, words: WordCodebook | None, missing: list[str]) -> nn.ModuleDict:
+    """Return the parts of SignLLM that are known here, by the names that SignLLM has for them.
+
+    ``missing`` gets a line for each that is not.
+    """
     parts: dict[str, nn.Module] = {}
     vq_sign = config.sign_llm.vq_sign
     llm = _language_model(config.sign_llm.language_model, missing)
@@ -149,7 +164,7 @@ def _sign_llm(config: FinetuneConfig, words: WordCodebook | None, missing: list[
         width = vq_sign.encoder.width
         if words is None:
             missing.append("offsets of composed words: --init has no words on this machine")
-            words = _no_words(vq_sign.quantizer.codes)
+            words = no_words(vq_sign.quantizer.codes)
         parts["word_vectors"] = WordVectors(words, width)
         if llm is not None:
             embedding: Any = llm.get_input_embeddings()  # type: ignore[operator]
@@ -159,7 +174,8 @@ def _sign_llm(config: FinetuneConfig, words: WordCodebook | None, missing: list[
     return nn.ModuleDict(parts)
 
 
-def _no_words(codes: int) -> WordCodebook:
+def no_words(codes: int) -> WordCodebook:
+    """Return words before any was composed: every character is one."""
     frequencies = (1,) * (codes + 1)
     return WordCodebook(codes=codes, words=(), frequencies=frequencies, alpha=None, codebook="unknown")
 

@@ -37,6 +37,7 @@ class Weight:
         block: number of the frozen block that it is gathered with, None outside of one.
         until_backward: elements that a forward pass visits between the tensor's last use in it and its use in
             the backward pass; None if that does not need it.
+        packs: a linear map inside the language model's blocks, which bitsandbytes stores in few bits.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Weight:
     whole: bool
     block: int | None = None
     until_backward: int | None = None
+    packs: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from signllm.verbs.data import SHARD, SHARDS
 from signllm.verbs.demo import DEMO
 from signllm.verbs.doctor import DOCTOR
 from signllm.verbs.jobs import launch_verb
+from signllm.verbs.plan import PLAN
 from signllm.verbs.results import EVALUATE, EXPORT, REPORT, SCORE, TRANSLATE
 from signllm.verbs.stages import COMPOSE, FINETUNE, PRETRAIN
 from signllm.version import VERSION
@@ -81,5 +82,6 @@ VERBS: dict[str, Verb] = {
     "export": EXPORT,
     "score": SCORE,
     "report": REPORT,
+    "plan": PLAN,
     "launch": launch_verb(check=prepare, run=run),
 }

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 from signllm.command import Job, Verb, parse, show, spread, whole
 
 
-def _recipe(arguments: list[str]) -> tuple[Any, list[str]]:
-    """Split the optional RECIPE off the arguments; without one, the paper's."""
+def named_recipe(arguments: list[str]) -> tuple[str, Any, list[str]]:
+    """Split the optional RECIPE off the arguments: its name, itself, the rest; without one, the paper's."""
     from signllm.recipes import find_recipe
 
     named = bool(arguments) and not arguments[0].startswith("-")
-    return find_recipe(arguments[0] if named else "phoenix2014t"), arguments[1:] if named else arguments
+    name = arguments[0] if named else "phoenix2014t"
+    return name, find_recipe(name), arguments[1:] if named else arguments
 
 
 def _pretrain(arguments: list[str]) -> Job:
@@ -19,7 +20,7 @@ def _pretrain(arguments: list[str]) -> Job:
 
     from signllm.config import PretrainConfig
 
-    recipe, options = _recipe(arguments)
+    _, recipe, options = named_recipe(arguments)
     settings = Annotated[PretrainConfig, tyro.conf.arg(name="")]
 
     def pretrain(*, run: Path, data: str, ranks: int = 1, config: settings = recipe.pretrain) -> None:
@@ -43,7 +44,7 @@ def _compose(arguments: list[str]) -> Job:
 
     from signllm.config import ComposeConfig
 
-    recipe, options = _recipe(arguments)
+    _, recipe, options = named_recipe(arguments)
     settings = Annotated[ComposeConfig, tyro.conf.arg(name="")]
 
     def compose(*, run: Path, data: str, ranks: int = 1, config: settings = recipe.compose) -> None:
@@ -71,7 +72,7 @@ def _finetune(arguments: list[str]) -> Job:
 
     from signllm.config import FinetuneConfig
 
-    recipe, options = _recipe(arguments)
+    _, recipe, options = named_recipe(arguments)
     settings = Annotated[FinetuneConfig, tyro.conf.arg(name="")]
 
     def finetune(

@@ -156,8 +156,25 @@ def _order(case: Case, folder: Path, llm: Path) -> Order:
     )
 
 
-def run_ranks(orders: Sequence[Order], folder: Path, *, ranks: int) -> list[list[dict[str, Any]]]:
-    """Carry out orders on ``ranks`` processes; return what each recorded of each."""
+def run_ranks(
+    orders: Sequence[Any],
+    folder: Path,
+    *,
+    ranks: int,
+    module: str = "benchmarks.traffic_rank",
+    told: str | None = None,
+    more: Mapping[str, str] | None = None,
+) -> list[list[dict[str, Any]]]:
+    """Carry out orders on ``ranks`` processes; return what each recorded of each.
+
+    Args:
+        orders: each with a folder, into which a rank writes.
+        folder: for what the ranks say.
+        ranks: processes.
+        module: what a rank runs.
+        told: its argument; the orders in JSON.
+        more: environment variables.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -168,9 +185,10 @@ def run_ranks(orders: Sequence[Order], folder: Path, *, ranks: int) -> list[list
         "LOCAL_RANK": "0",
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": port,
+        **(more or {}),
     }
-    told = json.dumps([dataclasses.asdict(order) for order in orders])
-    command = [sys.executable, "-m", "benchmarks.traffic_rank", told]
+    told = told or json.dumps([dataclasses.asdict(order) for order in orders])
+    command = [sys.executable, "-m", module, told]
     processes = []
     try:
         for rank in range(ranks):

@@ -1,0 +1,91 @@
+"""Well-known language models by name, as plain numbers: a plan needs a model's shape, not its weights.
+
+Read from: LLaMA, arXiv 2302.13971, table 2, the inner widths from the released ``params.json``; Llama 2,
+arXiv 2307.09288, section 2.2; Llama 3, arXiv 2407.21783, table 3; T5 and Flan-T5, arXiv 1910.10683 and the
+checkpoints' ``config.json``. ``finetune`` cannot start from a name of this table alone: it needs the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from signllm.errors import UsageError
+from signllm.models.frozen_llm import model_folder
+
+
+def _llama(
+    width: int, inner: int, layers: int, heads: int, groups: int, vocabulary: int, places: int
+) -> dict[str, Any]:
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": groups,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": places,
+        "tie_word_embeddings": False,
+    }
+
+
+def _flan_t5(width: int, inner: int, layers: int, heads: int) -> dict[str, Any]:
+    return {
+        "model_type": "t5",
+        "architectures": ["T5ForConditionalGeneration"],
+        "d_model": width,
+        "d_ff": inner,
+        "d_kv": 64,
+        "num_layers": layers,
+        "num_decoder_layers": layers,
+        "num_heads": heads,
+        "vocab_size": 32128,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "decoder_start_token_id": 0,
+        "is_encoder_decoder": True,
+    }
+
+
+KNOWN: dict[str, dict[str, Any]] = {
+    "llama-7b": _llama(4096, 11008, 32, 32, 32, 32000, 2048),
+    "llama-13b": _llama(5120, 13824, 40, 40, 40, 32000, 2048),
+    "llama-33b": _llama(6656, 17920, 60, 52, 52, 32000, 2048),
+    "llama-65b": _llama(8192, 22016, 80, 64, 64, 32000, 2048),
+    "llama-2-7b": _llama(4096, 11008, 32, 32, 32, 32000, 4096),
+    "llama-2-13b": _llama(5120, 13824, 40, 40, 40, 32000, 4096),
+    "llama-2-70b": _llama(8192, 28672, 80, 64, 8, 32000, 4096),
+    "llama-3-8b": _llama(4096, 14336, 32, 32, 8, 128256, 8192),
+    "llama-3-70b": _llama(8192, 28672, 80, 64, 8, 128256, 8192),
+    "flan-t5-xl": _flan_t5(2048, 5120, 24, 32),
+    "flan-t5-xxl": _flan_t5(4096, 10240, 24, 64),
+}
+
+
+@contextmanager
+def configuration_folder(name: str) -> Iterator[str]:
+    """Give the folder of a language model's configuration: found as ``finetune`` finds it, or known by name.
+
+    Raises:
+        UsageError: neither; names what is known.
+    """
+    try:
+        yield str(model_folder(name))
+        return
+    except UsageError as error:
+        if name not in KNOWN:
+            raise UsageError(
+                error.what,
+                where=f"--llm {name}",
+                remedy="give a folder with a config.json (weights are not needed here), or one of "
+                + ", ".join(KNOWN),
+            ) from None
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(KNOWN[name]))
+        yield folder

@@ -1,0 +1,314 @@
+"""``signllm plan``: what was asked, all ways to do it, the best of them, and how to start that."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from signllm.cluster.command_line import launch_words, told
+from signllm.cluster.gpus import find_gpu
+from signllm.cluster.known_models import configuration_folder
+from signllm.cluster.roofline import Machine
+from signllm.cluster.translation import Translation, translation
+from signllm.cluster.ways import HEADROOM, Planned, Project, best, can_quantise, open_project, plans
+from signllm.config import FinetuneConfig
+from signllm.cra.word_codebook import WordCodebook
+from signllm.errors import RunFailedError, UsageError
+from signllm.models.vq_sign import VQSignConfig
+from signllm.stages.composed import with_encoder_of
+from signllm.training.startup import count_text, size_text
+
+GIB = 2**30
+NOT_MEASURED = (
+    "Memory is computed from the model's code without weights; tools/check_plan compares it with measured.",
+    "Time is a roofline model, not measured on a GPU: operators, links and launches at the shares above,",
+    "nothing overlaps. Waiting for data is not in it.",
+)
+PARTS = ("weights", "gradients", "optimizer", "activations", "buckets", "gathered")
+TABLE_MODELS = ("llama-7b", "llama-13b", "llama-33b", "llama-2-70b")
+TABLE_GPUS = ("a100-80", "h100", "h200")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the user gave.
+
+    Attributes:
+        recipe: its name.
+        default: its configuration of stage 3.
+        config: the same with what was changed.
+        vq_sign: the recipe's encoder, where there is no ``init``.
+        llm: a folder, a name on the hub, or one that is known; None: the recipe's.
+        frames: of a video; None: the longest that the recipe lets through.
+        text_tokens: of a reference; None: the same.
+        init: a run of stages 1 and 2, or None.
+    """
+
+    recipe: str
+    default: FinetuneConfig
+    config: FinetuneConfig
+    vq_sign: VQSignConfig
+    llm: str | None = None
+    frames: int | None = None
+    text_tokens: int | None = None
+    init: Path | None = None
+
+    @property
+    def model(self) -> str:
+        """The language model, as the user names it."""
+        return self.llm or self.config.sign_llm.language_model.path
+
+    def project(self, folder: str) -> Project:
+        """Return what is to be trained; the language model's configuration lies in ``folder``.
+
+        Raises:
+            UsageError: no length of the videos is known, or ``init`` is no run that fits.
+        """
+        config = replace(self.config, sign_llm=replace(self.config.sign_llm, vq_sign=self.vq_sign))
+        words = None
+        if self.init is not None:
+            config = with_encoder_of(self.init, config)
+            if (self.init / "words.json").is_file():
+                words = WordCodebook.load(self.init)
+        frames = self.config.data.max_frames if self.frames is None else self.frames
+        if frames is None:
+            raise UsageError(
+                f"the recipe {self.recipe} does not limit the length of videos",
+                where="signllm plan",
+                remedy="give --frames or --seconds of one video",
+            )
+        tokens = self.text_tokens
+        if tokens is None:
+            tokens = self.config.sign_llm.language_model.max_text_tokens + 1
+        return open_project(config, folder, frames=frames, text_tokens=tokens, words=words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """All ways, in the order of ``WAYS``, the fastest that fits, and what translating takes."""
+
+    HEADERS: ClassVar = (
+        *("GiB of a rank", "weights", "grads", "optim", "activ", "bucket", "gather", "peak", "fits"),
+        *("videos", "compute", "network", "step s", "sent"),
+    )
+
+    asked: Asked
+    machine: Machine
+    project: Project
+    ways: list[Planned]
+    best: Planned | None
+    translation: Translation
+
+    def command(self) -> list[str]:
+        """Return the words of the command line that launches the best way; none where nothing fits."""
+        if self.best is None:
+            return []
+        return launch_words(
+            self.asked.recipe,
+            self.asked.default,
+            self.best.config,
+            self.machine,
+            llm=self.asked.model,
+            init=str(self.asked.init or "runs/pretrain"),
+            data="shards",
+            run="runs/finetune",
+        )
+
+    def head(self) -> Iterator[str]:
+        """Give what was asked, as lines."""
+        machine, gpu, training = self.machine, self.machine.gpu, self.project.config.training
+        weights = self.project.weights(self.ways[0].config)
+        sizes = [sum(w.elements for w in weights if w.trained is trained) for trained in (False, True)]
+        yield f"{self.asked.model} with the recipe {self.asked.recipe}"
+        yield f"  frozen {count_text(sizes[0])}, trained {count_text(sizes[1])} parameters"
+        yield (
+            f"  {machine.nodes} x {machine.gpus} {gpu.name}: {gpu.memory_gib:g} GiB, {HEADROOM:.0%} stay"
+            f" free; {gpu.peak / 1e12:g} TFLOP/s in 16 bits, of which {machine.compute_share:g}"
+        )
+        between = f", {machine.network:g} GB/s between nodes" if machine.nodes > 1 else ""
+        yield (
+            f"  memory {gpu.bandwidth:g} GB/s, of which {machine.memory_share:g}; {gpu.link:g} GB/s between"
+            f" GPUs{between}, of which {machine.link_share:g}; {machine.launch_us:g} µs an operator"
+        )
+        what = "videos" if self.project.video else "recorded videos"
+        yield (
+            f"  {training.batch_size} {what} in a step over all ranks, each of {self.project.frames} frames"
+            f" of {self.project.config.data.size} pixels, texts of {self.project.text_tokens} tokens"
+        )
+
+    def rows(self) -> Iterator[str]:
+        """Give the table of all ways as lines, an arrow at the best."""
+        cells = [list(self.HEADERS), *map(self._cells, self.ways)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for one, (way, *others) in zip([None, *self.ways], cells, strict=True):
+            numbers = (text.rjust(width) for text, width in zip(others, widths[1:], strict=True))
+            mark = " <-" if one is not None and one is self.best else ""
+            yield f"{way:<{widths[0]}}  {'  '.join(numbers)}{mark}"
+
+    def _cells(self, one: Planned) -> list[str]:
+        parts, seconds, training = one.memory, one.seconds, one.config.training
+        sizes = (
+            parts.weights,
+            parts.gradients,
+            parts.optimizer,
+            parts.activations,
+            parts.buckets,
+            parts.gathered,
+        )
+        memory = [f"{size / GIB:.1f}" for size in sizes]
+        if seconds is None:
+            memory[3] = "-"
+            return [way_text(one), *memory, f"> {parts.peak / GIB:.1f}", "no", *["-"] * 5]
+        videos = training.videos_per_forward // self.machine.ranks
+        times = (seconds.compute, seconds.network, seconds.total)
+        return [
+            way_text(one),
+            *memory,
+            f"{parts.peak / GIB:.1f}",
+            "yes" if one.fits else "no",
+            f"{videos} x {training.accumulation}",
+            *(f"{value:.3f}" for value in times),
+            size_text(round(one.sent_bytes)),
+        ]
+
+    def foot(self) -> Iterator[str]:
+        """Give what follows from the table, as lines."""
+        yield "each part is at its own most, peak is all that is there at a time; videos: of a rank x"
+        yield "forward passes; compute, network: seconds; recomputed: the language model's activations"
+        if not can_quantise():
+            yield "8 and 4 bits are computed alone: finetune has no option for them"
+        hosts = [one for one in self.ways if one.memory.host]
+        if hosts:
+            host = hosts[0].memory.host * self.machine.gpus / GIB
+            yield f"zero3_offload takes {host:.1f} GiB of a node's own memory"
+        if self.best is not None and self.best.seconds is not None:
+            yield ""
+            yield f"fastest that fits: {way_text(self.best)}, {self.best.seconds.total:.3f} s a step"
+            yield told(self.command())
+        yield ""
+        yield self._translation_line()
+        yield from NOT_MEASURED
+
+    def _translation_line(self) -> str:
+        one = self.translation
+        return (
+            f"translate one video of {self.project.frames} frames on one GPU: encoder {_ms(one.encoder)}"
+            f" + segmentation {_ms(one.segmentation)} (timed on the CPU here)\n  + prompt {_ms(one.prompt)}"
+            f" + {one.tokens} tokens {_ms(one.token * one.tokens)} (bound by reading the weights)"
+            f" -> encoder and segmentation {one.encoder_share:.1%}"
+        )
+
+    def require_fit(self) -> None:
+        """Pass if a way fits.
+
+        Raises:
+            RunFailedError: none does; says what the smallest needs.
+        """
+        if self.best is not None:
+            return
+        least = min(self.ways, key=lambda one: one.memory.peak if one.seconds else float("inf"))
+        if least.seconds is None:
+            least = min(self.ways, key=lambda one: one.memory.peak)
+        limit = self.machine.gpu.memory_gib * (1 - HEADROOM)
+        raise RunFailedError(
+            f"nothing fits: the smallest, {way_text(least)}, needs {least.memory.peak / GIB:.1f} GiB"
+            f"{'' if least.seconds else ' and more'} of the {limit:.1f} GiB that a rank may use\n"
+            "  remedy: more --gpus or --nodes, a --gpu with more memory, a smaller language model, or shorter"
+            " videos (--frames; in training --data.max-frames cuts them)"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return everything for programs; bytes and seconds."""
+        machine = dataclasses.asdict(self.machine)
+        return {
+            "recipe": self.asked.recipe,
+            "language_model": self.asked.model,
+            "machine": machine,
+            "batch": {
+                "videos": self.project.config.training.batch_size,
+                "frames": self.project.frames,
+                "text_tokens": self.project.text_tokens,
+            },
+            "ways": [self._record(one) for one in self.ways],
+            "best": None if self.best is None else self._record(self.best),
+            "command": ["signllm", *self.command()] if self.best is not None else None,
+            "translation": dataclasses.asdict(self.translation)
+            | {"encoder_share": self.translation.encoder_share},
+            "measured": False,
+        }
+
+    def _record(self, one: Planned) -> dict[str, Any]:
+        training = one.config.training
+        seconds = (
+            None if one.seconds is None else dataclasses.asdict(one.seconds) | {"total": one.seconds.total}
+        )
+        return {
+            **dataclasses.asdict(one.way),
+            "precision": training.precision,
+            "forward_passes": training.accumulation,
+            "videos_per_rank": training.videos_per_forward // self.machine.ranks,
+            "bytes": dataclasses.asdict(one.memory),
+            "seconds": seconds,
+            "sent_bytes": one.sent_bytes,
+            "fits": one.fits,
+        }
+
+
+def way_text(one: Planned) -> str:
+    """Return a way as a reader's words."""
+    words = [one.way.deepspeed]
+    words += [] if one.way.bits == 16 else [f"{one.way.bits} bit"]
+    words += ["fp32"] if one.config.training.precision == "fp32" else []
+    return " ".join([*words, *(["recomputed"] if one.way.checkpointing else [])])
+
+
+def answer(asked: Asked, machine: Machine) -> Answer:
+    """Plan every way.
+
+    Raises:
+        UsageError: no such language model, a batch that does not divide, an ``init`` that does not fit.
+    """
+    with configuration_folder(asked.model) as folder:
+        project = asked.project(folder)
+        found = plans(project, machine)
+        return Answer(
+            asked=asked,
+            machine=machine,
+            project=project,
+            ways=found,
+            best=best(found),
+            translation=translation(project, machine),
+        )
+
+
+def readme_table(asked: Asked, machine: Machine) -> Iterator[str]:
+    """Give README's table as lines: four language models on one node of eight, three GPUs."""
+    yield f"| frozen LLM | {' | '.join(f'8 x {name}' for name in TABLE_GPUS)} |"
+    yield "|---" * (1 + len(TABLE_GPUS)) + "|"
+    for name in TABLE_MODELS:
+        with configuration_folder(name) as folder:
+            project = replace(asked, llm=name).project(folder)
+            cells = []
+            for gpu in TABLE_GPUS:
+                found = plans(project, replace(machine, gpu=find_gpu(gpu), nodes=1, gpus=8))
+                cells.append(_cell(found))
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _cell(found: list[Planned]) -> str:
+    fitting = [one for one in found if one.fits and one.way.bits == 16]
+    fastest = best(fitting)
+    if fastest is None or fastest.seconds is None:
+        return "nothing fits"
+    files = list(dict.fromkeys(one.way.deepspeed for one in fitting))
+    return (
+        f"**{way_text(fastest)}** {fastest.memory.peak / GIB:.0f} GiB, {fastest.seconds.total:.2f} s;"
+        f" {', '.join(files)} fit"
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:,.1f} ms"

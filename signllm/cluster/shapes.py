@@ -1,0 +1,239 @@
+"""A forward and backward pass of the real model without its numbers: what each operator would do and keep.
+
+Numbers with a fraction live on torch's meta device: they have a shape and no value. Whole numbers (lengths,
+places, masks) stay on the CPU and keep their values, because a model decides by them. Every operator is seen
+below autograd, in the order of a real step, so what is alive at any time is what eager torch would hold:
+nothing is derived by hand, and recomputation, adapters or another family of models need no formula here.
+
+Attention is taken as one fused operator that keeps no matrix of scores, as flash attention and torch's own on
+CPU and GPU do. Not seen: what an operator needs for itself while it runs (workspace of convolutions).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+import signllm.kernels  # noqa: F401 - registers the operators that are looked for below
+
+META = torch.device("meta")
+ATEN = torch.ops.aten
+ATTENTION = ATEN._scaled_dot_product_flash_attention_for_cpu
+TABLES = (ATEN.embedding, ATEN.embedding_dense_backward)
+INDEXING = (ATEN.index, ATEN.index_put, ATEN.index_put_, ATEN._unsafe_index, ATEN._index_put_impl_)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What a pass would do and hold; what is alive leaves weights out: activations, batch, what lies between.
+
+    Attributes:
+        before_bytes: the most that is alive at a time, before the first weight has a gradient.
+        after_bytes: the same from then on, the weights' gradients left out.
+        after_whole_bytes: the same with those gradients, all whole and kept.
+        operations: (n,) floating-point operations of each operator, a multiply-add is 2.
+        bytes: (n,) bytes that each reads and writes.
+        is_wide: (n,) whether it computes in 32 bits.
+    """
+
+    before_bytes: int
+    after_bytes: int
+    after_whole_bytes: int
+    operations: NDArray[np.float64]
+    bytes: NDArray[np.float64]
+    is_wide: NDArray[np.bool_]
+
+
+IDLE = Rehearsal(
+    before_bytes=0,
+    after_bytes=0,
+    after_whole_bytes=0,
+    operations=np.zeros(0),
+    bytes=np.zeros(0),
+    is_wide=np.zeros(0, dtype=np.bool_),
+)
+"""Nothing is done."""
+
+
+def rehearse(model: nn.Module, run: Callable[[], Tensor | None]) -> Rehearsal:
+    """Run ``run`` and, if it returns a loss, its backward pass; nothing is computed.
+
+    Args:
+        model: on the meta device; its gradients are dropped.
+        run: makes its inputs inside, so that they count.
+    """
+    watch = _Watch(model)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    hooks = [p.register_post_accumulate_grad_hook(watch.count_gradient) for p in trained]
+    with _Fused(), watch:
+        loss = run()
+        if loss is not None:
+            _backward(loss)
+    for hook in hooks:
+        hook.remove()
+    for p in trained:
+        p.grad = None
+    operations, moved, is_wide = zip(*watch.seen, strict=True)
+    return Rehearsal(
+        before_bytes=watch.before,
+        after_bytes=watch.after,
+        after_whole_bytes=watch.after_whole,
+        operations=np.array(operations, dtype=np.float64),
+        bytes=np.array(moved, dtype=np.float64),
+        is_wide=np.array(is_wide, dtype=np.bool_),
+    )
+
+
+def _backward(loss: Tensor) -> None:
+    """Run the backward pass with the modes still on: ``Tensor.backward`` would put them off meanwhile."""
+    engine: Any = torch.autograd.Variable._execution_engine
+    one = torch.ones((), device=loss.device, dtype=loss.dtype)
+    engine.run_backward((loss,), (one,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+
+
+class _Fused(TorchFunctionMode):
+    """Takes the fused attention where torch would write it out, and keeps the values of ``torch.tensor``."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is nn.functional.scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
+        if func is torch.tensor and _is_meta(kwargs.get("device")):
+            return func(*args, **(kwargs | {"device": "cpu"})).to(META)
+        return func(*args, **kwargs)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    attended: Tensor = ATTENTION(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+    return attended
+
+
+class _Watch(TorchDispatchMode):
+    """Keeps whole numbers real and the others without values; counts what is alive and what is done."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.known = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
+        self.seen: list[tuple[float, int, bool]] = []
+        self.alive = self.gradients = 0
+        self.before = self.after = self.after_whole = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        tensors = list(_tensors((*args, *given.values())))
+        is_real = not any(map(_is_empty, tensors))
+        if not is_real:
+            if func._overloadpacket in INDEXING or not all(map(_is_empty, tensors)):
+                args, given = _without_values(func, args, given)
+        elif _is_meta(given.get("device")) and not func(*args, **given).is_floating_point():
+            given["device"] = torch.device("cpu")
+        out = func(*args, **given)
+        if func is torch.ops.signllm.vq_assign.default and not is_real:
+            out = (out[0], torch.arange(len(out[1])) % len(args[1]))
+        made = list(_tensors((out,)))
+        if not func.is_view and not (is_real and not any(map(_is_empty, made))):
+            self.seen.append(_cost(func._overloadpacket, args, given, out, tensors, made))
+        for tensor in made:
+            self.keep(tensor)
+        return out
+
+    def keep(self, tensor: Tensor) -> None:
+        """Count a tensor's memory from now until nobody refers to it."""
+        storage = tensor.untyped_storage()
+        if storage._cdata in self.known:
+            return
+        self.known.add(storage._cdata)
+        self.alive += storage.nbytes()
+        if self.gradients:
+            self.after = max(self.after, self.alive - self.gradients)
+            self.after_whole = max(self.after_whole, self.alive)
+        else:
+            self.before = max(self.before, self.alive)
+        weakref.finalize(storage, self.drop, storage._cdata, storage.nbytes())
+
+    def drop(self, key: int, size: int) -> None:
+        """Forget a tensor's memory."""
+        self.known.discard(key)
+        self.alive -= size
+
+    def count_gradient(self, p: Tensor) -> None:
+        """Count the gradient that a weight has from now on."""
+        assert p.grad is not None
+        self.gradients += p.grad.nbytes
+
+
+def _without_values(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Move every argument to the meta device; a mask that is indexed with becomes places first."""
+    if func._overloadpacket in INDEXING:
+        places: list[Tensor | None] = []
+        for index in args[1]:
+            is_mask = index is not None and index.dtype == torch.bool and not _is_empty(index)
+            places += index.nonzero(as_tuple=True) if is_mask else [index]
+        args = (args[0], places, *args[2:])
+    return tuple(map(_moved, args)), {key: _moved(value) for key, value in kwargs.items()}
+
+
+def _moved(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value if _is_empty(value) else value.to(META)
+    return [_moved(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _cost(
+    packet: Any, args: Any, kwargs: Any, out: Any, tensors: list[Tensor], made: list[Tensor]
+) -> tuple[float, int, bool]:
+    """Return operations, bytes and width of an operator; of a table the rows that are looked up count."""
+    operations = 0.0
+    if packet in flop_registry:
+        operations = float(flop_registry[packet](*args, **kwargs, out_val=out))
+    elif packet in (ATTENTION, ATEN._scaled_dot_product_flash_attention_for_cpu_backward):
+        query, key = (args[0], args[1]) if packet is ATTENTION else (args[1], args[2])
+        products = 2 if packet is ATTENTION else 5
+        operations = 2.0 * products * query.numel() * key.shape[2] / (2 if _is_causal(packet, args) else 1)
+    moved = sum(t.nbytes for t in made)
+    moved += moved if packet in TABLES else sum(t.nbytes for t in tensors)
+    return operations, moved, any(t.dtype == torch.float32 for t in made)
+
+
+def _is_causal(packet: Any, args: Any) -> bool:
+    place = 4 if packet is ATTENTION else 7
+    return len(args) > place and args[place] is True
+
+
+def _is_empty(tensor: Tensor) -> bool:
+    return tensor.device.type == "meta"
+
+
+def _is_meta(device: Any) -> bool:
+    return device is not None and torch.device(device).type == "meta"

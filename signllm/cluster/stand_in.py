@@ -1,0 +1,142 @@
+"""A SignLLM without weights and without a tokenizer, which runs the code of the real one on shapes alone.
+
+Its parts are those of :mod:`signllm.cluster.outline`; a prompt of as many tokens as a real one stands in for
+the tokenizer. :mod:`signllm.cluster.shapes` then sees what a step of it would do.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from signllm.cluster.shapes import META, Rehearsal, rehearse
+from signllm.config import FinetuneConfig
+from signllm.cra.word_codebook import WordCodebook
+from signllm.data.batch import Batch
+from signllm.models.causal_model import CausalLanguageModel
+from signllm.models.encoder_decoder_model import EncoderDecoderLanguageModel
+from signllm.models.frozen_llm import position_limit, recompute_activations
+from signllm.models.language_model import LanguageModel, LanguageModelConfig
+from signllm.models.operations import encoder_decoder_cost, language_model_cost
+from signllm.models.sign_llm import SignLLM
+from signllm.models.visual_encoder import character_counts
+
+PROMPT_TOKENS = 16
+"""Of prompt and separator: most tokenizers make about as many of ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one rank works on in a forward pass.
+
+    Attributes:
+        videos: how many.
+        frames: of each.
+        text_tokens: of each reference, end included.
+    """
+
+    videos: int
+    frames: int
+    text_tokens: int
+
+    def __str__(self) -> str:
+        return f"{self.videos} videos of {self.frames} frames and {self.text_tokens} text tokens"
+
+
+class _Tokens:
+    """A tokenizer and prompt of known lengths: a text is as long as its string."""
+
+    eos_token_id = 0
+    all_special_tokens = ()
+
+    def around(self, language: str) -> tuple[list[int], list[int]]:
+        return [0] * (PROMPT_TOKENS - 1), [0]
+
+    def tokens(self, text: str) -> list[int]:
+        return [0] * len(text)
+
+
+def stand_in(parts: Mapping[str, nn.Module], config: FinetuneConfig, words: WordCodebook) -> SignLLM:
+    """Put parts without weights together as the real model does, in the precision of the training.
+
+    Args:
+        parts: by the names that SignLLM has for them, on the meta device.
+        config: of stage 3, with an encoder.
+        words: that segment the characters.
+    """
+    model = SignLLM.__new__(SignLLM)
+    nn.Module.__init__(model)
+    model.config, model.words = config.sign_llm, words
+    for name in ("vq_sign", "word_vectors", "projector"):
+        setattr(model, name, parts[name])
+    inner: Any = parts["language_model"]
+    model.language_model = _language_model(config.sign_llm.language_model, inner["model"])
+    with META:
+        text = torch.empty(config.sign_llm.mmd_text_tokens, model.language_model.width)
+        model.register_buffer("text_embeddings", text, persistent=False)
+    if config.training.precision == "bf16":
+        for p in model.parameters():
+            p.data = p.data.to(torch.bfloat16)
+    return model.train()
+
+
+def _language_model(config: LanguageModelConfig, inner: Any) -> LanguageModel:
+    is_encoder_decoder = inner.config.is_encoder_decoder
+    kind = EncoderDecoderLanguageModel if is_encoder_decoder else CausalLanguageModel
+    model: Any = kind.__new__(kind)
+    nn.Module.__init__(model)
+    model.config, model.model = config, inner
+    model.tokenizer = model.prompt = _Tokens()
+    model.limit, model._has_told = position_limit(inner.config), False
+    model.cost = encoder_decoder_cost(inner) if is_encoder_decoder else language_model_cost(inner)
+    if config.gradient_checkpointing:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of transformers' own names
+            recompute_activations(inner)
+    found: LanguageModel = model
+    return found
+
+
+def step(model: SignLLM, work: Work, *, size: int, video: bool) -> Rehearsal:
+    """Return what a rank's forward and backward pass would do and hold.
+
+    Args:
+        model: a stand-in.
+        work: of the pass.
+        size: side of the frames.
+        video: frames are encoded; else characters that were recorded.
+    """
+    return rehearse(model, lambda: model(batch_of(work, size=size, video=video))["loss"])
+
+
+def batch_of(work: Work, *, size: int, video: bool) -> Batch:
+    """Return a batch without values: every video, text and prompt as long as the others."""
+    counts = torch.full((work.videos,), work.frames, dtype=torch.int64)
+    frames: Tensor | None = None
+    characters = character_counts(counts)
+    if video:
+        shape = (work.videos * work.frames, size, size, 3)
+        frames = torch.empty(shape, dtype=torch.uint8, device=META).permute(0, 3, 1, 2)
+    return Batch(
+        ids=[str(place) for place in range(work.videos)],
+        texts=["x" * (work.text_tokens - 1)] * work.videos,
+        languages=["German"] * work.videos,
+        frames=frames,
+        frame_counts=counts if video else torch.zeros_like(counts),
+        characters=None if video else torch.arange(int(characters.sum())) % 2,
+        character_counts=None if video else characters,
+        is_real=torch.ones(work.videos, dtype=torch.bool),
+        positions=torch.arange(work.videos),
+        epoch=0,
+        seed=0,
+    )
+
+
+def with_checkpointing(config: FinetuneConfig, *, on: bool) -> FinetuneConfig:
+    """Return the configuration with the language model's activations recomputed, or kept."""
+    model = replace(config.sign_llm.language_model, gradient_checkpointing=on)
+    return replace(config, sign_llm=replace(config.sign_llm, language_model=model))

@@ -1,0 +1,125 @@
+"""What translating one video should take, part by part: encoder, segmentation, prompt, text. Not measured.
+
+The same roofline as a step's. Writing a token reads every weight of the language model once, whatever the
+video: that bounds it by memory, not by computing. Segmentation runs on the CPU and is timed here.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from signllm.cluster.roofline import Machine, seconds_of
+from signllm.cluster.shapes import META, Rehearsal, rehearse
+from signllm.cluster.stand_in import PROMPT_TOKENS, Work, batch_of
+from signllm.cluster.ways import Project
+from signllm.cra.word_codebook import WordCodebook
+from signllm.models.sign_llm import SignLLM
+
+SEGMENTATIONS = 5
+"""How often it is timed; the least counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation:
+    """Seconds of one video on one GPU.
+
+    Attributes:
+        encoder: video to characters.
+        segmentation: characters to words, on the CPU of this machine.
+        prompt: the language model reads prompt and sign words.
+        token: it writes one token, of every beam.
+        tokens: that it writes.
+    """
+
+    encoder: float
+    segmentation: float
+    prompt: float
+    token: float
+    tokens: int
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.encoder + self.segmentation + self.prompt + self.token * self.tokens
+
+    @property
+    def encoder_share(self) -> float:
+        """Encoder and segmentation as a share of the whole."""
+        return (self.encoder + self.segmentation) / self.total
+
+
+def translation(project: Project, machine: Machine) -> Translation:
+    """Return what one video of the project's length takes, in its precision, decoded as its recipe says."""
+    config = replace(project.config, training=replace(project.config.training, deepspeed="zero2"))
+    model = project.model(config).eval()
+    work = Work(videos=1, frames=project.frames, text_tokens=project.text_tokens)
+    beams = config.generation.beams
+    try:
+        encoding, (characters, words) = _encoding(model, work, size=config.data.size)
+        reading = _language_model(model, beams, PROMPT_TOKENS + words)
+        writing = _language_model(model, beams, 1, read=PROMPT_TOKENS + words)
+    finally:
+        model.train()
+    return Translation(
+        encoder=seconds_of(encoding, machine),
+        segmentation=_segmentation_s(model.words, characters),
+        prompt=seconds_of(reading, machine),
+        token=seconds_of(writing, machine),
+        tokens=min(project.text_tokens, config.generation.max_new_tokens),
+    )
+
+
+def _encoding(model: SignLLM, work: Work, *, size: int) -> tuple[Rehearsal, tuple[int, int]]:
+    """Return the pass from video to projected words, and how many characters and words came out."""
+    found: list[int] = []
+
+    @torch.no_grad()
+    def run() -> None:
+        batch = batch_of(work, size=size, video=True)
+        signs = model._signs(batch)
+        segmentation = model.words.segment(signs.index, signs.counts)
+        model._project(signs, segmentation)
+        found[:] = [len(signs.index), len(segmentation.words)]
+
+    rehearsal = rehearse(model, run)
+    return rehearsal, (found[0], found[1])
+
+
+def _language_model(model: SignLLM, rows: int, places: int, *, read: int | None = None) -> Rehearsal:
+    """Return a pass of the language model over so many places of each row.
+
+    ``read``: those were read before; an encoder-decoder then runs its decoder alone.
+    """
+    inner: Any = model.language_model.model
+    dtype = next(inner.parameters()).dtype
+
+    @torch.no_grad()
+    def run() -> None:
+        if not inner.config.is_encoder_decoder:
+            inner(
+                inputs_embeds=torch.empty(rows, places, model.language_model.width, dtype=dtype, device=META)
+            )
+            return
+        width = model.language_model.width
+        if read is None:
+            inner.get_encoder()(inputs_embeds=torch.empty(1, places, width, dtype=dtype, device=META))
+            return
+        states = torch.empty(rows, read, width, dtype=dtype, device=META)
+        inner(encoder_outputs=(states,), decoder_input_ids=torch.zeros(rows, places, dtype=torch.int64))
+
+    return rehearse(model, run)
+
+
+def _segmentation_s(words: WordCodebook, characters: int) -> float:
+    index = torch.arange(characters) % words.codes
+    counts = torch.tensor([characters])
+    taken = []
+    for _ in range(SEGMENTATIONS):
+        begun = time.perf_counter()
+        words.segment(index, counts)
+        taken.append(time.perf_counter() - begun)
+    return min(taken)

@@ -1,0 +1,266 @@
+"""The ways to train stage 3 with a language model on a cluster: what each needs and takes, and which is best.
+
+A way is a ZeRO file, whether the language model's activations are recomputed, and the bits of its frozen
+weights. The global batch is the recipe's. Where it does not fit at once, a step takes more forward passes of
+fewer videos, the fewest that fit. Frozen weights in 8 or 4 bits are replicated: ZeRO-3 does not cut them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
+
+from signllm.cluster.memory import Memory, memory
+from signllm.cluster.outline import no_words, set_trained, sign_llm_parts, weights_of
+from signllm.cluster.plan import Weight, Zero, traffic, zero_of
+from signllm.cluster.roofline import Machine, Seconds, step_seconds
+from signllm.cluster.shapes import IDLE, Rehearsal
+from signllm.cluster.stand_in import Work, stand_in, step, with_checkpointing
+from signllm.config import FinetuneConfig
+from signllm.cra.word_codebook import WordCodebook
+from signllm.errors import UsageError
+from signllm.models.language_model import LanguageModelConfig
+from signllm.models.sign_llm import SignLLM
+from signllm.training.engine import deepspeed_settings
+
+FILES = ("zero0", "zero1", "zero2", "zero3", "zero3_offload")
+PACKED_UNDER = "zero2"
+HEADROOM = 0.1
+"""Share of a GPU's memory left free: context, NCCL, workspace of convolutions, fragmentation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to train.
+
+    Attributes:
+        deepspeed: the ZeRO file.
+        checkpointing: the language model's activations are recomputed.
+        bits: of its frozen maps.
+    """
+
+    deepspeed: str
+    checkpointing: bool
+    bits: int = 16
+
+
+WAYS = (
+    *(Way(deepspeed=name, checkpointing=on) for name in FILES for on in (False, True)),
+    *(Way(deepspeed=PACKED_UNDER, checkpointing=on, bits=bits) for bits in (8, 4) for on in (False, True)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a way needs and takes.
+
+    Attributes:
+        way: it.
+        config: of the run, with it.
+        memory: of a rank.
+        seconds: of a step; None where what a rank holds throughout is too much already: no pass was rehearsed
+            then, and the memory is without one.
+        sent_bytes: that a rank sends in a step.
+        fits: whether memory and headroom are enough, at some number of forward passes.
+    """
+
+    way: Way
+    config: FinetuneConfig
+    memory: Memory
+    seconds: Seconds | None
+    sent_bytes: float
+    fits: bool
+
+
+@dataclass(kw_only=True)
+class Project:
+    """What is to be trained: rehearsed once for each share of the batch, whatever the machine.
+
+    Attributes:
+        config: of stage 3, with an encoder; its language model's path is a folder with a configuration.
+        frames: of each video.
+        text_tokens: of each reference.
+        words: that segment the characters; None: every character is a word.
+    """
+
+    config: FinetuneConfig
+    frames: int
+    text_tokens: int
+    words: WordCodebook | None = None
+    _rehearsals: dict[tuple[int, bool, str], Rehearsal] = field(default_factory=dict)
+    _models: dict[tuple[bool, str], SignLLM] = field(default_factory=dict)
+
+    def model(self, config: FinetuneConfig) -> SignLLM:
+        """Return a stand-in of the model that this configuration builds; one for each that differs."""
+        key = (config.sign_llm.language_model.gradient_checkpointing, config.training.precision)
+        if key not in self._models:
+            assert config.sign_llm.vq_sign is not None
+            missing: list[str] = []
+            parts = sign_llm_parts(config, self.words, missing)
+            if "vq_sign" not in parts or "language_model" not in parts:
+                raise UsageError(
+                    missing[0], where="signllm plan", remedy="give a folder with its config.json"
+                )
+            set_trained(parts["vq_sign"], joint=self.video)
+            known = self.words or no_words(config.sign_llm.vq_sign.quantizer.codes)
+            self._models[key] = stand_in(dict(parts.items()), config, known)
+        return self._models[key]
+
+    @cached_property
+    def video(self) -> bool:
+        """Whether a phase reads videos: it is the one that is planned; else characters that were recorded."""
+        return self.config.training.epochs is None or self.config.frozen_epochs < self.config.training.epochs
+
+    def weights(self, config: FinetuneConfig) -> list[Weight]:
+        """Return the tensors of the model, trained and frozen as in the planned phase."""
+        return weights_of(self.model(config))
+
+    def rehearsal(self, config: FinetuneConfig, videos: int) -> Rehearsal:
+        """Return a forward and backward pass of a rank on so many videos."""
+        model = config.sign_llm.language_model
+        key = (videos, model.gradient_checkpointing, config.training.precision)
+        if key not in self._rehearsals:
+            work = Work(videos=videos, frames=self.frames, text_tokens=self.text_tokens)
+            self._rehearsals[key] = step(
+                self.model(config), work, size=self.config.data.size, video=self.video
+            )
+        return self._rehearsals[key]
+
+    def buffers(self, config: FinetuneConfig) -> int:
+        """Return the bytes of what the model holds beside its weights."""
+        return sum(buffer.nbytes for buffer in self.model(config).buffers())
+
+
+def open_project(
+    config: FinetuneConfig, folder: str, *, frames: int, text_tokens: int, words: WordCodebook | None
+) -> Project:
+    """Return the project of a recipe with the language model whose configuration lies in ``folder``."""
+    if frames < 1 or text_tokens < 2:
+        raise UsageError(
+            f"videos of {frames} frames, texts of {text_tokens} tokens",
+            where="--frames, --text-tokens",
+            remedy="give 1 frame or more, and 2 tokens or more",
+        )
+    model = replace(config.sign_llm.language_model, path=folder, attention=None)
+    config = replace(config, sign_llm=replace(config.sign_llm, language_model=model))
+    return Project(config=config, frames=frames, text_tokens=text_tokens, words=words)
+
+
+def plans(project: Project, machine: Machine) -> list[Planned]:
+    """Return every way on a machine, in the order of ``WAYS``.
+
+    Raises:
+        UsageError: the recipe's batch does not divide over the ranks.
+    """
+    deepspeed_settings(project.config.training, world=machine.ranks)
+    return [planned(project, machine, way) for way in WAYS]
+
+
+def planned(project: Project, machine: Machine, way: Way) -> Planned:
+    """Return a way with the fewest forward passes with which it fits; with one video at a time if none do."""
+    limit = machine.gpu.memory_gib * 2**30 * (1 - HEADROOM)
+    per_rank = project.config.training.batch_size // machine.ranks
+    found: Planned | None = _planned(project, machine, way, per_rank, limit, rehearsal=IDLE)
+    assert found is not None
+    if not found.fits:
+        return found
+    found = None
+    for passes in _forward_passes(project.config, machine):
+        if found is not None and _cannot_yet(found, limit, passes):
+            continue
+        found = _planned(project, machine, way, passes, limit)
+        if found.fits:
+            break
+    assert found is not None
+    return found
+
+
+def peak_of_way(project: Project, machine: Machine, way: Way) -> int:
+    """Return the bytes at the peak of a step with the recipe's own number of forward passes."""
+    passes = project.config.training.accumulation
+    return _planned(project, machine, way, passes, limit=math.inf).memory.peak
+
+
+def _forward_passes(config: FinetuneConfig, machine: Machine) -> Iterator[int]:
+    training = config.training
+    per_rank = training.batch_size // machine.ranks
+    yield from (n for n in range(training.accumulation, per_rank + 1) if per_rank % n == 0)
+
+
+def _cannot_yet(before: Planned, limit: float, passes: int) -> bool:
+    """Whether so many passes leave too much, activations being in proportion to videos; the last is tried."""
+    training = before.config.training
+    share = training.accumulation / passes
+    rest = before.memory.peak - before.memory.activations
+    is_last = passes == training.batch_size
+    return not is_last and rest < limit and rest + 0.9 * share * before.memory.activations > limit
+
+
+def _planned(
+    project: Project,
+    machine: Machine,
+    way: Way,
+    passes: int,
+    limit: float,
+    rehearsal: Rehearsal | None = None,
+) -> Planned:
+    config = configured(project.config, way, passes)
+    settings = deepspeed_settings(config.training, world=machine.ranks)
+    zero = zero_of(settings, ranks=machine.ranks)
+    weights = project.weights(config)
+    if rehearsal is None:
+        rehearsal = project.rehearsal(config, config.training.videos_per_forward // machine.ranks)
+    needed = memory(weights, zero, settings, rehearsal, buffers=project.buffers(config), bits=way.bits)
+    seconds = step_seconds(
+        weights,
+        zero,
+        settings,
+        rehearsal,
+        needed,
+        machine,
+        forward_passes=passes,
+        bits=way.bits,
+        passes_over_weights=3 if way.checkpointing else 2,
+    )
+    return Planned(
+        way=way,
+        config=config,
+        memory=needed,
+        seconds=None if rehearsal is IDLE else seconds,
+        sent_bytes=_sent(weights, zero, passes),
+        fits=needed.peak <= limit,
+    )
+
+
+def _sent(weights: list[Weight], zero: Zero, passes: int) -> float:
+    return sum(one.sent(zero.ranks) for one in traffic(weights, zero, forward_passes=passes))
+
+
+def configured(config: FinetuneConfig, way: Way, passes: int) -> FinetuneConfig:
+    """Return the settings of a run that trains this way; ZeRO-0 has no master weights, so needs 32 bits."""
+    precision = "fp32" if way.deepspeed == "zero0" else config.training.precision
+    training = replace(config.training, deepspeed=way.deepspeed, accumulation=passes, precision=precision)
+    config = replace(with_checkpointing(config, on=way.checkpointing), training=training)
+    if way.bits == 16 or not can_quantise():
+        return config
+    changes: dict[str, Any] = {"quantize": f"{way.bits}bit"}
+    model = replace(config.sign_llm.language_model, **changes)
+    return replace(config, sign_llm=replace(config.sign_llm, language_model=model))
+
+
+def can_quantise() -> bool:
+    """Whether ``finetune`` has an option for 8 and 4 bits."""
+    return any(item.name == "quantize" for item in fields(LanguageModelConfig))
+
+
+def best(found: list[Planned]) -> Planned | None:
+    """Return the fastest way that fits and can be launched."""
+    fitting = [one for one in found if one.fits and (one.way.bits == 16 or can_quantise())]
+    return min(fitting, key=_slowness, default=None)
+
+
+def _slowness(one: Planned) -> tuple[float, int, int]:
+    return one.seconds.total if one.seconds else math.inf, one.memory.peak, one.memory.gradients
