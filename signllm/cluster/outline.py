@@ -17,8 +17,9 @@ from signllm.cluster.plan import Weight
 from signllm.config import FinetuneConfig, PretrainConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
+from signllm.models.adapters import with_lora
 from signllm.models.backbone import SHORT_NAMES
-from signllm.models.frozen_llm import DTYPES, model_folder, read_configuration, with_lora
+from signllm.models.frozen_llm import DTYPES, model_folder, read_configuration
 from signllm.models.language_model import LanguageModelConfig
 from signllm.models.projector import Projector
 from signllm.models.visual_encoder import VisualEncoderConfig

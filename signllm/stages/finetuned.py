@@ -16,7 +16,7 @@ from torch import Tensor
 from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
-from signllm.models.frozen_llm import ADAPTER
+from signllm.models.adapters import from_peft
 from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.models.vq_sign import VQSign
 from signllm.stages.encoding import vq_sign_of
@@ -97,10 +97,7 @@ def _exported(folder: Path) -> dict[str, Tensor]:
         raise UsageError(
             f"the weights cannot be read: {error}", where=path, remedy="export the run again"
         ) from None
-    for name, tensor in adapters.items():
-        part, kind = name.rsplit(".", 1)
-        weights[f"{ADAPTER}{part}.default.{kind}"] = tensor
-    return weights
+    return weights | from_peft(adapters)
 
 
 def load_encoder(config: FinetuneConfig, checkpoint: Path) -> VQSign:

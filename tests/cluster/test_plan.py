@@ -24,8 +24,8 @@ from signllm.cluster.outline import BACKBONES, outline, weights_of
 from signllm.cluster.plan import Collective, Weight, Zero, held, largest_block, traffic, zero_of
 from signllm.config import FinetuneConfig, PretrainConfig, save_config
 from signllm.errors import UsageError
+from signllm.models.adapters import LoraConfig
 from signllm.models.backbone import build_backbone
-from signllm.models.frozen_llm import LoraConfig
 from signllm.plain import to_plain
 from signllm.recipes import phoenix2014t
 from signllm.training import startup
