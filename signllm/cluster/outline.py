@@ -143,7 +143,7 @@ def _sign_llm(config: FinetuneConfig, words: WordCodebook | None, missing: list[
         if encoder is not None:
             parts["vq_sign"] = encoder
         if llm is not None:
-            parts["language_model"] = nn.ModuleDict({"model": llm})
+            parts["language_model"] = nn.ModuleDict({"model": llm, **_learnt_prompt(config, llm)})
         if vq_sign is None:
             missing.append("encoder, word vectors and projector: the run of --init is not on this machine")
             return nn.ModuleDict(parts)
@@ -158,6 +158,14 @@ def _sign_llm(config: FinetuneConfig, words: WordCodebook | None, missing: list[
         else:
             missing.append("projector: its width is the language model's")
     return nn.ModuleDict(parts)
+
+
+def _learnt_prompt(config: FinetuneConfig, llm: Any) -> dict[str, nn.Module]:
+    tuned = config.sign_llm.language_model.prompt_tuning
+    if tuned is None:
+        return {}
+    learnt = nn.Embedding(tuned.tokens, int(llm.get_input_embeddings().embedding_dim))
+    return {"virtual_tokens": nn.ModuleDict({"embedding": learnt})}
 
 
 def _no_words(codes: int) -> WordCodebook:
