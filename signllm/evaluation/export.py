@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from signllm.config import FinetuneConfig, datasets_of, load_config, save_config
 from signllm.errors import UsageError
 from signllm.evaluation.model_card import model_card
-from signllm.models.adapters import is_adapter, peft_settings, to_peft
+from signllm.models.adapters import BASE_CLASS, is_adapter, peft_settings, to_peft
 from signllm.models.frozen_llm import model_folder, read_configuration
 from signllm.stages.finetuned import ADAPTER_FOLDER, LANGUAGE_MODEL, WEIGHTS, Trained, read_trained
 from signllm.training.checkpoint import best_checkpoint, whole_checkpoint
@@ -96,7 +96,10 @@ def _write_adapters(adapters: Mapping[str, Tensor], config: FinetuneConfig, fold
     model = config.sign_llm.language_model
     learnt = model.lora or model.prompt_tuning
     assert learnt is not None
-    settings = peft_settings(learnt, read_configuration(model.path), tokenizer=model.path)
+    base = read_configuration(model.path)
+    settings = peft_settings(learnt, base, tokenizer=model.path)
+    if base.architectures:
+        settings.auto_mapping = {BASE_CLASS: base.architectures[0], "parent_library": "transformers"}
     settings.base_model_name_or_path, settings.inference_mode = model.path, True
     settings.save_pretrained(str(folder))
     save_file(to_peft(adapters), folder / "adapter_model.safetensors")

@@ -23,6 +23,8 @@ IN_MODEL = "language_model.model."
 VIRTUAL = "language_model.virtual_tokens.embedding.weight"
 PEFT_VIRTUAL = "prompt_embeddings"
 """The learnt vectors in a SignLLM, and in a file of ``peft``."""
+BASE_CLASS = "base_model_class"
+"""Where ``peft`` records, in ``auto_mapping``, the class of the model that adapters were trained in."""
 
 
 @dataclass(frozen=True, kw_only=True)

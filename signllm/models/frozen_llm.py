@@ -20,6 +20,8 @@ from signllm.errors import UsageError
 from signllm.models.partitioned_loading import load_partitioned
 from signllm.models.quantization import Quantize, quantized_loading
 
+TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+"""Files that hold a tokenizer's words; what else a folder has of it does not do."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -53,6 +55,12 @@ def load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
     folder = model_folder(path)
+    if not any(file for kind in TOKENIZERS for file in folder.glob(kind)):
+        raise UsageError(
+            "the language model's folder has no tokenizer: none of " + ", ".join(TOKENIZERS),
+            where=path,
+            remedy="copy the tokenizer's files into it, from where the model is",
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -128,7 +136,7 @@ def load_model(
             loaded_as = {**(deepspeed or {}), "bf16": {"enabled": dtype == "bf16"}}
             model = load_partitioned(auto, folder, settings, loaded_as, **options)
             if model is not None:
-                return model
+                return _at_rest(model)
         with zero3_loading(deepspeed, dtype=dtype):
             loaded: Any = auto.from_pretrained(
                 folder,
@@ -148,8 +156,14 @@ def load_model(
             where=path,
             remedy="fetch or save the model again, whole",
         )
-    frozen: nn.Module = model.requires_grad_(False)
-    return frozen
+    return _at_rest(model)
+
+
+def _at_rest(model: nn.Module) -> nn.Module:
+    """Freeze a model; no checkpoint holds its buffers: they are in its own files."""
+    for part in model.modules():
+        part._non_persistent_buffers_set.update(part._buffers)
+    return model.requires_grad_(False)
 
 
 def require_safetensors(folder: Path, path: str) -> None:

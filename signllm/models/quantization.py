@@ -41,7 +41,10 @@ def quantized_loading(quantize: Quantize, *, dtype: torch.dtype, is_cut: bool) -
     elif importlib.util.find_spec("bitsandbytes") is None:
         problem = "bitsandbytes is not installed here", "pip install 'signllm[quantized]', or give none"
     elif device() is None:
-        problem = "4 and 8 bits need a CUDA device, and there is none here", "give none"
+        problem = (
+            "4 and 8 bits need a CUDA device, and there is none here",
+            "give none (of a finished run: in its config.json)",
+        )
     if problem is not None:
         raise UsageError(f"quantize is {quantize}: {problem[0]}", where=OPTION, remedy=problem[1])
     from transformers import BitsAndBytesConfig
