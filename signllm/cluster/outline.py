@@ -17,8 +17,9 @@ from signllm.cluster.plan import Weight
 from signllm.config import FinetuneConfig, PretrainConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
+from signllm.models.adapters import with_lora
 from signllm.models.backbone import SHORT_NAMES
-from signllm.models.frozen_llm import DTYPES, model_folder, read_configuration, with_lora
+from signllm.models.frozen_llm import DTYPES, model_folder, read_configuration
 from signllm.models.language_model import LanguageModelConfig
 from signllm.models.projector import Projector
 from signllm.models.visual_encoder import VisualEncoderConfig
@@ -157,7 +158,7 @@ def sign_llm_parts(config: FinetuneConfig, words: WordCodebook | None, missing: 
         if encoder is not None:
             parts["vq_sign"] = encoder
         if llm is not None:
-            parts["language_model"] = nn.ModuleDict({"model": llm})
+            parts["language_model"] = nn.ModuleDict({"model": llm, **_learnt_prompt(config, llm)})
         if vq_sign is None:
             missing.append("encoder, word vectors and projector: the run of --init is not on this machine")
             return nn.ModuleDict(parts)
@@ -172,6 +173,14 @@ def sign_llm_parts(config: FinetuneConfig, words: WordCodebook | None, missing: 
         else:
             missing.append("projector: its width is the language model's")
     return nn.ModuleDict(parts)
+
+
+def _learnt_prompt(config: FinetuneConfig, llm: Any) -> dict[str, nn.Module]:
+    tuned = config.sign_llm.language_model.prompt_tuning
+    if tuned is None:
+        return {}
+    learnt = nn.Embedding(tuned.tokens, int(llm.get_input_embeddings().embedding_dim))
+    return {"virtual_tokens": nn.ModuleDict({"embedding": learnt})}
 
 
 def no_words(codes: int) -> WordCodebook:

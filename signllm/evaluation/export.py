@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from signllm.config import FinetuneConfig, datasets_of, load_config, save_config
 from signllm.errors import UsageError
 from signllm.evaluation.model_card import model_card
-from signllm.models.frozen_llm import ADAPTER, family_name, model_folder, peft_name, peft_settings
+from signllm.models.adapters import BASE_CLASS, is_adapter, peft_settings, to_peft
+from signllm.models.frozen_llm import model_folder, read_configuration
 from signllm.stages.finetuned import ADAPTER_FOLDER, LANGUAGE_MODEL, WEIGHTS, Trained, read_trained
 from signllm.training.checkpoint import best_checkpoint, whole_checkpoint
 from signllm.writing import full_disk_told
@@ -69,7 +70,7 @@ def _write(found: Trained, run: Path, checkpoint: str, folder: Path, *, with_llm
     config = _portable(found.config)
     save_config(folder, config, datasets_of(run))
     found.words.save(folder)
-    adapters = {name: tensor for name, tensor in found.weights.items() if name.startswith(ADAPTER)}
+    adapters = {name: tensor for name, tensor in found.weights.items() if is_adapter(name)}
     rest = {name: tensor for name, tensor in found.weights.items() if name not in adapters}
     save_file(rest, folder / WEIGHTS)
     if adapters:
@@ -93,13 +94,15 @@ def _write_adapters(adapters: Mapping[str, Tensor], config: FinetuneConfig, fold
     from safetensors.torch import save_file
 
     model = config.sign_llm.language_model
-    assert model.lora is not None
-    settings = peft_settings(model.lora, family_name(model.path))
+    learnt = model.lora or model.prompt_tuning
+    assert learnt is not None
+    base = read_configuration(model.path)
+    settings = peft_settings(learnt, base, tokenizer=model.path)
+    if base.architectures:
+        settings.auto_mapping = {BASE_CLASS: base.architectures[0], "parent_library": "transformers"}
     settings.base_model_name_or_path, settings.inference_mode = model.path, True
     settings.save_pretrained(str(folder))
-    save_file(
-        {peft_name(name): tensor for name, tensor in adapters.items()}, folder / "adapter_model.safetensors"
-    )
+    save_file(to_peft(adapters), folder / "adapter_model.safetensors")
 
 
 def _not_needed(folder: str, names: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.mixture import DatasetRecord
+from signllm.models.language_model import LanguageModelConfig
 from signllm.version import VERSION
 
 TEMPLATE = """\
@@ -75,7 +76,8 @@ def model_card(
         where="in `language-model/`" if with_llm else "not part of this folder",
         scores=_table(scores),
         kind=f"{model.dtype}"
-        + (f", LoRA of rank {model.lora.rank} in `adapter/`" if model.lora else ", untouched"),
+        + (f", in {model.quantize}" if model.quantize != "none" else "")
+        + _adapters(model),
         prompt="of its family" if model.prompt is None else f"`{model.prompt}`",
         codes=words.codes,
         words=len(words.words),
@@ -86,6 +88,14 @@ def model_card(
         )
         or "  - not recorded",
     )
+
+
+def _adapters(model: LanguageModelConfig) -> str:
+    if model.lora is not None:
+        return f", LoRA of rank {model.lora.rank} in `adapter/`"
+    if model.prompt_tuning is not None:
+        return f", a learnt prompt of {model.prompt_tuning.tokens} vectors in `adapter/`"
+    return ", untouched"
 
 
 def _table(scores: Sequence[Mapping[str, Any]]) -> str:

@@ -84,12 +84,13 @@ class Translator:
         return frames_THWC
 
 
-def load(run: Path | str, *, device: torch.device | str | None = None) -> Translator:
+def load(run: Path | str, *, device: torch.device | str | None = None, llm: str | None = None) -> Translator:
     """Load a fine-tuned run, or an export of one.
 
     Args:
         run: its folder.
         device: where it computes; by default the first GPU if there is one.
+        llm: folder of the language model that it was trained with, if it lies elsewhere here.
 
     Raises:
         UsageError: neither a run of stage 3 nor an export, of another version, no whole checkpoint, or no
@@ -98,7 +99,7 @@ def load(run: Path | str, *, device: torch.device | str | None = None) -> Transl
     run = Path(run)
     config = load_config(run, FinetuneConfig)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Translator(load_sign_llm(run).to(chosen), config)
+    return Translator(load_sign_llm(run, llm=llm).to(chosen), config)
 
 
 def _decoded(path: Path, size: int) -> np.ndarray:

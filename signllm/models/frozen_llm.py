@@ -6,9 +6,10 @@ Only what lies on this machine and only safetensors are read: nothing is fetched
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,33 +17,12 @@ import torch
 from torch import nn
 
 from signllm.errors import UsageError
+from signllm.models.partitioned_loading import load_partitioned
+from signllm.models.quantization import Quantize, quantized_loading
 
-LORA_TARGETS = ("q_proj", "v_proj")
+TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+"""Files that hold a tokenizer's words; what else a folder has of it does not do."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    """Low-rank adapters in the language model, through ``peft``; not in the paper, off unless given.
-
-    Attributes:
-        rank: of the update.
-        alpha: the update is scaled by alpha / rank.
-        dropout: on the adapters' input.
-        targets: names of the linear layers that get one; None: those that ``peft`` names for the family,
-            for an unknown one the attention's queries and values.
-    """
-
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    targets: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.targets == ():
-            raise UsageError(
-                f"lora.rank is {self.rank}, targets {self.targets}", remedy="give a rank and target layers"
-            )
 
 
 @contextmanager
@@ -75,6 +55,12 @@ def load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
     folder = model_folder(path)
+    if not any(file for kind in TOKENIZERS for file in folder.glob(kind)):
+        raise UsageError(
+            "the language model's folder has no tokenizer: none of " + ", ".join(TOKENIZERS),
+            where=path,
+            remedy="copy the tokenizer's files into it, from where the model is",
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -101,23 +87,9 @@ def read_configuration(path: str) -> Any:
         raise _cannot_load("configuration", path, error) from None
 
 
-ADAPTER = "language_model.model."
-"""What the names of adapters in a SignLLM begin with; ``peft`` writes what follows, without its own name."""
-
-
-def peft_name(name: str) -> str:
-    """Return how ``peft`` names an adapter's tensor in a file."""
-    return name.removeprefix(ADAPTER).replace(".default.", ".")
-
-
 def model_type(model: Any) -> str:
     """Return what ``transformers`` calls the family of a model, e.g. ``llama``."""
     return str(model.config.model_type)
-
-
-def family_name(path: str) -> str:
-    """Return the ``transformers`` type of the language model of a folder, without loading it."""
-    return str(read_configuration(path).model_type)
 
 
 def position_limit(config: Any) -> int | None:
@@ -129,34 +101,124 @@ def position_limit(config: Any) -> int | None:
 
 
 def load_model(
-    path: str, kind: Literal["causal", "encoder-decoder"], *, dtype: str, attention: str | None
+    path: str,
+    kind: Literal["causal", "encoder-decoder"],
+    *,
+    dtype: str,
+    attention: str | None = None,
+    quantize: Quantize = "none",
+    deepspeed: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Load a language model from safetensors, with every weight frozen and no dropout of its own.
 
+    ``deepspeed``: the engine's settings; under ZeRO-3 each rank loads its share (all ranks).
+
     Raises:
-        UsageError: there is no such folder, or no language model of that kind in it.
+        UsageError: there is no such folder, no language model of that kind in it, weights of it are missing
+            or no safetensors, or this machine lacks what ``attention`` or ``quantize`` need.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
-    options = {} if attention is None else {"attn_implementation": attention}
+    is_cut = deepspeed is not None and deepspeed["zero_optimization"]["stage"] == 3
+    check_attention(attention, dtype=dtype)
+    options = quantized_loading(quantize, dtype=DTYPES[dtype], is_cut=is_cut)
+    options |= {} if attention is None else {"attn_implementation": attention}
     folder, settings = model_folder(path), read_configuration(path)
+    require_safetensors(folder, path)
     try:
         for name, value in settings.to_dict().items():
             if "drop" in name and isinstance(value, float):
                 setattr(settings, name, 0.0)
-        model = auto.from_pretrained(
-            folder,
-            config=settings,
-            local_files_only=True,
-            dtype=DTYPES[dtype],
-            use_safetensors=True,
-            **options,
-        )
-    except (OSError, ValueError, KeyError) as error:
+        options |= {"dtype": DTYPES[dtype]}
+        if is_cut:
+            loaded_as = {**(deepspeed or {}), "bf16": {"enabled": dtype == "bf16"}}
+            model = load_partitioned(auto, folder, settings, loaded_as, **options)
+            if model is not None:
+                return _at_rest(model)
+        with zero3_loading(deepspeed, dtype=dtype):
+            loaded: Any = auto.from_pretrained(
+                folder,
+                config=settings,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise _cannot_load("language model", path, error) from None
-    frozen: nn.Module = model.requires_grad_(False)
-    return frozen
+    model, found = loaded
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        raise UsageError(
+            f"{len(missing)} weights of the language model are missing in its files, first {missing[0]}",
+            where=path,
+            remedy="fetch or save the model again, whole",
+        )
+    return _at_rest(model)
+
+
+def _at_rest(model: nn.Module) -> nn.Module:
+    """Freeze a model; no checkpoint holds its buffers: they are in its own files."""
+    for part in model.modules():
+        part._non_persistent_buffers_set.update(part._buffers)
+    return model.requires_grad_(False)
+
+
+def require_safetensors(folder: Path, path: str) -> None:
+    """Check that the weights of a model's folder are there, in the one format that is read.
+
+    Raises:
+        UsageError: there are none, only pickles, or a shard is missing that the index names.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = set(json.loads(index.read_text())["weight_map"].values())
+        missing = sorted(name for name in named if not (folder / name).is_file())
+        if missing:
+            raise UsageError(
+                f"{len(missing)} of {len(named)} files of weights are missing, first {missing[0]}",
+                where=path,
+                remedy="fetch or copy the model again, whole",
+            )
+    elif not (folder / "model.safetensors").is_file():
+        pickles = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth") for file in folder.glob(kind))
+        if pickles:
+            raise UsageError(
+                f"the language model's weights are a pickle, {pickles[0]}, which may run any code",
+                where=path,
+                remedy="save it as safetensors where you trust it: "
+                "AutoModel.from_pretrained(...).save_pretrained(...)",
+            )
+        raise UsageError(
+            "the folder has no weights: no model.safetensors",
+            where=path,
+            remedy="give a folder that transformers saved, weights in it, or fetch the model again",
+        )
+
+
+def check_attention(attention: str | None, *, dtype: str) -> None:
+    """Check that an implementation of attention can be had here; None, which is SDPA where there is one, can.
+
+    Raises:
+        UsageError: flash attention without its package, without a GPU, or in 32 bits.
+    """
+    if attention != "flash_attention_2":
+        return
+    problem = None
+    if importlib.util.find_spec("flash_attn") is None:
+        problem = "flash attention is not installed here", "pip install flash-attn, or "
+    elif not torch.cuda.is_available():
+        problem = "flash attention needs a GPU, and there is none here", ""
+    elif dtype == "fp32":
+        problem = "flash attention computes in 16 bits, and language_model.dtype is fp32", "give bf16, or "
+    if problem is not None:
+        raise UsageError(
+            problem[0],
+            where="--sign-llm.language-model.attention",
+            remedy=f"{problem[1]}leave the option out: torch's SDPA is the default",
+        )
 
 
 def model_folder(name: str) -> Path:
@@ -191,38 +253,6 @@ def _cannot_load(what: str, path: str, error: Exception) -> UsageError:
     return UsageError(
         f"the {what} cannot be loaded: {first_line}", where=path, remedy="check the folder's files"
     )
-
-
-def peft_settings(config: LoraConfig, family: str) -> Any:
-    """Return adapters as ``peft`` configures them, for a model of a ``transformers`` type."""
-    from peft import LoraConfig as PeftLora
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-
-    return PeftLora(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=list(config.targets or KNOWN.get(family, LORA_TARGETS)),
-    )
-
-
-def with_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
-    """Put trainable adapters into a frozen model.
-
-    Raises:
-        UsageError: no layer is called as ``config.targets`` says.
-    """
-    from peft import get_peft_model
-
-    try:
-        adapted = get_peft_model(model, peft_settings(config, model_type(model)))
-    except ValueError as error:
-        raise UsageError(
-            f"no adapter fits: {str(error).splitlines()[0]}",
-            where="language_model.lora.targets",
-            remedy="name linear layers",
-        ) from None
-    return adapted
 
 
 def recompute_activations(model: nn.Module) -> None:

@@ -19,19 +19,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from signllm.errors import UsageError
+from signllm.models.adapters import LoraConfig, PromptTuningConfig, virtual_tokens, with_lora
 from signllm.models.frozen_llm import (
-    LoraConfig,
     load_model,
     load_tokenizer,
+    model_folder,
     model_type,
     position_limit,
     read_configuration,
     recompute_activations,
-    with_lora,
-    zero3_loading,
 )
 from signllm.models.gather import whole, world_and_rank
 from signllm.models.prompt import Prompt, family_of
+from signllm.models.quantization import Quantize
 
 IGNORED = -100
 log = logging.getLogger(__name__)
@@ -53,8 +53,10 @@ class LanguageModelConfig:
         too_long: where prompt, sign words and text exceed what the model reads: ``cut`` the last sign words,
             with a warning, or an ``error``.
         gradient_checkpointing: recompute the model's activations in the backward pass.
-        attention: implementation that ``transformers`` takes; None lets it choose.
-        lora: adapters, or None.
+        attention: how attention is computed; None: torch's SDPA, or ``eager`` where a family has none.
+        quantize: the frozen weights to 4 or 8 bits (:mod:`signllm.models.quantization`); not under ZeRO-3.
+        lora: low-rank adapters, or None.
+        prompt_tuning: learnt vectors before the prompt, or None; not beside ``lora``.
     """
 
     path: str = ""
@@ -65,10 +67,18 @@ class LanguageModelConfig:
     max_text_tokens: int = 128
     too_long: Literal["cut", "error"] = "cut"
     gradient_checkpointing: bool = False
-    attention: str | None = None
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+    quantize: Quantize = "none"
     lora: LoraConfig | None = None
+    prompt_tuning: PromptTuningConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.lora is not None and self.prompt_tuning is not None:
+            raise UsageError(
+                "lora and prompt_tuning are both given, and peft has no format for the two together",
+                where="language_model.prompt_tuning",
+                remedy="give one, and none for the other",
+            )
         try:
             (self.prompt or "").format(language="English")
         except (KeyError, IndexError, ValueError) as error:
@@ -136,8 +146,14 @@ class LanguageModel(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.tokenizer = load_tokenizer(config.path)
-        with zero3_loading(deepspeed, dtype=config.dtype):
-            self.model = load_model(config.path, self.kind, dtype=config.dtype, attention=config.attention)
+        self.model = load_model(
+            config.path,
+            self.kind,
+            dtype=config.dtype,
+            attention=config.attention,
+            quantize=config.quantize,
+            deepspeed=deepspeed,
+        )
         if config.gradient_checkpointing:
             recompute_activations(self.model)
         self.prompt = Prompt(
@@ -149,8 +165,12 @@ class LanguageModel(nn.Module, ABC):
         )
         self.limit = position_limit(self.model.config)
         self._has_told = False
+        self.virtual_tokens: nn.Module | None = None
         if config.lora is not None:
             self.model = with_lora(self.model, config.lora)
+        if config.prompt_tuning is not None:
+            folder = str(model_folder(config.path))
+            self.virtual_tokens = virtual_tokens(self.model, config.prompt_tuning, tokenizer=folder)
 
     @abstractmethod
     def forward(
@@ -182,9 +202,8 @@ class LanguageModel(nn.Module, ABC):
     def embed(self, tokens: Sequence[int]) -> Tensor:
         """Return the embeddings (L, E) of token ids, detached, in the scale that the model gives them."""
         table = self.model.get_input_embeddings()
-        device = next(self.model.parameters()).device
         with torch.no_grad():
-            return table(torch.tensor(list(tokens), dtype=torch.int64, device=device))
+            return table(torch.tensor(list(tokens), dtype=torch.int64, device=table.weight.device))
 
     def sample_embeddings(self, count: int) -> Tensor:
         """Copy the embeddings of ``count`` tokens, evenly spread over the vocabulary, as float32."""
@@ -196,18 +215,21 @@ class LanguageModel(nn.Module, ABC):
     def _prompted(
         self, words: Tensor, counts: Tensor, languages: Sequence[str], *, rooms: Sequence[int]
     ) -> list[Tensor]:
-        """Prompt, words, what follows them: one (L, E) for each video, in the model's dtype.
+        """Learnt vectors, prompt, words, what follows: one (L, E) for each video, in the model's dtype.
 
         ``rooms``: places that each text takes of those that the model has.
         """
         around = {name: self.prompt.around(name) for name in sorted(set(languages))}
         embedded = {name: (self.embed(before), self.embed(after)) for name, (before, after) in around.items()}
-        dtype = next(self.model.parameters()).dtype
+        dtype = self.model.get_input_embeddings().weight.dtype
+        learnt = words.new_empty(0, words.shape[1], dtype=dtype)
+        if self.virtual_tokens is not None:
+            learnt = self.virtual_tokens.get_parameter("embedding.weight").to(dtype)
         rows = []
         for name, part, room in zip(languages, words.to(dtype).split(counts.tolist()), rooms, strict=True):
             before, after = embedded[name]
-            kept = self._kept(len(part), taken=len(before) + len(after) + room)
-            rows.append(torch.cat([before, part[:kept], after]))
+            kept = self._kept(len(part), taken=len(learnt) + len(before) + len(after) + room)
+            rows.append(torch.cat([learnt, before, part[:kept], after]))
         return rows
 
     def _kept(self, words: int, *, taken: int) -> int:

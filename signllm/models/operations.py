@@ -12,6 +12,7 @@ Left out, so that MFU is rather too low than too high: norms, activations, pooli
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -199,7 +200,10 @@ def language_model_cost(model: nn.Module) -> LanguageModelCost:
 
 
 def _elements(tensor: Any) -> int:
-    """Return the elements of a tensor, also of one that ZeRO-3 has cut."""
+    """Return the elements of a tensor, also of one that ZeRO-3 has cut or that packs two into a byte."""
+    state = getattr(tensor, "quant_state", None)  # of bitsandbytes, in 4 bits
+    if state is not None:
+        return math.prod(state.shape)
     return int(getattr(tensor, "ds_numel", tensor.numel()))
 
 

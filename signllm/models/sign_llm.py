@@ -22,6 +22,7 @@ from signllm.models.language_model import (
     GenerationConfig,
     LanguageModelConfig,
     LoraConfig,
+    PromptTuningConfig,
     Scored,
     build_language_model,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "GenerationConfig",
     "LanguageModelConfig",
     "LoraConfig",
+    "PromptTuningConfig",
     "SignLLM",
     "SignLLMConfig",
     "build_sign_llm",

@@ -6,6 +6,7 @@ the same as in the last one, for whoever reads the run, and serves checkpoints o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from torch import Tensor
 from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
-from signllm.models.frozen_llm import ADAPTER
+from signllm.models.adapters import BASE_CLASS, IN_MODEL, from_peft, is_adapter
+from signllm.models.frozen_llm import model_folder, read_configuration
 from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.models.vq_sign import VQSign
 from signllm.stages.encoding import vq_sign_of
@@ -97,10 +99,7 @@ def _exported(folder: Path) -> dict[str, Tensor]:
         raise UsageError(
             f"the weights cannot be read: {error}", where=path, remedy="export the run again"
         ) from None
-    for name, tensor in adapters.items():
-        part, kind = name.rsplit(".", 1)
-        weights[f"{ADAPTER}{part}.default.{kind}"] = tensor
-    return weights
+    return weights | from_peft(adapters)
 
 
 def load_encoder(config: FinetuneConfig, checkpoint: Path) -> VQSign:
@@ -115,7 +114,9 @@ def load_encoder(config: FinetuneConfig, checkpoint: Path) -> VQSign:
     return vq_sign_of(config.sign_llm.vq_sign, weights, where=checkpoint, prefix="vq_sign.")
 
 
-def load_sign_llm(run: Path, checkpoint: Path | None = None, *, zero_file: str | None = None) -> SignLLM:
+def load_sign_llm(
+    run: Path, checkpoint: Path | None = None, *, zero_file: str | None = None, llm: str | None = None
+) -> SignLLM:
     """Return the SignLLM of an export, or of a fine-tuning run as a checkpoint left it, in evaluation mode.
 
     Args:
@@ -123,23 +124,83 @@ def load_sign_llm(run: Path, checkpoint: Path | None = None, *, zero_file: str |
         checkpoint: of a run, by default the last whole one.
         zero_file: of ZeRO-3: the language model is partitioned over the ranks, each on its device, and all
             ranks then generate equally often. None: the model is whole, on the CPU.
+        llm: the language model's folder, or its name on the hub if it was fetched; None: as it is recorded.
 
     Raises:
-        UsageError: not a run of stage 3, no whole checkpoint, no language model, weights that do not fit, a
-            file of another ZeRO stage.
+        UsageError: not a run of stage 3, no whole checkpoint, no language model or another one than it was
+            trained with, weights that do not fit, a file of another ZeRO stage.
     """
     found = read_trained(run, checkpoint)
     settings = None if zero_file is None else _zero3_settings(zero_file)
-    model = build_sign_llm(found.config.sign_llm, found.words, deepspeed=settings)
+    config = found.config.with_llm(llm).sign_llm
+    _require_language_model(run, config.language_model.path)
+    _require_base_of_adapters(run, config.language_model.path, trained_with=found.config)
+    model = build_sign_llm(config, found.words, deepspeed=settings)
+    _require_fit(model, found)
     install_weights(model, found.weights, where=found.where)
     if settings is not None:
         ranks = start_distributed()
         for name, part in model.named_children():
             if name != "language_model":
                 part.to(ranks.device)
+        if model.language_model.virtual_tokens is not None:
+            model.language_model.virtual_tokens.to(ranks.device)
         model.text_embeddings = model.text_embeddings.to(ranks.device)
         gather_when_called(model.language_model.model, settings)
     return model.eval()
+
+
+def _require_language_model(run: Path, path: str) -> None:
+    """Check that the language model is on this machine; whoever is handed a run may have it elsewhere."""
+    try:
+        model_folder(path)
+    except UsageError as error:
+        elsewhere = f"or, if it lies elsewhere, signllm.load({str(run)!r}, llm=FOLDER)"
+        raise UsageError(error.what, where=error.where, remedy=f"{error.remedy}; {elsewhere}") from None
+
+
+def _require_base_of_adapters(run: Path, path: str, *, trained_with: FinetuneConfig) -> None:
+    """Check the adapters of an export against the class of the language model, before that is loaded."""
+    recorded = run / ADAPTER_FOLDER / "adapter_config.json"
+    if not recorded.is_file():
+        return
+    base = (json.loads(recorded.read_text(encoding="utf-8")).get("auto_mapping") or {}).get(BASE_CLASS)
+    found = read_configuration(path).architectures or [None]
+    if None not in (base, found[0]) and base != found[0]:
+        raise _other_model(
+            f"the adapters were trained in a {base}, this is a {found[0]}", path, trained_with=trained_with
+        )
+
+
+def _require_fit(model: SignLLM, found: Trained) -> None:
+    """Check that the language model is of the width and has the adapters that the weights are for."""
+    path = model.config.language_model.path
+    written = found.weights.get("projector.second.weight")
+    if written is not None and len(written) != model.language_model.width:
+        raise _other_model(
+            f"the projector was trained for vectors of width {len(written)}, this language model reads "
+            f"{model.language_model.width}",
+            path,
+            trained_with=found.config,
+        )
+    own = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in model.named_parameters()}
+    adapters = {name: tuple(tensor.shape) for name, tensor in found.weights.items() if is_adapter(name)}
+    strange = sorted(name for name, shape in adapters.items() if own.get(name) != shape)
+    if strange:
+        raise _other_model(
+            f"{len(strange)} of {len(adapters)} adapters have no place in this language model, first "
+            f"{strange[0].removeprefix(IN_MODEL)}",
+            path,
+            trained_with=found.config,
+        )
+
+
+def _other_model(what: str, path: str, *, trained_with: FinetuneConfig) -> UsageError:
+    return UsageError(
+        what,
+        where=path,
+        remedy=f"give the language model it was trained with: {trained_with.sign_llm.language_model.path}",
+    )
 
 
 def _zero3_settings(zero_file: str) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from signllm.cluster.outline import BACKBONES, outline, weights_of
 from signllm.cluster.plan import Collective, Weight, Zero, held, largest_block, traffic, zero_of
 from signllm.config import FinetuneConfig, PretrainConfig, save_config
 from signllm.errors import UsageError
+from signllm.models.adapters import VIRTUAL, LoraConfig, PromptTuningConfig
 from signllm.models.backbone import build_backbone
-from signllm.models.frozen_llm import LoraConfig
 from signllm.plain import to_plain
 from signllm.recipes import phoenix2014t
 from signllm.training import startup
@@ -83,6 +83,10 @@ def test_an_outline_has_adapters_and_a_frozen_backbone(llm: Path) -> None:
     (phase,) = outline(FinetuneConfig(sign_llm=changed, training=TrainingConfig(steps=1)), words=model.words)
     trained = {w.name: w.elements for w in phase.weights if w.trained}
     assert sum(size for name, size in trained.items() if "lora" in name) == 2 * 2 * 3 * (16 + 16)
+    learnt = replace(model.config.language_model, prompt_tuning=PromptTuningConfig(tokens=3))
+    changed = replace(model.config, language_model=learnt)
+    (tuned,) = outline(FinetuneConfig(sign_llm=changed, training=TrainingConfig(steps=1)), words=model.words)
+    assert {w.name: w.elements for w in tuned.weights if w.trained}[VIRTUAL] == 3 * 16
     backbone = [w for w in phase.weights if "backbone" in w.name]
     assert backbone
     assert all(w.whole and not w.trained for w in backbone)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import signllm
 from signllm import cli
@@ -18,9 +19,10 @@ from signllm.config import FinetuneConfig, load_config
 from signllm.errors import UsageError
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
 from signllm.evaluation.export import export
-from signllm.models.language_model import LoraConfig
+from signllm.models.language_model import LoraConfig, PromptTuningConfig
 from signllm.stages.finetuned import load_sign_llm
 from tests.evaluation import trained
+from tests.models.families import save_family
 
 
 @pytest.mark.parametrize("with_llm", [False, True], ids=["by reference", "inside"])
@@ -74,6 +76,36 @@ def test_adapters_are_written_as_peft_reads_them(made: Path, tmp_path: Path) -> 
     assert (expected - AutoModelForCausalLM.from_pretrained(made / "llm")(tokens).logits).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("family", ["llama", "mbart50"])
+def test_a_learnt_prompt_is_written_as_peft_reads_it(tmp_path: Path, family: str) -> None:
+    from peft import PeftModel
+
+    llm, learnt = save_family(tmp_path / "llm", family), PromptTuningConfig(tokens=3)
+    run = trained.write_run(tmp_path / "run", llm, prompt_tuning=learnt)
+    out = export(run, tmp_path / "out")
+    auto = AutoModelForCausalLM if family == "llama" else AutoModelForSeq2SeqLM
+    theirs = PeftModel.from_pretrained(auto.from_pretrained(llm), out / "adapter").eval()
+    ours, before = load_sign_llm(out).language_model, load_sign_llm(run).language_model
+    vectors = before.virtual_tokens.embedding.weight
+    assert torch.equal(theirs.get_prompt(batch_size=2)[1], vectors)
+    assert torch.equal(ours.virtual_tokens.embedding.weight, vectors)
+    places = torch.randn(1, 4, 16)
+    given = {} if family == "llama" else {"decoder_input_ids": torch.tensor([[1, 4, 7]])}
+    expected = ours.model(inputs_embeds=torch.cat([vectors[None], places], dim=1), **given).logits
+    torch.testing.assert_close(theirs(inputs_embeds=places, **given).logits, expected)
+    assert "a learnt prompt of 3 vectors" in (out / "README.md").read_text()
+
+
+def test_adapters_of_a_model_with_buffers_of_its_own_come_back(tmp_path: Path) -> None:
+    """The bias of the output layer of mBART is a buffer: not trained, so in no checkpoint and no export."""
+    llm = save_family(tmp_path / "llm", "mbart50")
+    out = export(trained.write_run(tmp_path / "run", llm, lora=LoraConfig(rank=2)), tmp_path / "out")
+    written = load_file(out / "adapter" / "adapter_model.safetensors")
+    assert written
+    assert all("lora_" in name for name in written)
+    load_sign_llm(out)
+
+
 def test_refusals_leave_nothing(run: Path, tmp_path: Path, made: Path) -> None:
     with pytest.raises(UsageError, match="not a run folder"):
         export(tmp_path, tmp_path / "out")
@@ -99,7 +131,9 @@ def test_a_language_model_that_is_gone_is_named(made: Path, tmp_path: Path) -> N
     llm = Path(shutil.copytree(made / "llm", tmp_path / "llm"))
     out = export(trained.write_run(tmp_path / "run", llm), tmp_path / "out")
     shutil.rmtree(llm)
-    with pytest.raises(UsageError, match="there is no language model"):
+    with pytest.raises(UsageError, match=r"no language model(.|\n)*signllm\.load\(.*llm=FOLDER"):
         signllm.load(out)
+    elsewhere = signllm.load(out, llm=str(made / "llm")).model.language_model
+    assert elsewhere.config.path == str(made / "llm")
     config = load_config(out, FinetuneConfig)
     assert config == replace(load_config(tmp_path / "run", FinetuneConfig))

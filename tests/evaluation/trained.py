@@ -17,7 +17,12 @@ from signllm.data.pipeline import DataConfig
 from signllm.data.shards import ShardConfig, shard
 from signllm.data.video import encode_h264
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
-from signllm.models.language_model import GenerationConfig, LanguageModelConfig, LoraConfig
+from signllm.models.language_model import (
+    GenerationConfig,
+    LanguageModelConfig,
+    LoraConfig,
+    PromptTuningConfig,
+)
 from signllm.models.projector import ProjectorConfig
 from signllm.models.sign_llm import SignLLMConfig, build_sign_llm
 from signllm.stages.finetuned import load_sign_llm
@@ -52,7 +57,14 @@ def write_shards(folder: Path, lengths: tuple[int, ...] = LENGTHS) -> dict[str, 
     return paths
 
 
-def write_run(run: Path, language_model: Path, *, seed: int = 0, lora: LoraConfig | None = None) -> Path:
+def write_run(
+    run: Path,
+    language_model: Path,
+    *,
+    seed: int = 0,
+    lora: LoraConfig | None = None,
+    prompt_tuning: PromptTuningConfig | None = None,
+) -> Path:
     """Write a fine-tuned run: configuration, words, one checkpoint."""
     config = FinetuneConfig(
         sign_llm=SignLLMConfig(
@@ -64,6 +76,7 @@ def write_run(run: Path, language_model: Path, *, seed: int = 0, lora: LoraConfi
                 prompt="translate {language}",
                 separator=":",
                 lora=lora,
+                prompt_tuning=prompt_tuning,
             ),
         ),
         data=DataConfig(size=parts.SIZE, max_frames=MAX_FRAMES, workers=0),

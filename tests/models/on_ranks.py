@@ -17,7 +17,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from signllm.models.frozen_llm import LoraConfig
+from signllm.models.adapters import VIRTUAL, LoraConfig, PromptTuningConfig
 from signllm.models.gather import gather_packed, reduce_sum
 from signllm.models.language_model import GenerationConfig, LanguageModelConfig
 from signllm.models.projector import ProjectorConfig
@@ -31,6 +31,7 @@ from tests.models import parts
 EMA = {"update": "ema", "kmeans_batches": 1, "revive_dead_after": 1, "decay": 0.5}
 PADDED = (True, True, True, False)
 ADAPTERS = LoraConfig(rank=2, alpha=64)
+LEARNT = PromptTuningConfig(tokens=3)
 FAMILIES = ("t5", "mbart50")
 STAGES = ("zero0", "zero1", "zero2", "zero3")
 
@@ -76,7 +77,11 @@ def main() -> None:
         ("adapted2", "zero2", {"lora": ADAPTERS}),
         ("adapted3", cut, {"lora": ADAPTERS}),
         ("adapted3recomputed", cut, {"lora": ADAPTERS, "recompute": True}),
+        ("prompted2", "zero2", {"prompt_tuning": LEARNT}),
+        ("prompted3", cut, {"prompt_tuning": LEARNT}),
         ("t5-2", "zero2", {"family": "t5"}),
+        ("t5-prompted2", "zero2", {"family": "t5", "prompt_tuning": LEARNT}),
+        ("t5-prompted3", cut, {"family": "t5", "prompt_tuning": LEARNT, "recompute": True}),
         ("t5-3", cut, {"family": "t5"}),
         ("t5-3recomputed", cut, {"family": "t5", "recompute": True}),
         ("mbart50-2", "zero2", {"family": "mbart50"}),
@@ -145,6 +150,7 @@ def of_sign_llm(
     dtype: str = "fp32",
     precision: Literal["fp32", "bf16"] = "fp32",
     lora: LoraConfig | None = None,
+    prompt_tuning: PromptTuningConfig | None = None,
     family: str | None = None,
     families: Path = Path(),
 ) -> list[Tensor]:
@@ -158,7 +164,9 @@ def of_sign_llm(
     settings = TrainingConfig(deepspeed=stage, steps=3, batch_size=4, learning_rate=1e-3, precision=precision)
     import_deepspeed()
     given = deepspeed_settings(settings, world=world)
-    model = sign_llm(llm, deepspeed=given, recompute=recompute, dtype=dtype, lora=lora)
+    model = sign_llm(
+        llm, deepspeed=given, recompute=recompute, dtype=dtype, lora=lora, prompt_tuning=prompt_tuning
+    )
     engine = build_engine(model, None, settings)
     frozen = engine.module.language_model.model
     assert frozen.is_gradient_checkpointing == recompute
@@ -173,6 +181,9 @@ def of_sign_llm(
         weights, _ = read_whole(engine)
         moved = [weight.norm() for name, weight in weights.items() if "lora_B" in name]
         losses.append(torch.stack(moved).double().min())  # they begin at zero
+    if prompt_tuning is not None:
+        weights, _ = read_whole(engine)
+        losses.append(weights[VIRTUAL].double().norm())
     if family is not None:
         engine.eval()
         written = engine.module.generate(
@@ -191,6 +202,7 @@ def sign_llm(
     recompute: bool = False,
     dtype: str = "fp32",
     lora: LoraConfig | None = None,
+    prompt_tuning: PromptTuningConfig | None = None,
 ) -> SignLLM:
     torch.manual_seed(0)
     config = SignLLMConfig(
@@ -203,6 +215,7 @@ def sign_llm(
             separator=":",
             gradient_checkpointing=recompute,
             lora=lora,
+            prompt_tuning=prompt_tuning,
         ),
     )
     words = parts.word_codebook(parts.vq_sign(config.vq_sign))

@@ -121,7 +121,7 @@ def word_codebook(model: VQSign) -> WordCodebook:
     )
 
 
-def save_language_model(folder: Path, *, seed: int = 0) -> Path:
+def save_language_model(folder: Path, *, seed: int = 0, width: int = 16) -> Path:
     """Write a random LLaMA of two layers with a tokenizer of whole words."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -139,8 +139,8 @@ def save_language_model(folder: Path, *, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(special) + len(WORDS),
-        hidden_size=16,
-        intermediate_size=32,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,

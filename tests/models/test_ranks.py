@@ -111,6 +111,21 @@ def test_adapters_in_a_partitioned_model_learn_as_in_a_replicated_one(
     assert abs(one["adapted2/2"] - one["kept/2"]) > 1e-5, "with adapters training takes another course"
 
 
+@pytest.mark.parametrize("family", ["", "t5-"])
+def test_a_learnt_prompt_learns_before_a_partitioned_model_as_before_a_replicated_one(
+    on_one_and_two: Ranks, family: str
+) -> None:
+    one, two = on_one_and_two
+    last = 5 if family else 4  # losses, the norm of the vectors, for T5 the lengths of four texts
+    for found in (one, *two):
+        for step in range(last):
+            torch.testing.assert_close(
+                found[f"{family}prompted3/{step}"], one[f"{family}prompted2/{step}"], **STAGE_NOISE
+            )
+    without = one[f"{family}2/2" if family else "kept/2"]
+    assert abs(one[f"{family}prompted2/2"] - without) > 1e-5, "with a learnt prompt training goes elsewhere"
+
+
 @pytest.mark.parametrize(("family", "variant"), [("t5", "3"), ("t5", "3recomputed"), ("mbart50", "3")])
 def test_an_encoder_decoder_learns_and_writes_partitioned_as_replicated(
     on_one_and_two: Ranks, family: str, variant: str

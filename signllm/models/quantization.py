@@ -1,0 +1,67 @@
+"""A frozen language model in 4 or 8 bits, through ``bitsandbytes``: 7 billion weights in about 4 or 7 GB.
+
+4 bits: NF4 with its scales quantised again, computing in the model's dtype (QLoRA, arXiv 2305.14314); 8 bits:
+LLM.int8 (arXiv 2208.07339). Embeddings and the output layer stay as they are. The gradient passes through, so
+what precedes the model, LoRA and a learnt prompt train as ever.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, Literal
+
+import torch
+
+from signllm.errors import UsageError
+
+Quantize = Literal["none", "4bit", "8bit"]
+OPTION = "--sign-llm.language-model.quantize"
+
+
+def quantized_loading(quantize: Quantize, *, dtype: torch.dtype, is_cut: bool) -> dict[str, Any]:
+    """Return what ``from_pretrained`` has to be given; nothing for ``none``.
+
+    Args:
+        quantize: the option.
+        dtype: in which quantised maps compute.
+        is_cut: by ZeRO-3 over the ranks, which cannot be: DeepSpeed gathers plain tensors, and a quantised
+            weight is bytes and scales that belong to them.
+
+    Raises:
+        UsageError: under ZeRO-3, without the package, or without a GPU.
+    """
+    if quantize == "none":
+        return {}
+    problem = None
+    if is_cut:
+        problem = (
+            "ZeRO-3 cannot cut a quantised language model",
+            "give --training.deepspeed zero2, or none here",
+        )
+    elif importlib.util.find_spec("bitsandbytes") is None:
+        problem = "bitsandbytes is not installed here", "pip install 'signllm[quantized]', or give none"
+    elif device() is None:
+        problem = (
+            "4 and 8 bits need a CUDA device, and there is none here",
+            "give none (of a finished run: in its config.json)",
+        )
+    if problem is not None:
+        raise UsageError(f"quantize is {quantize}: {problem[0]}", where=OPTION, remedy=problem[1])
+    from transformers import BitsAndBytesConfig
+
+    settings = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if quantize == "8bit"
+        else BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    )
+    return {"quantization_config": settings, "device_map": {"": device()}}
+
+
+def device() -> torch.device | None:
+    """Return the GPU of this rank, on which weights are quantised; None without one."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None

@@ -1,0 +1,122 @@
+"""A language model or an export that does not serve: the real command line, one message, exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from signllm import cli
+from signllm.evaluation.export import export
+from signllm.models.language_model import LoraConfig, PromptTuningConfig
+from tests.evaluation import trained
+from tests.models import parts
+from tests.models.families import save_family
+
+Refused = Callable[..., None]
+
+
+@pytest.fixture
+def refused(made: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Translate a video with an export, which must fail with a whole message of three lines."""
+
+    def translate(out: Path, *told: str) -> None:
+        capsys.readouterr()
+        assert cli.main(["translate", str(made / "videos" / "clip1.mp4"), "--run", str(out)]) == 2
+        found = capsys.readouterr()
+        assert found.out == ""
+        assert "Traceback" not in found.err
+        what, where, remedy = found.err[found.err.index("signllm: ") :].splitlines()
+        assert where.startswith("  where:  ")
+        assert remedy.startswith("  remedy: ")
+        for text in told:
+            assert text in " ".join((what, where, remedy)), found.err
+
+    return translate
+
+
+def with_model(out: Path, llm: Path | str) -> Path:
+    """Let an export name another language model."""
+    record = json.loads((out / "config.json").read_text())
+    record["config"]["sign_llm"]["language_model"]["path"] = str(llm)
+    (out / "config.json").write_text(json.dumps(record))
+    return out
+
+
+def test_a_folder_that_is_no_whole_language_model(
+    run: Path, made: Path, tmp_path: Path, refused: Refused
+) -> None:
+    out = export(run, tmp_path / "out")
+
+    def copy(name: str, **change: str) -> Path:
+        folder = Path(shutil.copytree(made / "llm", tmp_path / name))
+        return with_model(out, folder) and folder
+
+    (copy("wordless") / "tokenizer.json").unlink()
+    refused(out, "has no tokenizer", "wordless", "copy the tokenizer's files")
+    (copy("weightless") / "model.safetensors").unlink()
+    refused(out, "no model.safetensors", "weightless", "fetch the model again")
+    pickled = copy("pickled")
+    (pickled / "model.safetensors").unlink()
+    torch.save({}, pickled / "pytorch_model.bin")
+    refused(out, "a pickle, pytorch_model.bin", "save it as safetensors")
+    torn = copy("torn")
+    torn.joinpath("model.safetensors").write_bytes((made / "llm" / "model.safetensors").read_bytes()[:900])
+    refused(out, "the language model cannot be loaded", "torn", "check the folder's files")
+    incomplete = copy("incomplete")
+    index = {"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}
+    (incomplete / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(out, "2 of 2 files of weights are missing, first model-1-of-2", "fetch or copy the model again")
+    shutil.rmtree(tmp_path / "out")
+    out = export(run, tmp_path / "out")
+    partly = copy("partly")
+    drop(partly / "model.safetensors", "lm_head.weight")
+    refused(out, "1 weights of the language model are missing in its files, first lm_head.weight")
+
+
+def drop(file: Path, name: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_file({n: tensor for n, tensor in load_file(file).items() if n != name}, file, {"format": "pt"})
+
+
+def test_a_language_model_that_is_not_on_this_machine_is_named_with_the_way_to_fetch_it(
+    run: Path, tmp_path: Path, refused: Refused
+) -> None:
+    out = with_model(export(run, tmp_path / "out"), "meta-llama/Llama-9")
+    refused(out, "there is no language model", "hf download meta-llama/Llama-9", "llm=FOLDER")
+
+
+def test_an_export_of_a_newer_version(run: Path, tmp_path: Path, refused: Refused) -> None:
+    out = export(run, tmp_path / "out")
+    record = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(record | {"format": 99, "signllm": "9.0"}))
+    refused(out, "written by signllm 9.0", "use the signllm that wrote it")
+    record["config"]["sign_llm"]["language_model"]["mood"] = "merry"
+    (out / "config.json").write_text(json.dumps(record))
+    refused(out, "no setting 'sign_llm.language_model.mood'")
+
+
+def test_an_export_with_another_language_model_than_its_own(
+    run: Path, made: Path, tmp_path: Path, refused: Refused
+) -> None:
+    wide = parts.save_language_model(tmp_path / "wide", width=32)
+    narrow = save_family(tmp_path / "gpt2", "gpt2")
+    refused(
+        with_model(export(run, tmp_path / "plain"), wide),
+        "trained for vectors of width 16, this language model reads 32",
+        "give the language model it was trained with",
+    )
+    for name, learns in (
+        ("lora", {"lora": LoraConfig(rank=2)}),
+        ("prompt", {"prompt_tuning": PromptTuningConfig(tokens=2)}),
+    ):
+        adapted = trained.write_run(tmp_path / f"run-{name}", made / "llm", **learns)
+        out = with_model(export(adapted, tmp_path / name), narrow)
+        refused(out, "trained in a LlamaForCausalLM, this is a GPT2LMHeadModel", str(narrow))
+    run = with_model(tmp_path / "run-lora", narrow)  # a run records no class of the model
+    refused(run, "adapters have no place in this language model", "q_proj")
