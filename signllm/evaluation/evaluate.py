@@ -26,7 +26,7 @@ from signllm.data.mixture import absolute, dataset_records, open_mixture
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.errors import UsageError
 from signllm.evaluation.hypotheses import Hypothesis, gathered, shuffled, write_scored
-from signllm.evaluation.scores import FinalPeriod, convention_named, score
+from signllm.evaluation.scores import SAMPLES, Case, FinalPeriod, ScoreConfig, convention_named, score
 from signllm.evaluation.share import Share
 from signllm.evaluation.unfinished import Unfinished
 from signllm.models.sign_llm import GenerationConfig, SignLLM
@@ -54,6 +54,8 @@ class EvaluateConfig:
         beams: of the search; None takes the run's own setting.
         convention: of the scores; None takes ``csl-daily`` for Chinese texts, else ``phoenix2014t``.
         final_period: what happens to a sentence's last period before scoring.
+        case: that of the convention, or both sides lowered, or kept.
+        bootstrap: resamples of the 95 % intervals; 0 leaves them out.
         shuffled: also score every translation against another video's reference: what the language model
             reaches without looking at the video.
         workers: processes that decode ahead; None takes the run's own setting.
@@ -66,6 +68,8 @@ class EvaluateConfig:
     beams: int | None = None
     convention: str | None = None
     final_period: FinalPeriod = "keep"
+    case: Case = "convention"
+    bootstrap: int = SAMPLES
     shuffled: bool = False
     workers: int | None = None
     deepspeed: str | None = None
@@ -245,12 +249,16 @@ def _scored(
     """Score translations, and their deranged pairing if asked; one rank writes both files of each."""
     languages = {one.language for one in hypotheses}
     is_chinese = {name.lower().split("-")[0] for name in languages} <= {"chinese", "zh"}
-    convention = config.convention or ("csl-daily" if is_chinese else "phoenix2014t")
+    rules = ScoreConfig(
+        convention=config.convention or ("csl-daily" if is_chinese else "phoenix2014t"),
+        final_period=config.final_period,
+        case=config.case,
+        language=next(iter(languages)) if len(languages) == 1 else None,
+    )
     scores: dict[str, Any] = {}
     for name, pairs in _pairings(split, hypotheses, config):
         texts = [one.hypothesis for one in pairs], [one.reference for one in pairs]
-        language = next(iter(languages)) if len(languages) == 1 else None
-        found = score(*texts, convention, language=language, final_period=config.final_period)
+        found = score(*texts, rules, bootstrap=config.bootstrap)
         scores[name] = found | about | {"split": name}
         if writes:
             write_scored(run, name, pairs, scores[name])
