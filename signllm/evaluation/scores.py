@@ -169,12 +169,10 @@ def metrics_of(config: ScoreConfig) -> dict[str, Metric]:
 
     from signllm.evaluation.rouge import RougeL
 
-    rule, tokenize = config.rule, _tokenizer_of(config)
-    bleus = {f"bleu{order}": _bleu(rule, tokenize, order) for order in (1, 2, 3, 4)}
-    tokens = _tokens_by(bleus["bleu4"], tokenize)
+    rule, tokenize = config.rule, _tokenize(config)
     return {
-        **bleus,
-        "rouge_l": RougeL(tokens, tokenize=tokenize, lowercase=rule.lower),
+        **{f"bleu{order}": _bleu(rule, tokenize, order) for order in (1, 2, 3, 4)},
+        "rouge_l": RougeL(tokenizer_of(config), tokenize=tokenize, lowercase=rule.lower),
         "chrf": CHRF(char_order=6, word_order=0, beta=2, lowercase=rule.lower),
     }
 
@@ -190,18 +188,20 @@ def _bleu(rule: Convention, tokenize: str, order: int) -> BLEU:
     )  # fmt: skip
 
 
-def _tokens_by(bleu: BLEU, tokenize: str) -> Callable[[str], list[str]]:
-    """Return the splitter that ROUGE-L uses: the papers' ``split(" ")``, or the words of BLEU's tokeniser.
+def tokenizer_of(config: ScoreConfig) -> Callable[[str], list[str]]:
+    """Return what cuts a normalised sentence: the papers' ``split(" ")``, or the words of BLEU's tokeniser.
 
     ``"".split(" ")`` is one empty token: two empty sentences agree, and an empty hypothesis scores 0.
     """
+    tokenize = _tokenize(config)
     if tokenize == "none":
         return lambda sentence: sentence.split(" ")
+    bleu = _bleu(config.rule, tokenize, 4)
     return lambda sentence: bleu.tokenizer(sentence).split(" ")
 
 
-def _tokenizer_of(config: ScoreConfig) -> str:
-    """Return sacrebleu's tokeniser for this language."""
+def _tokenize(config: ScoreConfig) -> str:
+    """Return the name of sacrebleu's tokeniser for this language."""
     language, tokenize = config.language, config.rule.tokenize
     is_chinese = language is not None and language.lower().split("-")[0] in CHINESE
     return "zh" if is_chinese and tokenize != "none" else tokenize

@@ -60,6 +60,7 @@ def test_every_video_once_in_order_with_its_tokens(run: Path, shards: Path) -> N
     assert written == scores
     assert {name: written[name] for name in expected} == expected
     assert written["checkpoint"] == "step-00000001"
+    assert sum(group["samples"] for group in written["breakdowns"]["characters"]) == len(lines)
     assert not list(run.glob(".*"))
 
 
