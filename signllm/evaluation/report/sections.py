@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from signllm.evaluation.report.breakdowns import breakdown_tables
 from signllm.evaluation.report.chapter import Chapter, Source
 from signllm.evaluation.report.frames import films
 from signllm.evaluation.report.markup import Markup, joined, number, tag
@@ -88,8 +89,9 @@ def _sentences(chapter: Chapter, source: Source) -> Found:
 
 
 def _scores(chapter: Chapter, source: Source) -> Found:
-    table = score_table(chapter.run.scores)
-    return [("Scores", table)] if table else []
+    drawn = score_table(chapter.run.scores)
+    groups = breakdown_tables(chapter.run.scores.get(chapter.split or "", {}))
+    return [(title, body) for title, body in (("Scores", drawn), ("Where it errs", groups)) if body]
 
 
 def _stages(chapter: Chapter, source: Source) -> Found:
