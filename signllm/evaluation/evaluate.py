@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ from signllm.evaluation.share import Share
 from signllm.evaluation.unfinished import Unfinished
 from signllm.models.sign_llm import GenerationConfig, SignLLM
 from signllm.progress import progress
+from signllm.stages.alarms import alarms_of_scores
 from signllm.stages.finetuned import load_sign_llm
 from signllm.training.checkpoint import COMPLETE, best_checkpoint, whole_checkpoint
 from signllm.training.engine import Ranks, start_distributed
@@ -52,6 +54,7 @@ from signllm.training.preemption import leave_together
 if TYPE_CHECKING:
     from signllm.data.batch import Batch
 
+log = logging.getLogger(__name__)
 TRAINING = "train"
 KEEP_EVERY = 16
 """Batches of a rank after which the translations so far are written down."""
@@ -150,10 +153,13 @@ def evaluate(
     scores = _scored(split, hypotheses, config, rules)
     scores = {name: found | about | {"split": name} for name, found in scores.items()}
     scores[split]["breakdowns"] = groups
+    alarms = alarms_of_scores(scores[split], scores.get(f"{split}.shuffled"))
     if ranks.rank == 0:
         for name, pairs in _pairings(split, hypotheses, config):
             write_scored(run, name, pairs, scores[name])
         unfinished.remove()
+        for alarm in alarms:
+            log.warning("%s", alarm)
     control = scores.get(f"{split}.shuffled")
     return scores[split] | ({"shuffled": control} if control else {})
 

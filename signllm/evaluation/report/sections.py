@@ -15,6 +15,7 @@ from signllm.evaluation.report.samples import SHOWN_TIMELINES, exact, legend, pa
 from signllm.evaluation.report.tables import ACCURACY, demo_table, score_table, seconds_table, settings
 from signllm.evaluation.report.training import training_charts
 from signllm.evaluation.report.vocabulary import usage, word_charts
+from signllm.stages.alarms import alarms_of_log, alarms_of_scores
 
 STAGE_NAMES = {
     "pretrain": "Stage 1: VQ-Sign learns characters",
@@ -47,7 +48,7 @@ def sections(source: Source) -> Iterator[Section]:
     if table:
         body = joined((tag("p", CONTROLS, class_="hint"), table))
         yield Section(key="result", title="Result", body=body)
-    for part in (_videos, _sentences, _scores, _stages):
+    for part in (_alarms, _videos, _sentences, _scores, _stages):
         yield from _part(part, source)
     details = _details(source)
     if details:
@@ -65,6 +66,24 @@ def _part(part: Callable[[Chapter, Source], Found], source: Source) -> Iterator[
     for place, (chapter, title, body) in enumerate(found):
         aside = f" ({chapter.run.path.name})" if titles[title] > 1 else ""
         yield Section(key=f"{kind}-{place}", title=title + aside, body=body)
+
+
+def _alarms(chapter: Chapter, source: Source) -> Found:
+    """Show what is known to go wrong and did, with what to try."""
+    scores, split = chapter.run.scores, chapter.split or ""
+    found = alarms_of_log([*chapter.run.frozen_log, *chapter.run.log])
+    found += alarms_of_scores(scores.get(split, {}), scores.get(f"{split}.shuffled"))
+    if not found:
+        return []
+    lines = [
+        tag("li", tag("b", alarm.name), _at(alarm.step), f": {alarm.seen}. Try {alarm.remedy}.")
+        for alarm in found
+    ]
+    return [("Alarms", tag("ul", *lines))]
+
+
+def _at(step: int | None) -> str:
+    return "" if step is None else f" (step {step})"
 
 
 def _videos(chapter: Chapter, source: Source) -> Found:
