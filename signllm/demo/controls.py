@@ -112,7 +112,7 @@ def translate_truth(run: Path, folder: Path, shards: Path, split: str, config: F
                         language=batch.languages[place],
                     )
                 )
-    scores = score([one.hypothesis for one in found], [one.reference for one in found], "phoenix2014t")
+    scores = score([one.hypothesis for one in found], [one.reference for one in found])
     write_scored(run, split, found, scores | {"split": split})
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +27,23 @@ from signllm.data.index import Split
 from signllm.data.mixture import absolute, dataset_records, open_mixture
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.errors import UsageError
+from signllm.evaluation.breakdown import Sentence, breakdowns
 from signllm.evaluation.hypotheses import Hypothesis, gathered, shuffled, write_scored
-from signllm.evaluation.scores import FinalPeriod, convention_named, score
+from signllm.evaluation.scores import (
+    SAMPLES,
+    Case,
+    FinalPeriod,
+    ScoreConfig,
+    convention_named,
+    normalised,
+    score,
+    tokenizer_of,
+)
 from signllm.evaluation.share import Share
 from signllm.evaluation.unfinished import Unfinished
 from signllm.models.sign_llm import GenerationConfig, SignLLM
 from signllm.progress import progress
+from signllm.stages.alarms import alarms_of_scores
 from signllm.stages.finetuned import load_sign_llm
 from signllm.training.checkpoint import COMPLETE, best_checkpoint, whole_checkpoint
 from signllm.training.engine import Ranks, start_distributed
@@ -41,6 +54,8 @@ from signllm.training.preemption import leave_together
 if TYPE_CHECKING:
     from signllm.data.batch import Batch
 
+log = logging.getLogger(__name__)
+TRAINING = "train"
 KEEP_EVERY = 16
 """Batches of a rank after which the translations so far are written down."""
 
@@ -54,6 +69,8 @@ class EvaluateConfig:
         beams: of the search; None takes the run's own setting.
         convention: of the scores; None takes ``csl-daily`` for Chinese texts, else ``phoenix2014t``.
         final_period: what happens to a sentence's last period before scoring.
+        case: that of the convention, or both sides lowered, or kept.
+        bootstrap: resamples of the 95 % intervals; 0 leaves them out.
         shuffled: also score every translation against another video's reference: what the language model
             reaches without looking at the video.
         workers: processes that decode ahead; None takes the run's own setting.
@@ -66,6 +83,8 @@ class EvaluateConfig:
     beams: int | None = None
     convention: str | None = None
     final_period: FinalPeriod = "keep"
+    case: Case = "convention"
+    bootstrap: int = SAMPLES
     shuffled: bool = False
     workers: int | None = None
     deepspeed: str | None = None
@@ -93,8 +112,8 @@ def evaluate(
         config: by default ``EvaluateConfig()``.
 
     Returns:
-        What ``scores.S.json`` holds; with ``shuffled`` also those of ``scores.S.shuffled.json`` under that
-        key.
+        What ``scores.S.json`` holds: scores with their intervals, ``breakdowns``, how they were made; with
+        ``shuffled`` also those of ``scores.S.shuffled.json`` under that key.
 
     Raises:
         UsageError: not a fine-tuned run, no checkpoint, no such split, or videos that cannot be read.
@@ -129,10 +148,20 @@ def evaluate(
         "seconds": round(time.perf_counter() - begun, 1),
         **covered_by(model.words, [one.characters for one in hypotheses]),
     }
-    scores = _scored(run, split, hypotheses, config, about, writes=ranks.rank == 0)
+    rules = _rules(hypotheses, config)
+    groups = breakdowns(_sentences(hypotheses, videos, rules), rules, _seen_in_training(shards, rules))
+    scores = _scored(split, hypotheses, config, rules)
+    scores = {name: found | about | {"split": name} for name, found in scores.items()}
+    scores[split]["breakdowns"] = groups
+    alarms = alarms_of_scores(scores[split], scores.get(f"{split}.shuffled"))
     if ranks.rank == 0:
+        for name, pairs in _pairings(split, hypotheses, config):
+            write_scored(run, name, pairs, scores[name])
         unfinished.remove()
-    return scores
+        for alarm in alarms:
+            log.warning("%s", alarm)
+    control = scores.get(f"{split}.shuffled")
+    return scores[split] | ({"shuffled": control} if control else {})
 
 
 def covered_by(words: WordCodebook, sequences: Sequence[Sequence[int]]) -> dict[str, float]:
@@ -233,29 +262,56 @@ def _translated(model: SignLLM, batch: Batch, share: Share, generation: Generati
     return found
 
 
-def _scored(
-    run: Path,
-    split: str,
-    hypotheses: list[Hypothesis],
-    config: EvaluateConfig,
-    about: dict[str, Any],
-    *,
-    writes: bool,
-) -> dict[str, Any]:
-    """Score translations, and their deranged pairing if asked; one rank writes both files of each."""
+def _rules(hypotheses: Sequence[Hypothesis], config: EvaluateConfig) -> ScoreConfig:
+    """Return how these texts are scored: by their language, unless something else is asked for."""
     languages = {one.language for one in hypotheses}
     is_chinese = {name.lower().split("-")[0] for name in languages} <= {"chinese", "zh"}
-    convention = config.convention or ("csl-daily" if is_chinese else "phoenix2014t")
-    scores: dict[str, Any] = {}
-    for name, pairs in _pairings(split, hypotheses, config):
-        texts = [one.hypothesis for one in pairs], [one.reference for one in pairs]
-        language = next(iter(languages)) if len(languages) == 1 else None
-        found = score(*texts, convention, language=language, final_period=config.final_period)
-        scores[name] = found | about | {"split": name}
-        if writes:
-            write_scored(run, name, pairs, scores[name])
-    control = scores.get(f"{split}.shuffled")
-    return scores[split] | ({"shuffled": control} if control else {})
+    return ScoreConfig(
+        convention=config.convention or ("csl-daily" if is_chinese else "phoenix2014t"),
+        final_period=config.final_period,
+        case=config.case,
+        language=next(iter(languages)) if len(languages) == 1 else None,
+    )
+
+
+def _scored(
+    split: str, hypotheses: list[Hypothesis], config: EvaluateConfig, rules: ScoreConfig
+) -> dict[str, dict[str, Any]]:
+    """Score translations, and their deranged pairing if asked, each under its name."""
+    return {
+        name: score(
+            [one.hypothesis for one in pairs],
+            [one.reference for one in pairs],
+            rules,
+            bootstrap=config.bootstrap,
+        )
+        for name, pairs in _pairings(split, hypotheses, config)
+    }
+
+
+def _sentences(hypotheses: Sequence[Hypothesis], videos: Split, rules: ScoreConfig) -> list[Sentence]:
+    """Return the translations with what they are grouped by."""
+    texts = normalised([one.hypothesis for one in hypotheses], [one.reference for one in hypotheses], rules)
+    return [
+        Sentence(
+            hypothesis=written,
+            reference=said,
+            characters=len(one.characters),
+            words=len(one.words),
+            signer=videos.samples[one.place].signer,
+        )
+        for one, written, said in zip(hypotheses, *texts, strict=True)
+    ]
+
+
+def _seen_in_training(shards: Path | str, rules: ScoreConfig) -> Counter[str] | None:
+    """Count the words of the training texts beside a split; None if there are none."""
+    data = open_mixture(shards)
+    if TRAINING not in data.splits:
+        return None
+    texts = [sample.text for sample in data.split(TRAINING).samples]
+    tokens = tokenizer_of(rules)
+    return Counter(word for text in normalised(texts, texts, rules)[0] for word in tokens(text))
 
 
 def _pairings(

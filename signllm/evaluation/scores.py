@@ -2,29 +2,31 @@
 
 The same sentences give a BLEU-4 of 21.2 or 22.2 depending on a final period, and three things called ROUGE-L
 differ by 3 points; so a convention is named, and its signature is stored beside the numbers. BLEU and chrF
-are sacrebleu's; ROUGE-L is the one of the sign language papers (neccam/slt), which no package computes:
+are sacrebleu's, ROUGE-L is the sign language papers' (:mod:`signllm.evaluation.rouge`); intervals and tests
+of significance are sacrebleu's for all of them (:mod:`signllm.evaluation.significance`).
 
-    R = LCS/|reference|, P = LCS/|hypothesis|, F = (1 + b^2) P R / (R + b^2 P), b = 1.2, mean over sentences
-
-For free-running translations only: teacher-forced output scored this way is not a translation score.
+A further metric is one line of :func:`metrics_of`. For free-running translations only: teacher-forced output
+scored this way is not a translation score.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from signllm.errors import UsageError
-from signllm.evaluation.sentences import paired
 
 if TYPE_CHECKING:
     from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.base import Metric
 
 FinalPeriod = Literal["keep", "add", "drop"]
-ROUGE_BETA = 1.2
+Case = Literal["convention", "lower", "keep"]
+METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "chrf")
 CHINESE = ("zh", "chinese", "csl", "mandarin")
+SAMPLES = 1000
+"""Resamples of the bootstrap, as in sacrebleu."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,31 +66,90 @@ def convention_named(name: str) -> Convention:
     return CONVENTIONS[name]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """By what rules sentences are scored.
+
+    Attributes:
+        convention: phoenix2014t, csl-daily or sacrebleu: how text is cut into words.
+        final_period: what happens to a sentence's last "." on *both* sides. Official PHOENIX-2014T files have
+            none, neccam-style references end in " ."; scores of the two kinds cannot be compared.
+        case: that of the convention, or both sides lowered, or kept.
+        language: asked by sacrebleu only: Chinese (zh) has a tokeniser of its own, all else ``13a``.
+    """
+
+    convention: str = "phoenix2014t"
+    final_period: FinalPeriod = "keep"
+    case: Case = "convention"
+    language: str | None = None
+
+    def __post_init__(self) -> None:
+        convention_named(self.convention)
+        if self.final_period not in ("keep", "add", "drop"):
+            raise UsageError(f"final_period is {self.final_period!r}", remedy="use keep, add or drop")
+        if self.case not in ("convention", "lower", "keep"):
+            raise UsageError(f"case is {self.case!r}", remedy="use convention, lower or keep")
+
+    @property
+    def rule(self) -> Convention:
+        """The convention, with the case that was asked for."""
+        rule = CONVENTIONS[self.convention]
+        return rule if self.case == "convention" else replace(rule, lower=self.case == "lower")
+
+
 def score(
     hypotheses: Sequence[str],
     references: Sequence[str],
-    convention: str = "phoenix2014t",
+    config: ScoreConfig | None = None,
     *,
-    language: str | None = None,
-    final_period: FinalPeriod = "keep",
-) -> dict[str, float | int | str]:
+    bootstrap: int = 0,
+) -> dict[str, Any]:
     """Score hypotheses against one reference each.
 
     Args:
         hypotheses: a system's sentences.
         references: the reference of each, in the same order.
-        convention: ``phoenix2014t``, ``csl-daily`` or ``sacrebleu`` (:data:`CONVENTIONS`).
-        language: asked by ``sacrebleu`` only: Chinese (``zh``) has a tokeniser of its own, all else ``13a``.
-        final_period: what happens to a sentence's last "." on *both* sides. Official PHOENIX-2014T files have
-            none, neccam-style references end in " ."; scores of the two kinds cannot be compared.
+        config: by which rules; ``phoenix2014t`` by default.
+        bootstrap: resamples for the intervals; 0 leaves them out.
 
     Returns:
-        ``bleu1`` .. ``bleu4``, ``rouge_l``, ``chrf`` (0 to 100), ``samples``, ``convention``, ``signature``.
+        ``bleu1`` .. ``bleu4``, ``rouge_l``, ``chrf`` (0 to 100), ``intervals`` (of each metric the ends of
+        its 95 % interval), ``samples``, ``convention``, ``signature``.
 
     Raises:
-        UsageError: an unknown convention, no sentences, or unequal numbers of them.
+        UsageError: no sentences, or unequal numbers of them.
     """
-    rule = convention_named(convention)
+    from signllm.evaluation.significance import intervals
+
+    config = config or ScoreConfig()
+    ours, theirs = normalised(hypotheses, references, config)
+    metrics = metrics_of(config)
+    result: dict[str, Any] = {
+        name: metric.corpus_score(ours, [theirs]).score for name, metric in metrics.items()
+    }
+    result |= {"samples": len(ours), "convention": config.convention}
+    result["signature"] = "; ".join(
+        (
+            f"{config.convention}|unit:{'character' if config.rule.by_character else 'token'}"
+            f"|final_period:{config.final_period}",
+            f"BLEU-n {metrics['bleu4'].get_signature()}",
+            f"ROUGE-L {metrics['rouge_l'].get_signature()}",
+            f"chrF {metrics['chrf'].get_signature()}",
+        )
+    )
+    if bootstrap:
+        result["intervals"] = intervals(ours, theirs, metrics, samples=bootstrap)
+    return result
+
+
+def normalised(
+    hypotheses: Sequence[str], references: Sequence[str], config: ScoreConfig
+) -> tuple[list[str], list[str]]:
+    """Return both sides as every metric sees them.
+
+    Raises:
+        UsageError: no sentences, or unequal numbers of them.
+    """
     if len(hypotheses) != len(references):
         raise UsageError(
             f"{len(hypotheses)} hypotheses but {len(references)} references",
@@ -98,39 +159,22 @@ def score(
         raise UsageError(
             "there is nothing to score: no hypotheses", remedy="check that the split is not empty"
         )
-    normalise = _normaliser(rule, final_period)
-    ours, theirs = [normalise(text) for text in hypotheses], [normalise(text) for text in references]
-    return _scores(ours, theirs, convention, _tokenizer_of(rule, language), final_period)
+    normalise = _normaliser(config)
+    return [normalise(text) for text in hypotheses], [normalise(text) for text in references]
 
 
-def _scores(
-    ours: list[str], theirs: list[str], convention: str, tokenize: str, final_period: FinalPeriod
-) -> dict[str, float | int | str]:
-    """Compute every metric on normalised sentences."""
+def metrics_of(config: ScoreConfig) -> dict[str, Metric]:
+    """Return the metrics of a convention by their names in results; sentences are normalised before."""
     from sacrebleu.metrics import CHRF
 
-    rule = CONVENTIONS[convention]
-    result: dict[str, float | int | str] = {}
-    for order in (1, 2, 3, 4):
-        bleu = _bleu(rule, tokenize, order)
-        result[f"bleu{order}"] = bleu.corpus_score(ours, [theirs]).score
-    tokens = _tokens_by(bleu, tokenize)
-    rouges = [rouge_l(tokens(mine), tokens(right)) for mine, right in zip(ours, theirs, strict=True)]
-    result["rouge_l"] = 100.0 * sum(rouges) / len(rouges)
-    chrf = CHRF(char_order=6, word_order=0, beta=2, lowercase=rule.lower)
-    result["chrf"] = chrf.corpus_score(ours, [theirs]).score
-    result |= {"samples": len(ours), "convention": convention}
-    unit = "character" if rule.by_character else "token"
-    case = "lc" if rule.lower else "mixed"
-    result["signature"] = "; ".join(
-        (
-            f"{convention}|unit:{unit}|final_period:{final_period}",
-            f"BLEU-n {bleu.get_signature()}",
-            f"ROUGE-L lcs-f|beta:{ROUGE_BETA}|mean:sentence|case:{case}|tok:{tokenize}",
-            f"chrF {chrf.get_signature()}",
-        )
-    )
-    return result
+    from signllm.evaluation.rouge import RougeL
+
+    rule, tokenize = config.rule, _tokenize(config)
+    return {
+        **{f"bleu{order}": _bleu(rule, tokenize, order) for order in (1, 2, 3, 4)},
+        "rouge_l": RougeL(tokenizer_of(config), tokenize=tokenize, lowercase=rule.lower),
+        "chrf": CHRF(char_order=6, word_order=0, beta=2, lowercase=rule.lower),
+    }
 
 
 def _bleu(rule: Convention, tokenize: str, order: int) -> BLEU:
@@ -144,73 +188,37 @@ def _bleu(rule: Convention, tokenize: str, order: int) -> BLEU:
     )  # fmt: skip
 
 
-def _tokens_by(bleu: BLEU, tokenize: str) -> Callable[[str], list[str]]:
-    """Return the splitter that ROUGE-L uses: the papers' ``split(" ")``, or the words of BLEU's tokeniser.
+def tokenizer_of(config: ScoreConfig) -> Callable[[str], list[str]]:
+    """Return what cuts a normalised sentence: the papers' ``split(" ")``, or the words of BLEU's tokeniser.
 
     ``"".split(" ")`` is one empty token: two empty sentences agree, and an empty hypothesis scores 0.
     """
+    tokenize = _tokenize(config)
     if tokenize == "none":
         return lambda sentence: sentence.split(" ")
+    bleu = _bleu(config.rule, tokenize, 4)
     return lambda sentence: bleu.tokenizer(sentence).split(" ")
 
 
-def _tokenizer_of(rule: Convention, language: str | None) -> str:
-    """Return sacrebleu's tokeniser for this language."""
+def _tokenize(config: ScoreConfig) -> str:
+    """Return the name of sacrebleu's tokeniser for this language."""
+    language, tokenize = config.language, config.rule.tokenize
     is_chinese = language is not None and language.lower().split("-")[0] in CHINESE
-    return "zh" if is_chinese and rule.tokenize != "none" else rule.tokenize
+    return "zh" if is_chinese and tokenize != "none" else tokenize
 
 
-def _normaliser(rule: Convention, final_period: FinalPeriod) -> Callable[[str], str]:
+def _normaliser(config: ScoreConfig) -> Callable[[str], str]:
     """Return what happens to every sentence, hypothesis and reference alike, before any metric sees it."""
-    if final_period not in ("keep", "add", "drop"):
-        raise UsageError(f"final_period is {final_period!r}", remedy="use keep, add or drop")
+    rule = config.rule
 
     def normalise(sentence: str) -> str:
         sentence = " ".join(sentence.split())
-        if final_period != "keep":
+        if config.final_period != "keep":
             sentence = sentence.rstrip(" .。")
-        if final_period == "add":
+        if config.final_period == "add":
             sentence += "。" if rule.by_character else " ."
         if rule.by_character:
             sentence = " ".join(sentence.replace(" ", ""))
         return sentence.lower() if rule.lower else sentence
 
     return normalise
-
-
-def rouge_l(hypothesis: Sequence[str], reference: Sequence[str], beta: float = ROUGE_BETA) -> float:
-    """Return ROUGE-L of one sentence, between 0 and 1: the F measure of the longest common subsequence."""
-    common = longest_common_subsequence(hypothesis, reference)
-    if common == 0:
-        return 0.0
-    precision, recall = common / len(hypothesis), common / len(reference)
-    return (1 + beta**2) * precision * recall / (recall + beta**2 * precision)
-
-
-def longest_common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
-    """Return the length of the longest common subsequence in O(len(left) * len(right)) time."""
-    row = [0] * (len(right) + 1)
-    for token in left:
-        diagonal = 0
-        for place, other in enumerate(right, start=1):
-            above = row[place]
-            row[place] = diagonal + 1 if token == other else max(above, row[place - 1])
-            diagonal = above
-    return row[-1]
-
-
-def score_files(
-    hypotheses: Path,
-    references: Path,
-    convention: str = "phoenix2014t",
-    *,
-    language: str | None = None,
-    final_period: FinalPeriod = "keep",
-) -> dict[str, float | int | str]:
-    """Score a file of anybody's output against one of references: both plain or both ``id|text`` lines.
-
-    Raises:
-        UsageError: a file is missing or not text, ids are missing or repeated, or line counts differ.
-    """
-    ours, theirs = paired(hypotheses, references)
-    return score(ours, theirs, convention, language=language, final_period=final_period)

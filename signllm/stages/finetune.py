@@ -20,13 +20,11 @@ from signllm.stages.agreement import once
 from signllm.stages.batches import TRAIN, open_split
 from signllm.stages.composed import encoder_and_words, with_encoder_of
 from signllm.stages.finetuned import STAGE, words_of
-from signllm.stages.phases import phases, train_frozen, train_jointly
+from signllm.stages.phases import FROZEN, phases, train_frozen, train_jointly
 from signllm.stages.recompose import words_settings
 from signllm.training.checkpoint import install_weights, last_checkpoint, load_weights
 from signllm.training.engine import start_distributed
 from signllm.training.loop import Outcome
-
-FROZEN = "frozen"
 
 
 def finetune(config: FinetuneConfig, run: Path, init: Path, shards: Path | str) -> Outcome:

@@ -16,6 +16,7 @@ from signllm.data.pipeline import CharacterSource, VideoSource
 from signllm.errors import UsageError
 from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.stages.agreement import once
+from signllm.stages.alarms import Watch
 from signllm.stages.batches import held_out_losses, open_split, training_batches
 from signllm.stages.composed import recorded_characters
 from signllm.stages.finetuned import STAGE
@@ -24,6 +25,10 @@ from signllm.stages.recompose import is_recomposed, recompose, recompositions
 from signllm.training.checkpoint import install_weights, last_checkpoint, read_state
 from signllm.training.engine import Ranks, TrainingConfig, deepspeed_settings, import_deepspeed
 from signllm.training.loop import Outcome, fit
+from signllm.training.metrics import read_log
+
+FROZEN = "frozen"
+"""Folder of the first phase within the run."""
 
 
 def phases(config: FinetuneConfig) -> tuple[TrainingConfig | None, TrainingConfig | None]:
@@ -69,6 +74,7 @@ def train_frozen(
         run=run,
         stage=STAGE,
         parameter_groups=parameter_groups(model, training, config),
+        watch=Watch(),
         beside=words.save,
     )
 
@@ -113,6 +119,7 @@ def train_jointly(
             stage=STAGE,
             parameter_groups=parameter_groups(model, training, config),
             validate=validate,
+            watch=Watch(read_log(run / FROZEN)),
             beside=words.save,
             until=until,
         )

@@ -13,6 +13,7 @@ from signllm.config import PretrainConfig, open_run
 from signllm.data.mixture import dataset_records
 from signllm.data.pipeline import VideoSource
 from signllm.models.vq_sign import build_vq_sign
+from signllm.stages.alarms import Watch
 from signllm.stages.batches import TRAIN, held_out_losses, open_split, training_batches
 from signllm.training.checkpoint import last_checkpoint
 from signllm.training.engine import start_distributed
@@ -43,4 +44,5 @@ def pretrain(config: PretrainConfig, run: Path, shards: Path | str) -> Outcome:
         run=run,
         stage=STAGE,
         validate=held_out_losses(shards, config.data, config.training, ranks),
+        watch=Watch(),
     )

@@ -38,7 +38,7 @@ from signllm.training.engine import (
     take_step,
 )
 from signllm.training.failures import RankFailedError, failing_together, require_finite
-from signllm.training.metrics import TrainingLog
+from signllm.training.metrics import TrainingLog, Watch
 from signllm.training.partitions import read_whole, write_whole
 from signllm.training.preemption import PreemptionFlag, asked_to_leave, leave_together
 from signllm.training.profile import profiled
@@ -110,6 +110,7 @@ def fit(
     parameter_groups: Sequence[ParameterGroup] | None = None,
     validate: Validate | None = None,
     on_step: OnStep | None = None,
+    watch: Watch | None = None,
     beside: Beside | None = None,
     until: int | None = None,
 ) -> Outcome:
@@ -117,7 +118,8 @@ def fit(
 
     Continues by itself from the last whole checkpoint in ``run/checkpoints``. ``model(batch)`` returns a
     dict of loss shares, ``loss`` first, and what it worked on (:mod:`signllm.training.throughput`).
-    ``validate(model, step)`` runs on all ranks, in evaluation mode. ``beside(folder)`` puts files of the
+    ``validate(model, step)`` runs on all ranks, in evaluation mode. ``watch(line)`` looks at each line of the
+    log and returns what is alarming (rank 0). ``beside(folder)`` puts files of the
     caller's own into every checkpoint (rank 0). ``until`` is a step to save and stop at: the schedule does
     not know of it, and the next call goes on from there. Afterwards the model holds the trained weights
     (under ZeRO-3 still cut over the ranks).
@@ -155,6 +157,7 @@ def fit(
             stop=stop,
             beside=beside,
             validate=validate,
+            watch=watch,
         )
         trainer.resume(found)
         announce(
@@ -201,9 +204,10 @@ class _Trainer:
         stop: int,
         beside: Beside | None,
         validate: Validate | None,
+        watch: Watch | None,
     ) -> None:
         self.batches, self.config, self.run, self.stage, self.ranks = batches, config, run, stage, ranks
-        self.end, self.stop, self.beside = end, stop, beside
+        self.end, self.stop, self.beside, self.watch = end, stop, beside, watch
         self.engine: DeepSpeedEngine = build_engine(model, groups, config)
         self.step = self.saved_step = 0
         self.validation = Validation(
@@ -248,6 +252,7 @@ class _Trainer:
                 resumed_step=self.step,
                 validation_left=self.validation.left,
                 tensorboard=self.config.tensorboard,
+                watch=self.watch,
                 enabled=first,
             ) as log,
             progress(self.stop - self.step, self.stage, unit="steps", enabled=first) as bar,

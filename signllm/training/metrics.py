@@ -6,7 +6,8 @@ Both are cut back to the step that a run resumes from, so a killed run's log rea
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,19 @@ from signllm.writing import full_disk_told, write_whole
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+Watch = Callable[[Mapping[str, Any]], Iterable[object]]
+"""Looks at the lines of a log one after another and returns what is alarming in one."""
+
+ALARM = "alarm"
+told = logging.getLogger(__name__)
+
 
 class TrainingLog:
     """Append one JSON object per line to ``run/log.jsonl`` and the same numbers to ``run/tensorboard/``.
 
     ``resumed_step``: lines of later steps, written by a run that died before its next checkpoint, are
-    dropped; with ``validation_left`` also that step's validation, which will be made again.
+    dropped; with ``validation_left`` also that step's validation, which will be made again. ``watch``: what
+    it finds in a line is told in the program's log, as a line of its own (``alarm``) and in TensorBoard.
     ``enabled=False`` (every rank but 0) writes nothing.
     """
 
@@ -33,15 +41,19 @@ class TrainingLog:
         resumed_step: int = 0,
         validation_left: bool = False,
         tensorboard: bool = True,
+        watch: Watch | None = None,
         enabled: bool = True,
     ) -> None:
-        self.stage, self.enabled = stage, enabled
+        self.stage, self.enabled, self.watch = stage, enabled, watch
         self._board: SummaryWriter | None = None
         if not enabled:
             return
         run.mkdir(parents=True, exist_ok=True)
         path = run / "log.jsonl"
         cut_back(path, stage, resumed_step, validation_left=validation_left)
+        if watch is not None:
+            for line in read_log(run):
+                watch(line)  # what it finds there was told then
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -54,13 +66,19 @@ class TrainingLog:
         """Write the values of ``step``; numbers also go to TensorBoard, under the stage's name."""
         if not self.enabled:
             return
+        line = {"stage": self.stage, "step": step, **values}
         with full_disk_told(Path(self._file.name)):
-            self._file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
+            self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         if self._board is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self._board.add_scalar(f"{self.stage}/{name}", value, step)
+                elif name == ALARM:
+                    self._board.add_text(f"{self.stage}/{name}", value, step)
+        for alarm in self.watch(line) if self.watch is not None else ():
+            told.warning("%s, step %d: %s", self.stage, step, alarm)
+            self.write(step, {ALARM: str(alarm)})
 
     def __enter__(self) -> TrainingLog:
         return self

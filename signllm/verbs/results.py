@@ -80,29 +80,37 @@ def _translate(arguments: list[str]) -> Job:
 
 
 def _score(arguments: list[str]) -> Job:
-    from signllm.evaluation.scores import FinalPeriod, score_files
+    import tyro
+
+    from signllm.evaluation.score_files import score_files, score_table
+    from signllm.evaluation.scores import SAMPLES, ScoreConfig
+    from signllm.evaluation.significance import Test
+
+    settings, default = Annotated[ScoreConfig, tyro.conf.arg(name="")], ScoreConfig()
 
     def score(
         *,
-        hypotheses: Path,
+        hypotheses: tuple[Path, ...],
         references: Path,
-        convention: str = "phoenix2014t",
-        final_period: FinalPeriod = "keep",
-        language: str | None = None,
+        baseline: tuple[Path, ...] = (),
+        test: Test = "bootstrap",
+        bootstrap: int = SAMPLES,
         json: bool = False,
+        config: settings = default,
     ) -> None:
         """Scores.
 
         Args:
-            hypotheses: one sentence per line, or `id|text`.
-            references: the same, in the same order or with the same ids.
-            convention: phoenix2014t, csl-daily or sacrebleu: how text is cut into words.
-            final_period: what happens to a sentence's last period on both sides.
-            language: for sacrebleu: zh for Chinese.
+            hypotheses: a file of a system, or of each of its seeds: plain lines, id|text, .tsv or .jsonl.
+            references: the same, in the same order or with the same ids; PHOENIX-2014T's csv will do.
+            baseline: the same videos by another system: is the difference more than chance?
+            test: paired bootstrap, or approximate randomization.
+            bootstrap: resamples for 95 % intervals and the test; 0 leaves the intervals out.
             json: print JSON.
+            config: by which rules.
         """
-        found = score_files(hypotheses, references, convention, language=language, final_period=final_period)
-        show(found, json=json)
+        found = score_files(hypotheses, references, config, baseline=baseline, test=test, bootstrap=bootstrap)
+        show(found, json=True) if json else print(score_table(found))
 
     return parse(score, arguments, verb="score", about=SCORE)
 

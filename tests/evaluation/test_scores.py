@@ -10,9 +10,14 @@ from functools import cache
 import pytest
 
 from signllm.errors import UsageError
-from signllm.evaluation.scores import CONVENTIONS, longest_common_subsequence, rouge_l, score, score_files
+from signllm.evaluation.rouge import longest_common_subsequence, rouge_l
+from signllm.evaluation.score_files import score_files, score_table
+from signllm.evaluation.scores import CONVENTIONS, METRICS, ScoreConfig, metrics_of, normalised, score
+from signllm.evaluation.significance import differences, over_seeds
 
-METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "chrf")
+PHOENIX, CSL, SACREBLEU = (
+    ScoreConfig(convention=name) for name in ("phoenix2014t", "csl-daily", "sacrebleu")
+)
 
 
 def ngrams(tokens: list[str], order: int) -> Counter[tuple[str, ...]]:
@@ -88,7 +93,7 @@ def corpus(seed: int, sentences: int = 40) -> tuple[list[str], list[str]]:
 
 def test_by_hand() -> None:
     # every word but the last matches: 5 of 6 unigrams, 4 of 5 pairs, 3 of 4 triples, 2 of 3 quadruples; LCS 5
-    result = score(["The cat sat on the rug"], ["the cat sat on the mat"], "phoenix2014t")
+    result = score(["The cat sat on the rug"], ["the cat sat on the mat"], PHOENIX)
     assert result["bleu1"] == pytest.approx(100 * 5 / 6)
     assert result["bleu2"] == pytest.approx(100 * math.sqrt(5 / 6 * 4 / 5))
     assert result["bleu3"] == pytest.approx(100 * (5 / 6 * 4 / 5 * 3 / 4) ** (1 / 3))
@@ -104,20 +109,20 @@ def test_rouge_weighs_recall_over_precision() -> None:
 
 
 def test_brevity_penalty_by_hand() -> None:
-    result = score(["a b c d"], ["a b c d e f g h"], "phoenix2014t")
+    result = score(["a b c d"], ["a b c d e f g h"], PHOENIX)
     assert result["bleu4"] == pytest.approx(100 * math.exp(1 - 8 / 4))
 
 
 def test_an_order_without_a_match_makes_bleu_zero_only_under_the_papers_conventions() -> None:
     hypothesis, reference = ["a b x c d"], ["a b y c d"]
-    assert score(hypothesis, reference, "phoenix2014t")["bleu3"] == 0.0
-    assert score(hypothesis, reference, "sacrebleu")["bleu3"] > 0.0
+    assert score(hypothesis, reference, PHOENIX)["bleu3"] == 0.0
+    assert score(hypothesis, reference, SACREBLEU)["bleu3"] > 0.0
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_against_an_independent_implementation(seed: int) -> None:
     hypotheses, references = corpus(seed)
-    result = score(hypotheses, references, "phoenix2014t")
+    result = score(hypotheses, references, PHOENIX)
     ours = [text.lower().split() for text in hypotheses]
     theirs = [text.lower().split() for text in references]
     for order in (1, 2, 3, 4):
@@ -133,7 +138,7 @@ def test_csl_daily_scores_characters(seed: int) -> None:
     drawn = random.Random(seed)
     references = ["".join(drawn.choices("今天我们去学校吃饭吗明", k=drawn.randint(4, 9))) for _ in range(30)]
     hypotheses = ["".join(c for c in text if drawn.random() > 0.2) or "我" for text in references]
-    result = score([" ".join(text) for text in hypotheses], references, "csl-daily")  # spaces do not count
+    result = score([" ".join(text) for text in hypotheses], references, CSL)  # spaces do not count
     for order in (1, 2, 3, 4):
         expected = plain_bleu([list(text) for text in hypotheses], [list(text) for text in references], order)
         assert result[f"bleu{order}"] == pytest.approx(expected, abs=1e-9)
@@ -147,10 +152,10 @@ def test_the_sacrebleu_convention_is_sacrebleus_default() -> None:
     import sacrebleu
 
     hypotheses, references = corpus(7)
-    result = score(hypotheses, references, "sacrebleu")
+    result = score(hypotheses, references, SACREBLEU)
     assert result["bleu4"] == sacrebleu.corpus_bleu(hypotheses, [references]).score
     assert result["chrf"] == sacrebleu.corpus_chrf(hypotheses, [references]).score
-    chinese = score(["我们去学校"], ["我们去学校吗"], "sacrebleu", language="zh")
+    chinese = score(["我们去学校"], ["我们去学校吗"], ScoreConfig(convention="sacrebleu", language="zh"))
     assert chinese["bleu4"] == sacrebleu.corpus_bleu(["我们去学校"], [["我们去学校吗"]], tokenize="zh").score
     assert "tok:zh" in str(chinese["signature"])
 
@@ -158,40 +163,43 @@ def test_the_sacrebleu_convention_is_sacrebleus_default() -> None:
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_laws(convention: str) -> None:
     hypotheses, references = corpus(11)
-    result = score(hypotheses, references, convention)
+    rules = ScoreConfig(convention=convention)
+    result = score(hypotheses, references, rules)
     assert list(result)[:6] == list(METRICS)
     assert all(0.0 < result[name] < 100.0 for name in METRICS)
-    assert all(score(references, references, convention)[name] == pytest.approx(100.0) for name in METRICS)
+    assert all(score(references, references, rules)[name] == pytest.approx(100.0) for name in METRICS)
     order = random.Random(0).sample(range(len(references)), len(references))
-    shuffled = score([hypotheses[i] for i in order], [references[i] for i in order], convention)
+    shuffled = score(
+        [hypotheses[i] for i in order], [references[i] for i in order], ScoreConfig(convention=convention)
+    )
     assert all(shuffled[name] == pytest.approx(result[name]) for name in METRICS)
-    assert score(["foo"] * 3, ["bar"] * 3, "phoenix2014t")["bleu1"] == 0.0
+    assert score(["foo"] * 3, ["bar"] * 3, PHOENIX)["bleu1"] == 0.0
 
 
 def test_case_counts_only_in_sacrebleu() -> None:
-    assert score(["MORGEN REGEN"], ["morgen regen"], "phoenix2014t")["bleu1"] == pytest.approx(100)
-    assert score(["MORGEN REGEN"], ["morgen regen"], "sacrebleu")["rouge_l"] == 0.0
+    assert score(["MORGEN REGEN"], ["morgen regen"], PHOENIX)["bleu1"] == pytest.approx(100)
+    assert score(["MORGEN REGEN"], ["morgen regen"], SACREBLEU)["rouge_l"] == 0.0
 
 
 def test_a_final_period_raises_the_score_and_is_named_in_the_signature() -> None:
     hypotheses, references = corpus(3)
-    kept, added = (score(hypotheses, references, final_period=how) for how in ("keep", "add"))
+    kept, added = (score(hypotheses, references, ScoreConfig(final_period=how)) for how in ("keep", "add"))
     assert added["bleu4"] > kept["bleu4"]
     assert added["rouge_l"] > kept["rouge_l"]
-    with_period = score([f"{text} ." for text in hypotheses], references, final_period="drop")
+    with_period = score([f"{text} ." for text in hypotheses], references, ScoreConfig(final_period="drop"))
     assert with_period["bleu4"] == pytest.approx(kept["bleu4"])
     assert "final_period:add" in str(added["signature"])
     assert added["signature"] != kept["signature"]
 
 
 def test_the_signature_says_how() -> None:
-    signature = str(score(["a"], ["a"], "phoenix2014t")["signature"])
+    signature = str(score(["a"], ["a"], PHOENIX)["signature"])
     for part in ("phoenix2014t", "case:lc", "tok:none", "smooth:floor", "version:", "beta:1.2", "nc:6"):
         assert part in signature
 
 
 def test_empty_hypotheses_score_zero_and_divide_by_nothing() -> None:
-    result = score(["", ""], ["es regnet", "morgen"], "phoenix2014t")
+    result = score(["", ""], ["es regnet", "morgen"], PHOENIX)
     assert [result[name] for name in METRICS] == [0.0] * 6
 
 
@@ -206,21 +214,94 @@ def test_lcs_is_symmetric_and_bounded() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((["a"], ["a", "b"], "phoenix2014t"), "1 hypotheses but 2 references"),
-        (([], [], "phoenix2014t"), "nothing to score"),
-        ((["a"], ["a"], "bleu"), "phoenix2014t, csl-daily, sacrebleu"),
+        ((["a"], ["a", "b"]), "1 hypotheses but 2 references"),
+        (([], []), "nothing to score"),
     ],
 )
-def test_bad_input_is_refused(arguments: tuple, said: str) -> None:
+def test_unequal_numbers_are_refused(arguments: tuple, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         score(*arguments)
-    with pytest.raises(UsageError, match="keep, add or drop"):
-        score(["a"], ["a"], final_period="no")  # type: ignore[arg-type]
 
 
-def test_score_files_equals_score(tmp_path) -> None:
-    hypotheses, references = corpus(2)
-    ours, theirs = tmp_path / "ours.txt", tmp_path / "theirs.txt"
-    ours.write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
-    theirs.write_text("\n".join(references), encoding="utf-8")
-    assert score_files(ours, theirs) == score(hypotheses, references)
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"convention": "bleu"}, "phoenix2014t, csl-daily, sacrebleu"),
+        ({"final_period": "no"}, "keep, add or drop"),
+        ({"case": "upper"}, "convention, lower or keep"),
+    ],
+)
+def test_rules_that_do_not_exist_are_refused(setting: dict, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        ScoreConfig(**setting)
+
+
+def test_case_is_an_option_and_in_the_signature() -> None:
+    pair = ["MORGEN REGEN"], ["morgen regen"]
+    kept = score(*pair, ScoreConfig(case="keep"))
+    assert kept["bleu1"] == 0.0
+    assert "case:mixed" in kept["signature"]
+    assert score(*pair, ScoreConfig(convention="sacrebleu", case="lower"))["bleu1"] == pytest.approx(100)
+
+
+def test_intervals_are_sacrebleus_and_hold_the_score() -> None:
+    from sacrebleu.metrics import BLEU
+
+    hypotheses, references = corpus(4)
+    result = score(hypotheses, references, SACREBLEU, bootstrap=300)
+    theirs = BLEU().corpus_score(hypotheses, [references], n_bootstrap=300)
+    low, high = result["intervals"]["bleu4"]
+    assert ((low + high) / 2, (high - low) / 2) == pytest.approx((theirs._mean, theirs._ci))
+    assert all(ends[0] < result[name] < ends[1] for name, ends in result["intervals"].items())
+    assert list(result["intervals"]) == list(METRICS)
+    more = score(hypotheses * 9, references * 9, SACREBLEU, bootstrap=300)["intervals"]["bleu4"]
+    assert more[1] - more[0] == pytest.approx((high - low) / 3, rel=0.3)  # nine times the sentences
+
+
+@pytest.mark.parametrize("test", ["bootstrap", "randomization"])
+def test_a_difference_is_more_than_chance_only_where_it_is(test: str) -> None:
+    hypotheses, references = corpus(5, sentences=60)
+    config = ScoreConfig()
+    ours, theirs = normalised(hypotheses, references, config)
+    worse = [" ".join(["es", *text.split()[1:-2]]) for text in ours]
+    found = differences(ours, worse, theirs, metrics_of(config), test=test, samples=200)  # type: ignore[arg-type]
+    for name in METRICS:
+        expected = score(ours, theirs)[name] - score(worse, theirs)[name]
+        assert found[name]["difference"] == pytest.approx(expected)
+    assert found["rouge_l"]["p"] < 0.05
+    equals = [
+        [" ".join(word for word in text.split() if drawn.random() > 0.2) for text in theirs]
+        for drawn in (random.Random(1), random.Random(2))
+    ]  # two systems that lose as many words of the references, but others
+    chance = differences(*equals, theirs, metrics_of(config), test=test, samples=200)  # type: ignore[arg-type]
+    assert chance["bleu4"]["p"] > 0.05
+
+
+def test_seeds_by_hand() -> None:
+    runs = [dict.fromkeys(METRICS, value) for value in (1.0, 2.0, 6.0)]
+    assert over_seeds(runs)["mean"]["bleu4"] == 3.0
+    assert over_seeds(runs)["sd"]["bleu4"] == pytest.approx(math.sqrt(7.0))
+    assert over_seeds(runs[:1])["sd"]["bleu4"] == 0.0
+
+
+def test_files_of_seeds_against_a_baseline(tmp_path) -> None:
+    files = {}
+    for name, lines in {"a": corpus(2)[0], "b": corpus(2)[1][:20] + corpus(2)[0][20:]}.items():
+        files[name] = tmp_path / f"{name}.txt"
+        files[name].write_text("\n".join(lines) + "\n", encoding="utf-8")
+    references = tmp_path / "references.txt"
+    references.write_text("\n".join(corpus(2)[1]), encoding="utf-8")
+    alone = score_files([files["a"]], references, bootstrap=50)
+    assert alone == score(*corpus(2), bootstrap=50)
+    found = score_files([files["a"], files["b"]], references, baseline=[files["a"]], bootstrap=50)
+    a, b = (found["runs"][str(files[name])]["bleu4"] for name in ("a", "b"))
+    assert a == alone["bleu4"] < b
+    assert found["mean"]["bleu4"] == pytest.approx((a + b) / 2)
+    assert found["against"][str(files["a"])]["bleu4"] == {"difference": 0.0, "p": 1.0}
+    assert found["against"][str(files["b"])]["bleu4"]["difference"] == pytest.approx(b - a)
+    table = score_table(found)
+    assert f"{a:.2f} [" in table
+    assert "mean ± sd" in table
+    assert found["baseline"]["signature"] in table
+    with pytest.raises(UsageError, match="3 baselines for 2 files"):
+        score_files([files["a"], files["b"]], references, baseline=[files["a"]] * 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from signllm.errors import UsageError
-from signllm.evaluation.sentences import paired
+from signllm.evaluation.sentences import paired, read
 
 
 def files(folder: Path, ours: str, theirs: str) -> tuple[Path, Path]:
@@ -33,9 +33,10 @@ def test_ids_pair_whatever_the_order(tmp_path: Path) -> None:
         ("1|a\n", "1|a\n2|b\n", "1 ids have no hypothesis: 2"),
         ("1|a\n2|b\n", "1|a\n", "1 ids have no reference: 2"),
         ("1|a\n1|b\n", "1|a\n", "the id '1' is there twice"),
-        ("1|a\n", "a\n", "one file has id"),
+        ("1|a\n", "a\n", "one file has ids"),
         ("1|a\n2 b\n", "1|a\n2|b\n", "1 fields where"),
-        ("1|a\n", "name|video|translation\n1|v|a\n", "cut -d"),
+        ("1|a\n", "number|video|translation\n1|v|a\n", "name the columns|3 fields"),
+        ("1|a\n", "name|video|translation\n1|v\n", "head of the table has 3"),
         ("\n \n", "a\n", "holds no sentence"),
     ],
 )
@@ -53,3 +54,29 @@ def test_unreadable_files_are_the_users_business(tmp_path: Path) -> None:
     hypotheses.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="not UTF-8"):
         paired(hypotheses, references)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        ("", "2|zwei\n1|eins|\n".replace("s|", "s")),
+        (".tsv", "2\tzwei\n1\teins\n"),
+        (".tsv", "video\ttext\tid\nb.mp4\tzwei\t2\na.mp4\teins\t1\n"),
+        (".csv", 'name|video|orth|translation\n2|v|ZWEI "|zwei\n1|v|EINS|eins\n'),
+        (".jsonl", '{"id": 2, "reference": "zwei", "hypothesis": "drei"}\n\n{"id": "1", "text": "eins"}\n'),
+    ],
+)
+def test_kinds_of_files_with_ids(tmp_path: Path, suffix: str, text: str) -> None:
+    references = tmp_path / f"references{suffix}"
+    references.write_text(text, encoding="utf-8")
+    assert read(references, "reference") == {"2": "zwei", "1": "eins"}
+
+
+def test_a_run_is_scored_from_its_own_file(tmp_path: Path) -> None:
+    file = tmp_path / "hypotheses.dev.jsonl"
+    file.write_text('{"id": "a", "hypothesis": "es regnet", "reference": "es schneit"}\n', encoding="utf-8")
+    assert paired(file, file) == (["es regnet"], ["es schneit"])
+    file.write_text('{"id": "a", "hypothesis": "x"}\n[1]\n', encoding="utf-8")
+    with pytest.raises(UsageError, match="no JSON object with an id and a hypothesis") as raised:
+        read(file, "hypothesis")
+    assert str(raised.value.where).endswith("line 2")

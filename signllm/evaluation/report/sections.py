@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from signllm.evaluation.report.breakdowns import breakdown_tables
 from signllm.evaluation.report.chapter import Chapter, Source
 from signllm.evaluation.report.frames import films
 from signllm.evaluation.report.markup import Markup, joined, number, tag
@@ -14,6 +15,7 @@ from signllm.evaluation.report.samples import SHOWN_TIMELINES, exact, legend, pa
 from signllm.evaluation.report.tables import ACCURACY, demo_table, score_table, seconds_table, settings
 from signllm.evaluation.report.training import training_charts
 from signllm.evaluation.report.vocabulary import usage, word_charts
+from signllm.stages.alarms import alarms_of_log, alarms_of_scores
 
 STAGE_NAMES = {
     "pretrain": "Stage 1: VQ-Sign learns characters",
@@ -46,7 +48,7 @@ def sections(source: Source) -> Iterator[Section]:
     if table:
         body = joined((tag("p", CONTROLS, class_="hint"), table))
         yield Section(key="result", title="Result", body=body)
-    for part in (_videos, _sentences, _scores, _stages):
+    for part in (_alarms, _videos, _sentences, _scores, _stages):
         yield from _part(part, source)
     details = _details(source)
     if details:
@@ -64,6 +66,24 @@ def _part(part: Callable[[Chapter, Source], Found], source: Source) -> Iterator[
     for place, (chapter, title, body) in enumerate(found):
         aside = f" ({chapter.run.path.name})" if titles[title] > 1 else ""
         yield Section(key=f"{kind}-{place}", title=title + aside, body=body)
+
+
+def _alarms(chapter: Chapter, source: Source) -> Found:
+    """Show what is known to go wrong and did, with what to try."""
+    scores, split = chapter.run.scores, chapter.split or ""
+    found = alarms_of_log([*chapter.run.frozen_log, *chapter.run.log])
+    found += alarms_of_scores(scores.get(split, {}), scores.get(f"{split}.shuffled"))
+    if not found:
+        return []
+    lines = [
+        tag("li", tag("b", alarm.name), _at(alarm.step), f": {alarm.seen}. Try {alarm.remedy}.")
+        for alarm in found
+    ]
+    return [("Alarms", tag("ul", *lines))]
+
+
+def _at(step: int | None) -> str:
+    return "" if step is None else f" (step {step})"
 
 
 def _videos(chapter: Chapter, source: Source) -> Found:
@@ -88,8 +108,9 @@ def _sentences(chapter: Chapter, source: Source) -> Found:
 
 
 def _scores(chapter: Chapter, source: Source) -> Found:
-    table = score_table(chapter.run.scores)
-    return [("Scores", table)] if table else []
+    drawn = score_table(chapter.run.scores)
+    groups = breakdown_tables(chapter.run.scores.get(chapter.split or "", {}))
+    return [(title, body) for title, body in (("Scores", drawn), ("Where it errs", groups)) if body]
 
 
 def _stages(chapter: Chapter, source: Source) -> Found:

@@ -50,24 +50,24 @@ def demo_table(summary: Record) -> Markup | None:
     ]
     rows = []
     for name in ordered:
-        bar = _bar(reached[name], max(reached.values()), f"{reached[name]:.1f}")
-        rows.append(_system(name, bar, systems[name], others))
-    return _table(head, rows)
+        drawn = bar(reached[name], max(reached.values()), f"{reached[name]:.1f}")
+        rows.append(_system(name, drawn, systems[name], others))
+    return table(head, rows)
 
 
-def _bar(value: float, longest: float, shown: str) -> Markup:
+def bar(value: float, longest: float, shown: str) -> Markup:
     """Return a cell with a bar and its value; the longest bar leaves room for the number."""
     width = 72 * max(0.0, value) / longest if longest > 0 else 0.0
     return tag("td", tag("span", class_="bar", style=f"width:{width:.1f}%"), shown, class_="barred")
 
 
-def _system(name: str, bar: Markup, scores: Mapping[str, Any], others: Sequence[str]) -> Markup:
+def _system(name: str, drawn: Markup, scores: Mapping[str, Any], others: Sequence[str]) -> Markup:
     """Return a row: what it is, a bar, further scores."""
     title, note = SYSTEMS.get(name, (name.replace("_", " "), ""))
     return tag(
         "tr",
         tag("td", title, tag("small", note) if note else None),
-        bar,
+        drawn,
         *(tag("td", _score(scores.get(other), other, digits=1)) for other in others),
         class_="ours" if name == "model" else None,
     )
@@ -86,15 +86,26 @@ def score_table(scores: Mapping[str, Record]) -> Markup | None:
     rows, signatures = [], []
     columns = METRICS | ({COVERED: "Covered by words"} if any(COVERED in r for r in scores.values()) else {})
     for name, record in scores.items():
-        cells = [_score(record.get(metric), metric) for metric in columns]
+        cells = [
+            tag("td", _score(record.get(metric), metric), _interval(record, metric)) for metric in columns
+        ]
         samples = record.get("samples", "\u2013")
-        rows.append(tag("tr", *(tag("td", cell) for cell in (name, *cells, samples))))
+        rows.append(tag("tr", tag("td", name), *cells, tag("td", samples)))
         if "signature" in record:
             signatures.append(tag("p", tag("code", f"{name}: {record['signature']}"), class_="hint"))
     if not rows:
         return None
-    table = _table(["Split", *columns.values(), "Videos"], rows)
-    return joined((table, tag("details", tag("summary", "How these were computed"), *signatures)))
+    drawn = table(["Split", *columns.values(), "Videos"], rows)
+    return joined((drawn, tag("details", tag("summary", "How these were computed"), *signatures)))
+
+
+def _interval(record: Record, metric: str) -> Markup | None:
+    """Return the ends of a score's 95 % interval, if they are known."""
+    intervals = record.get("intervals")
+    ends = intervals.get(metric) if isinstance(intervals, dict) else None
+    if not isinstance(ends, list) or len(ends) != 2 or None in map(finite, ends):
+        return None
+    return tag("small", f"{ends[0]:.1f} to {ends[1]:.1f}")
 
 
 def seconds_table(summary: Record) -> Markup | None:
@@ -108,10 +119,10 @@ def seconds_table(summary: Record) -> Markup | None:
         return None
     longest = max(known.values())
     rows = [
-        tag("tr", tag("td", name.replace("_", " ")), _bar(value, longest, f"{value:.0f} s"))
+        tag("tr", tag("td", name.replace("_", " ")), bar(value, longest, f"{value:.0f} s"))
         for name, value in known.items()
     ]
-    return _table(["Stage", "Seconds"], rows)
+    return table(["Stage", "Seconds"], rows)
 
 
 def _seconds(value: Any) -> float | None:
@@ -127,9 +138,9 @@ def settings(config: Record) -> Markup | None:
     ]
     if not rows:
         return None
-    table = tag("table", tag("tbody", *rows), class_="settings")
+    listed = tag("table", tag("tbody", *rows), class_="settings")
     return tag(
-        "details", tag("summary", f"Configuration: {len(rows)} settings"), tag("div", table, class_="scroll")
+        "details", tag("summary", f"Configuration: {len(rows)} settings"), tag("div", listed, class_="scroll")
     )
 
 
@@ -142,9 +153,9 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{name}", str(value)
 
 
-def _table(head: Sequence[str], rows: Sequence[Markup]) -> Markup:
+def table(head: Sequence[str], rows: Sequence[Markup]) -> Markup:
     """Return a table that scrolls by itself on a narrow screen; a column of bars is named at its left."""
-    barred = ("BLEU-4" if "" in head else None, "Seconds")
+    barred = ("BLEU-4" if "" in head else None, "Seconds", "Word error", "Missed words")
     names = tag(
         "tr", *(tag("th", name, scope="col", class_="barred" if name in barred else None) for name in head)
     )

@@ -94,6 +94,18 @@ def write_translations(run: Path, words: WordCodebook, *, evil: str = EVIL, coun
             "samples": count,
             "signature": f"made up {evil}",
         }
+        if split == "test":
+            record["intervals"] = {"bleu4": [40.25, 47.75]}
+            record["breakdowns"] = {
+                "signer": [
+                    {"group": f"A {evil}", "samples": 3, "wer": 31.25, "bleu4": 50.5},
+                    {"group": "B", "samples": count - 3, "wer": 62.5, "bleu4": 20.5},
+                ],
+                "frequency": [
+                    {"group": "0", "words": 7, "missed": 100.0},
+                    {"group": "1 to 4", "words": 70, "missed": 12.5},
+                ],
+            }
         (run / f"scores.{split}.json").write_text(json.dumps(record))
 
 

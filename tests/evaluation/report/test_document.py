@@ -53,7 +53,17 @@ def page_of(folder: Path) -> Page:
 def test_a_demo_shows_everything(demo_folder: Path) -> None:
     page = page_of(demo_folder)
     kinds = [title.split("-")[0] for title in page.titles()]
-    assert kinds == ["result", "videos", "sentences", "scores", "stages", "stages", "stages", "details"]
+    assert kinds == [
+        "result",
+        "videos",
+        "sentences",
+        "scores",
+        "scores",
+        "stages",
+        "stages",
+        "stages",
+        "details",
+    ]
     text = " ".join(page.text)
     for shown in (
         "43.7",
@@ -64,6 +74,9 @@ def test_a_demo_shows_everything(demo_folder: Path) -> None:
         "71.0 %",
         "8 min 32 s",
         "96 chosen",
+        "40.2 to 47.8",
+        "By frequency of the words in training",
+        "62.5 %",
     ):
         assert shown in text
     stages = [part for part in page.text if part.startswith("Stage ")]
@@ -193,6 +206,21 @@ def test_a_browser_renders_it(demo_folder: Path, tmp_path: Path, dark: bool) -> 
 
 
 STRANGE = [None, "text", -1, 1e400, [], {}, [1, "a"], {"bleu4": "x"}, True, "<b>", [10**6], float("nan")]
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=repr)
+def test_breakdowns_of_other_kinds_do_not_break_it(run_folder: Path, strange: object) -> None:
+    path = run_folder / "scores.test.json"
+    record = json.loads(path.read_text())
+    group = dict.fromkeys(("group", "samples", "words", "wer", "missed", "bleu4"), strange)
+    for found in (
+        {"signer": strange},
+        {"signer": [strange, group]},
+        {"frequency": [group]},
+        {"other": [group]},
+    ):
+        path.write_text(json.dumps(record | {"breakdowns": found, "intervals": {"bleu4": strange}}))
+        page_of(run_folder)
 
 
 @pytest.mark.parametrize("strange", STRANGE, ids=repr)

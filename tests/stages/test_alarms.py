@@ -1,0 +1,84 @@
+"""Alarms: each failure raises its own, once; a healthy run raises none."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from signllm.stages.alarms import LINES_TO_FALL, WINDOW, Watch, alarms_of_log, alarms_of_scores
+from signllm.training.metrics import TrainingLog, read_log
+
+LINES = LINES_TO_FALL + WINDOW
+
+
+def falling(start: float, end: float, count: int = LINES) -> list[float]:
+    return [start + (end - start) * place / (count - 1) for place in range(count)]
+
+
+HEALTHY = {"perplexity": falling(20.0, 140.0), "l_q": falling(0.05, 0.02), "l_mmd": falling(0.4, 0.05)}
+
+
+def lines(**metrics: list[float]) -> list[dict]:
+    columns = HEALTHY | metrics
+    return [
+        {"stage": "finetune", "step": 10 * place, **dict(zip(columns, values, strict=True))}
+        for place, values in enumerate(zip(*columns.values(), strict=True), start=1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "name", "said"),
+    [
+        ("perplexity", falling(100.0, 5.0), "codebook collapse", "it was 9"),
+        ("perplexity", [1.2] * LINES, "codebook collapse", "1.2"),
+        ("l_q", falling(0.01, 0.1), "quantisation error rising", "l_q is"),
+        ("l_mmd", falling(0.4, 0.39), "MMD not falling", "began at 0.39"),
+    ],
+)
+def test_each_failure_is_told_once(metric: str, values: list[float], name: str, said: str) -> None:
+    assert alarms_of_log(lines()) == []
+    (alarm,) = alarms_of_log(lines(**{metric: values}))
+    assert alarm.name == name
+    assert said in alarm.seen
+    assert alarm.step is not None
+    assert "; try " in str(alarm)
+
+
+def test_one_odd_batch_raises_none() -> None:
+    odd = [*HEALTHY["perplexity"][:-1], 1.0]
+    assert alarms_of_log(lines(perplexity=odd, l_q=[*HEALTHY["l_q"][:-1], 0.1])) == []
+
+
+@pytest.mark.parametrize("strange", [None, "x", True, float("nan"), []])
+def test_lines_of_other_kinds_are_passed_over(strange: object) -> None:
+    assert alarms_of_log([{"step": strange, "perplexity": strange, "l_q": strange}] * LINES) == []
+
+
+def test_training_writes_them_down_and_a_resumed_one_does_not_repeat_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    collapsing = lines(perplexity=falling(100.0, 5.0))
+    half = len(collapsing) - 3
+    for part, resumed in ((collapsing[:half], 0), (collapsing[half:], 10 * half)):
+        with (
+            caplog.at_level(logging.WARNING),
+            TrainingLog(tmp_path, "finetune", resumed_step=resumed, watch=Watch()) as log,
+        ):
+            for line in part:
+                log.write(line["step"], {"perplexity": line["perplexity"]})
+    (told,) = [line for line in read_log(tmp_path) if "alarm" in line]
+    assert told["alarm"].startswith("codebook collapse: perplexity of the codes is")
+    assert caplog.text.count("codebook collapse") == 1
+    assert b"codebook collapse" in b"".join(
+        file.read_bytes() for file in (tmp_path / "tensorboard").iterdir()
+    )
+
+
+def test_a_language_model_that_ignores_the_signs() -> None:
+    (alarm,) = alarms_of_scores({"bleu4": 12.0}, {"bleu4": 11.0})
+    assert alarm.seen == "BLEU-4 is 12.0, with shuffled videos 11.0"
+    assert alarms_of_scores({"bleu4": 74.0}, {"bleu4": 11.0}) == []
+    assert alarms_of_scores({"bleu4": 74.0}, None) == []
+    assert alarms_of_scores({"bleu4": "x"}, {"bleu4": 11.0}) == []
