@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from signllm.models.generation import Candidate, GenerationConfig
 from signllm.models.language_model import (
     IGNORED,
-    GenerationConfig,
     LanguageModel,
     LanguageModelConfig,
     Scored,
@@ -52,10 +52,15 @@ class CausalLanguageModel(LanguageModel):
         return Scored(token_losses(logits, targets), counted, places, self.cost.operations(places))
 
     @torch.no_grad()
-    def generate(
-        self, words: Tensor, counts: Tensor, languages: Sequence[str], generation: GenerationConfig
-    ) -> list[str]:
-        """Write a text for every video, padded on the left (under ZeRO-3 all ranks, equally often)."""
+    def write(
+        self,
+        words: Tensor,
+        counts: Tensor,
+        languages: Sequence[str],
+        generation: GenerationConfig,
+        seeds: Sequence[int] | None = None,
+    ) -> list[tuple[Candidate, ...]]:
+        """Write texts for every video, padded on the left (under ZeRO-3 all ranks, equally often)."""
         rooms = [generation.max_new_tokens] * len(languages)
         prefixes = self._prompted(words, counts, languages, rooms=rooms)
         longest = max(len(prefix) for prefix in prefixes)
@@ -64,5 +69,4 @@ class CausalLanguageModel(LanguageModel):
         )
         lengths = torch.tensor([len(prefix) for prefix in prefixes], device=embedded.device)
         mask = (torch.arange(longest, device=embedded.device) >= longest - lengths[:, None]).long()
-        settings = self._decoding(generation)
-        return self._texts(self.model.generate(inputs_embeds=embedded, attention_mask=mask, **settings))
+        return self._written({"inputs_embeds": embedded, "attention_mask": mask}, generation, seeds)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from signllm.models.generation import Candidate, GenerationConfig
 from signllm.models.language_model import (
     IGNORED,
-    GenerationConfig,
     LanguageModel,
     LanguageModelConfig,
     Scored,
@@ -68,19 +68,23 @@ class EncoderDecoderLanguageModel(LanguageModel):
         )
 
     @torch.no_grad()
-    def generate(
-        self, words: Tensor, counts: Tensor, languages: Sequence[str], generation: GenerationConfig
-    ) -> list[str]:
-        """Write a text for every video (under ZeRO-3 all ranks, equally often)."""
+    def write(
+        self,
+        words: Tensor,
+        counts: Tensor,
+        languages: Sequence[str],
+        generation: GenerationConfig,
+        seeds: Sequence[int] | None = None,
+    ) -> list[tuple[Candidate, ...]]:
+        """Write texts for every video (under ZeRO-3 all ranks, equally often)."""
         embedded, mask = padded(self._sources(words, counts, languages))
         starts = [self._start(name) for name in languages]
-        written = self.model.generate(
-            inputs_embeds=embedded,
-            attention_mask=mask,
-            decoder_input_ids=torch.tensor(starts, device=words.device),
-            **self._decoding(generation, room=self._room(starts[0])),
-        )
-        return self._texts(written)
+        inputs = {
+            "inputs_embeds": embedded,
+            "attention_mask": mask,
+            "decoder_input_ids": torch.tensor(starts, device=words.device),
+        }
+        return self._written(inputs, generation, seeds, room=self._room(starts[0]))
 
     def _sources(self, words: Tensor, counts: Tensor, languages: Sequence[str]) -> list[Tensor]:
         end = self.embed([self.tokenizer.eos_token_id])

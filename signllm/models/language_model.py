@@ -30,6 +30,7 @@ from signllm.models.frozen_llm import (
     recompute_activations,
 )
 from signllm.models.gather import whole, world_and_rank
+from signllm.models.generation import Candidate, GenerationConfig, write
 from signllm.models.prompt import Prompt, family_of
 from signllm.models.quantization import Quantize
 
@@ -87,33 +88,6 @@ class LanguageModelConfig:
                 where="language_model.prompt",
                 remedy="the only place to fill is {language}",
             ) from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationConfig:
-    """How text is decoded; not stated in the paper. Greedy by default.
-
-    Attributes:
-        beams: 1 is greedy.
-        max_new_tokens: a translation ends here at the latest.
-        length_penalty: above 0 favours longer beams.
-        no_repeat_ngram: n-grams of this length occur once; 0 allows all.
-        language: asked for where a video names none; None until ``finetune`` fills in the commonest of its
-            training texts.
-    """
-
-    beams: int = 1
-    max_new_tokens: int = 64
-    length_penalty: float = 1.0
-    no_repeat_ngram: int = 0
-    language: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.beams < 1 or self.max_new_tokens < 1:
-            raise UsageError(
-                f"generation.beams {self.beams}, max_new_tokens {self.max_new_tokens}",
-                remedy="give 1 or more",
-            )
 
 
 class Scored(NamedTuple):
@@ -189,10 +163,24 @@ class LanguageModel(nn.Module, ABC):
         """
 
     @abstractmethod
+    def write(
+        self,
+        words: Tensor,
+        counts: Tensor,
+        languages: Sequence[str],
+        generation: GenerationConfig,
+        seeds: Sequence[int] | None = None,
+    ) -> list[tuple[Candidate, ...]]:
+        """Write texts for every video, best first (under ZeRO-3 all ranks, equally often).
+
+        ``seeds``: of each video's draws; by default they differ by its place.
+        """
+
     def generate(
         self, words: Tensor, counts: Tensor, languages: Sequence[str], generation: GenerationConfig
     ) -> list[str]:
-        """Write a text for every video (under ZeRO-3 all ranks, equally often)."""
+        """Write the best text for every video (under ZeRO-3 all ranks, equally often)."""
+        return [best.text for best, *_ in self.write(words, counts, languages, generation)]
 
     @property
     def width(self) -> int:
@@ -250,24 +238,20 @@ class LanguageModel(nn.Module, ABC):
             self._has_told = True
         return kept
 
-    def _decoding(self, generation: GenerationConfig, *, room: int | None = None) -> dict[str, Any]:
-        """Return what ``transformers`` calls these settings; ``room``: no more tokens than these."""
-        longest = generation.max_new_tokens
-        return {
-            "max_new_tokens": longest if room is None else min(longest, room),
-            "num_beams": generation.beams,
-            "do_sample": False,
-            "length_penalty": generation.length_penalty if generation.beams > 1 else None,
-            "no_repeat_ngram_size": generation.no_repeat_ngram or None,
-            "pad_token_id": self.tokenizer.eos_token_id
-            if self.tokenizer.pad_token_id is None
-            else self.tokenizer.pad_token_id,
-            "eos_token_id": self.tokenizer.eos_token_id,
-            "synced_gpus": world_and_rank()[0] > 1 and self._is_partitioned(),
-        }
-
-    def _texts(self, written: Tensor) -> list[str]:
-        return [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+    def _written(
+        self,
+        inputs: Mapping[str, Tensor],
+        generation: GenerationConfig,
+        seeds: Sequence[int] | None,
+        *,
+        room: int | None = None,
+    ) -> list[tuple[Candidate, ...]]:
+        """Write texts behind ``inputs`` of the model; ``room``: no more tokens than these."""
+        first = next(iter(inputs.values()))
+        if seeds is None:
+            seeds = [generation.seed + place * generation.n_best for place in range(len(first))]
+        synced = world_and_rank()[0] > 1 and self._is_partitioned()
+        return write(self.model, self.tokenizer, inputs, generation, seeds=seeds, room=room, synced=synced)
 
     def _is_partitioned(self) -> bool:
         return any(hasattr(parameter, "ds_id") for parameter in self.model.parameters())

@@ -18,8 +18,8 @@ from signllm.cra.word_codebook import Segmentation, WordCodebook
 from signllm.errors import UsageError
 from signllm.kernels.mmd import mmd
 from signllm.models.gather import gather_packed, reduce_sum, world_and_rank
+from signllm.models.generation import Candidate, GenerationConfig, seed_of
 from signllm.models.language_model import (
-    GenerationConfig,
     LanguageModelConfig,
     LoraConfig,
     PromptTuningConfig,
@@ -82,11 +82,24 @@ class SignLLMConfig:
 
 @dataclass(frozen=True)
 class Generated:
-    """A translation: its text, and the characters and word ids it was written from."""
+    """A translation and what it was written from.
 
-    text: str
+    Attributes:
+        candidates: the n best texts, best first.
+        characters: N of them.
+        words: M ids.
+        slots: N places of the word that each character went into.
+    """
+
+    candidates: tuple[Candidate, ...]
     characters: list[int]
     words: list[int]
+    slots: list[int]
+
+    @property
+    def text(self) -> str:
+        """The best text."""
+        return self.candidates[0].text
 
 
 @dataclass(frozen=True)
@@ -163,12 +176,13 @@ class SignLLM(nn.Module):
         signs = self._signs(batch)
         segmentation = self.words.segment(signs.index, signs.counts)
         words, _ = self._project(signs, segmentation)
-        texts = self.language_model.generate(
-            words, segmentation.counts, batch.languages, generation or GenerationConfig()
-        )
-        characters = [part.tolist() for part in signs.index.split(signs.counts.tolist())]
+        generation = generation or GenerationConfig()
         found = [part.tolist() for part in segmentation.words.split(segmentation.counts.tolist())]
-        return [Generated(*parts) for parts in zip(texts, characters, found, strict=True)]
+        seeds = [seed_of(ids, generation.seed) for ids in found]
+        written = self.language_model.write(words, segmentation.counts, batch.languages, generation, seeds)
+        characters = [part.tolist() for part in signs.index.split(signs.counts.tolist())]
+        slots = [(part - part[0]).tolist() for part in segmentation.slot.split(signs.counts.tolist())]
+        return [Generated(*parts) for parts in zip(written, characters, found, slots, strict=True)]
 
     def _signs(self, batch: Batch) -> _Signs:
         if batch.frames is None:

@@ -78,7 +78,12 @@ def test_generation_gives_text_characters_and_words_of_every_video(model: SignLL
         collapsed = [c for i, c in enumerate(one.characters) if i == 0 or c != one.characters[i - 1]]
         assert spelt == collapsed
     again = model.generate(parts.with_characters(batch, model.vq_sign), GenerationConfig(max_new_tokens=5))
-    assert again == found
+    for one, other in zip(again, found, strict=True):
+        assert (one.text, one.characters, one.words) == (other.text, other.characters, other.words)
+        assert one.candidates[0].score == pytest.approx(other.candidates[0].score, rel=1e-5)
+        assert [one.words[slot] for slot in sorted(set(one.slots))] == one.words
+        assert len(one.slots) == len(one.characters)
+        assert one.slots == sorted(one.slots)
 
 
 def test_the_projector_starts_at_the_scale_of_the_text_embeddings(model: SignLLM) -> None:
