@@ -75,7 +75,7 @@ def stand_in(parts: Mapping[str, nn.Module], config: FinetuneConfig, words: Word
     for name in ("vq_sign", "word_vectors", "projector"):
         setattr(model, name, parts[name])
     inner: Any = parts["language_model"]
-    model.language_model = _language_model(config.sign_llm.language_model, inner["model"])
+    model.language_model = _language_model(config.sign_llm.language_model, inner)
     with META:
         text = torch.empty(config.sign_llm.mmd_text_tokens, model.language_model.width)
         model.register_buffer("text_embeddings", text, persistent=False)
@@ -85,13 +85,15 @@ def stand_in(parts: Mapping[str, nn.Module], config: FinetuneConfig, words: Word
     return model.train()
 
 
-def _language_model(config: LanguageModelConfig, inner: Any) -> LanguageModel:
+def _language_model(config: LanguageModelConfig, parts: Mapping[str, Any]) -> LanguageModel:
+    inner = parts["model"]
     is_encoder_decoder = inner.config.is_encoder_decoder
     kind = EncoderDecoderLanguageModel if is_encoder_decoder else CausalLanguageModel
     model: Any = kind.__new__(kind)
     nn.Module.__init__(model)
     model.config, model.model = config, inner
     model.tokenizer = model.prompt = _Tokens()
+    model.virtual_tokens = parts["virtual_tokens"] if "virtual_tokens" in parts else None
     model.limit, model._has_told = position_limit(inner.config), False
     model.cost = encoder_decoder_cost(inner) if is_encoder_decoder else language_model_cost(inner)
     if config.gradient_checkpointing:
