@@ -103,6 +103,26 @@ def score(
     return _scores(ours, theirs, convention, _tokenizer_of(rule, language), final_period)
 
 
+def bleu4_interval(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    convention: str = "phoenix2014t",
+    *,
+    language: str | None = None,
+    final_period: FinalPeriod = "keep",
+) -> tuple[float, float]:
+    """Return BLEU-4 and the half width of its 95 % interval over draws of the sentences, with replacement.
+
+    1000 draws by sacrebleu, whose seed is fixed: the same sentences give the same interval. The arguments are
+    those of :func:`score`.
+    """
+    rule = convention_named(convention)
+    normalise = _normaliser(rule, final_period)
+    ours, theirs = [normalise(text) for text in hypotheses], [normalise(text) for text in references]
+    found = _bleu(rule, _tokenizer_of(rule, language), 4).corpus_score(ours, [theirs], n_bootstrap=1000)
+    return found.score, float(found._ci)
+
+
 def _scores(
     ours: list[str], theirs: list[str], convention: str, tokenize: str, final_period: FinalPeriod
 ) -> dict[str, float | int | str]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from signllm.command import Job, Verb
 from signllm.errors import UsageError
 from signllm.training.local_ranks import is_first_rank
+from signllm.verbs.compare import COMPARE
 from signllm.verbs.data import SHARD, SHARDS
 from signllm.verbs.demo import DEMO
 from signllm.verbs.doctor import DOCTOR
@@ -81,5 +82,6 @@ VERBS: dict[str, Verb] = {
     "export": EXPORT,
     "score": SCORE,
     "report": REPORT,
+    "compare": COMPARE,
     "launch": launch_verb(check=prepare, run=run),
 }
