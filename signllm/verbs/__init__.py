@@ -5,6 +5,7 @@ Whatever a verb needs is imported inside it, so that listing the verbs costs not
 
 import difflib
 import functools
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from signllm.version import VERSION
 
 def run(arguments: Sequence[str]) -> None:
     """Run one verb, letting its errors through: what a rank of a submitted job calls."""
+    gc.set_threshold(14_000)  # not 700: what imports make stays, and looking it over took a tenth of a start
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would write across ours
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not is_first_rank():
