@@ -85,7 +85,8 @@ def draw(found: Sequence[Point], split: str) -> Figure:
     axes.set_xscale("log")
     sizes = sorted({point.parameters or 0 for point in known})
     axes.set_xlim(sizes[0] / 1.6, sizes[-1] * 1.6)
-    axes.set_xticks(sizes, [count_text(size) for size in sizes])
+    ticks = [size for place, size in enumerate(sizes) if not place or size > 1.3 * sizes[place - 1]]
+    axes.set_xticks(ticks, [count_text(size) for size in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("parameters of the language model")
     axes.set_ylabel(f"BLEU-4, {split}")
@@ -111,7 +112,7 @@ def _family(axes: Axes, found: Sequence[Point], mark: str, name: str) -> None:
 def _label(axes: Axes, known: Sequence[Point]) -> None:
     for point in known:
         axes.annotate(
-            point.llm, (point.parameters or 0, point.bleu4), (8, 6), textcoords="offset points", fontsize=8
+            point.llm, (point.parameters or 0, point.bleu4), (8, -12), textcoords="offset points", fontsize=8
         )
 
 
@@ -122,7 +123,7 @@ def _bars(known: Sequence[Point]) -> str:
         kinds.append("mean and standard deviation of runs that differ in the seed")
     if any(point.runs == 1 and point.spread is not None for point in known):
         kinds.append("one run with the 95 % interval over its sentences")
-    return "; ".join(kinds)
+    return "\n".join(kinds)
 
 
 def _page(compared: Sequence[Compared], split: str, picture: bytes) -> Markup:
