@@ -10,7 +10,7 @@ from signllm.errors import UsageError
 from signllm.training.engine import deepspeed_settings
 
 
-@pytest.mark.parametrize("name", ["phoenix2014t", "csl_daily", "how2sign"])
+@pytest.mark.parametrize("name", ["phoenix2014t", "csl_daily", "how2sign", "llm_scaling"])
 def test_the_numbers_of_the_paper(name: str) -> None:
     recipe = recipes.find_recipe(name)
     vq_sign = recipe.pretrain.vq_sign

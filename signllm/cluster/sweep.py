@@ -5,6 +5,8 @@ their values, ``{i}`` the job's number from 0. ``--array 3`` alone gives three j
 Values are separated by commas, ``A..B`` is a range of integers with both ends. An argument that is nothing
 but a placeholder is split like a shell line, so that a value may be several options, or none:
 ``--array 'variant=,--a.b 1 --no-c'``. Nothing is quoted from the shell but what it would split itself.
+A value with slashes, say a model's name, is one folder's name where it is a part of ``--run`` or ``--out``:
+``--run runs/{llm}`` with ``llm=google/flan-t5-xl`` is ``runs/google-flan-t5-xl``.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from signllm.errors import UsageError
 NUMBER = "i"
 WRITES_INTO = {"pretrain": "--run", "compose": "--run", "finetune": "--run", "demo": "--out"}
 """Verbs that own the folder which they write, and the option that names it."""
+FOLDERS = ("--run", "--out")
+"""Options that name a run's folder, whoever writes it."""
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.-]*)\}")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
@@ -53,7 +57,8 @@ def sweep(array: Sequence[str], arguments: Sequence[str]) -> list[tuple[str, ...
     commands = []
     for number, values in enumerate(itertools.product(*variables.values())):
         chosen = {**dict(zip(variables, values, strict=True)), NUMBER: str(number)}
-        commands.append(tuple(itertools.chain.from_iterable(_filled(word, chosen) for word in arguments)))
+        pairs = zip(("", *arguments), arguments, strict=False)
+        commands.append(tuple(itertools.chain.from_iterable(_filled(*pair, chosen) for pair in pairs)))
     _all_apart(commands)
     return commands
 
@@ -86,8 +91,14 @@ def _values(part: str) -> list[str]:
     return [str(number) for number in range(first, last + 1)]
 
 
-def _filled(word: str, chosen: dict[str, str]) -> list[str]:
-    """Put values in the place of placeholders; a bare placeholder may become several arguments, or none."""
+def _filled(before: str, word: str, chosen: dict[str, str]) -> list[str]:
+    """Put values in the place of placeholders; a bare placeholder may become several arguments, or none.
+
+    Args:
+        before: the word before, which may be the option that this word belongs to.
+        word: of the command line.
+        chosen: the values of one job.
+    """
     alone = _PLACEHOLDER.fullmatch(word)
     if alone:
         try:
@@ -96,6 +107,9 @@ def _filled(word: str, chosen: dict[str, str]) -> list[str]:
             raise UsageError(
                 f"{alone[1]}={chosen[alone[1]]!r} is no line of options: {error}", where="--array"
             ) from None
+    option, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
+    if option in FOLDERS and not _PLACEHOLDER.fullmatch(value):
+        chosen = {name: one.strip("/").replace("/", "-") for name, one in chosen.items()}
     return [_PLACEHOLDER.sub(lambda found: chosen[found[1]], word)]
 
 

@@ -5,6 +5,7 @@ Whatever a verb needs is imported inside it, so that listing the verbs costs not
 
 import difflib
 import functools
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from signllm.command import Job, Verb
 from signllm.errors import UsageError
 from signllm.training.local_ranks import is_first_rank
+from signllm.verbs.compare import COMPARE
 from signllm.verbs.data import SHARD, SHARDS
 from signllm.verbs.demo import DEMO
 from signllm.verbs.doctor import DOCTOR
@@ -24,6 +26,7 @@ from signllm.version import VERSION
 
 def run(arguments: Sequence[str]) -> None:
     """Run one verb, letting its errors through: what a rank of a submitted job calls."""
+    gc.set_threshold(14_000)  # not 700: what imports make stays, and looking it over took a tenth of a start
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would write across ours
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not is_first_rank():
@@ -82,6 +85,7 @@ VERBS: dict[str, Verb] = {
     "export": EXPORT,
     "score": SCORE,
     "report": REPORT,
+    "compare": COMPARE,
     "plan": PLAN,
     "launch": launch_verb(check=prepare, run=run),
 }

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from signllm.cluster.launch import launch, wait
+from signllm.cluster.launch import launch
 from signllm.cluster.profile import Profile
 from signllm.data.characters import load_characters
 from signllm.data.clip import Annotations, Clip
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.training.checkpoint import load_weights
+from tests import warm
 from tests.cluster.slurm import GRACE_S, Slurm, until
 from tests.cluster.training import finetune_on_rank, verb_on_rank
 
@@ -47,7 +48,8 @@ def test_a_preempted_run_ends_with_the_weights_of_one_that_was_not(
     assert states[job.job_id] == "COMPLETED", f"{slurm}\n{job.stderr()}"
     assert slurm.field(job.job_id, "Restarts") == "1"
     assert 3 <= steps < lines(preempted / "log.jsonl")
-    wait(launch(HERE, [str(composed), str(straight)], run=finetune_on_rank, logs=tmp_path / "logs"))
+    done = warm.run_ranks("tests.cluster.training", str(composed), str(straight), ranks=2)
+    assert done.codes == [0, 0], done.stderr
     resumed, expected = load_weights(preempted), load_weights(straight)
     assert resumed.keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.items())

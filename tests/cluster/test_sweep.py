@@ -44,6 +44,20 @@ def test_a_number_counts_jobs() -> None:
     assert [job[-1] for job in jobs] == ["r/0", "r/1", "r/2"]
 
 
+@pytest.mark.parametrize("verb", ["finetune", "evaluate"])
+@pytest.mark.parametrize("form", [("--run", "runs/{llm}"), ("--run=runs/{llm}",)])
+def test_the_name_of_a_model_is_one_folder_s_name(verb: str, form: tuple[str, ...]) -> None:
+    """Where it is the whole of the folder's option, it is a folder that the user named."""
+    jobs = sweep(["llm=google/flan-t5-xl,/models/7b/"], [verb, "--llm", "{llm}", "--data=d/{llm}", *form])
+    assert [job[-1].removeprefix("--run=") for job in jobs] == ["runs/google-flan-t5-xl", "runs/models-7b"]
+    assert [job[2:4] for job in jobs] == [
+        ("google/flan-t5-xl", "--data=d/google/flan-t5-xl"),
+        ("/models/7b/", "--data=d//models/7b/"),
+    ]
+    named = [word.replace("runs/{llm}", "{llm}") for word in form]
+    assert sweep(["llm=runs/a"], [verb, *named])[0][-1].removeprefix("--run=") == "runs/a"
+
+
 def test_a_value_may_be_several_options_or_none() -> None:
     array = ["variant=,--vq-sign.encoder.no-subtract-video-mean,--training.seed 3 --log 'a b'"]
     jobs = sweep(array, ["pretrain", "{variant}", "--run", "r/{i}"])

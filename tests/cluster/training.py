@@ -1,8 +1,12 @@
-"""What a rank of a test's job runs: the stages in miniature, long enough to be stopped, or to die."""
+"""What a rank of a test's job runs: the stages in miniature, long enough to be stopped, or to die.
+
+``python -m tests.cluster.training FOLDER RUN`` is the rank that nobody stops.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,3 +88,7 @@ def verb_on_rank(arguments: Sequence[str]) -> None:
         SignLLM.generate = held_generate  # type: ignore[method-assign, assignment]
     recipes.RECIPES["tiny"] = tiny
     run(words)
+
+
+if __name__ == "__main__":
+    finetune_on_rank(sys.argv[1:])

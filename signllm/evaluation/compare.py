@@ -1,0 +1,209 @@
+"""Runs side by side: what each was made with, how large its language model is, and its scores on one split.
+
+Everything is read from the run folders, nothing is computed anew. What a run lacks is said and leaves its places empty: a sweep of which one job
+failed is still a table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from signllm.errors import UsageError
+from signllm.evaluation.report.run_folder import RunFolder, finite, read_object, read_run
+from signllm.evaluation.scores import METRICS
+
+HEADS = ("run", "language model", "parameters", "seed", "BLEU-1", "BLEU-4", "95 %", "ROUGE-L", "chrF")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One run of a comparison.
+
+    Attributes:
+        run: its folder.
+        llm: folder or name of its language model.
+        family: what ``transformers`` calls the model's kind, ``""`` where that is not known here.
+        parameters: of the language model; None: not known here.
+        seed: of training.
+        settings: a hash of all else that it was made with: the same where runs differ in the seed alone.
+        scores: by name, 0 to 100; empty without an evaluation.
+        interval: half width of BLEU-4's 95 % interval over the sentences; None if it was scored without one.
+        samples: sentences that were scored.
+        signature: of the scores.
+        problem: what is missing, and the remedy.
+    """
+
+    run: str
+    llm: str
+    family: str = ""
+    parameters: int | None = None
+    seed: int | None = None
+    settings: str = ""
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    interval: float | None = None
+    samples: int | None = None
+    signature: str = ""
+    problem: str = ""
+
+    @property
+    def llm_name(self) -> str:
+        """The last part of the language model's name."""
+        return Path(self.llm).name
+
+
+def compare(runs: Sequence[Path], split: str) -> list[Compared]:
+    """Read the runs, the smallest language model first.
+
+    Raises:
+        UsageError: a folder is not there, or no run has scores of this split.
+    """
+    found = [_compared(read_run(run), split) for run in runs]
+    if not any(one.scores for one in found):
+        raise UsageError(
+            f"no run has scores of the split {split}",
+            where=", ".join(map(str, runs)),
+            remedy=found[0].problem.rpartition("remedy: ")[2] if found else "name one run or more",
+        )
+    return sorted(found, key=lambda one: (one.parameters or 0, one.llm, one.settings, one.seed or 0, one.run))
+
+
+def _compared(run: RunFolder, split: str) -> Compared:
+    config = run.config.get("config")
+    settings: dict[str, Any] = json.loads(json.dumps(config)) if isinstance(config, dict) else {}
+    model = settings.get("sign_llm", {}).get("language_model", {})
+    seed = settings.get("training", {}).pop("seed", None)
+    llm = str(model.get("path") or "") if isinstance(model, dict) else ""
+    family, parameters = _size(llm, run.path)
+    scores = run.scores.get(split, {})
+    values = {name: value for name in METRICS if (value := finite(scores.get(name))) is not None}
+    problem = ""
+    if "bleu4" not in values:
+        values = {}
+        problem = f"{run.path}: {_lacks(run, split)}"
+    return Compared(
+        run=str(run.path),
+        llm=llm,
+        family=family,
+        parameters=parameters,
+        seed=seed if isinstance(seed, int) else None,
+        settings=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12],
+        scores=values,
+        interval=_interval(scores) if values else None,
+        samples=scores.get("samples"),
+        signature=str(scores.get("signature", "")),
+        problem=problem,
+    )
+
+
+def _lacks(run: RunFolder, split: str) -> str:
+    """Say why there are no scores, and what to do."""
+    if run.stage != "finetune":
+        return f"this is a folder of {run.stage}; remedy: name runs of stage 3"
+    return f"no scores.{split}.json; remedy: signllm evaluate --run {run.path} --data SHARDS --split {split}"
+
+
+def _size(llm: str, run: Path) -> tuple[str, int | None]:
+    """Return the family and the parameters of a language model, from its configuration or the run's start."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    from signllm.models.frozen_llm import read_configuration
+
+    try:
+        config = read_configuration(llm)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        with torch.device("meta"):
+            model = auto.from_config(config)
+        return str(config.model_type), sum(p.numel() for p in model.parameters())
+    except (UsageError, ValueError):
+        counts = read_object(run / "startup.json").get("parameters", {}).get("language_model", {})
+        return "", counts.get("frozen") or None
+
+
+def _interval(scores: Mapping[str, Any]) -> float | None:
+    """Return the half width of BLEU-4's interval, if it was scored with one."""
+    intervals = scores.get("intervals")
+    ends = intervals.get("bleu4") if isinstance(intervals, dict) else None
+    if not isinstance(ends, list) or len(ends) != 2:
+        return None
+    low, high = map(finite, ends)
+    return None if low is None or high is None else (high - low) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Runs that differ in the seed alone: BLEU-4 of one, or mean and standard deviation of several."""
+
+    llm: str
+    family: str
+    parameters: int | None
+    runs: int
+    bleu4: float
+    spread: float | None
+
+
+def points(compared: Sequence[Compared]) -> list[Point]:
+    """Return the scored runs as points; ``spread`` is the interval of one run, the deviation of several."""
+    groups: dict[str, list[Compared]] = {}
+    for one in compared:
+        if one.scores:
+            groups.setdefault(one.settings, []).append(one)
+    found = []
+    for group in groups.values():
+        values = [one.scores["bleu4"] for one in group]
+        first = group[0]
+        found.append(
+            Point(
+                llm=first.llm_name,
+                family=first.family,
+                parameters=first.parameters,
+                runs=len(group),
+                bleu4=statistics.mean(values),
+                spread=statistics.stdev(values) if len(group) > 1 else first.interval,
+            )
+        )
+    return found
+
+
+def rows(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
+    """Return the table: a row for each run, then one for the mean of runs that differ in the seed alone."""
+    table: list[tuple[str, ...]] = [HEADS]
+    for one in compared:
+        values = [f"{one.scores[name]:.2f}" if name in one.scores else "-" for name in METRICS]
+        by = dict(zip(METRICS, values, strict=True))
+        half = "-" if one.interval is None else f"± {one.interval:.2f}"
+        seed = "-" if one.seed is None else str(one.seed)
+        known = (one.run, one.llm_name or "-", count_text(one.parameters), seed)
+        table.append((*known, by["bleu1"], by["bleu4"], half, by["rouge_l"], by["chrf"]))
+    for point in points(compared):
+        if point.runs > 1:
+            known = (f"mean of {point.runs} seeds", point.llm, count_text(point.parameters), "")
+            table.append((*known, "", f"{point.bleu4:.2f}", f"sd {point.spread:.2f}", "", ""))
+    return table
+
+
+def count_text(number: int | None) -> str:
+    """Return a number of parameters as papers write it: ``6.7 B``."""
+    if number is None:
+        return "-"
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def cautions(compared: Sequence[Compared]) -> list[str]:
+    """Return what a reader of the table must know: what is missing, what cannot be compared."""
+    told = [one.problem for one in compared if one.problem]
+    for name in ("signature", "samples"):
+        kinds = {getattr(one, name) for one in compared if one.scores}
+        if len(kinds) > 1:
+            told.append(f"not to be compared: the scores have {len(kinds)} kinds of {name}: {kinds}")
+    return told

@@ -1,0 +1,63 @@
+"""The verb that sets runs side by side."""
+
+import json as json_format
+import sys
+from pathlib import Path
+
+from signllm.command import Job, Verb, parse
+from signllm.errors import UsageError
+from signllm.plain import to_plain
+
+
+def _compare(arguments: list[str]) -> Job:
+    def compare(
+        runs: tuple[Path, ...], /, *, split: str = "dev", out: Path | None = None, json: bool = False
+    ) -> None:
+        """Compare.
+
+        Args:
+            runs: run folders of stage 3 that were evaluated.
+            split: whose scores; choose on dev, report test once.
+            out: also draw BLEU-4 over the size of the language models: a page.html with the table, or a
+                picture.png, .svg, .pdf.
+            json: print JSON.
+        """
+        from signllm.evaluation.compare import cautions, rows
+        from signllm.evaluation.compare import compare as compared
+        from signllm.evaluation.compare_page import refuse_kind, write_comparison
+
+        if not runs:
+            raise UsageError("no run", where="signllm compare RUN...", remedy="name one run folder or more")
+        if out is not None:
+            refuse_kind(out)
+        found = compared(runs, split)
+        if json:
+            print(json_format.dumps([to_plain(one) for one in found], indent=2))
+        else:
+            print("\n".join(_lines(rows(found))))
+        for line in cautions(found):
+            print(f"signllm: {line}", file=sys.stderr)
+        if out is not None:
+            write_comparison(found, split, out)
+            print(out, file=sys.stderr)
+
+    return parse(compare, arguments, verb="compare", about=COMPARE)
+
+
+def _lines(table: list[tuple[str, ...]]) -> list[str]:
+    """Align columns: names to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+
+
+COMPARE = Verb(
+    "runs side by side: scores, language models and their sizes, a plot",
+    "signllm compare runs/scaling/* --split test --out scaling.html",
+    _compare,
+)

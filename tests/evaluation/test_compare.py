@@ -1,0 +1,187 @@
+"""Runs side by side: the table, what is missing, the interval, and the picture and page that are written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from signllm import cli
+from signllm.errors import UsageError
+from signllm.evaluation.compare import Compared, cautions, compare, count_text, points, rows
+from signllm.evaluation.compare_page import draw, write_comparison
+from signllm.evaluation.hypotheses import Hypothesis, write_scored
+from signllm.evaluation.scores import score
+
+SAID = ["heute regnet es im norden", "morgen scheint die sonne", "am abend wird es im süden wieder kalt"]
+HEARD = ["heute regnet es im norden", "morgen scheint sonne", "am abend wird es im westen wieder kalt"]
+
+
+def made(folder: Path, llm: Path | str, *, seed: int = 0, good: int = 3, learning_rate: float = 1e-3) -> Path:
+    """Write what a comparison reads of a run; the first ``good`` of three sentences are well translated."""
+    folder.mkdir(parents=True)
+    settings = {
+        "sign_llm": {"language_model": {"path": str(llm)}},
+        "training": {"seed": seed, "learning_rate": learning_rate},
+    }
+    (folder / "config.json").write_text(json.dumps({"stage": "finetune", "config": settings}))
+    texts = [*HEARD[:good], *["nichts"] * (3 - good)] * 4
+    lines = [
+        Hypothesis(place=n, id=str(n), hypothesis=text, reference=SAID[n % 3], characters=[], words=[])
+        for n, text in enumerate(texts)
+    ]
+    write_scored(folder, "test", lines, score(texts, SAID * 4, bootstrap=100))
+    return folder
+
+
+@pytest.fixture
+def llm(tmp_path: Path) -> Path:
+    """The configuration of a small LLaMA, and no weights."""
+    from transformers import LlamaConfig
+
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    LlamaConfig(vocab_size=100, **sizes).save_pretrained(tmp_path / "small-llama")
+    return tmp_path / "small-llama"
+
+
+@pytest.fixture
+def sweep(llm: Path, tmp_path: Path) -> list[Path]:
+    """Two seeds on a small model, one on a model that is only named, and one that is not evaluated."""
+    runs = tmp_path / "runs"
+    found = [made(runs / "b-large", "org/7b", good=2)]
+    parameters = {"language_model": {"trained": 9, "frozen": 6_738_415_616}}
+    (found[0] / "startup.json").write_text(json.dumps({"parameters": parameters}))
+    found += [made(runs / f"a-{seed}", llm, seed=seed, good=2 + seed) for seed in (0, 1)]
+    found += [made(runs / "c", llm)]
+    (runs / "c" / "scores.test.json").unlink()
+    return found
+
+
+def test_a_table_has_every_run_by_the_size_of_its_model(sweep: list[Path], llm: Path) -> None:
+    found = compare(sweep, "test")
+    embeddings, block = 2 * 100 * 8, 4 * 8 * 8 + 3 * 8 * 16 + 3 * 8
+    assert [(Path(one.run).name, one.parameters, one.family) for one in found] == [
+        ("a-0", embeddings + block, "llama"),
+        ("c", embeddings + block, "llama"),
+        ("a-1", embeddings + block, "llama"),
+        ("b-large", 6_738_415_616, ""),
+    ]
+    table = rows(found)
+    assert table[1][:4] == (str(sweep[1]), "small-llama", count_text(embeddings + block), "0")
+    assert table[2][4:] == ("-",) * 5
+    assert table[4][1:3] == ("7b", "6.74 B")
+    scores = [json.loads((run / "scores.test.json").read_text())["bleu4"] for run in sweep[:3]]
+    assert [table[n][5] for n in (4, 1, 3)] == [f"{bleu4:.2f}" for bleu4 in scores]
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_point(sweep: list[Path], llm: Path) -> None:
+    small, large = points(compare(sweep, "test"))
+    low, high = (json.loads((run / "scores.test.json").read_text())["bleu4"] for run in sweep[1:3])
+    assert (small.runs, small.bleu4, small.spread) == (
+        2,
+        pytest.approx((low + high) / 2),
+        pytest.approx((high - low) / 2**0.5),
+    )
+    assert rows(compare(sweep, "test"))[-1][0] == "mean of 2 seeds"
+    assert (large.runs, large.spread) == (1, compare(sweep, "test")[-1].interval)
+    other = made(sweep[0].parent / "other", llm, seed=2, learning_rate=1e-4)
+    assert [point.runs for point in points(compare([*sweep, other], "test"))] in ([1, 2, 1], [2, 1, 1])
+
+
+def test_the_interval_is_that_of_the_scores(sweep: list[Path]) -> None:
+    path = sweep[1] / "scores.test.json"
+    scores = json.loads(path.read_text())
+    low, high = scores["intervals"]["bleu4"]
+    assert compare([sweep[1]], "test")[0].interval == pytest.approx((high - low) / 2)
+    for other in ({}, {"bleu4": None}, {"bleu4": [1, "x"]}):
+        path.write_text(json.dumps(scores | {"intervals": other}))
+        assert compare([sweep[1]], "test")[0].interval is None
+
+
+def test_what_is_missing_or_cannot_be_compared_is_said(sweep: list[Path]) -> None:
+    told = cautions(compare(sweep, "test"))
+    assert told == [
+        f"{sweep[3]}: no scores.test.json; remedy: "
+        f"signllm evaluate --run {sweep[3]} --data SHARDS --split test"
+    ]
+    scores = json.loads((sweep[0] / "scores.test.json").read_text())
+    (sweep[0] / "scores.test.json").write_text(json.dumps(scores | {"signature": "another"}))
+    assert "not to be compared: the scores have 2 kinds of signature" in cautions(compare(sweep, "test"))[1]
+    (sweep[3] / "config.json").write_text('{"stage": "pretrain"}')
+    assert "this is a folder of pretrain" in cautions(compare(sweep, "test"))[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "name one run folder or more"),
+        (["nowhere"], "there is no such run folder"),
+        (["{run}", "--split", "dev"], "no run has scores of the split dev"),
+        (["{run}", "--split", "test", "--out", "x.jpg"], "end it in .html"),
+    ],
+)
+def test_a_mistake_is_told(
+    words: list[str], told: str, sweep: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["compare", *(word.format(run=sweep[0]) for word in words)]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_picture_tells_families_by_their_mark() -> None:
+    """Sizes, heights and bars of the picture are those of the points."""
+
+    def one(llm: str, family: str, size: int, bleu4: float, seed: int = 0) -> Compared:
+        scores = {"bleu4": bleu4}
+        return Compared(
+            run=f"{llm}-{seed}", llm=llm, family=family, parameters=size, settings=llm, seed=seed,
+            scores=scores, interval=1.5,
+        )  # fmt: skip
+
+    runs = [
+        one("a", "llama", 10**9, 10.0),
+        one("b", "t5", 2 * 10**9, 13.0),
+        one("b", "t5", 2 * 10**9, 15.0, 1),
+    ]
+    [axes] = draw(points(runs), "test").axes
+    assert axes.get_xscale() == "log"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1 B", "2 B"]
+    assert [text.get_text() for text in axes.texts] == ["a", "b"]
+    drawn = {bars.get_label(): bars for bars in axes.containers}
+    assert drawn.keys() == {"llama", "t5"}
+    marks = {name: bars[0].get_marker() for name, bars in drawn.items()}
+    assert marks["llama"] != marks["t5"]
+    assert [bars[0].get_xydata().tolist() for bars in drawn.values()] == [[[1e9, 10.0]], [[2e9, 14.0]]]
+    [[low, high]] = drawn["t5"][2][0].get_segments()
+    assert (low[1], high[1]) == pytest.approx((14 - 2**0.5, 14 + 2**0.5))
+    with pytest.raises(UsageError, match="the size of no language model is known"):
+        draw(points([one("a", "", 0, 1.0)]), "test")
+
+
+def test_the_command_prints_the_table_and_writes_page_and_picture(
+    sweep: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", *map(str, sweep), "--split", "test"]
+    page, picture = tmp_path / "new" / "scaling.html", tmp_path / "scaling.png"
+    assert cli.main([*words, "--out", str(page)]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1 + 4 + 1
+    assert out.splitlines()[0].split()[:3] == ["run", "language", "model"]
+    assert "no scores.test.json" in err
+    text = page.read_text()
+    assert text.count("<tr>") == 6
+    assert "data:image/png;base64," in text
+    assert "no scores.test.json" in text
+    assert cli.main([*words, "--out", str(picture), "--json"]) == 0
+    records: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    assert [record["parameters"] for record in records][-1] == 6_738_415_616
+    assert {record["problem"] == "" for record in records} == {True, False}
+    with Image.open(picture) as drawn:
+        assert min(drawn.size) > 400
+        assert drawn.convert("L").getextrema() == (0, 255)
+    shutil.rmtree(tmp_path / "new")
+    write_comparison(compare(sweep, "test"), "test", tmp_path / "scaling.svg")
+    assert "<svg" in (tmp_path / "scaling.svg").read_text()
