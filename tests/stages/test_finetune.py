@@ -13,6 +13,7 @@ import torch
 from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
+from signllm.models.adapters import VIRTUAL
 from signllm.stages.finetune import finetune
 from signllm.stages.finetuned import load_sign_llm
 from signllm.stages.phases import phases
@@ -91,6 +92,25 @@ def test_zero3_on_two_ranks_learns_what_one_rank_learns(run: Path, composed: Pat
         torch.testing.assert_close(
             tensor, straight[name], rtol=0.05, atol=2e-3, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+def test_a_learnt_prompt_goes_from_one_rank_on_zero2_to_two_on_zero3(composed: Path) -> None:
+    """The phase on characters in this process; the joint one here, and again on two ranks from its end."""
+    straight, parted = composed / "prompted", composed / "prompted-zero3-of-2"
+    config = path.prompted_config(composed / "llm")
+    finetune(config, run=straight, init=composed / "pretrain", shards=composed / "shards")
+    shutil.copytree(straight / "frozen", parted / "frozen")
+    path.on_ranks(composed, composed / "llm", "prompted-zero3", processes=2)
+    before, after = load_weights(straight / "frozen"), load_weights(straight)
+    assert before.keys() == after.keys()
+    assert [name for name in after if name.startswith("language_model")] == [VIRTUAL]
+    assert 0 < (after[VIRTUAL] - before[VIRTUAL]).abs().max() < 0.01  # three steps at 1e-3
+    for name, tensor in load_weights(parted).items():
+        torch.testing.assert_close(
+            tensor, after[name], rtol=0.05, atol=2e-3, msg=lambda text, n=name: f"{n}: {text}"
+        )
+    loaded = load_sign_llm(straight).language_model.virtual_tokens
+    assert torch.equal(loaded.embedding.weight, after[VIRTUAL])
 
 
 def test_phases_share_out_the_epochs() -> None:
