@@ -72,16 +72,12 @@ def load_partitioned(
         None where the weights of the file are not those of the model one by one: older names, experts stored
         apart. ``transformers`` knows how to turn them then.
     """
-    from accelerate import init_empty_weights
     from transformers import GenerationConfig
 
-    with init_empty_weights(include_buffers=False):
-        model = auto.from_config(settings, dtype=dtype, **options)
-    model.tie_weights()
-    model.requires_grad_(False)
+    model = without_weights(auto, settings, dtype=dtype, **options)
     with ExitStack() as stack:
         shards = Shards(folder, stack)
-        places = _places(model, shards)
+        places = places_of(model, shards)
         if places is None:
             return None
         with torch.no_grad():
@@ -95,7 +91,17 @@ def load_partitioned(
     return loaded
 
 
-def _places(model: Any, shards: Shards) -> dict[tuple[str, ...], str] | None:
+def without_weights(auto: Any, settings: Any, **options: Any) -> Any:
+    """Return a frozen model on torch's meta device, but for its buffers, which are computed."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        model = auto.from_config(settings, **options)
+    model.tie_weights()
+    return model.requires_grad_(False)
+
+
+def places_of(model: Any, shards: Shards) -> dict[tuple[str, ...], str] | None:
     """Return where each weight of a model is found, by its names; None if one is not, or has another shape.
 
     A weight that several modules share may be stored by any of its names; by two only if both say the same.
