@@ -1,4 +1,4 @@
-"""Which stored tensor becomes which weight where each rank reads its own piece; tools/check_loading measures."""
+"""Which stored tensor becomes which weight where each rank reads its own piece of the files."""
 
 from __future__ import annotations
 
