@@ -154,6 +154,11 @@ def load_model(
             )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise _cannot_load("language model", path, error) from None
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        what = ValueError("weights have other shapes than config.json says")
+        raise _cannot_load("language model", path, what) from None
     model, found = loaded
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])

@@ -55,10 +55,11 @@ def test_names_without_the_models_prefix_and_by_either_of_two_names(tmp_path: Pa
     assert places(tmp_path) is None, "two weights are stored where the configuration wants one"
 
 
-def test_what_is_stored_otherwise_is_left_to_transformers(tmp_path: Path) -> None:
+def test_another_shape_is_told_and_what_is_not_there_is_left_to_transformers(tmp_path: Path) -> None:
     save_family(tmp_path, "llama")
     change(tmp_path, lambda stored: stored | {"lm_head.weight": stored["lm_head.weight"].T.contiguous()})
-    assert places(tmp_path) is None
+    with pytest.raises(ValueError, match=r"lm_head.weight is \(16, 21\) in model.safetensors, \(21, 16\) by"):
+        places(tmp_path)
     change(tmp_path, lambda stored: {n: t for n, t in stored.items() if n != "lm_head.weight"})
     assert places(tmp_path) is None
 
