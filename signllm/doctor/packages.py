@@ -15,6 +15,7 @@ from signllm.doctor.finding import Finding
 OPTIONAL = {
     "triton": "only GPUs need it, and it comes with CUDA builds of torch",
     "torchcodec": "only decodes videos of their own size faster",
+    "bitsandbytes": "only language models of 4 and 8 bits need it",
 }
 CHECKOUT = Path(__file__).parents[2]
 

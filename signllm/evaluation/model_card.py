@@ -78,7 +78,7 @@ def model_card(
         kind=f"{model.dtype}"
         + (f", in {model.quantize}" if model.quantize != "none" else "")
         + _adapters(model),
-        prompt="of its family" if model.prompt is None else f"`{model.prompt}`",
+        prompt=_prompt(model),
         codes=words.codes,
         words=len(words.words),
         checkpoint=checkpoint,
@@ -88,6 +88,12 @@ def model_card(
         )
         or "  - not recorded",
     )
+
+
+def _prompt(model: LanguageModelConfig) -> str:
+    if model.prompt is not None:
+        return f"`{model.prompt}`"
+    return "of its family" + (", in the language of the text" if model.prompt_language == "target" else "")
 
 
 def _adapters(model: LanguageModelConfig) -> str:

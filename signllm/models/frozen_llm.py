@@ -92,6 +92,14 @@ def model_type(model: Any) -> str:
     return str(model.config.model_type)
 
 
+def without_dropout(settings: Any) -> Any:
+    """Return a configuration, itself, with every dropout of its own at 0."""
+    for name, value in settings.to_dict().items():
+        if "drop" in name and isinstance(value, float):
+            setattr(settings, name, 0.0)
+    return settings
+
+
 def position_limit(config: Any) -> int | None:
     """Return how many places a model reads at most; None where positions are relative, without end (T5)."""
     if hasattr(config, "relative_attention_num_buckets"):
@@ -128,9 +136,7 @@ def load_model(
     folder, settings = model_folder(path), read_configuration(path)
     require_safetensors(folder, path)
     try:
-        for name, value in settings.to_dict().items():
-            if "drop" in name and isinstance(value, float):
-                setattr(settings, name, 0.0)
+        without_dropout(settings)
         options |= {"dtype": DTYPES[dtype]}
         if is_cut:
             loaded_as = {**(deepspeed or {}), "bf16": {"enabled": dtype == "bf16"}}
@@ -148,6 +154,11 @@ def load_model(
             )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise _cannot_load("language model", path, error) from None
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        what = ValueError("weights have other shapes than config.json says")
+        raise _cannot_load("language model", path, what) from None
     model, found = loaded
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])

@@ -48,6 +48,8 @@ class LanguageModelConfig:
         dtype: of the frozen weights (paper: 16 bit).
         prompt: precedes the signs; ``{language}`` becomes the sample's language. None: the family's
             (:mod:`signllm.models.prompt`).
+        prompt_language: ``target``: a causal model's prompt is in the language that it is to write, German
+            for German; T5 and its like learnt tasks by English words, mBART by codes: theirs stay.
         separator: follows the signs, before the text. None: the family's.
         chat: put prompt and signs into the tokenizer's chat template. None: where it has one.
         max_text_tokens: longer references are cut in training.
@@ -63,6 +65,7 @@ class LanguageModelConfig:
     path: str = ""
     dtype: Literal["fp32", "bf16"] = "bf16"
     prompt: str | None = None
+    prompt_language: Literal["English", "target"] = "English"
     separator: str | None = None
     chat: bool | None = None
     max_text_tokens: int = 128
@@ -88,6 +91,12 @@ class LanguageModelConfig:
                 where="language_model.prompt",
                 remedy="the only place to fill is {language}",
             ) from None
+        if self.prompt is not None and self.prompt_language == "target":
+            raise UsageError(
+                "a prompt of your own is not translated: prompt_language is target",
+                where="language_model.prompt_language",
+                remedy="leave out one of the two",
+            )
 
 
 class Scored(NamedTuple):
@@ -136,6 +145,7 @@ class LanguageModel(nn.Module, ABC):
             text=config.prompt,
             separator=config.separator,
             chat=config.chat,
+            in_target=config.prompt_language == "target",
         )
         self.limit = position_limit(self.model.config)
         self._has_told = False

@@ -20,6 +20,12 @@ CODES = {
 """ISO 639-1 codes of the languages of mBART-50 (arXiv 2008.00401, appendix A)."""
 
 
+def code_of(language: str) -> str:
+    """Return the ISO 639-1 code of a language by its English name or a code: German, ``de``, ``de_DE``."""
+    first = language.lower().replace("_", "-").split("-")[0]
+    return CODES.get(first, first)
+
+
 def decoder_start(tokenizer: Any, config: Any, language: str) -> list[int]:
     """Return the tokens that a decoder begins with, in a model's configuration and for a language.
 
@@ -34,8 +40,7 @@ def decoder_start(tokenizer: Any, config: Any, language: str) -> list[int]:
     codes = [token for token in tokenizer.all_special_tokens if is_code(token)]
     if not codes:
         return [config.pad_token_id if start is None else start]
-    wanted = language.lower().replace("_", "-").split("-")[0]
-    wanted = CODES.get(wanted, wanted)
+    wanted = code_of(language)
     found = [token for token in codes if token.strip("_").split("_")[0] == wanted]
     if not found:
         raise UsageError(

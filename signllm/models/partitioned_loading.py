@@ -72,16 +72,12 @@ def load_partitioned(
         None where the weights of the file are not those of the model one by one: older names, experts stored
         apart. ``transformers`` knows how to turn them then.
     """
-    from accelerate import init_empty_weights
     from transformers import GenerationConfig
 
-    with init_empty_weights(include_buffers=False):
-        model = auto.from_config(settings, dtype=dtype, **options)
-    model.tie_weights()
-    model.requires_grad_(False)
+    model = without_weights(auto, settings, dtype=dtype, **options)
     with ExitStack() as stack:
         shards = Shards(folder, stack)
-        places = _places(model, shards)
+        places = places_of(model, shards)
         if places is None:
             return None
         with torch.no_grad():
@@ -95,11 +91,28 @@ def load_partitioned(
     return loaded
 
 
-def _places(model: Any, shards: Shards) -> dict[tuple[str, ...], str] | None:
-    """Return where each weight of a model is found, by its names; None if one is not, or has another shape.
+def without_weights(auto: Any, settings: Any, **options: Any) -> Any:
+    """Return a frozen model on torch's meta device, but for its buffers, which are computed."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        model = auto.from_config(settings, **options)
+    model.tie_weights()
+    return model.requires_grad_(False)
+
+
+def places_of(model: Any, shards: Shards) -> dict[tuple[str, ...], str] | None:
+    """Return where each weight of a model is found, by its names; None if ``transformers`` has to turn some.
 
     A weight that several modules share may be stored by any of its names; by two only if both say the same.
+
+    Raises:
+        ValueError: a weight has not the shape of the configuration (``transformers`` tells rank 0 alone).
     """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
+
+    is_turned = any(isinstance(one, WeightConverter) for one in get_model_conversion_mapping(model))
     prefix = f"{model.base_model_prefix}."
     shared = defaultdict(list)
     for name, p in model.named_parameters(remove_duplicate=False):
@@ -108,8 +121,14 @@ def _places(model: Any, shards: Shards) -> dict[tuple[str, ...], str] | None:
     for p, names in shared.items():
         known = [one for name in names for one in (name, name.removeprefix(prefix))]
         keys = [key for key in dict.fromkeys(known) if key in shards.files]
-        if not keys or any(shards[key].shape != p.shape for key in keys):
+        if not keys:
             return None
+        for key in keys:
+            stored = tuple(shards[key].shape)
+            if stored != p.shape and not is_turned:
+                raise ValueError(f"{key} is {stored} in {shards.files[key]}, {tuple(p.shape)} by config.json")
+            if stored != p.shape:
+                return None
         if any(not torch.equal(shards[keys[0]], shards[key]) for key in keys[1:]):
             return None
         places[tuple(names)] = keys[0]

@@ -50,7 +50,7 @@ def with_model(out: Path, llm: Path | str) -> Path:
 def test_a_folder_that_is_no_whole_language_model(
     run: Path, made: Path, tmp_path: Path, refused: Refused
 ) -> None:
-    out = export(run, tmp_path / "out")
+    out, wide = export(run, tmp_path / "out"), parts.save_language_model(tmp_path / "wide", width=32)
 
     def copy(name: str, **change: str) -> Path:
         folder = Path(shutil.copytree(made / "llm", tmp_path / name))
@@ -67,6 +67,9 @@ def test_a_folder_that_is_no_whole_language_model(
     torn = copy("torn")
     torn.joinpath("model.safetensors").write_bytes((made / "llm" / "model.safetensors").read_bytes()[:900])
     refused(out, "the language model cannot be loaded", "torn", "check the folder's files")
+    other = copy("other")
+    (other / "model.safetensors").write_bytes((wide / "model.safetensors").read_bytes())
+    refused(out, "weights have other shapes than config.json says", "other")
     incomplete = copy("incomplete")
     index = {"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}
     (incomplete / "model.safetensors.index.json").write_text(json.dumps(index))

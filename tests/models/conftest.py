@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from tests.models import on_ranks, parts
-from tests.models.families import save_family
+from tests.models.families import CAUSAL, ENCODER_DECODER, save_experts, save_family
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +23,9 @@ def on_one_and_two(
 ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
     """What one rank found, and what each of two ranks found, doing the same work."""
     folder = tmp_path_factory.mktemp("ranks")
-    for family in on_ranks.FAMILIES:
+    for family in (*CAUSAL, *ENCODER_DECODER):
         save_family(folder / family, family)
+    save_experts(folder / "experts")
     with ThreadPoolExecutor() as pool:
         one, two = pool.map(lambda count: on_ranks.run(count, folder, llm), (1, 2))
     return one[0], two

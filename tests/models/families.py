@@ -103,3 +103,13 @@ def save_family(folder: Path, name: str, *, chat: bool = False) -> Path:
     head = "LMHeadModel" if name == "gpt2" else head
     getattr(transformers, f"{kind.removesuffix('Text')}{head}")(config).save_pretrained(folder)
     return folder
+
+
+def save_experts(folder: Path) -> Path:
+    """Write a random Mixtral, whose file holds each expert apart and whose model holds them together."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"num_local_experts": 2, "num_experts_per_tok": 1, "vocab_size": 8}
+    transformers.MixtralForCausalLM(transformers.MixtralConfig(**(GROUPED | sizes))).save_pretrained(folder)
+    return folder

@@ -14,12 +14,15 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from signllm.models.adapters import VIRTUAL, LoraConfig, PromptTuningConfig
-from signllm.models.gather import gather_packed, reduce_sum
+from signllm.models.frozen_llm import load_model
+from signllm.models.gather import gather_packed, reduce_sum, whole
 from signllm.models.language_model import GenerationConfig, LanguageModelConfig
+from signllm.models.partitioned_loading import load_partitioned
 from signllm.models.projector import ProjectorConfig
 from signllm.models.sign_llm import SignLLM, SignLLMConfig, build_sign_llm
 from signllm.shipped import shipped_folder
@@ -27,12 +30,12 @@ from signllm.training.engine import TrainingConfig, build_engine, deepspeed_sett
 from signllm.training.partitions import read_whole
 from tests import warm
 from tests.models import parts
+from tests.models.families import CAUSAL, ENCODER_DECODER
 
 EMA = {"update": "ema", "kmeans_batches": 1, "revive_dead_after": 1, "decay": 0.5}
 PADDED = (True, True, True, False)
 ADAPTERS = LoraConfig(rank=2, alpha=64)
 LEARNT = PromptTuningConfig(tokens=3)
-FAMILIES = ("t5", "mbart50")
 STAGES = ("zero0", "zero1", "zero2", "zero3")
 
 
@@ -56,6 +59,7 @@ def main() -> None:
         }
     found |= {f"text/{key}": value for key, value in finetuning(rank, world, Path(llm)).items()}
     found |= {f"zero3/{key}": value for key, value in partitioned(rank, world, Path(llm)).items()}
+    found |= loaded_in_pieces(Path(out).parent, world)
     for stage in STAGES:
         found |= {f"{stage}/{key}": value for key, value in under_stage(stage, rank, world).items()}
     whole = json.loads((shipped_folder("ds_configs") / "zero3.json").read_text())
@@ -94,6 +98,31 @@ def main() -> None:
         f"{out}.{rank}.safetensors",
     )
     dist.destroy_process_group()
+
+
+def loaded_in_pieces(folder: Path, world: int) -> dict[str, Tensor]:
+    """How many weights of each family are not those of its file; the last is stored as experts apart."""
+    settings = deepspeed_settings(TrainingConfig(steps=1, batch_size=world, deepspeed="zero3"), world=world)
+    found = {}
+    for name in (*CAUSAL, *ENCODER_DECODER, "experts"):
+        path = str(folder / name)
+        kind = "encoder-decoder" if name in ENCODER_DECODER else "causal"
+        cut = load_model(path, kind, dtype="fp32", deepspeed=settings)
+        whole_model = load_model(path, kind, dtype="fp32")
+        other = 0
+        for (own, p), (theirs, expected) in zip(
+            cut.named_parameters(), whole_model.named_parameters(), strict=True
+        ):
+            with whole([p]):
+                other += own != theirs or not torch.equal(p, expected)
+        buffers = dict(whole_model.named_buffers())
+        other += sum(not torch.equal(b, buffers[own]) for own, b in cut.named_buffers())
+        other += cut.generation_config.to_dict() != whole_model.generation_config.to_dict()
+        other += cut.training
+        found[f"loaded/{name}"] = torch.tensor(other)
+    auto, config = transformers.AutoModelForCausalLM, transformers.AutoConfig.from_pretrained(path)
+    in_pieces = load_partitioned(auto, Path(path), config, settings, dtype=torch.float32)
+    return found | {"stored-otherwise": torch.tensor(in_pieces is None)}
 
 
 def gathered(rank: int, world: int) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from signllm.models.language_model import (
     build_language_model,
 )
 from signllm.models.languages import CODES, is_code
-from signllm.models.prompt import Prompt, family_of
+from signllm.models.prompt import TRANSLATED, Prompt, family_of
 from tests.models import on_ranks, parts
 from tests.models.families import CAUSAL, ENCODER_DECODER, save_family
 
@@ -169,6 +169,38 @@ def test_a_chat_template_surrounds_the_signs(tmp_path: Path, words: torch.Tensor
     loaded(folder)(words, COUNTS, TEXTS, LANGUAGES)
     with pytest.raises(UsageError, match="no chat template"):
         loaded(save_family(tmp_path / "plain", "qwen3"), chat=True)
+
+
+def test_a_prompt_in_the_language_of_the_text(tmp_path: Path) -> None:
+    """By name or by code, also inside a chat template."""
+
+    class Spelt:
+        bos_token_id, chat_template = None, None
+
+        def __call__(self, text: str, **_: object) -> dict[str, str]:
+            return {"input_ids": text}
+
+    def asked(language: str, model_type: str = "llama", *, in_target: bool = True) -> str:
+        family = family_of(model_type)
+        given = {"text": None, "separator": None, "chat": None, "in_target": in_target}
+        return "".join(Prompt(Spelt(), family, **given).around(language)[0])
+
+    assert asked("German") == asked("de") == asked("de_DE") == "Übersetze diese Gebärdensprache ins Deutsche:"
+    assert asked("Chinese") == "将这段手语翻译成中文："
+    assert asked("English") == asked("English", in_target=False)
+    assert asked("German", in_target=False) == "Translate this sign language into German:"
+    assert asked("German", "t5") == "translate sign language to German: "
+    assert asked("German", "mbart") == ""
+    with pytest.raises(UsageError, match="no prompt in the language 'Klingon'"):
+        asked("Klingon")
+    codes = set(CODES.values())
+    assert set(TRANSLATED) <= codes
+    assert len(set(TRANSLATED.values())) == len(TRANSLATED)
+    folder = save_family(tmp_path, "qwen3", chat=True)
+    before, _ = loaded(folder, prompt_language="target").prompt.around("German")
+    assert before != loaded(folder).prompt.around("German")[0]
+    with pytest.raises(UsageError, match="a prompt of your own is not translated"):
+        LanguageModelConfig(prompt="Translate", prompt_language="target")
 
 
 def test_a_template_that_hides_what_the_user_says_is_refused(tmp_path: Path) -> None:

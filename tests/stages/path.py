@@ -21,7 +21,7 @@ from signllm.data.clip import Annotations, Clip
 from signllm.data.frame_folder import encode_png
 from signllm.data.pipeline import DataConfig
 from signllm.data.shards import ShardConfig, write_shards
-from signllm.models.language_model import LanguageModelConfig
+from signllm.models.language_model import LanguageModelConfig, PromptTuningConfig
 from signllm.models.sign_llm import SignLLMConfig
 from signllm.stages.finetune import finetune
 from signllm.stages.pretrain import pretrain
@@ -70,6 +70,13 @@ def finetune_config(llm: Path, **training: object) -> FinetuneConfig:
         frozen_epochs=2,
         frozen_learning_rate=1e-2,
     )
+
+
+def prompted_config(llm: Path, **training: object) -> FinetuneConfig:
+    """The same with a learnt prompt."""
+    config = finetune_config(llm, **training)
+    learnt = replace(config.sign_llm.language_model, prompt_tuning=PromptTuningConfig(tokens=3))
+    return replace(config, sign_llm=replace(config.sign_llm, language_model=learnt))
 
 
 def recompose_config(llm: Path, **training: object) -> FinetuneConfig:
@@ -125,8 +132,9 @@ def main() -> None:
         if name == "limited":
             pretrain_limited(run, Path(folder) / "shards")
             continue
-        recompose, _, deepspeed = name.rpartition("-")
-        config = (recompose_config if recompose else finetune_config)(Path(llm), deepspeed=deepspeed)
+        kind, _, deepspeed = name.rpartition("-")
+        configured = {"": finetune_config, "prompted": prompted_config}.get(kind, recompose_config)
+        config = configured(Path(llm), deepspeed=deepspeed)
         finetune(config, run=run, init=Path(folder) / "pretrain", shards=Path(folder) / "shards")
     leave_ranks()
 

@@ -13,6 +13,8 @@ import torch
 from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
+from signllm.models import quantization
+from signllm.models.adapters import VIRTUAL, LoraConfig
 from signllm.stages.finetune import finetune
 from signllm.stages.finetuned import load_sign_llm
 from signllm.stages.phases import phases
@@ -91,6 +93,51 @@ def test_zero3_on_two_ranks_learns_what_one_rank_learns(run: Path, composed: Pat
         torch.testing.assert_close(
             tensor, straight[name], rtol=0.05, atol=2e-3, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+def test_a_learnt_prompt_goes_from_one_rank_on_zero2_to_two_on_zero3(composed: Path) -> None:
+    """The phase on characters in this process; the joint one here, and again on two ranks from its end."""
+    straight, parted = composed / "prompted", composed / "prompted-zero3-of-2"
+    config = path.prompted_config(composed / "llm")
+    finetune(config, run=straight, init=composed / "pretrain", shards=composed / "shards")
+    shutil.copytree(straight / "frozen", parted / "frozen")
+    path.on_ranks(composed, composed / "llm", "prompted-zero3", processes=2)
+    before, after = load_weights(straight / "frozen"), load_weights(straight)
+    assert before.keys() == after.keys()
+    assert [name for name in after if name.startswith("language_model")] == [VIRTUAL]
+    assert 0 < (after[VIRTUAL] - before[VIRTUAL]).abs().max() < 0.01  # three steps at 1e-3
+    for name, tensor in load_weights(parted).items():
+        torch.testing.assert_close(
+            tensor, after[name], rtol=0.05, atol=2e-3, msg=lambda text, n=name: f"{n}: {text}"
+        )
+    loaded = load_sign_llm(straight).language_model.virtual_tokens
+    assert torch.equal(loaded.embedding.weight, after[VIRTUAL])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_adapters_learn_in_a_quantised_model_through_the_engine(
+    composed: Path, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, which bitsandbytes can for tests; weights of 4 bits stay as they are and are not saved."""
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr(quantization, "device", lambda: torch.device("cpu"))
+    llm = parts.save_language_model(tmp_path / "llm", width=64)
+    config = path.finetune_config(llm, deepspeed="zero2")
+    model = replace(
+        config.sign_llm.language_model, dtype="bf16", quantize="4bit", lora=LoraConfig(rank=2, alpha=64)
+    )
+    training = replace(config.training, precision=precision)
+    config = replace(config, sign_llm=replace(config.sign_llm, language_model=model), training=training)
+    finetune(config, run=tmp_path / "run", init=composed / "pretrain", shards=composed / "shards")
+    saved = load_weights(tmp_path / "run")
+    adapters = {name: tensor for name, tensor in saved.items() if name.startswith("language_model")}
+    assert adapters
+    assert all("lora_" in name for name in adapters)
+    assert all(tensor.any() for tensor in adapters.values()), "they begin at zero"
+    loaded = load_sign_llm(tmp_path / "run")
+    inner = loaded.language_model.model.get_base_model().model.layers[0]
+    assert inner.mlp.up_proj.weight.dtype == torch.uint8
+    assert len(loaded.generate(parts.batch_of())) == 4
 
 
 def test_phases_share_out_the_epochs() -> None:

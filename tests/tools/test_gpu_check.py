@@ -165,6 +165,18 @@ def test_training_is_rehearsed_without_a_gpu(tmp_path: Path) -> None:
     assert "ratio:" in (tmp_path / "out" / "log.txt").read_text()
 
 
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_quantised_weights_are_rehearsed_without_a_gpu() -> None:
+    path = os.pathsep.join((str(CHECKOUT), str(CHECKOUT / "tools"), os.environ.get("PYTHONPATH", "")))
+    done = python("-m", "checking.quantised", "cpu", path=path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    assert [line.split()[:2] for line in lines] == [
+        [bits, learns] for learns in ("frozen", "LoRA") for bits in ("none", "8bit", "4bit")
+    ]
+    assert all(line.endswith("16 bits  ok") for line in lines)
+
+
 def test_a_part_is_stopped_at_its_limit_and_a_failed_one_stops_nothing(tmp_path: Path) -> None:
     code = f"""
 import json, os, sys

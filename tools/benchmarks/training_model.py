@@ -22,7 +22,7 @@ from torch import nn
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.batch import Batch
-from signllm.models.frozen_llm import DTYPES
+from signllm.models.frozen_llm import DTYPES, zero3_loading
 from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.models.vq_sign import VQSignConfig
 from signllm.recipes import find_recipe
@@ -182,12 +182,21 @@ def build(
 def _drawn_weights(device: torch.device, seed: int) -> Iterator[None]:
     """Let language models built inside draw their weights instead of reading them."""
 
-    def load_model(path: str, kind: str, *, dtype: str, attention: str | None) -> nn.Module:
+    def load_model(
+        path: str,
+        kind: str,
+        *,
+        dtype: str,
+        attention: str | None,
+        quantize: str,
+        deepspeed: Mapping[str, Any] | None,
+    ) -> nn.Module:
+        assert quantize == "none", "drawn weights are not quantised"
         from transformers import AutoConfig, AutoModelForCausalLM
 
         options = {} if attention is None else {"attn_implementation": attention}
         shape = AutoConfig.from_pretrained(path, local_files_only=True)
-        with device:
+        with zero3_loading(deepspeed, dtype=dtype), device:
             model = AutoModelForCausalLM.from_config(shape, dtype=DTYPES[dtype], **options)
         for place, parameter in enumerate(model.parameters()):
             _draw(parameter, torch.Generator(device).manual_seed(seed * 100_003 + place))

@@ -21,6 +21,7 @@ TRAINING_NEEDS = (
     "deepspeed",
 )
 """Imports of tools/bench_training; DeepSpeed's own come first, so that the one that is missing is named."""
+QUANTISED_NEEDS = (*TRAINING_NEEDS, "accelerate", "peft", "bitsandbytes")
 
 
 def parts(out: Path, *, rehearsal: bool) -> list[Part]:
@@ -38,6 +39,7 @@ def parts(out: Path, *, rehearsal: bool) -> list[Part]:
 
     full = ("--work", "full", "--rounds", "4", "--steps", "3")
     bench = [python, str(TOOLS / "bench_kernels"), *device, "--json", str(out / "bench.json")]
+    quantised = [python, "-m", "checking.quantised", "cpu" if rehearsal else "cuda"]
     listed = [
         Part(
             name="compile",
@@ -52,6 +54,7 @@ def parts(out: Path, *, rehearsal: bool) -> list[Part]:
         training("training-zero2", 85, "--deepspeed", "zero2"),
         training("training-full-zero2", 120, *full, "--deepspeed", "zero2"),
         training("training-recomputed", 120, *full, "--checkpointing"),
+        Part(name="quantised", command=quantised, limit_s=60, needs=QUANTISED_NEEDS, by_default=False),
         training("training-video", 180, "--signs", "video", "--videos", "16"),
     ]
     return [replace(part, limit_s=4 * part.limit_s) for part in listed] if rehearsal else listed

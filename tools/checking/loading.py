@@ -90,7 +90,7 @@ def troubles(found: list[dict[str, Any]], *, share: float, shard: float) -> list
 
 
 def write_model(
-    folder: Path, *, layers: int, width: int, vocabulary: int, shard_bytes: int
+    folder: Path, *, layers: int, width: int, vocabulary: int, shard_bytes: int, std: float = 0.02
 ) -> tuple[int, int]:
     """Write a random LLaMA in bf16, a shard at a time, as ``transformers`` saves one.
 
@@ -134,7 +134,7 @@ def write_model(
     files = {}
     for number, names in enumerate(groups):
         file = f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
-        shard = {name: torch.empty(shapes[name], dtype=torch.bfloat16).normal_(std=0.02) for name in names}
+        shard = {name: torch.empty(shapes[name], dtype=torch.bfloat16).normal_(std=std) for name in names}
         save_file(shard, folder / file, metadata={"format": "pt"})
         files |= dict.fromkeys(names, file)
         del shard
