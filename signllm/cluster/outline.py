@@ -18,7 +18,13 @@ from signllm.config import FinetuneConfig, PretrainConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
 from signllm.models.backbone import SHORT_NAMES
-from signllm.models.frozen_llm import DTYPES, model_folder, read_configuration, with_lora
+from signllm.models.frozen_llm import (
+    DTYPES,
+    model_folder,
+    read_configuration,
+    with_lora,
+    without_dropout,
+)
 from signllm.models.language_model import LanguageModelConfig
 from signllm.models.projector import Projector
 from signllm.models.visual_encoder import VisualEncoderConfig
@@ -214,7 +220,7 @@ def _language_model(config: LanguageModelConfig, missing: list[str]) -> nn.Modul
     except UsageError:
         missing.append(f"language model: {config.path or 'no folder'} is not on this machine")
         return None
-    settings = read_configuration(config.path)
+    settings = without_dropout(read_configuration(config.path))
     auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
     try:
         with torch.device("meta"):

@@ -120,6 +120,14 @@ def family_name(path: str) -> str:
     return str(read_configuration(path).model_type)
 
 
+def without_dropout(settings: Any) -> Any:
+    """Return a configuration, itself, with every dropout of its own at 0."""
+    for name, value in settings.to_dict().items():
+        if "drop" in name and isinstance(value, float):
+            setattr(settings, name, 0.0)
+    return settings
+
+
 def position_limit(config: Any) -> int | None:
     """Return how many places a model reads at most; None where positions are relative, without end (T5)."""
     if hasattr(config, "relative_attention_num_buckets"):
@@ -142,9 +150,7 @@ def load_model(
     options = {} if attention is None else {"attn_implementation": attention}
     folder, settings = model_folder(path), read_configuration(path)
     try:
-        for name, value in settings.to_dict().items():
-            if "drop" in name and isinstance(value, float):
-                setattr(settings, name, 0.0)
+        without_dropout(settings)
         model = auto.from_pretrained(
             folder,
             config=settings,
