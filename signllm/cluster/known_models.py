@@ -75,17 +75,25 @@ def configuration_folder(name: str) -> Iterator[str]:
     Raises:
         UsageError: neither; names what is known.
     """
-    try:
-        yield str(model_folder(name))
+    folder = _folder(name)
+    if folder is not None:
+        yield str(folder)
         return
+    with TemporaryDirectory() as temporary:
+        (Path(temporary) / "config.json").write_text(json.dumps(KNOWN[name]))
+        yield temporary
+
+
+def _folder(name: str) -> Path | None:
+    """Return the folder that ``finetune`` would read; None: the name is known here alone."""
+    try:
+        return model_folder(name)
     except UsageError as error:
-        if name not in KNOWN:
-            raise UsageError(
-                error.what,
-                where=f"--llm {name}",
-                remedy="give a folder with a config.json (weights are not needed here), or one of "
-                + ", ".join(KNOWN),
-            ) from None
-    with TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(KNOWN[name]))
-        yield folder
+        if name in KNOWN:
+            return None
+        raise UsageError(
+            error.what,
+            where=f"--llm {name}",
+            remedy="give a folder with a config.json (weights are not needed here), or one of "
+            + ", ".join(KNOWN),
+        ) from None

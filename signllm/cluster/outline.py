@@ -19,7 +19,7 @@ from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
 from signllm.models.adapters import with_lora
 from signllm.models.backbone import SHORT_NAMES
-from signllm.models.frozen_llm import DTYPES, model_folder, read_configuration
+from signllm.models.frozen_llm import DTYPES, model_folder, read_configuration, without_dropout
 from signllm.models.language_model import LanguageModelConfig
 from signllm.models.projector import Projector
 from signllm.models.visual_encoder import VisualEncoderConfig
@@ -223,7 +223,7 @@ def _language_model(config: LanguageModelConfig, missing: list[str]) -> nn.Modul
     except UsageError:
         missing.append(f"language model: {config.path or 'no folder'} is not on this machine")
         return None
-    settings = read_configuration(config.path)
+    settings = without_dropout(read_configuration(config.path))
     auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
     try:
         with torch.device("meta"):

@@ -13,10 +13,10 @@ from signllm.cluster.gpus import find_gpu
 from signllm.cluster.known_models import configuration_folder
 from signllm.cluster.roofline import Machine
 from signllm.cluster.translation import Translation, translation
-from signllm.cluster.ways import HEADROOM, Planned, Project, best, can_quantise, open_project, plans
+from signllm.cluster.ways import FILES, HEADROOM, Planned, Project, best, can_quantise, open_project, plans
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
-from signllm.errors import RunFailedError, UsageError
+from signllm.errors import RunFailedError
 from signllm.models.vq_sign import VQSignConfig
 from signllm.stages.composed import with_encoder_of
 from signllm.training.startup import count_text, size_text
@@ -42,7 +42,7 @@ class Asked:
         config: the same with what was changed.
         vq_sign: the recipe's encoder, where there is no ``init``.
         llm: a folder, a name on the hub, or one that is known; None: the recipe's.
-        frames: of a video; None: the longest that the recipe lets through.
+        frames: of a video; None: as many as training keeps of a long one, which is also the most.
         text_tokens: of a reference; None: the same.
         init: a run of stages 1 and 2, or None.
     """
@@ -65,7 +65,7 @@ class Asked:
         """Return what is to be trained; the language model's configuration lies in ``folder``.
 
         Raises:
-            UsageError: no length of the videos is known, or ``init`` is no run that fits.
+            UsageError: ``init`` is no run that fits.
         """
         config = replace(self.config, sign_llm=replace(self.config.sign_llm, vq_sign=self.vq_sign))
         words = None
@@ -73,13 +73,8 @@ class Asked:
             config = with_encoder_of(self.init, config)
             if (self.init / "words.json").is_file():
                 words = WordCodebook.load(self.init)
-        frames = self.config.data.max_frames if self.frames is None else self.frames
-        if frames is None:
-            raise UsageError(
-                f"the recipe {self.recipe} does not limit the length of videos",
-                where="signllm plan",
-                remedy="give --frames or --seconds of one video",
-            )
+        most = self.config.data.max_frames
+        frames = most if self.frames is None else min(most, self.frames)
         tokens = self.text_tokens
         if tokens is None:
             tokens = self.config.sign_llm.language_model.max_text_tokens + 1
@@ -162,7 +157,7 @@ class Answer:
         if seconds is None:
             memory[3] = "-"
             return [way_text(one), *memory, f"> {parts.peak / GIB:.1f}", "no", *["-"] * 5]
-        videos = training.videos_per_forward // self.machine.ranks
+        videos = self.project.videos(one.config, self.machine.ranks)
         times = (seconds.compute, seconds.network, seconds.total)
         return [
             way_text(one),
@@ -217,7 +212,7 @@ class Answer:
             f"nothing fits: the smallest, {way_text(least)}, needs {least.memory.peak / GIB:.1f} GiB"
             f"{'' if least.seconds else ' and more'} of the {limit:.1f} GiB that a rank may use\n"
             "  remedy: more --gpus or --nodes, a --gpu with more memory, a smaller language model, or shorter"
-            " videos (--frames; in training --data.max-frames cuts them)"
+            " videos (--frames; in training --data.max-frames thins them)"
         )
 
     def record(self) -> dict[str, Any]:
@@ -249,7 +244,7 @@ class Answer:
             **dataclasses.asdict(one.way),
             "precision": training.precision,
             "forward_passes": training.accumulation,
-            "videos_per_rank": training.videos_per_forward // self.machine.ranks,
+            "videos_per_rank": self.project.videos(one.config, self.machine.ranks),
             "bytes": dataclasses.asdict(one.memory),
             "seconds": seconds,
             "sent_bytes": one.sent_bytes,
@@ -304,9 +299,11 @@ def _cell(found: list[Planned]) -> str:
     if fastest is None or fastest.seconds is None:
         return "nothing fits"
     files = list(dict.fromkeys(one.way.deepspeed for one in fitting))
+    passes = fastest.config.training.accumulation
     return (
-        f"**{way_text(fastest)}** {fastest.memory.peak / GIB:.0f} GiB, {fastest.seconds.total:.2f} s;"
-        f" {', '.join(files)} fit"
+        f"**{way_text(fastest)}**{f' in {passes} passes' if passes > 1 else ''}"
+        f" {fastest.memory.peak / GIB:.0f} GiB, {fastest.seconds.total:.2f} s;"
+        f" {'all fit' if files == list(FILES) else f'only {files[0]} to {files[-1]} fit'}"
     )
 
 

@@ -125,7 +125,8 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    attended: Tensor = ATTENTION(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+    mask = None if attn_mask is None else attn_mask.detach()  # T5's bias asks for a gradient that nobody uses
+    attended: Tensor = ATTENTION(query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale)[0]
     return attended
 
 

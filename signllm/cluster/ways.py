@@ -114,6 +114,11 @@ class Project:
         """Whether a phase reads videos: it is the one that is planned; else characters that were recorded."""
         return self.config.training.epochs is None or self.config.frozen_epochs < self.config.training.epochs
 
+    def videos(self, config: FinetuneConfig, ranks: int) -> int:
+        """Return the videos of a rank's forward pass: fewer of this length where the recipe limits frames."""
+        videos, limit = config.training.videos_per_forward // ranks, config.data.max_frames_per_batch
+        return videos if limit is None else min(videos, max(1, limit // (ranks * self.frames)))
+
     def weights(self, config: FinetuneConfig) -> list[Weight]:
         """Return the tensors of the model, trained and frozen as in the planned phase."""
         return weights_of(self.model(config))
@@ -212,7 +217,7 @@ def _planned(
     zero = zero_of(settings, ranks=machine.ranks)
     weights = project.weights(config)
     if rehearsal is None:
-        rehearsal = project.rehearsal(config, config.training.videos_per_forward // machine.ranks)
+        rehearsal = project.rehearsal(config, project.videos(config, machine.ranks))
     needed = memory(weights, zero, settings, rehearsal, buffers=project.buffers(config), bits=way.bits)
     seconds = step_seconds(
         weights,

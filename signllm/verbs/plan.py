@@ -46,7 +46,7 @@ def _plan(arguments: list[str]) -> Job:
             nodes: machines.
             gpus: of each.
             gpu: its name: a100-40, a100-80, h100, h200, b200, a40, l40s, rtx-4090, rtx-3090.
-            frames: of every video; the longest that the recipe lets through.
+            frames: of every video; as many as the recipe keeps of a long one (--data.max-frames), the most.
             seconds: the same in seconds of 25 frames.
             text_tokens: of every reference; the longest that the recipe lets through.
             init: run of stages 1 and 2, for its encoder and words; without, the recipe's encoder, and every

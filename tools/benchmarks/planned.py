@@ -1,9 +1,9 @@
 """Memory of a rank at the peak of a training step: what `signllm plan` predicts, beside what is measured.
 
 A small SignLLM, encoder learning, with a LLaMA of random weights is trained for a few steps by the project's
-own loop, on gloo ranks of this machine or on one GPU. Measured is what torch has allocated at most in the last
-step (:mod:`benchmarks.planned_rank`), not the process: that holds libraries of hundreds of MiB, which a plan
-does not speak of. Buckets are cut to the size of the model in the ZeRO files, else they would hide the rest.
+own loop, on gloo ranks of this machine or on one GPU. Measured is what torch has allocated at most in the
+last step (:mod:`benchmarks.planned_rank`), not the process: that holds libraries of hundreds of MiB, which a
+plan does not speak of. Buckets are cut to the size of the model, else they would hide the rest.
 Exit code 1: one is off by more than the tolerance.
 
   tools/check_plan                                    on one and on two CPU ranks, some minutes

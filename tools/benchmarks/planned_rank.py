@@ -29,7 +29,7 @@ from signllm.training.local_ranks import leave_ranks
 from signllm.training.loop import fit
 
 STEPS = 3
-"""The last is measured: by then Adam has its moments and DeepSpeed knows in which order weights are needed."""
+"""The last is measured: by then Adam has its moments and DeepSpeed knows the order of the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
