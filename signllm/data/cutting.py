@@ -127,7 +127,7 @@ def _windows(runs: Iterable[Timed], cut: Windows) -> Iterator[Timed]:
 def _between_pauses(runs: Iterable[Timed], cut: Pauses, longest: int) -> Iterator[Timed]:
     held: list[_Frame] = []
     still_s = 0.0
-    for frame in with_energy(_frames(runs)):
+    for frame in _with_energy(_frames(runs)):
         held.append(frame)
         still_s = still_s + frame.end_s - frame.begin_s if frame.energy < cut.energy else 0.0
         if still_s >= cut.still:
@@ -143,7 +143,12 @@ def _between_pauses(runs: Iterable[Timed], cut: Pauses, longest: int) -> Iterato
         yield _piece(piece)
 
 
-def with_energy(frames: Iterable[_Frame]) -> Iterator[_Frame]:
+def energies(timed: Timed) -> np.ndarray:
+    """Return the energies (T - 1,) of the frames of a video but the first."""
+    return np.array([frame.energy for frame in _with_energy(_frames([timed]))][1:])
+
+
+def _with_energy(frames: Iterable[_Frame]) -> Iterator[_Frame]:
     """Give each frame its energy; the first has none."""
     before: np.ndarray | None = None
     for frame in frames:
