@@ -81,17 +81,18 @@ def decoded_runs(source: Source, *, size: int | None = None) -> Iterator[np.ndar
 @contextmanager
 def _opened_runs(source: Source, size: int | None) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
     """Open a source; yield how many frames it declares and the runs of its frames."""
-    fit = None if size is None else partial(_scaled, short_side=size)
+    fit = None if size is None else partial(scaled_to, short_side=size)
     source = _files_read(source)
     if isinstance(source, (bytes, Path)):
         with opened(source) as (container, stream):
             reading = Reading(container, stream)
-            yield reading.declared, (_square(run, size) for run in upright_runs(reading, fit))
+            yield reading.declared, (square(run, size) for run in upright_runs(reading, fit))
     else:
-        yield len(source), (_square(run, size) for run in _image_runs(source, fit))
+        yield len(source), (square(run, size) for run in image_runs(source, fit))
 
 
-def _square(frames: np.ndarray, size: int | None) -> np.ndarray:
+def square(frames: np.ndarray, size: int | None) -> np.ndarray:
+    """Cut the centre square of side ``size`` out of frames (T, H, W, 3); None leaves them whole."""
     if size is None:
         return frames
     top, left = (frames.shape[1] - size) // 2, (frames.shape[2] - size) // 2
@@ -121,7 +122,7 @@ def read_video(
         with opened(source) as (container, stream):
             return rgb_video(Reading(container, stream), fit=fit, fps=fps)
     packed = PackedFrames(len(source))
-    packed.extend(_image_runs(source, fit))
+    packed.extend(image_runs(source, fit))
     video = Video(frames=packed.all(), fps=fps_of_frames or FRAME_FOLDER_FPS)
     return video if fps is None else resampled(video, np.arange(len(packed)) / video.fps, fps)
 
@@ -144,10 +145,10 @@ def fit_short_side(short_side: int) -> Fit:
 
 
 def _shrunk(width: int, height: int, short_side: int) -> tuple[int, int]:
-    return (width, height) if min(width, height) <= short_side else _scaled(width, height, short_side)
+    return (width, height) if min(width, height) <= short_side else scaled_to(width, height, short_side)
 
 
-def _scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
+def scaled_to(width: int, height: int, short_side: int) -> tuple[int, int]:
     """Return the size with this short side; the long one is even, which decodes faster (``pictures.py``)."""
     factor = short_side / min(width, height)
     scaled_width, scaled_height = (max(short_side, 2 * round(side * factor / 2)) for side in (width, height))
@@ -165,7 +166,8 @@ def resampled(video: Video, times_s: np.ndarray, fps: float) -> Video:
     return Video(frames=video.frames[shown], fps=fps)
 
 
-def _image_runs(images: Sequence[bytes], fit: Fit | None) -> Iterator[np.ndarray]:
+def image_runs(images: Sequence[bytes], fit: Fit | None) -> Iterator[np.ndarray]:
+    """Yield each picture as a run of one frame, all of the size that ``fit`` gives the first."""
     import av
     from av.video.reformatter import VideoReformatter
 

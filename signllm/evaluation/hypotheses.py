@@ -52,7 +52,7 @@ def gathered(own: Sequence[Hypothesis], ranks: Ranks) -> list[Hypothesis]:
     if ranks.world == 1:
         parts = [list(own)]
     else:
-        texts = _all_bytes(json.dumps([dataclasses.asdict(one) for one in own]).encode(), ranks)
+        texts = all_bytes(json.dumps([dataclasses.asdict(one) for one in own]).encode(), ranks)
         parts = [[Hypothesis(**fields) for fields in json.loads(text)] for text in texts]
     by_place: dict[int, Hypothesis] = {}
     for one in (one for part in parts for one in part):
@@ -60,7 +60,7 @@ def gathered(own: Sequence[Hypothesis], ranks: Ranks) -> list[Hypothesis]:
     return [by_place[place] for place in sorted(by_place)]
 
 
-def _all_bytes(own: bytes, ranks: Ranks) -> list[bytes]:
+def all_bytes(own: bytes, ranks: Ranks) -> list[bytes]:
     """Return every rank's bytes, in the order of the ranks."""
     import torch
     import torch.distributed as dist

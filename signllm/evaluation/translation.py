@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from signllm.models.generation import Candidate
@@ -16,7 +17,9 @@ class Translation:
         score: its mean log probability of a token, the end included.
         characters: its codes, one for every 4 frames.
         words: the word ids that the language model read.
-        word_times: of each word, where it begins and ends, in seconds from the start of the video file.
+        word_times: of each word, where it begins and ends, in seconds from the start of the video file. A
+            character stands for the four middle frames of the 13 it is read from; a word that only says
+            "slowing down" has the times of the word before it.
         candidates: the n best, best first; at least one.
         start_s: where the piece begins in its recording; 0 for a whole video.
         end_s: where it ends; for a whole video its duration.
@@ -32,3 +35,24 @@ class Translation:
     start_s: float
     end_s: float
     seconds: float
+
+
+def word_times(
+    slots: Sequence[int], words: int, bounds_s: Sequence[float]
+) -> tuple[tuple[float, float], ...]:
+    """Return where each word begins and ends.
+
+    Args:
+        slots: N places of the word that each character went into, in order.
+        words: M.
+        bounds_s: N + 1 times between which the characters stand.
+    """
+    times: list[tuple[float, float]] = []
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for place, slot in enumerate(slots):
+        first.setdefault(slot, place)
+        last[slot] = place
+    for word in range(words):
+        times.append((bounds_s[first[word]], bounds_s[last[word] + 1]) if word in first else times[-1])
+    return tuple(times)

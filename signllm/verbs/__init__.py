@@ -17,8 +17,10 @@ from signllm.verbs.demo import DEMO
 from signllm.verbs.doctor import DOCTOR
 from signllm.verbs.jobs import launch_verb
 from signllm.verbs.plan import PLAN
-from signllm.verbs.results import EVALUATE, EXPORT, REPORT, SCORE, TRANSLATE
+from signllm.verbs.results import EVALUATE, EXPORT, REPORT, SCORE
+from signllm.verbs.serve import SERVE
 from signllm.verbs.stages import COMPOSE, FINETUNE, PRETRAIN
+from signllm.verbs.translate import TRANSLATE
 from signllm.version import VERSION
 
 
@@ -80,6 +82,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": EVALUATE,
     "translate": TRANSLATE,
     "export": EXPORT,
+    "serve": SERVE,
     "score": SCORE,
     "report": REPORT,
     "plan": PLAN,

@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from signllm.command import Job, Verb, named, parse, show, spread
-from signllm.errors import UsageError
-from signllm.plain import to_plain
 
 
 def _evaluate(arguments: list[str]) -> Job:
@@ -52,31 +50,6 @@ def _brief(scores: dict[str, Any]) -> dict[str, Any]:
     if "shuffled" in scores:
         brief["shuffled"] = {name: scores["shuffled"][name] for name in ("bleu4", "rouge_l")}
     return brief
-
-
-def _translate(arguments: list[str]) -> Job:
-    def translate(
-        videos: tuple[Path, ...], /, *, run: Path, language: str | None = None, json: bool = False
-    ) -> None:
-        """Translate.
-
-        Args:
-            videos: video files, or folders of frame pictures.
-            run: the run folder of stage 3, or an export of one.
-            language: of the text, in English, for the prompt.
-            json: print JSON: text, characters and words of every video.
-        """
-        from signllm.evaluation.translate import load
-
-        if not videos:
-            raise UsageError(
-                "no video", where="signllm translate VIDEO...", remedy="name one video file or more"
-            )
-        translator = load(run)
-        found = {str(video): translator.translate(video, language) for video in videos}
-        show({name: to_plain(t) if json else t.text for name, t in found.items()}, json=json)
-
-    return parse(translate, arguments, verb="translate", about=TRANSLATE)
 
 
 def _score(arguments: list[str]) -> Job:
@@ -154,7 +127,6 @@ EVALUATE = Verb(
     "signllm evaluate --run runs/finetune --data shards --split dev --ranks 2",
     _evaluate,
 )
-TRANSLATE = Verb("text for any video file", "signllm translate --run runs/finetune video.mp4", _translate)
 EXPORT = Verb(
     "what a run has learnt as one folder for others, with a card",
     "signllm export my-model --run runs/finetune",

@@ -12,6 +12,7 @@ from PIL import Image
 import signllm
 from signllm.errors import UsageError
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
+from signllm.evaluation.footage import fitted
 from signllm.evaluation.translate import Translator
 from tests.evaluation import trained
 
@@ -48,7 +49,7 @@ def test_arrays_and_frame_folders_translate_as_their_file(
 def test_arrays_of_another_size_are_scaled_and_cropped(translator: Translator) -> None:
     frames = np.random.default_rng(0).integers(0, 255, (1, 96, 64, 3), dtype=np.uint8).repeat(20, axis=0)
     assert len(translator.translate(frames).characters) == 2
-    assert translator._frames(frames).shape == (20, 32, 32, 3)
+    assert fitted(frames, 32).shape == (20, 32, 32, 3)
 
 
 def test_the_language_is_that_of_training_unless_asked(translator: Translator, made: Path) -> None:

@@ -1,4 +1,4 @@
-"""Decoding: scores against the model's own loss, draws against its probabilities, rows alone as in a batch."""
+"""Decoding: scores against the model's own loss, draws against probabilities, rows alone as in a batch."""
 
 from __future__ import annotations
 

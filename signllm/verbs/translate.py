@@ -1,0 +1,202 @@
+"""``signllm translate``: text for any video, for folders and lists of them, for long recordings."""
+
+import itertools
+import json as json_format
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from signllm.command import Job, Verb, parse, spread
+from signllm.errors import RunFailedError, UsageError
+from signllm.plain import to_plain
+
+if TYPE_CHECKING:
+    from signllm.data.cutting import Cut, Pauses
+    from signllm.evaluation.translate import Told
+
+
+def _translate(arguments: list[str]) -> Job:
+    import tyro
+
+    from signllm.data.cutting import Pauses
+    from signllm.models.generation import GenerationConfig
+
+    settings, usual = Annotated[GenerationConfig, tyro.conf.arg(name="")], _generation(arguments)
+    places = Annotated[tuple[str, ...], tyro.conf.arg(metavar="VIDEO|FOLDER|-")]
+
+    def translate(
+        videos: places,
+        /,
+        *,
+        run: Path,
+        json: bool = False,
+        out: Path | None = None,
+        batch: int = 8,
+        ranks: int = 1,
+        device: str | None = None,
+        windows: float | None = None,
+        overlap: float = 0.0,
+        pauses: bool = False,
+        pause: Pauses = Pauses(),  # noqa: B008  frozen
+        fps: float | None = None,
+        generation: settings = usual,
+    ) -> None:
+        """Translate.
+
+        Args:
+            videos: video files; folders, which hold the numbered pictures of one video or, at any depth,
+                videos, taken in the order of their names; - for standard input: a list of files and folders,
+                one a line, or the bytes of one video.
+            run: the run folder of stage 3, or an export of one; decoding is as it says where not told here.
+            json: a line of JSON for each video or piece, with characters, words and their times, scores and
+                candidates; otherwise a line of name, begin and end if it is cut, score if there are several
+                candidates, and text, separated by tabs.
+            out: file that the lines are written to, whole or not at all; default standard output.
+            batch: videos or pieces that a rank translates at a time.
+            ranks: processes on this machine that share the work.
+            device: cpu, cuda or cuda:N; default the first GPU, or one for each rank, if there is one.
+            windows: cut every recording into windows of so many seconds.
+            overlap: seconds that a window shares with the one before.
+            pauses: cut every recording where signing pauses.
+            pause: what counts as a pause.
+            fps: frames per second of folders of pictures; default 25.
+        """
+        cut = _cut(windows, overlap, pause if pauses else None)
+
+        def work() -> None:
+            _work(videos, run, generation, cut, json=json, out=out, batch=batch, device=device, fps=fps)
+
+        spread("translate", arguments, ranks, work)
+
+    return parse(translate, arguments, verb="translate", about=TRANSLATE)
+
+
+def _generation(arguments: Sequence[str]) -> Any:
+    """Return how the run that the arguments name decodes, if it can be read: the options' defaults."""
+    from signllm.config import FinetuneConfig, load_config
+    from signllm.models.generation import GenerationConfig
+
+    given = [value for name, value in itertools.pairwise(arguments) if name == "--run"]
+    given += [value.removeprefix("--run=") for value in arguments if value.startswith("--run=")]
+    try:
+        return load_config(Path(given[0]), FinetuneConfig).generation if given else GenerationConfig()
+    except (UsageError, OSError):  # told when the run is loaded
+        return GenerationConfig()
+
+
+def _cut(windows: float | None, overlap: float, pauses: "Pauses | None") -> "Cut | None":
+    from signllm.data.cutting import Windows
+
+    if windows is not None and pauses is not None:
+        raise UsageError("--windows and --pauses are two ways to cut", remedy="give one of them")
+    if windows is None and overlap:
+        raise UsageError(f"--overlap {overlap:g} is of windows", remedy="give --windows SECONDS too")
+    return pauses if windows is None else Windows(seconds=windows, overlap=overlap)
+
+
+def _work(
+    names: tuple[str, ...],
+    run: Path,
+    generation: Any,
+    cut: "Cut | None",
+    *,
+    json: bool,
+    out: Path | None,
+    batch: int,
+    device: str | None,
+    fps: float | None,
+) -> None:
+    """Translate on this rank; rank 0 writes (all ranks).
+
+    Raises:
+        UsageError: no video, or the only one cannot be read.
+        RunFailedError: some of several cannot be read; the others are translated.
+    """
+    from signllm.evaluation.footage import found
+    from signllm.evaluation.translate import load
+    from signllm.progress import progress
+    from signllm.stages.agreement import once, together
+
+    ranks = _ranks(device)
+    videos = once(lambda: found(names, sys.stdin.buffer.read, fps), ranks)
+    with together(ranks):
+        translator = load(run, device=device if device not in (None, "cuda") else ranks.device)
+    speaks = ranks.rank == 0
+    bar_shows = speaks and len(videos) > 1 and (out is not None or not sys.stdout.isatty())
+    unread: dict[int, tuple[str, str, str]] = {}
+    done = 0
+    with _lines_to(out if speaks else Path(os.devnull)) as write:
+        with progress(len(videos), "translating", unit="videos", enabled=bar_shows) as bar:
+            for one in translator.stream(videos, cut=cut, generation=generation, batch=batch, ranks=ranks):
+                if one.problem is not None:
+                    unread[one.video] = one.problem
+                    if speaks and len(videos) > 1:
+                        print(f"signllm: {one.name}: {one.problem[0]}", file=sys.stderr, flush=True)
+                elif speaks:
+                    write(_line(one, json=json, has_times=cut is not None, several=generation.n_best > 1))
+                bar.advance(one.video - done)
+                done = one.video
+            bar.advance(len(videos) - done)
+    _report(unread, len(videos))
+
+
+def _report(unread: dict[int, tuple[str, str, str]], videos: int) -> None:
+    if not unread:
+        return
+    what, where, remedy = next(iter(unread.values()))
+    if videos == 1:
+        raise UsageError(what, where=where, remedy=remedy)
+    raise RunFailedError(
+        f"{len(unread)} of {videos} videos could not be translated\n"
+        f"  where:  {where}: {what}\n  remedy: {remedy}"
+    )
+
+
+def _ranks(device: str | None) -> Any:
+    import torch
+
+    from signllm.training.engine import Ranks, start_distributed
+
+    if device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        return start_distributed()
+    usual = "cuda" if device is None and torch.cuda.is_available() else device or "cpu"
+    return Ranks(device=torch.device(usual) if usual in ("cpu", "cuda") else torch.device("cpu"))
+
+
+@contextmanager
+def _lines_to(out: Path | None) -> Iterator[Callable[[str], None]]:
+    """Give out what writes lines: to standard output, each at once, or to a file, all or none."""
+    from signllm.writing import whole_file
+
+    if out is None or out == Path(os.devnull):
+        stream = sys.stdout  # a progress bar puts another in its place
+        yield lambda line: print(line, file=stream, flush=True) if out is None else None
+        return
+    with whole_file(out) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        yield lambda line: print(line, file=file)
+
+
+def _line(one: "Told", *, json: bool, has_times: bool, several: bool) -> str:
+    """Return the line, or the lines, of a translation."""
+    found = one.translation
+    assert found is not None
+    if json:
+        return json_format.dumps({"video": one.name} | to_plain(found), ensure_ascii=False)
+    times = [f"{found.start_s:.2f}", f"{found.end_s:.2f}"] if has_times else []
+    lines = []
+    for candidate in found.candidates:
+        score = [f"{candidate.score:.3f}"] if several else []
+        lines.append("\t".join([one.name, *times, *score, " ".join(candidate.text.split())]))
+    return "\n".join(lines)
+
+
+TRANSLATE = Verb(
+    "text for any video file, folder of videos or long recording",
+    "signllm translate --run runs/finetune video.mp4",
+    _translate,
+)
