@@ -131,7 +131,8 @@ function draw(found, isCut) {
   const piece = at("piece").content.cloneNode(true).firstElementChild;
   const part = (name) => piece.querySelector(name);
   const duration = Math.max(found.end_s - found.start_s, 0.04);
-  const width = Math.max(280, Math.round(duration * PIXELS_PER_S));
+  at("pieces").append(piece);
+  const width = Math.max(part(".strip").clientWidth, Math.round(duration * PIXELS_PER_S));
   const place = (seconds) => ((seconds - found.start_s) / duration) * width;
   part(".times").textContent = isCut ? `${found.start_s.toFixed(1)} s to ${found.end_s.toFixed(1)} s` : "";
   part(".times").hidden = !isCut;
@@ -157,7 +158,6 @@ function draw(found, isCut) {
   }
   part(".others").hidden = found.candidates.length < 2;
   part(".others").open = true;
-  at("pieces").append(piece);
   return { film: () => film(part(".frames"), found, width) };
 }
 

@@ -80,6 +80,8 @@ def serve(
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens; errors are told as the user's."""
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"port {port}", where="--port", remedy="give 1 to 65535, or 0 for a free one")
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
@@ -89,8 +91,8 @@ def listen(host: str, port: int) -> socket.socket:
         except OSError:
             listening.close()
             raise
-    except (OSError, OverflowError) as error:
-        is_taken = getattr(error, "errno", None) == errno.EADDRINUSE
+    except OSError as error:
+        is_taken = error.errno == errno.EADDRINUSE
         raise UsageError(
             f"port {port} is taken" if is_taken else f"cannot listen at {host}, port {port}: {error}",
             where="--port" if is_taken else "--host, --port",

@@ -149,7 +149,7 @@ class Service:
                 generation=self._decoding(wish),
             ):
                 tell(self._told(one))
-                if left.is_set() or self.ends.is_set():
+                if one.problem is not None or left.is_set() or self.ends.is_set():
                     return
             tell({"done": True})
         except UsageError as error:
