@@ -1,7 +1,7 @@
 """Runs side by side: what each was made with, how large its language model is, and its scores on one split.
 
-Everything is read from the run folders, nothing is computed anew. What a run lacks is said and leaves its places empty: a sweep of which one job
-failed is still a table.
+Everything is read from the run folders, nothing is computed anew. What a run lacks is said and leaves its
+places empty: a sweep of which one job failed is still a table.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def load_sign_llm(
     found = read_trained(run, checkpoint)
     settings = None if zero_file is None else _zero3_settings(zero_file)
     config = found.config.with_llm(llm).sign_llm
-    _require_language_model(run, config.language_model.path)
+    _require_language_model(config.language_model.path)
     _require_base_of_adapters(run, config.language_model.path, trained_with=found.config)
     model = build_sign_llm(config, found.words, deepspeed=settings)
     _require_fit(model, found)
@@ -150,12 +150,12 @@ def load_sign_llm(
     return model.eval()
 
 
-def _require_language_model(run: Path, path: str) -> None:
+def _require_language_model(path: str) -> None:
     """Check that the language model is on this machine; whoever is handed a run may have it elsewhere."""
     try:
         model_folder(path)
     except UsageError as error:
-        elsewhere = f"or, if it lies elsewhere, signllm.load({str(run)!r}, llm=FOLDER)"
+        elsewhere = "or say where it lies: --llm FOLDER, from Python signllm.load(..., llm=FOLDER)"
         raise UsageError(error.what, where=error.where, remedy=f"{error.remedy}; {elsewhere}") from None
 
 

@@ -20,6 +20,7 @@ from signllm.verbs.doctor import DOCTOR
 from signllm.verbs.jobs import launch_verb
 from signllm.verbs.plan import PLAN
 from signllm.verbs.results import EVALUATE, EXPORT, REPORT, SCORE
+from signllm.verbs.serve import SERVE
 from signllm.verbs.stages import COMPOSE, FINETUNE, PRETRAIN
 from signllm.verbs.translate import TRANSLATE
 from signllm.version import VERSION
@@ -84,6 +85,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": EVALUATE,
     "translate": TRANSLATE,
     "export": EXPORT,
+    "serve": SERVE,
     "score": SCORE,
     "report": REPORT,
     "compare": COMPARE,

@@ -1,0 +1,1 @@
+"""A small web page on this machine that translates videos with a trained model: ``signllm serve``."""

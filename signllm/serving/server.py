@@ -1,0 +1,236 @@
+"""The HTTP side of ``signllm serve``: a page, its script and style, and ``POST /translate``.
+
+    GET  /            the page
+    GET  /about       JSON: the model's name, its language, known languages, limits
+    POST /translate   a video's bytes; ?language=&candidates=&cut=whole|pauses|windows&seconds=
+                      answers with lines of JSON (:mod:`signllm.serving.service`)
+
+It is for people on this machine. A page of another site that is open in the same browser must not reach it:
+requests must name this host (DNS rebinding) and, if they say where they come from, come from this page.
+What is uploaded lies in a temporary folder under a name of ours and goes with the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import json
+import logging
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from signllm.errors import UsageError
+from signllm.evaluation.translate import Translator
+from signllm.models.languages import CODES
+from signllm.serving.service import CUTS, MOST_CANDIDATES, Service, Wish
+
+log = logging.getLogger(__name__)
+FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
+TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Permissions-Policy": "camera=(self), microphone=()",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def serve(
+    translator: Translator,
+    name: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    largest_mb: int = 500,
+    ready: Callable[[str], None] = print,
+) -> None:
+    """Serve until interrupted.
+
+    Args:
+        translator: the loaded model.
+        name: of the model, for the page.
+        host: address to listen at; only this machine reaches a loopback address.
+        port: 0 takes a free one.
+        largest_mb: largest upload, in 10^6 bytes.
+        ready: is told the address as soon as it answers.
+
+    Raises:
+        UsageError: the port is taken or not allowed, or there is no such address.
+    """
+    listening = listen(host, port)
+    address = f"http://{_written(host)}:{listening.getsockname()[1]}"
+    if not is_loopback(host):
+        log.warning("%s: everybody who reaches this machine can use the model; there is no password", address)
+    made = application(translator, name, host=host, largest_mb=largest_mb)
+    web.run_app(made, sock=listening, print=lambda _: ready(address), access_log=None)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; errors are told as the user's."""
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"port {port}", where="--port", remedy="give 1 to 65535, or 0 for a free one")
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(place)
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        is_taken = error.errno == errno.EADDRINUSE
+        raise UsageError(
+            f"port {port} is taken" if is_taken else f"cannot listen at {host}, port {port}: {error}",
+            where="--port" if is_taken else "--host, --port",
+            remedy="give another --port, or 0 for a free one",
+        ) from None
+    return listening
+
+
+def application(translator: Translator, name: str, *, host: str, largest_mb: int) -> web.Application:
+    """Return the application; it holds one model."""
+    service = Service(translator)
+    pages = {path: _packaged(file) for path, file in FILES.items()}
+
+    async def page(request: web.Request) -> web.Response:
+        body, kind = pages[request.path]
+        return web.Response(body=body, content_type=kind, charset="utf-8")
+
+    async def about(request: web.Request) -> web.Response:
+        usual = translator.config.generation.language or "English"
+        return web.json_response(
+            {
+                "name": name,
+                "language": usual,
+                "languages": sorted(language.capitalize() for language in CODES),
+                "most_candidates": MOST_CANDIDATES,
+                "cuts": CUTS,
+                "largest_mb": largest_mb,
+            }
+        )
+
+    async def translate(request: web.Request) -> web.StreamResponse:
+        wish = Wish.of_query(request.query)
+        with tempfile.TemporaryDirectory(prefix="signllm-") as folder:
+            video = Path(folder) / "upload"
+            await _received(request, video, largest_mb)
+            return await _answered(request, service, video, wish)
+
+    made = web.Application(middlewares=[_guard(host), _told])
+    made.add_routes([web.get(path, page) for path in FILES])
+    made.add_routes([web.get("/about", about), web.post("/translate", translate)])
+    made.on_shutdown.append(_ending(service))
+    return made
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _written(host: str) -> str:
+    """Return a host as it stands in an address."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _packaged(file: str) -> tuple[bytes, str]:
+    body = resources.files("signllm.serving").joinpath(file).read_bytes()
+    return body, TYPES[file.rpartition(".")[2]]
+
+
+def _ending(service: Service) -> Callable[[web.Application], Awaitable[None]]:
+    async def end(_: web.Application) -> None:
+        service.ends.set()
+
+    return end
+
+
+def _guard(host: str) -> Any:
+    """Refuse requests that other sites make in the same browser; add the headers of every answer."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        asked = request.host.rpartition(":")[0] or request.host
+        if is_loopback(host) and not is_loopback(asked.strip("[]")):
+            return _refused(403, f"the request is for {asked!r}", "open the address that serve has printed")
+        origin = request.headers.get("Origin")
+        if origin is not None and origin != f"{request.scheme}://{request.host}":
+            return _refused(403, f"the request comes from {origin!r}", "use the page of this server")
+        return await handler(request)
+
+    return guard
+
+
+@web.middleware
+async def _told(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tell a mistake as JSON."""
+    try:
+        response = await handler(request)
+    except UsageError as error:
+        return _refused(400, error.what, error.remedy or "", where=str(error.where or ""))
+    except web.HTTPRequestEntityTooLarge as error:
+        return _refused(413, error.text or "", "give a shorter video, or --largest-mb")
+    except web.HTTPException as error:
+        return _refused(error.status, error.reason, "")
+    if not response.prepared:
+        response.headers.update(HEADERS)
+    return response
+
+
+def _refused(status: int, what: str, remedy: str, *, where: str = "") -> web.Response:
+    told = {"error": {"what": what, "where": where, "remedy": remedy}}
+    return web.json_response(told, status=status, headers=HEADERS)
+
+
+async def _received(request: web.Request, video: Path, largest_mb: int) -> None:
+    """Write the body of a request to a file.
+
+    Raises:
+        UsageError: there is none.
+        HTTPRequestEntityTooLarge: it is larger than allowed; no more of it is read.
+    """
+    size, most = 0, largest_mb * 10**6
+    declared = request.content_length or 0
+    with video.open("wb") as file:
+        if declared <= most:
+            async for chunk in request.content.iter_chunked(1 << 20):
+                size += len(chunk)
+                if size > most:
+                    break
+                await asyncio.to_thread(file.write, chunk)
+    if max(size, declared) > most:
+        raise web.HTTPRequestEntityTooLarge(most, size, text=f"the video is larger than {largest_mb} MB")
+    if not size:
+        raise UsageError("there is no video", where="the request's body", remedy="send the bytes of a video")
+
+
+async def _answered(request: web.Request, service: Service, video: Path, wish: Wish) -> web.StreamResponse:
+    """Send the lines of an answer as they come."""
+    response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    name = unquote(request.headers.get("X-Name", ""))[:200] or "the video"
+    try:
+        async with aclosing(service.translate(video, name, wish)) as lines:
+            async for line in lines:
+                await response.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        await response.write_eof()
+    except ConnectionError:
+        log.info("%s: who asked has left", name)
+    return response
