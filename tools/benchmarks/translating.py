@@ -45,8 +45,8 @@ what is told:
   videos/s     of the best round and the median; CPU: videos per second of CPU time, times the threads, which
                other people's load does not lengthen. Wanted of the demo's test split on two cores: 5
   parts        of the stopwatch's round, as shares of its time: waiting (for decoding, which runs ahead in
-               threads; decoding itself is told beside), encoder (with the nearest code), words (segmentation),
-               projector, prompt (the language model to its first token), tokens (the rest of it), other.
+               threads; decoding itself is told beside), encoder (with the nearest code), words (segmenting),
+               projector, prompt (the language model to its first token), tokens (its rest), other.
                Encoder and words together, wanted with a real-sized language model: at most 20 %"""
 WANTED_PER_S, WANTED_SHARE = 5.0, 0.2
 PARTS = ("waiting", "encoder", "words", "projector", "prompt", "tokens")
