@@ -86,7 +86,7 @@ class Answer:
     """All ways, in the order of ``WAYS``, the fastest that fits, and what translating takes."""
 
     HEADERS: ClassVar = (
-        *("GiB of a rank", "weights", "grads", "optim", "activ", "bucket", "gather", "peak", "fits"),
+        *("GiB of a rank", "weights", "grads", "optim", "acts", "bucket", "gather", "peak", "fits"),
         *("videos", "compute", "network", "step s", "sent"),
     )
 

@@ -88,19 +88,18 @@ def _plan(arguments: list[str]) -> Job:
             init=init,
         )
         if table:
-            print("\n".join(readme_table(asked, machine)))
-            return
+            return print(*readme_table(asked, machine), sep="\n")
         found = answer(asked, machine)
-        if json:
-            print(json_format.dumps(found.record(), indent=2))
-        else:
-            _show(found)
+        _show(found, json=json)
         found.require_fit()
 
     return parse(plan, options, verb="plan", about=PLAN)
 
 
-def _show(found: Any) -> None:
+def _show(found: Any, *, json: bool) -> None:
+    if json:
+        print(json_format.dumps(found.record(), indent=2))
+        return
     for lines in (found.head(), found.rows(), found.foot()):
         print(*lines, sep="\n", end="\n\n")
 
