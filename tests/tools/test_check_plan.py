@@ -26,9 +26,8 @@ def test_the_peak_of_a_real_step_is_within_a_tenth_of_the_plan(tmp_path: Path) -
     ]
     script = str(CHECKOUT / "tools" / "check_plan")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, script, *options], env=environment, capture_output=True, text=True, timeout=600
-    )
+    command = [sys.executable, script, *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     (case,) = json.loads(found.read_text())
     assert case["case"] == "zero3, fp32, 1 rank"

@@ -1,9 +1,9 @@
 """One rank of a training run whose memory is measured; :mod:`benchmarks.planned` starts them.
 
 ``python -m benchmarks.planned_rank ORDERS`` (JSON) with ``RANK``, ``WORLD_SIZE`` and the rendezvous set
-trains SignLLM with the project's own loop. On a GPU torch's allocator tells the peak of a step. On a CPU the C
-library is asked after every operator how much is allocated, by any thread, gloo's own buffers included; what
-was there before the batch and the model is taken off. What an operator gives back before it ends is not seen.
+trains SignLLM with the project's own loop. On a GPU torch's allocator tells the peak of a step. On a CPU the
+C library is asked after every operator how much is allocated, by any thread, gloo's own buffers included;
+what was there before is taken off. What an operator gives back before it ends is not seen.
 """
 
 from __future__ import annotations
