@@ -86,7 +86,7 @@ class Answer:
     """All ways, in the order of ``WAYS``, the fastest that fits, and what translating takes."""
 
     HEADERS: ClassVar = (
-        *("GiB of a rank", "weights", "grads", "optim", "acts", "bucket", "gather", "peak", "fits"),
+        *("GiB of a rank", "weights", "grads", "optim", "activations", "bucket", "gather", "peak", "fits"),
         *("videos", "compute", "network", "step s", "sent"),
     )
 
@@ -303,7 +303,7 @@ def _cell(found: list[Planned]) -> str:
     return (
         f"**{way_text(fastest)}**{f' in {passes} passes' if passes > 1 else ''}"
         f" {fastest.memory.peak / GIB:.0f} GiB, {fastest.seconds.total:.2f} s;"
-        f" {'all fit' if files == list(FILES) else f'only {files[0]} to {files[-1]} fit'}"
+        f" {'all fit' if files == list(FILES) else 'only ' + ', '.join(files) + ' fit'}"
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from signllm.cluster.gpus import Gpu
+from signllm.cluster.gpus import Gpu, find_gpu
 from signllm.cluster.memory import Memory
 from signllm.cluster.plan import Weight, Zero, held, traffic
 from signllm.cluster.shapes import Rehearsal
@@ -91,6 +91,47 @@ class Machine:
     def memory_rate(self) -> float:
         """Bytes per second of a GPU's memory."""
         return self.gpu.bandwidth * GIGA * self.memory_share
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """A machine as the command line describes it.
+
+    Attributes:
+        nodes: machines.
+        gpus: of each.
+        gpu: its name: a100-40, a100-80, h100, h200, b200, a40, l40s, rtx-4090, rtx-3090.
+        memory_gib: of a GPU, instead of its own.
+        bandwidth: of a GPU's memory in GB/s, instead of its own.
+        link: GB/s in one direction between the GPUs of a node, instead of theirs.
+        network: GB/s in one direction between nodes, of a node.
+        compute_share: of the GPU's peak that products are taken to reach.
+        memory_share: of its memory's rate that reading and writing is taken to reach.
+        link_share: of links and network.
+        launch_us: microseconds that an operator is taken to need at least.
+    """
+
+    nodes: int = 1
+    gpus: int = 8
+    gpu: str = "h100"
+    memory_gib: float | None = None
+    bandwidth: float | None = None
+    link: float | None = None
+    network: float = 50.0
+    compute_share: float = 0.5
+    memory_share: float = 0.8
+    link_share: float = 0.8
+    launch_us: float = 5.0
+
+    def machine(self) -> Machine:
+        """Return it.
+
+        Raises:
+            UsageError: no such GPU, or a figure that cannot be.
+        """
+        same = ("nodes", "gpus", "network", "compute_share", "memory_share", "link_share", "launch_us")
+        gpu = find_gpu(self.gpu, memory_gib=self.memory_gib, bandwidth=self.bandwidth, link=self.link)
+        return Machine(gpu=gpu, **{name: getattr(self, name) for name in same})
 
 
 @dataclass(frozen=True, kw_only=True)

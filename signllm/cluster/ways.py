@@ -183,10 +183,10 @@ def planned(project: Project, machine: Machine, way: Way) -> Planned:
     return found
 
 
-def peak_of_way(project: Project, machine: Machine, way: Way) -> int:
-    """Return the bytes at the peak of a step with the recipe's own number of forward passes."""
+def memory_of_way(project: Project, machine: Machine, way: Way) -> Memory:
+    """Return what a rank needs with the recipe's own number of forward passes."""
     passes = project.config.training.accumulation
-    return _planned(project, machine, way, passes, limit=math.inf).memory.peak
+    return _planned(project, machine, way, passes, limit=math.inf).memory
 
 
 def _forward_passes(config: FinetuneConfig, machine: Machine) -> Iterator[int]:

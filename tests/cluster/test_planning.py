@@ -235,7 +235,7 @@ def test_the_command_line_parses_to_the_planned_configuration(llm: Path) -> None
 
 def test_what_is_told_names_all_ways_and_the_command_that_launches_the_best(answered: Answer) -> None:
     text = "\n".join([*answered.head(), *answered.rows(), *answered.foot()])
-    for way in ("zero0 fp32", "zero1 recomputed", "zero2 4 bit", "zero3_offload recomputed"):
+    for way in ("zero0 fp32", "zero1 fp32 recomputed", "zero2 4 bit fp32", "zero3_offload fp32 recomputed"):
         assert f"\n{way} " in text
     assert "not measured on a GPU" in text
     assert "-> encoder and segmentation" in text

@@ -1,23 +1,26 @@
 """One rank of a training run whose memory is measured; :mod:`benchmarks.planned` starts them.
 
-``python -m benchmarks.planned_rank ORDER`` (JSON) with ``RANK``, ``WORLD_SIZE`` and the rendezvous set trains
-SignLLM with the project's own loop. On a GPU torch's allocator tells the peak of a step. On a CPU torch's
-profiler tells of every allocation from before the model is built on: their running sum is the same figure.
-Neither counts what is allocated outside of torch: libraries, gloo's and NCCL's own buffers.
+``python -m benchmarks.planned_rank ORDERS`` (JSON) with ``RANK``, ``WORLD_SIZE`` and the rendezvous set
+trains SignLLM with the project's own loop. On a GPU torch's allocator tells the peak of a step. On a CPU the
+C library is asked after every operator how much is allocated, by any thread, gloo's own buffers included;
+what was there before is taken off. What an operator gives back before it ends is not seen.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.training_model import Size, Work, build, draw_batch
 from benchmarks.training_sides import Repeated
@@ -55,39 +58,47 @@ class Order:
     text_tokens: int
 
 
-class CpuPeak:
-    """The most that torch had allocated on this CPU in the last step, counted from here on."""
+class Mallinfo2(ctypes.Structure):
+    """What glibc's ``mallinfo2`` returns; ``uordblks`` in arenas and ``hblkhd`` in mappings are in use."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    )
+
+
+class CpuPeak(TorchDispatchMode):
+    """The most that was allocated here after an operator of the last step, less what was before."""
 
     def __init__(self) -> None:
-        self.profiler = torch.profiler.profile(
-            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-        )
-        self.profiler.start()
-        self.marks: list[int] = []
+        super().__init__()
+        self.mallinfo2 = ctypes.CDLL(None).mallinfo2
+        self.mallinfo2.restype = Mallinfo2
+        self.most = self.in_step = 0
+        self.before = self.allocated()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run the operator; look."""
+        out = func(*args, **(kwargs or {}))
+        self.in_step = max(self.in_step, self.allocated())
+        return out
+
+    def allocated(self) -> int:
+        """Return the bytes in use."""
+        told = self.mallinfo2()
+        return int(told.uordblks + told.hblkhd)
 
     def mark(self) -> None:
-        """Note the end of a step."""
-        self.marks.append(time.time_ns())
-
-    def bytes(self) -> int:
-        """Return the most between the last two marks."""
-        self.profiler.stop()
-        results: Any = self.profiler.profiler
-        events = results.kineto_results.events()
-        changes = sorted((one.start_ns(), one.nbytes()) for one in events if one.name() == "[memory]")
-        allocated, most = 0, 0
-        for when, change in changes:
-            allocated += change
-            if self.marks[-2] <= when <= self.marks[-1]:
-                most = max(most, allocated)
-        return most
+        """End a step; the next is looked at anew."""
+        self.most, self.in_step = self.in_step - self.before, 0
 
 
-class GpuPeak:
-    """The same of a GPU, by its allocator."""
+class GpuPeak(contextlib.nullcontext[None]):
+    """The most that torch had allocated on this GPU in the last step."""
 
-    def __init__(self) -> None:
-        self.most = 0
+    most = 0
 
     def mark(self) -> None:
         """End a step; the next is counted anew."""
@@ -95,14 +106,12 @@ class GpuPeak:
         self.most = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
 
-    def bytes(self) -> int:
-        """Return the most between the last two marks."""
-        return self.most
-
 
 def main() -> None:
-    """Carry out the order of the command line."""
-    carry_out(Order(**json.loads(sys.argv[1])))
+    """Carry out the orders of the command line: a tiny one first, which imports and sets up what stays."""
+    for order in json.loads(sys.argv[1]):
+        carry_out(Order(**order))
+        gc.collect()
     leave_ranks()
 
 
@@ -118,16 +127,18 @@ def carry_out(order: Order) -> None:
     size = Size(recipe="", llama=order.llama, work={})
     batch = draw_batch(config, size, work, signs="video", spread=0.0, number=ranks.rank)
     model = build(config, Path(order.llm), ranks.device, signs="video", deepspeed=settings)
-    fit(
-        model,
-        Repeated([batch]),
-        config=training,
-        run=Path(order.folder) / "run",
-        stage="planned",
-        parameter_groups=parameter_groups(model, training, config),
-        on_step=lambda step, metrics: peak.mark(),
-    )
-    record = {"peak_bytes": peak.bytes(), "device": str(ranks.device)}
+    with peak:
+        fit(
+            model,
+            Repeated([batch]),
+            config=training,
+            run=Path(order.folder) / "run",
+            stage="planned",
+            parameter_groups=parameter_groups(model, training, config),
+            on_step=lambda step, metrics: peak.mark(),
+        )
+    record = {"peak_bytes": peak.most, "device": str(ranks.device)}
+    Path(order.folder).mkdir(exist_ok=True)
     (Path(order.folder) / f"rank-{ranks.rank}.json").write_text(json.dumps(record))
 
 

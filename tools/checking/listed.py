@@ -40,6 +40,9 @@ def parts(out: Path, *, rehearsal: bool) -> list[Part]:
     full = ("--work", "full", "--rounds", "4", "--steps", "3")
     bench = [python, str(TOOLS / "bench_kernels"), *device, "--json", str(out / "bench.json")]
     quantised = [python, "-m", "checking.quantised", "cpu" if rehearsal else "cuda"]
+    plan = [python, str(TOOLS / "check_plan"), "--ranks", "1", "--deepspeed", "zero2"]
+    plan += ["--size", "tiny", "--no-checkpointing"] if rehearsal else ["--size", "1b", "--precision", "bf16"]
+    plan += ["--device", "cpu" if rehearsal else "cuda", "--json", str(out / "plan.json")]
     listed = [
         Part(
             name="compile",
@@ -56,5 +59,6 @@ def parts(out: Path, *, rehearsal: bool) -> list[Part]:
         training("training-recomputed", 120, *full, "--checkpointing"),
         Part(name="quantised", command=quantised, limit_s=60, needs=QUANTISED_NEEDS, by_default=False),
         training("training-video", 180, "--signs", "video", "--videos", "16"),
+        Part(name="plan", command=plan, limit_s=150, needs=TRAINING_NEEDS, by_default=False),
     ]
     return [replace(part, limit_s=4 * part.limit_s) for part in listed] if rehearsal else listed
