@@ -13,7 +13,7 @@ from signllm.cluster.gpus import find_gpu
 from signllm.cluster.known_models import configuration_folder
 from signllm.cluster.roofline import Machine
 from signllm.cluster.translation import Translation, translation
-from signllm.cluster.ways import FILES, HEADROOM, Planned, Project, best, can_quantise, open_project, plans
+from signllm.cluster.ways import FILES, HEADROOM, Planned, Project, best, open_project, plans
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import RunFailedError
@@ -173,8 +173,6 @@ class Answer:
         """Give what follows from the table, as lines."""
         yield "each part is at its own most, peak is all that is there at a time; videos: of a rank x"
         yield "forward passes; compute, network: seconds; recomputed: the language model's activations"
-        if not can_quantise():
-            yield "8 and 4 bits are computed alone: finetune has no option for them"
         hosts = [one for one in self.ways if one.memory.host]
         if hosts:
             host = hosts[0].memory.host * self.machine.gpus / GIB

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from signllm.cluster.memory import Memory, memory
 from signllm.cluster.outline import no_words, set_trained, sign_llm_parts, weights_of
@@ -22,7 +21,7 @@ from signllm.cluster.stand_in import Work, stand_in, step, with_checkpointing
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
-from signllm.models.language_model import LanguageModelConfig
+from signllm.models.quantization import Quantize
 from signllm.models.sign_llm import SignLLM
 from signllm.training.engine import deepspeed_settings
 
@@ -249,22 +248,14 @@ def configured(config: FinetuneConfig, way: Way, passes: int) -> FinetuneConfig:
     precision = "fp32" if way.deepspeed == "zero0" else config.training.precision
     training = replace(config.training, deepspeed=way.deepspeed, accumulation=passes, precision=precision)
     config = replace(with_checkpointing(config, on=way.checkpointing), training=training)
-    if way.bits == 16 or not can_quantise():
-        return config
-    changes: dict[str, Any] = {"quantize": f"{way.bits}bit"}
-    model = replace(config.sign_llm.language_model, **changes)
+    quantize: dict[int, Quantize] = {4: "4bit", 8: "8bit", 16: "none"}
+    model = replace(config.sign_llm.language_model, quantize=quantize[way.bits])
     return replace(config, sign_llm=replace(config.sign_llm, language_model=model))
-
-
-def can_quantise() -> bool:
-    """Whether ``finetune`` has an option for 8 and 4 bits."""
-    return any(item.name == "quantize" for item in fields(LanguageModelConfig))
 
 
 def best(found: list[Planned]) -> Planned | None:
     """Return the fastest way that fits and can be launched."""
-    fitting = [one for one in found if one.fits and (one.way.bits == 16 or can_quantise())]
-    return min(fitting, key=_slowness, default=None)
+    return min((one for one in found if one.fits), key=_slowness, default=None)
 
 
 def _slowness(one: Planned) -> tuple[float, int, int]:

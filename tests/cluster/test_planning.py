@@ -25,7 +25,7 @@ from signllm.cluster.planning import PARTS, Answer, Asked, answer
 from signllm.cluster.roofline import Machine, seconds_of
 from signllm.cluster.shapes import IDLE, META, rehearse
 from signllm.cluster.stand_in import Work, stand_in, step
-from signllm.cluster.ways import WAYS, Project, Way, can_quantise, open_project, planned
+from signllm.cluster.ways import WAYS, Project, Way, open_project, planned
 from signllm.command import options_of
 from signllm.config import FinetuneConfig
 from signllm.models.language_model import LanguageModelConfig
@@ -166,9 +166,9 @@ def test_all_ways_hold_what_they_should(answered: Answer) -> None:
     assert offload.memory.host > 0 == cut.memory.host
     assert offload.memory.weights < cut.memory.weights
     assert found[Way(deepspeed="zero0", checkpointing=False)].config.training.precision == "fp32"
-    fitting = [one for one in answered.ways if one.way.bits == 16 or can_quantise()]
+    assert packed.config.sign_llm.language_model.quantize == "4bit"
     assert answered.best is not None
-    assert answered.best.seconds.total == min(one.seconds.total for one in fitting)
+    assert answered.best.seconds.total == min(one.seconds.total for one in answered.ways if one.fits)
 
 
 def test_a_small_gpu_takes_more_forward_passes_of_the_same_batch(answered: Answer) -> None:
