@@ -18,11 +18,8 @@ from signllm.cluster.shapes import META, Rehearsal, rehearse
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.batch import Batch
-from signllm.models.causal_model import CausalLanguageModel
-from signllm.models.encoder_decoder_model import EncoderDecoderLanguageModel
-from signllm.models.frozen_llm import position_limit, recompute_activations
-from signllm.models.language_model import LanguageModel, LanguageModelConfig
-from signllm.models.operations import encoder_decoder_cost, language_model_cost
+from signllm.models.frozen_llm import recompute_activations
+from signllm.models.language_model import LanguageModel, LanguageModelConfig, language_model_class
 from signllm.models.sign_llm import SignLLM
 from signllm.models.visual_encoder import character_counts
 
@@ -86,21 +83,14 @@ def stand_in(parts: Mapping[str, nn.Module], config: FinetuneConfig, words: Word
 
 
 def _language_model(config: LanguageModelConfig, parts: Mapping[str, Any]) -> LanguageModel:
-    inner = parts["model"]
-    is_encoder_decoder = inner.config.is_encoder_decoder
-    kind = EncoderDecoderLanguageModel if is_encoder_decoder else CausalLanguageModel
-    model: Any = kind.__new__(kind)
-    nn.Module.__init__(model)
-    model.config, model.model = config, inner
-    model.tokenizer = model.prompt = _Tokens()
-    model.virtual_tokens = parts["virtual_tokens"] if "virtual_tokens" in parts else None
-    model.limit, model._has_told = position_limit(inner.config), False
-    model.cost = encoder_decoder_cost(inner) if is_encoder_decoder else language_model_cost(inner)
+    inner: Any = parts["model"]
     if config.gradient_checkpointing:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of transformers' own names
             recompute_activations(inner)
-    found: LanguageModel = model
-    return found
+    tokens: Any = _Tokens()
+    learnt = parts["virtual_tokens"] if "virtual_tokens" in parts else None
+    kind = language_model_class(is_encoder_decoder=inner.config.is_encoder_decoder)
+    return kind(config, inner, tokens, tokens, virtual_tokens=learnt)
 
 
 def step(model: SignLLM, work: Work, *, size: int, video: bool) -> Rehearsal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from signllm.models.generation import Candidate, GenerationConfig
 from signllm.models.language_model import (
     IGNORED,
     LanguageModel,
-    LanguageModelConfig,
     Scored,
     padded,
     token_losses,
@@ -26,8 +25,8 @@ class CausalLanguageModel(LanguageModel):
 
     kind = "causal"
 
-    def __init__(self, config: LanguageModelConfig, *, deepspeed: Mapping[str, Any] | None = None) -> None:
-        super().__init__(config, deepspeed=deepspeed)
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        super().__init__(*parts, **named)
         self.cost = language_model_cost(self.model)
 
     def forward(

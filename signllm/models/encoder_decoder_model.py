@@ -6,7 +6,7 @@ language that is to be written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from signllm.models.generation import Candidate, GenerationConfig
 from signllm.models.language_model import (
     IGNORED,
     LanguageModel,
-    LanguageModelConfig,
     Scored,
     padded,
     token_losses,
@@ -30,8 +29,8 @@ class EncoderDecoderLanguageModel(LanguageModel):
 
     kind = "encoder-decoder"
 
-    def __init__(self, config: LanguageModelConfig, *, deepspeed: Mapping[str, Any] | None = None) -> None:
-        super().__init__(config, deepspeed=deepspeed)
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        super().__init__(*parts, **named)
         self.cost = encoder_decoder_cost(self.model)
 
     def forward(

@@ -120,41 +120,28 @@ class LanguageModel(nn.Module, ABC):
 
     Args:
         config: which one.
-        deepspeed: the engine's settings; with ZeRO-3 the weights are partitioned while they are loaded.
+        model: of ``transformers``, with adapters if there are any.
+        tokenizer: of the model.
+        prompt: what surrounds the signs.
+        virtual_tokens: learnt vectors before the prompt (:func:`signllm.models.adapters.virtual_tokens`).
     """
 
     kind: Literal["causal", "encoder-decoder"]
 
-    def __init__(self, config: LanguageModelConfig, *, deepspeed: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        config: LanguageModelConfig,
+        model: Any,
+        tokenizer: Any,
+        prompt: Prompt,
+        *,
+        virtual_tokens: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.config = config
-        self.tokenizer = load_tokenizer(config.path)
-        self.model = load_model(
-            config.path,
-            self.kind,
-            dtype=config.dtype,
-            attention=config.attention,
-            quantize=config.quantize,
-            deepspeed=deepspeed,
-        )
-        if config.gradient_checkpointing:
-            recompute_activations(self.model)
-        self.prompt = Prompt(
-            self.tokenizer,
-            family_of(model_type(self.model)),
-            text=config.prompt,
-            separator=config.separator,
-            chat=config.chat,
-            in_target=config.prompt_language == "target",
-        )
-        self.limit = position_limit(self.model.config)
+        self.config, self.model, self.tokenizer, self.prompt = config, model, tokenizer, prompt
+        self.virtual_tokens = virtual_tokens
+        self.limit = position_limit(model.config)
         self._has_told = False
-        self.virtual_tokens: nn.Module | None = None
-        if config.lora is not None:
-            self.model = with_lora(self.model, config.lora)
-        if config.prompt_tuning is not None:
-            folder = str(model_folder(config.path))
-            self.virtual_tokens = virtual_tokens(self.model, config.prompt_tuning, tokenizer=folder)
 
     @abstractmethod
     def forward(
@@ -277,18 +264,48 @@ def build_language_model(
 ) -> LanguageModel:
     """Load the language model of a folder; its configuration says of which kind it is.
 
+    Args:
+        config: which one.
+        deepspeed: the engine's settings; with ZeRO-3 the weights are partitioned while they are loaded.
+
     Raises:
         UsageError: there is none, or its tokenizer is missing.
     """
+    kind = language_model_class(is_encoder_decoder=read_configuration(config.path).is_encoder_decoder)
+    tokenizer = load_tokenizer(config.path)
+    model: Any = load_model(
+        config.path,
+        kind.kind,
+        dtype=config.dtype,
+        attention=config.attention,
+        quantize=config.quantize,
+        deepspeed=deepspeed,
+    )
+    if config.gradient_checkpointing:
+        recompute_activations(model)
+    prompt = Prompt(
+        tokenizer,
+        family_of(model_type(model)),
+        text=config.prompt,
+        separator=config.separator,
+        chat=config.chat,
+        in_target=config.prompt_language == "target",
+    )
+    learnt = None
+    if config.lora is not None:
+        model = with_lora(model, config.lora)
+    if config.prompt_tuning is not None:
+        folder = str(model_folder(config.path))
+        learnt = virtual_tokens(model, config.prompt_tuning, tokenizer=folder)
+    return kind(config, model, tokenizer, prompt, virtual_tokens=learnt)
+
+
+def language_model_class(*, is_encoder_decoder: bool) -> type[LanguageModel]:
+    """Return the class of models that read the signs in an encoder, or before the text."""
     from signllm.models.causal_model import CausalLanguageModel
     from signllm.models.encoder_decoder_model import EncoderDecoderLanguageModel
 
-    kind = (
-        EncoderDecoderLanguageModel
-        if read_configuration(config.path).is_encoder_decoder
-        else CausalLanguageModel
-    )
-    return kind(config, deepspeed=deepspeed)
+    return EncoderDecoderLanguageModel if is_encoder_decoder else CausalLanguageModel
 
 
 def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
