@@ -109,22 +109,22 @@ def test_a_mixture_goes_the_whole_path_and_each_sample_is_prompted_in_its_own_la
 ) -> None:
     asked: dict[str, set[tuple[str, str]]] = {"training": set(), "validation": set()}
     written: list[str] = []
-    score, write = CausalLanguageModel.forward, CausalLanguageModel.generate
+    score, generate = CausalLanguageModel.forward, CausalLanguageModel.write
     prompted: set[str] = set()
 
     def forward(self: CausalLanguageModel, words: Any, counts: Any, texts: Any, languages: Any) -> Any:
         asked["training" if words.requires_grad else "validation"] |= set(zip(texts, languages, strict=True))
         return score(self, words, counts, texts, languages)
 
-    def generate(self: CausalLanguageModel, words: Any, counts: Any, languages: Any, generation: Any) -> Any:
+    def write(self: CausalLanguageModel, words: Any, counts: Any, languages: Any, *rest: Any) -> Any:
         written.extend(languages)
-        return write(self, words, counts, languages, generation)
+        return generate(self, words, counts, languages, *rest)
 
     def tokens(self: Prompt, text: str) -> list[int]:
         prompted.update([text] if text.startswith("translate") else [])
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
-    for name, spy in (("forward", forward), ("generate", generate)):
+    for name, spy in (("forward", forward), ("write", write)):
         monkeypatch.setattr(CausalLanguageModel, name, spy)
     monkeypatch.setattr(Prompt, "tokens", tokens)
     mixture, first, run = f"{both}/A:2,{both}/B:1", tmp_path / "pretrain", tmp_path / "run"

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from signllm.kernels.choice import Implementation, forced
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is first imported
 
 
 @pytest.fixture(params=["torch", "triton"])
