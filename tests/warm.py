@@ -10,6 +10,7 @@ input, and ends with it; what it forked ends with it too.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import json
@@ -94,7 +95,8 @@ def _codes(started: Sequence[_Process]) -> list[int]:
                 give_up = min(give_up, time.monotonic() + GRACE_S)
         if any(codes.values()) or not ready:
             for number in left.values():
-                os.kill(started[number].pid, signal.SIGTERM if ready else signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended, and will tell
+                    os.kill(started[number].pid, signal.SIGTERM if ready else signal.SIGKILL)
     return [codes[number] for number in range(len(started))]
 
 
