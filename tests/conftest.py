@@ -15,14 +15,6 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is first imported, by whatever test
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under pytest-xdist (``--dist loadgroup``) a worker takes whole files, and one takes all of Slurm's."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            on_slurm = "started_slurm" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("slurm" if on_slurm else item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(scope="session")
 def composed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``shards``, ``llm``, and ``pretrain``: the run after stages 1 and 2."""

@@ -95,7 +95,7 @@ def _codes(started: Sequence[_Process]) -> list[int]:
                 give_up = min(give_up, time.monotonic() + GRACE_S)
         if any(codes.values()) or not ready:
             for number in left.values():
-                with contextlib.suppress(ProcessLookupError):  # it has ended, and tells so in a moment
+                with contextlib.suppress(ProcessLookupError):  # it has just ended, and will tell
                     os.kill(started[number].pid, signal.SIGTERM if ready else signal.SIGKILL)
     return [codes[number] for number in range(len(started))]
 

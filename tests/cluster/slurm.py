@@ -43,6 +43,7 @@ SwitchType=switch/none
 ReturnToService=2
 KillWait=5
 MinJobAge=3600
+FirstJobId={first_job}
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0
 SelectType=select/cons_tres
@@ -71,7 +72,9 @@ class Slurm:
         for name in ("state", "spool-n0", "spool-n1"):
             (self.folder / name).mkdir()
         host = socket.gethostname().partition(".")[0]
-        text = CONFIGURATION.format(host=host, folder=self.folder, ports=_free_ports(), grace_s=GRACE_S)
+        made = {"host": host, "folder": self.folder, "ports": _free_ports(), "grace_s": GRACE_S}
+        # Ranks meet at a port that follows from the job's number: two clusters on a machine count apart.
+        text = CONFIGURATION.format(**made, first_job=1 + 97 * os.getpid() % 12_000)
         (self.folder / "slurm.conf").write_text(text)
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(1024))
