@@ -22,6 +22,8 @@ TRAINING_NEEDS = (
 )
 """Imports of tools/bench_training; DeepSpeed's own come first, so that the one that is missing is named."""
 
+TRANSLATING_NEEDS = ("tokenizers", "safetensors", "transformers")
+
 
 def parts(out: Path, *, rehearsal: bool) -> list[Part]:
     """Return all parts; ``rehearsal``: on a CPU, in small and with four times the time: do they run?"""
@@ -35,6 +37,13 @@ def parts(out: Path, *, rehearsal: bool) -> list[Part]:
             command += ["--size", "tiny", "--device", "cpu", "--rounds", "1", "--steps", "2"]
         command += ["--json", str(out / f"{name}.json")]
         return Part(name=name, command=command, limit_s=limit_s, needs=TRAINING_NEEDS, by_default=by_default)
+
+    def translating(name: str, limit_s: float, *options: str) -> Part:
+        command = [python, str(TOOLS / "bench_translate"), "--size", "7b", "--device", "cuda", *options]
+        if rehearsal:
+            command += ["--size", "tiny", "--device", "cpu", "--rounds", "1", "--videos", "4"]
+        command += ["--json", str(out / f"{name}.json")]
+        return Part(name=name, command=command, limit_s=limit_s, needs=TRANSLATING_NEEDS, by_default=False)
 
     full = ("--work", "full", "--rounds", "4", "--steps", "3")
     bench = [python, str(TOOLS / "bench_kernels"), *device, "--json", str(out / "bench.json")]
@@ -53,5 +62,7 @@ def parts(out: Path, *, rehearsal: bool) -> list[Part]:
         training("training-full-zero2", 120, *full, "--deepspeed", "zero2"),
         training("training-recomputed", 120, *full, "--checkpointing"),
         training("training-video", 180, "--signs", "video", "--videos", "16"),
+        translating("translating", 120),
+        translating("translating-beams", 150, "--beams", "4", "--videos", "16"),
     ]
     return [replace(part, limit_s=4 * part.limit_s) for part in listed] if rehearsal else listed
