@@ -9,6 +9,7 @@ in grey levels (of 256) per 1/25 s. Signing has energies of 3 and more, a restin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -126,16 +127,18 @@ def _windows(runs: Iterable[Timed], cut: Windows) -> Iterator[Timed]:
 
 def _between_pauses(runs: Iterable[Timed], cut: Pauses, longest: int) -> Iterator[Timed]:
     held: list[_Frame] = []
-    still_s = 0.0
+    still, still_s = 0, 0.0
     for frame in _with_energy(_frames(runs)):
         held.append(frame)
-        still_s = still_s + frame.end_s - frame.begin_s if frame.energy < cut.energy else 0.0
-        if still_s >= cut.still:
+        is_still, frame_s = frame.energy < cut.energy, frame.end_s - frame.begin_s
+        still, still_s = (still + 1, still_s + frame_s) if is_still else (0, 0.0)
+        behind = min(still, math.ceil(cut.margin / max(frame_s, 1e-3)))
+        if still_s >= cut.still - TOLERANCE_S:
             if piece := _trimmed(held, cut):
                 yield _piece(piece)
             held = _last(held, cut.margin)
-        elif len(held) >= longest:
-            at = longest // 2 + int(np.argmin([one.energy for one in held[longest // 2 :]]))
+        elif len(held) - still + behind >= longest:
+            at = longest // 2 + int(np.argmin([one.energy for one in held[longest // 2 : longest]]))
             if piece := _trimmed(held[:at], cut):
                 yield _piece(piece)
             held = held[at:]

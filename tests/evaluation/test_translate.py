@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import signllm
+from signllm.data.cutting import Pauses, Windows
+from signllm.data.video import encode_h264
 from signllm.errors import UsageError
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
 from signllm.evaluation.footage import fitted
 from signllm.evaluation.translate import Translator
+from signllm.evaluation.translation import Translation, word_times
+from signllm.models.generation import GenerationConfig
 from tests.evaluation import trained
 
 
@@ -89,3 +95,107 @@ def test_only_finished_runs_are_loaded(run: Path, tmp_path: Path) -> None:
     (run / "words.json").unlink()
     with pytest.raises(UsageError, match="word codebook"):
         signllm.load(run)
+
+
+def alike(one: Translation, other: Translation) -> bool:
+    """Say whether two are equal but for rounding and the clock."""
+    same = ("text", "characters", "words", "word_times", "start_s", "end_s")
+    return all(getattr(one, name) == getattr(other, name) for name in same) and (
+        one.score == pytest.approx(other.score, rel=1e-4)
+    )
+
+
+def test_many_videos_translate_as_one_by_one_in_any_batches(
+    translator: Translator, made: Path, shards: Path
+) -> None:
+    videos = [made / "videos" / f"clip{place}.mp4" for place in range(7)]
+    frames = trained.pixels(shards, "test", "clip4")
+    generation = GenerationConfig(max_new_tokens=8, temperature=1.5, n_best=3)
+    for settings in (None, generation):
+        alone = [translator.translate(video, generation=settings) for video in videos]
+        for batch in (1, 3, 8):
+            found = translator.translate([*videos, frames], generation=settings, batch=batch)
+            assert all(map(alike, found, [*alone, alone[4]]))
+            texts = [[one.text for one in each.candidates] for each in found[:7]]
+            assert texts == [[one.text for one in each.candidates] for each in alone]
+    assert translator.translate([]) == []
+
+
+def test_frames_may_come_with_channels_first_and_as_tensors(
+    translator: Translator, shards: Path, made: Path
+) -> None:
+    frames = trained.pixels(shards, "test", "clip2")
+    expected = translator.translate(made / "videos" / "clip2.mp4")
+    first = frames.transpose(0, 3, 1, 2)
+    for given in (first, torch.from_numpy(frames), torch.from_numpy(first.copy())):
+        assert alike(translator.translate(given), expected)
+    for both_ways in (np.zeros((20, 3, 8, 3), np.uint8), np.zeros((20, 8, 8, 4), np.uint8)):
+        with pytest.raises(UsageError, match="frames are uint8"):
+            translator.translate(both_ways)
+    with pytest.raises(UsageError, match="fps is 0"):
+        translator.translate(frames, fps=0)
+
+
+def test_words_have_times_within_the_video(translator: Translator, made: Path, shards: Path) -> None:
+    found = translator.translate(made / "videos" / "clip2.mp4")  # 37 frames at 25 per second
+    assert (found.start_s, found.end_s) == pytest.approx((0.0, 1.48))
+    assert len(found.word_times) == len(found.words)
+    assert found.word_times[0][0] == pytest.approx(4 / 25)
+    assert found.word_times[-1][1] == pytest.approx((4 * len(found.characters) + 4) / 25)
+    ends = [end for _, end in found.word_times]
+    begins = [begin for begin, _ in found.word_times]
+    for end, begin in zip(ends, begins[1:], strict=False):
+        assert begin in (end, begins[ends.index(end)])  # the next begins where one ends, or it is s0
+    slow = translator.translate(trained.pixels(shards, "test", "clip2"), fps=12.5)
+    assert slow.word_times == pytest.approx(np.array(found.word_times) * 2)
+
+
+def test_the_time_of_a_word_is_that_of_its_characters() -> None:
+    """Characters 0 and 1 make the first word, the third word only says "slowing down"."""
+    found = word_times([0, 0, 1, 3], 4, [0.0, 1.0, 2.0, 3.0, 4.0])
+    assert found == ((0.0, 2.0), (2.0, 3.0), (2.0, 3.0), (3.0, 4.0))
+
+
+def test_a_recording_is_translated_as_its_pieces(
+    translator: Translator, shards: Path, tmp_path: Path
+) -> None:
+    """Clips one behind the other, with a still picture between them: their times are known exactly."""
+    clips = [trained.pixels(shards, "test", f"clip{place}") for place in (2, 0, 4)]
+    parts, times, at = [], [], 0
+    for clip in clips:
+        times.append((at / 25, (at + len(clip)) / 25))
+        parts += [clip, clip[-1:].repeat(25, axis=0)]
+        at += len(clip) + 25
+    recording = np.concatenate(parts)
+    path = tmp_path / "recording.mp4"
+    path.write_bytes(encode_h264(recording.repeat(6, axis=1).repeat(6, axis=2), 25.0))
+    found = translator.translate_recording(path, Pauses(margin=0.0))
+    assert len(found) == len(clips)
+    for piece, (begin, end) in zip(found, times, strict=True):
+        # the square rests for five frames between its jumps, so the last jump may come that much earlier
+        assert piece.start_s == pytest.approx(begin, abs=6 / 25)
+        assert piece.end_s == pytest.approx(end, abs=6 / 25)
+        assert all(piece.start_s <= a <= b <= piece.end_s for a, b in piece.word_times)
+    windows = translator.translate_recording(recording, Windows(seconds=1.6), batch=2)
+    assert [one.start_s for one in windows] == pytest.approx([1.6 * n for n in range(len(windows))])
+    assert windows[-1].end_s == pytest.approx(len(recording) / 25)
+    for number, one in enumerate(windows):
+        alone = translator.translate(recording[40 * number : 40 * (number + 1)])
+        assert (one.text, one.words) == (alone.text, alone.words)
+        assert one.word_times == pytest.approx(np.array(alone.word_times) + 1.6 * number)
+    with pytest.raises(UsageError, match="nothing moves"):
+        translator.translate_recording(recording[:1].repeat(60, axis=0), Pauses())
+
+
+def test_a_video_that_is_thinned_is_told_once(
+    translator: Translator, shards: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = trained.pixels(shards, "test", "clip6")  # 57 frames, and the model was trained on 45
+    with caplog.at_level(logging.WARNING):
+        found = translator.translate([long, long])[0]
+    (told,) = [record.getMessage() for record in caplog.records if "thinned" in record.getMessage()]
+    assert "57 frames" in told
+    assert "at most 45" in told
+    assert "--windows" in told
+    assert found.end_s == pytest.approx(57 / 25)
+    assert len(found.characters) == 9

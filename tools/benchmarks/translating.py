@@ -45,8 +45,9 @@ what is told:
   videos/s     of the best round and the median; CPU: videos per second of CPU time, times the threads, which
                other people's load does not lengthen. Wanted of the demo's test split on two cores: 5
   parts        of the stopwatch's round, as shares of its time: waiting (for decoding, which runs ahead in
-               threads; decoding itself is told beside), encoder (with the nearest code), words (segmenting),
-               projector, prompt (the language model to its first token), tokens (its rest), other.
+               threads; decoding itself is told beside), encoder (with the nearest code), words
+               (segmentation), projector, prompt (the language model until its first token), tokens (the rest
+               of it), other.
                Encoder and words together, wanted with a real-sized language model: at most 20 %"""
 WANTED_PER_S, WANTED_SHARE = 5.0, 0.2
 PARTS = ("waiting", "encoder", "words", "projector", "prompt", "tokens")
@@ -224,7 +225,8 @@ def measure(given: argparse.Namespace, device: torch.device, folder: Path) -> di
 
 def show(result: dict[str, Any], given: argparse.Namespace, device: torch.device) -> None:
     """Print what was found."""
-    print(f"{result['videos']} videos, batches of {given.batch}; loading took {result['loading_s']:.1f} s")
+    loaded = f"the model was loaded in {result['loading_s']:.1f} s"
+    print(f"{result['videos']} videos, batches of {given.batch}; {loaded}")
     told = f"videos/s: {result['best_per_s']:.2f} best, {result['median_per_s']:.2f} median"
     if device.type == "cpu":
         told += f"; {result['cpu_per_s']:.2f} by CPU time on {torch.get_num_threads()} threads"

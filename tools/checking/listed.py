@@ -22,6 +22,7 @@ TRAINING_NEEDS = (
 )
 """Imports of tools/bench_training; DeepSpeed's own come first, so that the one that is missing is named."""
 QUANTISED_NEEDS = (*TRAINING_NEEDS, "accelerate", "peft", "bitsandbytes")
+TRANSLATING_NEEDS = ("tokenizers", "safetensors", "transformers")
 
 
 def parts(out: Path, *, rehearsal: bool) -> list[Part]:
@@ -36,6 +37,13 @@ def parts(out: Path, *, rehearsal: bool) -> list[Part]:
             command += ["--size", "tiny", "--device", "cpu", "--rounds", "1", "--steps", "2"]
         command += ["--json", str(out / f"{name}.json")]
         return Part(name=name, command=command, limit_s=limit_s, needs=TRAINING_NEEDS, by_default=by_default)
+
+    def translating(name: str, limit_s: float, *options: str) -> Part:
+        command = [python, str(TOOLS / "bench_translate"), "--size", "7b", "--device", "cuda", *options]
+        if rehearsal:
+            command += ["--size", "tiny", "--device", "cpu", "--rounds", "1", "--videos", "4"]
+        command += ["--json", str(out / f"{name}.json")]
+        return Part(name=name, command=command, limit_s=limit_s, needs=TRANSLATING_NEEDS, by_default=False)
 
     full = ("--work", "full", "--rounds", "4", "--steps", "3")
     bench = [python, str(TOOLS / "bench_kernels"), *device, "--json", str(out / "bench.json")]
@@ -60,5 +68,7 @@ def parts(out: Path, *, rehearsal: bool) -> list[Part]:
         Part(name="quantised", command=quantised, limit_s=60, needs=QUANTISED_NEEDS, by_default=False),
         training("training-video", 180, "--signs", "video", "--videos", "16"),
         Part(name="plan", command=plan, limit_s=150, needs=TRAINING_NEEDS, by_default=False),
+        translating("translating", 120),
+        translating("translating-beams", 150, "--beams", "4", "--videos", "16"),
     ]
     return [replace(part, limit_s=4 * part.limit_s) for part in listed] if rehearsal else listed

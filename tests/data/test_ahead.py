@@ -1,0 +1,56 @@
+"""Work ahead in threads: order, a bound on what waits, errors, and an early end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+
+from signllm.data.ahead import ahead
+
+
+def _square(number: int) -> int:
+    time.sleep(0.002 * (number % 3))
+    return number * number
+
+
+def test_results_come_in_the_order_of_the_jobs() -> None:
+    jobs = (partial(_square, number) for number in range(30))
+    assert list(ahead(jobs, threads=3, waiting=4)) == [number * number for number in range(30)]
+
+
+def test_no_more_than_asked_for_is_begun_and_an_early_end_leaves_no_thread() -> None:
+    drawn: list[int] = []
+
+    def jobs() -> Iterator[Callable[[], int]]:
+        for number in range(1000):
+            drawn.append(number)
+            yield partial(int, number)
+
+    before = threading.active_count()
+    results = ahead(jobs(), threads=2, waiting=3)
+    assert next(results) == 0
+    time.sleep(0.2)
+    assert len(drawn) <= 6
+    results.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("where", ["job", "stream"])
+def test_errors_are_raised_where_the_results_are_taken(where: str) -> None:
+    def fail() -> int:
+        raise ValueError("lost")
+
+    def jobs() -> Iterator[Callable[[], int]]:
+        yield partial(int, 7)
+        if where == "stream":
+            fail()
+        yield fail
+
+    results = ahead(jobs(), threads=1, waiting=2)
+    assert next(results) == 7
+    with pytest.raises(ValueError, match="lost"):
+        next(results)

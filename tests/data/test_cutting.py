@@ -1,0 +1,165 @@
+"""Recordings in pieces: windows and pauses at known times, real clips, nothing held that is not needed."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from signllm.data.cutting import Cut, Pauses, Windows, energies, pieces_of
+from signllm.data.timed import Timed, timed_runs, whole_video
+from signllm.data.video import decode, encode_h264
+from signllm.data.video_error import VideoError
+from signllm.errors import UsageError
+
+REAL = Path("/work/shared/realdata/clips")
+FPS = 25
+
+
+def still(frames: int) -> np.ndarray:
+    return np.full((frames, 48, 48, 3), 90, np.uint8)
+
+
+def signing(frames: int, *, seed: int = 0) -> np.ndarray:
+    """A bright hand that moves by some pixels in every frame."""
+    video = still(frames)
+    places = np.cumsum(np.random.default_rng(seed).integers(3, 6, (frames, 2)), axis=0) % 36
+    for frame, (y, x) in zip(video, places, strict=True):
+        frame[y : y + 10, x : x + 10] = 240
+    return video
+
+
+def recording() -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """Signing from 0.8 to 2.8 s, from 4 to 5.2 s and from 6 s to the end at 7.2 s."""
+    parts = [still(20), signing(50), still(30), signing(30, seed=1), still(20), signing(30, seed=2)]
+    return np.concatenate(parts), [(0.8, 2.8), (4.0, 5.2), (6.0, 7.2)]
+
+
+def cut_up(source: Path | np.ndarray, cut: Cut, longest: int = 300) -> list[Timed]:
+    return list(pieces_of(timed_runs(source, size=48), cut, longest=longest))
+
+
+def spans(pieces: list[Timed]) -> list[tuple[float, float]]:
+    return [(float(one.edges_s[0]), float(one.edges_s[-1])) for one in pieces]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recording") / "recording.mp4"
+    path.write_bytes(encode_h264(recording()[0], float(FPS)))
+    return path
+
+
+@pytest.mark.parametrize("in_a_file", [False, True])
+def test_pauses_separate_what_is_signed(file: Path, in_a_file: bool) -> None:
+    frames, expected = recording()
+    found = cut_up(file if in_a_file else frames, Pauses())
+    assert len(found) == len(expected)
+    for (begin, end), (signed, ended) in zip(spans(found), expected, strict=True):
+        assert begin == pytest.approx(max(0, signed - 0.2), abs=2 / FPS)  # the margin
+        assert end == pytest.approx(min(7.2, ended + 0.2), abs=2 / FPS)
+        assert begin <= signed
+        assert end >= ended - 1e-6
+    for one, (begin, end) in zip(found, spans(found), strict=True):
+        assert len(one.frames) == round((end - begin) * FPS)
+
+
+def test_signing_without_a_pause_is_cut_before_it_is_too_long() -> None:
+    found = cut_up(np.concatenate([signing(40), still(5), signing(60, seed=1)]), Pauses(), longest=60)
+    assert [len(one.frames) <= 60 for one in found] == [True] * len(found)
+    assert spans(found)[0][1] == spans(found)[1][0]
+    assert 40 <= len(found[0].frames) <= 46  # where it rests a moment
+    assert sum(len(one.frames) for one in found) == 105
+
+
+def test_a_flicker_is_no_signing_and_a_still_recording_has_no_piece() -> None:
+    flicker = np.concatenate([still(30), signing(3), still(30)])
+    assert cut_up(flicker, Pauses()) == []
+    assert len(cut_up(flicker, Pauses(least=0.1))) == 1
+    assert cut_up(still(60), Pauses()) == []
+
+
+@pytest.mark.parametrize(
+    ("cut", "expected"),
+    [
+        (Windows(seconds=1.0), [(0, 1), (1, 2), (2, 2.4)]),
+        (Windows(seconds=1.0, overlap=0.5), [(0, 1), (0.5, 1.5), (1, 2), (1.5, 2.4)]),
+        (Windows(seconds=1.2), [(0, 1.2), (1.2, 2.4)]),
+        (Windows(seconds=9.0), [(0, 2.4)]),
+        (Windows(seconds=0.1), [(n / 10, n / 10 + 0.1) for n in range(24)]),
+    ],
+)
+def test_windows_cover_a_recording(cut: Windows, expected: list[tuple[float, float]]) -> None:
+    frames = signing(60)
+    found = cut_up(frames, cut)
+    assert spans(found) == [pytest.approx(pair, abs=1 / FPS) for pair in expected]
+    for one, (begin, _) in zip(found, spans(found), strict=True):
+        assert np.array_equal(one.frames[0], frames[round(begin * FPS)])
+    if not cut.overlap:
+        assert np.array_equal(np.concatenate([one.frames for one in found]), frames)
+
+
+def test_a_long_recording_is_not_held() -> None:
+    """Five minutes of 48 x 48 are 52 MB; a window of them is 0.9 MB."""
+
+    def runs() -> Iterator[Timed]:
+        for at in range(0, 300 * FPS, 50):
+            yield Timed(signing(50), np.arange(at, at + 51) / FPS)
+
+    for cut in (Windows(seconds=5.0, overlap=1.0), Pauses()):
+        tracemalloc.start()
+        count = sum(1 for _ in pieces_of(runs(), cut, longest=125))
+        held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert count >= 60
+        assert held < 8e6
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real clips are not here")
+def test_a_real_sentence_is_one_piece_and_its_pictures_and_times_are_the_decoder_s() -> None:
+    for path in sorted(REAL.glob("*.gif")):
+        whole = whole_video(timed_runs(path, size=96))
+        assert np.array_equal(whole.frames, decode(path, size=96))
+        assert (np.diff(whole.edges_s) > 0).all()
+        (piece,) = pieces_of(timed_runs(path, size=96), Pauses(), longest=300)
+        assert len(piece.frames) >= 0.85 * len(whole.frames)
+        assert np.median(energies(whole)) > Pauses().energy
+
+
+def test_times_count_from_the_start_of_the_file(file: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    whole = whole_video(timed_runs(file, size=48))
+    assert whole.edges_s == pytest.approx(np.arange(181) / FPS)
+    for number, frame in enumerate(whole.frames[:70]):
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    pictured = whole_video(timed_runs(tmp_path, size=48, fps=10))
+    assert pictured.edges_s == pytest.approx(np.arange(71) / 10)
+    assert np.array_equal(pictured.frames, whole.frames[:70])
+
+
+def test_a_clip_beyond_the_limits_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signllm.data.pictures.MAX_FRAMES", 40)
+    with pytest.raises(VideoError, match="more than 40 frames"):
+        whole_video(timed_runs(signing(50), size=48))
+    assert len(cut_up(signing(50), Windows(seconds=1.0))) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (Windows, {"seconds": 0.0}),
+        (Windows, {"seconds": 2.0, "overlap": 2.0}),
+        (Windows, {"seconds": 2.0, "overlap": -1.0}),
+        (Pauses, {"still": 0.0}),
+        (Pauses, {"margin": 0.4}),
+        (Pauses, {"energy": 0.0}),
+    ],
+)
+def test_cuts_that_cannot_work_are_refused(kind: type, settings: dict[str, float]) -> None:
+    with pytest.raises(UsageError) as raised:
+        kind(**settings)
+    assert raised.value.remedy
