@@ -26,6 +26,8 @@ from signllm.version import VERSION
 from signllm.writing import full_disk_told, whole_file
 
 CACHE = "__pycache__"
+KINDS = ("py", "html", "css", "js")
+"""Files of the package itself; the last three are the page of ``signllm serve``."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def _sources(package: Path) -> dict[Path, Path]:
     A working directory's own ``ds_configs`` comes before the shipped one (:mod:`signllm.shipped`): what is
     found there now is what the job shall find.
     """
-    code = {path.relative_to(package.parent): path for path in package.rglob("*.py")}
+    own = [path for kind in KINDS for path in package.rglob(f"*.{kind}")]
+    code = {path.relative_to(package.parent): path for path in own}
     for name in SHIPPED:
         for folder in (shipped_folder(name, package), Path(name)):
             for pattern in SHIPPED[name]:

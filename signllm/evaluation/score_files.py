@@ -6,6 +6,7 @@ A human interpreter's sentences are a system like any other.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,8 @@ def score_table(found: Mapping[str, Any]) -> str:
     written = io.StringIO()
     Console(file=written, width=max(80, 34 * (len(table.columns) + 1)), no_color=True).print(table)
     record = next(iter(runs.values()))
-    return f"{written.getvalue().rstrip()}\n{record['samples']} sentences, {record['signature']}"
+    lines = [line.rstrip() for line in textwrap.dedent(written.getvalue()).splitlines() if line.strip()]
+    return "\n".join([*lines, f"{record['samples']} sentences, {record['signature']}"])
 
 
 def _short(name: str) -> str:

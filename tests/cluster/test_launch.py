@@ -206,7 +206,7 @@ def test_a_verb_runs_as_a_local_job_of_the_command_line(
     assert cli.main(["launch", "local", "--logs", str(logs), "--", *verb]) == 0
     out, told = capsys.readouterr()
     table = out.splitlines()
-    assert [line for line in table if line.startswith("bleu4 ")] == [table[3]]  # of two ranks, one speaks
+    assert [line for line in table if line.startswith("bleu4 ")] == [table[5]]  # of two ranks, one speaks
     number = re.match(r"job (\d+): signllm score ", told)[1]  # type: ignore[index]
     assert f"log: {logs}/{number}_0_log.err" in told
     assert f"follow: signllm launch status {number} --follow --logs {logs}" in told

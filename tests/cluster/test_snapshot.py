@@ -142,4 +142,4 @@ def test_a_waiting_job_runs_the_code_of_its_submission(slurm: Slurm, checkout: P
     slurm.command("scontrol", "requeue", job[1])
     assert slurm.wait()[job[1]] == "COMPLETED", log.read_text()
     assert slurm.field(job[1], "Restarts") == "1"
-    assert log.with_suffix(".out").read_text().count('"bleu4"') == 2
+    assert log.with_suffix(".out").read_text().count('"signature"') == 2
