@@ -1,4 +1,4 @@
-"""The three composed configurations, one per stage, and the ``config.json`` of a run folder.
+"""The configurations of the three stages, a recipe of all three, and the ``config.json`` of a run.
 
 A configuration is frozen dataclasses all the way down, each beside the class it configures (style.md, habit
 5); what only holds between two rooms is checked here, at once, before anything is loaded. ``config.json``
@@ -157,6 +157,15 @@ class FinetuneConfig:
                 where=where,
                 remedy=f"{most}, or more --training.epochs",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The configurations of the three stages of one project."""
+
+    pretrain: PretrainConfig
+    compose: ComposeConfig
+    finetune: FinetuneConfig
 
 
 Config = PretrainConfig | ComposeConfig | FinetuneConfig

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from signllm.config import ComposeConfig, FinetuneConfig, PretrainConfig
+from signllm.config import ComposeConfig, FinetuneConfig, PretrainConfig, Recipe
 from signllm.cra.composition import WordsConfig
 from signllm.data.augment import AugmentConfig
 from signllm.data.pipeline import DataConfig
@@ -24,15 +24,6 @@ from signllm.models.sign_llm import GenerationConfig, LanguageModelConfig, SignL
 from signllm.models.visual_encoder import VisualEncoderConfig
 from signllm.models.vq_sign import VQSignConfig
 from signllm.training.engine import TrainingConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The configurations of the three stages of one project."""
-
-    pretrain: PretrainConfig
-    compose: ComposeConfig
-    finetune: FinetuneConfig
 
 
 def phoenix2014t() -> Recipe:

@@ -188,7 +188,7 @@ def _sums(weights: Sequence[Weight], *, trained: bool) -> str:
 
 
 def _words(options: Mapping[str, Any]) -> WordCodebook | None:
-    init = options.get("init")
+    init = options.get("words") or options.get("init")
     return WordCodebook.load(init) if init is not None and (Path(init) / "words.json").is_file() else None
 
 

@@ -166,7 +166,8 @@ def sign_llm_parts(config: FinetuneConfig, words: WordCodebook | None, missing: 
         if words is None:
             missing.append("offsets of composed words: --init has no words on this machine")
             words = no_words(vq_sign.quantizer.codes)
-        parts["word_vectors"] = WordVectors(words, width)
+        if vq_sign.quantizer.update != "none":
+            parts["word_vectors"] = WordVectors(words, width)
         if llm is not None:
             embedding: Any = llm.get_input_embeddings()  # type: ignore[operator]
             parts["projector"] = Projector(config.sign_llm.projector, width, int(embedding.embedding_dim))

@@ -70,7 +70,7 @@ def stand_in(parts: Mapping[str, nn.Module], config: FinetuneConfig, words: Word
     nn.Module.__init__(model)
     model.config, model.words = config.sign_llm, words
     for name in ("vq_sign", "word_vectors", "projector"):
-        setattr(model, name, parts[name])
+        setattr(model, name, parts.get(name))
     inner: Any = parts["language_model"]
     model.language_model = _language_model(config.sign_llm.language_model, inner)
     with META:

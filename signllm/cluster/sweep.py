@@ -77,8 +77,17 @@ def _variables(array: Sequence[str]) -> dict[str, list[str]]:
                 where="--array",
                 remedy="give a number of jobs, or NAME=VALUES once each: --array seed=0..2 codes=128,256",
             )
-        variables[name] = [one for part in values.split(",") for one in _values(part)]
+        variables[name] = values_of(values)
     return variables
+
+
+def values_of(text: str) -> list[str]:
+    """Return the values that a text names: ``a,b,c``, ``A..B`` being a range of integers with both ends.
+
+    Raises:
+        UsageError: an empty range.
+    """
+    return [one for part in text.split(",") for one in _values(part)]
 
 
 def _values(part: str) -> list[str]:

@@ -60,6 +60,13 @@ class Segmentation:
     weight: Tensor
     slow_weight: Tensor
 
+    @classmethod
+    def one_each(cls, counts: Tensor) -> Segmentation:
+        """Return every token of videos with ``counts`` (B,) as a word by itself."""
+        place = torch.arange(int(counts.sum()), device=counts.device)
+        none, all_of_it = torch.zeros_like(place), torch.ones_like(place, dtype=torch.float32)
+        return cls(none, counts, place, none, all_of_it, torch.zeros_like(all_of_it))
+
 
 @dataclass(frozen=True, kw_only=True)
 class WordCodebook:

@@ -29,7 +29,7 @@ class Batch:
         frames: uint8 (sum T, 3, H, W), or None if the batch holds characters. In memory the channels come
             last, as decoders write them and the encoder reads them (``torch.channels_last``).
         frame_counts: int64 (B,), frames of each video; 0 if there are none.
-        characters: int64 (sum N,), or None if the batch holds frames.
+        characters: int64 (sum N,), or None if the batch holds frames. Without a codebook float32 (sum N, D).
         character_counts: int64 (B,), or None.
         is_real: bool (B,); False marks padding, which must weigh nothing.
         positions: int64 (B,), place in this epoch over all ranks: rank r of w holds r, r + w, r + 2w, ... of
@@ -80,7 +80,7 @@ class Item:
         text: reference sentence.
         language: of the sentence.
         frames: uint8 (T, H, W, 3).
-        characters: int (N,).
+        characters: int (N,), or without a codebook float (N, D).
         bad: why it could not be read; then the pictures are a stand-in.
     """
 
@@ -118,7 +118,7 @@ def collate(
         languages=[item.language for item in items],
         frames=None if frames is None else frames.permute(0, 3, 1, 2),
         frame_counts=torch.tensor([0 if item.frames is None else len(item.frames) for item in items]),
-        characters=None if characters is None else characters.to(torch.int64),
+        characters=characters if characters is None or characters.is_floating_point() else characters.long(),
         character_counts=None
         if characters is None
         else torch.tensor([0 if item.characters is None else len(item.characters) for item in items]),

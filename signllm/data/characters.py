@@ -3,7 +3,7 @@
 One safetensors file per shard, ``run/characters/SPLIT-000000.safetensors``: the shard's sequences packed,
 their counts, and in its header the ids, the fingerprint of the codebook they belong to, and what else decided
 them. Each is there whole or not at all, so an encoding that was stopped goes on with the files that are
-missing.
+missing. An encoder without a codebook leaves vectors, float32 (N, D), where others leave characters.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REMEDY = "run signllm compose again"
 
 @dataclass(frozen=True)
 class _File:
-    """One file: ``packed`` int32 (sum N,), ``counts`` int64 (B,), ``ids``, ``codebook``, ``made_by``."""
+    """One file: ``packed`` int32 (sum N,) or float32 (sum N, D), ``counts`` int64 (B,), and its header."""
 
     packed: np.ndarray
     counts: np.ndarray
@@ -54,16 +54,16 @@ def save_characters(
     codebook: str,
     made_by: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write id → character numbers, int (N,), with the fingerprint of their codebook; whole or not at all.
+    """Write id → characters (N,) or vectors (N, D), with the codebook's fingerprint; whole or not at all.
 
     ``made_by``: what else decided them, as plain values; :func:`read_made_by` gives it back.
     """
     from safetensors.numpy import save
 
-    sequences = [np.asarray(sequence, np.int32).reshape(-1) for sequence in characters.values()]
+    sequences = [_numbers(sequence) for sequence in characters.values()] or [np.zeros(0, np.int32)]
     tensors = {
-        "characters": np.concatenate([np.zeros(0, np.int32), *sequences]),
-        "counts": np.array([len(sequence) for sequence in sequences], np.int64),
+        "characters": np.concatenate(sequences),
+        "counts": np.array([len(sequence) for sequence in characters.values()], np.int64),
     }
     header = {
         "format": _FORMAT,
@@ -74,8 +74,14 @@ def save_characters(
     write_atomically(Path(path), save(tensors, metadata=header))
 
 
+def _numbers(sequence: np.ndarray) -> np.ndarray:
+    """Return characters as int32 (N,), vectors as float32 (N, D)."""
+    given = np.asarray(sequence)
+    return given.astype(np.float32) if given.dtype.kind == "f" else given.astype(np.int32).reshape(-1)
+
+
 def load_characters(path: Path | str) -> tuple[dict[str, np.ndarray], str]:
-    """Return id → int64 (N,) of one file, and the fingerprint of the codebook.
+    """Return id → int64 (N,) or float32 (N, D) of one file, and the fingerprint of the codebook.
 
     Raises:
         UsageError: no such file, or not one that :func:`save_characters` wrote.
@@ -85,7 +91,7 @@ def load_characters(path: Path | str) -> tuple[dict[str, np.ndarray], str]:
 
 
 def load_split_characters(run: Path, split: str) -> tuple[dict[str, np.ndarray], str]:
-    """Return id → int64 (N,) of a whole split, in the order of its shards, and the codebook's fingerprint.
+    """Return the same of a whole split, in the order of its shards.
 
     Raises:
         UsageError: there are none, a file is damaged, or they are of several codebooks.
@@ -110,7 +116,8 @@ def load_split_characters(run: Path, split: str) -> tuple[dict[str, np.ndarray],
 def load_packed(paths: Sequence[Path]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
     """Return the characters of several files (sum N,) and the counts of their videos, int64 (B,).
 
-    Characters come in the smallest integers that hold them all: a byte each up to K = 256.
+    Characters come in the smallest integers that hold them all: a byte each up to K = 256. A vector is the
+    character 0.
 
     Raises:
         UsageError: a file is missing or damaged.
@@ -118,8 +125,9 @@ def load_packed(paths: Sequence[Path]) -> tuple[NDArray[np.integer], NDArray[np.
     packed, counts = [np.zeros(0, np.uint8)], [np.zeros(0, np.int64)]
     for path in paths:
         file = _read(path)
-        least, most = file.packed.min(initial=0), file.packed.max(initial=0)
-        packed.append(file.packed.astype(np.result_type(np.min_scalar_type(least), np.min_scalar_type(most))))
+        numbers = np.zeros(len(file.packed), np.uint8) if file.packed.ndim == 2 else file.packed
+        least, most = numbers.min(initial=0), numbers.max(initial=0)
+        packed.append(numbers.astype(np.result_type(np.min_scalar_type(least), np.min_scalar_type(most))))
         counts.append(file.counts)
     return np.concatenate(packed), np.concatenate(counts)
 
@@ -134,7 +142,8 @@ def read_made_by(path: Path) -> dict[str, Any] | None:
 
 
 def _sequences(file: _File) -> dict[str, np.ndarray]:
-    parts = np.split(file.packed.astype(np.int64), np.cumsum(file.counts)[:-1]) if file.ids else []
+    packed = file.packed if file.packed.ndim == 2 else file.packed.astype(np.int64)
+    parts = np.split(packed, np.cumsum(file.counts)[:-1]) if file.ids else []
     return dict(zip(file.ids, parts, strict=True))
 
 

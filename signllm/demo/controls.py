@@ -24,25 +24,12 @@ if TYPE_CHECKING:
 
 def save_untrained(config: PretrainConfig, run: Path, shards: Path) -> None:
     """Write a run of stage 1 that took no step, unless it is there: random encoder, k-means codebook."""
-    import torch
+    from signllm.stages.pretrain import pretrain
 
-    from signllm.config import open_run
-    from signllm.data.pipeline import VideoSource
-    from signllm.models.vq_sign import build_vq_sign
-    from signllm.stages.batches import open_split, training_batches
-    from signllm.training.checkpoint import last_checkpoint
-    from signllm.training.engine import start_distributed
-
-    ranks = start_distributed()
     encoder = dataclasses.replace(config.vq_sign.encoder, backbone_weights=None, whitened_start=False)
-    config = dataclasses.replace(config, vq_sign=dataclasses.replace(config.vq_sign, encoder=encoder))
-    open_run(run, config)
-    if last_checkpoint(run) is not None:
-        return
-    torch.manual_seed(config.training.seed)
-    vq_sign = build_vq_sign(config.vq_sign)
-    vq_sign.start(training_batches(VideoSource(open_split(shards), config.data), config.training, ranks))
-    _save(run, vq_sign.state_dict())
+    vq_sign = dataclasses.replace(config.vq_sign, encoder=encoder)
+    training = dataclasses.replace(config.training, steps=0)
+    pretrain(dataclasses.replace(config, vq_sign=vq_sign, training=training), run, shards)
 
 
 def save_oracle(config: PretrainConfig, words: ComposeConfig, run: Path, folder: Path) -> None:

@@ -20,6 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from signllm.config import Recipe
 from signllm.data.tar import write_atomically
 from signllm.demo.language import function_words, sentences
 from signllm.demo.studio import TABLE, StudioConfig, film, split_sentences
@@ -29,7 +30,7 @@ from signllm.plain import to_plain
 from signllm.training.local_ranks import end_with_parent, run_local_ranks, usable_cores
 
 if TYPE_CHECKING:
-    from signllm.config import ComposeConfig, FinetuneConfig, PretrainConfig
+    from signllm.config import FinetuneConfig
 
 SPLIT = "test"
 STAGES_FILE = "stages.json"
@@ -49,15 +50,6 @@ class DemoConfig:
     text_model: TextModelConfig = field(default_factory=TextModelConfig)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stages:
-    """The configurations of the three stages: those of the recipe ``demo``, handed in by the command line."""
-
-    pretrain: PretrainConfig
-    compose: ComposeConfig
-    finetune: FinetuneConfig
-
-
 class Demo:
     """One demo in one folder.
 
@@ -71,7 +63,7 @@ class Demo:
         UsageError: the ranks cannot share a batch.
     """
 
-    def __init__(self, out: Path, config: DemoConfig, stages: Stages, *, ranks: int) -> None:
+    def __init__(self, out: Path, config: DemoConfig, stages: Recipe, *, ranks: int) -> None:
         for training in (stages.pretrain.training, stages.finetune.training):
             if ranks < 1 or training.batch_size % ranks:
                 raise UsageError(
@@ -210,7 +202,7 @@ def _data_wait(run: Path) -> float:
     return round(waited_s / sum(line["seconds"] for line in lines), 4)
 
 
-STAGE_NAMES = tuple(item.name for item in dataclasses.fields(Stages))
+STAGE_NAMES = tuple(item.name for item in dataclasses.fields(Recipe))
 
 
 def learn_language(folder: Path, config: DemoConfig) -> None:
@@ -232,7 +224,7 @@ def training_texts(config: StudioConfig) -> list[str]:
     return [text for text in written if text not in held_out]
 
 
-def oracle_control(out: Path, stages: Stages) -> None:
+def oracle_control(out: Path, stages: Recipe) -> None:
     """Train and score the model that is told the true signs."""
     from signllm.demo.controls import save_oracle, translate_truth
 
@@ -241,7 +233,7 @@ def oracle_control(out: Path, stages: Stages) -> None:
     translate_truth(_controls(out) / "oracle", out, out / "shards", SPLIT, finetuned)
 
 
-def untrained_control(out: Path, stages: Stages) -> None:
+def untrained_control(out: Path, stages: Recipe) -> None:
     """Train and score the model whose encoder never learnt."""
     from signllm.demo.controls import save_untrained
     from signllm.evaluation.evaluate import evaluate
@@ -255,7 +247,7 @@ def untrained_control(out: Path, stages: Stages) -> None:
     evaluate(_controls(out) / "untrained", out / "shards", SPLIT)
 
 
-def _finetune_control(out: Path, stages: Stages, name: str, *, init: Path) -> FinetuneConfig:
+def _finetune_control(out: Path, stages: Recipe, name: str, *, init: Path) -> FinetuneConfig:
     """Fine-tune a control on recorded characters for as many epochs as the model has in all."""
     from signllm.stages.finetune import finetune
 

@@ -103,7 +103,7 @@ def encoder_operations(encoder: VisualEncoder, frame_counts: Sequence[int], size
 
 def quantizer_operations(quantizer: Quantizer, clips: int) -> float:
     """Return the distances of every vector to every code: K D weights, forward only."""
-    return 2.0 * _elements(quantizer.codebook) * clips
+    return 2.0 * _elements(quantizer.codebook) * clips if quantizer.has_codes else 0.0
 
 
 def predictor_operations(predictor: ContextPredictor, clip_counts: Sequence[int]) -> float:

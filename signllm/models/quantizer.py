@@ -27,7 +27,8 @@ class QuantizerConfig:
     Attributes:
         codes: K (paper: 256).
         commitment: gamma (paper: 0.25).
-        update: ``gradient`` (paper) or ``ema``.
+        update: ``gradient`` (paper), ``ema``, or ``none``: there are no codes, z passes as it is, and every
+            clip is one token (the ablation without VQ).
         decay: of the moving averages; ``ema`` alone.
         decay_warmup: the decay of step t = 0, 1, ... is at most (1 + t) / (decay_warmup + t); 0: constant.
             A young encoder moves z by a fifth of its variance a step; codes that average over 1 / (1 - decay)
@@ -42,7 +43,7 @@ class QuantizerConfig:
 
     codes: int = 256
     commitment: float = 0.25
-    update: Literal["gradient", "ema"] = "gradient"
+    update: Literal["gradient", "ema", "none"] = "gradient"
     decay: float = 0.99
     decay_warmup: int = 0
     kmeans_start: bool = False
@@ -120,12 +121,15 @@ class Quantizer(nn.Module):
     def __init__(self, config: QuantizerConfig, width: int) -> None:
         super().__init__()
         self.config = config
+        self.has_codes = config.update != "none"
         generator = torch.Generator().manual_seed(config.seed)
         initial = (torch.rand(config.codes, width, generator=generator) * 2 - 1) / config.codes
         if config.update == "gradient":
             self.codebook = nn.Parameter(initial)
             return
         self.register_buffer("codebook", initial)
+        if not self.has_codes:
+            return
         self.register_buffer("members", torch.ones(config.codes))
         self.register_buffer("sums", initial.clone())
         self.register_buffer("idle_steps", torch.zeros(config.codes))
@@ -139,9 +143,12 @@ class Quantizer(nn.Module):
         Args:
             z: (n, D) packed vectors; or (n,) int64 characters, whose codes come back as constants, without a
                 loss (through here, because under ZeRO-3 only a module's own forward may read its parameters).
+                Without codes the vectors come back as they are, each as character 0.
             counts: (B,) vectors of each video.
             is_real: (B,) bool, False for videos that only fill up a batch; they weigh nothing.
         """
+        if not self.has_codes:
+            return Quantized(z, z, counts.new_zeros(len(z)), z.new_zeros(()), {})
         if not z.is_floating_point():
             codes = functional.embedding(z, self.codebook.detach())
             return Quantized(codes, codes, z, codes.new_zeros(()), {})
@@ -159,8 +166,18 @@ class Quantizer(nn.Module):
         return quantized
 
     @torch.no_grad()
+    def recorded(self, z: Tensor) -> Tensor:
+        """Return what is recorded of packed vectors (n, D): characters (n,), or without codes themselves.
+
+        Unlike ``forward`` it counts nothing, so that ranks may call it unequally often (not under ZeRO-3).
+        """
+        return vq_assign(z, self.codebook) if self.has_codes else z.float()
+
+    @torch.no_grad()
     def start(self, sample: Tensor) -> None:
         """Set the codes to the k-means centres of ``sample`` (n, D); rank 0's result counts for all."""
+        if not self.has_codes:
+            return
         centres = kmeans(sample.float(), self.config.codes, seed=self.config.seed)
         if world_and_rank()[0] > 1:
             torch.distributed.broadcast(centres, src=0)

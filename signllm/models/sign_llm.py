@@ -117,7 +117,8 @@ class SignLLM(nn.Module):
     """The whole model of stage 3; see the module's head.
 
     Args:
-        vq_sign: the encoder of stage 1.
+        vq_sign: the encoder of stage 1. Without codes (``quantizer.update`` none) its vectors go to the
+            projector as they are, each as a word: the ablation without VQ.
         words: the word codebook of stage 2; it must belong to the encoder's number of codes.
         config: parts and weights.
         deepspeed: the engine's settings (ZeRO-3 partitions the language model while loading it).
@@ -141,7 +142,7 @@ class SignLLM(nn.Module):
         self.vq_sign = vq_sign
         width = vq_sign.config.encoder.width
         self.language_model = build_language_model(config.language_model, deepspeed=deepspeed)
-        self.word_vectors = WordVectors(words, width)
+        self.word_vectors = WordVectors(words, width) if vq_sign.quantizer.has_codes else None
         self.projector = Projector(config.projector, width, self.language_model.width)
         text = self.language_model.sample_embeddings(config.mmd_text_tokens)
         self.register_buffer("text_embeddings", text, persistent=False)
@@ -151,7 +152,7 @@ class SignLLM(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return shares: ``loss``, ``l_sim``, ``l_mmd``, with video L_VQ's, metrics, counts in training."""
         signs = self._signs(batch)
-        segmentation = self.words.segment(signs.index, signs.counts)
+        segmentation = self._segment(signs)
         words, characters = self._project(signs, segmentation)
         scored = self.language_model(words, segmentation.counts, batch.texts, batch.languages)
         l_sim, accounts = self._l_sim(scored, batch)
@@ -174,7 +175,7 @@ class SignLLM(nn.Module):
     def generate(self, batch: Batch, generation: GenerationConfig | None = None) -> list[Generated]:
         """Translate every video of a batch, padding included (under ZeRO-3 all ranks, equally often)."""
         signs = self._signs(batch)
-        segmentation = self.words.segment(signs.index, signs.counts)
+        segmentation = self._segment(signs)
         words, _ = self._project(signs, segmentation)
         generation = generation or GenerationConfig()
         found = [part.tolist() for part in segmentation.words.split(segmentation.counts.tolist())]
@@ -196,11 +197,20 @@ class SignLLM(nn.Module):
 
     def _recorded(self, batch: Batch) -> _Signs:
         """Characters of an earlier encoding: rows of the codebook, without gradient."""
-        vectors = self.vq_sign.quantizer(batch.characters, batch.character_counts).vectors
-        return _Signs(vectors, batch.characters, batch.character_counts, {})
+        quantized = self.vq_sign.quantizer(batch.characters, batch.character_counts)
+        return _Signs(quantized.vectors, quantized.index, batch.character_counts, {})
+
+    def _segment(self, signs: _Signs) -> Segmentation:
+        """Split the characters into words; vectors that are no characters stay as they are."""
+        if self.word_vectors is None:
+            return Segmentation.one_each(signs.counts)
+        return self.words.segment(signs.index, signs.counts)
 
     def _project(self, signs: _Signs, segmentation: Segmentation) -> tuple[Tensor, Tensor]:
         """Return projected words (M, E) and characters (n, E), through one call of the projector."""
+        if self.word_vectors is None:
+            projected = self.projector(signs.vectors)
+            return projected, projected
         words = self.word_vectors(signs.vectors, signs.index, segmentation)
         projected = self.projector(torch.cat([words, signs.vectors.to(words.dtype)]))
         return projected[: len(words)], projected[len(words) :]

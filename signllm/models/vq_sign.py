@@ -30,12 +30,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class VQSignConfig:
-    """The three parts and the weight of L_q in L_VQ (paper: 1)."""
+    """The three parts, and the weights of L_cp and L_q in L_VQ (paper: 1 each)."""
 
     encoder: VisualEncoderConfig = field(default_factory=VisualEncoderConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     predictor: ContextPredictorConfig = field(default_factory=ContextPredictorConfig)
+    context_weight: float = 1.0
     quantizer_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("context_weight", "quantizer_weight"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}", where="vq_sign", remedy="give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class VQSign(nn.Module):
         """Return shares of ``l_vq``, ``l_cp``, ``l_q`` and the metrics of the quantiser and the predictor."""
         quantized = encoded.quantized
         predicted = self.predictor(quantized.vectors, encoded.z, encoded.counts, batch)
-        l_vq = predicted["l_cp"] + self.config.quantizer_weight * quantized.loss
+        l_vq = self.config.context_weight * predicted["l_cp"] + self.config.quantizer_weight * quantized.loss
         return {
             "l_vq": l_vq,
             "l_cp": predicted.pop("l_cp"),

@@ -23,13 +23,14 @@ from signllm.training.engine import start_distributed
 log = logging.getLogger(__name__)
 
 
-def compose(run: Path, shards: Path | str, config: ComposeConfig) -> WordCodebook:
+def compose(run: Path, shards: Path | str, config: ComposeConfig, *, out: Path | None = None) -> WordCodebook:
     """Write the characters of the train split and the words made of them into a pretrained run (all ranks).
 
     Args:
         run: folder of a ``pretrain`` run; its last checkpoint encodes.
         shards: folder of the shards; their ``train`` split is read.
         config: data and words; augmentation is left out.
+        out: folder for the words, so that one run may have several codebooks of words; None: the run.
 
     Raises:
         UsageError: no such run, checkpoint or split, or characters that cannot be composed.
@@ -37,23 +38,25 @@ def compose(run: Path, shards: Path | str, config: ComposeConfig) -> WordCodeboo
     ranks = start_distributed()
     pretrained = load_config(run, PretrainConfig)
     _check_size(pretrained, config)
+    folder = out or run
     vq_sign = load_vq_sign(run, pretrained).to(ranks.device)
     train = train_characters(run, shards, vq_sign, last_checkpoint(run), config)
 
     def prepare() -> tuple[list[int], WordCodebook | None]:
         missing = train.missing()
-        words = None if missing else _known_words(run, train.words_config)
-        if words is not None and not (run / "words.png").is_file():
-            write_curve(run, words.curve)
+        folder.mkdir(parents=True, exist_ok=True)
+        words = None if missing else _known_words(folder, train.words_config)
+        if words is not None and not (folder / "words.png").is_file():
+            write_curve(folder, words.curve)
         if words is None:  # characters of one encoding never stand beside the words of another
-            (run / "words.json").unlink(missing_ok=True)
-            (run / "words.png").unlink(missing_ok=True)
+            (folder / "words.json").unlink(missing_ok=True)
+            (folder / "words.png").unlink(missing_ok=True)
         return missing, words
 
     def make_words() -> WordCodebook:
         words = train.compose(*train.packed())
-        words.save(run)
-        write_curve(run, words.curve)
+        words.save(folder)
+        write_curve(folder, words.curve)
         return words
 
     missing, words = once(prepare, ranks)
@@ -72,10 +75,10 @@ def _check_size(pretrained: PretrainConfig, config: ComposeConfig) -> None:
         )
 
 
-def _known_words(run: Path, words_config: dict[str, Any]) -> WordCodebook | None:
+def _known_words(folder: Path, words_config: dict[str, Any]) -> WordCodebook | None:
     """The words already there, if they were composed of the same characters with the same settings."""
     try:
-        words = WordCodebook.load(run)
+        words = WordCodebook.load(folder)
     except UsageError:
         return None
     return words if words.config == words_config else None

@@ -34,15 +34,17 @@ def with_encoder_of(init: Path, config: FinetuneConfig) -> FinetuneConfig:
     return replace(config, sign_llm=replace(config.sign_llm, vq_sign=vq_sign))
 
 
-def encoder_and_words(init: Path) -> tuple[dict[str, Tensor], WordCodebook]:
-    """Return VQ-Sign's weights by name and the word codebook of run ``init``.
+def encoder_and_words(init: Path, words_folder: Path | None = None) -> tuple[dict[str, Tensor], WordCodebook]:
+    """Return VQ-Sign's weights by name and the words of run ``init``, or those that lie in another folder.
 
     Raises:
         UsageError: a stage is missing, or the words were composed from another codebook.
     """
-    words = WordCodebook.load(init)
+    words = WordCodebook.load(words_folder or init)
     weights = load_weights(init, stage=pretrain.STAGE)
-    _require_same_codebook(fingerprint(weights["quantizer.codebook"]), words.codebook, init / "words.json")
+    _require_same_codebook(
+        fingerprint(weights["quantizer.codebook"]), words.codebook, (words_folder or init) / "words.json"
+    )
     return weights, words
 
 

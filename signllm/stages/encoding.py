@@ -26,7 +26,6 @@ from signllm.data.characters import characters_file, characters_files, read_made
 from signllm.data.index import Split
 from signllm.data.pipeline import DataConfig, Loader, VideoSource, check_unreadable
 from signllm.data.sample_table import SampleTable
-from signllm.kernels import vq_assign
 from signllm.models.vq_sign import VQSign, VQSignConfig, build_vq_sign
 from signllm.progress import Bar, progress
 from signllm.stages.agreement import together
@@ -168,6 +167,6 @@ def _encode(vq_sign: VQSign, batch: Batch) -> list[tuple[str, np.ndarray]]:
     """Id and characters of each real video of a batch; unlike ``VQSign.encode``, which counts over ranks."""
     assert batch.frames is not None
     z, counts = vq_sign.encoder(batch.frames, batch.frame_counts)
-    parts = vq_assign(z, vq_sign.quantizer.codebook).cpu().split(counts.tolist())
+    parts = vq_sign.quantizer.recorded(z).cpu().split(counts.tolist())
     videos = zip(batch.ids, parts, batch.is_real.tolist(), strict=True)
     return [(id, part.numpy()) for id, part, is_real in videos if is_real]

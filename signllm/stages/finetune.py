@@ -15,6 +15,7 @@ from pathlib import Path
 from signllm.config import FinetuneConfig, open_run
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.mixture import dataset_records
+from signllm.errors import UsageError
 from signllm.models.sign_llm import SignLLM
 from signllm.stages.agreement import once
 from signllm.stages.batches import TRAIN, open_split
@@ -27,8 +28,12 @@ from signllm.training.engine import start_distributed
 from signllm.training.loop import Outcome
 
 
-def finetune(config: FinetuneConfig, run: Path, init: Path, shards: Path | str) -> Outcome:
+def finetune(
+    config: FinetuneConfig, run: Path, init: Path, shards: Path | str, *, words_folder: Path | None = None
+) -> Outcome:
     """Train SignLLM on the ``train`` split of ``shards`` into ``run``, from encoder and words of ``init``.
+
+    ``words_folder`` holds other words of the same encoder (``compose --out``).
 
     Raises:
         UsageError: ``init`` lacks a stage or its words belong to another codebook, no language model, other
@@ -36,9 +41,9 @@ def finetune(config: FinetuneConfig, run: Path, init: Path, shards: Path | str) 
     """
     ranks = start_distributed(timeout_s=config.training.timeout_s)
     config = with_language_of(shards, with_encoder_of(init, config))
-    encoder, words = encoder_and_words(init)
+    encoder, words = encoder_and_words(init, words_folder)
     if config.recompose_every:
-        words_settings(words)  # refused now, not epochs later
+        _require_recomposable(config, words)  # refused now, not epochs later
     open_run(run, config, dataset_records(shards, TRAIN))
     frozen, joint = phases(config)
 
@@ -64,6 +69,16 @@ def finetune(config: FinetuneConfig, run: Path, init: Path, shards: Path | str) 
             install_weights(model, load_weights(run / FROZEN, stage=STAGE), where=run / FROZEN)
 
     return train_jointly(config, joint, words, start, run, shards, ranks)
+
+
+def _require_recomposable(config: FinetuneConfig, words: WordCodebook) -> None:
+    words_settings(words)
+    if config.sign_llm.vq_sign is not None and config.sign_llm.vq_sign.quantizer.update == "none":
+        raise UsageError(
+            "an encoder without codes has no characters to compose anew",
+            where="--recompose-every",
+            remedy="give 0",
+        )
 
 
 def with_language_of(shards: Path | str, config: FinetuneConfig) -> FinetuneConfig:

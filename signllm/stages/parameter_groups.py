@@ -14,6 +14,8 @@ def parameter_groups(
 
     An offset learns only from the videos that its character or word occurs in, the projector from all.
     """
+    if model.word_vectors is None:
+        return [ParameterGroup(name="other", parameters=list(model.parameters()))]
     characters, words = model.word_vectors.characters, model.word_vectors.words
     others = [p for p in model.parameters() if p is not characters and p is not words]
     rate = training.learning_rate

@@ -1,6 +1,7 @@
 """Stage 1: VQ-Sign learns characters from video alone (design 2.1; paper: Adam, lr 0.01, 200 epochs).
 
-All ranks call :func:`pretrain`; the run folder continues by itself from its last checkpoint.
+All ranks call :func:`pretrain`; the run folder continues by itself from its last checkpoint. With
+``training.steps`` 0 it is left as it starts: an encoder that never learnt.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import torch
 from signllm.config import PretrainConfig, open_run
 from signllm.data.mixture import dataset_records
 from signllm.data.pipeline import VideoSource
-from signllm.models.vq_sign import build_vq_sign
+from signllm.models.vq_sign import VQSign, build_vq_sign
+from signllm.stages.agreement import once
 from signllm.stages.alarms import Watch
 from signllm.stages.batches import TRAIN, held_out_losses, open_split, training_batches
-from signllm.training.checkpoint import last_checkpoint
+from signllm.training.checkpoint import TrainingState, last_checkpoint, save
 from signllm.training.engine import start_distributed
 from signllm.training.loop import Outcome, fit
 
@@ -37,6 +39,9 @@ def pretrain(config: PretrainConfig, run: Path, shards: Path | str) -> Outcome:
     if config.vq_sign.quantizer.kmeans_start and last_checkpoint(run) is None:
         batches = training_batches(source, config.training, ranks)
         model.start(batch.to(ranks.device) for batch in batches)
+    if config.training.steps == 0:
+        once(lambda: _save_start(model, run), ranks)
+        return Outcome(step=0)
     return fit(
         model,
         training_batches(source, config.training, ranks),
@@ -46,3 +51,10 @@ def pretrain(config: PretrainConfig, run: Path, shards: Path | str) -> Outcome:
         validate=held_out_losses(shards, config.data, config.training, ranks),
         watch=Watch(),
     )
+
+
+def _save_start(model: VQSign, run: Path) -> None:
+    """Write a checkpoint of what nothing was learnt in yet, unless it is there."""
+    if last_checkpoint(run) is None:
+        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        save(run, TrainingState(stage=STAGE, step=0), weights, {}, keep=1)

@@ -100,10 +100,22 @@ class TrainCharacters:
     def compose(self, characters: np.ndarray, counts: np.ndarray) -> WordCodebook:
         """Return the words of what :meth:`packed` gave, with the record of how they were made.
 
+        Without a codebook there are no characters to compose, and no words.
+
         Raises:
             UsageError: characters that cannot be composed.
         """
         codes, codebook = self.vq_sign.config.quantizer.codes, self.made_by["codebook"]
+        if not self.vq_sign.quantizer.has_codes:
+            none = (0,) * (codes + 1)
+            return WordCodebook(
+                codes=codes,
+                words=(),
+                frequencies=none,
+                alpha=None,
+                codebook=codebook,
+                config=self.words_config,
+            )
         words = compose_words(characters, counts, codes=codes, codebook=codebook, config=self.config.words)
         return dataclasses.replace(words, config=self.words_config)
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from signllm.command import Job, Verb
 from signllm.errors import UsageError
 from signllm.training.local_ranks import is_first_rank
+from signllm.verbs.ablate import ABLATE
 from signllm.verbs.compare import COMPARE
 from signllm.verbs.data import SHARD, SHARDS
 from signllm.verbs.demo import DEMO
@@ -89,6 +90,7 @@ VERBS: dict[str, Verb] = {
     "score": SCORE,
     "report": REPORT,
     "compare": COMPARE,
+    "ablate": ABLATE,
     "plan": PLAN,
     "launch": launch_verb(check=prepare, run=run),
 }

@@ -26,14 +26,12 @@ def _demo(arguments: list[str]) -> Job:
         """
         import dataclasses
 
-        from signllm.demo.demonstration import Demo, DemoConfig, Stages
+        from signllm.demo.demonstration import Demo, DemoConfig
         from signllm.demo.studio import StudioConfig
         from signllm.recipes import find_recipe
 
-        recipe = find_recipe("demo")
-        stages = Stages(pretrain=recipe.pretrain, compose=recipe.compose, finetune=recipe.finetune)
         config = dataclasses.replace(DemoConfig(), studio=StudioConfig(level=level, seed=seed))
-        summary = Demo(out, config, stages, ranks=ranks).run()
+        summary = Demo(out, config, find_recipe("demo"), ranks=ranks).run()
         if json:
             show(summary, json=True)
         else:

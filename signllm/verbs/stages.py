@@ -47,18 +47,26 @@ def _compose(arguments: list[str]) -> Job:
     _, recipe, options = named_recipe(arguments)
     settings = Annotated[ComposeConfig, tyro.conf.arg(name="")]
 
-    def compose(*, run: Path, data: str, ranks: int = 1, config: settings = recipe.compose) -> None:
+    def compose(
+        *,
+        run: Path,
+        data: str,
+        out: Path | None = None,
+        ranks: int = 1,
+        config: settings = recipe.compose,
+    ) -> None:
         """Stage 2.
 
         Args:
             run: the run folder that `signllm pretrain` wrote; the words go there.
             data: folder or address of shards, or a mixture, as stage 1 takes it; weights do not matter here.
+            out: folder for the words, where one run is to have several codebooks of words; else the run's.
             ranks: processes on this machine that share the work.
             config: settings of the recipe, each can be changed.
         """
         from signllm.stages.compose import compose
 
-        spread("compose", arguments, ranks, lambda: _tell_words(compose(run, data, config)))
+        spread("compose", arguments, ranks, lambda: _tell_words(compose(run, data, config, out=out)))
 
     return parse(compose, options, verb="compose", about=COMPOSE)
 
@@ -80,6 +88,7 @@ def _finetune(arguments: list[str]) -> Job:
         run: Path,
         init: Path,
         data: str,
+        words: Path | None = None,
         llm: str | None = None,
         ranks: int = 1,
         config: settings = recipe.finetune,
@@ -90,6 +99,7 @@ def _finetune(arguments: list[str]) -> Job:
             run: the run folder; an unfinished run there is continued.
             init: the run folder of stages 1 and 2: its encoder and its words.
             data: folder or address of shards, or a mixture, as stage 1 takes it.
+            words: other words of the same encoder: what `signllm compose --out` wrote.
             llm: the language model's folder, or its name on the hub if it was fetched before; short for
                 --sign-llm.language-model.path.
             ranks: processes on this machine that share the work.
@@ -98,7 +108,11 @@ def _finetune(arguments: list[str]) -> Job:
         from signllm.stages.finetune import finetune
 
         config = config.with_llm(llm)
-        spread("finetune", arguments, ranks, lambda: whole(finetune(config, run=run, init=init, shards=data)))
+
+        def work() -> None:
+            whole(finetune(config, run=run, init=init, shards=data, words_folder=words))
+
+        spread("finetune", arguments, ranks, work)
 
     return parse(finetune, options, verb="finetune", about=FINETUNE)
 

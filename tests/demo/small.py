@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from signllm.demo.demonstration import Demo, DemoConfig, Stages
+from signllm.demo.demonstration import Demo, DemoConfig
 from signllm.demo.studio import StudioConfig
 from signllm.demo.text_model import TextModelConfig
 from signllm.errors import UsageError
@@ -18,12 +18,10 @@ SIZES = {"train": 32, "dev": 2, "test": 4}
 
 
 def small_demo(out: Path, *, seed: int = 0, ranks: int = 2) -> Demo:
-    recipe = find_recipe("demo")
-    stages = Stages(pretrain=recipe.pretrain, compose=recipe.compose, finetune=recipe.finetune)
     config = DemoConfig(
         studio=StudioConfig(**SIZES, seed=seed), text_model=TextModelConfig(steps=12, layers=1)
     )
-    return Demo(out, config, stages, ranks=ranks)
+    return Demo(out, config, find_recipe("demo"), ranks=ranks)
 
 
 if __name__ == "__main__":

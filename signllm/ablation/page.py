@@ -1,0 +1,115 @@
+"""The table and the figure of the ablations as files: ``ablations.html``, ``.md``, ``.json`` and ``.png``."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from signllm.ablation.table import HEAD, Row, Table, about, cells_of
+from signllm.evaluation.report.markup import Markup, tag
+from signllm.evaluation.report.style import POLICY, STYLE
+from signllm.plain import to_plain
+from signllm.writing import whole_file, write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAME = "ablations"
+OWN_STYLE = """.wide{overflow-x:auto}td,th{text-align:right;white-space:nowrap;padding:4px 10px}
+th:first-child{text-align:left}section img{max-width:100%;background:white}main p{margin:12px 0}"""
+
+
+def write_table(table: Table, out: Path) -> Path:
+    """Write table and figure into a folder, each file whole or not at all; return the page.
+
+    Raises:
+        UsageError: the disk is full.
+    """
+    picture = io.BytesIO()
+    draw(table).savefig(picture, format="png", dpi=150)
+    with whole_file(out / f"{NAME}.png") as unfinished:
+        unfinished.write_bytes(picture.getvalue())
+    write_whole(out / f"{NAME}.md", markdown(table) + "\n")
+    write_whole(out / f"{NAME}.json", json.dumps(to_plain(table), indent=1) + "\n")
+    write_whole(out / f"{NAME}.html", str(_page(table, picture.getvalue())))
+    return out / f"{NAME}.html"
+
+
+def markdown(table: Table) -> str:
+    """Return the table as README shows it."""
+    rows = [HEAD, ("---",) * len(HEAD), *(cells_of(row, table) for row in table.rows)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", *about(table)])
+
+
+def text(table: Table) -> str:
+    """Return the table for a terminal."""
+    rows = [HEAD, *(cells_of(row, table) for row in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([*lines, *about(table)])
+
+
+def draw(table: Table) -> Figure:
+    """Draw how far each ablation is from the full model: seeds as rings, their mean as a bar."""
+    from matplotlib.figure import Figure
+
+    shown = [row for row in table.rows if row.gains]
+    figure = Figure(figsize=(7.5, 1.3 + 0.36 * max(len(shown), 1)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(shown):
+        axes.barh(place, row.gain or 0.0, height=0.55, color="0.8", edgecolor="0.35", linewidth=0.8)
+        axes.plot(
+            [*row.gains.values()], [place] * len(row.gains), "o", color="black", markerfacecolor="white",
+            markersize=5, markeredgewidth=1,
+        )  # fmt: skip
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(shown)), [row.title for row in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"BLEU-4 less that of the full model, {table.split}")
+    axes.set_title("bars: mean; rings: seeds", fontsize=9, loc="left")
+    axes.grid(axis="x", color="0.85", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _page(table: Table, picture: bytes) -> Markup:
+    title = f"Ablations on {table.split}"
+    source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    head = tag("tr", *(tag("th", cell, scope="col") for cell in HEAD))
+    rows = tag("table", tag("thead", head), tag("tbody", *(_row(row, table) for row in table.rows)))
+    numbers = tag("section", tag("div", rows, class_="wide", tabindex=0, role="region", aria_label=title))
+    figure = tag("img", src=source, alt="The differences of the table's column BLEU-4 - full, as bars")
+    page = tag(
+        "html",
+        tag(
+            "head",
+            tag("meta", charset="utf-8"),
+            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+            tag("title", title),
+            tag("style", Markup(STYLE + OWN_STYLE)),
+        ),
+        tag(
+            "body",
+            tag("header", tag("h1", title)),
+            tag("main", numbers, *(tag("p", line) for line in about(table)), tag("section", figure)),
+        ),
+        lang="en",
+    )
+    return Markup(f"<!doctype html>\n{page}\n")
+
+
+def _row(row: Row, table: Table) -> Markup:
+    first, *others = cells_of(row, table)
+    return tag("tr", tag("th", first, scope="row"), *(tag("td", cell) for cell in others))

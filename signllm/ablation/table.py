@@ -1,0 +1,197 @@
+"""All ablations side by side: mean and deviation over seeds, and how far each is from the full model.
+
+Read from the run folders; nothing is trained or translated. What is missing is a row that says so.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from signllm.ablation.ablations import ABLATIONS, FULL, title
+from signllm.ablation.cells import scores_file
+from signllm.errors import UsageError
+from signllm.evaluation.scores import ScoreConfig, metrics_of, normalised
+from signllm.evaluation.significance import differences
+
+SHOWN = {"bleu1": "BLEU-1", "bleu4": "BLEU-4", "rouge_l": "ROUGE-L", "chrf": "chrF"}
+TOLD = "bleu4"
+"""The metric of the differences."""
+HEAD = ("ablation", "seeds", *SHOWN.values(), "BLEU-4 - full", "p")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One ablation.
+
+    Attributes:
+        name: of it.
+        title: what it is without.
+        seeds: that have scores.
+        mean: of each metric over them, 0 to 100.
+        sd: of each metric, n - 1 in the denominator; 0 of one seed.
+        gains: BLEU-4 less that of the full model, of each seed that both have.
+        p: the largest over these seeds of the paired bootstrap's p-values: how surely the difference is one
+            of every seed. None without a seed in common.
+    """
+
+    name: str
+    title: str
+    seeds: tuple[int, ...] = ()
+    mean: Mapping[str, float] = field(default_factory=dict)
+    sd: Mapping[str, float] = field(default_factory=dict)
+    gains: Mapping[int, float] = field(default_factory=dict)
+    p: float | None = None
+
+    @property
+    def gain(self) -> float | None:
+        """Mean of the gains."""
+        return statistics.mean(self.gains.values()) if self.gains else None
+
+    @property
+    def gain_sd(self) -> float:
+        """Standard deviation of the gains, 0 of one."""
+        return _sd([*self.gains.values()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The rows, and how their numbers came about.
+
+    Attributes:
+        split: that was translated.
+        rows: the full model first.
+        samples: sentences of the split.
+        signature: of the scores.
+    """
+
+    split: str
+    rows: tuple[Row, ...]
+    samples: int
+    signature: str
+
+    @property
+    def seeds(self) -> int:
+        """Seeds of the row that has most."""
+        return max(len(row.seeds) for row in self.rows)
+
+
+def read_table(out: Path, split: str) -> Table:
+    """Read what the ablations in a folder have scored.
+
+    Raises:
+        UsageError: there is none, or they were not scored alike.
+    """
+    cells = _cells(out, split)
+    if not cells:
+        raise UsageError(
+            f"no ablation has scores of the split {split}",
+            where=out,
+            remedy="signllm ablate --data SHARDS --llm LLM --out OUT makes them",
+        )
+    scored = [scores for of_seeds in cells.values() for scores in of_seeds.values()]
+    kinds = {(scores["samples"], scores["signature"]) for scores in scored}
+    if len(kinds) > 1:
+        raise UsageError(
+            f"the ablations were not scored alike: {sorted(kinds)}",
+            where=out,
+            remedy="translate and score the same split of the same data by one version of the program",
+        )
+    ((samples, signature),) = kinds
+    rows = tuple(_row(out, name, cells, split) for name in _names(out))
+    return Table(split=split, rows=rows, samples=samples, signature=signature)
+
+
+def _names(out: Path) -> list[str]:
+    """Return the ablations that were begun, in order; those of no function any more last."""
+    begun = {path.name for path in out.iterdir() if any(path.glob("seed-*"))}
+    return [name for name in ABLATIONS if name in begun] + sorted(begun - ABLATIONS.keys())
+
+
+def _cells(out: Path, split: str) -> dict[str, dict[int, dict[str, Any]]]:
+    """Return ablation → seed → its scores."""
+    cells: dict[str, dict[int, dict[str, Any]]] = {}
+    for path in sorted(out.glob(f"*/seed-*/finetune/scores.{split}.json")):
+        seed = path.parents[1].name.removeprefix("seed-")
+        if seed.isdecimal():
+            scores = json.loads(path.read_text(encoding="utf-8"))
+            cells.setdefault(path.parents[2].name, {})[int(seed)] = scores
+    return cells
+
+
+def _row(out: Path, name: str, cells: Mapping[str, Mapping[int, Mapping[str, Any]]], split: str) -> Row:
+    own, of_full = cells.get(name, {}), cells.get(FULL, {})
+    if not own:
+        return Row(name=name, title=title(name))
+    columns = {metric: [own[seed][metric] for seed in sorted(own)] for metric in SHOWN}
+    common = [] if name == FULL else sorted(own.keys() & of_full.keys())
+    against = {seed: _against_full(out, name, seed, split, own[seed]) for seed in common}
+    return Row(
+        name=name,
+        title=title(name),
+        seeds=tuple(sorted(own)),
+        mean={metric: statistics.mean(values) for metric, values in columns.items()},
+        sd={metric: _sd(values) for metric, values in columns.items()},
+        gains={seed: found["difference"] for seed, found in against.items()},
+        p=max((found["p"] for found in against.values()), default=None),
+    )
+
+
+def _sd(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _against_full(
+    out: Path, name: str, seed: int, split: str, scores: Mapping[str, Any]
+) -> Mapping[str, float]:
+    """Compare a cell with the full model of its seed, sentence by sentence.
+
+    Raises:
+        UsageError: they translated different videos.
+    """
+    rules = ScoreConfig(convention=scores["convention"])
+    ours, full = _sentences(out, name, seed, split), _sentences(out, FULL, seed, split)
+    if ours.keys() != full.keys():
+        raise UsageError(
+            f"{name} and {FULL} translated different videos with seed {seed}",
+            where=out,
+            remedy="remove what is older and give the command again",
+        )
+    references = [reference for _, reference in full.values()]
+    system, said = normalised([ours[id][0] for id in full], references, rules)
+    baseline, _ = normalised([text for text, _ in full.values()], references, rules)
+    metrics = {TOLD: metrics_of(rules)[TOLD]}
+    return differences(system, baseline, said, metrics)[TOLD]
+
+
+def _sentences(out: Path, name: str, seed: int, split: str) -> dict[str, tuple[str, str]]:
+    """Return id → hypothesis and reference."""
+    path = scores_file(out, name, seed, split).with_name(f"hypotheses.{split}.jsonl")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {line["id"]: (line["hypothesis"], line["reference"]) for line in lines}
+
+
+def cells_of(row: Row, table: Table) -> tuple[str, ...]:
+    """Return a row as text, in the columns of :data:`HEAD`."""
+    if not row.seeds:
+        return (row.title, "0", *("-" for _ in SHOWN), "not scored yet", "-")
+    seeds = str(len(row.seeds)) if len(row.seeds) == table.seeds else f"{len(row.seeds)} of {table.seeds}"
+    spread = len(row.seeds) > 1
+    scores = [f"{row.mean[m]:.1f}" + (f" ± {row.sd[m]:.1f}" if spread else "") for m in SHOWN]
+    if row.gain is None or row.p is None:
+        return (row.title, seeds, *scores, "-", "-")
+    gain = f"{row.gain:+.1f}" + (f" ± {row.gain_sd:.1f}" if len(row.gains) > 1 else "")
+    return (row.title, seeds, *scores, gain, "< 0.01" if row.p < 0.01 else f"{row.p:.2f}")
+
+
+def about(table: Table) -> list[str]:
+    """Return what a reader of the table must know."""
+    return [
+        f"Split {table.split}, {table.samples} sentences; {table.signature}.",
+        "Mean ± standard deviation over seeds of the training. p: paired bootstrap over the sentences, the "
+        "largest of all seeds; where the deviation is as large as the difference, it is none.",
+    ]

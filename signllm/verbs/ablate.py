@@ -1,0 +1,173 @@
+"""The verb that trains a recipe without each of its parts, and the table of what that does."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from signllm.command import Job, Verb, parse, show, spread
+from signllm.errors import RunFailedError, UsageError
+from signllm.plain import to_plain
+from signllm.training.local_ranks import StoppedEarlyError, is_first_rank, run_local_ranks
+from signllm.verbs.stages import named_recipe
+
+if TYPE_CHECKING:
+    from signllm.ablation.cells import Study
+    from signllm.config import Recipe
+
+SUMMARY = "train a recipe without each of its parts, over seeds; one table, one figure"
+EXAMPLE = "signllm ablate phoenix2014t --data shards --llm llama-7b --out runs/ablations --seeds 0..2"
+ON_SLURM = (
+    "signllm launch a100 --array only=full,no_vq,no_mmd seed=0..2 -- ablate phoenix2014t "
+    "--data shards --llm llama-7b --out runs/ablations --only {only} --seeds {seed}"
+)
+TABLE = "signllm ablate table runs/ablations --split dev"
+
+
+def _ablate(arguments: list[str]) -> Job:
+    import tyro
+
+    from signllm.ablation.ablations import ABLATIONS, title
+    from signllm.config import Recipe
+
+    if arguments[:1] == ["table"]:
+        return _table(arguments[1:])
+    _, recipe, options = named_recipe(arguments)
+    settings = Annotated[Recipe, tyro.conf.arg(name="")]
+
+    def ablate(
+        *,
+        data: str,
+        out: Path,
+        llm: str | None = None,
+        encoder_decoder_llm: str | None = None,
+        only: tuple[str, ...] = (),
+        seeds: str = "0..2",
+        split: str = "dev",
+        ranks: int = 1,
+        json: bool = False,
+        config: settings = recipe,
+    ) -> None:
+        """Ablate.
+
+        Args:
+            data: folder or address of shards, or a mixture, as stage 1 takes it.
+            out: folder of all runs, OUT/NAME/seed-S, and of the table; what is finished there is kept.
+            llm: the language model's folder or name; short for --finetune.sign-llm.language-model.path.
+            encoder_decoder_llm: one of that kind, for the ablation encoder_decoder.
+            only: ablations, by name; all that are possible by default.
+            seeds: of the training: a,b,c or a..b.
+            split: that is translated and scored; choose on dev, report test once.
+            ranks: processes on this machine that share the work.
+            json: print the table as JSON.
+            config: settings of the full recipe, each can be changed.
+        """
+        from signllm.ablation.ablations import Given, chosen
+        from signllm.ablation.cells import Study
+        from signllm.cluster.sweep import values_of
+
+        given = Given(encoder_decoder_llm=encoder_decoder_llm)
+        names = chosen(only, given)
+        config = _with_llm(config, llm)
+        study = Study(out=out, recipe=config, shards=data, split=split, given=given)
+        cells = [(one, _number(seed)) for seed in values_of(seeds) for one in names]
+        for cell in cells:
+            study.refuse_others(*cell)
+        if "WORLD_SIZE" in os.environ:  # a rank of a job
+            spread("ablate", arguments, ranks, lambda: _run(study, cells))
+            return
+        _run_apart(study, cells, arguments, ranks)
+        _show(out, split, json=json)
+
+    listed = "\n".join(f"  {one:<16} {title(one)}" for one in ABLATIONS)
+    about = Verb(SUMMARY, f"{EXAMPLE}\n{ON_SLURM}\n{TABLE}\n\nAblations:\n{listed}", _ablate)
+    return parse(ablate, options, verb="ablate", about=about)
+
+
+def _with_llm(config: "Recipe", llm: str | None) -> "Recipe":
+    import dataclasses
+
+    return dataclasses.replace(config, finetune=config.finetune.with_llm(llm))
+
+
+def _number(seed: str) -> int:
+    if not seed.isdecimal():
+        raise UsageError(f"{seed!r} is no seed", where="--seeds", remedy="give whole numbers: 0..2 or 0,1,7")
+    return int(seed)
+
+
+def _run(study: "Study", cells: Sequence[tuple[str, int]]) -> None:
+    """Make cells one after the other on the ranks of this job."""
+    from signllm.ablation.cells import run_cell
+    from signllm.ablation.page import write_table
+    from signllm.ablation.table import read_table
+
+    for name, seed in cells:
+        run_cell(study, name, seed)
+    if is_first_rank():
+        write_table(read_table(study.out, study.split), study.out)
+
+
+def _run_apart(
+    study: "Study", cells: Sequence[tuple[str, int]], arguments: Sequence[str], ranks: int
+) -> None:
+    """Make each cell by processes of its own, so that one that fails leaves the others be.
+
+    Raises:
+        RunFailedError: a cell failed; names each, after all were tried.
+    """
+    left = [cell for cell in cells if not study.is_done(*cell)]
+    failed: list[str] = []
+    for place, (name, seed) in enumerate(left, 1):
+        print(f"ablation {place} of {len(left)}: {name}, seed {seed}", file=sys.stderr, flush=True)
+        try:
+            run_local_ranks(["ablate", *_for_cell(arguments, name, seed)], ranks=ranks)
+        except StoppedEarlyError:
+            raise
+        except (RunFailedError, UsageError) as error:
+            print(f"signllm: {name}, seed {seed}: {error}", file=sys.stderr, flush=True)
+            failed.append(f"{name}, seed {seed}")
+    if failed:
+        raise RunFailedError(
+            f"{len(failed)} of {len(cells)} ablations failed (above): {'; '.join(failed)}\n  remedy: mend "
+            f"them and give the same command again; the others' table: signllm ablate table {study.out} "
+            f"--split {study.split}"
+        )
+
+
+def _for_cell(arguments: Sequence[str], name: str, seed: int) -> list[str]:
+    """Return the command line of one cell: the last of an option counts."""
+    return [*arguments, "--only", name, "--seeds", str(seed)]
+
+
+def _show(out: Path, split: str, *, json: bool) -> None:
+    from signllm.ablation.page import text, write_table
+    from signllm.ablation.table import read_table
+
+    table = read_table(out, split)
+    page = write_table(table, out)
+    show(to_plain(table), json=True) if json else print(text(table))
+    print(page, file=sys.stderr)
+
+
+def _table(arguments: list[str]) -> Job:
+    from signllm.command import named
+
+    folder = named(Path, "OUT")
+
+    def table(out: folder, /, *, split: str = "dev", json: bool = False) -> None:
+        """Table.
+
+        Args:
+            out: folder that `signllm ablate --out` wrote.
+            split: whose scores.
+            json: print the table as JSON.
+        """
+        _show(out, split, json=json)
+
+    about = Verb("the table and the figure of ablations, from what is scored so far", TABLE, _table)
+    return parse(table, arguments, verb="ablate table", about=about)
+
+
+ABLATE = Verb(SUMMARY, EXAMPLE, _ablate)
