@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from signllm.cluster.plan import Weight, Zero, held, largest_block, traffic, zero_of
 from signllm.cluster.profile import Profile
-from signllm.config import FinetuneConfig, PretrainConfig
+from signllm.config import FinetuneConfig, PretrainConfig, Recipe
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.mixture import parse_mixture
 from signllm.errors import UsageError
@@ -32,9 +33,11 @@ def check_batch(options: Mapping[str, Any], profile: Profile) -> None:
     Raises:
         UsageError: the batch does not divide over the ranks, or the ZeRO file does not allow so many.
     """
-    training = getattr(options.get("config"), "training", None)
-    if training is not None:
-        deepspeed_settings(training, world=profile.ranks)
+    config = options.get("config")
+    for stage in (config.pretrain, config.finetune) if isinstance(config, Recipe) else (config,):
+        training = getattr(stage, "training", None)
+        if training is not None:
+            deepspeed_settings(training, world=profile.ranks)
 
 
 def told(verb: str, options: Mapping[str, Any], profile: Profile, *, jobs: int = 1) -> str:
@@ -92,6 +95,8 @@ def _resolved(options: Mapping[str, Any]) -> tuple[Any, list[str]]:
     if config is None:
         return options, []
     unknown = []
+    if isinstance(config, Recipe):
+        config = replace(config, finetune=config.finetune.with_llm(options.get("llm")))
     if isinstance(config, FinetuneConfig):
         config = config.with_llm(options.get("llm"))
         init = Path(options["init"])

@@ -81,7 +81,7 @@ def _ablate(arguments: list[str]) -> Job:
         _show(out, split, json=json)
 
     listed = "\n".join(f"  {one:<16} {title(one)}" for one in ABLATIONS)
-    about = Verb(SUMMARY, f"{EXAMPLE}\n{ON_SLURM}\n{TABLE}\n\nAblations:\n{listed}", _ablate)
+    about = Verb(SUMMARY, f"{EXAMPLE}\n\n{ON_SLURM}\n\n{TABLE}\n\nAblations:\n{listed}", _ablate)
     return parse(ablate, options, verb="ablate", about=about)
 
 

@@ -90,5 +90,18 @@ def verb_on_rank(arguments: Sequence[str]) -> None:
     run(words)
 
 
+def ablate_on_rank(arguments: Sequence[str]) -> None:
+    """Run ``ablate`` on FOLDER's recipe in miniature; the arguments are FOLDER and the verb's options."""
+    from signllm import recipes
+    from signllm.verbs import run
+
+    folder, *options = arguments
+    recipes.RECIPES["tiny"] = lambda: recipes.Recipe(
+        pretrain=path.PRETRAIN, compose=path.COMPOSE, finetune=path.finetune_config(Path(folder) / "llm")
+    )
+    run(["ablate", "tiny", "--data", f"{folder}/shards", *options])
+    leave_ranks()
+
+
 if __name__ == "__main__":
     finetune_on_rank(sys.argv[1:])

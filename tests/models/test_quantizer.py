@@ -171,3 +171,23 @@ def test_the_decay_warms_up_to_its_value_and_the_count_is_part_of_the_state() ->
         mass *= min(0.6, (1 + step) / (3 + step))
         torch.testing.assert_close(model.members[0], torch.tensor(mass))
     assert model.bfloat16().state_dict()["updates"].tolist() == [4]
+
+
+def test_without_codes_vectors_pass_as_they_are() -> None:
+    model = quantizer(update="none")
+    z = torch.randn(5, 2, requires_grad=True)
+    found = model(z, COUNTS)
+    assert found.vectors is z
+    assert found.index.tolist() == [0] * 5
+    assert found.loss.item() == 0
+    assert found.metrics == {}
+    assert torch.equal(model.recorded(z), z)
+    before = model.codebook.clone()
+    model.start(torch.randn(20, 2))
+    assert torch.equal(model.codebook, before)
+    assert list(model.parameters()) == []
+
+
+def test_what_is_recorded_of_a_video_is_its_characters() -> None:
+    model = with_codes(quantizer(), SQUARE)
+    assert model.recorded(torch.tensor([[0.1, 0.2], [0.8, 0.9]])).tolist() == [0, 3]

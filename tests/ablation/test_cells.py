@@ -1,0 +1,200 @@
+"""Ablations in miniature, from their stages to the table: shared stages once, nothing twice."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from signllm.ablation import cells
+from signllm.ablation.ablations import Given
+from signllm.ablation.cells import Study, folders, held, run_cell
+from signllm.ablation.page import NAME, markdown, text, write_table
+from signllm.ablation.table import read_table
+from signllm.config import FinetuneConfig, Recipe, load_config
+from signllm.cra.word_codebook import WordCodebook
+from signllm.data.characters import load_split_characters
+from signllm.errors import UsageError
+from signllm.training.checkpoint import load_weights
+from signllm.training.engine import start_distributed
+from signllm.verbs import ablate as verb
+from tests.stages import path
+
+NAMES = ("full", "no_vq", "characters", "bpe", "no_pretraining")
+
+
+@pytest.fixture(scope="module")
+def study(composed: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    recipe = Recipe(
+        pretrain=path.PRETRAIN, compose=path.COMPOSE, finetune=path.finetune_config(composed / "llm")
+    )
+    found = Study(
+        out=tmp_path_factory.mktemp("ablations"),
+        recipe=recipe,
+        shards=str(composed / "shards"),
+        split="dev",
+        given=Given(),
+    )
+    for name in NAMES:
+        run_cell(found, name, 0)
+    return found
+
+
+def written(study: Study) -> dict[str, int]:
+    return {
+        str(file.relative_to(study.out)): file.stat().st_mtime_ns
+        for file in study.out.rglob("*")
+        if file.is_file() and file.name != ".lock"
+    }
+
+
+def test_what_ablations_share_is_made_once(study: Study) -> None:
+    made = {name: sorted(p.name for p in study.folder(name, 0).iterdir() if p.is_dir()) for name in NAMES}
+    assert made == {
+        "full": ["finetune", "pretrain", "words"],
+        "no_vq": ["finetune", "pretrain", "words"],
+        "characters": ["finetune", "words"],
+        "bpe": ["finetune", "words"],
+        "no_pretraining": ["finetune", "pretrain", "words"],
+    }
+    of_full, of_mmd = folders(study, "full", 0), folders(study, "no_mmd", 0)
+    assert (of_mmd.pretrain, of_mmd.words) == (of_full.pretrain, of_full.words)
+    assert folders(study, "no_mmd", 1).pretrain == study.out / "full" / "seed-1" / "pretrain"
+
+
+def test_without_vq_vectors_take_the_place_of_characters(study: Study) -> None:
+    where = folders(study, "no_vq", 0)
+    recorded, _ = load_split_characters(where.pretrain, "train")
+    assert len(recorded) == 5
+    assert all(one.dtype == np.float32 and one.shape[1] == 8 for one in recorded.values())
+    weights = load_weights(where.finetune)
+    assert not any(name.startswith("word_vectors") for name in weights)
+    before = load_weights(where.pretrain)["encoder.first.weight"]
+    assert not torch.equal(before, weights["vq_sign.encoder.first.weight"])  # the text's gradient reaches it
+    assert torch.equal(before, load_weights(where.finetune / "frozen")["vq_sign.encoder.first.weight"])
+    logged = [json.loads(line) for line in (where.pretrain / "log.jsonl").read_text().splitlines()]
+    assert all(
+        line["l_vq" if "l_vq" in line else "loss"] == line["l_cp"] for line in logged if "l_cp" in line
+    )
+
+
+def test_without_pretraining_the_encoder_is_random_at_first_and_learns_in_stage_3(study: Study) -> None:
+    where = folders(study, "no_pretraining", 0)
+    assert [p.name for p in (where.pretrain / "checkpoints").glob("step-*")] == ["step-00000000"]
+    before, after = load_weights(where.pretrain), load_weights(where.finetune)
+    assert not torch.equal(before["encoder.first.weight"], after["vq_sign.encoder.first.weight"])
+
+
+def test_words_differ_as_the_ablations_say(study: Study) -> None:
+    full, only, pairs = (
+        WordCodebook.load(folders(study, name, 0).words) for name in ("full", "characters", "bpe")
+    )
+    assert len(full.words) > 0
+    assert only.words == ()
+    assert len(pairs.words) == len(full.words)
+    assert pairs.segmentation == "bpe"
+    assert full.codebook == only.codebook == pairs.codebook
+
+
+def test_seeds_are_seeds_of_the_training(study: Study) -> None:
+    recipe = study.recipe_of("no_mmd", 7)
+    assert (recipe.pretrain.training.seed, recipe.finetune.training.seed) == (7, 7)
+    stored = load_config(folders(study, "full", 0).finetune, FinetuneConfig)
+    assert stored.training.seed == 0
+
+
+def test_a_finished_cell_is_not_touched_and_an_unfinished_one_goes_on(study: Study) -> None:
+    before = written(study)
+    run_cell(study, "full", 0)
+    assert written(study) == before
+    scores = study.folder("full", 0) / "finetune" / "scores.dev.json"
+    scores.unlink()
+    run_cell(study, "full", 0)
+    after = written(study)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert "full/seed-0/finetune/scores.dev.json" in changed
+    assert not any("checkpoints" in name or "/words/" in name for name in changed), changed
+
+
+def test_other_settings_and_other_data_are_refused(study: Study) -> None:
+    training = replace(study.recipe.finetune.training, learning_rate=0.5)
+    other = replace(
+        study, recipe=replace(study.recipe, finetune=replace(study.recipe.finetune, training=training))
+    )
+    with pytest.raises(UsageError, match=r"finetune\.training\.learning_rate: 0\.001 -> 0\.5"):
+        run_cell(other, "full", 0)
+    with pytest.raises(UsageError, match="--data"):
+        run_cell(replace(study, shards="elsewhere"), "full", 0)
+
+
+def test_a_folder_that_another_job_holds_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "POLL_S", 0.01)
+    other = (tmp_path / ".lock").open("w")
+    fcntl.flock(other, fcntl.LOCK_EX)
+    order: list[str] = []
+
+    def release() -> None:
+        time.sleep(0.3)
+        order.append("released")
+        other.close()
+
+    thread = threading.Thread(target=release)
+    thread.start()
+    with held(tmp_path, start_distributed()):
+        order.append("taken")
+        again = (tmp_path / ".lock").open("w")
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    thread.join()
+    assert order == ["released", "taken"]
+
+
+def test_the_table_holds_what_was_scored(study: Study, tmp_path: Path) -> None:
+    study.folder("no_mmd", 0).mkdir(parents=True, exist_ok=True)
+    table = read_table(study.out, "dev")
+    assert [row.name for row in table.rows] == [
+        "full",
+        "no_vq",
+        "characters",
+        "bpe",
+        "no_mmd",
+        "no_pretraining",
+    ]
+    scores = json.loads((study.folder("bpe", 0) / "finetune" / "scores.dev.json").read_text())
+    assert table.rows[3].mean["rouge_l"] == scores["rouge_l"]
+    assert "not scored yet" in text(table).splitlines()[5]
+    page = write_table(table, tmp_path)
+    assert "Without CRA: characters only" in page.read_text()
+    assert {file.suffix for file in tmp_path.glob(f"{NAME}.*")} == {".html", ".md", ".json", ".png"}
+    assert markdown(table).splitlines()[2].startswith("| Full model | 1 |")
+
+
+def test_a_cell_that_fails_leaves_the_others_be(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[list[str]] = []
+
+    def run(words: list[str], *, ranks: int) -> None:
+        given.append(words)
+        if "lora" in words:
+            raise UsageError("no such thing")
+
+    monkeypatch.setattr(verb, "run_local_ranks", run)
+    with pytest.raises(verb.RunFailedError, match=r"1 of 4 ablations failed.*lora, seed 3"):
+        verb._run_apart(study, [("full", 0), ("lora", 3), ("no_mmd", 3), ("no_mmd", 4)], ["demo", "--x"], 2)
+    assert [words[-3:] for words in given] == [
+        ["lora", "--seeds", "3"],
+        ["no_mmd", "--seeds", "3"],
+        ["no_mmd", "--seeds", "4"],
+    ]
+    assert "no such thing" in capsys.readouterr().err
