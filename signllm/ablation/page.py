@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 NAME = "ablations"
 OWN_STYLE = """.wide{overflow-x:auto}td,th{text-align:right;white-space:nowrap;padding:4px 10px}
-th:first-child{text-align:left}section img{max-width:100%;background:white}main p{margin:12px 0}"""
+th:first-child{text-align:left}section img{max-width:100%;background:white}
+main p{margin:12px 0;overflow-wrap:anywhere}"""
 
 
 def write_table(table: Table, out: Path) -> Path:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from signllm.data.cutting import Cut
 from signllm.data.timed import Timed
 from signllm.errors import UsageError
 from signllm.evaluation.footage import Footage
-from signllm.kernels import vq_assign
 from signllm.training.engine import Ranks
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class Signs:
     Attributes:
         video: number of the video that it is of.
         name: of that video.
-        characters: N of them.
+        characters: N of them; without a codebook N vectors.
         bounds_s: N + 1 times between which the characters stand, in seconds within the video file.
         start_s: where the piece begins.
         end_s: where it ends.
@@ -51,7 +50,7 @@ class Signs:
 
     video: int
     name: str
-    characters: tuple[int, ...] = ()
+    characters: tuple[Any, ...] = ()
     bounds_s: tuple[float, ...] = ()
     start_s: float = 0.0
     end_s: float = 0.0
@@ -186,17 +185,19 @@ def _encoded(pieces: Sequence[_Decoded | None], vq_sign: VQSign) -> Iterator[Sig
 
 
 @torch.inference_mode()
-def encode(videos: Iterable[np.ndarray], vq_sign: VQSign) -> list[list[int]]:
-    """Return the characters of videos (T, S, S, 3); unlike ``VQSign.encode``, which counts over ranks."""
+def encode(videos: Iterable[np.ndarray], vq_sign: VQSign) -> list[list[Any]]:
+    """Return the characters of videos (T, S, S, 3), or their vectors where there is no codebook.
+
+    Unlike ``VQSign.encode``, which counts over ranks.
+    """
     items = [Item(id="", text="", language="", frames=frames) for frames in videos]
     if not items:
         return []
     real, positions = [True] * len(items), np.zeros(len(items), np.int64)
     batch = collate(items, is_real=real, positions=positions, epoch=0, seed=0)
-    codebook = vq_sign.quantizer.codebook
-    batch = batch.to(codebook.device)
+    batch = batch.to(vq_sign.quantizer.codebook.device)
     z, counts = vq_sign.encoder(batch.frames, batch.frame_counts)
-    return [part.tolist() for part in vq_assign(z, codebook).cpu().split(counts.tolist())]
+    return [part.tolist() for part in vq_sign.quantizer.recorded(z).cpu().split(counts.tolist())]
 
 
 def bounds(characters: int, edges_s: np.ndarray) -> list[float]:

@@ -231,9 +231,16 @@ def load(run: Path | str, *, llm: str | None = None, device: torch.device | str 
 
 
 def _batch_of(pieces: Sequence[Signs], language: str) -> Batch:
-    """Return a batch of characters."""
+    """Return a batch of characters, or of vectors in single precision as the encoder gave them."""
+    read = [np.array(one.characters) for one in pieces]
     items = [
-        Item(id=one.name, text="", language=language, characters=np.array(one.characters)) for one in pieces
+        Item(
+            id=one.name,
+            text="",
+            language=language,
+            characters=given.astype(np.float32) if given.dtype.kind == "f" else given,
+        )
+        for one, given in zip(pieces, read, strict=True)
     ]
     positions = np.arange(len(items))
     return collate(items, is_real=[True] * len(items), positions=positions, epoch=0, seed=0)

@@ -22,9 +22,12 @@ from signllm.config import FinetuneConfig, Recipe, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.characters import load_split_characters
 from signllm.errors import UsageError
+from signllm.evaluation.export import export
+from signllm.evaluation.translate import load
 from signllm.training.checkpoint import load_weights
 from signllm.training.engine import start_distributed
 from signllm.verbs import ablate as verb
+from tests.models import parts
 from tests.stages import path
 
 NAMES = ("full", "no_vq", "characters", "bpe", "no_pretraining")
@@ -83,6 +86,17 @@ def test_without_vq_vectors_take_the_place_of_characters(study: Study) -> None:
     assert all(
         line["l_vq" if "l_vq" in line else "loss"] == line["l_cp"] for line in logged if "l_cp" in line
     )
+
+
+def test_without_vq_a_run_is_exported_and_translates_as_it_was_evaluated(
+    study: Study, tmp_path: Path
+) -> None:
+    run = folders(study, "no_vq", 0).finetune
+    export(run, tmp_path / "export")
+    written = [json.loads(line) for line in (run / "hypotheses.dev.jsonl").read_text().splitlines()]
+    for video, expected in zip(parts.frames_of(path.LENGTHS["dev"], seed=3), written, strict=True):
+        found = load(tmp_path / "export").translate(video)
+        assert (found.text, list(found.words)) == (expected["hypothesis"], expected["words"])
 
 
 def test_without_pretraining_the_encoder_is_random_at_first_and_learns_in_stage_3(study: Study) -> None:
