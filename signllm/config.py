@@ -42,6 +42,8 @@ MAY_CHANGE = (
     "training.save_every",
     "training.keep",
     "training.profile",
+    "training.show",
+    "training.tensorboard",
     "recompose_every",
 )
 """What a resumed run may be given differently: how it is carried out, how long, and whether words follow.

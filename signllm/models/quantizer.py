@@ -109,7 +109,11 @@ def _weigh_gradient(x: Tensor, weight: float) -> Tensor:
 
 
 class Quantizer(nn.Module):
-    """Codebook (K, D) with nearest-code assignment; see the module's head."""
+    """Codebook (K, D) with nearest-code assignment; see the module's head.
+
+    ``recent_use``, float32 (K,): how often training used each code, over all ranks, since somebody last set
+    it to None; for whoever looks at a run.
+    """
 
     codebook: Tensor
     members: Tensor
@@ -122,6 +126,7 @@ class Quantizer(nn.Module):
         super().__init__()
         self.config = config
         self.has_codes = config.update != "none"
+        self.recent_use: Tensor | None = None
         generator = torch.Generator().manual_seed(config.seed)
         initial = (torch.rand(config.codes, width, generator=generator) * 2 - 1) / config.codes
         if config.update == "gradient":
@@ -161,6 +166,8 @@ class Quantizer(nn.Module):
         total = used.sum().clamp(min=1.0)
         loss = (distance * weight).sum() / (total * z.shape[1])
         quantized = Quantized(z + (codes - z).detach(), codes, index, loss, _usage(used))
+        if self.training:
+            self.recent_use = used if self.recent_use is None else self.recent_use + used
         if self.training and torch.is_grad_enabled() and self.config.update == "ema":
             self._move(z.detach().float(), counts, index, weight, used)
         return quantized

@@ -122,7 +122,13 @@ class SignLLM(nn.Module):
         words: the word codebook of stage 2; it must belong to the encoder's number of codes.
         config: parts and weights.
         deepspeed: the engine's settings (ZeRO-3 partitions the language model while loading it).
+
+    Attributes:
+        recent_words: float32 (V,), how often this rank's training read each word since somebody last set it
+            to None; for whoever looks at a run.
     """
+
+    recent_words: Tensor | None = None
 
     def __init__(
         self,
@@ -168,6 +174,7 @@ class SignLLM(nn.Module):
             **self._word_metrics(segmentation, batch),
         }
         if self.training:
+            self._count_words(segmentation)
             shares |= self._counts(batch, signs, len(words) + len(characters), scored)
         return {"loss": loss, **{name: value.detach() for name, value in shares.items()}}
 
@@ -228,6 +235,12 @@ class SignLLM(nn.Module):
         return worked_on(
             frames=frames, clips=len(signs.index), tokens=sum(scored.places), operations=operations
         )
+
+    def _count_words(self, segmentation: Segmentation) -> None:
+        """Add this rank's words to ``recent_words``, float32 (V,), for whoever looks at the run."""
+        if self.recent_words is None:
+            self.recent_words = torch.zeros(self.words.size, device=segmentation.words.device)
+        self.recent_words.index_add_(0, segmentation.words, torch.ones_like(segmentation.words).float())
 
     def _l_mmd(
         self, words: Tensor, characters: Tensor, word_counts: Tensor, character_counts: Tensor, batch: Batch

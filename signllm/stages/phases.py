@@ -20,6 +20,7 @@ from signllm.stages.alarms import Watch
 from signllm.stages.batches import held_out_losses, open_split, training_batches
 from signllm.stages.composed import recorded_characters
 from signllm.stages.finetuned import STAGE
+from signllm.stages.looks import Looking
 from signllm.stages.parameter_groups import parameter_groups
 from signllm.stages.recompose import is_recomposed, recompose, recompositions
 from signllm.training.checkpoint import install_weights, last_checkpoint, read_state
@@ -120,6 +121,7 @@ def train_jointly(
             parameter_groups=parameter_groups(model, training, config),
             validate=validate,
             watch=Watch(read_log(run / FROZEN)),
+            look=Looking(shards, config.data, training.show, ranks, config.generation),
             beside=words.save,
             until=until,
         )

@@ -17,6 +17,7 @@ from signllm.models.vq_sign import VQSign, build_vq_sign
 from signllm.stages.agreement import once
 from signllm.stages.alarms import Watch
 from signllm.stages.batches import TRAIN, held_out_losses, open_split, training_batches
+from signllm.stages.looks import Looking
 from signllm.training.checkpoint import TrainingState, last_checkpoint, save
 from signllm.training.engine import start_distributed
 from signllm.training.loop import Outcome, fit
@@ -50,6 +51,7 @@ def pretrain(config: PretrainConfig, run: Path, shards: Path | str) -> Outcome:
         stage=STAGE,
         validate=held_out_losses(shards, config.data, config.training, ranks),
         watch=Watch(),
+        look=Looking(shards, config.data, config.training.show, ranks),
     )
 
 

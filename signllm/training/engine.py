@@ -47,6 +47,7 @@ class TrainingConfig:
     ``batch_size`` counts videos per optimizer step over all ranks and all ``accumulation`` forward passes,
     so a run means the same on any number of GPUs. Training ends at ``epochs`` or ``steps``, whichever comes
     first; batches that are left at the end of the epochs and too few for another step are not used.
+    ``show`` is the number of held-out videos that TensorBoard shows at each validation, 0 for none.
     ``keep_best`` names the validated value whose lowest checkpoint is kept beside the last ``keep``; None
     keeps none. ``profile`` is a number of steps to trace (:mod:`signllm.training.profile`).
     Where several ranks have made no step for ``hang_s`` they end (:mod:`signllm.training.watchdog`).
@@ -72,6 +73,7 @@ class TrainingConfig:
     keep: int = 2
     keep_best: str | None = "loss"
     tensorboard: bool = True
+    show: int = 4
     profile: int = 0
     seed: int = 0
     timeout_s: float = 1800.0
@@ -85,8 +87,9 @@ class TrainingConfig:
             )
         for name in ("batch_size", "accumulation", "log_every", "save_every", "keep"):
             _require_at_least_one(name, getattr(self, name))
-        if self.profile < 0:
-            raise UsageError(f"profile is {self.profile}", remedy="give a number of steps, or 0")
+        for name, what in (("profile", "steps"), ("show", "videos")):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}", remedy=f"give a number of {what}, or 0")
         if self.learning_rate <= 0.0:
             raise UsageError(
                 f"learning_rate is {self.learning_rate}; it must be above 0", where="TrainingConfig"

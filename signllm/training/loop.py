@@ -45,7 +45,7 @@ from signllm.training.profile import profiled
 from signllm.training.schedule import learning_rate_factor
 from signllm.training.startup import announce
 from signllm.training.throughput import Throughput, told
-from signllm.training.validation import Validate, Validation
+from signllm.training.validation import Look, Validate, Validation
 from signllm.training.watchdog import beat
 from signllm.training.writer import Writer
 from signllm.training.zero3 import forget_gradients
@@ -111,6 +111,7 @@ def fit(
     validate: Validate | None = None,
     on_step: OnStep | None = None,
     watch: Watch | None = None,
+    look: Look | None = None,
     beside: Beside | None = None,
     until: int | None = None,
 ) -> Outcome:
@@ -119,8 +120,9 @@ def fit(
     Continues by itself from the last whole checkpoint in ``run/checkpoints``. ``model(batch)`` returns a
     dict of loss shares, ``loss`` first, and what it worked on (:mod:`signllm.training.throughput`).
     ``validate(model, step)`` runs on all ranks, in evaluation mode. ``watch(line)`` looks at each line of the
-    log and returns what is alarming (rank 0). ``beside(folder)`` puts files of the
-    caller's own into every checkpoint (rank 0). ``until`` is a step to save and stop at: the schedule does
+    log and returns what is alarming (rank 0). ``look(model, step)`` follows each validation and returns what
+    TensorBoard shows of it (all ranks; it must not fail). ``beside(folder)`` puts files of the caller's own
+    into every checkpoint (rank 0). ``until`` is a step to save and stop at: the schedule does
     not know of it, and the next call goes on from there. Afterwards the model holds the trained weights
     (under ZeRO-3 still cut over the ranks).
 
@@ -156,7 +158,7 @@ def fit(
             end=end,
             stop=stop,
             beside=beside,
-            validate=validate,
+            validation=Validation(validate, look if config.tensorboard else None, config, end=end),
             watch=watch,
         )
         trainer.resume(found)
@@ -203,16 +205,14 @@ class _Trainer:
         end: int,
         stop: int,
         beside: Beside | None,
-        validate: Validate | None,
+        validation: Validation,
         watch: Watch | None,
     ) -> None:
         self.batches, self.config, self.run, self.stage, self.ranks = batches, config, run, stage, ranks
         self.end, self.stop, self.beside, self.watch = end, stop, beside, watch
         self.engine: DeepSpeedEngine = build_engine(model, groups, config)
         self.step = self.saved_step = 0
-        self.validation = Validation(
-            validate, every=config.validate_every, end=end, keep_best=config.keep_best
-        )
+        self.validation = validation
         self.revision = 0
         self.writer = Writer()
         self.since = Throughput(rank=ranks.rank, world=ranks.world, device=ranks.device)
@@ -338,6 +338,7 @@ class _Trainer:
         values = self.validation.run(self.engine.module, self.step, self.ranks.device)
         if values:
             log.write(self.step, {f"validate/{name}": value for name, value in values.items()})
+            log.show(self.step, self.validation.shown)
             self.since.restart()
         return self.validation.improves(values, self.step, self.revision)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,27 @@ from typing import TYPE_CHECKING, Any
 from signllm.writing import full_disk_told, write_whole
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch.utils.tensorboard import SummaryWriter
 
 Watch = Callable[[Mapping[str, Any]], Iterable[object]]
 """Looks at the lines of a log one after another and returns what is alarming in one."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What TensorBoard shows beside numbers, each under its name.
+
+    Attributes:
+        histograms: values (n,) whose distribution is drawn.
+        pictures: uint8 (H, W, 3).
+        texts: Markdown.
+    """
+
+    histograms: Mapping[str, np.ndarray]
+    pictures: Mapping[str, np.ndarray]
+    texts: Mapping[str, str]
+
 
 ALARM = "alarm"
 told = logging.getLogger(__name__)
@@ -79,6 +97,20 @@ class TrainingLog:
         for alarm in self.watch(line) if self.watch is not None else ():
             told.warning("%s, step %d: %s", self.stage, step, alarm)
             self.write(step, {ALARM: str(alarm)})
+
+    def show(self, step: int, shown: Shown) -> None:
+        """Put pictures, histograms and texts of ``step`` into TensorBoard, under the stage's name."""
+        board = self._board
+        if board is None:
+            return
+        with full_disk_told(Path(self._file.name)):
+            for name, values in shown.histograms.items():
+                board.add_histogram(f"{self.stage}/{name}", values, step)
+            for name, picture in shown.pictures.items():
+                board.add_image(f"{self.stage}/{name}", picture, step, dataformats="HWC")
+            for name, text in shown.texts.items():
+                board.add_text(f"{self.stage}/{name}", text, step)
+            board.flush()
 
     def __enter__(self) -> TrainingLog:
         return self

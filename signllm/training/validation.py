@@ -16,12 +16,16 @@ import torch.distributed as dist
 from signllm.errors import UsageError
 from signllm.training.checkpoint import TrainingState, name_of
 from signllm.training.local_ranks import StoppedEarlyError
+from signllm.training.metrics import Shown
 from signllm.training.preemption import leave_together
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from signllm.training.engine import TrainingConfig
+
 Validate = Callable[["nn.Module", int], Mapping[str, float]]
+Look = Callable[["nn.Module", int], Shown]
 
 
 class Validation:
@@ -29,17 +33,22 @@ class Validation:
 
     Args:
         validate: of the caller, given the model and the step; all ranks call it. None: never.
-        every: steps between two validations; 0: at the end only.
+        look: likewise, behind each validation: what TensorBoard shows of the model as it is then.
+        config: steps between two validations, and the value whose lowest checkpoint is the best.
         end: the last step.
-        keep_best: the value whose lowest checkpoint is the best; None: no best.
 
     Attributes:
+        shown: what the last validation's look found.
         best: the lowest value so far: its ``name``, ``value`` and ``checkpoint``.
         left: the step last reached is still to be validated.
     """
 
-    def __init__(self, validate: Validate | None, *, every: int, end: int, keep_best: str | None) -> None:
-        self.validate, self.every, self.end, self.keep_best = validate, every, end, keep_best
+    def __init__(
+        self, validate: Validate | None, look: Look | None, config: TrainingConfig, *, end: int
+    ) -> None:
+        self.validate, self.look, self.end = validate, look, end
+        self.every, self.keep_best = config.validate_every, config.keep_best
+        self.shown = Shown({}, {}, {})
         self.best: dict[str, Any] | None = None
         self.left = False
 
@@ -58,6 +67,8 @@ class Validation:
             leave_together(device)
             with torch.no_grad():
                 values = [dict(self.validate(module, step))]
+                if self.look is not None:
+                    self.shown = self.look(module, step)
         except StoppedEarlyError:
             self.left = True
             return {}

@@ -79,6 +79,11 @@ def prompted_config(llm: Path, **training: object) -> FinetuneConfig:
     return replace(config, sign_llm=replace(config.sign_llm, language_model=learnt))
 
 
+def shown_config(llm: Path, **training: object) -> FinetuneConfig:
+    """The same with TensorBoard, and two videos in it."""
+    return finetune_config(llm, tensorboard=True, show=2, **training)
+
+
 def recompose_config(llm: Path, **training: object) -> FinetuneConfig:
     """Three joint epochs of three steps, words composed anew behind the first and the second.
 
@@ -133,7 +138,9 @@ def main() -> None:
             pretrain_limited(run, Path(folder) / "shards")
             continue
         kind, _, deepspeed = name.rpartition("-")
-        configured = {"": finetune_config, "prompted": prompted_config}.get(kind, recompose_config)
+        configured = {"": finetune_config, "prompted": prompted_config, "shown": shown_config}.get(
+            kind, recompose_config
+        )
         config = configured(Path(llm), deepspeed=deepspeed)
         finetune(config, run=run, init=Path(folder) / "pretrain", shards=Path(folder) / "shards")
     leave_ranks()

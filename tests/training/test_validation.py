@@ -8,6 +8,7 @@ from torch import nn
 
 from signllm.errors import UsageError
 from signllm.training.checkpoint import TrainingState
+from signllm.training.engine import TrainingConfig
 from signllm.training.preemption import PreemptionFlag
 from signllm.training.validation import Validation
 
@@ -15,8 +16,8 @@ CPU = torch.device("cpu")
 
 
 def validation(values: dict[int, float], **settings) -> Validation:
-    made = {"every": 2, "end": 7, "keep_best": "loss"} | settings
-    return Validation(lambda model, step: {"loss": values[step]}, **made)
+    config = TrainingConfig(steps=7, **({"validate_every": 2} | settings))
+    return Validation(lambda model, step: {"loss": values[step]}, None, config, end=7)
 
 
 def test_it_is_due_every_so_many_steps_and_at_the_end_and_the_lowest_is_the_best() -> None:

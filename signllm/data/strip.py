@@ -1,0 +1,99 @@
+"""A video with its tokens as one picture: frames, the character of each, words as brackets, lines of text.
+
+For TensorBoard, which shows pictures and no pages; the report draws the same as HTML
+(:mod:`signllm.evaluation.report.timeline`). Black on white, numbers on everything: it can be read in grey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from signllm.data.lettering import lettered
+
+if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
+
+CELL, BAND, LINE, MARGIN = 44, 20, 20, 8
+"""Pixels: side of a frame, height of the bands of characters and words, of a line of text, margin."""
+IN_A_ROW = 24
+"""Characters of a row."""
+FIRST, STRIDE = 6, 4
+"""Character n is read from frames 4n to 4n + 12; shown is the one in the middle."""
+BLACK, GREY, LIGHT = (0, 0, 0), (120, 120, 120), (225, 225, 225)
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word over characters ``start`` up to, not including, ``stop``; ``name`` is drawn."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def draw_strip(
+    frames_THWC: NDArray[np.uint8],
+    characters: Sequence[int],
+    words: Sequence[Word],
+    lines: Sequence[str],
+) -> NDArray[np.uint8]:
+    """Return the picture, uint8 (H, W, 3).
+
+    Args:
+        frames_THWC: of the video, square.
+        characters: N numbers, one for each four frames.
+        words: over them in order; a word of one character has no bracket.
+        lines: of text, above the frames.
+    """
+    from PIL import Image, ImageDraw
+
+    rows = [range(at, min(at + IN_A_ROW, len(characters))) for at in range(0, len(characters), IN_A_ROW)]
+    row_height = CELL + 2 * BAND + MARGIN
+    height = 2 * MARGIN + LINE * len(lines) + row_height * len(rows)
+    picture = Image.new("RGB", (2 * MARGIN + IN_A_ROW * CELL, height), "white")
+    draw = ImageDraw.Draw(picture)
+    write = partial(_write, draw)
+    for number, line in enumerate(lines):
+        write(line, (MARGIN, MARGIN + number * LINE), size=14, width=picture.width - 2 * MARGIN)
+    for number, row in enumerate(rows):
+        top = MARGIN + LINE * len(lines) + number * row_height
+        for n in row:
+            x = MARGIN + (n - row.start) * CELL
+            frame = frames_THWC[min(FIRST + STRIDE * n, len(frames_THWC) - 1)]
+            picture.paste(Image.fromarray(frame).resize((CELL, CELL)), (x, top))
+            again = n > 0 and characters[n] == characters[n - 1]
+            box = (x, top + CELL, x + CELL - 1, top + CELL + BAND - 1)
+            draw.rectangle(box, fill=LIGHT if again else "white", outline=GREY)
+            write(str(characters[n]), (x + 4, top + CELL + 3), size=11, width=CELL - 6)
+        _brackets(draw, words, row, top + CELL + BAND)
+    return np.asarray(picture)
+
+
+def _brackets(draw: ImageDraw, words: Sequence[Word], row: range, top: int) -> None:
+    """Draw the words of two characters and more that reach into a row, open where they go on in another."""
+    for word in words:
+        start, stop = max(word.start, row.start), min(word.stop, row.stop)
+        if start >= stop or word.stop - word.start < 2:
+            continue
+        left, right = MARGIN + (start - row.start) * CELL + 2, MARGIN + (stop - row.start) * CELL - 3
+        draw.line((left, top + 4, right, top + 4), fill=BLACK, width=2)
+        for x, ends in ((left, start == word.start), (right, stop == word.stop)):
+            if ends:
+                draw.line((x, top, x, top + 4), fill=BLACK, width=2)
+        _write(draw, word.name, (left + 2, top + 6), size=11, width=right - left)
+
+
+def _write(draw: ImageDraw, text: str, at: tuple[int, int], *, size: int, width: int) -> None:
+    """Write a line, cut where there is no room for more."""
+    text, font = lettered(text, size)
+    if draw.textlength(text, font=font) > width:
+        while text and draw.textlength(f"{text}…", font=font) > width:
+            text = text[:-1]
+        text = f"{text}…" if text else ""
+    draw.text(at, text, fill=BLACK, font=font)
