@@ -24,6 +24,7 @@ from signllm.cra.segmentation import Ints
 from signllm.cra.word_codebook import Segmentation
 from signllm.demo.language import glosses
 from signllm.errors import UsageError
+from signllm.evaluation.information import entropy, mutual_information
 
 STRIDE, MIDDLE = 4, 6
 TOLERANCES = (0, 1)
@@ -211,18 +212,6 @@ def _named_signs(words: Ints, is_asked: NDArray[np.bool_], signs: Ints) -> float
     np.add.at(uses_VS, (words[learnt], signs[learnt]), 1)
     best_V = np.where(uses_VS.any(axis=1), uses_VS.argmax(axis=1), REST)
     return float((best_V[words[asked]] == signs[asked]).mean()) if asked.any() else 0.0
-
-
-def entropy(labels: NDArray[Any]) -> float:
-    """Entropy in nats of labels."""
-    p = np.unique(labels, return_counts=True)[1] / max(len(labels), 1)
-    return float(-(p * np.log(p)).sum())
-
-
-def mutual_information(one: Ints, other: Ints) -> float:
-    """Mutual information in nats of two labellings, neither below 0."""
-    pairs = one * (int(other.max(initial=0)) + 1) + other
-    return entropy(one) + entropy(other) - entropy(pairs)
 
 
 def _f1(hits: int, found: int, true: int) -> tuple[float, float, float]:

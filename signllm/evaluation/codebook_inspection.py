@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,17 @@ def inspect_codebook(
 
 def draw_codebook(reading: Reading, usage: Usage, out: Path, *, top: int, title: str) -> Page:
     """Draw the contact sheet of a reading into a PNG file and return where everything stands."""
-    sections = sections_of(reading, usage, top=top)
+    return draw_sections(reading, sections_of(reading, usage, top=top), out, title, title_lines(usage))
+
+
+def draw_sections(
+    reading: Reading, sections: Sequence[Section], out: Path, title: str, lines: Sequence[str]
+) -> Page:
+    """Draw sections with clips of a reading's videos into a PNG file."""
     shown = {clip.video for section in sections for entry in section.entries for clip in entry.clips}
     samples = [reading.split.samples[video] for video in shown]
     aspect = max((sample.width / sample.height for sample in samples), default=1.0)
     thumbnail = max(8, round(THUMBNAIL_HEIGHT * aspect))
-    lines = title_lines(usage)
     return draw_sheet(sections, out, title=title, lines=lines, film=_films_of(reading), thumbnail=thumbnail)
 
 

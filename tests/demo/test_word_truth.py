@@ -15,11 +15,11 @@ from signllm.demo.word_truth import (
     count_hits,
     entropy,
     moment_truth,
-    mutual_information,
     score_characters,
     score_words,
 )
 from signllm.errors import UsageError
+from signllm.evaluation.information import mutual_information
 
 CODES = 10
 
