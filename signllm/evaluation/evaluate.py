@@ -1,5 +1,7 @@
 """Translate a split with a fine-tuned run and score it: ``hypotheses.S.jsonl``, ``scores.S.json``.
 
+S is the split's name, and for other data than the run was trained on ``SPLIT@DATA``.
+
 The split is cut into batches before it is dealt out to the ranks, so a video meets the same neighbours, and
 gives the same translation to the last bit, on 1, 2 or 3 ranks; every video counts once. The language
 model is whole on each rank, without DeepSpeed, or partitioned by ZeRO-3, with all ranks in step. Texts are
@@ -11,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from signllm.config import FinetuneConfig, load_config
+from signllm.config import FinetuneConfig, datasets_of, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.augment import AugmentConfig
 from signllm.data.index import Split
@@ -112,8 +115,8 @@ def evaluate(
         config: by default ``EvaluateConfig()``.
 
     Returns:
-        What ``scores.S.json`` holds: scores with their intervals, ``breakdowns``, how they were made; with
-        ``shuffled`` also those of ``scores.S.shuffled.json`` under that key.
+        What ``scores.S.json`` holds (S: :func:`label_of`): scores with their intervals, ``breakdowns``, how
+        they were made; with ``shuffled`` also those of ``scores.S.shuffled.json`` under that key.
 
     Raises:
         UsageError: not a fine-tuned run, no checkpoint, no such split, or videos that cannot be read.
@@ -137,7 +140,8 @@ def evaluate(
         "generation": search,
         "deepspeed": config.deepspeed,
     }
-    unfinished = Unfinished(run, split, made_with)
+    label = label_of(run, shards, split)
+    unfinished = Unfinished(run, label, made_with)
     with failing_together(run, ranks.rank, f"evaluate {split}"):
         hypotheses = translate_split(model, videos, trained.data, generation, config, ranks, unfinished)
     about = {
@@ -150,18 +154,31 @@ def evaluate(
     }
     rules = _rules(hypotheses, config)
     groups = breakdowns(_sentences(hypotheses, videos, rules), rules, _seen_in_training(shards, rules))
-    scores = _scored(split, hypotheses, config, rules)
+    scores = _scored(label, hypotheses, config, rules)
     scores = {name: found | about | {"split": name} for name, found in scores.items()}
-    scores[split]["breakdowns"] = groups
-    alarms = alarms_of_scores(scores[split], scores.get(f"{split}.shuffled"))
+    scores[label]["breakdowns"] = groups
+    alarms = alarms_of_scores(scores[label], scores.get(f"{label}.shuffled"))
     if ranks.rank == 0:
-        for name, pairs in _pairings(split, hypotheses, config):
+        for name, pairs in _pairings(label, hypotheses, config):
             write_scored(run, name, pairs, scores[name])
         unfinished.remove()
         for alarm in alarms:
             log.warning("%s", alarm)
-    control = scores.get(f"{split}.shuffled")
-    return scores[split] | ({"shuffled": control} if control else {})
+    control = scores.get(f"{label}.shuffled")
+    return scores[label] | ({"shuffled": control} if control else {})
+
+
+def label_of(run: Path, shards: Path | str, split: str) -> str:
+    """Return what a split is called in the files of a run: ``SPLIT``, or ``SPLIT@DATA`` of other data.
+
+    Data is known by its ``train`` split; where that is not beside the split, it is taken for the run's own.
+    """
+    own = {record.sha256 for record in datasets_of(run)}
+    given = dataset_records(shards, TRAINING)
+    if not own or not given or {record.sha256 for record in given} == own:
+        return split
+    names = [re.sub(r"[^\w-]+", "-", record.name) for record in given]
+    return f"{split}@{'+'.join(names)}"
 
 
 def covered_by(words: WordCodebook, sequences: Sequence[Sequence[int]]) -> dict[str, float]:

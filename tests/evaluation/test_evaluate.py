@@ -14,14 +14,17 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from signllm.config import FinetuneConfig, load_config
+from signllm.cli import main
+from signllm.config import FinetuneConfig, load_config, save_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.index import ShardIndex
+from signllm.data.mixture import dataset_records
 from signllm.data.pipeline import Loader, VideoSource
 from signllm.errors import UsageError
 from signllm.evaluation import evaluate as room
-from signllm.evaluation.evaluate import EvaluateConfig, covered_by, evaluate
+from signllm.evaluation.evaluate import EvaluateConfig, covered_by, evaluate, label_of
 from signllm.evaluation.hypotheses import Hypothesis, deranged
+from signllm.evaluation.report import report
 from signllm.evaluation.scores import score
 from signllm.evaluation.share import dealt
 from signllm.evaluation.unfinished import Unfinished
@@ -31,6 +34,8 @@ from signllm.training.local_ranks import StoppedEarlyError
 from signllm.training.preemption import asked_to_leave
 from tests import warm
 from tests.evaluation import trained
+from tests.models import parts
+from tests.stages import path
 
 
 def lines_of(run: Path, name: str = "test") -> list[dict[str, Any]]:
@@ -60,9 +65,11 @@ def test_every_video_once_in_order_with_its_tokens(run: Path, shards: Path) -> N
     assert not list(run.glob(".*"))
 
 
-@pytest.mark.parametrize("partitioned", [False, True], ids=["whole", "zero3"])
-def test_the_same_on_one_and_on_two_ranks(
-    made: Path, run: Path, tmp_path: Path, *, partitioned: bool
+@pytest.mark.parametrize(
+    ("ranks", "partitioned"), [(2, False), (2, True), (3, True)], ids=["2", "2-zero3", "3-zero3"]
+)
+def test_the_same_on_any_number_of_ranks(
+    made: Path, run: Path, tmp_path: Path, ranks: int, *, partitioned: bool
 ) -> None:
     shared = Path(shutil.copytree(run, tmp_path / "shared"))
     evaluate(run, made / "shards", "test", trained.ON_RANKS)
@@ -72,8 +79,8 @@ def test_the_same_on_one_and_on_two_ranks(
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # cut even tiny weights
         (tmp_path / "cut.json").write_text(json.dumps(settings))
         words.append(str(tmp_path / "cut.json"))
-    done = warm.run_ranks(*words, ranks=2)
-    assert done.codes == [0, 0], done.stderr[-4000:]
+    done = warm.run_ranks(*words, ranks=ranks)
+    assert done.codes == [0] * ranks, done.stderr[-4000:]
     for name in ("test", "test.shuffled"):
         assert lines_of(shared, name) == lines_of(run, name)
         alone, together = (json.loads((r / f"scores.{name}.json").read_text()) for r in (run, shared))
@@ -242,6 +249,25 @@ def test_runs_of_another_stage_version_or_without_checkpoint(run: Path, shards: 
     with pytest.raises(UsageError, match="no whole checkpoint"):
         evaluate(run, shards, "test")
     assert not list(run.glob("hypotheses.*"))
+
+
+def test_another_dataset_in_another_language_is_one_command_and_has_files_of_its_own(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = path.write_videos(tmp_path / "own")
+    german = ("morgen regen", "wind im norden", "heute sonne")
+    other = path.write_videos(tmp_path / "other", "German", german).rename(tmp_path / "wetter 2")
+    save_config(run, load_config(run, FinetuneConfig), dataset_records(own, "train"))
+    for data in (own, other):
+        assert main(["evaluate", "--run", str(run), "--data", str(data), "--split", "dev", "--json"]) == 0
+    assert json.loads((run / "scores.dev.json").read_text())["shards"] == str(own)
+    scores = json.loads((run / "scores.dev@wetter-2.json").read_text())
+    assert (scores["split"], scores["shards"], scores["samples"]) == ("dev@wetter-2", str(other), 3)
+    assert [line["reference"] for line in lines_of(run, "dev@wetter-2")] == list(german)
+    assert [line["reference"] for line in lines_of(run, "dev")] == list(parts.TEXTS[:3])
+    page = report(run, shards=other).read_text()
+    assert "dev@wetter-2" in page
+    assert label_of(run, f"{own},{other}", "dev") == "dev@shards+wetter-2"
 
 
 def test_stale_scores_do_not_survive_new_translations(

@@ -133,7 +133,8 @@ def main() -> None:
     run, shards, split, *zero_file = sys.argv[1:]
     if zero_file:
         frozen = list(load_sign_llm(Path(run), zero_file=zero_file[0]).language_model.model.parameters())
-        assert 2 * sum(p.ds_tensor.numel() for p in frozen) == sum(p.ds_numel for p in frozen)
+        world = torch.distributed.get_world_size()
+        assert all(p.ds_tensor.numel() == -(-p.ds_numel // world) for p in frozen)
     config = replace(ON_RANKS, deepspeed=zero_file[0] if zero_file else None)
     evaluate(Path(run), Path(shards), split, config)
 

@@ -90,7 +90,7 @@ def _videos(chapter: Chapter, source: Source) -> Found:
     """Show some videos on their way to text."""
     chosen = spread(chapter.records, SHOWN_TIMELINES)
     ids = [str(record.get("id")) for record in chosen]
-    split = (chapter.split or "").removesuffix(".shuffled")
+    split = (chapter.split or "").removesuffix(".shuffled").partition("@")[0]
     seen = films(source.shards, split, ids, chapter.run.problems, most=chapter.run.most_frames)
     drawn = timelines(chosen, chapter.vocabulary, seen)
     if drawn is None:
