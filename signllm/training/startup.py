@@ -6,9 +6,14 @@ Read off the engine as it stands, not estimated: rank 0 writes it to standard er
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import platform
 import sys
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +22,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from signllm.training.engine import Ranks, TrainingConfig
+from signllm.training.local_ranks import usable_cores
 from signllm.training.partitions import stepped_tensors
+from signllm.version import VERSION
 from signllm.writing import write_whole
 
 if TYPE_CHECKING:
@@ -91,8 +98,12 @@ def announce(
     device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else ranks.device.type
     record = {
         "stage": stage,
+        "begun": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "ranks": ranks.world,
+        "nodes": -(-ranks.world // int(os.environ.get("LOCAL_WORLD_SIZE") or ranks.world)),
         "device": device,
+        "processor": processor(),
+        "versions": versions(),
         "zero_stage": engine.zero_optimization_stage(),
         "deepspeed": config.deepspeed,
         "precision": config.precision,
@@ -112,6 +123,26 @@ def announce(
     write_whole(run / "startup.json", json.dumps(record, indent=2) + "\n")
     sys.stderr.write(told(record))
     sys.stderr.flush()
+
+
+def processor() -> str:
+    """Return the name of this machine's processor and how many cores this process may use."""
+    name = platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:
+        pass  # not Linux
+    return f"{name}, {usable_cores()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    found = {"signllm": VERSION, "python": platform.python_version()}
+    for package in ("torch", "deepspeed", "transformers", "peft"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def told(record: dict[str, Any]) -> str:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from signllm.data.characters import load_split_characters
+from signllm.errors import UsageError
 from signllm.evaluation.report.run_folder import Record, RunFolder
 from signllm.evaluation.report.vocabulary import Vocabulary
 
 PREFERRED_SPLITS = ("test", "dev")
+TRAIN = "train"
+MOST_READ = 2000
+"""Recorded videos that are looked at: enough to see what is used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +41,32 @@ class Chapter:
         return next((name for name in PREFERRED_SPLITS if name in plain), plain[0] if plain else None)
 
     @property
+    def plain_split(self) -> str:
+        """The name that shards have for that split; that of training where nothing is translated."""
+        return (self.split or TRAIN).removesuffix(".shuffled").partition("@")[0]
+
+    @property
     def records(self) -> list[Record]:
         """The translations of that split."""
         return self.run.hypotheses[self.split] if self.split else []
 
+    @cached_property
+    def read(self) -> list[tuple[str, list[int]]]:
+        """Id and characters of each of those videos; before stage 3 of those that ``compose`` recorded."""
+        if self.records or self.run.stage == "finetune":
+            found = ((str(r.get("id")), integers(r.get("characters"))) for r in self.records)
+            return [(id, characters) for id, characters in found if characters]
+        try:
+            recorded, _ = load_split_characters(self.run.path, TRAIN)
+        except UsageError:
+            return []  # not composed yet
+        plain = [(id, one.tolist()) for id, one in islice(recorded.items(), MOST_READ) if one.ndim == 1]
+        return [(id, characters) for id, characters in plain if characters]
+
     @property
     def sequences(self) -> list[list[int]]:
-        """The characters of each of those videos, as far as they were recorded."""
-        return [found for record in self.records if (found := integers(record.get("characters")))]
+        """The characters alone."""
+        return [characters for _, characters in self.read]
 
 
 @dataclass(frozen=True, kw_only=True)

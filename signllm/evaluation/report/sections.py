@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from signllm.evaluation.report.breakdowns import breakdown_tables
 from signllm.evaluation.report.chapter import Chapter, Source
-from signllm.evaluation.report.frames import films
+from signllm.evaluation.report.conditions import conditions, duration
+from signllm.evaluation.report.frames import Film, films
 from signllm.evaluation.report.markup import Markup, joined, number, tag
 from signllm.evaluation.report.run_folder import finite
 from signllm.evaluation.report.samples import SHOWN_TIMELINES, exact, legend, pairs, spread, timelines
 from signllm.evaluation.report.tables import ACCURACY, demo_table, score_table, seconds_table, settings
 from signllm.evaluation.report.training import training_charts
-from signllm.evaluation.report.vocabulary import usage, word_charts
+from signllm.evaluation.report.vocabulary import pictured, usage, usage_chart, word_charts
 from signllm.stages.alarms import alarms_of_log, alarms_of_scores
 
 STAGE_NAMES = {
@@ -90,8 +91,8 @@ def _videos(chapter: Chapter, source: Source) -> Found:
     """Show some videos on their way to text."""
     chosen = spread(chapter.records, SHOWN_TIMELINES)
     ids = [str(record.get("id")) for record in chosen]
-    split = (chapter.split or "").removesuffix(".shuffled").partition("@")[0]
-    seen = films(source.shards, split, ids, chapter.run.problems, most=chapter.run.most_frames)
+    problems, most = chapter.run.problems, chapter.run.most_frames
+    seen = films(source.shards, chapter.plain_split, ids, problems, most=most)
     drawn = timelines(chosen, chapter.vocabulary, seen)
     if drawn is None:
         return []
@@ -130,18 +131,34 @@ def _words(chapter: Chapter, source: Source) -> Found:
     later = [other.vocabulary for other in source.chapters[chapter.place + 1 :]]
     if words is None or words in later:
         return []
-    charts, gallery = word_charts(words.codebook), words.gallery(chapter.sequences)
-    parts = [part for part in (words.told(), charts, gallery) if part]
-    return [(STAGE_NAMES["compose"], joined(parts))] if charts or gallery else []
+    uses = words.uses(chapter.sequences)
+    films = _films_of(chapter, source, pictured(uses)) if source.shards is not None else {}
+    charts, gallery = word_charts(words.codebook), words.gallery(uses, films)
+    codes = usage_chart(chapter.sequences, words.codebook.codes, f"the split {chapter.plain_split}")
+    parts = [part for part in (codes, words.told(), charts, gallery) if part]
+    return [(STAGE_NAMES["compose"], joined(parts))] if charts or gallery or codes else []
+
+
+def _films_of(chapter: Chapter, source: Source, places: Sequence[int]) -> dict[int, Film]:
+    """Decode some of the videos whose characters a chapter shows, by their number in ``sequences``."""
+    ids = {place: chapter.read[place][0] for place in places}
+    found = films(
+        source.shards,
+        chapter.plain_split,
+        [*ids.values()],
+        chapter.run.problems,
+        most=chapter.run.most_frames,
+    )
+    return {place: found[id] for place, id in ids.items() if id in found}
 
 
 def _details(source: Source) -> Markup | None:
     """Show time, settings, and what could not be read."""
     parts: list[Markup | None] = [seconds_table(source.summary)]
     for chapter in source.chapters:
-        listed = settings(chapter.run.config)
-        if listed:
-            parts += [tag("h3", chapter.run.path.name), listed]
+        shown = [part for part in (conditions(chapter.run), settings(chapter.run.config)) if part]
+        if shown:
+            parts += [tag("h3", chapter.run.path.name), *shown]
     problems = [f"{c.run.path.name}: {problem}" for c in source.chapters for problem in c.run.problems]
     if problems:
         parts += [tag("h3", "What could not be read"), tag("ul", *(tag("li", line) for line in problems))]
@@ -172,20 +189,12 @@ def _figures(source: Source) -> Iterator[tuple[str, str]]:
         yield duration(seconds), "for the whole path"
 
 
-def duration(seconds: float) -> str:
-    """Return a duration in the two units that a reader needs."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def _token_figures(source: Source) -> Iterator[tuple[str, str]]:
     """Yield how many codes and words are in use."""
     chapter = next((c for c in reversed(source.chapters) if c.sequences), None)
     if chapter:
         codes, perplexity = usage(chapter.sequences)
-        yield str(codes), f"codes used in {chapter.split}, perplexity {number(perplexity)}"
+        yield str(codes), f"codes used in {chapter.plain_split}, perplexity {number(perplexity)}"
     words = next((c.vocabulary for c in reversed(source.chapters) if c.vocabulary), None)
     if words:
         yield str(len(words.codebook.words)), "composed words"

@@ -86,6 +86,10 @@ table.pairs td{white-space:normal;text-align:left;width:42%;overflow-wrap:anywhe
 table.pairs td:first-child{width:20%;color:var(--soft);font-size:13px}
 table.pairs th{text-align:left}
 ul.gallery{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:8px 18px;font-size:14px}
+ul.gallery li.pictured{width:min(100%,318px)}
+ul.gallery img{display:block;width:100%;height:auto;margin-bottom:3px}
+table.conditions th,table.conditions td{text-align:left;white-space:normal;font-weight:400;vertical-align:top}
+table.conditions th{width:170px}
 .slow{color:var(--soft);font-weight:600;margin:0 3px}
 details{margin-top:12px}
 summary{cursor:pointer;color:var(--soft)}

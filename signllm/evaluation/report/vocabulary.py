@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from signllm.evaluation.report.chart import Series, line_chart
 from signllm.evaluation.report.markup import Markup, joined, tag
 from signllm.evaluation.report.run_folder import RunFolder
-from signllm.evaluation.report.timeline import Span, spans_of, swatch
+from signllm.evaluation.report.timeline import CLIP_FRAMES, CLIP_STRIDE, Span, spans_of, swatch
 
 if TYPE_CHECKING:
     from signllm.cra.word_codebook import WordCodebook
+    from signllm.evaluation.report.frames import Film
 
 SHOWN_WORDS = 24
+PICTURED, CLIPS, FRAMES = 12, 2, 5
+"""Words shown with frames, clips of each, of different videos, and frames of a clip."""
 CURVES = {
     "entropy": ("Entropy per character", "of the transport plan, normalised by the mean length of a word"),
-    "marginal_utility": ("Marginal utility", "fall of the entropy per word added; the largest wins"),
+    "marginal_utility": ("Marginal utility", "fall of the entropy per word added"),
+    "description_length": ("Description length", "of words and corpus together, nats per character"),
 }
+DECIDES = {
+    "marginal_utility": "marginal_utility",
+    "description_length": "description_length",
+    "least_entropy": "entropy",
+}
+"""The curve that each ``choose_by`` looks at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,31 +55,59 @@ class Vocabulary:
         lengths = Counter(len(word) for word in self.codebook.words)
         of_lengths = ", ".join(f"{count} of {length}" for length, count in sorted(lengths.items()))
         known = f"{len(lengths) and sum(lengths.values())} words join characters"
-        return tag(
+        told = tag(
             "p",
             f"{known}{': ' + of_lengths + ' characters' if of_lengths else ''}. s\u2080 marks a held sign.",
             class_="hint",
         )
+        return joined((tag("h3", "Words"), told))
 
-    def gallery(self, sequences: Sequence[Sequence[int]]) -> Markup | None:
-        """Return the composed words that these character sequences use most, spelled, with their counts."""
-        spelled = {}
-        used: Counter[int] = Counter()
-        for characters in sequences:
+    def uses(self, sequences: Sequence[Sequence[int]]) -> dict[int, list[tuple[int, Span]]]:
+        """Return composed words, the most used first, each with where it is: video and span."""
+        used: dict[int, list[tuple[int, Span]]] = {}
+        for place, characters in enumerate(sequences):
             for span in self.spans(characters):
                 if span.is_composed:
-                    used[span.word] += 1
-                    spelled[span.word] = span.spelling
-        if not used:
+                    used.setdefault(span.word, []).append((place, span))
+        return dict(sorted(used.items(), key=lambda one: (-len(one[1]), one[0])))
+
+    def gallery(
+        self, uses: Mapping[int, Sequence[tuple[int, Span]]], films: Mapping[int, Film]
+    ) -> Markup | None:
+        """Return the words that are used most, spelled, with their counts, and with frames of some videos.
+
+        Args:
+            uses: as :meth:`uses` returns them.
+            films: by the number of the video; none shows words without frames.
+        """
+        if not uses:
             return None
         cells = [
             tag(
-                "li", tag("b", f"w{word}"), " ", *(self._swatch(c) for c in spelled[word]), f" \u00d7 {count}"
+                "li",
+                *(self._clip(word, film, span) for film, span in _clips(places, films)),
+                tag("b", f"w{word}"),
+                " ",
+                *(self._swatch(c) for c in places[0][1].spelling),
+                f" \u00d7 {len(places)}",
+                class_="pictured" if films else None,
             )
-            for word, count in used.most_common(SHOWN_WORDS)
+            for word, places in list(uses.items())[: PICTURED if films else SHOWN_WORDS]
         ]
-        title = tag("h3", "The words these videos use most")
-        return joined((title, tag("ul", *cells, class_="gallery")))
+        told = "Each row of frames is another video: rows that look alike mean that the word is one thing."
+        parts = (
+            tag("h3", "The words these videos use most"),
+            tag("p", told, class_="hint") if films else None,
+            tag("ul", *cells, class_="gallery"),
+        )
+        return joined(part for part in parts if part is not None)
+
+    def _clip(self, word: int, film: Film, span: Span) -> Markup:
+        """Return the frames of a word in a video, from the first that its characters see to the last."""
+        first, last = span.start * CLIP_STRIDE, (span.stop - 1) * CLIP_STRIDE + CLIP_FRAMES - 1
+        shown = [first + round(place * (last - first) / (FRAMES - 1)) for place in range(FRAMES)]
+        told = f"frames {first} to {last} of a video, read as word {word}"
+        return tag("img", src=film.strip(shown), alt=told, width=FRAMES * film.width, height=film.height)
 
     def _swatch(self, character: int) -> Markup:
         """Return a character's number on its colour; s\u2080 has none."""
@@ -78,6 +116,22 @@ class Vocabulary:
             if character == self.codebook.slow_down
             else swatch(character)
         )
+
+
+def pictured(uses: Mapping[int, Sequence[tuple[int, Span]]]) -> list[int]:
+    """Return the numbers of the videos that a gallery with frames shows."""
+    chosen = {place for places in list(uses.values())[:PICTURED] for place in _first_videos(places)}
+    return sorted(chosen)
+
+
+def _first_videos(places: Sequence[tuple[int, Span]]) -> list[int]:
+    return list(dict.fromkeys(place for place, _ in places))[:CLIPS]
+
+
+def _clips(places: Sequence[tuple[int, Span]], films: Mapping[int, Film]) -> list[tuple[Film, Span]]:
+    """Return the first occurrence of a word in each of its first videos that could be read."""
+    first = {place: span for place, span in reversed(places)}
+    return [(films[place], first[place]) for place in _first_videos(places) if place in films]
 
 
 def vocabulary_of(run: RunFolder) -> Vocabulary | None:
@@ -93,17 +147,27 @@ def vocabulary_of(run: RunFolder) -> Vocabulary | None:
         return None
 
 
+def _choose_by(codebook: WordCodebook) -> str:
+    """Return what chose the number of words; ``""`` where it was given, or is not recorded."""
+    settings = codebook.config.get("words", codebook.config)
+    if not isinstance(settings, dict) or settings.get("size") is not None:
+        return ""
+    transport = settings.get("transport")
+    return str(transport.get("choose_by", "")) if isinstance(transport, dict) else ""
+
+
 def word_charts(codebook: WordCodebook) -> Markup | None:
     """Draw entropy and marginal utility against the number of words, the chosen size marked."""
     rows = [entry for entry in codebook.curve if isinstance(entry.get("size"), int)]
     chosen = next((entry["size"] for entry in rows if entry.get("chosen")), None)
     mark = (float(chosen), f"{chosen} chosen") if chosen is not None else None
+    decided = DECIDES.get(_choose_by(codebook))
     charts = [
         line_chart(
             title,
             [Series(name=key, points=_column(rows, key))],
             x_label="number of words",
-            note=note,
+            note=f"{note}; this one decided" if key == decided else note,
             mark=mark,
         )
         for key, (title, note) in CURVES.items()
@@ -119,7 +183,42 @@ def _column(rows: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float
 
 def usage(sequences: Sequence[Sequence[int]]) -> tuple[int, float]:
     """Return how many codes some character sequences use, and the perplexity of that use."""
+    shares = _shares(sequences)
+    return len(shares), math.exp(-sum(share * math.log(share) for share in shares)) if shares else 0.0
+
+
+def usage_chart(sequences: Sequence[Sequence[int]], codes: int, where: str) -> Markup | None:
+    """Draw how often the codes are used in some videos, the most used first, with the perplexity of that.
+
+    Args:
+        sequences: characters of the videos.
+        codes: K.
+        where: which videos these are.
+    """
+    used, perplexity = usage(sequences)
+    if not used:
+        return None
+    shares = [*_shares(sequences), *[0.0] * max(0, codes - used)]
+    drawn = line_chart(
+        "Use of the codes",
+        [
+            Series(
+                name="share of the characters, %", points=[(n, 100 * one) for n, one in enumerate(shares, 1)]
+            )
+        ],
+        x_label="codes, the most used first",
+        note="share of the characters, %",
+        mark=(perplexity, f"perplexity {perplexity:.0f}"),
+    )
+    told = (
+        f"{used} of {codes} codes are used in {where}, {max(0, codes - used)} are not; perplexity "
+        f"{perplexity:.1f}: as many codes, used evenly, would tell as much."
+    )
+    return joined((tag("h3", "Codebook"), tag("p", told, class_="hint"), tag("div", drawn, class_="charts")))
+
+
+def _shares(sequences: Sequence[Sequence[int]]) -> list[float]:
+    """Return the share of each code that is used, the largest first."""
     counts = Counter(code for characters in sequences for code in characters)
     total = sum(counts.values())
-    entropy = -sum(n / total * math.log(n / total) for n in counts.values()) if total else 0.0
-    return len(counts), math.exp(entropy) if total else 0.0
+    return [count / total for _, count in counts.most_common()]
