@@ -15,12 +15,9 @@ from typing import Any
 from signllm.ablation.ablations import ABLATIONS, FULL, title
 from signllm.ablation.cells import scores_file
 from signllm.errors import UsageError
-from signllm.evaluation.scores import ScoreConfig, metrics_of, normalised
-from signllm.evaluation.significance import differences
+from signllm.evaluation.paired_runs import against
 
 SHOWN = {"bleu1": "BLEU-1", "bleu4": "BLEU-4", "rouge_l": "ROUGE-L", "chrf": "chrF"}
-TOLD = "bleu4"
-"""The metric of the differences."""
 HEAD = ("ablation", "seeds", *SHOWN.values(), "BLEU-4 - full", "p")
 
 
@@ -124,55 +121,26 @@ def _cells(out: Path, split: str) -> dict[str, dict[int, dict[str, Any]]]:
 
 
 def _row(out: Path, name: str, cells: Mapping[str, Mapping[int, Mapping[str, Any]]], split: str) -> Row:
-    own, of_full = cells.get(name, {}), cells.get(FULL, {})
+    own, full = cells.get(name, {}), cells.get(FULL, {})
     if not own:
         return Row(name=name, title=title(name))
     columns = {metric: [own[seed][metric] for seed in sorted(own)] for metric in SHOWN}
-    common = [] if name == FULL else sorted(own.keys() & of_full.keys())
-    against = {seed: _against_full(out, name, seed, split, own[seed]) for seed in common}
+    common = [] if name == FULL else sorted(own.keys() & full.keys())
+    runs = {seed: [scores_file(out, one, seed, split).parent for one in (name, FULL)] for seed in common}
+    found = {seed: against(run, of_full, split) for seed, (run, of_full) in runs.items()}
     return Row(
         name=name,
         title=title(name),
         seeds=tuple(sorted(own)),
         mean={metric: statistics.mean(values) for metric, values in columns.items()},
         sd={metric: _sd(values) for metric, values in columns.items()},
-        gains={seed: found["difference"] for seed, found in against.items()},
-        p=max((found["p"] for found in against.values()), default=None),
+        gains={seed: one["difference"] for seed, one in found.items()},
+        p=max((one["p"] for one in found.values()), default=None),
     )
 
 
 def _sd(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def _against_full(
-    out: Path, name: str, seed: int, split: str, scores: Mapping[str, Any]
-) -> Mapping[str, float]:
-    """Compare a cell with the full model of its seed, sentence by sentence.
-
-    Raises:
-        UsageError: they translated different videos.
-    """
-    rules = ScoreConfig(convention=scores["convention"])
-    ours, full = _sentences(out, name, seed, split), _sentences(out, FULL, seed, split)
-    if ours.keys() != full.keys():
-        raise UsageError(
-            f"{name} and {FULL} translated different videos with seed {seed}",
-            where=out,
-            remedy="remove what is older and give the command again",
-        )
-    references = [reference for _, reference in full.values()]
-    system, said = normalised([ours[id][0] for id in full], references, rules)
-    baseline, _ = normalised([text for text, _ in full.values()], references, rules)
-    metrics = {TOLD: metrics_of(rules)[TOLD]}
-    return differences(system, baseline, said, metrics)[TOLD]
-
-
-def _sentences(out: Path, name: str, seed: int, split: str) -> dict[str, tuple[str, str]]:
-    """Return id → hypothesis and reference."""
-    path = scores_file(out, name, seed, split).with_name(f"hypotheses.{split}.jsonl")
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {line["id"]: (line["hypothesis"], line["reference"]) for line in lines}
 
 
 def cells_of(row: Row, table: Table) -> tuple[str, ...]:

@@ -16,10 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from signllm.errors import UsageError
+from signllm.evaluation.paired_runs import against
 from signllm.evaluation.report.run_folder import RunFolder, finite, read_object, read_run
+from signllm.evaluation.report.tables import flattened
 from signllm.evaluation.scores import METRICS
 
-HEADS = ("run", "language model", "parameters", "seed", "BLEU-1", "BLEU-4", "95 %", "ROUGE-L", "chrF")
+HEADS = (
+    "run",
+    "language model",
+    "parameters",
+    "seed",
+    "BLEU-1",
+    "BLEU-4",
+    "95 %",
+    "ROUGE-L",
+    "chrF",
+    "BLEU-4 - first",
+    "p",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +51,9 @@ class Compared:
         interval: half width of BLEU-4's 95 % interval over the sentences; None if it was scored without one.
         samples: sentences that were scored.
         signature: of the scores.
+        gain: BLEU-4 less that of the run that was named first, where both translated the same videos.
+        p: of the paired bootstrap: how often chance alone would give so much.
+        differing: the settings in which the runs differ, by their dotted names.
         problem: what is missing, and the remedy.
     """
 
@@ -50,6 +67,9 @@ class Compared:
     interval: float | None = None
     samples: int | None = None
     signature: str = ""
+    gain: float | None = None
+    p: float | None = None
+    differing: Mapping[str, str] = dataclasses.field(default_factory=dict)
     problem: str = ""
 
     @property
@@ -59,18 +79,22 @@ class Compared:
 
 
 def compare(runs: Sequence[Path], split: str) -> list[Compared]:
-    """Read the runs, the smallest language model first.
+    """Read the runs, the smallest language model first; the first one named is what others are held against.
 
     Raises:
         UsageError: a folder is not there, or no run has scores of this split.
     """
-    found = [_compared(read_run(run), split) for run in runs]
+    folders = [read_run(run) for run in runs]
+    found = [_compared(run, split) for run in folders]
     if not any(one.scores for one in found):
         raise UsageError(
             f"no run has scores of the split {split}",
             where=", ".join(map(str, runs)),
             remedy=found[0].problem.rpartition("remedy: ")[2] if found else "name one run or more",
         )
+    for place, differing in enumerate(_differing(folders)):
+        gain, p = _gain(found[place], found[0], split)
+        found[place] = dataclasses.replace(found[place], differing=differing, gain=gain, p=p)
     return sorted(found, key=lambda one: (one.parameters or 0, one.llm, one.settings, one.seed or 0, one.run))
 
 
@@ -100,6 +124,26 @@ def _compared(run: RunFolder, split: str) -> Compared:
         signature=str(scores.get("signature", "")),
         problem=problem,
     )
+
+
+def _gain(one: Compared, first: Compared, split: str) -> tuple[float | None, float | None]:
+    """Return how far a run is from the first, and p, if they can be held against each other."""
+    if one.run == first.run or not one.scores or not first.scores:
+        return None, None
+    try:
+        found = against(Path(one.run), Path(first.run), split)
+    except (UsageError, ValueError, KeyError):
+        return None, None
+    return found["difference"], found["p"]
+
+
+def _differing(runs: Sequence[RunFolder]) -> list[dict[str, str]]:
+    """Return of each run the settings that are not the same in all of them."""
+    configs = [run.config.get("config") for run in runs]
+    settings = [dict(flattened(config)) if isinstance(config, dict) else {} for config in configs]
+    names = dict.fromkeys(name for one in settings for name in one)
+    differ = [name for name in names if len({one.get(name, "-") for one in settings}) > 1]
+    return [{name: one.get(name, "-") for name in differ} for one in settings]
 
 
 def _lacks(run: RunFolder, split: str) -> str:
@@ -181,11 +225,13 @@ def rows(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
         half = "-" if one.interval is None else f"± {one.interval:.2f}"
         seed = "-" if one.seed is None else str(one.seed)
         known = (one.run, one.llm_name or "-", count_text(one.parameters), seed)
-        table.append((*known, by["bleu1"], by["bleu4"], half, by["rouge_l"], by["chrf"]))
+        gain = "-" if one.gain is None else f"{one.gain:+.2f}"
+        p = "-" if one.p is None else f"{one.p:.3f}"
+        table.append((*known, by["bleu1"], by["bleu4"], half, by["rouge_l"], by["chrf"], gain, p))
     for point in points(compared):
         if point.runs > 1:
             known = (f"mean of {point.runs} seeds", point.llm, count_text(point.parameters), "")
-            table.append((*known, "", f"{point.bleu4:.2f}", f"sd {point.spread:.2f}", "", ""))
+            table.append((*known, "", f"{point.bleu4:.2f}", f"sd {point.spread:.2f}", "", "", "", ""))
     return table
 
 

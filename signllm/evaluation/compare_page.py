@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from signllm.errors import UsageError
 from signllm.evaluation.compare import Compared, Point, cautions, count_text, points, rows
-from signllm.evaluation.report.markup import Markup, tag
+from signllm.evaluation.report.chart import Series, line_chart
+from signllm.evaluation.report.markup import Markup, joined, tag
+from signllm.evaluation.report.run_folder import finite
+from signllm.evaluation.report.style import POLICY, STYLE
+from signllm.evaluation.report.training import KNOWN
+from signllm.training.metrics import read_log
 from signllm.writing import whole_file, write_whole
 
 if TYPE_CHECKING:
@@ -22,11 +27,10 @@ if TYPE_CHECKING:
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 KINDS = (".html", ".png", ".svg", ".pdf")
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}"
-    "table{border-collapse:collapse}td,th{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ccc}"
-    "td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}img{max-width:100%;background:white}"
-)
+CURVES, MOST_CURVES = ("validate/l_sim", "l_sim", "l_mmd", "l_cp", "perplexity"), 3
+"""Quantities drawn of several runs in one chart, and of how many runs at most."""
+OWN_STYLE = """.scroll td,.scroll th{text-align:right;padding:4px 10px}.scroll th:first-child{text-align:left}
+section img{max-width:100%;background:white}"""
 
 
 def write_comparison(compared: Sequence[Compared], split: str, out: Path) -> None:
@@ -36,14 +40,12 @@ def write_comparison(compared: Sequence[Compared], split: str, out: Path) -> Non
         UsageError: another kind of file, a full disk, or no size of a language model is known.
     """
     refuse_kind(out)
-    figure = draw(points(compared), split)
     if out.suffix != ".html":
+        figure = draw(points(compared), split)
         with whole_file(out) as unfinished:
             figure.savefig(unfinished, format=out.suffix[1:], dpi=150)
         return
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    write_whole(out, str(_page(compared, split, picture.getvalue())))
+    write_whole(out, str(_page(compared, split)))
 
 
 def refuse_kind(out: Path) -> None:
@@ -126,30 +128,96 @@ def _bars(known: Sequence[Point]) -> str:
     return "\n".join(kinds)
 
 
-def _page(compared: Sequence[Compared], split: str, picture: bytes) -> Markup:
+def _page(compared: Sequence[Compared], split: str) -> Markup:
     title = f"{len(compared)} runs on {split}"
     head, *body = rows(compared)
-    table = tag(
-        "table",
-        tag("tr", *(tag("th", cell) for cell in head)),
-        *(tag("tr", *(tag("td", cell) for cell in row)) for row in body),
-    )
-    source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    parts = [
+        ("Scores", joined((_table(head, body), *(tag("p", line) for line in cautions(compared))))),
+        ("BLEU-4 over the size of the language model", _picture(compared, split)),
+        ("What the runs differ in", _settings(compared)),
+        ("Training", _curves(compared)),
+        (
+            "How these were computed",
+            joined(tag("p", tag("code", s)) for s in sorted({c.signature for c in compared} - {""})),
+        ),
+    ]
     page = tag(
         "html",
-        tag("head", tag("meta", charset="utf-8"), tag("title", title), tag("style", Markup(STYLE))),
+        tag(
+            "head",
+            tag("meta", charset="utf-8"),
+            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+            tag("title", title),
+            tag("style", Markup(STYLE + OWN_STYLE)),
+        ),
         tag(
             "body",
-            tag("h1", title),
-            tag(
-                "img",
-                src=source,
-                alt="BLEU-4 over the parameters of the language model: the table has the numbers",
-            ),
-            table,
-            *(tag("p", line) for line in cautions(compared)),
-            *(tag("p", tag("small", line)) for line in sorted({one.signature for one in compared} - {""})),
+            tag("header", tag("h1", title)),
+            tag("main", *(tag("section", tag("h2", name), part) for name, part in parts if part)),
         ),
         lang="en",
     )
     return Markup(f"<!doctype html>\n{page}\n")
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Markup:
+    """Return a table whose first column names the rows; it scrolls by itself on a phone."""
+    names = tag("tr", *(tag("th", cell, scope="col") for cell in head))
+    lines = [
+        tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in body
+    ]
+    return tag("div", tag("table", tag("thead", names), tag("tbody", *lines)), class_="scroll", tabindex=0)
+
+
+def _picture(compared: Sequence[Compared], split: str) -> Markup | None:
+    """Return the picture, if there are sizes to draw it over."""
+    found = points(compared)
+    if len({point.parameters for point in found if point.parameters}) < 2:
+        return None
+    picture = io.BytesIO()
+    draw(found, split).savefig(picture, format="png", dpi=150)
+    source = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
+    return tag(
+        "img", src=source, alt="BLEU-4 over the parameters of the language model: the table has the numbers"
+    )
+
+
+def _settings(compared: Sequence[Compared]) -> Markup | None:
+    """Return the settings that differ, a row for each, a column for each run."""
+    names = list(dict.fromkeys(name for one in compared for name in one.differing))
+    if not names:
+        return None
+    body = [[name, *(one.differing.get(name, "-") for one in compared)] for name in names]
+    return _table(["setting", *short([one.run for one in compared])], body)
+
+
+def short(runs: Sequence[str]) -> list[str]:
+    """Return the folders' names without what all begin and end with."""
+    parts = [Path(run).parts for run in runs]
+    least = min(map(len, parts))
+    first = next((n for n in range(least) if len({one[n] for one in parts}) > 1), least - 1)
+    last = next((n for n in range(least - first) if len({one[-1 - n] for one in parts}) > 1), 0)
+    return ["/".join(one[first : len(one) - last]) for one in parts]
+
+
+def _curves(compared: Sequence[Compared]) -> Markup | None:
+    """Return charts with a line for each run."""
+    shown_runs = [one.run for one in compared[:MOST_CURVES]]
+    logs = {name: read_log(Path(run)) for name, run in zip(short(shown_runs), shown_runs, strict=True)}
+    charts = []
+    for name in CURVES:
+        series = [Series(name=run, points=_points(log, name)) for run, log in logs.items()]
+        title, note = KNOWN.get(name.rpartition("/")[2], (name, ""))
+        held_out = " on held-out videos" if name.startswith("validate/") else ""
+        charts.append(line_chart(f"{title}{held_out}", series, x_label="step", note=note))
+    shown = [chart for chart in charts if chart]
+    if not shown:
+        return None
+    told = f"The first {MOST_CURVES} of {len(compared)} runs." if len(compared) > MOST_CURVES else None
+    return joined((tag("p", told, class_="hint") if told else None, tag("div", *shown, class_="charts")))
+
+
+def _points(log: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    pairs = [(finite(line.get("step")), finite(line.get(name))) for line in log]
+    return [(step, value) for step, value in pairs if step is not None and value is not None]

@@ -171,12 +171,14 @@ def evaluate(
 def label_of(run: Path, shards: Path | str, split: str) -> str:
     """Return what a split is called in the files of a run: ``SPLIT``, or ``SPLIT@DATA`` of other data.
 
-    Data is known by its ``train`` split; where that is not beside the split, it is taken for the run's own.
+    Data is known by its ``train`` split: where that is not beside the split, it is other data. A run that
+    recorded none has the split's name.
     """
     own = {record.sha256 for record in datasets_of(run)}
     given = dataset_records(shards, TRAINING)
-    if not own or not given or {record.sha256 for record in given} == own:
+    if not own or {record.sha256 for record in given} == own:
         return split
+    given = given or dataset_records(shards, split)
     names = [re.sub(r"[^\w-]+", "-", record.name) for record in given]
     return f"{split}@{'+'.join(names)}"
 

@@ -13,7 +13,7 @@ from PIL import Image
 from signllm import cli
 from signllm.errors import UsageError
 from signllm.evaluation.compare import Compared, cautions, compare, count_text, points, rows
-from signllm.evaluation.compare_page import draw, write_comparison
+from signllm.evaluation.compare_page import draw, short, write_comparison
 from signllm.evaluation.hypotheses import Hypothesis, write_scored
 from signllm.evaluation.scores import score
 
@@ -72,7 +72,7 @@ def test_a_table_has_every_run_by_the_size_of_its_model(sweep: list[Path], llm: 
     ]
     table = rows(found)
     assert table[1][:4] == (str(sweep[1]), "small-llama", count_text(embeddings + block), "0")
-    assert table[2][4:] == ("-",) * 5
+    assert table[2][4:] == ("-",) * 7
     assert table[4][1:3] == ("7b", "6.74 B")
     scores = [json.loads((run / "scores.test.json").read_text())["bleu4"] for run in sweep[:3]]
     assert [table[n][5] for n in (4, 1, 3)] == [f"{bleu4:.2f}" for bleu4 in scores]
@@ -172,7 +172,9 @@ def test_the_command_prints_the_table_and_writes_page_and_picture(
     assert out.splitlines()[0].split()[:3] == ["run", "language", "model"]
     assert "no scores.test.json" in err
     text = page.read_text()
-    assert text.count("<tr>") == 6
+    scores, differing = (part.count("<tr>") for part in text.split("<h2>")[1:] if "<tr>" in part)
+    assert scores == 6
+    assert differing == 1 + 2  # the language model and the seed
     assert "data:image/png;base64," in text
     assert "no scores.test.json" in text
     assert cli.main([*words, "--out", str(picture), "--json"]) == 0
@@ -185,3 +187,23 @@ def test_the_command_prints_the_table_and_writes_page_and_picture(
     shutil.rmtree(tmp_path / "new")
     write_comparison(compare(sweep, "test"), "test", tmp_path / "scaling.svg")
     assert "<svg" in (tmp_path / "scaling.svg").read_text()
+
+
+def test_runs_are_held_against_the_first_where_they_translated_the_same(sweep: list[Path]) -> None:
+    first, second = sweep[1], sweep[2]
+    by_name = {Path(one.run).name: one for one in compare([first, second], "test")}
+    scores = [json.loads((run / "scores.test.json").read_text())["bleu4"] for run in (first, second)]
+    assert by_name["a-0"].gain is None
+    assert by_name["a-1"].gain == pytest.approx(scores[1] - scores[0])
+    assert 0 < by_name["a-1"].p <= 1
+    assert by_name["a-1"].differing == {"training.seed": "1"}
+    path = second / "hypotheses.test.jsonl"
+    path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
+    assert {one.gain for one in compare([first, second], "test")} == {None}
+
+
+def test_runs_are_called_by_what_they_differ_in() -> None:
+    assert short(["/x/full/seed-0/ft", "/x/no/seed-1/ft"]) == ["full/seed-0", "no/seed-1"]
+    assert short(["runs/a", "runs/b"]) == ["a", "b"]
+    assert short(["runs/a"]) == ["a"]
+    assert short(["a", "a/b"]) == ["a", "a/b"]

@@ -268,6 +268,8 @@ def test_another_dataset_in_another_language_is_one_command_and_has_files_of_its
     page = report(run, shards=other).read_text()
     assert "dev@wetter-2" in page
     assert label_of(run, f"{own},{other}", "dev") == "dev@shards+wetter-2"
+    alone = path.write_videos(tmp_path / "alone", lengths={"dev": (33,)}).rename(tmp_path / "held-out")
+    assert label_of(run, alone, "dev") == "dev@held-out"
 
 
 def test_stale_scores_do_not_survive_new_translations(

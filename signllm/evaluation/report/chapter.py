@@ -12,6 +12,7 @@ from signllm.data.characters import load_split_characters
 from signllm.errors import UsageError
 from signllm.evaluation.report.run_folder import Record, RunFolder
 from signllm.evaluation.report.vocabulary import Vocabulary
+from signllm.models.languages import code_of
 
 PREFERRED_SPLITS = ("test", "dev")
 TRAIN = "train"
@@ -44,6 +45,14 @@ class Chapter:
     def plain_split(self) -> str:
         """The name that shards have for that split; that of training where nothing is translated."""
         return (self.split or TRAIN).removesuffix(".shuffled").partition("@")[0]
+
+    @property
+    def language(self) -> str | None:
+        """The ISO 639-1 code of the language that the run writes, if that is known."""
+        config = self.run.config.get("config")
+        generation = config.get("generation") if isinstance(config, dict) else None
+        name = generation.get("language") if isinstance(generation, dict) else None
+        return code_of(name) if isinstance(name, str) and name else None
 
     @property
     def records(self) -> list[Record]:

@@ -105,7 +105,8 @@ def _sentences(chapter: Chapter, source: Source) -> Found:
     if table is None:
         return []
     counted = f"{exact(chapter.records)} of {len(chapter.records)} equal their reference."
-    return [("Translations", joined((tag("p", counted, class_="hint"), legend(), table)))]
+    spoken = tag("div", table, lang=chapter.language)
+    return [("Translations", joined((tag("p", counted, class_="hint"), legend(), spoken)))]
 
 
 def _scores(chapter: Chapter, source: Source) -> Found:
@@ -181,7 +182,8 @@ def _figures(source: Source) -> Iterator[tuple[str, str]]:
         scores = chapter.run.scores.get(chapter.split or "", {}) or next(iter(chapter.run.scores.values()))
     for key, name in (("bleu4", "BLEU-4"), ("rouge_l", "ROUGE-L")):
         if (value := finite(scores.get(key))) is not None:
-            yield f"{value:.1f}", name
+            by = (scores.get("split"), scores.get("convention"))
+            yield f"{value:.1f}", ", ".join([name, *(str(part) for part in by if part)])
     if (accuracy := finite(source.summary.get(ACCURACY))) is not None:
         yield f"{100 * accuracy:.0f} %", "content words right"
     yield from _token_figures(source)
