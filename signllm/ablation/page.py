@@ -8,9 +8,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from signllm.ablation.table import HEAD, Row, Table, about, cells_of
-from signllm.evaluation.report.markup import Markup, tag
-from signllm.evaluation.report.style import POLICY, STYLE
+from signllm.ablation.table import HEAD, Table, about, cells_of
+from signllm.evaluation.compare import aligned
+from signllm.evaluation.report.markup import tag
+from signllm.evaluation.report.page import named_rows, page
 from signllm.plain import to_plain
 from signllm.writing import whole_file, write_whole
 
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "ablations"
-OWN_STYLE = """.wide{overflow-x:auto}td,th{text-align:right;white-space:nowrap;padding:4px 10px}
-th:first-child{text-align:left}section img{max-width:100%;background:white}
-main p{margin:12px 0;overflow-wrap:anywhere}"""
+OWN_STYLE = "section img{max-width:100%;background:white}main>p{margin:12px 0;overflow-wrap:anywhere}"
 
 
 def write_table(table: Table, out: Path) -> Path:
@@ -35,7 +34,7 @@ def write_table(table: Table, out: Path) -> Path:
         unfinished.write_bytes(picture.getvalue())
     write_whole(out / f"{NAME}.md", markdown(table) + "\n")
     write_whole(out / f"{NAME}.json", json.dumps(to_plain(table), indent=1) + "\n")
-    write_whole(out / f"{NAME}.html", str(_page(table, picture.getvalue())))
+    write_whole(out / f"{NAME}.html", _page(table, picture.getvalue()))
     return out / f"{NAME}.html"
 
 
@@ -49,15 +48,7 @@ def markdown(table: Table) -> str:
 def text(table: Table) -> str:
     """Return the table for a terminal."""
     rows = [HEAD, *(cells_of(row, table) for row in table.rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines, *about(table)])
+    return "\n".join([*aligned(rows, names=1), *about(table)])
 
 
 def draw(table: Table) -> Figure:
@@ -84,33 +75,11 @@ def draw(table: Table) -> Figure:
     return figure
 
 
-def _page(table: Table, picture: bytes) -> Markup:
+def _page(table: Table, picture: bytes) -> str:
     title = f"Ablations on {table.split}"
     source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-    head = tag("tr", *(tag("th", cell, scope="col") for cell in HEAD))
-    rows = tag("table", tag("thead", head), tag("tbody", *(_row(row, table) for row in table.rows)))
-    numbers = tag("section", tag("div", rows, class_="wide", tabindex=0, role="region", aria_label=title))
+    numbers = named_rows(HEAD, [cells_of(row, table) for row in table.rows], title)
     figure = tag("img", src=source, alt="The differences of the table's column BLEU-4 - full, as bars")
-    page = tag(
-        "html",
-        tag(
-            "head",
-            tag("meta", charset="utf-8"),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-            tag("title", title),
-            tag("style", Markup(STYLE + OWN_STYLE)),
-        ),
-        tag(
-            "body",
-            tag("header", tag("h1", title)),
-            tag("main", numbers, *(tag("p", line) for line in about(table)), tag("section", figure)),
-        ),
-        lang="en",
-    )
-    return Markup(f"<!doctype html>\n{page}\n")
-
-
-def _row(row: Row, table: Table) -> Markup:
-    first, *others = cells_of(row, table)
-    return tag("tr", tag("th", first, scope="row"), *(tag("td", cell) for cell in others))
+    told = (tag("p", line) for line in about(table))
+    main = tag("main", tag("section", numbers), *told, tag("section", figure))
+    return page(title, tag("header", tag("h1", title)), main, style=OWN_STYLE)

@@ -235,6 +235,18 @@ def rows(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
     return table
 
 
+def aligned(table: Sequence[Sequence[str]], *, names: int) -> list[str]:
+    """Return the lines of a table as text: the first ``names`` columns to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place < names else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+
+
 def count_text(number: int | None) -> str:
     """Return a number of parameters as papers write it: ``6.7 B``."""
     if number is None:

@@ -15,8 +15,8 @@ from signllm.errors import UsageError
 from signllm.evaluation.compare import Compared, Point, cautions, count_text, points, rows
 from signllm.evaluation.report.chart import Series, line_chart
 from signllm.evaluation.report.markup import Markup, joined, tag
+from signllm.evaluation.report.page import named_rows, page
 from signllm.evaluation.report.run_folder import finite
-from signllm.evaluation.report.style import POLICY, STYLE
 from signllm.evaluation.report.training import KNOWN
 from signllm.training.metrics import read_log
 from signllm.writing import whole_file, write_whole
@@ -29,8 +29,8 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 KINDS = (".html", ".png", ".svg", ".pdf")
 CURVES, MOST_CURVES = ("validate/l_sim", "l_sim", "l_mmd", "l_cp", "perplexity"), 3
 """Quantities drawn of several runs in one chart, and of how many runs at most."""
-OWN_STYLE = """.scroll td,.scroll th{text-align:right;padding:4px 10px}.scroll th:first-child{text-align:left}
-section img{max-width:100%;background:white}"""
+OWN_STYLE = "section img{max-width:100%;background:white}"
+DIFFER = "What the runs differ in"
 
 
 def write_comparison(compared: Sequence[Compared], split: str, out: Path) -> None:
@@ -45,7 +45,7 @@ def write_comparison(compared: Sequence[Compared], split: str, out: Path) -> Non
         with whole_file(out) as unfinished:
             figure.savefig(unfinished, format=out.suffix[1:], dpi=150)
         return
-    write_whole(out, str(_page(compared, split)))
+    write_whole(out, _page(compared, split))
 
 
 def refuse_kind(out: Path) -> None:
@@ -128,46 +128,20 @@ def _bars(known: Sequence[Point]) -> str:
     return "\n".join(kinds)
 
 
-def _page(compared: Sequence[Compared], split: str) -> Markup:
+def _page(compared: Sequence[Compared], split: str) -> str:
     title = f"{len(compared)} runs on {split}"
     head, *body = rows(compared)
+    told = [tag("p", line) for line in cautions(compared)]
+    signatures = sorted({one.signature for one in compared} - {""})
     parts = [
-        ("Scores", joined((_table(head, body), *(tag("p", line) for line in cautions(compared))))),
+        ("Scores", joined((named_rows(head, body, "Scores"), *told))),
         ("BLEU-4 over the size of the language model", _picture(compared, split)),
-        ("What the runs differ in", _settings(compared)),
+        (DIFFER, _settings(compared)),
         ("Training", _curves(compared)),
-        (
-            "How these were computed",
-            joined(tag("p", tag("code", s)) for s in sorted({c.signature for c in compared} - {""})),
-        ),
+        ("How these were computed", joined(tag("p", tag("code", one)) for one in signatures)),
     ]
-    page = tag(
-        "html",
-        tag(
-            "head",
-            tag("meta", charset="utf-8"),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-            tag("title", title),
-            tag("style", Markup(STYLE + OWN_STYLE)),
-        ),
-        tag(
-            "body",
-            tag("header", tag("h1", title)),
-            tag("main", *(tag("section", tag("h2", name), part) for name, part in parts if part)),
-        ),
-        lang="en",
-    )
-    return Markup(f"<!doctype html>\n{page}\n")
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Markup:
-    """Return a table whose first column names the rows; it scrolls by itself on a phone."""
-    names = tag("tr", *(tag("th", cell, scope="col") for cell in head))
-    lines = [
-        tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in body
-    ]
-    return tag("div", tag("table", tag("thead", names), tag("tbody", *lines)), class_="scroll", tabindex=0)
+    main = tag("main", *(tag("section", tag("h2", name), part) for name, part in parts if part))
+    return page(title, tag("header", tag("h1", title)), main, style=OWN_STYLE)
 
 
 def _picture(compared: Sequence[Compared], split: str) -> Markup | None:
@@ -189,7 +163,7 @@ def _settings(compared: Sequence[Compared]) -> Markup | None:
     if not names:
         return None
     body = [[name, *(one.differing.get(name, "-") for one in compared)] for name in names]
-    return _table(["setting", *short([one.run for one in compared])], body)
+    return named_rows(["setting", *short([one.run for one in compared])], body, DIFFER)
 
 
 def short(runs: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ def _compare(arguments: list[str]) -> Job:
                 picture.png, .svg, .pdf.
             json: print JSON.
         """
-        from signllm.evaluation.compare import cautions, rows
+        from signllm.evaluation.compare import aligned, cautions, rows
         from signllm.evaluation.compare import compare as compared
         from signllm.evaluation.compare_page import refuse_kind, write_comparison
 
@@ -34,7 +34,7 @@ def _compare(arguments: list[str]) -> Job:
         if json:
             print(json_format.dumps([to_plain(one) for one in found], indent=2))
         else:
-            print("\n".join(_lines(rows(found))))
+            print("\n".join(aligned(rows(found), names=2)))
         for line in cautions(found):
             print(f"signllm: {line}", file=sys.stderr)
         if out is not None:
@@ -42,18 +42,6 @@ def _compare(arguments: list[str]) -> Job:
             print(out, file=sys.stderr)
 
     return parse(compare, arguments, verb="compare", about=COMPARE)
-
-
-def _lines(table: list[tuple[str, ...]]) -> list[str]:
-    """Align columns: names to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
 
 
 COMPARE = Verb(

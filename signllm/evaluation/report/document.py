@@ -14,9 +14,9 @@ import signllm
 from signllm.errors import UsageError
 from signllm.evaluation.report.chapter import Chapter, Source
 from signllm.evaluation.report.markup import Markup, tag
+from signllm.evaluation.report.page import page
 from signllm.evaluation.report.run_folder import RunFolder, read_object, read_run
 from signllm.evaluation.report.sections import STAGE_NAMES, Section, headline, sections
-from signllm.evaluation.report.style import POLICY, STYLE
 from signllm.evaluation.report.vocabulary import vocabulary_of
 from signllm.writing import write_whole
 
@@ -79,19 +79,7 @@ def _page(source: Source) -> str:
     shown = list(sections(source))
     links = (tag("a", one.title, href=f"#{one.key}") for one in shown)
     header = tag("header", tag("h1", title), tag("p", LEAD, class_="lead"), tag("nav", *links))
-    body = tag("body", header, tag("main", headline(source), *_cards(shown)), _footer(source))
-    return f"<!DOCTYPE html>\n{tag('html', _head(title), body, lang='en')}\n"
-
-
-def _head(title: str) -> Markup:
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("style", Markup(STYLE)),
-    )
+    return page(title, header, tag("main", headline(source), *_cards(shown)), _footer(source))
 
 
 def _cards(shown: Iterable[Section]) -> Iterable[Markup]:
