@@ -131,7 +131,11 @@ def _bars(known: Sequence[Point]) -> str:
 def _page(compared: Sequence[Compared], split: str) -> str:
     title = f"{len(compared)} runs on {split}"
     head, *body = rows(compared)
-    told = [tag("p", line) for line in cautions(compared)]
+    runs = [one.run for one in compared]
+    names = dict(zip(runs, short(runs), strict=True))
+    body = [(names.get(row[0], row[0]), *row[1:]) for row in body]
+    told = [tag("p", f"{name}: {run}", class_="hint") for run, name in names.items() if name != run]
+    told += [tag("p", line) for line in cautions(compared)]
     signatures = sorted({one.signature for one in compared} - {""})
     parts = [
         ("Scores", joined((named_rows(head, body, "Scores"), *told))),

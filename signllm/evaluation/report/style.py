@@ -91,6 +91,7 @@ ul.gallery img{display:block;width:100%;height:auto;margin-bottom:3px}
 table.conditions th,table.conditions td{text-align:left;white-space:normal;font-weight:400;vertical-align:top}
 table.conditions th{width:170px}
 table.named th,table.named td{white-space:nowrap;padding:4px 10px}table.named th:first-child{text-align:left}
+main .hint{overflow-wrap:anywhere}
 .slow{color:var(--soft);font-weight:600;margin:0 3px}
 details{margin-top:12px}
 summary{cursor:pointer;color:var(--soft)}
