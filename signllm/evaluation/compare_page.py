@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 KINDS = (".html", ".png", ".svg", ".pdf")
-CURVES, MOST_CURVES = ("validate/l_sim", "l_sim", "l_mmd", "l_cp", "perplexity"), 3
+CURVES, MOST_CURVES = ("validate/l_sim", "l_sim", "validate/mmd_fixed", "l_mmd", "l_cp", "perplexity"), 3
 """Quantities drawn of several runs in one chart, and of how many runs at most."""
 OWN_STYLE = "section img{max-width:100%;background:white}"
 DIFFER = "What the runs differ in"

@@ -7,8 +7,9 @@ constants then, L_VQ is absent, and what follows the characters learns alone, ab
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from signllm.cra.word_codebook import Segmentation, WordCodebook
 from signllm.errors import UsageError
-from signllm.kernels.mmd import mmd
+from signllm.kernels.mmd import median_bandwidths, mmd
 from signllm.models.gather import gather_packed, reduce_sum, world_and_rank
 from signllm.models.generation import Candidate, GenerationConfig, seed_of
 from signllm.models.language_model import (
@@ -156,7 +157,10 @@ class SignLLM(nn.Module):
             self.projector.scale_to(float(text.square().mean().sqrt()))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return shares: ``loss``, ``l_sim``, ``l_mmd``, with video L_VQ's, metrics, counts in training."""
+        """Return shares: ``loss``, ``l_sim``, ``l_mmd``, with video L_VQ's, metrics, counts in training.
+
+        At rest also ``mmd_fixed``: ``l_mmd`` with bandwidths that do not follow the signs.
+        """
         signs = self._signs(batch)
         segmentation = self._segment(signs)
         words, characters = self._project(signs, segmentation)
@@ -176,6 +180,11 @@ class SignLLM(nn.Module):
         if self.training:
             self._count_words(segmentation)
             shares |= self._counts(batch, signs, len(words) + len(characters), scored)
+        else:
+            counts = segmentation.counts, signs.counts
+            shares["mmd_fixed"] = self._mmd(
+                words, characters, *counts, batch, bandwidths=self._text_bandwidths
+            )
         return {"loss": loss, **{name: value.detach() for name, value in shares.items()}}
 
     @torch.no_grad()
@@ -245,13 +254,22 @@ class SignLLM(nn.Module):
     def _l_mmd(
         self, words: Tensor, characters: Tensor, word_counts: Tensor, character_counts: Tensor, batch: Batch
     ) -> Tensor:
-        """MMD of all ranks' projected signs to text embeddings; each rank computes it, counts 1/world.
-
-        Words and characters weigh one each, whatever their kind; videos that only fill up the batch weigh
-        nothing.
-        """
+        """MMD of all ranks' projected signs to text embeddings; each rank computes it, counts 1/world."""
         if self.config.mmd_weight == 0.0:
             return words.new_zeros((), dtype=torch.float32)
+        return self._mmd(words, characters, word_counts, character_counts, batch)
+
+    def _mmd(
+        self,
+        words: Tensor,
+        characters: Tensor,
+        word_counts: Tensor,
+        character_counts: Tensor,
+        batch: Batch,
+        *,
+        bandwidths: Sequence[float] | None = None,
+    ) -> Tensor:
+        """Words and characters weigh one each, whatever their kind; videos that fill up the batch none."""
         signs, weights = [], []
         for rows, counts in ((words, word_counts), (characters, character_counts)):
             signs.append(gather_packed(rows.float(), counts))
@@ -259,7 +277,14 @@ class SignLLM(nn.Module):
         weight = torch.cat(weights)
         if not bool((weight > 0).any()):
             return words.new_zeros((), dtype=torch.float32)
-        return mmd(torch.cat(signs), self.text_embeddings, weights_x=weight) / world_and_rank()[0]
+        found = mmd(torch.cat(signs), self.text_embeddings, bandwidths=bandwidths, weights_x=weight)
+        return found / world_and_rank()[0]
+
+    @cached_property
+    def _text_bandwidths(self) -> list[float]:
+        """Bandwidths of the text embeddings alone, which stay: so MMDs of different steps can be compared."""
+        text = self.text_embeddings.float()
+        return median_bandwidths(text, text)
 
     def _word_metrics(self, segmentation: Segmentation, batch: Batch) -> dict[str, Tensor]:
         """``covered``: share of characters in words of two and more; ``words``: sign words per video."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from signllm.errors import UsageError
+from signllm.kernels.mmd import median_bandwidths, mmd
 from signllm.models.language_model import GenerationConfig
 from signllm.models.sign_llm import SignLLM, SignLLMConfig, build_sign_llm
 from tests.models import on_ranks, parts
@@ -61,11 +62,30 @@ def test_recorded_characters_give_the_same_text_loss_without_the_encoder(model: 
     assert {name.split(".")[0] for name in reached} == {"word_vectors", "projector"}
 
 
+@torch.no_grad()
+def test_at_rest_the_discrepancy_is_also_told_by_a_measure_that_stays(model: SignLLM) -> None:
+    batch = parts.batch_of()
+    assert "mmd_fixed" not in model(batch)
+    model.eval().config = replace(model.config, mmd_weight=0.0)
+    near = model(batch)
+    signs = model._signs(batch)
+    rows = torch.cat(model._project(signs, model._segment(signs)))
+    text = model.text_embeddings
+    expected = mmd(rows, text, bandwidths=median_bandwidths(text, text))
+    torch.testing.assert_close(near["mmd_fixed"], expected)
+    assert near["l_mmd"] == 0
+    model.projector.second.bias += 1.0  # away from the text, by far more than its own scale
+    far = model(batch)["mmd_fixed"]
+    model.projector.second.bias += 1.0
+    further = model(batch)["mmd_fixed"]
+    assert near["mmd_fixed"] < far <= further
+
+
 def test_padding_videos_weigh_nothing(model: SignLLM) -> None:
     padded = parts.batch_of(real=(True, True, False, False))
     cut = parts.batch_of(lengths=parts.LENGTHS[:2])
     found, expected = model.eval()(padded), model(cut)
-    for name in ("l_sim", "l_mmd", "l_q", "covered", "words", "text_tokens"):
+    for name in ("l_sim", "l_mmd", "mmd_fixed", "l_q", "covered", "words", "text_tokens"):
         torch.testing.assert_close(found[name], expected[name], msg=lambda text, n=name: f"{n}: {text}")
 
 
