@@ -124,8 +124,8 @@ def test_swapping_two_videos_swaps_their_translations(memorised: Path, tmp_path:
 
     evaluate(run, memorised / "shards", "train", SCORED)
     before = translations(run, "train")
-    evaluate(run, tmp_path / "shards", "train", SCORED)
-    after = translations(run, "train")
+    swapped = evaluate(run, tmp_path / "shards", "train", SCORED)
+    after = translations(run, swapped["split"])  # other data than the run's own: files of their own
     assert before[first] != before[second]
     assert after == before | {first: before[second], second: before[first]}
 
