@@ -37,6 +37,7 @@ class Batch:
         epoch: from 0.
         seed: of the order.
         bad: (id, reason) of samples that could not be read and were replaced by padding.
+        other_texts: for each video the sentence of another one, to ask whether the signs tell them apart.
     """
 
     ids: list[str]
@@ -51,6 +52,7 @@ class Batch:
     epoch: int
     seed: int
     bad: tuple[tuple[str, str], ...] = ()
+    other_texts: list[str] | None = None
 
     def __len__(self) -> int:
         """Return B."""

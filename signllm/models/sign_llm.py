@@ -160,7 +160,8 @@ class SignLLM(nn.Module):
         """Return shares: ``loss``, ``l_sim``, ``l_mmd``, with video L_VQ's, metrics, counts in training.
 
         At rest also ``mmd_fixed``: MMD with bandwidths that do not follow the signs, 0 in the mean for signs
-        that are distributed as the text (``unbiased`` of ``kernels.mmd``).
+        that are distributed as the text (``unbiased`` of ``kernels.mmd``); and, where the batch has them,
+        ``l_sim_shuffled``: L_sim of other videos' texts.
         """
         signs = self._signs(batch)
         segmentation = self._segment(signs)
@@ -184,6 +185,9 @@ class SignLLM(nn.Module):
         else:
             counts = segmentation.counts, signs.counts
             shares["mmd_fixed"] = self._mmd(words, characters, *counts, batch, fixed=True)
+            if batch.other_texts is not None:
+                others = self.language_model(words, segmentation.counts, batch.other_texts, batch.languages)
+                shares["l_sim_shuffled"], _ = self._l_sim(others, batch)
         return {"loss": loss, **{name: value.detach() for name, value in shares.items()}}
 
     @torch.no_grad()

@@ -1,9 +1,10 @@
 """Alarms: the ways in which such a model is known to fail, each with what to try.
 
 Training tells them as they come (log, TensorBoard), the report finds them again in ``log.jsonl``. They look
-at means of ``WINDOW`` log lines, so a single odd batch raises none. Their limits are ours, not stated in the
+at means over some log lines, so a single odd batch raises none. Their limits are ours, not stated in the
 paper, and wide: an alarm is worth a look, silence proves nothing. A further alarm is one entry of
-:data:`RULES`.
+:data:`RULES`. Whether the language model looks at the signs is asked twice: of the losses of validations, and
+of the scores of an evaluation.
 """
 
 from __future__ import annotations
@@ -19,8 +20,17 @@ WINDOW = 10
 """Log lines whose mean is looked at."""
 LINES_TO_FALL = 5 * WINDOW
 """Log lines after which a loss should have fallen."""
+VALIDATIONS = 3
+"""Validations whose mean is looked at."""
 IGNORES_SIGNS = 0.8
 """Share of the score that shuffled videos may reach before the language model is said to ignore them."""
+IGNORES_SIGNS_LOSS = 0.95
+"""Share of the loss of other videos' texts that the loss of the own may reach before that is said."""
+IGNORED = "the language model ignores the signs"
+LOOK_AT_SIGNS = (
+    "longer pretraining, frozen epochs first (--frozen-epochs), a larger mmd_weight, "
+    "fewer trained parts of the language model"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +57,23 @@ class Alarm:
 class Trend:
     """A metric over log lines: the mean of the latest ones, of the first ones, least and largest so far."""
 
-    latest: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    window: int = WINDOW
+    latest: deque[float] = field(init=False)
     count: int = 0
     first: float = math.nan
     least: float = math.inf
     largest: float = -math.inf
 
+    def __post_init__(self) -> None:
+        self.latest = deque(maxlen=self.window)
+
     def add(self, value: float) -> None:
         """Take the next value."""
         self.latest.append(value)
         self.count += 1
-        if self.count == WINDOW:
+        if self.count == self.window:
             self.first = self.mean
-        if self.count >= WINDOW:
+        if self.count >= self.window:
             self.least, self.largest = min(self.least, self.mean), max(self.largest, self.mean)
 
     @property
@@ -70,10 +84,12 @@ class Trend:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """An alarm about one metric of ``log.jsonl``: when it is raised, in which words."""
+    """An alarm about a metric of ``log.jsonl``, or its share of another: when it holds, in which words."""
 
     name: str
     metric: str
+    share_of: str | None = None
+    window: int = WINDOW
     holds: Callable[[Trend], bool]
     seen: Callable[[Trend], str]
     remedy: str
@@ -101,6 +117,15 @@ RULES = (
         seen=lambda trend: f"l_mmd is {trend.mean:.3g}, it began at {trend.first:.3g}",
         remedy="sign_llm.projector.match_scale, a larger mmd_weight, a higher learning rate",
     ),
+    Rule(
+        name=IGNORED,
+        metric="validate/l_sim",
+        share_of="validate/l_sim_shuffled",
+        window=VALIDATIONS,
+        holds=lambda trend: trend.mean > IGNORES_SIGNS_LOSS,
+        seen=lambda trend: f"l_sim on dev is {trend.mean:.0%} of that of other videos' texts",
+        remedy=LOOK_AT_SIGNS,
+    ),
 )
 
 
@@ -112,7 +137,7 @@ class Watch:
     """
 
     def __init__(self, past: Iterable[Mapping[str, Any]] = ()) -> None:
-        self.trends = {rule.metric: Trend() for rule in RULES}
+        self.trends = {rule.name: Trend(rule.window) for rule in RULES}
         self.said: set[str] = set()
         for record in past:
             self(record)
@@ -121,16 +146,24 @@ class Watch:
         """Return the alarms that a log line raises."""
         step, raised = record.get("step"), []
         for rule in RULES:
-            value = record.get(rule.metric)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            value = _number(record, rule.metric)
+            if rule.share_of is not None:
+                value /= _number(record, rule.share_of) or math.nan
+            if not math.isfinite(value):
                 continue
-            trend = self.trends[rule.metric]
-            trend.add(float(value))
-            if rule.name not in self.said and trend.count >= WINDOW and rule.holds(trend):
+            trend = self.trends[rule.name]
+            trend.add(value)
+            if rule.name not in self.said and trend.count >= rule.window and rule.holds(trend):
                 self.said.add(rule.name)
                 at = step if isinstance(step, int) else None
                 raised.append(Alarm(name=rule.name, seen=rule.seen(trend), remedy=rule.remedy, step=at))
         return raised
+
+
+def _number(record: Mapping[str, Any], name: str) -> float:
+    """Return a number of a log line; NaN if it has none of this name."""
+    value = record.get(name)
+    return math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
 
 
 def alarms_of_log(records: Iterable[Mapping[str, Any]]) -> list[Alarm]:
@@ -153,9 +186,8 @@ def alarms_of_scores(scores: Mapping[str, Any], shuffled: Mapping[str, Any] | No
         return []
     return [
         Alarm(
-            name="the language model ignores the signs",
+            name=IGNORED,
             seen=f"BLEU-4 is {ours:.1f}, with shuffled videos {theirs:.1f}",
-            remedy="longer pretraining, frozen epochs first (--frozen-epochs), a larger mmd_weight, "
-            "fewer trained parts of the language model",
+            remedy=LOOK_AT_SIGNS,
         )
     ]

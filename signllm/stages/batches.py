@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from signllm.data.index import Split
 from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import Bad, Collect, DataConfig, Loader, VideoSource
+from signllm.data.sample_table import ShardSample
 from signllm.data.source import Source
 from signllm.models.gather import reduce_sum
 from signllm.training.engine import Ranks, TrainingConfig
@@ -65,17 +67,24 @@ def bad_of_all(ranks: Ranks) -> Collect | None:
 
 
 def held_out_losses(
-    shards: Path | str, data: DataConfig, training: TrainingConfig, ranks: Ranks
+    shards: Path | str,
+    data: DataConfig,
+    training: TrainingConfig,
+    ranks: Ranks,
+    *,
+    exchanged: bool = False,
 ) -> Validate | None:
     """Return a function for a model's mean losses over the ``dev`` split, or None if there is no such split.
 
     All ranks call it; every batch counts by its real videos. Between two batches it raises StoppedEarlyError
-    on all ranks once one of them is asked to leave.
+    on all ranks once one of them is asked to leave. ``exchanged``: each video also meets another's text.
     """
     index = open_mixture(shards)
     if DEV not in index.splits:
         return None
-    source = VideoSource(index.split(DEV), data)
+    split = index.split(DEV)
+    source = VideoSource(split, data)
+    others = other_texts(split.samples) if exchanged and len(split) > 1 else None
     loader = Loader(
         source,
         batch_size=training.videos_per_forward,
@@ -91,6 +100,8 @@ def held_out_losses(
         videos = 0.0
         for batch in loader:
             leave_together(ranks.device)
+            if others is not None:
+                batch = replace(batch, other_texts=[others[name] for name in batch.ids])
             shares: dict[str, Any] = model(batch.to(ranks.device))
             real = float(reduce_sum(batch.is_real.sum().float()))
             summed = reduce_sum(torch.stack([share.double() for share in shares.values()]))
@@ -100,3 +111,9 @@ def held_out_losses(
         return {name: total / max(videos, 1.0) for name, total in totals.items()}
 
     return validate
+
+
+def other_texts(samples: Sequence[ShardSample]) -> dict[str, str]:
+    """Return id of each video → text of another, in its language but for one video of each language."""
+    ordered = sorted(samples, key=lambda sample: sample.language)
+    return {own.id: other.text for own, other in zip(ordered, [ordered[-1], *ordered], strict=False)}

@@ -78,7 +78,7 @@ def train_frozen(
         run=run,
         stage=STAGE,
         parameter_groups=parameter_groups(model, training, config),
-        validate=held_out_losses(shards, config.data, training, ranks),
+        validate=held_out_losses(shards, config.data, training, ranks, exchanged=True),
         watch=Watch(),
         look=Looking(shards, config.data, training.show, ranks, config.generation),
         beside=words.save,
@@ -96,7 +96,7 @@ def train_jointly(
 ) -> Outcome:
     """Train everything on video, each stretch between two recompositions with an engine of its own."""
     batches = training_batches(VideoSource(open_split(shards), config.data), training, ranks)
-    validate = held_out_losses(shards, config.data, training, ranks)
+    validate = held_out_losses(shards, config.data, training, ranks, exchanged=True)
     while True:
         gc.collect()  # hooks and, under ZeRO-3, partitions of the engine before go first
         found = once(lambda: last_checkpoint(run), ranks)

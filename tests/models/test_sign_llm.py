@@ -81,6 +81,20 @@ def test_at_rest_the_discrepancy_is_also_told_by_a_measure_that_stays(model: Sig
     assert near["mmd_fixed"] < far <= further
 
 
+@torch.no_grad()
+def test_at_rest_the_loss_of_other_texts_is_told_beside_that_of_the_own(model: SignLLM) -> None:
+    batch = parts.batch_of(real=(True, True, True, False))
+    exchanged = replace(batch, other_texts=[batch.texts[place] for place in (1, 2, 0, 3)])
+    assert "l_sim_shuffled" not in model(exchanged)
+    model.eval()
+    assert "l_sim_shuffled" not in model(batch)
+    found = model(exchanged)
+    expected = model(replace(batch, texts=exchanged.other_texts))["l_sim"]
+    torch.testing.assert_close(found["l_sim_shuffled"], expected)
+    torch.testing.assert_close(found["l_sim"], model(batch)["l_sim"])
+    assert found["l_sim_shuffled"] != found["l_sim"]
+
+
 def test_padding_videos_weigh_nothing(model: SignLLM) -> None:
     padded = parts.batch_of(real=(True, True, False, False))
     cut = parts.batch_of(lengths=parts.LENGTHS[:2])

@@ -17,7 +17,13 @@ def falling(start: float, end: float, count: int = LINES) -> list[float]:
     return [start + (end - start) * place / (count - 1) for place in range(count)]
 
 
-HEALTHY = {"perplexity": falling(20.0, 140.0), "l_q": falling(0.05, 0.02), "l_mmd": falling(0.4, 0.05)}
+HEALTHY = {
+    "perplexity": falling(20.0, 140.0),
+    "l_q": falling(0.05, 0.02),
+    "l_mmd": falling(0.4, 0.05),
+    "validate/l_sim": falling(3.0, 0.2),
+    "validate/l_sim_shuffled": falling(3.3, 4.0),
+}
 
 
 def lines(**metrics: list[float]) -> list[dict]:
@@ -35,6 +41,7 @@ def lines(**metrics: list[float]) -> list[dict]:
         ("perplexity", [1.2] * LINES, "codebook collapse", "1.2"),
         ("l_q", falling(0.01, 0.1), "quantisation error rising", "l_q is"),
         ("l_mmd", falling(0.4, 0.39), "MMD not falling", "began at 0.39"),
+        ("validate/l_sim_shuffled", falling(3.0, 0.2), "the language model ignores the signs", "is 100%"),
     ],
 )
 def test_each_failure_is_told_once(metric: str, values: list[float], name: str, said: str) -> None:
@@ -53,7 +60,20 @@ def test_one_odd_batch_raises_none() -> None:
 
 @pytest.mark.parametrize("strange", [None, "x", True, float("nan"), []])
 def test_lines_of_other_kinds_are_passed_over(strange: object) -> None:
-    assert alarms_of_log([{"step": strange, "perplexity": strange, "l_q": strange}] * LINES) == []
+    names = ("step", "perplexity", "l_q", "validate/l_sim", "validate/l_sim_shuffled")
+    assert alarms_of_log([dict.fromkeys(names, strange)] * LINES) == []
+
+
+def test_signs_that_no_longer_help_are_told_after_three_validations() -> None:
+    def validation(step: int, shuffled: float) -> dict[str, float]:
+        return {"step": step, "validate/l_sim": 1.0, "validate/l_sim_shuffled": shuffled}
+
+    early = [validation(1, 1.0), validation(2, 1.01)]
+    assert alarms_of_log(early) == []
+    assert alarms_of_log([*early, validation(3, 1.4)]) == []
+    (alarm,) = alarms_of_log([*early, validation(3, 1.02), validation(4, 1.0)])
+    assert alarm.step == 3
+    assert alarms_of_log([validation(step, 0.0) for step in range(5)]) == []
 
 
 def test_training_writes_them_down_and_a_resumed_one_does_not_repeat_them(

@@ -8,8 +8,10 @@ import pytest
 
 from signllm.data.clip import Annotations, Clip
 from signllm.data.index import ShardIndex
+from signllm.data.sample_table import ShardSample
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.video import encode_h264
+from signllm.stages.batches import other_texts
 from tests import warm
 
 
@@ -51,3 +53,17 @@ def test_within_the_budget_both_go_on_however_many_epochs(damaged: Path) -> None
     told = [line.split() for line in both_ranks(damaged, 0.2)]
     assert [line[:3] for line in told] == [["went", "on", "15"]] * 2
     assert sum(int(line[3]) for line in told) == 3 * 8
+
+
+def test_every_video_meets_the_text_of_another_of_its_language() -> None:
+    fields = {"signer": "", "frames": 14, "fps": 25.0, "width": 8, "height": 8, "shard": 0, "members": {}}
+    languages = ("German", "English", "German", "English", "German")
+    samples = [
+        ShardSample(key=str(n), id=str(n), text=f"{language} {n}", language=language, **fields)
+        for n, language in enumerate(languages)
+    ]
+    found = other_texts(samples)
+    assert sorted(found.values()) == sorted(sample.text for sample in samples)
+    assert all(found[sample.id] != sample.text for sample in samples)
+    crossing = [sample.id for sample in samples if not found[sample.id].startswith(sample.language)]
+    assert len(crossing) == 2  # where one language ends and the next begins

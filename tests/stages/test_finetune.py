@@ -68,6 +68,14 @@ def test_the_share_of_characters_in_words_is_logged_with_every_step_and_every_va
     assert len(validated) == 1  # of the joint phase, at its end
 
 
+def test_validations_of_both_phases_tell_the_loss_of_other_videos_texts(run: Path) -> None:
+    for folder in (run / "frozen", run):
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        (found,) = [line for line in lines if "validate/loss" in line]
+        assert found["validate/l_sim_shuffled"] > 0
+        assert found["validate/l_sim_shuffled"] != found["validate/l_sim"]
+
+
 def test_the_run_needs_the_encoders_run_no_more(run: Path, composed: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "moved")
     model = load_sign_llm(tmp_path / "moved")

@@ -65,6 +65,7 @@ SPEED = (
 )
 HELD_OUT = ("dev", "validate", "test")
 HELD_OUT_NAMES = {"validate": "held out"}
+SHUFFLED = "_shuffled"
 FROZEN, JOINT = "First, the encoder at rest", "Then all together"
 NEGLIGIBLE = 1e-12
 
@@ -149,5 +150,6 @@ def _split(key: str) -> tuple[str, str]:
     """Separate a quantity from the data it was measured on."""
     where, _, name = key.partition("/")
     if where in HELD_OUT and name:
-        return name, HELD_OUT_NAMES.get(where, where)
+        of, shuffled, _ = name.partition(SHUFFLED)
+        return of, HELD_OUT_NAMES.get(where, where) + (", other videos' texts" if shuffled else "")
     return (where, name) if name else (key, "training")

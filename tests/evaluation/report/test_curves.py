@@ -19,3 +19,12 @@ def test_totals_of_other_terms_are_not_compared() -> None:
     assert lines([trained, held_out])["loss"] == {"training": [(1, 3.0)]}
     whole = held_out | {"validate/l_vq": 0.9}
     assert lines([trained, whole])["loss"] == {"training": [(1, 3.0)], "held out": [(1, 2.0)]}
+
+
+def test_the_loss_of_other_videos_texts_stands_beside_that_of_the_own() -> None:
+    log = [{"step": 1, "l_sim": 2.0}, {"step": 1, "validate/l_sim": 2.5, "validate/l_sim_shuffled": 3.5}]
+    own, other = (
+        {"training": [(1, 2.0)], "held out": [(1, 2.5)]},
+        {"held out, other videos' texts": [(1, 3.5)]},
+    )
+    assert lines(log) == {"l_sim": own | other}
