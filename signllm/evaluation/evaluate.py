@@ -30,6 +30,7 @@ from signllm.data.index import Split
 from signllm.data.mixture import absolute, dataset_records, open_mixture
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.errors import UsageError
+from signllm.evaluation.board import show_scores
 from signllm.evaluation.breakdown import Sentence, breakdowns
 from signllm.evaluation.hypotheses import Hypothesis, gathered, shuffled, write_scored
 from signllm.evaluation.scores import (
@@ -48,7 +49,7 @@ from signllm.models.sign_llm import GenerationConfig, SignLLM
 from signllm.progress import progress
 from signllm.stages.alarms import alarms_of_scores
 from signllm.stages.finetuned import load_sign_llm
-from signllm.training.checkpoint import COMPLETE, best_checkpoint, whole_checkpoint
+from signllm.training.checkpoint import COMPLETE, best_checkpoint, read_state, whole_checkpoint
 from signllm.training.engine import Ranks, start_distributed
 from signllm.training.failures import failing_together
 from signllm.training.local_ranks import StoppedEarlyError
@@ -161,6 +162,8 @@ def evaluate(
     if ranks.rank == 0:
         for name, pairs in _pairings(label, hypotheses, config):
             write_scored(run, name, pairs, scores[name])
+        if trained.training.tensorboard:
+            show_scores(run, read_state(checkpoint).step, scores, hypotheses, alarms)
         unfinished.remove()
         for alarm in alarms:
             log.warning("%s", alarm)

@@ -8,7 +8,8 @@ rank 0 draws. Looking draws no random number and changes nothing that learns.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -81,7 +82,8 @@ class Looking:
         if self.ranks.rank != 0:
             return Shown({}, {}, {})
         pictures = {f"videos/{one.item.id}": _picture(one) for one in seen}
-        texts = {"translations": _table(seen)} if seen and seen[0].text is not None else {}
+        written = [(one.item.id, one.item.text, one.text) for one in seen if one.text is not None]
+        texts = {"translations": said_and_written(written)} if written else {}
         return Shown(histograms, pictures, texts)
 
     def _seen(self, model: nn.Module) -> list[_Seen]:
@@ -130,11 +132,15 @@ def _picture(seen: _Seen) -> np.ndarray:
     return draw_strip(seen.item.frames, seen.characters, seen.words, lines)
 
 
-def _table(seen: Sequence[_Seen]) -> str:
-    """Return texts and translations as a Markdown table."""
-    rows = [("video", "said", "written"), ("---",) * 3]
-    rows += [(one.item.id, one.item.text, one.text or "") for one in seen]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+def said_and_written(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Return id, text and translation of videos as a Markdown table."""
+    lines = [("video", "said", "written"), ("---",) * 3, *(tuple(map(_cell, row)) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Return text that ends no cell and no line of a table, and is no Markdown itself."""
+    return " ".join(re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", text).split())
 
 
 def _code_use(quantizer: Quantizer) -> dict[str, np.ndarray]:

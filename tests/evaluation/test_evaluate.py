@@ -25,7 +25,7 @@ from signllm.evaluation import evaluate as room
 from signllm.evaluation.evaluate import EvaluateConfig, covered_by, evaluate, label_of
 from signllm.evaluation.hypotheses import Hypothesis, deranged
 from signllm.evaluation.report import report
-from signllm.evaluation.scores import score
+from signllm.evaluation.scores import METRICS, score
 from signllm.evaluation.share import dealt
 from signllm.evaluation.unfinished import Unfinished
 from signllm.shipped import shipped_folder
@@ -173,6 +173,33 @@ def test_shuffled_is_what_exchanged_videos_give(
     assert exchanged["bleu1"] == paired["bleu1"]
     assert [line["id"] for line in expected] == [line["id"] for line in plain]
     assert [line["characters"] for line in expected] != [line["characters"] for line in plain]
+
+
+def test_tensorboard_has_the_scores_alarms_and_translations(
+    run: Path, shards: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    scores = evaluate(run, shards, "test", EvaluateConfig(batch_size=3, shuffled=True))
+    shown = EventAccumulator(str(run / "tensorboard" / "evaluate"), size_guidance={"tensors": 0}).Reload()
+    for name, found in (("test", scores), ("test.shuffled", scores["shuffled"])):
+        for metric in METRICS:
+            (event,) = shown.Scalars(f"{name}/{metric}")
+            assert (event.step, event.value) == (1, pytest.approx(found[metric]))
+    alarm, table = (
+        shown.Tensors(f"test/{name}/text_summary")[0].tensor_proto.string_val[0].decode()
+        for name in ("alarm", "translations")
+    )
+    assert alarm.startswith("the language model ignores the signs: BLEU-4 is 0.0")
+    assert alarm in caplog.text
+    _head, _rule, *rows = table.splitlines()
+    expected = [" ".join(("|", one["id"], "|", one["reference"], "|")) for one in lines_of(run)]
+    assert [row[: len(start)] for row, start in zip(rows, expected, strict=True)] == expected
+    config = load_config(run, FinetuneConfig)
+    save_config(run, replace(config, training=replace(config.training, tensorboard=False)))
+    shutil.rmtree(run / "tensorboard")
+    evaluate(run, shards, "test", EvaluateConfig(batch_size=3))
+    assert not (run / "tensorboard").exists()
 
 
 def test_what_words_cover_is_what_training_logs(run: Path, shards: Path) -> None:
