@@ -17,6 +17,7 @@ from signllm.stages.looks import Looking, _words
 from signllm.stages.pretrain import pretrain
 from signllm.training.checkpoint import load_weights
 from signllm.training.engine import start_distributed
+from signllm.training.metrics import read_log
 from tests.models import parts
 from tests.stages import path
 
@@ -91,6 +92,12 @@ def test_two_ranks_are_as_near_to_the_text_as_one(run: Path, composed: Path) -> 
     assert one.steps == two.steps == (6, 9)  # the last with the encoder at rest, and the last
     assert two.mmd == pytest.approx(one.mmd, rel=1e-4)
     assert two.sim == pytest.approx(one.sim, rel=1e-4)
+    logs = [[*read_log(found / "frozen"), *read_log(found)] for found in (run, both)]
+    one_told, two_told = (
+        [line["validate/l_sim_shuffled"] for line in log if "validate/l_sim_shuffled" in line] for log in logs
+    )
+    assert len(one_told) == 2
+    assert two_told == pytest.approx(one_told, rel=1e-4)
 
 
 def test_stage_1_shows_characters_and_what_cannot_be_read_stops_no_run(
