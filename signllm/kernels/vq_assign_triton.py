@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from signllm.kernels.choice import Specimen
-from signllm.kernels.vq_assign_torch import name_what_is_not_finite
+from signllm.kernels.vq_assign_torch import first_of_equals, name_what_is_not_finite
 
 NORM_CODES, NORM_WIDTH = 16, 128
 SEARCH_ROWS = 4096
@@ -217,6 +217,10 @@ def launch(x: Tensor, codebook: Tensor, with_distance: bool) -> tuple[Tensor, Te
     is_captured = x.is_cuda and torch.cuda.is_current_stream_capturing()
     if not is_captured and bool(flag):
         name_what_is_not_finite(x, codebook, SEARCH_ROWS)
+    if not x.is_cuda:
+        # Interpreted, the product is numpy's, and OpenBLAS on a Zen 5 rounds equal columns differently. A GPU
+        # takes every column of a tile through the same operations.
+        index_N = first_of_equals(codebook, SEARCH_ROWS)[index_N]
     return distance_N, index_N
 
 
