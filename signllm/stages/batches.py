@@ -114,6 +114,12 @@ def held_out_losses(
 
 
 def other_texts(samples: Sequence[ShardSample]) -> dict[str, str]:
-    """Return id of each video → text of another, in its language but for one video of each language."""
-    ordered = sorted(samples, key=lambda sample: sample.language)
-    return {own.id: other.text for own, other in zip(ordered, [ordered[-1], *ordered], strict=False)}
+    """Return id of each video → text of another of its language; one alone in it keeps its own."""
+    by_language: dict[str, list[ShardSample]] = {}
+    for sample in samples:
+        by_language.setdefault(sample.language, []).append(sample)
+    return {
+        own.id: other.text
+        for group in by_language.values()
+        for own, other in zip(group, [group[-1], *group], strict=False)
+    }
