@@ -182,8 +182,8 @@ def _local_parameters(profile: Profile, code: Snapshot | None) -> dict[str, Any]
         "timeout_min": profile.minutes,
         "signal_delay_s": profile.signal_delay_s,
         # submitit takes the shell's number for the job's: with a trap, bash does not give it away to the last
-        # command of its line.
-        "setup": ["trap : EXIT", *profile.exports(), *profile.setup, *_code_lines(code)],
+        # command of its line. Ctrl-C is for whoever shows the job: submitit would kill the ranks (run_here).
+        "setup": ["trap : EXIT", "trap '' INT", *profile.exports(), *profile.setup, *_code_lines(code)],
     }
 
 

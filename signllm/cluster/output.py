@@ -1,6 +1,10 @@
 """What jobs of the local executor say, shown while they run: rank 0's lines, each on its own stream.
 
 submitit's own lines and tracebacks stay in the log: how a job failed is told once, at its end.
+
+Such jobs have no scheduler, so whoever shows them also ends them. Left to itself, submitit kills the ranks a
+second after Ctrl-C, and does not hear of the SIGTERM that ends this process: its ranks would go on alone.
+Here both let the ranks save and leave.
 """
 
 from __future__ import annotations
@@ -9,8 +13,11 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
+
+import psutil
 
 from signllm.cluster.launch import wait
 from signllm.errors import RunFailedError, UsageError
@@ -65,6 +72,56 @@ class _Tail:
         return not self._in_traceback and not line.startswith("submitit ")
 
 
+class _Running:
+    """A job that runs here, and what it says, with ``label`` before each line."""
+
+    def __init__(self, job: Any, label: str) -> None:
+        self.job = job
+        paths = job.task(0).paths
+        self._tails = _Tail(paths.stderr, sys.stderr, label), _Tail(paths.stdout, sys.stdout, label)
+        self._leaving: list[psutil.Process] = []
+
+    def show(self, *, last: bool = False, failed: bool = False) -> None:
+        """Write what is new; see :meth:`_Tail.show`."""
+        for tail in self._tails:
+            tail.show(last=last, failed=failed)
+
+    def has_ended(self) -> bool:
+        """Say whether submitit is done with it, and so are ranks that were asked to leave."""
+        self._leaving = [rank for rank in self._leaving if _lives(rank)]
+        return bool(self.job.done()) and not self._leaving
+
+    def ask_to_leave(self) -> None:
+        """Send SIGTERM to the ranks, and kill before the shell and controller that would start others."""
+        with suppress(psutil.NoSuchProcess):
+            shell = psutil.Process(int(self.job.job_id))
+            shell.suspend()
+            for controller in shell.children():
+                with suppress(psutil.NoSuchProcess):
+                    controller.suspend()
+                    self._leaving += controller.children()
+                    controller.kill()
+            shell.kill()
+        for rank in self._leaving:
+            with suppress(psutil.NoSuchProcess):
+                rank.terminate()
+
+    def end_at_once(self) -> None:
+        """Kill the ranks and whatever they have started."""
+        self.ask_to_leave()
+        for rank in self._leaving:
+            with suppress(psutil.NoSuchProcess):
+                for process in [*rank.children(recursive=True), rank]:
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
 def run_here(starts: Sequence[Callable[[], Any]], *, at_once: int, what: str = "jobs") -> None:
     """Start jobs of the local executor, ``at_once`` at a time, show what they say, wait until all have ended.
 
@@ -73,35 +130,48 @@ def run_here(starts: Sequence[Callable[[], Any]], *, at_once: int, what: str = "
         at_once: how many run side by side.
         what: the jobs' name in the message.
 
+    SIGTERM, SIGINT and SIGUSR2 sent to this process let the ranks save and leave; SIGINT again kills them.
+
     Raises:
         UsageError: a job refused the user's input; the first failure of several.
+        StoppedEarlyError: asked to leave; what had not started was not.
         RunFailedError: a job failed otherwise; the others are run all the same.
     """
+    from signllm.training.preemption import asked_to_leave, stopped_early
+
     waiting = list(enumerate(starts))
-    running: list[tuple[Any, tuple[_Tail, _Tail]]] = []
+    running: list[_Running] = []
     failed: list[UsageError | RunFailedError] = []
-    while waiting or running:
-        while waiting and len(running) < at_once:
-            number, start = waiting.pop(0)
-            running.append((job := start(), _tails(job, f"{number}: " if len(starts) > 1 else "")))
-        for job, tails in list(running):
-            before = len(failed)
-            if ended := job.done():
-                running.remove((job, tails))
-                try:
-                    wait(job)
-                except (UsageError, RunFailedError) as error:
-                    failed.append(error)
-            for tail in tails:
-                tail.show(last=ended, failed=len(failed) > before)
-        time.sleep(LOOK_EVERY_S)
+    leaving = False
+    with asked_to_leave() as flag:
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once and not flag.requested:
+                    number, start = waiting.pop(0)
+                    running.append(_Running(start(), f"{number}: " if len(starts) > 1 else ""))
+                if flag.requested and not leaving:
+                    leaving = True
+                    waiting.clear()
+                    for job in running:
+                        job.ask_to_leave()
+                for job in list(running):
+                    before = len(failed)
+                    if ended := job.has_ended():
+                        running.remove(job)
+                        try:
+                            if not leaving:
+                                wait(job.job)
+                        except (UsageError, RunFailedError) as error:
+                            failed.append(error)
+                    job.show(last=ended, failed=len(failed) > before)
+                time.sleep(LOOK_EVERY_S)
+        finally:
+            for job in running:
+                job.end_at_once()
+    if flag.requested:
+        raise stopped_early()
     if failed and len(starts) == 1:
         raise failed[0]
     if failed:
         told = f"{len(failed)} of {len(starts)} {what} failed, finished ones are kept; the first: {failed[0]}"
         raise type(failed[0])(told)
-
-
-def _tails(job: Any, label: str) -> tuple[_Tail, _Tail]:
-    paths = job.task(0).paths
-    return _Tail(paths.stderr, sys.stderr, label), _Tail(paths.stdout, sys.stdout, label)

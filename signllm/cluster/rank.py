@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -38,6 +39,8 @@ class VerbOnRank:
     def __call__(self) -> None:
         """Take this rank's place among the others and run the verb; queue it again where it was preempted."""
         rank_environment()
+        if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it: Slurm sends others before it
         try:
             self.run(self.arguments)
             leave_ranks()
