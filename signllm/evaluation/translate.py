@@ -8,6 +8,7 @@ Which pieces share a batch does not depend on ranks: they are dealt afterwards.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -65,10 +66,11 @@ class Translator:
     Args:
         model: in evaluation mode, on its device.
         config: of the run: frame size, frame limit, decoding.
+        partitioned: whether the language model is, over the ranks, which then all generate equally often.
     """
 
-    def __init__(self, model: SignLLM, config: FinetuneConfig) -> None:
-        self.model, self.config = model, config
+    def __init__(self, model: SignLLM, config: FinetuneConfig, *, partitioned: bool = False) -> None:
+        self.model, self.config, self.partitioned = model, config, partitioned
 
     def translate(
         self,
@@ -174,10 +176,13 @@ class Translator:
         good.sort(key=lambda place: len(window[place].characters))
         batches = [good[at : at + batch] for at in range(0, len(good), batch)]
         written: list[Translation | None] = [None] * len(window)
-        for places in batches[ranks.rank :: ranks.world]:
+        own = batches[ranks.rank :: ranks.world]
+        for places in own:
             found = self._written([window[place] for place in places], generation, language)
             for place, one in zip(places, found, strict=True):
                 written[place] = one
+        if self.partitioned and len(own) < math.ceil(len(batches) / ranks.world):
+            self._written([window[good[0]]], generation, language)  # the others wait for this rank's part
         if good:
             written = _of_all(written, Translation, ranks)
         for signs, translation in zip(window, written, strict=True):
@@ -207,20 +212,36 @@ class Translator:
         ]
 
 
-def load(run: Path | str, *, llm: str | None = None, device: torch.device | str | None = None) -> Translator:
+def load(
+    run: Path | str,
+    *,
+    llm: str | None = None,
+    device: torch.device | str | None = None,
+    deepspeed: str | None = None,
+) -> Translator:
     """Load a fine-tuned run, or an export of one.
 
     Args:
         run: its folder.
         llm: folder of the language model that it was trained with, if it lies elsewhere here.
         device: where it computes; by default the first GPU if there is one.
+        deepspeed: ``zero3`` partitions the language model over the ranks that torchrun or Slurm started, each
+            on a device of its own: for one that fits on none of them. All ranks then make the same calls.
 
     Raises:
         UsageError: neither a run of stage 3 nor an export, of another version, no whole checkpoint, no
-            language model, or no such device.
+            language model, no such device, or a file of another ZeRO stage.
     """
     run = Path(run)
     config = load_config(run, FinetuneConfig)
+    if deepspeed is not None:
+        if device is not None:
+            raise UsageError(
+                f"the device {device} for a model that {deepspeed} partitions",
+                where="device",
+                remedy="leave it out: each rank has one of its own",
+            )
+        return Translator(load_sign_llm(run, zero_file=deepspeed, llm=llm), config, partitioned=True)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = load_sign_llm(run, llm=llm)
     try:

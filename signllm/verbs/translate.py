@@ -1,5 +1,6 @@
 """``signllm translate``: text for any video, for folders and lists of them, for long recordings."""
 
+import functools
 import itertools
 import json as json_format
 import os
@@ -15,7 +16,8 @@ from signllm.plain import to_plain
 
 if TYPE_CHECKING:
     from signllm.data.cutting import Cut, Pauses
-    from signllm.evaluation.translate import Told
+    from signllm.evaluation.translate import Told, Translator
+    from signllm.training.engine import Ranks
 
 
 def _translate(arguments: list[str]) -> Job:
@@ -38,6 +40,7 @@ def _translate(arguments: list[str]) -> Job:
         ranks: int = 1,
         device: str | None = None,
         llm: str | None = None,
+        deepspeed: str | None = None,
         windows: float | None = None,
         overlap: float = 0.0,
         pauses: bool = False,
@@ -60,6 +63,7 @@ def _translate(arguments: list[str]) -> Job:
             ranks: processes on this machine that share the work.
             device: cpu, cuda or cuda:N; default the first GPU, or one for each rank, if there is one.
             llm: folder of the language model that it was trained with, if it lies elsewhere here.
+            deepspeed: zero3 partitions the language model over the ranks, for one that fits on none of them.
             windows: cut every recording into windows of so many seconds.
             overlap: seconds that a window shares with the one before.
             pauses: cut every recording where signing pauses.
@@ -69,8 +73,17 @@ def _translate(arguments: list[str]) -> Job:
         cut = _cut(windows, overlap, pause if pauses else None)
 
         def work() -> None:
+            group = _ranks(device, deepspeed)
             _work(
-                videos, run, generation, cut, json=json, out=out, batch=batch, device=device, llm=llm, fps=fps
+                videos,
+                functools.partial(_translator, run, llm, device, deepspeed, group),
+                generation,
+                cut,
+                group,
+                json=json,
+                out=out,
+                batch=batch,
+                fps=fps,
             )
 
         spread("translate", arguments, ranks, work)
@@ -103,15 +116,14 @@ def _cut(windows: float | None, overlap: float, pauses: "Pauses | None") -> "Cut
 
 def _work(
     names: tuple[str, ...],
-    run: Path,
+    load: "Callable[[], Translator]",
     generation: Any,
     cut: "Cut | None",
+    ranks: "Ranks",
     *,
     json: bool,
     out: Path | None,
     batch: int,
-    device: str | None,
-    llm: str | None,
     fps: float | None,
 ) -> None:
     """Translate on this rank; rank 0 writes (all ranks).
@@ -121,14 +133,11 @@ def _work(
         RunFailedError: some of several cannot be read; the others are translated.
     """
     from signllm.evaluation.footage import found
-    from signllm.evaluation.translate import load
     from signllm.progress import progress
-    from signllm.stages.agreement import once, together
+    from signllm.stages.agreement import once
 
-    ranks = _ranks(device)
     videos = once(lambda: found(names, sys.stdin.buffer.read, fps), ranks)
-    with together(ranks):
-        translator = load(run, llm=llm, device=device if device not in (None, "cuda") else ranks.device)
+    translator = load()
     speaks = ranks.rank == 0
     bar_shows = speaks and len(videos) > 1 and (out is not None or not sys.stdout.isatty())
     unread: dict[int, tuple[str, str, str]] = {}
@@ -160,14 +169,27 @@ def _report(unread: dict[int, tuple[str, str, str]], videos: int) -> None:
     )
 
 
-def _ranks(device: str | None) -> Any:
+def _translator(
+    run: Path, llm: str | None, device: str | None, deepspeed: str | None, ranks: "Ranks"
+) -> "Translator":
+    """Load the run (all ranks)."""
+    from signllm.evaluation.translate import load
+    from signllm.stages.agreement import together
+
+    if deepspeed is not None:  # the ranks load its parts in step, and find the same mistakes
+        return load(run, llm=llm, device=None if device in ("cpu", "cuda") else device, deepspeed=deepspeed)
+    with together(ranks):
+        return load(run, llm=llm, device=device if device not in (None, "cuda") else ranks.device)
+
+
+def _ranks(device: str | None, deepspeed: str | None) -> "Ranks":
     import torch
 
     from signllm.training.engine import Ranks, start_distributed
 
     if device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if deepspeed is not None or os.environ.get("WORLD_SIZE", "1") != "1":
         return start_distributed()
     usual = "cuda" if device is None and torch.cuda.is_available() else device or "cpu"
     return Ranks(device=torch.device(usual) if usual in ("cpu", "cuda") else torch.device("cpu"))

@@ -16,6 +16,7 @@ import signllm
 from signllm import cli
 from signllm.evaluation.footage import is_text
 from signllm.evaluation.translate import Translator
+from signllm.shipped import shipped_folder
 
 
 @pytest.fixture(scope="module")
@@ -191,27 +192,44 @@ def _write_sound(path: Path) -> None:
         sound.writeframes(bytes(16000))
 
 
-def test_two_ranks_tell_what_one_tells(
-    folder: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def cut_even_tiny_weights(tmp_path: Path) -> str:
+    settings = json.loads((shipped_folder("ds_configs") / "zero3.json").read_text())
+    settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    (tmp_path / "cut.json").write_text(json.dumps(settings))
+    return str(tmp_path / "cut.json")
+
+
+@pytest.mark.parametrize(("ranks", "partitioned"), [(2, False), (3, True)], ids=["2", "3-zero3"])
+def test_ranks_tell_what_one_tells(
+    ranks: int,
+    folder: Path,
+    made: Path,
+    tmp_path: Path,
+    cut_even_tiny_weights: str,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    partitioned: bool,
 ) -> None:
     """With draws, several windows of batches, a recording that is cut, and a file that is none."""
     bad = tmp_path / "bad.mp4"
     bad.write_text("no video")
     draws = ("--json", "--temperature", "1.5", "--n-best", "2", "--seed", "5", "--batch", "1")
     told = []
-    for options in ((), ("--windows", "0.6")):
-        out, _ = run(made, folder, bad, *draws, *options, capsys=capsys, code=1)
+    for cut in ((), ("--windows", "0.6")):
+        out, _ = run(made, folder, bad, *draws, *cut, capsys=capsys, code=1)
         told.append([json.loads(line) for line in out.splitlines()])
+    options = (*draws, *(("--deepspeed", cut_even_tiny_weights) if partitioned else ()))
     both = f"""
 import sys
 from signllm import cli
-arguments = ["translate", {str(folder)!r}, {str(bad)!r}, "--run", {str(made / "run")!r}, *{draws!r}]
-ended = [cli.main([*arguments, "--out", {str(tmp_path)!r} + "/" + name, *options])
-         for name, options in (("whole", ()), ("cut", ("--windows", "0.6")))]
+arguments = ["translate", {str(folder)!r}, {str(bad)!r}, "--run", {str(made / "run")!r}, *{options!r}]
+ended = [cli.main([*arguments, "--out", {str(tmp_path)!r} + "/" + name, *cut])
+         for name, cut in (("whole", ()), ("cut", ("--windows", "0.6")))]
 sys.exit(0 if ended == [1, 1] else 3)
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     script = tmp_path / "both.py"
     script.write_text(both)
     done = subprocess.run([*launcher, str(script)], env=environment, capture_output=True, text=True)
@@ -226,3 +244,13 @@ sys.exit(0 if ended == [1, 1] else 3)
                 for candidate in line["candidates"]:
                     candidate["score"] = round(candidate["score"], 3)
             assert one == other
+
+
+def test_each_rank_of_a_partitioned_model_has_a_device_of_its_own(
+    folder: Path, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--deepspeed", "zero3", "--device", "cuda:1")
+    _, told = run(made, folder / "a.mp4", *options, capsys=capsys, code=2)
+    assert "the device cuda:1 for a model that zero3 partitions" in told
+    _, told = run(made, folder / "a.mp4", "--deepspeed", "zero2", capsys=capsys, code=2)
+    assert "zero2 does not partition the language model" in told
