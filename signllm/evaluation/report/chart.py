@@ -84,7 +84,8 @@ def line_chart(
 
     Args:
         title: above the chart; also what a screen reader says, with the last values.
-        series: lines; long ones are thinned to means, noisy ones drawn faint below their moving mean.
+        series: lines; long ones are thinned to means, noisy ones drawn faint below their moving mean. One of
+            a single value is a dot beside the others.
         x_label: the unit of the horizontal axis.
         y_label: the unit of the vertical axis.
         note: one sentence below the title.
@@ -95,8 +96,8 @@ def line_chart(
         A ``figure``, or ``None`` when no series has two finite points.
     """
     finite = [(one.name, thinned([p for p in one.points if _is_finite(p)])) for one in series]
-    finite = [(name, points) for name, points in finite if len(points) > 1]
-    if not finite:
+    finite = [(name, points) for name, points in finite if points]
+    if max((len(points) for _, points in finite), default=0) < 2:
         return None
     x_axis, y_axis = _axes([point for _, points in finite for point in points], may_be_logarithmic)
     lost = sum(not _is_finite(point) for one in series for point in one.points)

@@ -83,13 +83,17 @@ def training_charts(run: RunFolder) -> Markup | None:
 
 
 def _charts(log: Sequence[Record]) -> Markup | None:
-    """Return one chart for each quantity, and a line about those that never change."""
+    """Return one chart for each quantity, and a line about those that were measured once or never change."""
     charts: list[Markup | None] = []
     speed: list[Markup | None] = []
     constants: list[str] = []
+    once: list[str] = []
     for name, series in grouped(log).items():
         values = [y for one in series for _, y in one.points]
-        if values and max(values) - min(values) <= NEGLIGIBLE:
+        if max(len(one.points) for one in series) == 1:
+            once += [f"{name} ({one.name}) {number(one.points[0][1])}" for one in series]
+            continue
+        if max(values) - min(values) <= NEGLIGIBLE:
             constants.append(f"{name} {number(values[0])}")
             continue
         title, note = KNOWN.get(name, (name.replace("_", " "), ""))
@@ -101,11 +105,13 @@ def _charts(log: Sequence[Record]) -> Markup | None:
     shown = [chart for chart in charts if chart is not None]
     if not shown:
         return None
-    still = (
-        tag("p", "Constant throughout: " + ", ".join(constants) + ".", class_="hint") if constants else None
-    )
+    still = [
+        tag("p", f"{what}: {', '.join(named)}.", class_="hint")
+        for what, named in (("Constant throughout", constants), ("Measured once", once))
+        if named
+    ]
     timed = tag("details", tag("summary", "Speed"), tag("div", *speed, class_="charts")) if speed else None
-    return joined((tag("div", *shown, class_="charts"), still, timed))
+    return joined((tag("div", *shown, class_="charts"), *still, timed))
 
 
 def grouped(log: Sequence[Record]) -> dict[str, list[Series]]:

@@ -65,6 +65,13 @@ def test_too_little_to_draw_is_none() -> None:
     assert line_chart("Loss", [Series(name="a", points=[(0, 1.0), (0, 1.0)])], x_label="step") is not None
 
 
+def test_a_single_value_beside_a_line_is_a_dot() -> None:
+    line = Series(name="training", points=[(0, 3.0), (5, 1.0)])
+    chart = str(line_chart("Loss", [line, Series(name="held out", points=[(5, 2.0)])], x_label="step"))
+    assert len(re.findall(r'<circle[^>]*class="dot s1"', chart)) == 1
+    assert "held out ends at 2" in chart
+
+
 def test_thinning_and_smoothing_keep_the_mean_of_a_line() -> None:
     points = [(float(x), 3.0 * x + 1) for x in range(1000)]
     thin = thinned(points, 100)

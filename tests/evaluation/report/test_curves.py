@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from signllm.evaluation.report.training import grouped
+from pathlib import Path
+
+from signllm.evaluation.report.run_folder import RunFolder
+from signllm.evaluation.report.training import grouped, training_charts
 
 
 def lines(log: list[dict[str, float]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
@@ -28,3 +31,12 @@ def test_the_loss_of_other_videos_texts_stands_beside_that_of_the_own() -> None:
         {"held out, other videos' texts": [(1, 3.5)]},
     )
     assert lines(log) == {"l_sim": own | other}
+
+
+def test_what_was_measured_once_is_not_told_to_be_constant() -> None:
+    log = [{"step": n, "l_sim": 1.0 / n, "words": 18.0} for n in (1, 2)]
+    log.append({"step": 2, "validate/l_sim": 2.5, "validate/mmd_fixed": 0.25})
+    told = str(training_charts(RunFolder(path=Path("run"), log=list(log))))
+    assert "Constant throughout: words 18." in told
+    assert "Measured once: mmd_fixed (held out) 0.25." in told
+    assert "Translation loss: training ends at 0.5; held out ends at 2.5" in told
