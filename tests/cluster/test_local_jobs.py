@@ -43,7 +43,15 @@ class Launched:
     def __init__(self, composed: Path, run: Path, logs: Path) -> None:
         command = [sys.executable, "-c", CODE, str(logs), *pretrain(composed, run)]
         self.shown = subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            ),  # who tests in a background ignores it
         )
         until(lambda: lines(run / "log.jsonl") >= 2, "the first steps", every_s=0.005)
         self.processes = psutil.Process(self.shown.pid).children(recursive=True)
