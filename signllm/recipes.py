@@ -148,7 +148,13 @@ def demo() -> Recipe:
             vq_sign=vq_sign,
             data=data,
             training=TrainingConfig(
-                deepspeed="zero2", epochs=2, batch_size=8, learning_rate=3e-3, warmup_steps=20, save_every=50
+                deepspeed="zero2",
+                epochs=2,
+                batch_size=8,
+                learning_rate=3e-3,
+                warmup_steps=20,
+                save_every=50,
+                validate_every=100,
             ),
         ),
         compose=ComposeConfig(data=data, batch_size=16),
@@ -159,7 +165,13 @@ def demo() -> Recipe:
             ),
             data=data,
             training=TrainingConfig(
-                deepspeed="zero3", epochs=7, batch_size=16, learning_rate=2e-4, warmup_steps=10, save_every=50
+                deepspeed="zero3",
+                epochs=7,
+                batch_size=16,
+                learning_rate=2e-4,
+                warmup_steps=10,
+                save_every=50,
+                validate_every=100,
             ),
             generation=GenerationConfig(max_new_tokens=24),
             frozen_epochs=6,

@@ -249,7 +249,10 @@ def untrained_control(out: Path, stages: Recipe) -> None:
 
 
 def _finetune_control(out: Path, stages: Recipe, name: str, *, init: Path) -> FinetuneConfig:
-    """Fine-tune a control on recorded characters for as many epochs as the model has in all."""
+    """Fine-tune a control on recorded characters for as many epochs as the model has in all.
+
+    Its curves are not shown: it is validated no oftener than it must.
+    """
     from signllm.stages.finetune import finetune
 
     _one_core()
@@ -259,6 +262,7 @@ def _finetune_control(out: Path, stages: Recipe, name: str, *, init: Path) -> Fi
         stages.finetune,
         sign_llm=dataclasses.replace(model, language_model=language_model),
         frozen_epochs=stages.finetune.training.epochs or stages.finetune.frozen_epochs,
+        training=dataclasses.replace(stages.finetune.training, validate_every=0),
     )
     finetune(config, _controls(out) / name, init, out / "shards")
     return config
