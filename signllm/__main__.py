@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from signllm.cli import main
-from signllm.training.local_ranks import end_with_launcher, leave_ranks
+from signllm.training.local_ranks import end_process, end_with_launcher, leave_ranks
 
 
 def run() -> None:
@@ -14,7 +12,7 @@ def run() -> None:
     code = main()
     if code == 0:
         leave_ranks()
-    sys.exit(code)
+    end_process(code)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ StoppedEarlyError; the next attempt resumes by itself.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -16,10 +17,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from signllm.errors import RunFailedError
-from signllm.training.local_ranks import StoppedEarlyError, leave_ranks, message_of
+from signllm.training.local_ranks import (
+    StoppedEarlyError,
+    end_process,
+    leave_interpreter,
+    leave_ranks,
+    message_of,
+)
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PORTS = range(20_000, 32_768)
@@ -39,11 +46,14 @@ class VerbOnRank:
     def __call__(self) -> None:
         """Take this rank's place among the others and run the verb; queue it again where it was preempted."""
         rank_environment()
+        end = _End()
+        atexit.register(end)  # registered before torch's, it is called after them
         if os.environ.get("SUBMITIT_EXECUTOR") == "local":
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it: Slurm sends others before it
         try:
             self.run(self.arguments)
             leave_ranks()
+            end.is_near = True
         except StoppedEarlyError as stop:
             print(f"signllm: {stop}", file=sys.stderr, flush=True)
             _requeue()
@@ -56,6 +66,17 @@ class VerbOnRank:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+class _End:
+    """Ends the process when submitit is done with it; see :func:`end_process`."""
+
+    is_near = False
+
+    def __call__(self) -> None:
+        """Leave, unless submitit failed to write the result."""
+        if self.is_near and not hasattr(sys, "last_value"):
+            leave_interpreter(0)
 
 
 def _end_log_with(message: str, code: int) -> None:
@@ -121,7 +142,10 @@ def _requeue() -> None:
     environment = JobEnvironment()
     leave_ranks()
     if environment.global_rank == 0:
-        environment._requeue(1)
+        try:
+            environment._requeue(1)
+        except SystemExit as end:  # without a scheduler the exit code asks for another attempt
+            end_process(cast(int, end.code))
     elif os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         time.sleep(LEAVE_AFTER_S)  # a task that leaves first could end the job before it is queued again
-    sys.exit(0)
+    end_process(0)

@@ -8,17 +8,19 @@ file.
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from signllm.errors import RunFailedError, UsageError
 from signllm.writing import NO_SPACE, REMEDY
@@ -120,14 +122,33 @@ def end_with_parent() -> None:
 
 
 def leave_ranks() -> None:
-    """Leave the process group, if this process is in one; the last thing that a rank does when all is well.
-
-    Its threads would else end with the interpreter, which now and then aborts the process: the work is done,
-    and the job counts as failed.
-    """
+    """Leave the process group, if this process is in one: nobody waits for this rank any more."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process as ``sys.exit`` would but, where torch is loaded, leave the interpreter whole.
+
+    Threads of gloo outlive the process group as long as anybody, DeepSpeed for one, still knows it. Where
+    they meet an interpreter that ends, the process is now and then aborted (signal 6): the work is done, and
+    the job counts as failed. What that end begins with is done here: threads, ``atexit``, open lines.
+    """
+    if "torch" in sys.modules:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        leave_interpreter(code)
+    sys.exit(code)
+
+
+def leave_interpreter(code: int) -> NoReturn:
+    """Write what is unwritten, and end the process here."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def usable_cores() -> int:

@@ -128,3 +128,36 @@ def test_outside_of_ranks_nobody_collects_failures(monkeypatch: pytest.MonkeyPat
     assert is_first_rank()
     monkeypatch.setenv("RANK", "1")
     assert not is_first_rank()
+
+
+ENDING = """
+import atexit, os, sys, threading, time
+import torch.distributed as dist
+import signllm.__main__ as program
+from signllm.training.engine import start_distributed
+
+class Kept:
+    def __del__(self, write=os.write):
+        write(1, b"the interpreter was taken apart")
+
+def late():
+    time.sleep(0.5)
+    print("a thread ended", end=" ")
+
+def main():
+    start_distributed()
+    atexit.register(print, "and what waits for the end was called", end="")
+    threading.Thread(target=late).start()
+    return int(sys.argv[1])
+
+kept, program.main = Kept(), main
+atexit.register(lambda: print(dist.is_initialized(), end=" "))
+program.run()
+"""
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_process_ends_before_threads_can_meet_a_dying_interpreter(code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDING, str(code)], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == f"a thread ended and what waits for the end was called{code == 1} "
