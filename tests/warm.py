@@ -28,6 +28,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from signllm.training.local_ranks import end_with_parent
 
@@ -43,7 +44,7 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Ended:
-    """The exit codes by rank, a signal's number below 0 as ``Popen`` tells it, and what all of them wrote."""
+    """The exit codes by rank, a signal's number below 0 as ``Popen`` tells it; what they wrote, by rank."""
 
     codes: list[int]
     stdout: str
@@ -70,15 +71,21 @@ def run_ranks(module: str, *arguments: str, ranks: int) -> Ended:
 
 def _run(module: str, arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) -> Ended:
     plain = {name: value for name, value in os.environ.items() if name not in RANK}
-    with tempfile.TemporaryFile("w+b") as stdout, tempfile.TemporaryFile("w+b") as stderr:
-        outputs = (stdout.fileno(), stderr.fileno())
-        started = [_Process(module, arguments, {**plain, **own}, outputs) for own in environments]
+    with contextlib.ExitStack() as files:
+        written = [[files.enter_context(tempfile.TemporaryFile()) for _ in range(2)] for _ in environments]
+        started = [
+            _Process(module, arguments, {**plain, **own}, [file.fileno() for file in outputs])
+            for own, outputs in zip(environments, written, strict=True)
+        ]
         codes = _codes(started)
-        told = []
-        for output in (stdout, stderr):
-            output.seek(0)
-            told.append(output.read().decode(errors="replace"))
-        return Ended(codes, *told)
+        return Ended(codes, *(_told(files) for files in zip(*written, strict=True)))
+
+
+def _told(files: Sequence[IO[bytes]]) -> str:
+    """Return what the ranks wrote, one rank after the other: in one file their lines would meet."""
+    for file in files:
+        file.seek(0)
+    return "".join(file.read().decode(errors="replace") for file in files)
 
 
 def _codes(started: Sequence[_Process]) -> list[int]:
@@ -108,7 +115,7 @@ class _Process:
         module: str,
         arguments: Sequence[str],
         environment: Mapping[str, str],
-        outputs: tuple[int, int],
+        outputs: Sequence[int],
     ) -> None:
         self.told, theirs = os.pipe()
         request = json.dumps([module, list(arguments), {**environment, **FIXED}])
