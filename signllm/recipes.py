@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import replace
 
 from signllm.config import ComposeConfig, FinetuneConfig, PretrainConfig, Recipe
 from signllm.cra.composition import WordsConfig
@@ -97,16 +96,14 @@ def llm_scaling() -> Recipe:
     """PHOENIX, stage 3 for any language model: the paper's open question 1, whether a larger one is better.
 
     Everything but ``--llm`` is the same for all models: the paper's stage 3, from one pretrained and composed
-    run. Ours: every model is validated after each epoch (222 steps of 32 of its 7096 videos), so that each is
-    evaluated at its own best, ``evaluate --checkpoint best``: a larger model may need fewer steps.
+    run. Every model is validated after each epoch, and is to be evaluated at its own best, ``evaluate
+    --checkpoint best``: a larger model may need fewer steps.
 
     A sweep over models is a launch array, its result a table and a plot: ``signllm launch a100 --array
     llm=llama-7b,llama-13b seed=0..2 -- finetune llm_scaling --llm {llm} --training.seed {seed} ...``, the
     same with ``evaluate``, then ``signllm compare``; README has the lines.
     """
-    paper = phoenix2014t()
-    training = replace(paper.finetune.training, validate_every=222)
-    return replace(paper, finetune=replace(paper.finetune, training=training))
+    return phoenix2014t()
 
 
 def demo() -> Recipe:

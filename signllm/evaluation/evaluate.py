@@ -40,6 +40,7 @@ from signllm.evaluation.scores import (
     ScoreConfig,
     convention_named,
     normalised,
+    rules_for,
     score,
     tokenizer_of,
 )
@@ -109,7 +110,7 @@ def evaluate(
     """Translate and score a split into the run folder (all ranks; rank 0 writes, all return the scores).
 
     Args:
-        run: folder of a fine-tuned run; its last checkpoint translates.
+        run: folder of a fine-tuned run.
         shards: folder or address of shards, or a mixture of them, each video once; of the training data or
             any other.
         split: which of its splits.
@@ -286,13 +287,11 @@ def _translated(model: SignLLM, batch: Batch, share: Share, generation: Generati
 
 def _rules(hypotheses: Sequence[Hypothesis], config: EvaluateConfig) -> ScoreConfig:
     """Return how these texts are scored: by their language, unless something else is asked for."""
-    languages = {one.language for one in hypotheses}
-    is_chinese = {name.lower().split("-")[0] for name in languages} <= {"chinese", "zh"}
-    return ScoreConfig(
-        convention=config.convention or ("csl-daily" if is_chinese else "phoenix2014t"),
+    return rules_for(
+        {one.language for one in hypotheses},
+        convention=config.convention,
         final_period=config.final_period,
         case=config.case,
-        language=next(iter(languages)) if len(languages) == 1 else None,
     )
 
 

@@ -12,7 +12,7 @@ free-running translations only: teacher-forced output scored this way is not a t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -98,6 +98,23 @@ class ScoreConfig:
         return rule if self.case == "convention" else replace(rule, lower=self.case == "lower")
 
 
+def rules_for(
+    languages: Collection[str],
+    *,
+    convention: str | None = None,
+    final_period: FinalPeriod = "keep",
+    case: Case = "convention",
+) -> ScoreConfig:
+    """Return the rules for texts of these languages: ``csl-daily`` if Chinese, else ``phoenix2014t``."""
+    is_chinese = {name.lower().split("-")[0] for name in languages} <= {"chinese", "zh"}
+    return ScoreConfig(
+        convention=convention or ("csl-daily" if is_chinese else "phoenix2014t"),
+        final_period=final_period,
+        case=case,
+        language=next(iter(languages)) if len(languages) == 1 else None,
+    )
+
+
 def score(
     hypotheses: Sequence[str],
     references: Sequence[str],
@@ -139,6 +156,12 @@ def score(
     if bootstrap:
         result["intervals"] = intervals(ours, theirs, metrics, samples=bootstrap)
     return result
+
+
+def one_score(name: str, hypotheses: Sequence[str], references: Sequence[str], config: ScoreConfig) -> float:
+    """Return one of ``METRICS``, as :func:`score` gives it."""
+    ours, theirs = normalised(hypotheses, references, config)
+    return METRICS[name].build(config).corpus_score(ours, [theirs]).score
 
 
 def normalised(

@@ -14,12 +14,14 @@ from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.pipeline import CharacterSource, VideoSource
 from signllm.errors import UsageError
+from signllm.evaluation.scores import METRICS
 from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.stages.agreement import once
 from signllm.stages.alarms import Watch
-from signllm.stages.batches import held_out_losses, open_split, training_batches
+from signllm.stages.batches import open_split, training_batches
 from signllm.stages.composed import recorded_characters
 from signllm.stages.finetuned import STAGE
+from signllm.stages.held_out import held_out_translations
 from signllm.stages.looks import Looking
 from signllm.stages.parameter_groups import parameter_groups
 from signllm.stages.recompose import is_recomposed, recompose, recompositions
@@ -78,7 +80,8 @@ def train_frozen(
         run=run,
         stage=STAGE,
         parameter_groups=parameter_groups(model, training, config),
-        validate=held_out_losses(shards, config.data, training, ranks, exchanged=True),
+        validate=held_out_translations(shards, config.data, training, ranks, config.generation),
+        scores=METRICS,
         watch=Watch(),
         look=Looking(shards, config.data, training.show, ranks, config.generation),
         beside=words.save,
@@ -96,7 +99,7 @@ def train_jointly(
 ) -> Outcome:
     """Train everything on video, each stretch between two recompositions with an engine of its own."""
     batches = training_batches(VideoSource(open_split(shards), config.data), training, ranks)
-    validate = held_out_losses(shards, config.data, training, ranks, exchanged=True)
+    validate = held_out_translations(shards, config.data, training, ranks, config.generation)
     while True:
         gc.collect()  # hooks and, under ZeRO-3, partitions of the engine before go first
         found = once(lambda: last_checkpoint(run), ranks)
@@ -125,6 +128,7 @@ def train_jointly(
             stage=STAGE,
             parameter_groups=parameter_groups(model, training, config),
             validate=validate,
+            scores=METRICS,
             watch=Watch(read_log(run / FROZEN)),
             look=Looking(shards, config.data, training.show, ranks, config.generation),
             beside=words.save,

@@ -16,7 +16,8 @@ from signllm.data.pipeline import VideoSource
 from signllm.models.vq_sign import VQSign, build_vq_sign
 from signllm.stages.agreement import once
 from signllm.stages.alarms import Watch
-from signllm.stages.batches import TRAIN, held_out_losses, open_split, training_batches
+from signllm.stages.batches import TRAIN, open_split, training_batches
+from signllm.stages.held_out import held_out_losses
 from signllm.stages.looks import Looking
 from signllm.training.checkpoint import TrainingState, last_checkpoint, save
 from signllm.training.engine import start_distributed

@@ -31,7 +31,7 @@ from signllm.stages.finetuned import STAGE, load_encoder
 from signllm.stages.train_characters import train_characters
 from signllm.training.checkpoint import load_moments, load_weights, read_state, revision_of, save
 from signllm.training.engine import Ranks, TrainingConfig
-from signllm.training.loop import Batches, last_step
+from signllm.training.epochs import Batches, last_step
 from signllm.training.metrics import TrainingLog, read_log
 
 OFFSETS = "word_vectors.words"

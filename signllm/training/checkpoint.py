@@ -47,7 +47,7 @@ class TrainingState:
     """Where a run stands: everything of a checkpoint that is no tensor.
 
     ``order`` is the loader's state (seed, epoch, samples consumed); ``version`` is that of the checkpoint's
-    form. ``best`` is the lowest validated value so far and the checkpoint that reached it;
+    form. ``best`` is the best validated value so far and the checkpoint that reached it;
     ``validation_left`` says that this step is still to be validated: the job was asked to leave before.
     """
 

@@ -48,8 +48,12 @@ class TrainingConfig:
     so a run means the same on any number of GPUs. Training ends at ``epochs`` or ``steps``, whichever comes
     first; batches that are left at the end of the epochs and too few for another step are not used.
     ``show`` is the number of held-out videos that TensorBoard shows at each validation, 0 for none.
-    ``keep_best`` names the validated value whose lowest checkpoint is kept beside the last ``keep``; None
-    keeps none. ``profile`` is a number of steps to trace (:mod:`signllm.training.profile`).
+    ``validate_every`` is the number of steps between two validations on ``dev``: None validates after every
+    epoch, 0 at the end only.
+    ``keep_best`` names the validated value whose best checkpoint is kept beside the last ``keep``: the lowest
+    of a loss or, in fine-tuning, the highest of a score such as ``bleu4``, for which each validation
+    translates ``dev``; None keeps none.
+    ``profile`` is a number of steps to trace (:mod:`signllm.training.profile`).
     Where several ranks have made no step for ``hang_s`` they end (:mod:`signllm.training.watchdog`).
     """
 
@@ -69,7 +73,7 @@ class TrainingConfig:
     gradient_clip: float = 1.0
     log_every: int = 10
     save_every: int = 500
-    validate_every: int = 0
+    validate_every: int | None = None
     keep: int = 2
     keep_best: str | None = "loss"
     tensorboard: bool = True
@@ -87,8 +91,8 @@ class TrainingConfig:
             )
         for name in ("batch_size", "accumulation", "log_every", "save_every", "keep"):
             _require_at_least_one(name, getattr(self, name))
-        for name, what in (("profile", "steps"), ("show", "videos")):
-            if getattr(self, name) < 0:
+        for name, what in (("profile", "steps"), ("show", "videos"), ("validate_every", "steps")):
+            if (getattr(self, name) or 0) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}", remedy=f"give a number of {what}, or 0")
         if self.learning_rate <= 0.0:
             raise UsageError(

@@ -9,10 +9,10 @@ the steps that follow. No state of a random generator is saved: each step seeds 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -37,6 +37,7 @@ from signllm.training.engine import (
     start_distributed,
     take_step,
 )
+from signllm.training.epochs import Batches, EpochEnds, last_step
 from signllm.training.failures import RankFailedError, failing_together, require_finite
 from signllm.training.metrics import TrainingLog, Watch
 from signllm.training.partitions import read_whole, write_whole
@@ -57,25 +58,6 @@ if TYPE_CHECKING:
 OnStep = Callable[[int, Mapping[str, float]], None]
 
 
-class Batches(Protocol):
-    """What the loop reads: this rank's batches, with a state that counts the batches it has given out."""
-
-    def batches_until(self, epoch: int) -> int:
-        """Return the batches from where the state stands to the beginning of ``epoch``, equal on all ranks.
-
-        -1 if that lies behind.
-        """
-
-    def __iter__(self) -> Iterator[Any]:
-        """Give out batches, epoch after epoch, from where the state stands."""
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the place in the data: seed, epoch, samples consumed."""
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from a place."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How training ended: after which step, with which losses, and whether it was asked to leave early."""
@@ -83,21 +65,6 @@ class Outcome:
     step: int
     preempted: bool = False
     metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-def last_step(config: TrainingConfig, batches: Batches, step: int) -> int:
-    """Return the optimizer step that a run ends with: epochs or steps, whichever ends first.
-
-    Args:
-        config: says both.
-        batches: their state stands where ``step`` left it. What is yet to come is counted from there, because
-            epochs need not have equally many batches, and those behind may have been cut otherwise.
-        step: optimizer steps so far.
-    """
-    limits = [] if config.steps is None else [config.steps]
-    if config.epochs is not None:
-        limits.append(step + max(0, batches.batches_until(config.epochs)) // config.accumulation)
-    return min(limits)
 
 
 def fit(
@@ -109,6 +76,7 @@ def fit(
     stage: str,
     parameter_groups: Sequence[ParameterGroup] | None = None,
     validate: Validate | None = None,
+    scores: Collection[str] = (),
     on_step: OnStep | None = None,
     watch: Watch | None = None,
     look: Look | None = None,
@@ -119,12 +87,12 @@ def fit(
 
     Continues by itself from the last whole checkpoint in ``run/checkpoints``. ``model(batch)`` returns a
     dict of loss shares, ``loss`` first, and what it worked on (:mod:`signllm.training.throughput`).
-    ``validate(model, step)`` runs on all ranks, in evaluation mode. ``watch(line)`` looks at each line of the
-    log and returns what is alarming (rank 0). ``look(model, step)`` follows each validation and returns what
-    TensorBoard shows of it (all ranks; it must not fail). ``beside(folder)`` puts files of the caller's own
-    into every checkpoint (rank 0). ``until`` is a step to save and stop at: the schedule does
-    not know of it, and the next call goes on from there. Afterwards the model holds the trained weights
-    (under ZeRO-3 still cut over the ranks).
+    ``validate(model, step)`` runs on all ranks, in evaluation mode; ``scores`` names what of it is best
+    where it is highest. ``watch(line)`` looks at each line of the log and returns what is alarming (rank 0).
+    ``look(model, step)`` follows each validation and returns what TensorBoard shows of it (all ranks; it
+    must not fail). ``beside(folder)`` puts files of the caller's own into every checkpoint (rank 0).
+    ``until`` is a step to save and stop at: the schedule does not know of it, and the next call goes on from
+    there. Afterwards the model holds the trained weights (under ZeRO-3 still cut over the ranks).
 
     Raises:
         UsageError: the run is of another stage, the disk is full, the configuration contradicts itself.
@@ -158,7 +126,9 @@ def fit(
             end=end,
             stop=stop,
             beside=beside,
-            validation=Validation(validate, look if config.tensorboard else None, config, end=end),
+            validation=Validation(
+                validate, look if config.tensorboard else None, config, end=end, scores=scores
+            ),
             watch=watch,
         )
         trainer.resume(found)
@@ -213,6 +183,7 @@ class _Trainer:
         self.engine: DeepSpeedEngine = build_engine(model, groups, config)
         self.step = self.saved_step = 0
         self.validation = validation
+        self.epoch_ends = EpochEnds(batches, config.accumulation)
         self.revision = 0
         self.writer = Writer()
         self.since = Throughput(rank=ranks.rank, world=ranks.world, device=ranks.device)
@@ -265,11 +236,12 @@ class _Trainer:
             leave = self.validation.left
             while self.step < self.stop and not leave:
                 metrics, epoch, leave = self.one_step(stream, flag)
+                self.validation.expect(metrics)
                 step_is_traced()
                 self.tell(log, bar, metrics, epoch)
                 if on_step is not None:
                     on_step(self.step, metrics)
-                improved = self.validate(log)
+                improved = self.validate(log, epoch)
                 leave = leave or self.validation.left
                 if leave or improved or self.step == self.stop or self.step % self.config.save_every == 0:
                     self.save()
@@ -333,9 +305,10 @@ class _Trainer:
         shown = {"lr": next(iter(rates.values()))} | (rates if len(rates) > 1 else {})
         log.write(self.step, {"epoch": epoch, **metrics, **shown, **self.rates})
 
-    def validate(self, log: TrainingLog) -> bool:
+    def validate(self, log: TrainingLog, epoch: int | None = None) -> bool:
         """Validate this step when it is due, log it, say whether it is the best so far (all ranks)."""
-        values = self.validation.run(self.engine.module, self.step, self.ranks.device)
+        ends = epoch is not None and self.epoch_ends.at(self.step, epoch)
+        values = self.validation.run(self.engine.module, self.step, self.ranks.device, epoch_ends=ends)
         if values:
             log.write(self.step, {f"validate/{name}": value for name, value in values.items()})
             log.show(self.step, self.validation.shown)

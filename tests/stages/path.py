@@ -36,6 +36,7 @@ TRAINING = TrainingConfig(
     batch_size=2,
     learning_rate=2e-4,
     log_every=1,
+    validate_every=0,
     tensorboard=False,
     schedule="constant",
     deepspeed="zero0",
@@ -84,6 +85,12 @@ def shown_config(llm: Path, **training: object) -> FinetuneConfig:
     return finetune_config(llm, tensorboard=True, show=2, **training)
 
 
+def selected_config(llm: Path, **training: object) -> FinetuneConfig:
+    """The joint phase alone, its best checkpoint by a score of the translations of ``dev``."""
+    config = finetune_config(llm, **({"keep_best": "chrf", "validate_every": 2, "keep": 1} | training))
+    return replace(config, frozen_epochs=0, frozen_learning_rate=None)
+
+
 def recompose_config(llm: Path, **training: object) -> FinetuneConfig:
     """Three joint epochs of three steps, words composed anew behind the first and the second.
 
@@ -130,6 +137,15 @@ def on_ranks(folder: Path, llm: Path, *names: str, processes: int) -> list[Path]
     return [folder / f"{name}-of-{processes}" for name in names]
 
 
+CONFIGS = {
+    "": finetune_config,
+    "prompted": prompted_config,
+    "shown": shown_config,
+    "selected": selected_config,
+    "recompose": recompose_config,
+}
+
+
 def main() -> None:
     folder, llm, *names = sys.argv[1:]
     for name in names:
@@ -138,10 +154,7 @@ def main() -> None:
             pretrain_limited(run, Path(folder) / "shards")
             continue
         kind, _, deepspeed = name.rpartition("-")
-        configured = {"": finetune_config, "prompted": prompted_config, "shown": shown_config}.get(
-            kind, recompose_config
-        )
-        config = configured(Path(llm), deepspeed=deepspeed)
+        config = CONFIGS[kind](Path(llm), deepspeed=deepspeed)
         finetune(config, run=run, init=Path(folder) / "pretrain", shards=Path(folder) / "shards")
     leave_ranks()
 

@@ -8,10 +8,8 @@ import pytest
 
 from signllm.data.clip import Annotations, Clip
 from signllm.data.index import ShardIndex
-from signllm.data.sample_table import ShardSample
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.video import encode_h264
-from signllm.stages.batches import other_texts
 from tests import warm
 
 
@@ -53,16 +51,3 @@ def test_within_the_budget_both_go_on_however_many_epochs(damaged: Path) -> None
     told = [line.split() for line in both_ranks(damaged, 0.2)]
     assert [line[:3] for line in told] == [["went", "on", "15"]] * 2
     assert sum(int(line[3]) for line in told) == 3 * 8
-
-
-def test_every_video_meets_the_text_of_another_of_its_language() -> None:
-    fields = {"signer": "", "frames": 14, "fps": 25.0, "width": 8, "height": 8, "shard": 0, "members": {}}
-    languages = ("German", "English", "German", "English", "German", "Dutch")
-    samples = [
-        ShardSample(key=str(n), id=str(n), text=f"{language} {n}", language=language, **fields)
-        for n, language in enumerate(languages)
-    ]
-    found = other_texts(samples)
-    assert sorted(found.values()) == sorted(sample.text for sample in samples)
-    assert all(found[sample.id].startswith(sample.language) for sample in samples)
-    assert [sample.language for sample in samples if found[sample.id] == sample.text] == ["Dutch"]

@@ -15,9 +15,9 @@ from signllm.training.validation import Validation
 CPU = torch.device("cpu")
 
 
-def validation(values: dict[int, float], **settings) -> Validation:
-    config = TrainingConfig(steps=7, **({"validate_every": 2} | settings))
-    return Validation(lambda model, step: {"loss": values[step]}, None, config, end=7)
+def validation(values: dict[int, float], name: str = "loss", **settings) -> Validation:
+    config = TrainingConfig(steps=7, **({"validate_every": 2, "keep_best": name} | settings))
+    return Validation(lambda model, step: {name: values[step]}, None, config, end=7, scores=("bleu4",))
 
 
 def test_it_is_due_every_so_many_steps_and_at_the_end_and_the_lowest_is_the_best() -> None:
@@ -27,6 +27,31 @@ def test_it_is_due_every_so_many_steps_and_at_the_end_and_the_lowest_is_the_best
     assert improved == [2, 4]
     assert each.best == {"checkpoint": "step-00000004", "name": "loss", "value": 1.0}
     assert module.training
+
+
+def test_without_a_number_of_steps_it_is_due_when_an_epoch_ends() -> None:
+    values = {3: 1.0, 6: 2.0, 7: 3.0}
+    for every, due in ((None, [3, 6, 7]), (0, [7])):
+        each, module = validation(values, validate_every=every), nn.Linear(1, 1)
+        assert [n for n in range(1, 8) if each.run(module, n, CPU, epoch_ends=n % 3 == 0)] == due
+
+
+def test_of_scores_the_highest_is_the_best_and_one_value_is_not_measured_by_another() -> None:
+    values = {2: 3.0, 4: 7.0, 6: 7.0, 7: 5.0}
+    each, module = validation(values, "bleu4"), nn.Linear(1, 1)
+    each.best = {"checkpoint": "step-00000001", "name": "loss", "value": 9.0}
+    improved = [step for step in range(1, 8) if each.improves(each.run(module, step, CPU), step, 0)]
+    assert improved == [2, 4]
+    assert each.best == {"checkpoint": "step-00000004", "name": "bleu4", "value": 7.0}
+
+
+def test_a_name_that_is_neither_a_loss_nor_a_score_is_refused_at_the_first_step() -> None:
+    for known in ("loss", "bleu4", None):
+        validation({}, keep_best=known).expect({"loss": 1.0})
+    with pytest.raises(UsageError, match="'blue4'"):
+        validation({}, keep_best="blue4").expect({"loss": 1.0})
+    never = Validation(None, None, TrainingConfig(steps=7, keep_best="blue4"), end=7)
+    never.expect({"loss": 1.0})
 
 
 def test_without_a_name_there_is_no_best_and_a_wrong_one_is_refused() -> None:

@@ -12,6 +12,7 @@ from numbers import Real
 from signllm.evaluation.report.chart import Series, line_chart
 from signllm.evaluation.report.markup import Markup, joined, number, tag
 from signllm.evaluation.report.run_folder import Record, RunFolder, finite
+from signllm.evaluation.scores import titles
 
 KNOWN: dict[str, tuple[str, str]] = {
     "loss": ("Total loss", ""),
@@ -38,7 +39,7 @@ KNOWN: dict[str, tuple[str, str]] = {
     "kept_words": ("Words kept", "share of the words before that are words again"),
     "lr": ("Learning rate", ""),
     "grad_norm": ("Gradient norm", "before clipping"),
-    "bleu4": ("BLEU-4", ""),
+    **{name: (title, "0 to 100") for name, title in titles().items()},
     "seconds": ("Seconds per step", ""),
     "videos_per_s": ("Videos per second", "over all ranks"),
     "frames_per_s": ("Frames per second", "over all ranks"),

@@ -1,0 +1,92 @@
+"""Validation on ``dev``: a score that selects the checkpoint, and the text of another video for every one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from signllm.config import FinetuneConfig
+from signllm.data.sample_table import ShardSample
+from signllm.errors import UsageError
+from signllm.evaluation.evaluate import EvaluateConfig, evaluate
+from signllm.stages.finetune import finetune
+from signllm.stages.held_out import held_out_translations, other_texts
+from signllm.training.checkpoint import best_checkpoint, last_checkpoint, read_state
+from signllm.training.engine import TrainingConfig, start_distributed
+from tests.stages import path
+
+
+def validated(run: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["validate/chrf"] for line in lines if "validate/chrf" in line}
+
+
+def trained(config: FinetuneConfig, composed: Path, run: Path) -> Path:
+    finetune(config, run=run, init=composed / "pretrain", shards=composed / "shards")
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(composed: Path) -> Path:
+    return trained(path.selected_config(composed / "llm"), composed, composed / "selected")
+
+
+def test_the_highest_score_of_dev_selects_and_evaluation_finds_it_again(run: Path, composed: Path) -> None:
+    scores = validated(run)
+    assert list(scores) == [2, 4, 6, 8, 9]
+    assert len(set(scores.values())) > 1
+    best = read_state(last_checkpoint(run)).best  # type: ignore[arg-type]
+    assert best is not None
+    assert (best["name"], best["value"]) == ("chrf", max(scores.values()))
+    assert read_state(best_checkpoint(run)).step == max(scores, key=lambda step: (scores[step], -step))
+    for checkpoint, step in (("best", read_state(best_checkpoint(run)).step), ("last", 9)):
+        found = evaluate(run, composed / "shards", "dev", EvaluateConfig(checkpoint=checkpoint, bootstrap=0))
+        assert found["chrf"] == pytest.approx(scores[step])
+
+
+def test_two_ranks_under_zero3_translate_every_video_once(composed: Path) -> None:
+    [parted] = path.on_ranks(composed, composed / "llm", "selected-zero3", processes=2)
+    found = evaluate(parted, composed / "shards", "dev", EvaluateConfig(bootstrap=0))
+    assert validated(parted)[9] == pytest.approx(found["chrf"])
+
+
+def test_every_epoch_is_validated_unless_something_else_is_asked_for(composed: Path, tmp_path: Path) -> None:
+    assert TrainingConfig(epochs=1).validate_every is None
+    config = path.selected_config(composed / "llm", validate_every=None, steps=4)
+    trained(config, composed, tmp_path)
+    assert list(validated(tmp_path)) == [3, 4]
+    trained(replace(config, training=replace(config.training, steps=None)), composed, tmp_path)
+    assert list(validated(tmp_path)) == [3, 4, 6, 9]
+
+
+def test_a_run_goes_on_by_another_value(composed: Path, tmp_path: Path) -> None:
+    config = path.selected_config(composed / "llm", steps=4, epochs=None)
+    trained(config, composed, tmp_path)
+    training = replace(config.training, keep_best="loss", validate_every=1, steps=5)
+    trained(replace(config, training=training), composed, tmp_path)
+    best = read_state(last_checkpoint(tmp_path)).best  # type: ignore[arg-type]
+    assert best is not None
+    assert (best["name"], best["checkpoint"]) == ("loss", "step-00000005")
+
+
+def test_a_score_can_select_only_where_there_is_dev(composed: Path, tmp_path: Path) -> None:
+    clips = path.write_videos(tmp_path, lengths={"train": (26, 31)})
+    config = path.selected_config(composed / "llm")
+    with pytest.raises(UsageError, match="no videos of dev"):
+        held_out_translations(clips, config.data, config.training, start_distributed(), config.generation)
+
+
+def test_every_video_meets_the_text_of_another_of_its_language() -> None:
+    fields = {"signer": "", "frames": 14, "fps": 25.0, "width": 8, "height": 8, "shard": 0, "members": {}}
+    languages = ("German", "English", "German", "English", "German", "Dutch")
+    samples = [
+        ShardSample(key=str(n), id=str(n), text=f"{language} {n}", language=language, **fields)
+        for n, language in enumerate(languages)
+    ]
+    found = other_texts(samples)
+    assert sorted(found.values()) == sorted(sample.text for sample in samples)
+    assert all(found[sample.id].startswith(sample.language) for sample in samples)
+    assert [sample.language for sample in samples if found[sample.id] == sample.text] == ["Dutch"]
