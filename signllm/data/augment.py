@@ -22,7 +22,7 @@ class AugmentConfig:
 
     Args:
         shift: side of the decoded square over that of the crop, minus 1; the crop's place is drawn. 0.14 is
-            256 for 224.
+            256 for 224. At rest it is the crop in the middle: signers are as large as in training.
         brightness: largest change of the mean, as a share of 255.
         contrast: largest change of the factor around the middle grey.
         colour: largest change of the factor of each of the three channels.
@@ -101,6 +101,12 @@ def augment(
         1 + config.contrast * signed[0], 255 * config.brightness * signed[1], 1 + config.colour * signed[2:]
     )
     return np.stack([table[channel][cropped_THWC[..., channel]] for channel in range(3)], axis=-1)
+
+
+def middle(frames: np.ndarray, size: int) -> np.ndarray:
+    """Return the crop of ``size`` in the middle of frames (T, S, S, 3): what a model at rest is shown."""
+    before = (frames.shape[1] - size) // 2
+    return frames[:, before : before + size, before : before + size]
 
 
 def _colour_table(contrast: float, offset: float, factors: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from signllm.data.augment import AugmentConfig, augment, shown_frames
+from signllm.data.augment import AugmentConfig, augment, middle, shown_frames
 from signllm.data.batch import Item
 from signllm.data.index import Split
 from signllm.data.packed_frames import PackedFrames
@@ -101,13 +101,13 @@ class VideoSource:
     Args:
         split: of a :class:`~signllm.data.index.ShardIndex`.
         config: how to read it.
+        at_rest: nothing is drawn: each video as it is, the crop in the middle.
     """
 
-    def __init__(self, split: Split, config: DataConfig) -> None:
-        self.split, self.config, self.datasets = split, config, split.datasets
-        self.frame_counts: np.ndarray | None = np.minimum(
-            config.augment.most_frames(split.samples.frames), config.max_frames
-        )
+    def __init__(self, split: Split, config: DataConfig, *, at_rest: bool = False) -> None:
+        self.split, self.config, self.datasets, self.at_rest = split, config, split.datasets, at_rest
+        frames = split.samples.frames if at_rest else config.augment.most_frames(split.samples.frames)
+        self.frame_counts: np.ndarray | None = np.minimum(frames, config.max_frames)
         self._cache: dict[int, np.ndarray] = {}
         self._room_bytes = int(config.cache_gb * 2**30)
 
@@ -124,13 +124,15 @@ class VideoSource:
         begin = len(packed)
         try:
             runs = (
-                augment(run, self.config.augment, size=size, seed=seed, epoch=epoch, position=position)
+                middle(run, size)
+                if self.at_rest
+                else augment(run, self.config.augment, size=size, seed=seed, epoch=epoch, position=position)
                 for run in self._runs(index)
             )
             count = packed.extend(runs)
             if count > self.config.max_frames:
                 packed.keep(begin, self._thinned(count))
-            if self.config.augment.tempo:
+            if self.config.augment.tempo and not self.at_rest:
                 shown = shown_frames(
                     len(packed) - begin,
                     self.config.augment,

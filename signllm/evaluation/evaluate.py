@@ -25,7 +25,6 @@ import torch
 
 from signllm.config import FinetuneConfig, datasets_of, load_config
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.augment import AugmentConfig
 from signllm.data.index import Split
 from signllm.data.mixture import absolute, dataset_records, open_mixture
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
@@ -219,10 +218,10 @@ def translate_split(
         StoppedEarlyError: asked to leave between two batches.
     """
     # An unreadable video is reported below, by all ranks alike: no rank may leave while others wait for it.
-    data = dataclasses.replace(data, augment=AugmentConfig(), max_bad=1.0)
+    data = dataclasses.replace(data, max_bad=1.0)
     found = gathered(unfinished.read() if ranks.rank == 0 else [], ranks)
     share = Share(
-        VideoSource(split, data),
+        VideoSource(split, data, at_rest=True),
         batch_size=config.batch_size,
         rank=ranks.rank,
         world=ranks.world,

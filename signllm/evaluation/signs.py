@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from signllm.data.ahead import ahead
+from signllm.data.augment import middle
 from signllm.data.batch import Item, collate
 from signllm.data.cutting import Cut
 from signllm.data.timed import Timed
@@ -109,7 +110,7 @@ def _of_another() -> None:
 def _whole(number: int, video: Footage, data: DataConfig, said: _Once) -> _Decoded:
     begun = time.perf_counter()
     try:
-        whole = video.whole(data.size)
+        whole = _middle(video.whole(data.augment.decoded_size(data.size)), data.size)
         timed = _thinned(whole, video.name, data.max_frames, said)
     except UsageError as error:
         return _Decoded(number, video.name, problem=error)
@@ -133,12 +134,16 @@ def _same(piece: _Decoded | None) -> _Decoded | None:
 def _cut(number: int, video: Footage, data: DataConfig, cut: Cut, said: _Once) -> Iterator[_Decoded]:
     begun = time.perf_counter()
     try:
-        for timed in video.pieces(data.size, cut, data.max_frames):
-            piece = _thinned(timed, video.name, data.max_frames, said)
+        for timed in video.pieces(data.augment.decoded_size(data.size), cut, data.max_frames):
+            piece = _thinned(_middle(timed, data.size), video.name, data.max_frames, said)
             yield _Decoded(number, video.name, piece, len(timed.frames), time.perf_counter() - begun)
             begun = time.perf_counter()
     except UsageError as error:
         yield _Decoded(number, video.name, problem=error)
+
+
+def _middle(timed: Timed, size: int) -> Timed:
+    return Timed(middle(timed.frames, size), timed.edges_s)
 
 
 class _Once:

@@ -7,6 +7,7 @@ get its words or its error.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def compose(run: Path, shards: Path | str, config: ComposeConfig, *, out: Path |
     Args:
         run: folder of a ``pretrain`` run; its last checkpoint encodes.
         shards: folder of the shards; their ``train`` split is read.
-        config: data and words; augmentation is left out.
+        config: data and words; nothing is augmented, and frames are cropped as in the run's evaluations.
         out: folder for the words, so that one run may have several codebooks of words; None: the run.
 
     Raises:
@@ -38,6 +39,7 @@ def compose(run: Path, shards: Path | str, config: ComposeConfig, *, out: Path |
     ranks = start_distributed()
     pretrained = load_config(run, PretrainConfig)
     _check_size(pretrained, config)
+    config = replace(config, data=replace(config.data, augment=pretrained.data.augment))
     folder = out or run
     vq_sign = load_vq_sign(run, pretrained).to(ranks.device)
     train = train_characters(run, shards, vq_sign, last_checkpoint(run), config)

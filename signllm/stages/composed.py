@@ -15,6 +15,7 @@ from torch import Tensor
 from signllm.config import FinetuneConfig, PretrainConfig, load_config
 from signllm.cra.word_codebook import WordCodebook, fingerprint
 from signllm.data.characters import FOLDER, load_split_characters
+from signllm.data.pipeline import DataConfig
 from signllm.errors import UsageError
 from signllm.models.vq_sign import known_by
 from signllm.stages import pretrain
@@ -25,12 +26,7 @@ from signllm.training.checkpoint import load_weights
 def with_encoder_of(init: Path, config: FinetuneConfig) -> FinetuneConfig:
     """Return the configuration with the encoder of run ``init`` in it, which needs no other weights file."""
     earlier = load_config(init, PretrainConfig)
-    if earlier.data.size != config.data.size:
-        raise UsageError(
-            f"frames are {config.data.size} pixels wide, the encoder learnt on {earlier.data.size}",
-            where="data.size",
-            remedy=f"set --data.size {earlier.data.size}",
-        )
+    _require_same_pictures(earlier.data, config.data)
     vq_sign = replace(earlier.vq_sign, encoder=replace(earlier.vq_sign.encoder, backbone_weights=None))
     return replace(config, sign_llm=replace(config.sign_llm, vq_sign=vq_sign))
 
@@ -57,6 +53,24 @@ def recorded_characters(init: Path, words: WordCodebook) -> Mapping[str, np.ndar
     characters, codebook = load_split_characters(init, TRAIN)
     _require_same_codebook(codebook, words.codebook, init / FOLDER)
     return characters
+
+
+def _require_same_pictures(earlier: DataConfig, now: DataConfig) -> None:
+    """Refuse frames of another size than the encoder was trained on, or with signers of another.
+
+    Raises:
+        UsageError: another ``size``, or another ``augment.shift``.
+    """
+    for name, learnt, given in (
+        ("size", earlier.size, now.size),
+        ("augment.shift", earlier.augment.shift, now.augment.shift),
+    ):
+        if learnt != given:
+            raise UsageError(
+                f"the encoder was trained on pictures of data.{name} {learnt}, not {given}",
+                where=f"--data.{name}",
+                remedy=f"--data.{name} {learnt}, or the recipe that the run was pretrained with",
+            )
 
 
 def _require_same_codebook(found: str, wanted: str, where: Path) -> None:

@@ -20,7 +20,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from signllm.config import PretrainConfig
-from signllm.data.augment import AugmentConfig
 from signllm.data.batch import Batch
 from signllm.data.characters import characters_file, characters_files, read_made_by
 from signllm.data.index import Split
@@ -126,10 +125,8 @@ def encode_batches(
     samples = [s for at, s in enumerate(whole.samples) if at // batch_size % len(group) == member]
     own = dataclasses.replace(whole, shard_sizes=(len(samples),), samples=SampleTable(samples))
     # whether too many are unreadable is asked when the shard is whole, not of a rank's part of it
-    plain = dataclasses.replace(
-        data, augment=AugmentConfig(), max_bad=1.0, cache_gb=0.0, max_frames_per_batch=None
-    )
-    source = VideoSource(own, plain)
+    plain = dataclasses.replace(data, max_bad=1.0, cache_gb=0.0, max_frames_per_batch=None)
+    source = VideoSource(own, plain, at_rest=True)
     encoded = ShardCharacters({}, {})
     for batch in Loader(source, batch_size=batch_size, shuffle=False, epochs=1) if samples else ():
         encoded.characters.update(_encode(vq_sign, batch.to(ranks.device)))

@@ -31,8 +31,8 @@ def held_out_losses(
 ) -> Validate | None:
     """Return a function for a model's mean losses over the ``dev`` split, or None if there is no such split.
 
-    All ranks call it; every batch counts by its real videos. Between two batches it raises StoppedEarlyError
-    on all ranks once one of them is asked to leave.
+    All ranks call it; every batch counts by its real videos, without augmentation. Between two batches it
+    raises StoppedEarlyError on all ranks once one of them is asked to leave.
     """
     return _validate(shards, data, training, ranks, exchanged=False, generation=None)
 
@@ -80,7 +80,7 @@ def _validate(
     split = index.split(DEV)
     others = other_texts(split.samples) if exchanged and len(split) > 1 else None
     loader = Loader(
-        VideoSource(split, data),
+        VideoSource(split, data, at_rest=True),
         batch_size=training.videos_per_forward,
         rank=ranks.rank,
         world=ranks.world,

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from signllm.data.augment import AugmentConfig
 from signllm.data.batch import Item, collate
 from signllm.data.index import Split
 from signllm.data.mixture import open_mixture
@@ -67,8 +66,8 @@ class Looking:
     ) -> None:
         index = open_mixture(shards)
         self.split: Split = index.split(DEV if DEV in index.splits else TRAIN)
-        plain = replace(data, augment=AugmentConfig(), cache_gb=0.0, max_frames_per_batch=None)
-        self.source, self.videos, self.ranks = VideoSource(self.split, plain), videos, ranks
+        plain = replace(data, cache_gb=0.0, max_frames_per_batch=None)
+        self.source, self.videos, self.ranks = VideoSource(self.split, plain, at_rest=True), videos, ranks
         self.generation = generation and replace(generation, beams=1, temperature=None, n_best=1)
 
     def __call__(self, model: nn.Module, step: int) -> Shown:

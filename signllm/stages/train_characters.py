@@ -39,7 +39,7 @@ class TrainCharacters:
         shas: of each shard.
         vq_sign: the encoder, in evaluation mode and on this rank's device.
         made_by: what decides the characters of a video.
-        config: data and words; augmentation is left out.
+        config: data and words; nothing is augmented.
     """
 
     run: Path
@@ -137,6 +137,7 @@ def train_characters(
         "codebook": fingerprint(known_by(vq_sign.state_dict(), vq_sign.config)),
         "checkpoint": checkpoint.name if checkpoint else None,
         "size": config.data.size,
+        "shift": config.data.augment.shift,
         "max_frames": config.data.max_frames,
     }
     if isinstance(index, Mixture):
