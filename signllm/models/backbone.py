@@ -7,13 +7,13 @@ ImageNet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn import functional
 
 from signllm.errors import UsageError
 from signllm.models.operations import FrameCost, frame_cost
@@ -24,6 +24,21 @@ SHORT_NAMES = {
     "dinov2-small": "facebook/dinov2-small",
 }
 MAX_GROUPS = 8
+
+
+class BatchNormAtRest(nn.BatchNorm2d):
+    """BatchNorm that computes with the statistics it was trained with; scale and shift learn.
+
+    It is torch's in evaluation mode but for 16 bits: DeepSpeed then casts parameters and leaves statistics in
+    32, a mixture that torch refuses. Here all four have 32, and the frames 16.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised maps (F, C, h, w), in their own type."""
+        dtype = torch.promote_types(input.dtype, torch.float32)
+        tensors = (self.running_mean, self.running_var, self.weight, self.bias)
+        mean, var, weight, bias = (tensor.to(dtype) for tensor in tensors if tensor is not None)
+        return functional.batch_norm(input, mean, var, weight, bias, eps=self.eps)
 
 
 class Backbone(nn.Module):
@@ -38,7 +53,7 @@ class Backbone(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model = _swapped(model, _at_rest)
         config: Any = model.config
         self.channels = int(
             config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
@@ -60,14 +75,6 @@ class Backbone(nn.Module):
         if size not in self._costs:
             self._costs[size] = frame_cost(self.model, size)
         return self._costs[size]
-
-    def train(self, mode: bool = True) -> Backbone:
-        """Switch the mode of everything but BatchNorm, whose statistics stay as they were learnt."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-        return self
 
 
 def build_backbone(
@@ -93,12 +100,22 @@ def build_backbone(
 
 def replace_batch_norm(module: nn.Module) -> nn.Module:
     """Put GroupNorm (at most 8 groups) in the place of every BatchNorm2d, in place; return the module."""
+    return _swapped(module, lambda norm: group_norm(norm.num_features))
+
+
+def _swapped(module: nn.Module, other: Callable[[nn.BatchNorm2d], nn.Module]) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, group_norm(child.num_features))
+            setattr(module, name, other(child))
         else:
-            replace_batch_norm(child)
+            _swapped(child, other)
     return module
+
+
+def _at_rest(norm: nn.BatchNorm2d) -> BatchNormAtRest:
+    resting = BatchNormAtRest(norm.num_features, eps=norm.eps)
+    resting.load_state_dict(norm.state_dict())
+    return resting
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

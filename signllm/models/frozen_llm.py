@@ -268,4 +268,5 @@ def _cannot_load(what: str, path: str, error: Exception) -> UsageError:
 
 def recompute_activations(model: nn.Module) -> None:
     """Switch recomputation on; it works in training mode alone."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})  # transformers 5.0 has the second name, 6 will have the first alone

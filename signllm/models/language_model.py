@@ -187,8 +187,8 @@ class LanguageModel(nn.Module, ABC):
     def embed(self, tokens: Sequence[int]) -> Tensor:
         """Return the embeddings (L, E) of token ids, detached, in the scale that the model gives them."""
         table = self.model.get_input_embeddings()
-        with torch.no_grad():
-            return table(torch.tensor(list(tokens), dtype=torch.int64, device=table.weight.device))
+        with torch.no_grad():  # a hook of recomputed activations asks for the gradient all the same
+            return table(torch.tensor(list(tokens), dtype=torch.int64, device=table.weight.device)).detach()
 
     def sample_embeddings(self, count: int) -> Tensor:
         """Copy the embeddings of ``count`` tokens, evenly spread over the vocabulary, as float32."""

@@ -63,7 +63,7 @@ def frame_cost(model: nn.Module, size: tuple[int, int]) -> FrameCost:
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        twin: nn.Module = type(model)(model.config)
+        twin: nn.Module = type(model)(model.config).eval()  # a map of one cell has no statistics of its own
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:
             features: Tensor = twin(pixel_values=torch.empty(1, 3, *size)).last_hidden_state
             forward = counter.get_total_flops()

@@ -73,6 +73,12 @@ def test_recomputing_changes_no_gradient(llm: Path, words: torch.Tensor) -> None
     torch.testing.assert_close(grads[0], grads[1])
 
 
+def test_embeddings_want_no_gradient_where_activations_are_recomputed(llm: Path) -> None:
+    recomputing = model(llm, gradient_checkpointing=True)
+    assert not recomputing.embed([1, 2]).requires_grad
+    assert not recomputing.sample_embeddings(4).requires_grad
+
+
 def test_long_references_are_cut_and_still_end(llm: Path, words: torch.Tensor) -> None:
     _, tokens, *_ = model(llm, max_text_tokens=2)(words, COUNTS, TEXTS, LANGUAGES)
     assert tokens.tolist() == [3, 2]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from signllm.errors import UsageError
-from signllm.models.backbone import build_backbone
+from signllm.models.backbone import Backbone, build_backbone
 from signllm.models.visual_encoder import (
     TemporalConv3d,
     VisualEncoder,
@@ -147,6 +149,33 @@ def test_a_pretrained_backbone_keeps_its_batch_statistics(tmp_path: Path) -> Non
     assert any("running_mean" in name for name in before)
     encode(model, parts.frames_of([17]))
     assert all(torch.equal(value, before[name]) for name, value in model.backbone.named_buffers())
+
+
+def test_batch_norm_is_torch_s_at_rest_and_takes_16_bits_beside_statistics_of_32() -> None:
+    norm = nn.BatchNorm2d(6)
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        nn.init.uniform_(tensor, 0.5, 2.0)
+    resting = Backbone(_Maps(copy.deepcopy(norm))).train()
+    maps = torch.randn(2, 6, 3, 3)
+    assert torch.equal(resting(maps), norm.eval()(maps))
+    for parameter in resting.parameters():
+        parameter.data = parameter.bfloat16()
+    found = resting(maps.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), norm(maps), rtol=0.02, atol=0.02)
+    found.sum().backward()
+    assert all(parameter.grad is not None for parameter in resting.parameters())
+
+
+class _Maps(nn.Module):
+    """A ``transformers`` image model of one layer."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.config = norm, SimpleNamespace(hidden_size=6)
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=self.norm(pixel_values))
 
 
 def test_backbone_weights_are_read_from_a_file_and_must_fit(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from signllm.data.pipeline import DataConfig
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.models.language_model import LanguageModelConfig, PromptTuningConfig
 from signllm.models.sign_llm import SignLLMConfig
+from signllm.recipes import Recipe, phoenix2014t
 from signllm.stages.finetune import finetune
 from signllm.stages.pretrain import pretrain
 from signllm.training.engine import TrainingConfig
@@ -137,7 +138,43 @@ def on_ranks(folder: Path, llm: Path, *names: str, processes: int) -> list[Path]
     return [folder / f"{name}-of-{processes}" for name in names]
 
 
+def paper_recipe(backbone: Path, llm: Path) -> Recipe:
+    """The paper's recipe: 16 bits, BatchNorm, augmentation, ZeRO, recomputation and beams as they are."""
+    made = phoenix2014t()
+    data = replace(made.pretrain.data, size=parts.SIZE, max_frames=40, workers=0)
+    encoder = replace(made.pretrain.vq_sign.encoder, backbone=str(backbone), width=16)
+    quantizer = replace(made.pretrain.vq_sign.quantizer, codes=8, kmeans_start=True)  # few videos collapse
+    model = replace(made.finetune.sign_llm.language_model, path=str(llm))
+    return Recipe(
+        pretrain=replace(
+            made.pretrain,
+            vq_sign=replace(made.pretrain.vq_sign, encoder=encoder, quantizer=quantizer),
+            data=data,
+            training=_shorter(made.pretrain.training),
+        ),
+        compose=replace(made.compose, data=replace(made.compose.data, size=parts.SIZE, workers=0)),
+        finetune=replace(
+            made.finetune,
+            sign_llm=replace(made.finetune.sign_llm, language_model=model),
+            data=data,
+            training=_shorter(made.finetune.training),
+            generation=replace(made.finetune.generation, max_new_tokens=8),
+        ),
+    )
+
+
+def _shorter(training: TrainingConfig) -> TrainingConfig:
+    return replace(training, epochs=2, batch_size=2, learning_rate=1e-4, warmup_steps=1, log_every=1)
+
+
+def paper_config(llm: Path, **training: object) -> FinetuneConfig:
+    """Stage 3 of the paper's recipe; the encoder comes from the run before."""
+    made = paper_recipe(llm, llm).finetune
+    return replace(made, training=replace(made.training, **training))
+
+
 CONFIGS = {
+    "paper": paper_config,
     "": finetune_config,
     "prompted": prompted_config,
     "shown": shown_config,
