@@ -92,14 +92,14 @@ def _charts(log: Sequence[Record]) -> Markup | None:
     for name, series in grouped(log).items():
         values = [y for one in series for _, y in one.points]
         if max(len(one.points) for one in series) == 1:
-            once += [f"{name} ({one.name}) {number(one.points[0][1])}" for one in series]
+            once += [f"{_title(name)} ({one.name}) {number(one.points[0][1])}" for one in series]
             continue
         if max(values) - min(values) <= NEGLIGIBLE:
-            constants.append(f"{name} {number(values[0])}")
+            constants.append(f"{_title(name)} {number(values[0])}")
             continue
-        title, note = KNOWN.get(name, (name.replace("_", " "), ""))
+        title, note = _title(name), KNOWN.get(name, ("", ""))[1]
         if len(series) == 1 and series[0].name != "training":
-            title = f"{title} on {series[0].name}"
+            title = f"{title}, {series[0].name}"
         is_loss = name.startswith(("l_", "loss", "grad"))
         chart = line_chart(title, series, x_label="step", note=note, may_be_logarithmic=is_loss)
         (speed if name in SPEED else charts).append(chart)
@@ -113,6 +113,10 @@ def _charts(log: Sequence[Record]) -> Markup | None:
     ]
     timed = tag("details", tag("summary", "Speed"), tag("div", *speed, class_="charts")) if speed else None
     return joined((tag("div", *shown, class_="charts"), *still, timed))
+
+
+def _title(name: str) -> str:
+    return KNOWN.get(name, (name.replace("_", " "), ""))[0]
 
 
 def grouped(log: Sequence[Record]) -> dict[str, list[Series]]:

@@ -35,8 +35,10 @@ def test_the_loss_of_other_videos_texts_stands_beside_that_of_the_own() -> None:
 
 def test_what_was_measured_once_is_not_told_to_be_constant() -> None:
     log = [{"step": n, "l_sim": 1.0 / n, "words": 18.0} for n in (1, 2)]
-    log.append({"step": 2, "validate/l_sim": 2.5, "validate/mmd_fixed": 0.25})
+    log.append({"step": 2, "validate/l_sim": 2.5, "validate/mmd_fixed": 0.25, "validate/bleu4": 7.0})
+    log.append({"step": 4, "validate/bleu4": 9.0})
     told = str(training_charts(RunFolder(path=Path("run"), log=list(log))))
-    assert "Constant throughout: words 18." in told
-    assert "Measured once: mmd_fixed (held out) 0.25." in told
+    assert "Constant throughout: Sign words 18." in told
+    assert "Measured once: Discrepancy by a fixed measure (held out) 0.25." in told
+    assert "BLEU-4, held out" in told
     assert "Translation loss: training ends at 0.5; held out ends at 2.5" in told
