@@ -18,6 +18,8 @@ from typing import Any
 
 WINDOW = 10
 """Log lines whose mean is looked at."""
+FEW_CODES = 5.0
+"""Perplexity that tells too few characters to spell signs with, also where it never was higher."""
 LINES_TO_FALL = 5 * WINDOW
 """Log lines after which a loss should have fallen."""
 VALIDATIONS = 3
@@ -99,8 +101,8 @@ RULES = (
     Rule(
         name="codebook collapse",
         metric="perplexity",
-        holds=lambda trend: trend.mean < max(2.0, trend.largest / 4),
-        seen=lambda trend: f"perplexity of the codes is {trend.mean:.1f}, it was {trend.largest:.1f}",
+        holds=lambda trend: trend.mean < max(FEW_CODES, trend.largest / 4),
+        seen=lambda trend: f"perplexity of the codes is {trend.mean:.1f}, it was {trend.largest:.1f} at best",
         remedy="vq_sign.quantizer.update ema with revive_dead_after, a k-means start, a lower learning rate",
     ),
     Rule(

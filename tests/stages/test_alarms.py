@@ -39,6 +39,7 @@ def lines(**metrics: list[float]) -> list[dict]:
     [
         ("perplexity", falling(100.0, 5.0), "codebook collapse", "it was 9"),
         ("perplexity", [1.2] * LINES, "codebook collapse", "1.2"),
+        ("perplexity", [4.1, 4.0, *[2.1] * (LINES - 2)], "codebook collapse", "at best"),
         ("l_q", falling(0.01, 0.1), "quantisation error rising", "l_q is"),
         ("l_mmd", falling(0.4, 0.39), "MMD not falling", "began at 0.39"),
         ("validate/l_sim_shuffled", falling(3.0, 0.2), "the language model ignores the signs", "is 100%"),
