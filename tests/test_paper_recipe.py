@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
 from signllm.stages.compose import compose
 from signllm.stages.pretrain import pretrain
+from signllm.training.checkpoint import load_weights
 from tests.models import parts
 from tests.stages import path
 
@@ -38,6 +41,21 @@ def validated(run: Path) -> list[int]:
 def test_both_stages_are_validated_after_every_epoch(run: Path) -> None:
     assert validated(run / "pretrain") == [3, 6]
     assert validated(run / "paper-zero3-of-2") == [3, 6]
+
+
+def test_stopped_and_resumed_in_16_bits_it_ends_with_the_same_weights(
+    run: Path, composed: Path, tmp_path: Path
+) -> None:
+    made = path.paper_recipe(run / "backbone", composed / "llm").pretrain
+    ends = {}
+    for name, stops in (("straight", [None]), ("resumed", [2, 4, None])):
+        for steps in stops:  # with the cosine, the end decides the rates
+            training = replace(made.training, steps=steps, schedule="constant")
+            pretrain(replace(made, training=training), tmp_path / name, run / "shards")
+        ends[name] = load_weights(tmp_path / name)
+    assert ends["straight"].keys() == ends["resumed"].keys()
+    parted = [n for n, tensor in ends["straight"].items() if not torch.equal(tensor, ends["resumed"][n])]
+    assert parted == []
 
 
 def test_its_run_is_evaluated(run: Path) -> None:
