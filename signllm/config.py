@@ -47,8 +47,11 @@ MAY_CHANGE = (
     "training.show",
     "training.tensorboard",
     "recompose_every",
+    "vq_sign.encoder.backbone_shape",
+    "sign_llm.vq_sign.encoder.backbone_shape",
 )
-"""What a resumed run may be given differently: how it is carried out, how long, and whether words follow.
+"""What a resumed run may be given differently: how it is carried out, how long, and whether words follow;
+and what older runs did not record.
 
 None of it moves a sample in the order of an epoch, except that there is a limit of frames at all
 (:func:`_breaks_the_run`).

@@ -170,8 +170,10 @@ def test_a_limit_of_frames_may_change_but_not_come_or_go(
 
 
 def test_what_may_change_are_settings_that_exist() -> None:
+    model = dataclasses.replace(FINETUNE.sign_llm, vq_sign=PRETRAIN.vq_sign)
     for name in configuration.MAY_CHANGE:
-        found: Any = FINETUNE
+        is_of_pretraining = name.startswith("vq_sign.")
+        found: Any = PRETRAIN if is_of_pretraining else dataclasses.replace(FINETUNE, sign_llm=model)
         for part in name.split("."):
             found = getattr(found, part)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
+from signllm.evaluation.export import export
+from signllm.evaluation.translate import load
 from signllm.stages.compose import compose
 from signllm.stages.pretrain import pretrain
 from signllm.training.checkpoint import load_weights
@@ -19,7 +22,10 @@ from tests.stages import path
 
 @pytest.fixture(scope="module")
 def run(composed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``pretrain`` and the fine-tuned run ``paper-zero3-of-2``, of two ranks."""
+    """A folder with ``pretrain`` and the fine-tuned run ``paper-zero3-of-2``, of two ranks.
+
+    What follows pretraining does without the folder that the backbone came from.
+    """
     from transformers import ResNetConfig, ResNetModel
 
     folder = tmp_path_factory.mktemp("paper")
@@ -27,6 +33,7 @@ def run(composed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = path.paper_recipe(folder / "backbone", composed / "llm")
     (folder / "shards").symlink_to(composed / "shards")
     pretrain(made.pretrain, folder / "pretrain", folder / "shards")
+    (folder / "backbone").rename(folder / "elsewhere")
     compose(folder / "pretrain", folder / "shards", made.compose)
     path.on_ranks(folder, composed / "llm", "paper-zero3", processes=2)
     return folder
@@ -46,12 +53,15 @@ def test_both_stages_are_validated_after_every_epoch(run: Path) -> None:
 def test_stopped_and_resumed_in_16_bits_it_ends_with_the_same_weights(
     run: Path, composed: Path, tmp_path: Path
 ) -> None:
-    made = path.paper_recipe(run / "backbone", composed / "llm").pretrain
+    shutil.copytree(run / "elsewhere", tmp_path / "backbone")
+    made = path.paper_recipe(tmp_path / "backbone", composed / "llm").pretrain
     ends = {}
     for name, stops in (("straight", [None]), ("resumed", [2, 4, None])):
         for steps in stops:  # with the cosine, the end decides the rates
             training = replace(made.training, steps=steps, schedule="constant")
             pretrain(replace(made, training=training), tmp_path / name, run / "shards")
+            if steps == 2:
+                shutil.rmtree(tmp_path / "backbone")  # the checkpoint has it
         ends[name] = load_weights(tmp_path / name)
     assert ends["straight"].keys() == ends["resumed"].keys()
     parted = [n for n, tensor in ends["straight"].items() if not torch.equal(tensor, ends["resumed"][n])]
@@ -61,3 +71,10 @@ def test_stopped_and_resumed_in_16_bits_it_ends_with_the_same_weights(
 def test_its_run_is_evaluated(run: Path) -> None:
     scores = evaluate(run / "paper-zero3-of-2", run / "shards", "dev", EvaluateConfig(checkpoint="best"))
     assert scores["samples"] == len(path.LENGTHS["dev"])
+
+
+def test_its_export_stands_alone(run: Path, composed: Path, tmp_path: Path) -> None:
+    tuned = run / "paper-zero3-of-2"
+    exported = export(tuned, tmp_path / "model", with_llm=True)
+    frames = composed / "dev0"
+    assert load(exported).translate(frames).characters == load(tuned).translate(frames).characters

@@ -7,7 +7,8 @@ ImageNet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ SHORT_NAMES = {
     "dinov2-small": "facebook/dinov2-small",
 }
 MAX_GROUPS = 8
+_NO_SHAPE = (
+    "_name_or_path", "architectures", "dtype", "id2label", "label2id", "model_type", "out_features",
+    "out_indices", "stage_names", "transformers_version",
+)  # fmt: skip
 
 
 class BatchNormAtRest(nn.BatchNorm2d):
@@ -78,24 +83,47 @@ class Backbone(nn.Module):
 
 
 def build_backbone(
-    name: str, *, random: Mapping[str, Any] | None = None, weights: str | None = None
+    name: str,
+    *,
+    random: Mapping[str, Any] | None = None,
+    shape: Mapping[str, Any] | None = None,
+    weights: str | None = None,
 ) -> Backbone:
     """Load a pretrained backbone, or initialise one at random.
 
     Args:
         name: a short name (``resnet18``), a local folder, or a name on the Hugging Face hub; not read when
-            ``random`` is given.
+            ``random`` or ``shape`` is given.
         random: settings of a randomly initialised model: ``model_type`` (default ``resnet``) and fields of
             its configuration.
+        shape: of a pretrained model, as :func:`shape_of` returns it: built for weights that come later.
         weights: a safetensors file with the weights of a backbone of this shape, laid over the initial ones.
 
     Raises:
         UsageError: no such model, unknown settings, or weights that do not fit.
     """
-    backbone = Backbone(_pretrained(name) if random is None else _random(random))
+    if random is not None:
+        model = replace_batch_norm(_of_settings(random))
+    else:
+        model = _pretrained(name) if shape is None else _of_settings(shape)
+    backbone = Backbone(model)
     if weights is not None:
         _load_weights(backbone, Path(weights))
     return backbone
+
+
+def shape_of(name: str) -> dict[str, Any]:
+    """Return the settings that a pretrained backbone is built from, for a run that is to need it no more.
+
+    Raises:
+        UsageError: no such model.
+    """
+    from transformers import AutoConfig
+
+    with _told(name):
+        config = AutoConfig.from_pretrained(SHORT_NAMES.get(name, name))
+    settings = {key: value for key, value in config.to_diff_dict().items() if key not in _NO_SHAPE}
+    return {"model_type": config.model_type, **settings}
 
 
 def replace_batch_norm(module: nn.Module) -> nn.Module:
@@ -128,8 +156,15 @@ def group_norm(channels: int) -> nn.GroupNorm:
 def _pretrained(name: str) -> nn.Module:
     from transformers import AutoModel
 
+    with _told(name):
+        model: nn.Module = AutoModel.from_pretrained(SHORT_NAMES.get(name, name), dtype=torch.float32)
+    return model
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
     try:
-        return AutoModel.from_pretrained(SHORT_NAMES.get(name, name), dtype=torch.float32)
+        yield
     except (OSError, ValueError) as error:
         first_line = str(error).splitlines()[0]
         raise UsageError(
@@ -139,21 +174,20 @@ def _pretrained(name: str) -> nn.Module:
         ) from None
 
 
-def _random(settings: Mapping[str, Any]) -> nn.Module:
+def _of_settings(settings: Mapping[str, Any]) -> nn.Module:
     from transformers import AutoConfig, AutoModel
 
     fields = dict(settings)
     model_type = fields.pop("model_type", "resnet")
     try:
-        config = AutoConfig.for_model(model_type, **fields)
-        model = AutoModel.from_config(config)
+        model: nn.Module = AutoModel.from_config(AutoConfig.for_model(model_type, **fields))
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UsageError(
             f"no image backbone can be built from these settings: {str(error).splitlines()[0]}",
             where=f"encoder.backbone_config = {dict(settings)}",
             remedy="give fields of the transformers configuration of that model_type",
         ) from None
-    return replace_batch_norm(model)
+    return model
 
 
 def _load_weights(backbone: Backbone, path: Path) -> None:

@@ -34,6 +34,8 @@ class VisualEncoderConfig:
         backbone: ``resnet18``, a folder with a ``transformers`` image model, or its name on the hub.
         backbone_config: settings of a randomly initialised backbone instead (``model_type``, default resnet,
             and its fields).
+        backbone_shape: settings of the pretrained ``backbone``, recorded by ``pretrain``: whoever reads the
+            run needs neither the hub nor a folder, because its checkpoints hold the weights.
         backbone_weights: safetensors file with weights for the backbone.
         freeze_backbone: the backbone does not learn, and keeps no activations.
         width: D, the width of z.
@@ -54,6 +56,7 @@ class VisualEncoderConfig:
 
     backbone: str = "resnet18"
     backbone_config: dict[str, Any] | None = None
+    backbone_shape: dict[str, Any] | None = None
     backbone_weights: str | None = None
     freeze_backbone: bool = False
     width: int = 1024
@@ -104,7 +107,10 @@ class VisualEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(
-            config.backbone, random=config.backbone_config, weights=config.backbone_weights
+            config.backbone,
+            random=config.backbone_config,
+            shape=config.backbone_shape,
+            weights=config.backbone_weights,
         )
         if config.freeze_backbone:
             self.backbone.requires_grad_(False)

@@ -6,13 +6,15 @@ All ranks call :func:`pretrain`; the run folder continues by itself from its las
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from signllm.config import PretrainConfig, open_run
+from signllm.config import PretrainConfig, load_config, open_run
 from signllm.data.mixture import dataset_records
 from signllm.data.pipeline import VideoSource
+from signllm.models.backbone import shape_of
 from signllm.models.vq_sign import VQSign, build_vq_sign
 from signllm.stages.agreement import once
 from signllm.stages.alarms import Watch
@@ -35,10 +37,12 @@ def pretrain(config: PretrainConfig, run: Path, shards: Path | str) -> Outcome:
     """
     ranks = start_distributed(timeout_s=config.training.timeout_s)
     source = VideoSource(open_split(shards), config.data)
+    begins = once(lambda: last_checkpoint(run) is None, ranks)
+    given, config = config, _with_shape(config, None if begins else run)
     open_run(run, config, dataset_records(shards, TRAIN))
     torch.manual_seed(config.training.seed)
-    model = build_vq_sign(config.vq_sign).to(ranks.device)
-    if config.vq_sign.quantizer.kmeans_start and last_checkpoint(run) is None:
+    model = build_vq_sign(given.vq_sign if begins else config.vq_sign).to(ranks.device)
+    if config.vq_sign.quantizer.kmeans_start and begins:
         batches = training_batches(source, config.training, ranks)
         model.start(batch.to(ranks.device) for batch in batches)
     if config.training.steps == 0:
@@ -54,6 +58,16 @@ def pretrain(config: PretrainConfig, run: Path, shards: Path | str) -> Outcome:
         watch=Watch(),
         look=Looking(shards, config.data, config.training.show, ranks),
     )
+
+
+def _with_shape(config: PretrainConfig, begun: Path | None) -> PretrainConfig:
+    """Return the configuration with the shape of a pretrained backbone, as a run that has begun says it."""
+    encoder = config.vq_sign.encoder
+    if encoder.backbone_config is not None:
+        return config
+    shape = load_config(begun, PretrainConfig).vq_sign.encoder.backbone_shape if begun else None
+    encoder = replace(encoder, backbone_shape=shape or shape_of(encoder.backbone))
+    return replace(config, vq_sign=replace(config.vq_sign, encoder=encoder))
 
 
 def _save_start(model: VQSign, run: Path) -> None:
