@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from signllm.data.cutting import Cut, pieces_of
-from signllm.data.formats.video_tree import VIDEO_SUFFIXES
 from signllm.data.frame_folder import is_image
 from signllm.data.timed import Timed, timed_runs, whole_video
 from signllm.data.video import decode
 from signllm.data.video_error import VideoError
+from signllm.data.video_files import is_video_name
 from signllm.errors import UsageError
 
 REMEDY = "give a video file that FFmpeg can read, or a folder of frame pictures"
@@ -188,7 +188,7 @@ def _below(path: Path) -> list[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files = [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
-        here = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+        here = [file for file in files if is_video_name(file)]
         if not here and any(map(is_image, files)):
             here = [Path(folder)]
         videos += here

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from signllm.data.clip import Annotations, Clip, LeftOut, tidy_text
-from signllm.data.formats.video_tree import VIDEO_SUFFIXES
 from signllm.data.frame_folder import is_image
+from signllm.data.video_files import is_video_name
 from signllm.errors import UsageError
 
 SPLITS = ("train", "dev", "val", "test")
@@ -43,7 +43,7 @@ def _videos(src: Path) -> dict[Path, list[Path]]:
     """Return stem → video files and frame folders of that stem."""
     found: dict[Path, list[Path]] = {}
     for path in sorted(src.rglob("*")):
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        if is_video_name(path) and path.is_file():
             found.setdefault(path.with_suffix(""), []).append(path)
         elif is_image(path) and path.parent != src and path.parent not in found.get(path.parent, []):
             found.setdefault(path.parent, []).append(path.parent)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".gif"}
-)
+from signllm.data.video_files import is_video_name
 
 
 class VideoTree:
@@ -29,9 +27,8 @@ class VideoTree:
             seen.add(real)
             folders.sort()
             for name in sorted(names):
-                stem, suffix = os.path.splitext(name)
-                if suffix.lower() in VIDEO_SUFFIXES:
-                    self._found.setdefault(stem, []).append(Path(folder) / name)
+                if is_video_name(name):
+                    self._found.setdefault(os.path.splitext(name)[0], []).append(Path(folder) / name)
 
     def find(self, stem: str, split: str = "") -> Path | None:
         """Return the video of this name, None if there is none."""
