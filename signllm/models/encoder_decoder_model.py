@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from signllm.errors import UsageError
+from signllm.languages import find_language, nearest_names
 from signllm.models.generation import Candidate, GenerationConfig
 from signllm.models.language_model import (
     IGNORED,
@@ -20,7 +22,6 @@ from signllm.models.language_model import (
     padded,
     token_losses,
 )
-from signllm.models.languages import decoder_start
 from signllm.models.operations import encoder_decoder_cost
 
 
@@ -96,3 +97,68 @@ class EncoderDecoderLanguageModel(LanguageModel):
 
     def _start(self, language: str) -> list[int]:
         return decoder_start(self.tokenizer, self.model.config, language)
+
+
+def decoder_start(tokenizer: Any, config: Any, language: str) -> list[int]:
+    """Return the tokens that a decoder begins with, by a model's configuration and for a language.
+
+    A model that knows languages by codes (``de_DE``, ``__de__``, ``deu_Latn``) starts with the code of the
+    language, after the end token where its configuration makes that the decoder's start (mBART-50, M2M100,
+    NLLB); other models (T5) start with the start token of the configuration.
+
+    Raises:
+        UsageError: the model has language codes, and none for this language.
+    """
+    start = config.decoder_start_token_id
+    codes = language_codes(tokenizer)
+    if not codes:
+        return [config.pad_token_id if start is None else start]
+    token = _find_code(language, codes)
+    if token is None:
+        near = [name for name in nearest_names(language) if _find_code(name, codes)]
+        raise UsageError(
+            f"this model has no code for the language {language!r}",
+            where=f"its {len(codes)} codes are {', '.join(codes[:4])} ...",
+            remedy="name the language in the annotations by its English name, as "
+            + (" or ".join(near) if near else "in German")
+            + ", or by one of the model's codes",
+        )
+    code = tokenizer.convert_tokens_to_ids(token)
+    return [start, code] if start == tokenizer.eos_token_id else [code]
+
+
+def language_codes(tokenizer: Any) -> list[str]:
+    """Return the tokens of a tokenizer that stand for languages."""
+    added = sorted(tokenizer.get_added_vocab(), key=tokenizer.get_added_vocab().__getitem__)
+    return [token for token in dict.fromkeys([*tokenizer.all_special_tokens, *added]) if is_code(token)]
+
+
+def is_code(token: str) -> bool:
+    """Return whether a special token is the code of a language: ``de_DE``, ``__de__``, ``deu_Latn``."""
+    name = token.strip("_")
+    language, _, region = name.partition("_")
+    return (
+        token != name.replace("_", "")
+        and 2 <= len(language) <= 3
+        and language.isalpha()
+        and (region.isalpha() or token == f"__{name}__")
+    )
+
+
+def _find_code(spelling: str, codes: Sequence[str]) -> str | None:
+    """Return which of a model's codes stands for a language; None if none does.
+
+    The model's own spelling comes first, then the code that its family has for the language, then any code
+    that means the same language (``de_AT``), then a code that begins like one this project does not know.
+    """
+    by_key = {code.strip("_").casefold(): code for code in reversed(codes)}
+    key = spelling.strip().strip("_").replace("-", "_").casefold()
+    if key in by_key:
+        return by_key[key]
+    language = find_language(spelling)
+    if language is None:
+        return next((code for name, code in by_key.items() if name.partition("_")[0] == key), None)
+    for own in (language.nllb, language.mbart, language.m2m100):
+        if own is not None and own.casefold() in by_key:
+            return by_key[own.casefold()]
+    return next((code for code in codes if find_language(code) is language), None)

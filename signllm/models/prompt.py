@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from signllm.errors import UsageError
-from signllm.models.languages import code_of
+from signllm.languages import language_code
 
 SIGNS = "<<signs>>"
 """Stands for the sign words while a chat template is filled in."""
@@ -118,7 +118,7 @@ class Prompt:
     def _in_language(self, language: str) -> str:
         if not self.translated:
             return self.text.format(language=language)
-        code = code_of(language)
+        code = language_code(language)
         if code not in self.translated:
             raise UsageError(
                 f"there is no prompt in the language {language!r}",

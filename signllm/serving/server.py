@@ -30,7 +30,7 @@ from aiohttp import web
 
 from signllm.errors import UsageError
 from signllm.evaluation.translate import Translator
-from signllm.models.languages import CODES
+from signllm.languages import LANGUAGES
 from signllm.serving.service import CUTS, MOST_CANDIDATES, Service, Wish
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def application(translator: Translator, name: str, *, host: str, largest_mb: int
             {
                 "name": name,
                 "language": usual,
-                "languages": sorted(language.capitalize() for language in CODES),
+                "languages": [language.name for language in LANGUAGES],
                 "most_candidates": MOST_CANDIDATES,
                 "cuts": CUTS,
                 "largest_mb": largest_mb,

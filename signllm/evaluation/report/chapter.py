@@ -12,7 +12,7 @@ from signllm.data.characters import load_split_characters
 from signllm.errors import UsageError
 from signllm.evaluation.report.run_folder import Record, RunFolder
 from signllm.evaluation.report.vocabulary import Vocabulary
-from signllm.models.languages import code_of
+from signllm.languages import language_code
 
 PREFERRED_SPLITS = ("test", "dev")
 TRAIN = "train"
@@ -52,7 +52,7 @@ class Chapter:
         config = self.run.config.get("config")
         generation = config.get("generation") if isinstance(config, dict) else None
         name = generation.get("language") if isinstance(generation, dict) else None
-        return code_of(name) if isinstance(name, str) and name else None
+        return language_code(name) if isinstance(name, str) and name else None
 
     @property
     def records(self) -> list[Record]:
