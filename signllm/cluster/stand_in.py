@@ -50,6 +50,10 @@ class _Tokens:
 
     eos_token_id = 0
     all_special_tokens = ()
+    end = (0,)
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return {}
 
     def around(self, language: str) -> tuple[list[int], list[int]]:
         return [0] * (PROMPT_TOKENS - 1), [0]

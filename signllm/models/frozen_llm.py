@@ -93,7 +93,14 @@ def model_type(model: Any) -> str:
 
 
 def without_dropout(settings: Any) -> Any:
-    """Return a configuration, itself, with every dropout of its own at 0."""
+    """Return a configuration, itself, with every dropout of its own at 0, and with logits as its only output.
+
+    ``output_attentions`` and its like would cost memory, and an attention that computes them.
+    """
+    for name in ("output_attentions", "output_hidden_states"):
+        if getattr(settings, name, False):
+            setattr(settings, name, False)
+    settings.return_dict = True
     for name, value in settings.to_dict().items():
         if "drop" in name and isinstance(value, float):
             setattr(settings, name, 0.0)
@@ -126,7 +133,7 @@ def load_model(
             or no safetensors, or this machine lacks what ``attention`` or ``quantize`` need.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
     auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
     is_cut = deepspeed is not None and deepspeed["zero_optimization"]["stage"] == 3
@@ -142,11 +149,12 @@ def load_model(
             loaded_as = {**(deepspeed or {}), "bf16": {"enabled": dtype == "bf16"}}
             model = load_partitioned(auto, folder, settings, loaded_as, **options)
             if model is not None:
-                return _at_rest(model)
+                return _frozen(model)
         with zero3_loading(deepspeed, dtype=dtype):
             loaded: Any = auto.from_pretrained(
                 folder,
                 config=settings,
+                generation_config=GenerationConfig(),  # given one, the folder's file is not read
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
@@ -167,14 +175,21 @@ def load_model(
             where=path,
             remedy="fetch or save the model again, whole",
         )
-    return _at_rest(model)
+    return _frozen(model)
 
 
-def _at_rest(model: nn.Module) -> nn.Module:
-    """Freeze a model; no checkpoint holds its buffers: they are in its own files."""
+def _frozen(model: Any) -> nn.Module:
+    """Freeze a model and empty its own settings of decoding, those of ``config.json`` included.
+
+    No checkpoint holds its buffers: they are in its own files.
+    """
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig()
     for part in model.modules():
         part._non_persistent_buffers_set.update(part._buffers)
-    return model.requires_grad_(False)
+    frozen: nn.Module = model.requires_grad_(False)
+    return frozen
 
 
 def require_safetensors(folder: Path, path: str) -> None:

@@ -3,6 +3,9 @@
 Sampling adds Gumbel noise to the logits and takes the largest, which draws from their softmax exactly. The
 noise of a row comes from a generator of its own, so a draw depends on the seed and on what is read, not on
 the other rows of a batch, on ranks or on the device.
+
+Nothing but these options decides how text is decoded: what a model's own ``generation_config.json`` or
+``config.json`` asks for (a repetition penalty, a least length, a forced first token) is not read.
 """
 
 from __future__ import annotations
@@ -114,6 +117,7 @@ def write(
     generation: GenerationConfig,
     *,
     seeds: Sequence[int],
+    ends: Sequence[Sequence[int]],
     room: int | None = None,
     synced: bool = False,
 ) -> list[tuple[Candidate, ...]]:
@@ -125,6 +129,7 @@ def write(
         inputs: of its ``generate``, each (B, ...): embeddings, mask, the tokens that a decoder begins with.
         generation: how.
         seeds: of the draws, B of them.
+        ends: sequences of tokens, each of which ends a text.
         room: no more tokens than these.
         synced: go on until all ranks have ended (ZeRO-3: all ranks, equally often).
 
@@ -135,28 +140,83 @@ def write(
     draws = generation.n_best if generation.samples else 1
     inputs = {name: value.repeat_interleave(draws, dim=0) for name, value in inputs.items()}
     noise = [seed + draw for seed in seeds for draw in range(draws)]
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    chosen = _ChosenInBeams(generation.beams) if generation.beams > 1 else _Chosen(tokenizer.eos_token_id)
-    longest = generation.max_new_tokens
+    chosen = _ChosenInBeams(generation.beams) if generation.beams > 1 else _Chosen(ends)
     written = model.generate(
         **inputs,
+        generation_config=_library_settings(tokenizer, inputs, generation, ends, room),
+        synced_gpus=synced,
+        logits_processor=_processors(generation, chosen, noise),
+        stopping_criteria=_stopping(ends),
+    )
+    sequences = written.sequences if generation.beams > 1 else written
+    scores = chosen.means(sequences, getattr(written, "beam_indices", None)).tolist()
+    started = inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 0
+    tokens = [row[: _find_end(row, ends)[0]] for row in sequences[:, started:].tolist()]
+    # A tokenizer's clean_up_tokenization_spaces would decide what "rain ." reads like: it is switched off.
+    decoded = tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    texts = [text.strip() for text in decoded]
+    candidates = [Candidate(text=text, score=score) for text, score in zip(texts, scores, strict=True)]
+    every = range(0, len(candidates), generation.n_best)
+    return [_ranked(candidates[at : at + generation.n_best], generation) for at in every]
+
+
+def _library_settings(
+    tokenizer: Any,
+    inputs: Mapping[str, Tensor],
+    generation: GenerationConfig,
+    ends: Sequence[Sequence[int]],
+    room: int | None,
+) -> Any:
+    """Return our options as ``transformers`` names them; everything else has the library's own default.
+
+    The model's own settings were emptied when it was loaded, for ``generate`` fills gaps from them.
+    """
+    from transformers import GenerationConfig as LibrarySettings
+
+    longest, has_beams = generation.max_new_tokens, generation.beams > 1
+    starts = inputs.get("decoder_input_ids")
+    return LibrarySettings(
         max_new_tokens=longest if room is None else min(longest, room),
         num_beams=generation.beams,
         num_return_sequences=1 if generation.samples else generation.n_best,
         do_sample=False,
-        length_penalty=generation.length_penalty if generation.beams > 1 else None,
-        pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
-        synced_gpus=synced,
-        logits_processor=_processors(generation, chosen, noise),
-        return_dict_in_generate=generation.beams > 1,
+        use_cache=True,
+        length_penalty=generation.length_penalty if has_beams else None,
+        pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        eos_token_id=[end[0] for end in ends if len(end) == 1],
+        # generate() puts its own start before a decoder's tokens unless they begin with it.
+        decoder_start_token_id=None if starts is None else starts[0, 0].item(),
+        return_dict_in_generate=has_beams,
     )
-    sequences = written.sequences if generation.beams > 1 else written
-    scores = chosen.means(sequences, getattr(written, "beam_indices", None)).tolist()
-    texts = [text.strip() for text in tokenizer.batch_decode(sequences, skip_special_tokens=True)]
-    candidates = [Candidate(text=text, score=score) for text, score in zip(texts, scores, strict=True)]
-    every = range(0, len(candidates), generation.n_best)
-    return [_ranked(candidates[at : at + generation.n_best], generation) for at in every]
+
+
+def _stopping(ends: Sequence[Sequence[int]]) -> Any:
+    """Return what stops a row at an end of several tokens; ``generate`` itself knows those of one."""
+    from transformers import StoppingCriteriaList
+
+    return StoppingCriteriaList([_EndsWith(end) for end in ends if len(end) > 1])
+
+
+class _EndsWith:
+    """Stops the rows of a batch that end with a sequence of tokens."""
+
+    def __init__(self, end: Sequence[int]) -> None:
+        self.end = list(end)
+
+    def __call__(self, ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        if ids.shape[1] < len(self.end):
+            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        end = torch.tensor(self.end, device=ids.device)
+        return (ids[:, -len(end) :] == end).all(dim=1)
+
+
+def _find_end(tokens: list[int], ends: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Return how many tokens a text has without its end and with it; all of them if it has none."""
+    for place in range(len(tokens)):
+        for end in ends:
+            if tokens[place : place + len(end)] == list(end):
+                return place, place + len(end)
+    return len(tokens), len(tokens)
 
 
 def _ranked(candidates: list[Candidate], generation: GenerationConfig) -> tuple[Candidate, ...]:
@@ -206,8 +266,8 @@ class _Gumbel:
 class _Chosen:
     """Log probabilities of tokens taken one by one: of the logits of a step, that of the token seen next."""
 
-    def __init__(self, end: int) -> None:
-        self.end, self.steps, self._begin = end, list[Tensor](), 0
+    def __init__(self, ends: Sequence[Sequence[int]]) -> None:
+        self.ends, self.steps, self._begin = ends, list[Tensor](), 0
         self._last: Tensor | None = None
 
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
@@ -229,8 +289,8 @@ class _Chosen:
         if len(self.steps) < tokens.shape[1]:
             self._note(tokens[:, len(self.steps)])
         taken_BL = torch.stack(self.steps[: tokens.shape[1]], dim=1)
-        ends_BL = (tokens == self.end).long()
-        counted_BL = ends_BL.cumsum(dim=1) - ends_BL == 0
+        lengths = torch.tensor([_find_end(row, self.ends)[1] for row in tokens.tolist()])
+        counted_BL = (torch.arange(tokens.shape[1]) < lengths[:, None]).to(taken_BL.device)
         return (taken_BL * counted_BL).sum(dim=1) / counted_BL.sum(dim=1)
 
 

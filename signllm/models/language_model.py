@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from signllm.errors import UsageError
 from signllm.models.adapters import LoraConfig, PromptTuningConfig, virtual_tokens, with_lora
+from signllm.models.chat_template import Thinking
 from signllm.models.frozen_llm import (
     load_model,
     load_tokenizer,
@@ -51,7 +53,16 @@ class LanguageModelConfig:
         prompt_language: ``target``: a causal model's prompt is in the language that it is to write, German
             for German; T5 and its like learnt tasks by English words, mBART by codes: theirs stay.
         separator: follows the signs, before the text. None: the family's.
-        chat: put prompt and signs into the tokenizer's chat template. None: where it has one.
+        chat: put prompt and signs into the tokenizer's chat template. None: where it has one. Like the four
+            that follow it is recorded when training begins, so that a run asks in the same way on any day.
+        chat_template: text of the template, a file, or the name of one of the tokenizer's several. None: the
+            tokenizer's own.
+        date: what the template reads as today, as in 2026-11-30. None: today; recorded only if the template
+            prints it.
+        thinking: ``none`` asks the template not to think and closes a thought that it opens, so that the text
+            follows; ``template`` leaves the template its own default. None: ``none``.
+        end_of_turn: text of the tokens that end every text, in training and in writing; empty: the
+            tokenizer's end token. None: what ends an answer in the chat template, else the end token.
         max_text_tokens: longer references are cut in training.
         too_long: where prompt, sign words and text exceed what the model reads: ``cut`` the last sign words,
             with a warning, or an ``error``.
@@ -68,6 +79,10 @@ class LanguageModelConfig:
     prompt_language: Literal["English", "target"] = "English"
     separator: str | None = None
     chat: bool | None = None
+    chat_template: str | None = None
+    date: str | None = None
+    thinking: Thinking | None = None
+    end_of_turn: str | None = None
     max_text_tokens: int = 128
     too_long: Literal["cut", "error"] = "cut"
     gradient_checkpointing: bool = False
@@ -97,6 +112,27 @@ class LanguageModelConfig:
                 where="language_model.prompt_language",
                 remedy="leave out one of the two",
             )
+        try:
+            date.fromisoformat(self.date or "2000-01-01")
+        except ValueError:
+            raise UsageError(
+                f"date is {self.date!r}", where="language_model.date", remedy="give a day as in 2026-11-30"
+            ) from None
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether a run recorded what decides its prompts."""
+        return self.chat is not None and self.end_of_turn is not None
+
+    def as_older_runs(self) -> LanguageModelConfig:
+        """Return settings that a run recorded; where it is older than such records, what it did then.
+
+        Its texts ended with the tokenizer's end token, and its template was not asked not to think.
+        """
+        if self.is_recorded:
+            return self
+        end = "" if self.end_of_turn is None else self.end_of_turn
+        return replace(self, end_of_turn=end, thinking=self.thinking or "template")
 
 
 class Scored(NamedTuple):
@@ -248,15 +284,25 @@ class LanguageModel(nn.Module, ABC):
         if seeds is None:
             seeds = [generation.seed + place * generation.n_best for place in range(len(first))]
         synced = world_and_rank()[0] > 1 and self._is_partitioned()
-        return write(self.model, self.tokenizer, inputs, generation, seeds=seeds, room=room, synced=synced)
+        return write(
+            self.model,
+            self.tokenizer,
+            inputs,
+            generation,
+            seeds=seeds,
+            ends=self.prompt.ends,
+            room=room,
+            synced=synced,
+        )
 
     def _is_partitioned(self) -> bool:
         return any(hasattr(parameter, "ds_id") for parameter in self.model.parameters())
 
     def _text_tokens(self, text: str, *, room: int | None = None) -> list[int]:
         """Return a reference's tokens and the end; ``room``: no more than these."""
-        longest = self.config.max_text_tokens if room is None else min(self.config.max_text_tokens, room - 1)
-        return [*self.prompt.tokens(text)[:longest], self.tokenizer.eos_token_id]
+        end, longest = self.prompt.end, self.config.max_text_tokens
+        longest = longest if room is None else min(longest, room - len(end))
+        return [*self.prompt.tokens(text)[:longest], *end]
 
 
 def build_language_model(
@@ -283,14 +329,7 @@ def build_language_model(
     )
     if config.gradient_checkpointing:
         recompute_activations(model)
-    prompt = Prompt(
-        tokenizer,
-        family_of(model_type(model)),
-        text=config.prompt,
-        separator=config.separator,
-        chat=config.chat,
-        in_target=config.prompt_language == "target",
-    )
+    prompt = build_prompt(config, tokenizer, model_type(model))
     learnt = None
     if config.lora is not None:
         model = with_lora(model, config.lora)
@@ -298,6 +337,37 @@ def build_language_model(
         folder = str(model_folder(config.path))
         learnt = virtual_tokens(model, config.prompt_tuning, tokenizer=folder)
     return kind(config, model, tokenizer, prompt, virtual_tokens=learnt)
+
+
+def build_prompt(config: LanguageModelConfig, tokenizer: Any, model_type: str) -> Prompt:
+    """Return the prompt of a model of the type that ``transformers`` calls ``model_type``.
+
+    A run's own chat template is used although the tokenizer's has changed since; then this is logged.
+    """
+    prompt = Prompt(
+        tokenizer,
+        family_of(model_type),
+        text=config.prompt,
+        separator=config.separator,
+        chat=config.chat,
+        in_target=config.prompt_language == "target",
+        chat_template=config.chat_template,
+        day=config.date,
+        thinking=config.thinking,
+        end_of_turn=config.end_of_turn,
+    )
+    own = getattr(tokenizer, "chat_template", None)
+    if prompt.template is not None and own and prompt.template.text not in (own, *_values(own)):
+        log.warning(
+            "prompts follow the chat template of the settings, which is not that of %s: the run was begun "
+            "with another, or it was given",
+            config.path,
+        )
+    return prompt
+
+
+def _values(templates: Any) -> list[str]:
+    return list(templates.values()) if isinstance(templates, dict) else []
 
 
 def language_model_class(*, is_encoder_decoder: bool) -> type[LanguageModel]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,6 @@ def load_partitioned(
         None where the weights of the file are not those of the model one by one: older names, experts stored
         apart. ``transformers`` knows how to turn them then.
     """
-    from transformers import GenerationConfig
-
     model = without_weights(auto, settings, dtype=dtype, **options)
     with ExitStack() as stack:
         shards = Shards(folder, stack)
@@ -85,8 +83,6 @@ def load_partitioned(
                 if name in shards.files:
                     buffer.copy_(shards[name])
             _cut(model, shards, places, deepspeed, dtype)
-    with suppress(OSError):  # without the file, what the model's configuration says stays
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     loaded: nn.Module = model.eval()
     return loaded
 

@@ -1,4 +1,4 @@
-"""What surrounds the sign words: a family's prompt, or the chat template of a tokenizer.
+"""What surrounds the sign words, and what ends a text: of a family, or of a tokenizer's chat template.
 
 Not stated in the paper; ours, and options of :class:`~signllm.models.language_model.LanguageModelConfig`.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
 from typing import Any
 
 from signllm.errors import UsageError
-from signllm.languages import language_code
-
-SIGNS = "<<signs>>"
-"""Stands for the sign words while a chat template is filled in."""
+from signllm.languages import language_code, nearest_names
+from signllm.models.chat_template import ChatTemplate, Thinking, select_template
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def family_of(model_type: str) -> Family:
 
 
 class Prompt:
-    """Token ids before and behind the sign words.
+    """Token ids before and after the sign words, and those that end a text.
 
     Args:
         tokenizer: of the model.
@@ -76,9 +76,14 @@ class Prompt:
         separator: instead of the family's, if given.
         chat: through the tokenizer's chat template; None: where it has one.
         in_target: the family's prompt is in the language that is asked for, where the family has it so.
+        chat_template: its text, or name; None: the tokenizer's.
+        day: what the template reads as today, as in 2026-11-30; None: today.
+        thinking: ``none`` lets no model think before it answers; None is ``none``.
+        end_of_turn: text of the tokens that end a text; empty: the tokenizer's end token; None: that with
+            which the chat template ends an answer.
 
     Raises:
-        UsageError: a chat template is asked for and there is none.
+        UsageError: a chat template is asked for and there is none, or it cannot be chosen.
     """
 
     def __init__(
@@ -90,28 +95,66 @@ class Prompt:
         separator: str | None,
         chat: bool | None,
         in_target: bool = False,
+        chat_template: str | None = None,
+        day: str | None = None,
+        thinking: Thinking | None = None,
+        end_of_turn: str | None = None,
     ) -> None:
         self.tokenizer, self.family = tokenizer, family
         self.translated = family.translated if in_target else {}
         self.text = family.prompt if text is None else text
         self.separator = family.separator if separator is None else separator
-        has_template = getattr(tokenizer, "chat_template", None) is not None
-        if chat and not has_template:
-            raise UsageError(
-                "the tokenizer has no chat template", where="language_model.chat", remedy="leave it out"
-            )
+        has_template = bool(getattr(tokenizer, "chat_template", None) or chat_template)
         self.chat = has_template if chat is None else chat
+        self.template: ChatTemplate | None = None
+        if self.chat:
+            self.template = ChatTemplate(
+                tokenizer,
+                select_template(tokenizer, chat_template),
+                date.today() if day is None else date.fromisoformat(day),
+                thinking or "none",
+            )
+        self._end_of_turn = end_of_turn
+        self._around: dict[str, tuple[list[int], list[int]]] = {}
+
+    @cached_property
+    def end(self) -> tuple[int, ...]:
+        """The tokens that end every text."""
+        text = self._end_of_turn
+        if text is None:
+            text = self.template.end_of_turn() if self.template is not None else ""
+        return tuple(self.tokens(text)) or (self.tokenizer.eos_token_id,)
+
+    @property
+    def ends(self) -> list[tuple[int, ...]]:
+        """What writing stops at: the end of a text in training, and the tokenizer's own end token."""
+        return list(dict.fromkeys([self.end, (self.tokenizer.eos_token_id,)]))
+
+    def decisions(self) -> dict[str, Any]:
+        """Return what the tokenizer's files and the day decided, as fields of ``LanguageModelConfig``."""
+        end = self.tokenizer.decode(list(self.end), clean_up_tokenization_spaces=False)
+        decided = {"chat": self.chat, "end_of_turn": end if tuple(self.tokens(end)) == self.end else ""}
+        if self.template is not None:
+            day = self.template.day.isoformat() if self.template.reads_date() else None
+            thinking, text = self.template.thinking, self.template.text
+            decided |= {"chat_template": text, "date": day, "thinking": thinking}
+        return decided
 
     def around(self, language: str) -> tuple[list[int], list[int]]:
-        """Return the tokens before and behind the signs of a video in ``language``.
+        """Return the tokens before and after the signs of a video in ``language``.
 
         Raises:
-            UsageError: the chat template does not show what the user says, or there is no prompt in that
-                language.
+            UsageError: the chat template raises or does not show what the user says, or there is no prompt in
+            that language.
         """
-        text = self._in_language(language)
-        if self.chat:
-            return self._in_template(text)
+        if language not in self._around:
+            self._around[language] = self._tokens_around(self._in_language(language))
+        return self._around[language]
+
+    def _tokens_around(self, text: str) -> tuple[list[int], list[int]]:
+        if self.template is not None:
+            before, after = self.template.around(text)
+            return self.tokens(before), self.tokens(after)
         begin = self.tokenizer.bos_token_id if self.family.begins else None
         return [*([] if begin is None else [begin]), *self.tokens(text)], self.tokens(self.separator)
 
@@ -123,21 +166,10 @@ class Prompt:
             raise UsageError(
                 f"there is no prompt in the language {language!r}",
                 where=f"language_model.prompt_language target: it is there in {', '.join(self.translated)}",
-                remedy="give prompt_language English, or a prompt of your own",
+                remedy="give prompt_language English, or a prompt of your own"
+                + "".join(f"; {name} is spelled like it" for name in nearest_names(language, 1)),
             )
         return self.translated[code]
-
-    def _in_template(self, text: str) -> tuple[list[int], list[int]]:
-        said = [{"role": "user", "content": f"{text} {SIGNS}"}]
-        filled = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-        before, found, behind = filled.partition(SIGNS)
-        if not found:
-            raise UsageError(
-                "the chat template leaves out what the user says",
-                where="language_model.chat",
-                remedy="set language_model.chat to False",
-            )
-        return self.tokens(before), self.tokens(behind)
 
     def tokens(self, text: str) -> list[int]:
         """Return the ids of a text, without any special token around them."""

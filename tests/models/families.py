@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,34 @@ def save_family(folder: Path, name: str, *, chat: bool = False) -> Path:
     head = "ForConditionalGeneration" if name in ENCODER_DECODER else "ForCausalLM"
     head = "LMHeadModel" if name == "gpt2" else head
     getattr(transformers, f"{kind.removesuffix('Text')}{head}")(config).save_pretrained(folder)
+    return folder
+
+
+def save_chat_model(folder: Path, template: Any, special: Sequence[str] = (), *, end: str = "</s>") -> Path:
+    """Write a random LLaMA whose tokenizer reads bytes, with special tokens and a chat template of its own.
+
+    ``template`` may be several by name; None: no template. ``end``: the tokenizer's end token.
+    """
+    import transformers
+    from tokenizers import Tokenizer
+    from tokenizers.decoders import ByteLevel as ByteDecoder
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    added = list(dict.fromkeys(["<s>", end, *special]))
+    alphabet = sorted(ByteLevel.alphabet())
+    tokenizer = Tokenizer(BPE({token: place for place, token in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), ByteDecoder()
+    saved = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token=end, additional_special_tokens=added[2:]
+    )
+    saved.chat_template = template
+    saved.save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = GROUPED | {"max_position_embeddings": 512, "vocab_size": len(saved)}
+    ids = {"bos_token_id": saved.bos_token_id, "eos_token_id": saved.eos_token_id}
+    config = transformers.LlamaConfig(**(sizes | ids))
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 

@@ -48,13 +48,14 @@ def test_a_score_is_the_mean_log_probability_that_training_gives_the_text(
     """The tokens are kept as they are written: a text may be cut into others."""
     settings = GenerationConfig(max_new_tokens=6, **decoding)
     rows: list[list[int]] = []
-    decode = model.tokenizer.batch_decode
+    generate = model.model.generate
 
-    def noted(sequences: torch.Tensor, **options: Any) -> list[str]:
-        rows.extend(sequences.tolist())
-        return list(decode(sequences, **options))
+    def noted(**options: Any) -> Any:
+        written = generate(**options)
+        rows.extend(getattr(written, "sequences", written).tolist())
+        return written
 
-    monkeypatch.setattr(model.tokenizer, "batch_decode", noted)
+    monkeypatch.setattr(model.model, "generate", noted)
     monkeypatch.setattr(generation, "_ranked", lambda candidates, _: tuple(candidates))
     found = model.write(words, COUNTS, LANGUAGES, settings, [1, 2])
     scores = [one.score for candidates in found for one in candidates]
