@@ -11,13 +11,14 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from signllm.data.frame_folder import MAX_PIXELS
+from signllm.data.tone_mapping import is_high_range, tone_mapped
 from signllm.data.video_error import VideoError
 
 if TYPE_CHECKING:
     import numpy as np
 
 Fit = Callable[[int, int], tuple[int, int]]
-"""(width, height) of the source → (width, height) wanted."""
+"""(width, height) of the source → (width, height) of the pictures."""
 
 MAX_FRAMES = 20_000
 """Longest clip: 13 minutes at 25 frames per second; a sentence has 3 to 20 seconds."""
@@ -59,19 +60,24 @@ def rgb_pictures(frames: Iterable[Any], fit: Fit | None) -> Iterator[np.ndarray]
         while run := list(islice(alike, _STACKED_FRAMES)):
             size = run[0].width, run[0].height
             wanted = wanted or (fit(*size) if fit else size)
+            check_size(*wanted)
             done += len(run)
             seen += len(run) * size[0] * size[1]
             check_total(done, *wanted)
             if seen > MAX_SOURCE_PIXELS:
                 raise VideoError(f"more than {MAX_SOURCE_PIXELS} pixels", remedy="cut it into sentences")
-            if pixels in _STACKED_PIXELS and wanted[0] % 2 == wanted[1] % 2 == 0:
+            is_even = wanted[0] % 2 == wanted[1] % 2 == 0
+            if pixels in _STACKED_PIXELS and is_even and not is_high_range(run[0]):
                 yield _stacked([_resized(reformatter, frame, wanted, pixels) for frame in run], like=run[0])
             else:
                 yield from (scaled(reformatter, frame, wanted)[None] for frame in run)
 
 
 def scaled(reformatter: Any, frame: Any, wanted: tuple[int, int]) -> np.ndarray:
-    """Scale one PyAV frame to (width, height), as RGB uint8 (H, W, 3)."""
+    """Scale one PyAV frame to (width, height), as RGB uint8 (H, W, 3) for an ordinary screen."""
+    if is_high_range(frame):
+        picture = _resized(reformatter, frame, wanted, "rgb48le").to_ndarray()
+        return tone_mapped(picture, frame.color_trc, frame.color_primaries)
     return _resized(reformatter, frame, wanted, "rgb24").to_ndarray()
 
 
@@ -82,7 +88,8 @@ def _resized(reformatter: Any, frame: Any, wanted: tuple[int, int], pixels: str)
 
 def _kind(frame: Any) -> tuple[Any, ...]:
     check_size(frame.width, frame.height)
-    return frame.width, frame.height, frame.colorspace, frame.color_range, frame.format.name
+    kind = frame.width, frame.height, frame.colorspace, frame.color_range, is_high_range(frame)
+    return *kind, frame.format.name
 
 
 def _stacked(frames: list[Any], *, like: Any) -> np.ndarray:

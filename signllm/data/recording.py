@@ -93,7 +93,7 @@ class _Part(Reading):
 
     def _check_end(self) -> None:
         start_s, end_s = self.cut
-        ends_s = max(0.0, self._last_s + 1 / self.fps)
+        ends_s = max(0.0, self._last_s + (self.last_frame_s if self.times_s else 1 / self.fps))
         if not self.times_s or (end_s < math.inf and ends_s < (start_s + end_s) / 2):
             raise VideoError(
                 f"the clip lies from {start_s:g} to {end_s:g} s, the recording ends at {ends_s:.2f} s"

@@ -11,16 +11,17 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from signllm.data.clip import Clip, LeftOut, safe_key
 from signllm.data.frame_folder import check_regular, encode_png, frame_files, image_size
+from signllm.data.frame_rate import USUAL_FPS, Timing
 from signllm.data.recording import read_cut
-from signllm.data.stream import FRAME_FOLDER_FPS, Reading, opened
+from signllm.data.stream import Reading, opened
 from signllm.data.transcoding import Transcoded, transcoded
 from signllm.data.video import (
     Fit,
@@ -92,6 +93,14 @@ class _Pictures:
     height: int
     fps: float
     checksum: str
+    transfer: str = ""
+
+
+class _Read(NamedTuple):
+    """What was read, and the name of the source's high dynamic range."""
+
+    video: Video | Transcoded
+    transfer: str
 
 
 def make_sample(clip: Clip, config: EncodeConfig) -> Sample | LeftOut:
@@ -130,6 +139,8 @@ def _make_sample(clip: Clip, config: EncodeConfig) -> Sample:
     }
     if clip.cut:
         meta |= {"start_s": clip.start_s, "end_s": clip.end_s}
+    if pictures.transfer:
+        meta |= {"tone_mapped_from": pictures.transfer}
     meta = dict(sorted(meta.items()))  # the order of a sample that a merge of slices reads back
     described = json.dumps(meta, ensure_ascii=False).encode()
     members = {**pictures.members, "txt": clip.text.encode(), "json": described}
@@ -140,7 +151,8 @@ def _file(clip: Clip, config: EncodeConfig) -> _Pictures:
     if clip.cut:
         if config.encode == "copy":
             raise VideoError("a clip cannot be cut out of a recording by encode copy; use h264 or frames")
-        return _kept(*read_cut(clip.video, clip.cut, _reader(config)), config)
+        cut = clip.cut
+        return _kept(*_read_steadily(lambda use: read_cut(clip.video, cut, use), config), config)
     check_regular(clip.video)
     data = clip.video.read_bytes()
     if not data:
@@ -151,27 +163,68 @@ def _file(clip: Clip, config: EncodeConfig) -> _Pictures:
             raise VideoError(
                 f"{clip.video.suffix} cannot be copied: only mp4 files and frame folders; use encode h264"
             )
-        return _described(read_video(data), {"mp4": data}, checksum)
-    with opened(data) as (container, stream):
-        return _kept(_reader(config)(Reading(container, stream)), checksum, config)
+        with opened(data) as (container, stream):
+            reading = Reading(container, stream)
+            video = rgb_video(reading, fit=None, fps=None)
+        return replace(_described(video, {"mp4": data}, checksum), transfer=reading.transfer)
+
+    def read(use: Callable[[Reading], _Read]) -> tuple[_Read, str]:
+        with opened(data) as (container, stream):
+            return use(Reading(container, stream)), checksum
+
+    return _kept(*_read_steadily(read, config), config)
 
 
-def _reader(config: EncodeConfig) -> Callable[[Reading], Video | Transcoded]:
-    if config.encode == "frames":
-        return partial(rgb_video, fit=_fit(config), fps=config.fps)
-    return partial(transcoded, fit=_fit(config), fps=config.fps, crf=config.crf)
+def _read_steadily(
+    read: Callable[[Callable[[Reading], _Read]], tuple[_Read, str]], config: EncodeConfig
+) -> tuple[_Read, str]:
+    """Read a video at a steady rate, which is what a stored sample has.
+
+    Its time stamps are known when it has been decoded. If they contradict the rate that the file states, or
+    no steady rate fits them (phones slow down in the dark), it is read once more, as they say.
+
+    Args:
+        read: opens the video, hands it to its argument, and returns what that returned with a checksum.
+        config: how the pictures are kept.
+    """
+    encode: Callable[..., Video | Transcoded] = (
+        partial(rgb_video, fit=_fit(config))
+        if config.encode == "frames"
+        else partial(transcoded, fit=_fit(config), crf=config.crf)
+    )
+    timing: Timing | None = None
+
+    def as_stated(reading: Reading) -> _Read:
+        nonlocal timing
+        stated_fps = reading.fps
+        video = encode(reading, fps=config.fps)
+        measured = reading.timing
+        is_unsteady = config.fps is None and not measured.is_steady
+        timing = measured if is_unsteady or measured.fps != stated_fps else None
+        return _Read(video, reading.transfer)
+
+    def as_measured(reading: Reading) -> _Read:
+        assert timing is not None
+        reading.fps = timing.fps
+        fps = config.fps or (None if timing.is_steady else timing.fps)
+        return _Read(encode(reading, fps=fps), reading.transfer)
+
+    result = read(as_stated)
+    return result if timing is None else read(as_measured)
 
 
-def _kept(read: Video | Transcoded, checksum: str, config: EncodeConfig) -> _Pictures:
-    if isinstance(read, Video):
-        return _encoded(read, config, checksum)
+def _kept(read: _Read, checksum: str, config: EncodeConfig) -> _Pictures:
+    video = read.video
+    if isinstance(video, Video):
+        return replace(_encoded(video, config, checksum), transfer=read.transfer)
     return _Pictures(
-        members={"mp4": read.mp4},
-        frames=read.frames,
-        width=read.width,
-        height=read.height,
-        fps=_stated(read.fps),
+        members={"mp4": video.mp4},
+        frames=video.frames,
+        width=video.width,
+        height=video.height,
+        fps=_stated(video.fps),
         checksum=checksum,
+        transfer=read.transfer,
     )
 
 
@@ -193,7 +246,7 @@ def _cut_out(files: list[Path], clip: Clip) -> list[Path]:
     """Return the frame files of a clip: all, or those whose times are within its cut."""
     if clip.cut is None:
         return files
-    times_s = [number / (clip.fps or FRAME_FOLDER_FPS) for number in range(len(files))]
+    times_s = [number / (clip.fps or USUAL_FPS) for number in range(len(files))]
     kept = [
         path
         for path, time_s in zip(files, times_s, strict=True)

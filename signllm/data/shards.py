@@ -326,8 +326,16 @@ class _Run:
         }
 
     def _warnings(self, splits: dict[str, list[dict[str, Any]]]) -> list[str]:
-        """Compare with the official counts; resampling in time changes the number of frames."""
+        """Compare with the official counts; count the videos whose light had to be compressed.
+
+        Resampling in time changes the number of frames, which is then not compared.
+        """
+        entries = [entry for shards in splits.values() for entry in shards]
+        tone_mapped = sum(entry.get("tone_mapped", 0) for entry in entries)
         return [
+            f"{tone_mapped} of {sum(entry['samples'] for entry in entries)} videos have a high dynamic range "
+            "(HLG or PQ) and are shown as an ordinary screen would show them"
+        ] * bool(tone_mapped) + [
             f"{split}: {found} {what} here, {official} in the official release"
             for split, counts in self.annotations.official.items()
             for what, official in counts.items()

@@ -1,4 +1,8 @@
-"""One video stream, opened for decoding in order, and what is noted of its frames on the way.
+"""One video stream, opened for decoding, and what its file shows: the only place that decides it.
+
+Which frames: those that an edit list does not hide. When: by the frames' own time stamps (``frame_rate.py``).
+How: turned and mirrored as the file asks, with square pixels (``display.py``). Everything that reads videos
+goes through here. Interlaced video is shown as it is coded, both fields of a frame at once, as FFmpeg does.
 
 The decoder gets one thread: parallelism is over clips. What is declared is believed only within limits
 (``pictures.py``).
@@ -6,42 +10,76 @@ The decoder gets one thread: parallelism is over clips. What is declared is beli
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from signllm.data.display import Orientation, orientation_of, pixel_aspect, square_size
 from signllm.data.frame_folder import check_regular
-from signllm.data.pictures import check_size
+from signllm.data.frame_rate import USUAL_FPS, Timing, is_possible, last_duration, measure
+from signllm.data.pictures import Fit, check_size
+from signllm.data.tone_mapping import TRANSFER_NAMES
 from signllm.data.video_error import VideoError
 
-FRAME_FOLDER_FPS = 25.0
-"""Frames per second of a frame folder whose dataset states none, and of a stream that states none."""
-SLOWEST_FPS, FASTEST_FPS = 0.01, 1000
+_LIKELY_FPS = 240.0
+"""A rate above it is a guess of FFmpeg's from the unit of time, not one that a camera states."""
+
+_OF_THE_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ESTALE})
+"""Errors that say nothing about the file's content: too many open files, storage that went away."""
 
 
 class Reading:
     """The frames of a stream, decoded once.
 
     Attributes:
-        fps: frames per second, the average that the stream states.
-        declared: frames that the stream says it holds; 0 where it is silent.
+        fps: frames per second that the stream states on average; 25 if it states none.
+        declared: frames that the stream says it shows; 0 where it is silent.
         times_s: when each frame decoded so far begins, in seconds.
-        rotations: in degrees, of the frames decoded so far.
+        transfer: name of the first frame's high dynamic range, "" for an ordinary picture.
     """
 
     def __init__(self, container: Any, stream: Any) -> None:
         self.container, self.stream = container, stream
-        self.fps = _frame_rate(stream)
-        self.declared = int(stream.frames)
+        self.fps = _stated_rate(stream)
+        self.declared = _declared_frames(stream)
         self.times_s: list[float] = []
-        self.rotations: set[int] = set()
+        self.transfer = ""
+        self._stated_orientation: Orientation | None = None
+        self._last_duration_s = 0.0
+
+    @cached_property
+    def orientation(self) -> Orientation:
+        """How the pictures lie: as stated by the first frame that states it, of those decoded by now."""
+        return self._stated_orientation or Orientation()
+
+    @cached_property
+    def aspect(self) -> Fraction:
+        """Width of a pixel over its height."""
+        return pixel_aspect(self.stream)
+
+    def square(self, fit: Fit | None) -> Fit:
+        """Return a fit that is given the size of square pixels, before the picture is turned upright."""
+
+        def fitted(width: int, height: int) -> tuple[int, int]:
+            size = square_size(width, height, self.aspect)
+            return fit(*size) if fit else size
+
+        return fitted
 
     @property
-    def quarter_turns(self) -> int:
-        """Quarter turns to the left that set the frames upright: of the largest rotation met so far."""
-        return round(max(self.rotations, key=abs, default=0) / 90) % 4
+    def timing(self) -> Timing:
+        """When the frames decoded so far are shown."""
+        return measure(self.times_s, self._last_duration_s, self.fps) if self.times_s else Timing(self.fps)
+
+    @property
+    def last_frame_s(self) -> float:
+        """For how many seconds the last frame decoded so far is shown."""
+        return last_duration(self.times_s, self._last_duration_s, self.fps)
 
     def frames(self) -> Iterator[Any]:
         """Yield PyAV's frames in order.
@@ -58,21 +96,30 @@ class Reading:
 
     def noted(self, frame: Any, time_s: float) -> Any:
         """Note a frame that begins at ``time_s``, and return it."""
+        if not self.times_s:
+            self.transfer = TRANSFER_NAMES.get(frame.color_trc, "")
         self.times_s.append(time_s)
-        self.rotations.add(frame.rotation)
+        self._last_duration_s = float((frame.duration or 0) * (frame.time_base or 0))
+        self._stated_orientation = self._stated_orientation or orientation_of(frame)
         return frame
 
 
-def _frame_rate(stream: Any) -> float:
-    """Return the frames per second of a PyAV stream, on average.
+def _stated_rate(stream: Any) -> float:
+    """Return the frames per second that a PyAV stream states on average, or a usual one."""
+    for stated in (stream.average_rate, stream.guessed_rate):
+        if stated and is_possible(float(stated)) and stated <= _LIKELY_FPS:
+            return float(stated)
+    return USUAL_FPS
 
-    Raises:
-        VideoError: a rate that no video has.
+
+def _declared_frames(stream: Any) -> int:
+    """Return how many frames a PyAV stream says it shows; 0 if it is silent.
+
+    An mp4 header counts all frames, also those that an edit list hides; FFmpeg's index marks these.
     """
-    fps = float(stream.average_rate or stream.guessed_rate or FRAME_FOLDER_FPS)
-    if not SLOWEST_FPS <= fps <= FASTEST_FPS:
-        raise VideoError(f"{fps:g} frames per second; taken are {SLOWEST_FPS} to {FASTEST_FPS}")
-    return fps
+    entries = stream.index_entries if stream.frames else ()
+    shown = sum(not entry.is_discard for entry in entries) if "mp4" in stream.container.format.name else 0
+    return min(shown, int(stream.frames)) if shown else int(stream.frames)
 
 
 @contextmanager
@@ -80,11 +127,16 @@ def opened(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
     """Open a video's main stream for decoding with one thread; FFmpeg's errors become :class:`VideoError`.
 
     A playlist posing as a video may name other files or hosts: only the file itself may be opened.
+
+    Raises:
+        VideoError: what FFmpeg cannot decode. Some of its errors are also Python's, such as PermissionError
+            for a damaged gif.
+        OSError: the file cannot be read, which is tried before FFmpeg is.
     """
     import av
 
-    if isinstance(source, Path) and check_regular(source) == 0:
-        raise VideoError("the file has zero bytes")
+    if isinstance(source, Path):
+        check_readable(source)
     # "file:" because a name such as x-00:00:05.333 would be taken for a protocol
     target = f"file:{source}" if isinstance(source, Path) else io.BytesIO(source)
     protocols = "file" if isinstance(source, Path) else "none"
@@ -100,7 +152,20 @@ def opened(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
             check_size(stream.codec_context.width, stream.codec_context.height)
             stream.codec_context.thread_count = 1
             yield container, stream
-    except (PermissionError, FileNotFoundError):
-        raise
     except av.FFmpegError as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+            raise
         raise VideoError(f"not a video that FFmpeg can decode: {error.strerror or error}") from None
+
+
+def check_readable(path: Path) -> None:
+    """Check that a file can be opened and read.
+
+    Raises:
+        VideoError: no regular file, or one of zero bytes.
+        OSError: it is not there, or may not be read.
+    """
+    if check_regular(path) == 0:
+        raise VideoError("the file has zero bytes")
+    with path.open("rb") as file:
+        file.read(1)

@@ -209,7 +209,8 @@ def file_sha256(path: Path) -> str:
 
 def manifest_entry(sidecar: dict[str, Any]) -> dict[str, Any]:
     """Return what the manifest says of a shard: names, sizes, checksum, counts."""
-    return {
+    tone_mapped = sum("tone_mapped_from" in sample for sample in sidecar["samples"])
+    entry = {
         "tar": sidecar["tar"],
         "index": Path(sidecar["tar"]).with_suffix(".json").name,
         "size_bytes": sidecar["size_bytes"],
@@ -218,3 +219,4 @@ def manifest_entry(sidecar: dict[str, Any]) -> dict[str, Any]:
         "frames": sum(sample["frames"] for sample in sidecar["samples"]),
         "seconds": round(sum(sample["frames"] / sample["fps"] for sample in sidecar["samples"]), 3),
     }
+    return entry | ({"tone_mapped": tone_mapped} if tone_mapped else {})

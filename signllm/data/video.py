@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from signllm.data.frame_folder import decode_image, frame_files
+from signllm.data.frame_rate import USUAL_FPS, shown_places
 from signllm.data.h264 import encode_h264
 from signllm.data.pictures import Fit, check_total, rgb_pictures, scaled
-from signllm.data.stream import FRAME_FOLDER_FPS, Reading, opened
+from signllm.data.stream import Reading, opened
 from signllm.data.video_error import VideoError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def read_video(
             return rgb_video(Reading(container, stream), fit=fit, fps=fps)
     packed = PackedFrames(len(source))
     packed.extend(image_runs(source, fit))
-    video = Video(frames=packed.all(), fps=fps_of_frames or FRAME_FOLDER_FPS)
+    video = Video(frames=packed.all(), fps=fps_of_frames or USUAL_FPS)
     return video if fps is None else resampled(video, np.arange(len(packed)) / video.fps, fps)
 
 
@@ -135,7 +136,7 @@ def rgb_video(reading: Reading, *, fit: Fit | None, fps: float | None) -> Video:
 
     packed = PackedFrames(reading.declared)
     packed.extend(upright_runs(reading, fit))
-    video = Video(frames=packed.all(), fps=reading.fps)
+    video = Video(frames=packed.all(), fps=reading.timing.fps)
     return video if fps is None else resampled(video, np.array(reading.times_s), fps)
 
 
@@ -157,13 +158,9 @@ def scaled_to(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 def resampled(video: Video, times_s: np.ndarray, fps: float) -> Video:
     """Return the video at ``fps``: at each new instant the last frame that had begun (``times_s``, (T,))."""
-    import numpy as np
-
-    begun_s = times_s - times_s[0]
-    wanted = max(1, round((begun_s[-1] + 1 / video.fps) * fps))
-    check_total(wanted, video.frames.shape[2], video.frames.shape[1])
-    shown = np.searchsorted(begun_s, np.arange(wanted) / fps + 1e-6, side="right") - 1
-    return Video(frames=video.frames[shown], fps=fps)
+    places = shown_places(times_s, video.fps, fps)
+    check_total(len(places), video.frames.shape[2], video.frames.shape[1])
+    return Video(frames=video.frames[places], fps=fps)
 
 
 def image_runs(images: Sequence[bytes], fit: Fit | None) -> Iterator[np.ndarray]:
@@ -184,11 +181,12 @@ def image_runs(images: Sequence[bytes], fit: Fit | None) -> Iterator[np.ndarray]
         yield frame_HWC[None]
 
 
-def upright_runs(reading: Reading, fit: Fit | None) -> Iterator[np.ndarray]:
-    """Yield runs of frames (T, H, W, 3), turned by the largest rotation among the frames of the first run."""
-    import numpy as np
+def upright_runs(
+    reading: Reading, fit: Fit | None, frames: Iterator[Any] | None = None
+) -> Iterator[np.ndarray]:
+    """Yield runs of frames (T, H, W, 3) as the file shows them: upright, of square pixels, scaled by ``fit``.
 
-    quarters: int | None = None
-    for run in rgb_pictures(reading.frames(), fit):
-        quarters = reading.quarter_turns if quarters is None else quarters
-        yield np.rot90(run, k=quarters, axes=(1, 2)) if quarters else run
+    ``frames`` are those of ``reading`` that are wanted, all by default.
+    """
+    for run in rgb_pictures(reading.frames() if frames is None else frames, reading.square(fit)):
+        yield reading.orientation.upright(run)

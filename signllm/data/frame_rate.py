@@ -1,0 +1,143 @@
+"""How many frames a second a video has, and which of them it shows at another rate.
+
+What a container states of its rate is believed where the time stamps agree: browsers write no rate at all,
+and FFmpeg then guesses from the unit of time (1000 frames per second).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Picture = TypeVar("Picture")
+
+USUAL_FPS = 25.0
+"""Frames per second of what states none: folders of pictures, and files with a single frame."""
+SLOWEST_FPS, FASTEST_FPS = 0.01, 1000.0
+_AGREE = 0.05
+"""A stated rate is believed if it differs from the time stamps' by at most this share.
+
+FFmpeg estimates that of a gif."""
+_BURSTS = 1.25
+"""Frames that mostly follow each other this much faster than on average come in bursts."""
+_EARLY = 0.25
+"""A frame counts as begun this share of a frame early: times are rounded, and webcams are not punctual."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When the frames of a video are shown.
+
+    Attributes:
+        fps: frames per second.
+        is_steady: whether each frame is shown within one frame's time of where it would be at that rate.
+    """
+
+    fps: float
+    is_steady: bool = True
+
+
+def is_possible(fps: float) -> bool:
+    """Return whether a video may have this rate."""
+    return SLOWEST_FPS <= fps <= FASTEST_FPS
+
+
+def last_duration(times_s: Sequence[float], stated_s: float, fps: float) -> float:
+    """Return for how many seconds the last frame is shown: as stated, unless that contradicts the others."""
+    span_s = max(times_s) - times_s[0]
+    mean_s = span_s / (len(times_s) - 1) if span_s > 0 else 1 / fps
+    return stated_s if 3 / 4 * mean_s <= stated_s <= 4 * mean_s else mean_s
+
+
+def measure(times_s: Sequence[float], stated_s: float, stated_fps: float) -> Timing:
+    """Return the timing of a video.
+
+    Args:
+        times_s: begin of each frame.
+        stated_s: how long the last frame is shown as the file says, 0 if it is silent.
+        stated_fps: rate that the file states.
+    """
+    import numpy as np
+
+    begins_s = np.maximum.accumulate(np.asarray(times_s, np.float64)) - times_s[0]
+    if len(begins_s) < 2 or begins_s[-1] <= 0:
+        return Timing(stated_fps)
+    mean_fps = len(begins_s) / (begins_s[-1] + last_duration(times_s, stated_s, stated_fps))
+    if not is_possible(mean_fps):
+        return Timing(stated_fps)
+    fps = stated_fps if abs(stated_fps / mean_fps - 1) <= _AGREE else float(mean_fps)
+    is_steady = bool(np.abs(begins_s * fps - np.arange(len(begins_s))).max() <= 1)
+    if is_steady:
+        return Timing(fps)
+    gaps_s = np.diff(begins_s)
+    usual_fps = 1 / float(np.median(gaps_s[gaps_s > 0]))
+    return Timing(usual_fps if _BURSTS * fps < usual_fps <= FASTEST_FPS else fps, is_steady=False)
+
+
+def early_s(source_fps: float, fps: float) -> float:
+    """Return by how many seconds a frame may begin late and still be shown, when one rate becomes another."""
+    return _EARLY / max(source_fps, fps)
+
+
+def shown_count(seconds: float, fps: float) -> int:
+    """Return how many frames a video of some seconds has at a rate; half a frame counts as one."""
+    return max(1, math.floor(seconds * fps + 0.5 + 1e-6))
+
+
+def shown_places(begins_s: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
+    """Return which frames are shown at a rate, int64: at each instant the last that had begun.
+
+    Args:
+        begins_s: begin of each frame, (T,), in any order that a damaged file gives.
+        source_fps: how long the last frame is shown, as frames per second.
+        fps: the new rate.
+    """
+    import numpy as np
+
+    begins_s = np.maximum.accumulate(begins_s) - begins_s[0]
+    instants_s = np.arange(shown_count(begins_s[-1] + 1 / source_fps, fps)) / fps
+    return np.searchsorted(begins_s, instants_s + early_s(source_fps, fps), side="right") - 1
+
+
+def steady_places(frames: int, source_fps: float, fps: float) -> np.ndarray:
+    """Return :func:`shown_places` of a video with a steady rate."""
+    import numpy as np
+
+    count = shown_count(frames / source_fps, fps)
+    places = np.floor((np.arange(count) / fps + early_s(source_fps, fps)) * source_fps).astype(np.int64)
+    return np.minimum(places, frames - 1)
+
+
+def at_rate(timed: Iterable[tuple[float, Picture]], source_fps: float, fps: float) -> Iterator[Picture]:
+    """Yield the pictures of :func:`shown_places`, holding no more of them than must be.
+
+    Args:
+        timed: (begin in seconds, picture), in order.
+        source_fps: how long the last picture is shown, as frames per second.
+        fps: the rate wanted.
+    """
+    held: list[tuple[float, Picture]] = []
+    first_s, latest_s, shown, count = None, 0.0, 0, 0
+    tolerance_s = early_s(source_fps, fps)
+
+    def at_next_instant() -> Picture:
+        while len(held) > 1 and held[1][0] <= shown / fps + tolerance_s:
+            held.pop(0)
+        return held[0][1]
+
+    for time_s, picture in timed:
+        first_s = time_s if first_s is None else first_s
+        latest_s = max(latest_s, time_s - first_s)
+        held.append((latest_s, picture))
+        count = shown_count(latest_s + 1 / source_fps, fps)
+        while shown < count and shown / fps + tolerance_s < latest_s:
+            yield at_next_instant()
+            shown += 1
+    while shown < count:
+        yield at_next_instant()
+        shown += 1
