@@ -33,6 +33,7 @@ RUN_FORMAT = 1
 MAY_CHANGE = (
     "data.workers",
     "data.max_frames_per_batch",
+    "data.storage_timeout_s",
     "training.batch_size",
     "training.accumulation",
     "training.deepspeed",

@@ -6,13 +6,30 @@ The stages are imported when the run is made: tests/kernels also runs where Deep
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from signllm import storage
+from tests.clock import Clock
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is first imported, by whatever test
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    """Let waits for storage take no time; what they say is not held back by other tests."""
+    clock, announcer = Clock(), storage._Announcer()
+    monkeypatch.setattr(storage, "time", clock)
+    monkeypatch.setattr(storage, "_announcer", announcer)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", f"test-{uuid.uuid4()}")
+    yield clock
+    clock.sleep(2 * storage.ANNOUNCED_EVERY_S)
+    announcer.release_when_due()
 
 
 @pytest.fixture(scope="session")

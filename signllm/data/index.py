@@ -20,6 +20,7 @@ from signllm.data.remote import beside, is_address, read_file, read_span
 from signllm.data.sample_table import SampleTable, ShardSample
 from signllm.data.tar import MANIFEST, read_sidecar
 from signllm.errors import UsageError
+from signllm.storage import StorageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Split:
         shard_sizes: samples in each shard.
         samples: all samples, shard by shard.
         mixture: shards and weight of each dataset of a mixture, in the order of ``tars``; () is one dataset.
+        tar_bytes: size of each shard by its index; () is unknown.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Split:
     shard_sizes: tuple[int, ...]
     samples: SampleTable = field(repr=False)
     mixture: tuple[tuple[int, float], ...] = ()
+    tar_bytes: tuple[int, ...] = ()
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:
@@ -61,30 +64,49 @@ class Split:
             name=self.name,
             tars=(self.tars[shard],),
             shard_sizes=(len(samples),),
+            tar_bytes=self.tar_bytes[shard : shard + 1],
             samples=SampleTable(replace(sample, shard=0) for sample in samples),
         )
 
     def read(self, index: int) -> dict[str, bytes]:
         """Return the members of a sample by extension: ``mp4`` (or ``0001.png`` ...), ``txt``, ``json``.
 
+        Storage that is away is waited for.
+
         Raises:
-            OSError: the tar cannot be read.
+            StorageError: the tar cannot be read: nothing is wrong with this sample.
             UsageError: the tar is shorter than its index says.
         """
         sample = self.samples[index]
+        tar = self.tars[sample.shard]
         start = min(offset for offset, _ in sample.members.values())
         stop = max(offset + size for offset, size in sample.members.values())
-        span = read_span(self.tars[sample.shard], start, stop - start)
+        tar_bytes = self.tar_bytes[sample.shard] if self.tar_bytes else None
+        try:
+            span = read_span(tar, start, stop - start, exists=True, file_bytes=tar_bytes)
+        except (OSError, UsageError) as error:
+            raise StorageError(_unreadable(tar, error)) from error
         if len(span) < stop - start:
             raise UsageError(
                 f"the shard ends before sample {sample.id}",
-                where=self.tars[sample.shard],
+                where=tar,
                 remedy="`signllm shards verify` names the damage",
             )
         return {
             name: span[offset - start : offset - start + size]
             for name, (offset, size) in sample.members.items()
         }
+
+
+def _unreadable(tar: Path | str, error: OSError | UsageError) -> str:
+    """Return the message for a shard that waiting does not help to read."""
+    if isinstance(error, UsageError):
+        return f"a shard cannot be read: {error}"
+    reason = error.strerror or str(error)
+    return (
+        f"a shard cannot be read: {reason}\n  where:  {tar}\n"
+        "  remedy: put the shard back or mend the rights, then give the same command again, which continues"
+    )
 
 
 class ShardIndex:
@@ -131,8 +153,13 @@ class ShardIndex:
                 yield from (_sample(fields, shard) for fields in described)
 
         table = SampleTable(samples())
-        tars = tuple(beside(self.root, entry["tar"]) for entry in entries)
-        return Split(name=name, tars=tars, shard_sizes=tuple(sizes), samples=table)
+        return Split(
+            name=name,
+            tars=tuple(beside(self.root, entry["tar"]) for entry in entries),
+            shard_sizes=tuple(sizes),
+            samples=table,
+            tar_bytes=tuple(entry["size_bytes"] for entry in entries),
+        )
 
     def _read_manifest(self) -> dict[str, Any]:
         path = beside(self.root, MANIFEST)

@@ -63,6 +63,7 @@ class Mixture:
             shard_sizes=tuple(size for *_, split in opened for size in split.shard_sizes),
             samples=SampleTable(_renamed([(label, split) for label, _, split in opened])),
             mixture=tuple((len(split.tars), weight) for _, weight, split in opened),
+            tar_bytes=tuple(size for *_, split in opened for size in split.tar_bytes),
         )
 
 

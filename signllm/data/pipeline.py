@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import RawArray
 
 from signllm.data.augment import AugmentConfig
 from signllm.data.batch import Batch, collate
@@ -21,14 +24,38 @@ from signllm.data.packed_frames import Memory, PackedFrames
 from signllm.data.plan import EpochPlan
 from signllm.data.source import CharacterSource, DataConfig, Source, VideoSource
 from signllm.errors import UsageError
+from signllm.storage import CHECKED_EVERY_S, DataLostError, StorageError, patience
 
 __all__ = ["AugmentConfig", "CharacterSource", "DataConfig", "Loader", "VideoSource"]
 
 _PREFETCHED_BATCHES = 2
+POLL_S = 1.0
+"""Seconds after which a rank that still lacks its batch tells the others so."""
 Bad = tuple[tuple[str, str], ...]
 """(id, reason) of samples that could not be read."""
-Collect = Callable[[Bad], Callable[[], Bad]]
-"""Begins to tell all ranks the bad samples of this one; what it returns waits for those of all."""
+Arrival = tuple[OrderState, "Batch | StorageError"] | None
+"""A batch and the state before it, or why it cannot be read; None where it is not there yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readiness:
+    """What a rank, or all ranks together, can say of the next batch.
+
+    Attributes:
+        ready: it is there; of all ranks: on each.
+        waits: some read of it waits for storage.
+        failure: why it cannot be read, for the first rank that cannot.
+        bad: its damaged samples.
+    """
+
+    ready: bool
+    waits: bool = False
+    failure: str | None = None
+    bad: Bad = ()
+
+
+Agree = Callable[[Readiness], Readiness]
+"""Returns what is true of all ranks from what is true of this one (all ranks)."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,9 +74,9 @@ class Loader:
         workers: processes that decode ahead; None takes ``source.config.workers``. The batches do not depend
             on it.
         epochs: passes in all, counted from the first even after resuming; None goes on for ever.
-        bad_of_all: collects the bad samples of a step over the ranks, all of which call it at every step and
-            ask for the answer at the next, so that no rank waits for another's data. Then all stop at the
-            same step if there are too many. None looks at this rank's.
+        agree: exchanges between the ranks who has its next batch, and who cannot read it. Then either all
+            ranks take a batch or none does, and all stop at the same step if storage stays away or too many
+            samples are damaged. None looks at this rank alone.
 
     A training loader that has reached its end yields nothing more; one without shuffling begins anew, so that
     evaluating twice works.
@@ -69,7 +96,7 @@ class Loader:
         shuffle: bool = True,
         workers: int | None = None,
         epochs: int | None = None,
-        bad_of_all: Collect | None = None,
+        agree: Agree | None = None,
     ) -> None:
         if len(source) == 0:
             raise UsageError("the split holds no samples", remedy="check signllm shards info")
@@ -92,7 +119,7 @@ class Loader:
         self.shuffle, self.epochs = shuffle, epochs
         self.workers = config.workers if workers is None else workers
         self._state = OrderState(seed=seed)
-        self._bad_of_all = bad_of_all
+        self._agree = agree
         self._bad: dict[str, str] = {}
 
     def batches_until(self, epoch: int) -> int:
@@ -122,37 +149,75 @@ class Loader:
         self._state = loaded
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield this rank's batches from the present state on."""
+        """Yield this rank's batches from the present state on.
+
+        Raises:
+            DataLostError: the storage of some rank stayed away; the state is that before the lost batch.
+        """
         if not self.shuffle and self.epochs is not None and self._state.epoch >= self.epochs:
             self._state = OrderState(seed=self._state.seed)
-        starts = self.plan.starts(self._state, self.epochs)
-        told: Callable[[], Bad] | None = None
-        for start, batch in self._batches(starts):
-            if told is not None:
-                self._count_bad(told())
-            self._state = self.plan.after(start)
-            told = self._bad_of_all(batch.bad) if self._bad_of_all else partial(tuple, batch.bad)
-            yield batch
-        if told is not None:
-            self._count_bad(told())
+        starts, maker = self.plan.starts(self._state, self.epochs), BatchMaker(self)
+        with closing(self._arrivals(starts, maker)) as arrivals:
+            for arrival in arrivals:
+                while not (agreed := self._agreed(arrival, maker.waits)).ready and arrival is not None:
+                    continue
+                if arrival is None:
+                    continue
+                start, batch = arrival
+                assert isinstance(batch, Batch)
+                self._count_bad(agreed.bad)
+                self._state = self.plan.after(start)
+                yield batch
 
-    def _batches(self, starts: Iterable[OrderState]) -> Iterator[tuple[OrderState, Batch]]:
+    def _agreed(self, arrival: Arrival, waits: SharedWaits) -> Readiness:
+        """Return what is true of all ranks.
+
+        Raises:
+            DataLostError: some rank cannot read its batch; raised by all.
+        """
+        if arrival is None:
+            own = Readiness(ready=False, waits=waits.are_going_on())
+        elif isinstance(arrival[1], Batch):
+            own = Readiness(ready=True, bad=arrival[1].bad)
+        else:
+            own = Readiness(ready=False, failure=str(arrival[1]))
+        agreed = self._agree(own) if self._agree else own
+        if agreed.failure is not None:
+            raise DataLostError(agreed.failure)
+        return agreed
+
+    def _arrivals(self, starts: Iterable[OrderState], maker: BatchMaker) -> Generator[Arrival]:
+        """Yield batch after batch, and None every ``POLL_S`` seconds while the next is not there."""
         from torch.cuda import is_available
         from torch.utils.data import DataLoader
 
-        maker = BatchMaker(self)
-        if self.workers == 0:
-            yield from _ahead(maker.__getitem__, starts)
-            return
-        yield from DataLoader(
-            maker,  # type: ignore[arg-type]  # a map from states, not from numbers
-            sampler=starts,
-            batch_size=None,
-            num_workers=self.workers,
-            prefetch_factor=_PREFETCHED_BATCHES,
-            worker_init_fn=_ignore_signals,
-            pin_memory=is_available(),
-        )
+        try:
+            if self.workers == 0:
+                yield from _ahead(maker.__getitem__, starts, maker.waits)
+                return
+            batches = iter(
+                DataLoader(
+                    maker,  # type: ignore[arg-type]  # a map from states, not from numbers
+                    sampler=starts,
+                    batch_size=None,
+                    num_workers=self.workers,
+                    prefetch_factor=_PREFETCHED_BATCHES,
+                    worker_init_fn=_ignore_signals,
+                    pin_memory=is_available(),
+                    timeout=POLL_S,
+                )
+            )
+            while True:
+                try:
+                    yield next(batches)
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    if "DataLoader timed out" not in str(error):  # it goes on where it was
+                        raise
+                    yield None
+        finally:
+            maker.waits.end()
 
     def _count_bad(self, bad: Bad) -> None:
         """Log and count the bad samples of a step, each once however often it is met.
@@ -165,7 +230,7 @@ class Loader:
             return
         for name, reason in new:
             self._bad[name] = reason
-            if self.rank == 0 or self._bad_of_all is None:
+            if self.rank == 0 or self._agree is None:
                 _log.warning("sample %s replaced by padding: %s", name, reason)
         check_unreadable(list(self._bad.items()), self.source.config.max_bad * len(self.source))
 
@@ -189,14 +254,48 @@ def check_unreadable(unreadable: Sequence[tuple[str, str]], allowed: float) -> N
         )
 
 
+class SharedWaits:
+    """What a loader and those who read for it tell each other about storage, in memory that they share."""
+
+    def __init__(self) -> None:
+        self._ended_and_last_s = RawArray("d", 2)
+
+    def report(self) -> None:
+        """Note that a read waits.
+
+        Raises:
+            StorageError: nobody wants its batch any more.
+        """
+        self._ended_and_last_s[1] = time.monotonic()
+        if self._ended_and_last_s[0]:
+            raise StorageError("the batch is not wanted any more")
+
+    def are_going_on(self) -> bool:
+        """Say whether some read waited a moment ago."""
+        return time.monotonic() - self._ended_and_last_s[1] < 4 * CHECKED_EVERY_S
+
+    def end(self) -> None:
+        """Let reads that wait give up: the process is to leave soon."""
+        self._ended_and_last_s[0] = 1.0
+
+
 class BatchMaker:
     """State before a global batch → that state and one rank's batch; travels to the workers."""
 
     def __init__(self, loader: Loader) -> None:
         self.source, self.plan = loader.source, loader.plan
         self.rank, self.world, self.memory = loader.rank, loader.world, Memory()
+        self.waits = SharedWaits()
 
-    def __getitem__(self, start: OrderState) -> tuple[OrderState, Batch]:
+    def __getitem__(self, start: OrderState) -> tuple[OrderState, Batch | StorageError]:
+        """Return a batch, or why it cannot be read: a worker's error would lose its own words on the way."""
+        with patience(self.source.config.storage_timeout_s, self.waits.report):
+            try:
+                return start, self._batch(start)
+            except StorageError as error:
+                return start, error
+
+    def _batch(self, start: OrderState) -> Batch:
         part, counts = self.plan.part(start, rank=self.rank, world=self.world), self.source.frame_counts
         packed = PackedFrames(0 if counts is None else int(counts[part.samples].sum()), self.memory)
         items = [
@@ -205,7 +304,7 @@ class BatchMaker:
             )
             for sample, place in zip(part.samples, part.places, strict=True)
         ]
-        batch = collate(
+        return collate(
             items,
             is_real=part.is_real.tolist(),
             positions=part.positions,
@@ -213,23 +312,28 @@ class BatchMaker:
             seed=start.seed,
             packed=packed,
         )
-        return start, batch
 
 
 def _ahead(
-    make: Callable[[OrderState], tuple[OrderState, Batch]], starts: Iterable[OrderState]
-) -> Iterator[tuple[OrderState, Batch]]:
+    make: Callable[[OrderState], Arrival], starts: Iterable[OrderState], waits: SharedWaits
+) -> Iterator[Arrival]:
     """Make batches in a thread: FFmpeg, NumPy and torch let the training thread run meanwhile."""
+
+    def results(left: int) -> Iterator[Arrival]:
+        while len(waiting) > left:
+            while not wait(list(waiting)[:1], timeout=POLL_S).done:
+                yield None
+            yield waiting.popleft().result()
+
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
-        waiting: deque[Future[tuple[OrderState, Batch]]] = deque()
+        waiting: deque[Future[Arrival]] = deque()
         try:
             for start in starts:
                 waiting.append(thread.submit(make, start))
-                if len(waiting) > _PREFETCHED_BATCHES:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                yield from results(left=_PREFETCHED_BATCHES)
+            yield from results(left=0)
         finally:
+            waits.end()  # the thread is waited for
             thread.shutdown(cancel_futures=True)
 
 

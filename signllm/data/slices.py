@@ -17,6 +17,7 @@ from typing import Any
 
 from signllm.data.clip import Annotations, Clip, LeftOut, safe_key
 from signllm.data.index import ShardIndex
+from signllm.data.remote import read_file
 from signllm.data.samples import EncodeConfig, Sample
 from signllm.data.shards import ShardConfig, made_with, prepared, unique_clips, write_shards
 from signllm.data.tar import MANIFEST
@@ -82,7 +83,7 @@ def unfinished_slices(
 
 def _is_made(folder: Path, config: ShardConfig) -> bool:
     try:
-        made = json.loads((folder / MANIFEST).read_bytes())["made"]
+        made = json.loads(read_file(folder / MANIFEST))["made"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return bool(made == json.loads(json.dumps(made_with(config))))

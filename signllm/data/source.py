@@ -15,6 +15,7 @@ from signllm.data.packed_frames import PackedFrames
 from signllm.data.plan import Dataset
 from signllm.data.stored import stored_frames, stored_runs
 from signllm.errors import UsageError
+from signllm.storage import DEFAULT_TIMEOUT_S
 
 _STAND_IN_FRAMES = 13
 
@@ -33,6 +34,8 @@ class DataConfig:
         window: shards whose samples are shuffled together.
         max_bad: share of an epoch's samples that may turn out unreadable while training.
         cache_gb: decoded videos that a rank keeps in memory, for small datasets; only with ``workers`` 0.
+        storage_timeout_s: seconds that a read waits for storage that is away, before the run ends; 0 does not
+            wait. No sample is replaced for it.
         augment: changes drawn per video.
     """
 
@@ -43,6 +46,7 @@ class DataConfig:
     window: int = 16
     max_bad: float = 0.01
     cache_gb: float = 0.0
+    storage_timeout_s: float = DEFAULT_TIMEOUT_S
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
@@ -54,6 +58,7 @@ class DataConfig:
             ("window", 1),
             ("max_bad", 0),
             ("cache_gb", 0),
+            ("storage_timeout_s", 0),
         ):
             if getattr(self, name) < least:
                 raise UsageError(f"data.{name} = {getattr(self, name)}", remedy=f"at least {least}")
@@ -89,9 +94,10 @@ class Source(Protocol):
     def load(
         self, index: int, *, seed: int, epoch: int, position: int, packed: PackedFrames | None = None
     ) -> Item:
-        """Return sample ``index``, augmented as the next three decide; an unreadable one has ``bad``.
+        """Return sample ``index``, augmented as the next three decide; a damaged one has ``bad``.
 
-        Its frames are written behind those of ``packed``, if that is given.
+        Storage that stays away is no damage: it raises StorageError. The frames are written behind those of
+        ``packed``, if that is given.
         """
 
 
@@ -118,7 +124,11 @@ class VideoSource:
     def load(
         self, index: int, *, seed: int, epoch: int, position: int, packed: PackedFrames | None = None
     ) -> Item:
-        """Decode one video; one that cannot be read is a stand-in of grey frames, the reason in ``bad``."""
+        """Decode one video; a damaged one is a stand-in of grey frames, with the reason in ``bad``.
+
+        Raises:
+            StorageError: the shard cannot be read.
+        """
         sample, size, bad = self.split.samples[index], self.config.size, None
         packed = PackedFrames(sample.frames) if packed is None else packed
         begin = len(packed)
@@ -142,7 +152,7 @@ class VideoSource:
                     position=position,
                 )
                 packed.keep(begin, shown)
-        except (UsageError, OSError) as error:
+        except (UsageError, OSError) as error:  # of the decoder: reading raises StorageError
             bad = " ".join(str(error).split())  # with the shard where that is to blame
             packed.extend([np.full((_STAND_IN_FRAMES, size, size, 3), 127, np.uint8)])
         frames_THWC = packed.since(begin)
@@ -154,14 +164,30 @@ class VideoSource:
             return [self._cache[index]]
         size = self.config.augment.decoded_size(self.config.size)
         if not self._room_bytes:
-            return stored_runs(self.split.read(index), size=size)
-        frames_THWC = stored_frames(self.split.read(index), size=size)
+            return stored_runs(self._members(index), size=size)
+        frames_THWC = stored_frames(self._members(index), size=size)
         if len(frames_THWC) > self.config.max_frames:
             frames_THWC = frames_THWC[self._thinned(len(frames_THWC))]
         if frames_THWC.nbytes <= self._room_bytes:
             self._room_bytes -= frames_THWC.nbytes
             self._cache[index] = frames_THWC
         return [frames_THWC]
+
+    def _members(self, index: int) -> dict[str, bytes]:
+        """Read a sample from its shard.
+
+        Raises:
+            StorageError: the shard cannot be read.
+            UsageError: at its place lies another sample: the shard was made anew, or is damaged.
+        """
+        sample, members = self.split.samples[index], self.split.read(index)
+        if members["txt"] != sample.text.encode("utf-8", "surrogatepass"):
+            raise UsageError(
+                f"the shard holds another text than its index for sample {sample.id}",
+                where=self.split.tars[sample.shard],
+                remedy="`signllm shards verify` names the damage",
+            )
+        return members
 
     def _thinned(self, frames: int) -> np.ndarray:
         return np.linspace(0, frames - 1, self.config.max_frames).round().astype(int)

@@ -24,6 +24,7 @@ from signllm.data.clip import LeftOut
 from signllm.data.description import SHARD_FORMAT, SHARD_NAME, SHARD_VERSION, is_ours, is_sidecar, parsed
 from signllm.data.samples import Sample
 from signllm.errors import UsageError
+from signllm.storage import wait_for_storage
 from signllm.writing import whole_file
 
 MANIFEST = "manifest.json"
@@ -59,10 +60,14 @@ def exclusive(out: Path) -> Iterator[None]:
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Return a shard's index if it is whole, one of ours, and its tar has the size it says; else None."""
+    """Return a shard's index if it is whole, one of ours, and its tar has the size it says; else None.
+
+    Raises:
+        StorageError: the storage stayed away, which says nothing about the shard.
+    """
     try:
-        sidecar = parsed(path.read_bytes())
-        size_bytes = path.with_suffix(".tar").stat().st_size
+        sidecar = parsed(wait_for_storage(path.read_bytes, path))
+        size_bytes = wait_for_storage(path.with_suffix(".tar").stat, path).st_size
     except (OSError, ValueError):
         return None
     whole = is_sidecar(sidecar, tar=path.with_suffix(".tar").name) and sidecar["size_bytes"] == size_bytes
@@ -167,8 +172,12 @@ def tar_members(path: Path) -> dict[str, dict[str, list[int]]]:
 
     Raises:
         tarfile.TarError: not a whole tar of plain files, each once, one behind the other.
-        OSError: it cannot be read.
+        OSError, StorageError: it cannot be read.
     """
+    return wait_for_storage(lambda: _tar_members(path), path)
+
+
+def _tar_members(path: Path) -> dict[str, dict[str, list[int]]]:
     found: dict[str, dict[str, list[int]]] = {}
     end, size_bytes = 0, path.stat().st_size
     try:
@@ -202,9 +211,13 @@ class _Within:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
+    """Return the sha256 of a file, waiting for its storage."""
+
+    def digest() -> str:
+        with path.open("rb") as source:
+            return hashlib.file_digest(source, "sha256").hexdigest()
+
+    return wait_for_storage(digest, path)
 
 
 def manifest_entry(sidecar: dict[str, Any]) -> dict[str, Any]:

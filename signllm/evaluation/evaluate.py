@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import re
 import time
 from collections import Counter
@@ -48,7 +49,9 @@ from signllm.evaluation.unfinished import Unfinished
 from signllm.models.sign_llm import GenerationConfig, SignLLM
 from signllm.progress import progress
 from signllm.stages.alarms import alarms_of_scores
+from signllm.stages.batches import agreement
 from signllm.stages.finetuned import load_sign_llm
+from signllm.storage import DataLostError
 from signllm.training.checkpoint import COMPLETE, best_checkpoint, read_state, whole_checkpoint
 from signllm.training.engine import Ranks, start_distributed
 from signllm.training.failures import failing_together
@@ -216,9 +219,10 @@ def translate_split(
     Raises:
         UsageError: videos cannot be read; raised by all ranks, after all others were tried.
         StoppedEarlyError: asked to leave between two batches.
+        DataLostError: the storage of the videos stayed away.
     """
     # An unreadable video is reported below, by all ranks alike: no rank may leave while others wait for it.
-    data = dataclasses.replace(data, max_bad=1.0)
+    data = dataclasses.replace(data, max_bad=math.inf)
     found = gathered(unfinished.read() if ranks.rank == 0 else [], ranks)
     share = Share(
         VideoSource(split, data, at_rest=True),
@@ -228,19 +232,26 @@ def translate_split(
         done=[one.place for one in found],
     )
     if len(share):
-        loader = Loader(share, batch_size=config.batch_size, shuffle=False, epochs=1, workers=config.workers)
+        loader = Loader(
+            share,
+            batch_size=config.batch_size,
+            shuffle=False,
+            epochs=1,
+            workers=config.workers,
+            agree=agreement(ranks),
+        )
         batches = loader.batches_until(1)
         with progress(batches, f"translating {split.name}", unit="batches", enabled=ranks.rank == 0) as bar:
-            for number, batch in enumerate(loader, 1):
-                found += _translated(model, batch.to(ranks.device), share, generation)
-                bar.advance()
-                try:
+            try:
+                for number, batch in enumerate(loader, 1):
+                    found += _translated(model, batch.to(ranks.device), share, generation)
+                    bar.advance()
                     leave_together(ranks.device)
-                except StoppedEarlyError:
-                    found = _kept(found, unfinished, ranks)
-                    raise
-                if number % KEEP_EVERY == 0:
-                    found = _kept(found, unfinished, ranks)
+                    if number % KEEP_EVERY == 0:
+                        found = _kept(found, unfinished, ranks)
+            except (StoppedEarlyError, DataLostError):  # of all ranks alike
+                found = _kept(found, unfinished, ranks)
+                raise
     everything = gathered(found, ranks)
     unreadable = [one for one in everything if one.problem]
     if unreadable:

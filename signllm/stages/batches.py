@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,11 @@ import torch.distributed as dist
 
 from signllm.data.index import Split
 from signllm.data.mixture import open_mixture
-from signllm.data.pipeline import Bad, Collect, Loader
+from signllm.data.pipeline import Agree, Loader, Readiness
 from signllm.data.source import Source
 from signllm.training.engine import Ranks, TrainingConfig
+from signllm.training.preemption import asked_to_leave, stopped_early
+from signllm.training.watchdog import beat
 
 TRAIN, DEV = "train", "dev"
 
@@ -31,30 +32,39 @@ def training_batches(source: Source, training: TrainingConfig, ranks: Ranks) -> 
         rank=ranks.rank,
         world=ranks.world,
         seed=training.seed,
-        bad_of_all=bad_of_all(ranks),
+        agree=agreement(ranks),
     )
 
 
-def bad_of_all(ranks: Ranks) -> Collect | None:
-    """Return a function that collects the bad samples of a step over the ranks; None for one rank.
+def agreement(ranks: Ranks) -> Agree:
+    """Return a function by which the ranks take a batch together or, where one lacks it, none does.
 
-    One small reduction per step, under way while the step is computed; names travel only if there are any.
+    One small reduction per batch; texts travel only if there are any. A rank whose batch is late takes part
+    every second, so that the others are never long inside one reduction: a wait for storage is no hang, and
+    a job that is asked to leave during it leaves at once, with the state before the batch.
     """
-    if ranks.world == 1:
-        return None
 
-    def collect(own: Bad) -> Callable[[], Bad]:
-        count = torch.tensor(len(own), device=ranks.device)
-        counting = dist.all_reduce(count, async_op=True)
+    def agree(own: Readiness) -> Readiness:
+        with asked_to_leave() as flag:
+            asked = flag.requested
+        facts = [not own.ready, own.waits, own.failure is not None, len(own.bad), asked]
+        numbers = torch.tensor(facts, dtype=torch.int64, device=ranks.device)
+        if ranks.world > 1:
+            dist.all_reduce(numbers)
+        missing, waiting, failed, bad, asking = numbers.tolist()
+        if waiting:
+            beat()
+        if missing and asking:
+            raise stopped_early()
+        of_ranks: list[Any] = [(own.failure, own.bad)]
+        if ranks.world > 1 and (failed or bad):
+            of_ranks = [None] * ranks.world
+            dist.all_gather_object(of_ranks, (own.failure, own.bad))
+        return Readiness(
+            ready=not missing,
+            waits=bool(waiting),
+            failure=next((failure for failure, _ in of_ranks if failure is not None), None),
+            bad=tuple(sample for _, samples in of_ranks for sample in samples) if not missing else (),
+        )
 
-        def told() -> Bad:
-            counting.wait()
-            if not count.item():
-                return ()
-            of_ranks: list[Any] = [None] * ranks.world
-            dist.all_gather_object(of_ranks, own)
-            return tuple(bad for of_rank in of_ranks for bad in of_rank)
-
-        return told
-
-    return collect
+    return agree

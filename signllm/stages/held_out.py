@@ -20,7 +20,7 @@ from signllm.evaluation.scores import METRICS, one_score, rules_for
 from signllm.models.gather import reduce_sum
 from signllm.models.generation import GenerationConfig
 from signllm.models.sign_llm import SignLLM
-from signllm.stages.batches import DEV, bad_of_all
+from signllm.stages.batches import DEV, agreement
 from signllm.training.engine import Ranks, TrainingConfig
 from signllm.training.preemption import leave_together
 from signllm.training.validation import Validate
@@ -86,7 +86,7 @@ def _validate(
         world=ranks.world,
         shuffle=False,
         epochs=1,
-        bad_of_all=bad_of_all(ranks),
+        agree=agreement(ranks),
     )
 
     def validate(model: nn.Module, step: int) -> Mapping[str, float]:

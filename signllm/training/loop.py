@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from signllm.progress import Bar, progress
+from signllm.storage import DataLostError
 from signllm.training.checkpoint import (
     Beside,
     TrainingState,
@@ -39,6 +40,7 @@ from signllm.training.engine import (
 )
 from signllm.training.epochs import Batches, EpochEnds, last_step
 from signllm.training.failures import RankFailedError, failing_together, require_finite
+from signllm.training.local_ranks import StoppedEarlyError
 from signllm.training.metrics import TrainingLog, Watch
 from signllm.training.partitions import read_whole, write_whole
 from signllm.training.preemption import PreemptionFlag, asked_to_leave, leave_together
@@ -182,6 +184,7 @@ class _Trainer:
         self.end, self.stop, self.beside, self.watch = end, stop, beside, watch
         self.engine: DeepSpeedEngine = build_engine(model, groups, config)
         self.step = self.saved_step = 0
+        self.in_step = False  # what a step that is half done leaves in buffers is never saved
         self.validation = validation
         self.epoch_ends = EpochEnds(batches, config.accumulation)
         self.revision = 0
@@ -207,6 +210,11 @@ class _Trainer:
             outcome = self.take_steps(flag, on_step)
             self.end_save()
             return outcome
+        except DataLostError as error:
+            if not self.in_step:
+                self.save()
+                self.end_save()
+            raise DataLostError(f"{error}\n  kept:   checkpoint of step {self.saved_step}") from None
         finally:
             self.writer.finish()
 
@@ -235,7 +243,14 @@ class _Trainer:
                 self.catch_up(log)
             leave = self.validation.left
             while self.step < self.stop and not leave:
-                metrics, epoch, leave = self.one_step(stream, flag)
+                try:
+                    metrics, epoch, leave = self.one_step(stream, flag)
+                except StoppedEarlyError:  # while a batch was waited for
+                    if self.in_step:
+                        raise
+                    leave = True
+                    self.save()
+                    break
                 self.validation.expect(metrics)
                 step_is_traced()
                 self.tell(log, bar, metrics, epoch)
@@ -258,6 +273,7 @@ class _Trainer:
         total: dict[str, Tensor] = {}
         for forward in range(config.accumulation):
             batch = self.since.waiting(stream)
+            self.in_step = True
             shares = engine(batch.to(self.ranks.device))
             for name, share in self.since.losses(shares).items():
                 total[name] = total.get(name, 0.0) + share.detach().double() / config.accumulation
@@ -270,6 +286,7 @@ class _Trainer:
             norm = take_step(engine)
         arriving.wait()
         self.step += 1
+        self.in_step = False
         self.revision = 0
         values = summed.tolist()
         metrics = dict(zip(total, values, strict=False), grad_norm=norm)

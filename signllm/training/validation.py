@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from signllm.errors import UsageError
+from signllm.storage import StorageError
 from signllm.training.checkpoint import TrainingState, name_of
 from signllm.training.local_ranks import StoppedEarlyError
 from signllm.training.metrics import Shown
@@ -82,6 +83,9 @@ class Validation:
         except StoppedEarlyError:
             self.left = True
             return {}
+        except StorageError:
+            self.left = True
+            raise
         finally:
             module.train()
         if dist.is_initialized() and dist.get_world_size() > 1:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +20,10 @@ class Handler(SimpleHTTPRequestHandler):
         path = Path(self.translate_path(self.path))
         server.asked[path.name] += 1
         mischief = server.mischief if path.suffix == ".tar" else ""
+        refusal = server.rule(path) or (server.refusals.popleft() if server.refusals else None)
+        if refusal is not None:
+            self.refuse(*refusal)
+            return
         if not path.is_file():
             self.send_error(404)
             return
@@ -47,6 +51,17 @@ class Handler(SimpleHTTPRequestHandler):
             first, last = first + 1, last + 1
         self.answer(206, part, {"Content-Range": f"bytes {first}-{last}/{len(data)}"}, mischief, first_try)
 
+    def refuse(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        """Answer with an error, or with status 0 not at all."""
+        if status == 0:
+            self.close_connection = True
+            return
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
     def answer(
         self, status: int, data: bytes, headers: dict[str, str], mischief: str = "", first_try: bool = False
     ) -> None:
@@ -54,6 +69,12 @@ class Handler(SimpleHTTPRequestHandler):
         for name, value in {"Content-Length": str(len(data)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
+        if mischief == "stalls" and first_try:
+            self.wfile.write(data[: len(data) // 2])
+            self.wfile.flush()
+            self.server.resumed.wait(20)  # type: ignore[attr-defined]
+            self.close_connection = True
+            return
         self.wfile.write(data[: len(data) // 2] if mischief == "truncates" and first_try else data)
         if mischief == "truncates":
             self.close_connection = True
@@ -62,10 +83,19 @@ class Handler(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
+Refusal = tuple[int, dict[str, str]] | tuple[int, dict[str, str], bytes]
+
+
 class Server(ThreadingHTTPServer):
+    """Attributes: what is asked of it, the next refusals, and a rule that may refuse any path."""
+
     daemon_threads = True
     mischief = ""
     asked: Counter[str]
+    refusals: deque[Refusal]
+    resumed: threading.Event
+
+    rule: Callable[[Path], Refusal | None] = staticmethod(lambda path: None)
 
     @property
     def address(self) -> str:
@@ -73,10 +103,10 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Server]:
+def serving(folder: Path, port: int = 0) -> Iterator[Server]:
     """Serve a folder, in a thread, for as long as the block lasts."""
-    server = Server(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-    server.asked = Counter()
+    server = Server(("127.0.0.1", port), partial(Handler, directory=str(folder)))
+    server.asked, server.refusals, server.resumed = Counter(), deque(), threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from signllm import storage
 from signllm.data import remote
 from signllm.data.clip import Annotations
 from signllm.data.index import ShardIndex
@@ -15,6 +18,8 @@ from signllm.data.inspection import shards_verify
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.errors import UsageError
+from signllm.storage import StorageError, patience
+from tests.clock import Clock
 from tests.data.http_server import Server, serving
 
 Maker = Callable[..., Annotations]
@@ -29,7 +34,7 @@ def shards(make_clips: Maker, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(storage, "FIRST_DELAY_S", 0.001)
     with serving(shards) as server:
         yield server
 
@@ -43,29 +48,29 @@ def test_the_bytes_are_those_of_the_disk(server: Server, shards: Path, mischief:
         assert there.read(number) == here.read(number)
 
 
-@pytest.mark.parametrize(("mischief", "message"), [("down", "5 tries"), ("forbidden", "the server refuses")])
+@pytest.mark.parametrize(("mischief", "message"), [("down", "503"), ("forbidden", "the server refuses")])
 def test_a_server_that_does_not_answer_is_an_error_that_names_the_shard(
     server: Server, mischief: str, message: str
 ) -> None:
     split = ShardIndex(server.address).split("train")
     server.mischief = mischief
-    with pytest.raises(UsageError, match=rf"{message}(.|\n)*train-000000\.tar"):
-        split.read(0)
-    assert server.asked["train-000000.tar"] == (5 if mischief == "down" else 1)
-    item = VideoSource(split, DataConfig(size=48)).load(0, seed=0, epoch=0, position=0)
-    assert item.bad is not None
-    assert "train-000000.tar" in item.bad
+    source = VideoSource(split, DataConfig(size=48))
+    for read in (lambda: split.read(0), lambda: source.load(0, seed=0, epoch=0, position=0)):
+        with patience(0.05), pytest.raises(StorageError, match=rf"{message}(.|\n)*train-000000\.tar"):
+            read()
+    assert (server.asked["train-000000.tar"] > 4) == (mischief == "down")
 
 
 def test_a_tar_that_shrank_and_one_that_is_gone(server: Server, shards: Path) -> None:
     split = ShardIndex(server.address).split("train")
-    split_tar = shards / "train-000000.tar"
-    split_tar.write_bytes(split_tar.read_bytes()[:600])
-    with pytest.raises(UsageError, match=r"ends before sample clip0"):
+    tar = shards / "train-000000.tar"
+    size = tar.stat().st_size
+    tar.write_bytes(tar.read_bytes()[:600])
+    with pytest.raises(StorageError, match=rf"600 bytes, and {size}(.|\n)*train-000000\.tar"):
         split.read(0)
-    split_tar.unlink()
-    with pytest.raises(FileNotFoundError, match=r"train-000000\.tar"):
-        split.read(0)
+    tar.unlink()
+    with patience(60), pytest.raises(StorageError, match=r"404(.|\n)*train-000000\.tar"):
+        split.read(0)  # never read before, and the server has the manifest: it is not waited for
     with pytest.raises(UsageError, match="no finished shards"):
         ShardIndex(server.address + "/elsewhere")
 
@@ -116,3 +121,130 @@ def test_a_span_longer_than_one_fetch(
         monkeypatch.setattr(remote, "_FETCHED_BYTES", span)
         remote.fetch(f"{server.address}/{tar.name}", tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == tar.read_bytes()
+
+
+def test_a_server_that_is_away_for_twenty_seconds_loses_nothing(
+    server: Server, shards: Path, clock: Clock
+) -> None:
+    here, there = ShardIndex(shards).split("train"), ShardIndex(server.address).split("train")
+    back_s = clock.now_s + 20
+    server.rule = lambda path: (503, {}) if clock.now_s < back_s else None
+    assert there.read(2) == here.read(2)
+    assert 20 <= clock.now_s - back_s + 20 < 60
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_throttles_is_obeyed(server: Server, shards: Path, clock: Clock, status: int) -> None:
+    here, there = ShardIndex(shards).split("train"), ShardIndex(server.address).split("train")
+    began_s = clock.now_s
+    date = "Mon, 30 Nov 2026 15:00:15 GMT"
+    server.refusals += [
+        (status, {"Retry-After": "15"}),
+        (status, {"Retry-After": date, "Date": "Mon, 30 Nov 2026 15:00:00 GMT"}),
+    ]
+    assert there.read(3) == here.read(3)
+    assert 30 <= clock.now_s - began_s < 40
+    assert server.asked["train-000001.tar"] == 3
+
+
+def test_a_server_that_is_not_up_yet_when_a_run_starts(shards: Path, clock: Clock) -> None:
+    """Connections are refused, then the proxy before it knows of no server, then it is there."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+
+        def sleep(seconds: float, sleep: Callable[[float], None] = clock.sleep) -> None:
+            sleep(seconds)
+            if clock.now_s > 1010 and not servers:
+                servers.append(stack.enter_context(serving(shards, port)))
+                servers[0].refusals += [(502, {})] * 2
+
+        servers: list[Server] = []
+        patch.setattr(clock, "sleep", sleep)
+        index = ShardIndex(f"http://127.0.0.1:{port}")
+    assert index.splits == ("train",)
+    assert clock.now_s > 1010
+
+
+def test_a_server_that_stalls_in_the_middle_of_an_answer(
+    server: Server, shards: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "TIMEOUT_S", 0.2)
+    here, there = ShardIndex(shards).split("train"), ShardIndex(server.address).split("train")
+    server.mischief = "stalls"
+    assert there.read(3) == here.read(3)
+    assert server.asked["train-000001.tar"] == 2
+    server.resumed.set()
+
+
+def test_a_file_that_vanishes_with_all_of_its_server_is_waited_for(
+    server: Server, shards: Path, clock: Clock
+) -> None:
+    """A proxy before a folder that is not mounted answers 404 to everything; an upload lacks one file."""
+    here, there = ShardIndex(shards).split("train"), ShardIndex(server.address).split("train")
+    back_s = clock.now_s + 20
+    server.rule = lambda path: (404, {}) if clock.now_s < back_s else None
+    assert there.read(0) == here.read(0)
+    again_s = clock.now_s + 20
+    server.rule = lambda path: (404, {}) if clock.now_s < again_s and path.suffix == ".tar" else None
+    assert there.read(0) == here.read(0)  # it was read before
+    assert clock.now_s >= again_s
+
+
+EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>Request has expired at noon</Message></Error>"
+
+
+def test_an_address_that_has_expired_and_one_that_leads_in_circles(server: Server, clock: Clock) -> None:
+    split, began_s = ShardIndex(server.address).split("train"), clock.now_s
+    server.rule = lambda path: (403, {}, EXPIRED)
+    with pytest.raises(StorageError, match=r"403(.|\n)*ExpiredToken, Request has expired(.|\n)*renew"):
+        split.read(0)
+    server.rule = lambda path: (302, {"Location": f"/{path.name}"})
+    with pytest.raises(UsageError, match=r"302(.|\n)*manifest\.json"):
+        ShardIndex(server.address)
+    with pytest.raises(UsageError, match=r"server cannot be reached(.|\n)*manifest\.json"):
+        ShardIndex("http://127.0.0.1:port")
+    assert clock.now_s == began_s
+
+
+def test_a_shard_that_was_replaced_under_a_run(server: Server, shards: Path, clock: Clock) -> None:
+    """Of another size, it ends the run; of the same, its samples are not those of the index."""
+    split, began_s = ShardIndex(server.address).split("train"), clock.now_s
+    first = split.read(0)
+    tar = shards / "train-000000.tar"
+    data = tar.read_bytes()
+    tar.write_bytes(data + bytes(512))
+    with pytest.raises(StorageError, match=rf"{len(data) + 512} bytes, and {len(data)}"):
+        split.read(0)
+    tar.write_bytes(data.replace(first["txt"], first["txt"][::-1]))
+    item = VideoSource(split, DataConfig(size=48)).load(0, seed=0, epoch=0, position=0)
+    assert item.bad is not None
+    assert "train-000000.tar" in item.bad
+    assert clock.now_s == began_s
+
+
+def test_errors_of_the_libraries_behind_fsspec(
+    shards: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = fsspec.filesystem("memory")
+    for path in shards.iterdir():
+        memory.pipe(f"/throttled/{path.name}", path.read_bytes())
+    split, here = ShardIndex("memory://throttled").split("train"), ShardIndex(shards).split("train")
+    slow_down = Exception("SlowDown")
+    slow_down.response = {"Error": {"Code": "SlowDown"}}  # type: ignore[attr-defined]
+    denied = Exception("AccessDenied")
+    denied.response = {"ResponseMetadata": {"HTTPStatusCode": 403}}  # type: ignore[attr-defined]
+    troubles: list[Exception] = [slow_down, OSError(16, "busy"), TimeoutError()]
+    opened = fsspec.open
+
+    def trouble(*arguments: object, **named: object) -> object:
+        if troubles:
+            raise troubles.pop()
+        return opened(*arguments, **named)
+
+    monkeypatch.setattr(fsspec, "open", trouble)
+    assert split.read(4) == here.read(4)
+    troubles += [denied]
+    with pytest.raises(StorageError, match=r"AccessDenied(.|\n)*memory://throttled/train-"):
+        split.read(4)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from signllm.errors import UsageError
+from signllm.storage import StorageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +87,7 @@ def films(
         samples = open_mixture(shards).split(split)
         places = {sample.id: place for place, sample in enumerate(samples.samples) if sample.id in set(ids)}
         return {name: film_of(samples, places[name], most=most) for name in ids if name in places}
-    except (UsageError, OSError) as error:
+    except (UsageError, OSError, StorageError) as error:
         problems.append(f"video frames of {split}: {error}")
         return {}
 
@@ -95,7 +96,7 @@ def film_of(split: Split, place: int, *, most: int | None = None) -> Film:
     """Decode the ``place``-th video of a split; a longer one is thinned to ``most`` frames.
 
     Raises:
-        UsageError, OSError: it cannot be read.
+        UsageError, StorageError: it cannot be read.
     """
     from signllm.data.stored import stored_frames
 
