@@ -98,9 +98,12 @@ def record(
     rng = np.random.default_rng(seed)
     path, starts, ends = _path(signer, [inventory[index] for index in sequence], level, rng)
     scene = _Scene(signer)
-    frames = np.stack([scene.draw(handshape, place, turn) for handshape, place, turn in path])
-    noise = rng.normal(0.0, 2.0, frames.shape)
-    frames = np.clip(frames + noise, 0, 255).astype(np.uint8)
+    frames = np.empty((len(path), FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
+    for frame, (handshape, place, turn) in zip(frames, path, strict=True):
+        # Noise is drawn frame by frame: it stays in the processor's cache, and the numbers are the same.
+        noisy = rng.normal(0.0, 2.0, frame.shape)
+        noisy += scene.draw(handshape, place, turn)
+        frame[:] = np.clip(noisy, 0, 255, out=noisy)
     return Recording(frames=frames, units=tuple(sequence), starts=tuple(starts), ends=tuple(ends))
 
 
