@@ -9,6 +9,7 @@ neighbours in the batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from signllm.errors import UsageError
 from signllm.models.backbone import build_backbone, group_norm
+from signllm.models.feature_cache import content_key, feature_cache, weights_key
 from signllm.models.gather import starts_of, video_of_rows
 
 TAPS, STRIDE, CLIP_FRAMES = 5, 2, 13
@@ -144,8 +146,7 @@ class VisualEncoder(nn.Module):
 
     def pool(self, frames: Tensor, frame_counts: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pooled maps (sum N, F) that :meth:`project` takes, and their counts (B,)."""
-        pixels = self._pixels(frames, frame_counts)
-        maps = self._features(pixels)
+        maps = self._maps(frames, frame_counts)
         if self.config.subtract_video_mean:
             maps = subtract_video_mean(maps, frame_counts)
         taps, counts = first_taps(frame_counts)
@@ -181,6 +182,25 @@ class VisualEncoder(nn.Module):
         if self.config.freeze_backbone:
             self.backbone.eval()
         return self
+
+    def _maps(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
+        """Return the backbone's maps (sum T, C, h, w), those of a frozen one from the feature cache."""
+        is_cached = (
+            self.config.freeze_backbone and not frames.is_cuda and self.first.weight.dtype == torch.float32
+        )
+        cache = feature_cache() if is_cached else None
+        if cache is None:
+            return self._features(self._pixels(frames, frame_counts))
+        preparation = f"{self.backbone.model.config} subtract_video_mean={self.config.subtract_video_mean}"
+        weights = weights_key(self.backbone, preparation)
+        maps = []
+        for video in frames.split(frame_counts.tolist()):
+            compute = partial(self._maps_of_one, video)  # alone, so that no neighbour changes a rounding
+            maps.append(cache.maps(content_key(video, weights), compute))
+        return torch.cat(maps)
+
+    def _maps_of_one(self, frames: Tensor) -> Tensor:
+        return self._features(self._pixels(frames, torch.tensor([len(frames)])))
 
     def _pixels(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
         dtype = self.first.weight.dtype
