@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Backbone(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = _swapped(model, _at_rest)
+        self.model = subsample_before_pointwise(_swapped(model, _at_rest))
         config: Any = model.config
         self.channels = int(
             config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
@@ -129,6 +130,28 @@ def shape_of(name: str) -> dict[str, Any]:
 def replace_batch_norm(module: nn.Module) -> nn.Module:
     """Put GroupNorm (at most 8 groups) in the place of every BatchNorm2d, in place; return the module."""
     return _swapped(module, lambda norm: group_norm(norm.num_features))
+
+
+def subsample_before_pointwise(module: nn.Module) -> nn.Module:
+    """Let every strided 1x1 convolution drop the skipped pixels first and convolve with stride 1, in place.
+
+    The result is the same: such a convolution never reads the pixels in between. It is needed because oneDNN
+    3.12 (torch 2.13) writes beyond its buffer in the backward pass of a 1x1 convolution with stride 2, 2 to 7
+    input channels and ``channels_last`` input on processors without AVX-512, which corrupts the heap. With
+    stride 1 that code is not reached, whatever the channels, the memory format, the type and the processor.
+    """
+    for convolution in module.modules():
+        if isinstance(convolution, nn.Conv2d) and set(convolution.kernel_size) == {1}:
+            stride = tuple(convolution.stride)
+            if set(stride) != {1} and convolution.padding in ("valid", 0, (0, 0)):
+                convolution.stride = (1, 1)
+                convolution.register_forward_pre_hook(partial(_subsample, stride))
+    return module
+
+
+def _subsample(stride: tuple[int, int], _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # A mean over one pixel is that pixel. Unlike slicing, this keeps channels_last in the gradient too.
+    return (functional.avg_pool2d(inputs[0], 1, stride), *inputs[1:])
 
 
 def _swapped(module: nn.Module, other: Callable[[nn.BatchNorm2d], nn.Module]) -> nn.Module:
