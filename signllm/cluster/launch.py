@@ -6,28 +6,30 @@ travels. What a rank does is in :mod:`signllm.cluster.rank`.
 
 from __future__ import annotations
 
-import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from signllm.cluster.profile import Profile
 from signllm.cluster.rank import VerbOnRank
 from signllm.cluster.record import next_steps, write_record
 from signllm.cluster.secret import refuse_spelt_out
+from signllm.cluster.site_environment import process_environment, site_environment
+from signllm.cluster.slurm_jobs import SubmissionLimits, submission_limits
 from signllm.cluster.snapshot import Snapshot, pack
 from signllm.cluster.sweep import option_value, owned_folder
 from signllm.errors import RunFailedError, UsageError
 
-SITE_VARIABLES = ("SLURM_CONF",)
 PYTHON = shlex.join(["sh", "-c", 'trap \'\' USR2 TERM; exec "$0" "$@"', sys.executable])
 """How a rank starts Python: a warning that comes before submitit takes warnings would fail the job.
 
 What is ignored stays so until a program takes it. So early there is nothing to save: Slurm ends the attempt
 when the grace is over, and queues the job again by itself.
 """
+T = TypeVar("T")
 Run = Callable[[Sequence[str]], None]
 
 
@@ -37,18 +39,23 @@ def sbatch_text(
     logs: Path,
     *,
     jobs: int = 1,
-    after: str | None = None,
+    after: Sequence[str] = (),
     code: Snapshot | None = None,
 ) -> str:
     """Return the sbatch file that :func:`launch` or :func:`launch_array` would submit; needs no Slurm."""
-    from submitit.slurm.slurm import _make_sbatch_string
+    from signllm.cluster.sbatch import sbatch_file
 
     _refuse_secrets(profile, [arguments])
     logs = logs.absolute()
     command = " ".join([PYTHON, "-u -m submitit.core._submit", shlex.quote(str(logs))])
     name = job_name(arguments) if jobs == 1 else job_name(arguments[:1])
-    asked = _slurm_parameters(profile, name, after, code)
-    return _make_sbatch_string(command=command, folder=logs, map_count=jobs if jobs > 1 else None, **asked)
+    parameters = _slurm_parameters(profile, name, after, code) | ({"map_count": jobs} if jobs > 1 else {})
+    return sbatch_file(command, logs, parameters, dropped=profile.dropped_options)
+
+
+def environment_lines(profile: Profile, arguments: Sequence[str], logs: Path) -> list[str]:
+    """Return what to tell the user about settings of this shell that sbatch reads as well."""
+    return site_environment(sbatch_text(profile, arguments, logs)).describe()
 
 
 def job_name(*commands: Sequence[str]) -> str:
@@ -64,7 +71,7 @@ def launch(
     *,
     run: Run,
     logs: Path,
-    after: str | None = None,
+    after: Sequence[str] = (),
     code: Snapshot | None = None,
 ) -> Any:
     """Submit ``signllm ARGUMENTS``; return submitit's job, whose ``job_id`` Slurm knows.
@@ -74,7 +81,7 @@ def launch(
         arguments: the verb and its options.
         run: what runs them on a rank; pickled by its name.
         logs: folder for the job's files and its ranks' output.
-        after: number of the job or array that must have ended before, in whatever way.
+        after: numbers of the jobs or arrays that must have ended before, in whatever way.
         code: the copy of the code that the job runs; None: the package as it is found when the job starts.
 
     Raises:
@@ -91,12 +98,24 @@ def launch_array(
     logs: Path,
     code: Snapshot | None = None,
 ) -> list[Any]:
-    """Submit one job for each of the command lines, on Slurm as one array; return submitit's jobs.
+    """Submit one job for each of the command lines, as :func:`arrays` of Slurm; return submitit's jobs.
 
     Raises:
-        UsageError: as :func:`launch`.
+        UsageError: as :func:`launch`; then none of the jobs is left.
     """
-    return _submit(profile, commands, run=run, logs=logs, after=None, code=code)
+    return _submit(profile, commands, run=run, logs=logs, after=(), code=code)
+
+
+def arrays(jobs: Sequence[T], limits: SubmissionLimits | None = None) -> list[Sequence[T]]:
+    """Cut the jobs of a sweep into arrays that are no larger than the site allows.
+
+    Args:
+        jobs: what each of them does.
+        limits: the site's; None asks Slurm, and without Slurm there are none.
+    """
+    limits = submission_limits() if limits is None else limits
+    size = max(1, len(jobs) if limits.array_size is None else limits.array_size)
+    return [jobs[first : first + size] for first in range(0, len(jobs), size)]
 
 
 def _submit(
@@ -105,46 +124,91 @@ def _submit(
     *,
     run: Run,
     logs: Path,
-    after: str | None,
+    after: Sequence[str],
     code: Snapshot | None,
 ) -> list[Any]:
-    from submitit import LocalExecutor, SlurmExecutor
-    from submitit.core.utils import FailedJobError
-    from submitit.helpers import clean_env
-
     check(profile, commands)
     logs.mkdir(parents=True, exist_ok=True)
     for folder in {owned_folder(words) for words in commands}:
         if code is not None and folder is not None:
             pack(code, Path(folder))
-    site = {name: os.environ[name] for name in SITE_VARIABLES if name in os.environ}
-    with clean_env():  # a launch from inside a job must not hand that job's ranks on
-        os.environ.update(site)
-        executor: Any
-        if profile.executor == "slurm":
-            executor = SlurmExecutor(folder=logs, max_num_timeout=profile.max_timeouts, python=PYTHON)
-            executor.update_parameters(**_slurm_parameters(profile, job_name(*commands), after, code))
-        else:
-            executor = LocalExecutor(folder=logs, max_num_timeout=profile.max_timeouts)
-            executor.update_parameters(**_local_parameters(profile, code))
-        try:
-            jobs = list(executor.submit_array([VerbOnRank(tuple(words), run) for words in commands]))
-        except FailedJobError as error:
-            raise UsageError(
-                f"Slurm refused the job: {str(error).strip()}",
-                where="sbatch",
-                remedy="compare the profile with what the site offers (sinfo); --dry-run shows the file",
-            ) from None
-    name = profile.name or job_name(*commands)
-    write_record(logs, profile, name, commands, [job.job_id for job in jobs], code)
+    verbs = [VerbOnRank(tuple(words), run) for words in commands]
+    name, cluster = profile.name or job_name(*commands), None
+    if profile.executor == "slurm":
+        jobs, cluster = _submit_to_slurm(profile, name, verbs, logs, after, code)
+    else:
+        jobs = _start_local(profile, verbs, logs, code)
+    write_record(logs, profile, name, commands, [job.job_id for job in jobs], code, cluster=cluster)
     return jobs
+
+
+def _submit_to_slurm(
+    profile: Profile,
+    name: str,
+    verbs: Sequence[VerbOnRank],
+    logs: Path,
+    after: Sequence[str],
+    code: Snapshot | None,
+) -> tuple[list[Any], str | None]:
+    """Submit one job, or arrays; return the jobs and their cluster, if Slurm named one.
+
+    Where a sweep needs several arrays and no more than some of its jobs may run at a time, each array waits
+    for the end of the one before it.
+    """
+    from submitit.core.utils import FailedJobError
+
+    from signllm.cluster.sbatch import SbatchExecutor
+
+    jobs: list[Any] = []
+    cluster = None
+    for part in arrays(verbs):
+        executor = SbatchExecutor(
+            logs,
+            max_num_timeout=profile.max_timeouts,
+            python=PYTHON,
+            dropped=profile.dropped_options,
+        )
+        before = [jobs[-1].job_id.partition("_")[0]] if jobs and profile.array_parallelism else after
+        executor.update_parameters(**_slurm_parameters(profile, name, before, code))
+        with process_environment(site_environment(executor.file_text()).variables):
+            try:
+                jobs += executor.submit_array(part)
+            except FailedJobError as error:
+                for job in jobs:
+                    job.cancel(check=False)
+                raise _refusal(str(error).strip(), len(verbs)) from None
+        cluster = executor.cluster or cluster
+    return jobs, cluster
+
+
+def _refusal(answer: str, jobs: int) -> UsageError:
+    """Return the message about a job that sbatch did not take, given what it printed."""
+    remedy = "compare the profile with what the site offers (sinfo); --dry-run shows the file"
+    if re.search(r"SubmitJob|SubmitLimit|job submit limit|unable to accept job", answer):
+        remedy = f"the site takes fewer than {jobs} more jobs of yours: give --array fewer values at a time"
+    elif "array specification" in answer:
+        remedy = "`scontrol show config` names the site's MaxArraySize: give --array no more values than that"
+    elif "account" in answer.lower():
+        remedy = "name yours: --account, or SBATCH_ACCOUNT in this shell; `sacctmgr show assoc` lists them"
+    return UsageError(f"Slurm refused the job: {answer}", where="sbatch", remedy=remedy)
+
+
+def _start_local(
+    profile: Profile, verbs: Sequence[VerbOnRank], logs: Path, code: Snapshot | None
+) -> list[Any]:
+    from submitit import LocalExecutor
+
+    executor = LocalExecutor(folder=logs, max_num_timeout=profile.max_timeouts)
+    executor.update_parameters(**_local_parameters(profile, code))
+    with process_environment(site_environment("").variables):
+        return list(executor.submit_array(verbs))
 
 
 def check(profile: Profile, commands: Sequence[Sequence[str]]) -> None:
     """Check what can be known before anything is written.
 
     Raises:
-        UsageError: this machine has no Slurm, or the job's files would hold a secret.
+        UsageError: this machine has no Slurm, the site takes fewer jobs, or a file would hold a secret.
     """
     from submitit import SlurmExecutor
 
@@ -153,6 +217,8 @@ def check(profile: Profile, commands: Sequence[Sequence[str]]) -> None:
             "this machine has no Slurm: srun is not on the path",
             remedy="submit from a login node, add --dry-run to see the job, or use the profile 'local'",
         )
+    if profile.executor == "slurm" and len(commands) > 1:
+        submission_limits().refuse_more(len(commands))
     _refuse_secrets(profile, commands)
 
 
@@ -164,7 +230,7 @@ def _refuse_secrets(profile: Profile, commands: Sequence[Sequence[str]]) -> None
 
 
 def _slurm_parameters(
-    profile: Profile, name: str, after: str | None, code: Snapshot | None
+    profile: Profile, name: str, after: Sequence[str], code: Snapshot | None
 ) -> dict[str, Any]:
     """Return what to ask Slurm for.
 
@@ -172,7 +238,12 @@ def _slurm_parameters(
     """
     asked = profile.slurm_parameters(name)
     asked["setup"] = [*asked["setup"], *_code_lines(code)]
-    return asked | ({"dependency": f"afterany:{after}"} if after else {})
+    if after:
+        additional = asked["additional_parameters"]
+        own = additional.get("dependency")
+        ended = f"afterany:{':'.join(after)}"
+        asked["additional_parameters"] = additional | {"dependency": f"{own},{ended}" if own else ended}
+    return asked
 
 
 def _local_parameters(profile: Profile, code: Snapshot | None) -> dict[str, Any]:
@@ -206,6 +277,8 @@ def told(
     yield f"log: {paths.stderr}, results in .out beside it"
     if code is not None:
         yield f"code: {code.told()}"
+    if profile.executor == "slurm":
+        yield from environment_lines(profile, commands[0], logs)
     yield from next_steps([job.job_id for job in jobs], logs, profile)
 
 

@@ -32,6 +32,12 @@ SET_BY_FIELDS = {
     "error": "--logs",
 }
 """sbatch's long options that have a field or an option of their own."""
+SWITCHES = frozenset(
+    "contiguous exclusive get-user-env hold kill-on-invalid-dep no-kill no-requeue overcommit "
+    "oversubscribe propagate quiet reboot requeue resv-ports spread-job stepmgr test-only use-min-nodes "
+    "verbose wait".split()
+)
+"""sbatch's long options that stand without a value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +66,8 @@ class Profile:
         constraint: features of the node.
         setup: shell lines before the ranks start (``module load``, ``source``).
         environment: variables for every rank, NAME=VALUE on the command line; no secrets.
-        additional: further sbatch options by their long names, NAME=VALUE on the command line; no value for a
-            switch.
+        additional: further sbatch options by their long names, NAME=VALUE on the command line. An empty value
+            drops an option that the file would hold otherwise, and sets one that takes no value (exclusive).
     """
 
     executor: Literal["slurm", "local"] = "slurm"
@@ -103,11 +109,12 @@ class Profile:
                 where="--nodes",
                 remedy="use a slurm profile, or --nodes 1",
             )
-        if twice := [name for name in self.additional if name.replace("_", "-") in SET_BY_FIELDS]:
-            option = SET_BY_FIELDS[twice[0].replace("_", "-")]
-            raise UsageError(
-                f"{twice[0]!r} among the additional sbatch options", remedy=f"a profile says it by {option}"
-            )
+        for name, value in self.additional.items():
+            option = SET_BY_FIELDS.get(name.replace("_", "-"))
+            if option is not None and (value or option == "--array"):
+                raise UsageError(
+                    f"{name!r} among the additional sbatch options", remedy=f"a profile says it by {option}"
+                )
         refuse_secrets(self.environment, self.setup)
 
     @property
@@ -125,8 +132,24 @@ class Profile:
         """Ranks of the whole job."""
         return self.nodes * self.ranks_per_node
 
+    @property
+    def dropped_options(self) -> frozenset[str]:
+        """Options of sbatch that a file must not hold, though submitit or a field would write them."""
+        empty = {name.replace("_", "-") for name, value in self.additional.items() if not value}
+        if "no-requeue" in empty:
+            return frozenset(empty - SWITCHES | {"requeue"})
+        return frozenset(empty - SWITCHES | empty & {"requeue"})
+
     def slurm_parameters(self, job_name: str) -> dict[str, Any]:
         """Return what submitit's Slurm executor calls these fields; unset ones are left to the site."""
+        dropped = self.dropped_options
+        additional = {name: value or True for name, value in self.additional.items()}
+        # A rank that dies would leave the others waiting for it. From Slurm 22.05 on srun does not take the
+        # number of cores from sbatch, and where jobs start with an empty environment (SBATCH_EXPORT=NONE)
+        # srun would start the ranks without what the script has set.
+        srun_args = ["--kill-on-bad-exit=1", "--export=ALL"]
+        if "cpus-per-task" not in dropped:
+            srun_args.append(f"--cpus-per-task={self.cpus_per_task}")
         asked = {
             "job_name": self.name or job_name,
             "nodes": self.nodes,
@@ -143,12 +166,14 @@ class Profile:
             "constraint": self.constraint,
             "setup": [*self.exports(), *self.setup],
             "additional_parameters": {
-                "requeue": True,
-                **{name: value or True for name, value in self.additional.items()},
+                name: value
+                for name, value in ({"requeue": True} | additional).items()
+                if name.replace("_", "-") not in dropped
             },
-            "srun_args": ["--kill-on-bad-exit=1"],  # a rank that dies would leave the others waiting for it
+            "srun_args": srun_args,
         }
-        return {name: value for name, value in asked.items() if value is not None}
+        # Submitit would write a key of its own, which sites that check such keys refuse.
+        return {name: value for name, value in asked.items() if value is not None} | {"wckey": None}
 
     def one_task(self) -> Profile:
         """Return what a verb without ranks asks for: one task on one machine, no GPU."""

@@ -13,12 +13,15 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, cast
 
+from signllm.cluster.site_environment import RANK_VARIABLES
 from signllm.errors import RunFailedError
 from signllm.training.local_ranks import (
     StoppedEarlyError,
@@ -28,7 +31,6 @@ from signllm.training.local_ranks import (
     message_of,
 )
 
-RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PORTS = range(20_000, 32_768)
 LEAVE_AFTER_S = 30.0
 
@@ -50,13 +52,15 @@ class VerbOnRank:
         atexit.register(end)  # registered before torch's, it is called after them
         if os.environ.get("SUBMITIT_EXECUTOR") == "local":
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it: Slurm sends others before it
+        _explain_failed_requeue()
         try:
-            self.run(self.arguments)
-            leave_ranks()
-            end.is_near = True
-        except StoppedEarlyError as stop:
-            print(f"signllm: {stop}", file=sys.stderr, flush=True)
-            _requeue()
+            try:
+                self.run(self.arguments)
+                leave_ranks()
+                end.is_near = True
+            except StoppedEarlyError as stop:
+                print(f"signllm: {stop}", file=sys.stderr, flush=True)
+                _requeue(stop)
         except Exception as error:
             _end_log_with(*message_of(error))
             raise
@@ -135,8 +139,57 @@ def _require_free(port: int) -> None:
         ) from None
 
 
-def _requeue() -> None:
-    """Leave a saved job to its next attempt: rank 0 queues it, the others leave, none writes a result."""
+class NotQueuedAgainError(RunFailedError):
+    """A job left early, and Slurm does not queue it again: the user has to."""
+
+    def __init__(self, what_is_kept: str, reason: str) -> None:
+        kept = what_is_kept.removeprefix("asked to stop: ").partition(";")[0]
+        super().__init__(
+            f"{kept}, but Slurm does not queue the job again: {reason}\n"
+            "  remedy: give the same launch again, and it continues"
+        )
+
+
+def _explain_failed_requeue() -> None:
+    """Let submitit's handler of the warning raise one plain message where it cannot queue the job again.
+
+    It has the signal where the verb has not begun to listen to it.
+    """
+    number = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")
+    handler = signal.getsignal(number)
+    if not callable(handler):
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        from submitit.core.utils import UncompletedJobError
+
+        try:
+            handler(number, frame)
+        except (OSError, subprocess.SubprocessError, UncompletedJobError) as error:
+            reason = _reason_of(error)
+            raise NotQueuedAgainError("what is done is kept", reason) from None
+
+    signal.signal(number, handle)
+
+
+def _reason_of(error: Exception) -> str:
+    """Return why queueing again failed, from what the attempt to do so raised."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no scontrol on this node"
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"`{' '.join(error.cmd)}` ended with exit code {error.returncode} (above)"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"`{' '.join(error.cmd)}` did not answer within {error.timeout:g} s"
+    return str(error).strip().rstrip(".")
+
+
+def _requeue(stop: StoppedEarlyError) -> None:
+    """Leave a saved job to its next attempt: rank 0 queues it, the others leave, none writes a result.
+
+    Raises:
+        NotQueuedAgainError: on rank 0; its exit code ends the job as failed, so nothing that waits for a job
+            that succeeded begins.
+    """
     from submitit import JobEnvironment
 
     environment = JobEnvironment()
@@ -146,6 +199,8 @@ def _requeue() -> None:
             environment._requeue(1)
         except SystemExit as end:  # without a scheduler the exit code asks for another attempt
             end_process(cast(int, end.code))
+        except (OSError, subprocess.SubprocessError) as error:
+            raise NotQueuedAgainError(str(stop), _reason_of(error)) from None
     elif os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         time.sleep(LEAVE_AFTER_S)  # a task that leaves first could end the job before it is queued again
     end_process(0)

@@ -50,6 +50,7 @@ class LaunchRecord:
         commit: of the checkout that was copied, None outside of git.
         changed: whether the checkout had uncommitted changes.
         jobs: one, or those of an array.
+        cluster: the cluster that took them, where sbatch named one.
     """
 
     name: str
@@ -61,6 +62,7 @@ class LaunchRecord:
     commit: str | None
     changed: bool
     jobs: tuple[JobRecord, ...]
+    cluster: str | None = None
 
 
 def write_record(
@@ -70,6 +72,8 @@ def write_record(
     commands: Sequence[Sequence[str]],
     ids: Sequence[str],
     code: Snapshot | None,
+    *,
+    cluster: str | None = None,
 ) -> LaunchRecord:
     """Write what was submitted and return it.
 
@@ -89,6 +93,7 @@ def write_record(
             JobRecord(id=id, command=tuple(words), run=run_folder(words))
             for id, words in zip(ids, commands, strict=True)
         ),
+        cluster=cluster,
     )
     first = ids[0].partition("_")[0]
     write_whole(logs / f"{first}{SUFFIX}", json.dumps(to_plain(record), indent=2) + "\n")
@@ -100,9 +105,10 @@ def next_steps(ids: Sequence[str], logs: Path, profile: Profile) -> list[str]:
     numbers = " ".join(dict.fromkeys(id.partition("_")[0] for id in ids))
     where = "" if logs == DEFAULT_LOGS else f" --logs {shlex.quote(str(logs))}"
     follow = f"signllm launch status {numbers} --follow{where}"
+    there = f"--clusters {profile.additional['clusters']} " if profile.additional.get("clusters") else ""
     return [
         f"follow: {follow}",
-        f"cancel: {f'scancel {numbers}' if profile.executor == 'slurm' else 'Ctrl-C'}",
+        f"cancel: {f'scancel {there}{numbers}' if profile.executor == 'slurm' else 'Ctrl-C'}",
     ]
 
 

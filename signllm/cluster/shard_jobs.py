@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from signllm.cluster.launch import Run, launch, launch_array, sbatch_text
+from signllm.cluster.launch import Run, arrays, launch, launch_array, sbatch_text
 from signllm.cluster.output import run_here
 from signllm.cluster.profile import Profile
 from signllm.cluster.record import next_steps
@@ -52,8 +52,9 @@ def dry_run(profile: Profile, jobs: ShardJobs, logs: Path, code: Snapshot) -> st
     texts = []
     if jobs.slices:
         texts += [f"# signllm {shlex.join(words)}" for words in jobs.slices]
-        texts.append(sbatch_text(profile, jobs.slices[0], logs, jobs=len(jobs.slices), code=code))
-    after = "SLICES" if jobs.slices else None
+        for part in arrays(jobs.slices):
+            texts.append(sbatch_text(profile, part[0], logs, jobs=len(part), code=code))
+    after = ["SLICES"] if jobs.slices else []
     merge = sbatch_text(profile, jobs.merge, logs, after=after, code=code)
     return "\n".join([*texts, f"# signllm {shlex.join(jobs.merge)}", merge])
 
@@ -67,9 +68,9 @@ def submit(profile: Profile, jobs: ShardJobs, *, run: Run, logs: Path, code: Sna
     slices = launch_array(profile, jobs.slices, run=run, logs=logs, code=code) if jobs.slices else []
     for job, words in zip(slices, jobs.slices, strict=True):
         yield f"job {job.job_id}: slice {words[-1]}, {job.paths.stderr}"
-    array = slices[0].job_id.partition("_")[0] if slices else None
+    numbers = list(dict.fromkeys(job.job_id.partition("_")[0] for job in slices))
     try:
-        merge = launch(profile, jobs.merge, run=run, logs=logs, after=array, code=code)
+        merge = launch(profile, jobs.merge, run=run, logs=logs, after=numbers, code=code)
     except UsageError:
         for job in slices:
             job.cancel(check=False)

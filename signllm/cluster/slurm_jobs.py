@@ -5,11 +5,14 @@ Many sites keep no accounts; then an old job is one that Slurm does not know.
 
 from __future__ import annotations
 
+import getpass
 import re
 import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from signllm.errors import UsageError
 
 ENDED = frozenset(
     "COMPLETED FAILED CANCELLED TIMEOUT OUT_OF_MEMORY NODE_FAIL DEADLINE BOOT_FAIL REVOKED "
@@ -21,7 +24,65 @@ ENDED = frozenset(
 """
 FORGOTTEN = "Invalid job id"
 """What ``scontrol`` says of a job that it never knew, or forgot some minutes after its end."""
+_ARRAY_TASKS = re.compile(r"max_array_tasks=(\d+)")
 _FIELDS = ("JobId", "ArrayJobId", "ArrayTaskId", "JobState", "Reason", "Restarts", "RunTime", "NodeList")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionLimits:
+    """How much a site takes at a time; None where it does not say.
+
+    Attributes:
+        array_size: jobs of one array.
+        jobs: jobs that Slurm as a whole remembers, waiting, running or just ended (MaxJobCount).
+        submitted: jobs that this user may have waiting or running (MaxSubmitJobs of all associations).
+    """
+
+    array_size: int | None = None
+    jobs: int | None = None
+    submitted: int | None = None
+
+    def refuse_more(self, jobs: int) -> None:
+        """Refuse a sweep that the site cannot take, however it is cut into arrays.
+
+        Raises:
+            UsageError: names the limit.
+        """
+        for name, limit in (("MaxJobCount", self.jobs), ("MaxSubmitJobs", self.submitted)):
+            if limit is not None and jobs > limit:
+                raise UsageError(
+                    f"a sweep of {jobs} jobs, and this site takes no more than {limit} ({name})",
+                    where="--array",
+                    remedy=f"give --array fewer values at a time, {limit} jobs at most",
+                )
+
+
+def submission_limits() -> SubmissionLimits:
+    """Ask Slurm for its limits; a site that does not answer has none."""
+    if shutil.which("scontrol") is None:
+        return SubmissionLimits()
+    printed, _ = _output("scontrol", "show", "config")
+    settings = dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", printed, flags=re.MULTILINE))
+    sizes = [settings.get("MaxArraySize", ""), *_ARRAY_TASKS.findall(settings.get("SchedulerParameters", ""))]
+    known = [int(size) for size in sizes if size.isdecimal()]
+    count = settings.get("MaxJobCount", "")
+    return SubmissionLimits(
+        array_size=min(known, default=None),
+        jobs=int(count) if count.isdecimal() else None,
+        submitted=_submitted_limit(),
+    )
+
+
+def _submitted_limit() -> int | None:
+    """Return how many jobs this user may have submitted; None without accounts or a limit."""
+    if shutil.which("sacctmgr") is None:
+        return None
+    printed, trouble = _output(
+        "sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={getpass.getuser()}",
+        "format=MaxSubmitJobs",
+    )  # fmt: skip
+    limits = printed.split("\n")[:-1]
+    return None if trouble or not limits or not all(map(str.isdecimal, limits)) else max(map(int, limits))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +104,20 @@ class SlurmState:
     elapsed_s: int | None = None
 
 
-def slurm_states(ids: Iterable[str]) -> dict[str, SlurmState] | None:
-    """Return the states of those jobs that Slurm knows, by number; None where there is no Slurm."""
+def slurm_states(ids: Iterable[str], cluster: str | None = None) -> dict[str, SlurmState] | None:
+    """Return the states of those jobs that Slurm knows, by number; None where there is no Slurm.
+
+    Args:
+        ids: numbers of jobs, ``12`` or ``12_0``.
+        cluster: the one that has them, where a site has several; None is that of this machine.
+    """
+    there = [] if cluster is None else ["--clusters", cluster]
     if shutil.which("scontrol") is None:
         return None
     wanted = set(ids)
     found: dict[str, SlurmState] = {}
     for number in sorted({id.partition("_")[0] for id in wanted}):
-        told, trouble = _output("scontrol", "show", "job", "--oneliner", number)
+        told, trouble = _output("scontrol", *there, "show", "job", "--oneliner", number)
         for line in told.splitlines():
             found |= _from_scontrol(line)
         if trouble and FORGOTTEN not in trouble:
@@ -59,7 +126,7 @@ def slurm_states(ids: Iterable[str]) -> dict[str, SlurmState] | None:
     if older := sorted({id.partition("_")[0] for id in wanted - found.keys()}):
         columns = "--format=JobID,State,Elapsed,NodeList"
         told, _ = _output(
-            "sacct", "--noheader", "--parsable2", "--allocations", columns, "-j", ",".join(older)
+            "sacct", *there, "--noheader", "--parsable2", "--allocations", columns, "-j", ",".join(older)
         )
         for line in told.splitlines():
             id, state, elapsed, nodes = line.split("|")[:4]

@@ -96,12 +96,14 @@ def job_statuses(
                 remedy="`signllm launch status --every` lists all of them",
             )
     read = {job.id: read_logs(logs, job.id) for _, job in chosen}
-    asked = [
-        job.id
-        for record, job in chosen
-        if record.profile.executor == "slurm" and read[job.id].outcome not in ENDED
-    ]
-    states = slurm_states(asked) if asked else {}
+    asked: dict[str | None, list[str]] = {}
+    for record, job in chosen:
+        if record.profile.executor == "slurm" and read[job.id].outcome not in ENDED:
+            asked.setdefault(record.cluster, []).append(job.id)
+    states: dict[str, SlurmState] | None = {}
+    for cluster, ids in asked.items():
+        answer = slurm_states(ids, cluster)
+        states = None if answer is None else (states or {}) | answer
     found = [_status(record, job, read[job.id], states, logs) for record, job in chosen]
     if wanted or every:
         return found

@@ -117,7 +117,12 @@ def _launch_verbs(
         if len(commands) > 1:
             print("\n".join(f"# signllm {shlex.join(words)}" for words in commands))
         planned = planned_snapshot(logs / "code")
-        print(launch.sbatch_text(profile, commands[0], logs, jobs=len(commands), code=planned))
+        before: list[str] = []
+        for number, part in enumerate(launch.arrays(commands)):
+            print(launch.sbatch_text(profile, part[0], logs, jobs=len(part), after=before, code=planned))
+            before = [f"ARRAY{number}"] if profile.array_parallelism else []
+        for line in launch.environment_lines(profile, commands[0], logs):
+            print(f"# {line}")
         return
     launch.check(profile, commands)
     refuse_busy(commands, logs, profile)
@@ -160,7 +165,7 @@ def _launch_shard(
         print(shard_jobs.dry_run(profile, jobs, logs, planned_snapshot(logs / "code")))
         return
     print(f"{len(parts)} of {count} slices are to be written", flush=True)
-    launch.check(profile, [verb])
+    launch.check(profile, [*jobs.slices, jobs.merge])
     code = take_snapshot(logs / "code")
     if profile.executor == "local":
         shard_jobs.run_slices(profile, jobs, run=run, logs=logs, code=code)

@@ -1,7 +1,9 @@
 """A real Slurm of two nodes on this machine, with its own keys, ports and folders, gone when it is closed.
 
 ``low`` is the default partition, whose jobs a job of ``high`` preempts: they get SIGUSR2, then
-``GRACE_S`` seconds, and wait in the queue again. Nothing of the machine's own Slurm is read or touched.
+``GRACE_S`` seconds, and wait in the queue again. Tasks of ``bound`` are bound to their cores; those of the
+others may use all cores, because both nodes count the same ones as theirs. An array has at most
+``ARRAY_SIZE`` jobs. Nothing of the machine's own Slurm is read or touched.
 Run as a program this file is the watcher, which ends the cluster should its tests be killed: their end of the
 watcher's standard input closes with them.
 """
@@ -20,6 +22,7 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
 GRACE_S = 15
+ARRAY_SIZE = 3
 CONFIGURATION = """\
 ClusterName=signllm
 SlurmctldHost={host}(127.0.0.1)
@@ -35,7 +38,7 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/affinity
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
@@ -43,6 +46,7 @@ SwitchType=switch/none
 ReturnToService=2
 KillWait=5
 MinJobAge=3600
+MaxArraySize={array_size}
 FirstJobId={first_job}
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0
@@ -51,8 +55,10 @@ SelectTypeParameters=CR_CPU
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName=n[0-1] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}] CPUs=2 RealMemory=8000
-PartitionName=low Nodes=n[0-1] Default=YES PriorityTier=1 GraceTime={grace_s} MaxTime=INFINITE State=UP
-PartitionName=high Nodes=n[0-1] PriorityTier=10 PreemptMode=OFF MaxTime=INFINITE State=UP
+PartitionName=low Nodes=n[0-1] Default=YES PriorityTier=1 GraceTime={grace_s} MaxTime=INFINITE State=UP \
+CpuBind=none
+PartitionName=high Nodes=n[0-1] PriorityTier=10 PreemptMode=OFF MaxTime=INFINITE State=UP CpuBind=none
+PartitionName=bound Nodes=n[0-1] PriorityTier=1 MaxTime=INFINITE State=UP CpuBind=core
 """
 
 
@@ -72,7 +78,13 @@ class Slurm:
         for name in ("state", "spool-n0", "spool-n1"):
             (self.folder / name).mkdir()
         host = socket.gethostname().partition(".")[0]
-        made = {"host": host, "folder": self.folder, "ports": _free_ports(), "grace_s": GRACE_S}
+        made = {
+            "host": host,
+            "folder": self.folder,
+            "ports": _free_ports(),
+            "grace_s": GRACE_S,
+            "array_size": ARRAY_SIZE,
+        }
         # Ranks meet at a port that follows from the job's number: two clusters on a machine count apart.
         text = CONFIGURATION.format(**made, first_job=1 + 97 * os.getpid() % 12_000)
         (self.folder / "slurm.conf").write_text(text)

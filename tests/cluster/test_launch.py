@@ -14,7 +14,8 @@ from signllm import cli
 from signllm.cluster.launch import _local_parameters, job_name, launch, sbatch_text, wait
 from signllm.cluster.output import run_here
 from signllm.cluster.profile import Profile, load_profile
-from signllm.cluster.rank import RANK_VARIABLES, port_of, rank_environment
+from signllm.cluster.rank import port_of, rank_environment
+from signllm.cluster.site_environment import RANK_VARIABLES
 from signllm.errors import RunFailedError, UsageError
 
 VERB = ["pretrain", "demo", "--data", "shards", "--run", "runs/X"]
@@ -35,7 +36,6 @@ SBATCH = """\
 #SBATCH --requeue
 #SBATCH --signal=USR2@300
 #SBATCH --time=1440
-#SBATCH --wckey=submitit
 
 # setup
 export OMP_NUM_THREADS=8
@@ -45,6 +45,7 @@ module load cuda
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output /logs/%j_%t_log.out --error /logs/%j_%t_log.err --kill-on-bad-exit=1 \
+--export=ALL --cpus-per-task=8 \
 sh -c 'trap '"'"''"'"' USR2 TERM; exec "$0" "$@"' PYTHON -u -m submitit.core._submit /logs
 """
 

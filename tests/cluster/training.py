@@ -90,6 +90,37 @@ def verb_on_rank(arguments: Sequence[str]) -> None:
     run(words)
 
 
+def wait_for_warning(arguments: Sequence[str]) -> None:
+    """Leave as a stage does that was warned; the arguments are a FOLDER for ``waiting-RANK`` and LISTENS.
+
+    Without LISTENS the verb has not begun to take warnings: submitit's handler has them.
+    """
+    import time
+
+    from signllm.training.local_ranks import StoppedEarlyError
+    from signllm.training.preemption import asked_to_leave
+    from tests.cluster.slurm import until
+
+    folder, listens = arguments
+    waiting = Path(folder, f"waiting-{os.environ['RANK']}")
+    if not listens:
+        waiting.touch()
+        time.sleep(100)
+    with asked_to_leave() as flag:
+        waiting.touch()
+        until(lambda: flag.requested, "a warning", timeout_s=100)
+    raise StoppedEarlyError("asked to stop: saved after step 7; the same command continues")
+
+
+def print_place(arguments: Sequence[str]) -> None:
+    """Print the cores and the memory limit that this rank got, and variables of its environment."""
+    import json
+
+    names = ("RANK", "WORLD_SIZE", *arguments)
+    told = {name: os.environ.get(name) for name in names}
+    print(json.dumps({"cores": sorted(os.sched_getaffinity(0))} | told))
+
+
 def ablate_on_rank(arguments: Sequence[str]) -> None:
     """Run ``ablate`` on FOLDER's recipe in miniature; the arguments are FOLDER and the verb's options."""
     from signllm import recipes
