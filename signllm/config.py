@@ -30,6 +30,10 @@ from signllm.writing import write_whole
 RUN_FORMAT = 1
 """Version of the run folder's layout; raised when an older program could no longer read it."""
 
+RECORDED_LATER = tuple(
+    f"sign_llm.language_model.{name}" for name in ("chat", "chat_template", "date", "thinking", "end_of_turn")
+)
+"""What runs record since 2026-12 as training begins; an older run that is resumed gets it then."""
 MAY_CHANGE = (
     "data.workers",
     "data.max_frames_per_batch",
@@ -258,6 +262,8 @@ def _breaks_the_run(difference: str) -> bool:
     name, _, values = difference.partition(": ")
     if name == "data.max_frames_per_batch":
         return "None" in values.split(" -> ")  # a limit sorts the samples by length, whatever it is
+    if name in RECORDED_LATER and values.startswith("None -> "):
+        return False
     return name not in MAY_CHANGE
 
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from signllm.errors import UsageError
-from signllm.models.frozen_llm import model_folder
+from signllm.models.model_files import model_folder
 
 
 def _llama(

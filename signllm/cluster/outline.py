@@ -19,8 +19,9 @@ from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
 from signllm.models.adapters import with_lora
 from signllm.models.backbone import SHORT_NAMES
-from signllm.models.frozen_llm import DTYPES, model_folder, read_configuration, without_dropout
+from signllm.models.frozen_llm import DTYPES, read_configuration, without_dropout
 from signllm.models.language_model import LanguageModelConfig
+from signllm.models.model_files import model_folder
 from signllm.models.projector import Projector
 from signllm.models.visual_encoder import VisualEncoderConfig
 from signllm.models.vq_sign import VQSign, VQSignConfig

@@ -22,7 +22,8 @@ from signllm.config import FinetuneConfig, datasets_of, load_config, save_config
 from signllm.errors import UsageError
 from signllm.evaluation.model_card import model_card
 from signllm.models.adapters import BASE_CLASS, is_adapter, peft_settings, to_peft
-from signllm.models.frozen_llm import model_folder, read_configuration
+from signllm.models.frozen_llm import read_configuration
+from signllm.models.model_files import model_folder
 from signllm.stages.finetuned import ADAPTER_FOLDER, LANGUAGE_MODEL, WEIGHTS, Trained, read_trained
 from signllm.training.checkpoint import best_checkpoint, whole_checkpoint
 from signllm.writing import full_disk_told

@@ -5,7 +5,6 @@ Only what lies on this machine and only safetensors are read: nothing is fetched
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
@@ -17,11 +16,17 @@ import torch
 from torch import nn
 
 from signllm.errors import UsageError
+from signllm.models.model_files import (
+    AGAIN,
+    TOKENIZERS,
+    model_folder,
+    require_files,
+    require_safetensors,
+    require_tokenizer_files,
+)
 from signllm.models.partitioned_loading import load_partitioned
-from signllm.models.quantization import Quantize, quantized_loading
+from signllm.models.quantization import Quantize, quantized_loading, require_usable
 
-TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
-"""Files that hold a tokenizer's words; what else a folder has of it does not do."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -50,26 +55,66 @@ def load_tokenizer(path: str) -> Any:
     """Load the tokenizer of a model folder; nothing is fetched from a network.
 
     Raises:
-        UsageError: there is no such folder, no tokenizer in it, or none that knows where a text ends.
+        UsageError: there is no such folder, no tokenizer in it that can be read here, or none that knows
+            where a text ends.
     """
     from transformers import AutoTokenizer
 
     folder = model_folder(path)
-    if not any(file for kind in TOKENIZERS for file in folder.glob(kind)):
-        raise UsageError(
-            "the language model's folder has no tokenizer: none of " + ", ".join(TOKENIZERS),
-            where=path,
-            remedy="copy the tokenizer's files into it, from where the model is",
-        )
+    require_tokenizer_files(folder, path)
+    _require_sentencepiece(folder, path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load("tokenizer", path, error) from None
+    except Exception as error:  # tokenizers raises plain exceptions where it cannot read a file
+        raise _unreadable_tokenizer(folder, path, error) from None
     if tokenizer.eos_token_id is None:
         raise UsageError(
             "the tokenizer has no end-of-text token", where=path, remedy="use a model that has one"
         )
     return tokenizer
+
+
+def _require_sentencepiece(folder: Path, path: str) -> None:
+    """Check that a tokenizer in the format of sentencepiece alone can be read.
+
+    Without the package, ``transformers`` asks for another one or builds a tokenizer without words.
+    """
+    models = sorted(folder.glob("*.model"))
+    has_others = any(any(folder.glob(kind)) for kind in TOKENIZERS if kind not in ("*.model", "vocab.*"))
+    packages = [importlib.util.find_spec(name) for name in ("sentencepiece", "tiktoken")]
+    if models and not has_others and packages == [None, None]:
+        raise UsageError(
+            f"reading {models[0].name} needs the package sentencepiece, and there is no tokenizer.json",
+            where=path,
+            remedy="install sentencepiece: pip install sentencepiece; or save the tokenizer once where it is "
+            "installed: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+        )
+
+
+def _unreadable_tokenizer(folder: Path, path: str, error: Exception) -> UsageError:
+    """Return why a tokenizer cannot be read: a damaged or newer file, or a package that is missing."""
+    import tokenizers
+    import transformers
+
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        try:
+            tokenizers.Tokenizer.from_file(str(file))
+        except Exception as reason:  # as above
+            try:
+                json.loads(file.read_text(encoding="utf-8"))
+            except ValueError:
+                return UsageError(f"tokenizer.json is cut off or damaged: {reason}", where=file, remedy=AGAIN)
+            return UsageError(
+                f"tokenizer.json cannot be read by tokenizers {tokenizers.__version__}: {reason}",
+                where=file,
+                remedy="a newer version probably wrote it: pip install -U tokenizers transformers",
+            )
+    cannot = _cannot_load("tokenizer", path, error)
+    newer = (
+        f"transformers {transformers.__version__} may be older than the model: pip install -U transformers"
+    )
+    return UsageError(cannot.what, where=path, remedy=f"{cannot.remedy}; {newer}")
 
 
 def read_configuration(path: str) -> Any:
@@ -78,13 +123,23 @@ def read_configuration(path: str) -> Any:
     Raises:
         UsageError: there is no such folder, or nothing that ``transformers`` knows in it.
     """
+    import transformers
     from transformers import AutoConfig
 
     folder = model_folder(path)
+    require_files(folder, ["config.json"])
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load("configuration", path, error) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        cannot = _cannot_load("configuration", path, error)
+        if "model type" not in str(error):
+            raise cannot from None
+        raise UsageError(
+            cannot.what,
+            where=path,
+            remedy=f"a newer version than transformers {transformers.__version__} may know it: "
+            "pip install -U transformers; code that a model brings along is never run",
+        ) from None
 
 
 def model_type(model: Any) -> str:
@@ -141,6 +196,7 @@ def load_model(
     options = quantized_loading(quantize, dtype=DTYPES[dtype], is_cut=is_cut)
     options |= {} if attention is None else {"attn_implementation": attention}
     folder, settings = model_folder(path), read_configuration(path)
+    options |= require_usable(settings, path, quantize=quantize, is_cut=is_cut)
     require_safetensors(folder, path)
     try:
         without_dropout(settings)
@@ -192,38 +248,6 @@ def _frozen(model: Any) -> nn.Module:
     return frozen
 
 
-def require_safetensors(folder: Path, path: str) -> None:
-    """Check that the weights of a model's folder are there, in the one format that is read.
-
-    Raises:
-        UsageError: there are none, only pickles, or a shard is missing that the index names.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        named = set(json.loads(index.read_text())["weight_map"].values())
-        missing = sorted(name for name in named if not (folder / name).is_file())
-        if missing:
-            raise UsageError(
-                f"{len(missing)} of {len(named)} files of weights are missing, first {missing[0]}",
-                where=path,
-                remedy="fetch or copy the model again, whole",
-            )
-    elif not (folder / "model.safetensors").is_file():
-        pickles = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth") for file in folder.glob(kind))
-        if pickles:
-            raise UsageError(
-                f"the language model's weights are a pickle, {pickles[0]}, which may run any code",
-                where=path,
-                remedy="save it as safetensors where you trust it: "
-                "AutoModel.from_pretrained(...).save_pretrained(...)",
-            )
-        raise UsageError(
-            "the folder has no weights: no model.safetensors",
-            where=path,
-            remedy="give a folder that transformers saved, weights in it, or fetch the model again",
-        )
-
-
 def check_attention(attention: str | None, *, dtype: str) -> None:
     """Check that an implementation of attention can be had here; None, which is SDPA where there is one, can.
 
@@ -245,33 +269,6 @@ def check_attention(attention: str | None, *, dtype: str) -> None:
             where="--sign-llm.language-model.attention",
             remedy=f"{problem[1]}leave the option out: torch's SDPA is the default",
         )
-
-
-def model_folder(name: str) -> Path:
-    """Return the folder of a language model: ``name`` itself, or the copy that the hub's cache holds of it.
-
-    Nothing is fetched: nodes of a cluster often cannot, and a thousand ranks should not.
-
-    Raises:
-        UsageError: it is neither a folder of a model nor in the cache.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    if (Path(name) / "config.json").is_file():
-        return Path(name)
-    remedy = "give the folder of a language model, weights and tokenizer in it"
-    if name and not Path(name).exists() and name.count("/") <= 1:
-        remedy += f", or fetch it from the hub first: hf download {name}"
-        with contextlib.suppress(LocalEntryNotFoundError, HFValidationError):
-            found = Path(snapshot_download(name, local_files_only=True))
-            if (found / "config.json").is_file():
-                return found
-    raise UsageError(
-        "there is no language model" if name else "no language model is given",
-        where=f"language_model.path = {name!r}",
-        remedy=remedy,
-    )
 
 
 def _cannot_load(what: str, path: str, error: Exception) -> UsageError:

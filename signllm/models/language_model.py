@@ -25,7 +25,6 @@ from signllm.models.chat_template import Thinking
 from signllm.models.frozen_llm import (
     load_model,
     load_tokenizer,
-    model_folder,
     model_type,
     position_limit,
     read_configuration,
@@ -33,6 +32,7 @@ from signllm.models.frozen_llm import (
 )
 from signllm.models.gather import whole, world_and_rank
 from signllm.models.generation import Candidate, GenerationConfig, write
+from signllm.models.model_files import model_folder
 from signllm.models.prompt import Prompt, family_of
 from signllm.models.quantization import Quantize
 

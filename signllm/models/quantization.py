@@ -62,6 +62,51 @@ def quantized_loading(quantize: Quantize, *, dtype: torch.dtype, is_cut: bool) -
     return {"quantization_config": settings, "device_map": {"": device()}}
 
 
+def require_usable(settings: Any, path: str, *, quantize: Quantize, is_cut: bool) -> dict[str, Any]:
+    """Check a checkpoint that may be quantised already; return what ``from_pretrained`` is given for it.
+
+    Args:
+        settings: configuration of the model, as ``transformers`` reads it.
+        path: the model's folder, for messages.
+        quantize: our option.
+        is_cut: by ZeRO-3 over the ranks.
+
+    Raises:
+        UsageError: it would be cut, or quantised a second time, or cannot be read here.
+    """
+    recorded = getattr(settings, "quantization_config", None)
+    if recorded is None:
+        return {}
+    from transformers.quantizers import AutoHfQuantizer
+
+    method = recorded.get("quant_method") if isinstance(recorded, dict) else recorded.quant_method
+    what = f"the language model is quantised already ({getattr(method, 'value', method)})"
+    original = "give the original model, in 16 bits"
+    if is_cut:
+        raise UsageError(
+            f"{what}, and ZeRO-3 cannot cut a quantised model",
+            where=path,
+            remedy=f"use zero2: --training.deepspeed zero2; or {original}",
+        )
+    if quantize != "none":
+        raise UsageError(
+            f"{what}, and quantize is {quantize}", where=OPTION, remedy=f"give none here, or {original}"
+        )
+    options = {} if device() is None else {"device_map": {"": device()}}
+    try:
+        AutoHfQuantizer.from_config(recorded, pre_quantized=True).validate_environment(
+            **({"device_map": None} | options)
+        )
+    except Exception as error:  # each method has its own packages, and errors for them
+        first_line = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"{what}, and it cannot be read here: {first_line}",
+            where=path,
+            remedy=f"install what it needs, or {original}",
+        ) from None
+    return options
+
+
 def device() -> torch.device | None:
     """Return the GPU of this rank, on which weights are quantised; None without one."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None

@@ -21,10 +21,11 @@ from signllm.stages.agreement import once
 from signllm.stages.batches import TRAIN, open_split
 from signllm.stages.composed import encoder_and_words, with_encoder_of
 from signllm.stages.finetuned import STAGE, words_of
+from signllm.stages.language_model_start import settled_language_model
 from signllm.stages.phases import FROZEN, phases, train_frozen, train_jointly
 from signllm.stages.recompose import words_settings
 from signllm.training.checkpoint import install_weights, last_checkpoint, load_weights
-from signllm.training.engine import start_distributed
+from signllm.training.engine import Ranks, start_distributed
 from signllm.training.loop import Outcome
 
 
@@ -44,6 +45,7 @@ def finetune(
     encoder, words = encoder_and_words(init, words_folder)
     if config.recompose_every:
         _require_recomposable(config, words)  # refused now, not epochs later
+    config = with_settled_language_model(config, run, shards, ranks)
     open_run(run, config, dataset_records(shards, TRAIN))
     frozen, joint = phases(config)
 
@@ -79,6 +81,20 @@ def _require_recomposable(config: FinetuneConfig, words: WordCodebook) -> None:
             where="--recompose-every",
             remedy="give 0",
         )
+
+
+def with_settled_language_model(
+    config: FinetuneConfig, run: Path, shards: Path | str, ranks: Ranks
+) -> FinetuneConfig:
+    """Return the configuration with all that decides a prompt recorded in it (all ranks).
+
+    Raises:
+        UsageError: as :func:`~signllm.stages.language_model_start.settled_language_model`.
+    """
+    model = once(
+        lambda: settled_language_model(config, run, open_split(shards), world=ranks.world), ranks
+    )  # by one rank: the others may see another day
+    return replace(config, sign_llm=replace(config.sign_llm, language_model=model))
 
 
 def with_language_of(shards: Path | str, config: FinetuneConfig) -> FinetuneConfig:

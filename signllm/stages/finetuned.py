@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
 from signllm.models.adapters import BASE_CLASS, IN_MODEL, from_peft, is_adapter
-from signllm.models.frozen_llm import model_folder, read_configuration
+from signllm.models.frozen_llm import read_configuration
+from signllm.models.model_files import model_folder
 from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.models.vq_sign import VQSign
 from signllm.stages.encoding import vq_sign_of
@@ -68,7 +69,7 @@ def read_trained(folder: Path, checkpoint: Path | None = None) -> Trained:
     Raises:
         UsageError: neither a run of stage 3 nor an export, of another version, or damaged.
     """
-    config = load_config(folder, FinetuneConfig)
+    config = _with_older_prompts(load_config(folder, FinetuneConfig))
     if (folder / WEIGHTS).is_file():
         return Trained(
             with_model_inside(config, folder), WordCodebook.load(folder), _exported(folder), folder
@@ -76,6 +77,12 @@ def read_trained(folder: Path, checkpoint: Path | None = None) -> Trained:
     checkpoint = checkpoint or whole_checkpoint(folder)
     weights = load_weights(checkpoint, stage=STAGE)
     return Trained(config, words_of(checkpoint, folder), weights, checkpoint)
+
+
+def _with_older_prompts(config: FinetuneConfig) -> FinetuneConfig:
+    """Return the configuration of a run, its language model prompted as it was when the run was trained."""
+    model = config.sign_llm.language_model.as_older_runs()
+    return replace(config, sign_llm=replace(config.sign_llm, language_model=model))
 
 
 def with_model_inside(config: FinetuneConfig, folder: Path) -> FinetuneConfig:

@@ -1,0 +1,171 @@
+"""Before stage 3 trains: what decides its prompts is recorded, and what cannot work is refused.
+
+The chat template, the day that it prints, how it is kept from thinking and what ends a text come from the
+language model's folder and from the clock when a run begins, and from the run's own ``config.json`` ever
+after. The tokenizer is tried on the training texts, for a text that it does not know cannot be learnt.
+"""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from signllm.config import FinetuneConfig, load_config
+from signllm.data.index import Split
+from signllm.errors import UsageError
+from signllm.models.encoder_decoder_model import decoder_start
+from signllm.models.frozen_llm import load_tokenizer, read_configuration
+from signllm.models.language_model import LanguageModelConfig, build_prompt
+from signllm.models.model_files import model_folder, require_safetensors
+from signllm.models.quantization import require_usable
+from signllm.training.engine import deepspeed_settings
+
+MOST_TEXTS = 2000
+"""Texts that the tokenizer is tried on, evenly spread over the split."""
+REFUSED, WARNED = 0.5, 0.01
+"""Share of unknown text above which a run is refused, or warned."""
+log = logging.getLogger(__name__)
+
+
+def settled_language_model(
+    config: FinetuneConfig, run: Path, split: Split, *, world: int
+) -> LanguageModelConfig:
+    """Return the settings of the language model with all that decides a prompt filled in (one rank).
+
+    Args:
+        config: of stage 3.
+        run: its folder; where training has begun there, what it recorded is taken.
+        split: that it trains on.
+        world: number of ranks.
+
+    Raises:
+        UsageError: files are missing, damaged or pointers, the model is quantised already under ZeRO-3, the
+            chat template fails, a language has no code, or the texts are unknown to the tokenizer.
+    """
+    model = _with_record(config.sign_llm.language_model, run)
+    settings = read_configuration(model.path)
+    is_cut = deepspeed_settings(config.training, world=world)["zero_optimization"]["stage"] == 3
+    require_usable(settings, model.path, quantize=model.quantize, is_cut=is_cut)
+    require_safetensors(model_folder(model.path), model.path)
+    tokenizer = load_tokenizer(model.path)
+    prompt = build_prompt(model, tokenizer, settings.model_type)
+    for language in split.samples.languages():
+        prompt.around(language)
+        if settings.is_encoder_decoder:
+            decoder_start(tokenizer, settings, language)
+    samples = split.samples
+    places = range(0, len(samples), max(1, len(samples) // MOST_TEXTS))
+    check_texts(tokenizer, [samples[place].text for place in places], model)
+    return replace(model, **prompt.decisions())
+
+
+def _with_record(model: LanguageModelConfig, run: Path) -> LanguageModelConfig:
+    """Return settings in which what is not given is as in the run, if training has begun there."""
+    has_begun = any(run.glob("**/checkpoints/step-*/COMPLETE"))
+    if not has_begun or not (run / "config.json").is_file():
+        return model
+    begun = load_config(run, FinetuneConfig).sign_llm.language_model.as_older_runs()
+    names = ("chat", "chat_template", "date", "thinking", "end_of_turn")
+    given = {name: getattr(model, name) for name in names if getattr(model, name) is not None}
+    return replace(model, **({name: getattr(begun, name) for name in names} | given))
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How a tokenizer reads texts.
+
+    Attributes:
+        unknown_tokens: share of the tokens that stand for something unknown.
+        unknown_characters: share of the characters that such tokens stand for.
+        changed: share of the texts that are known and still read back otherwise.
+        example: such a text, before and after.
+        lengths: number of tokens of each text.
+    """
+
+    unknown_tokens: float
+    unknown_characters: float
+    changed: float
+    example: tuple[str, str] | None
+    lengths: tuple[int, ...]
+
+
+def coverage(tokenizer: Any, texts: Sequence[str]) -> Coverage:
+    """Return how a tokenizer reads texts; tokens of spaces alone do not count."""
+    tokens = unknown = characters = unknown_characters = changed = 0
+    example, lengths = None, []
+    for text in texts:
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+        ids = encoded["input_ids"]
+        lengths.append(len(ids))
+        missing = [place for place, token in enumerate(ids) if token == tokenizer.unk_token_id]
+        blank = sum(not name.strip("▁Ġ ") for name in tokenizer.convert_ids_to_tokens(ids))
+        tokens, unknown = tokens + len(ids) - blank, unknown + len(missing)
+        characters += len("".join(text.split()))
+        if missing and tokenizer.is_fast:
+            spans = [encoded["offset_mapping"][place] for place in missing]
+            unknown_characters += sum(len("".join(text[begin:end].split())) for begin, end in spans)
+        elif not missing:
+            again = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            if _without_spaces(again) != _without_spaces(text):
+                changed += 1
+                example = example or (text, again)
+    return Coverage(
+        unknown_tokens=unknown / max(tokens, 1),
+        unknown_characters=unknown_characters / max(characters, 1),
+        changed=changed / max(len(texts), 1),
+        example=example,
+        lengths=tuple(lengths),
+    )
+
+
+def check_texts(tokenizer: Any, texts: Sequence[str], model: LanguageModelConfig) -> None:
+    """Compare training texts with what a tokenizer makes of them, and log what is lost.
+
+    Raises:
+        UsageError: more than half of them is unknown to the tokenizer.
+    """
+    found = coverage(tokenizer, [text for text in texts if text.strip()])
+    share = max(found.unknown_tokens, found.unknown_characters)
+    if share > WARNED:
+        what = (
+            f"{_percent(found.unknown_tokens)} of the training texts' tokens are unknown to this tokenizer"
+            f" ({_percent(found.unknown_characters)} of their characters)"
+        )
+        if share > REFUSED:
+            raise UsageError(
+                what,
+                where=model.path,
+                remedy="choose a language model that was trained on this language",
+            )
+        log.warning("%s: %s; the model can neither learn nor write them", model.path, what)
+    if found.changed > WARNED and found.example is not None:
+        log.warning(
+            "%s: %s of the training texts are not what the tokenizer reads back: %r becomes %r; translations "
+            "will be written like that, and scored against the text as it is",
+            model.path,
+            _percent(found.changed),
+            *found.example,
+        )
+    cut = sum(length > model.max_text_tokens for length in found.lengths)
+    if cut > WARNED * len(found.lengths):
+        log.warning(
+            "%d of %d training texts are longer than language_model.max_text_tokens, %d, and are cut; the "
+            "longest has %d tokens",
+            cut,
+            len(found.lengths),
+            model.max_text_tokens,
+            max(found.lengths),
+        )
+
+
+def _without_spaces(text: str) -> str:
+    """Return a text in one normal form and without spaces: how words are separated is the tokenizer's own."""
+    return "".join(unicodedata.normalize("NFC", text).split())
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
