@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from signllm.errors import UsageError
 from signllm.plain import from_plain, to_plain
+from signllm.storage import patience
 from signllm.training.local_ranks import StoppedEarlyError, is_first_rank, run_local_ranks
 
 Job = Callable[[], None]
@@ -142,17 +143,32 @@ def _flattened(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def spread(verb: str, arguments: list[str], ranks: int, alone: Job) -> None:
+def spread(
+    verb: str, arguments: list[str], ranks: int, alone: Job, *, storage_timeout_s: float | None = None
+) -> None:
     """Run ``alone`` here, or the same command line on ``ranks`` ranks, unless this already is one of them.
 
     A signal does not end it but asks it to leave, from start-up to the last file
-    (:mod:`signllm.training.preemption`).
+    (:mod:`signllm.training.preemption`); while it waits for storage, it leaves at once.
+
+    Args:
+        verb: the word of the command line.
+        arguments: the others.
+        ranks: how many.
+        alone: what one rank does.
+        storage_timeout_s: seconds that it waits for storage; None waits as long as by default.
     """
     if ranks == 1 or "WORLD_SIZE" in os.environ:
-        from signllm.training.preemption import asked_to_leave
+        from signllm.training.preemption import asked_to_leave, stopped_early
 
-        with asked_to_leave():
-            alone()
+        with asked_to_leave() as flag:
+
+            def leave_if_asked() -> None:
+                if flag.requested:
+                    raise stopped_early()
+
+            with patience(storage_timeout_s, leave_if_asked):
+                alone()
     else:
         run_local_ranks([verb, *arguments], ranks=ranks)
 

@@ -45,6 +45,15 @@ TRANSIENT_ERRNOS = frozenset(
     if hasattr(errno, name)
 )
 """What a file system or a connection answers while its other end is away."""
+FAR_END_ERRNOS = TRANSIENT_ERRNOS - {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EINTR,
+    errno.EIO,
+    errno.EPIPE,
+    errno.EPROTO,
+}
+"""Those that no decoder makes up for a damaged file."""
 ABSENT_ERRNOS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO})
 """What an unmounted folder answers; transient only for a file that is known to exist."""
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -227,7 +236,7 @@ class _Outage:
         Raises:
             StorageError: the limit has passed.
         """
-        reason = f"{type(error).__name__}: {error}".replace("\n", " ")
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".replace("\n", " ")
         left_s = self.began_s + self.allowed.timeout_s - time.monotonic()
         if left_s <= 0:
             raise StorageError(

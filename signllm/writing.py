@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -81,7 +82,15 @@ def full_disk_told(path: Path, what: str = "the disk is full") -> Iterator[None]
     except Exception as error:
         if _number(error) not in NO_SPACE:
             raise
-        raise UsageError(what, where=path, remedy=REMEDY) from error
+        raise UsageError(f"{what}: {free_space(path)}", where=path, remedy=REMEDY) from error
+
+
+def free_space(path: Path) -> str:
+    """Return how many megabytes are free where a path is, in words; of a quota the system does not tell."""
+    folder = next((place for place in (path, *path.parents) if place.is_dir()), None)
+    if folder is None:
+        return "the free space is unknown"
+    return f"{shutil.disk_usage(folder).free / 1e6:.1f} MB are free in {folder}"
 
 
 def _number(error: Exception) -> int | None:

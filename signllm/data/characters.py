@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from signllm.data.tar import write_atomically
 from signllm.errors import UsageError
+from signllm.storage import wait_for_storage
 
 FOLDER = "characters"
 _FORMAT = "signllm-characters-1"
@@ -150,12 +151,15 @@ def _sequences(file: _File) -> dict[str, np.ndarray]:
 def _read(path: Path) -> _File:
     from safetensors import SafetensorError, safe_open
 
-    try:
+    def read() -> tuple[dict[str, str], np.ndarray, np.ndarray]:
         with safe_open(str(path), framework="numpy") as file:
             header = file.metadata() or {}
             if header.get("format") != _FORMAT:
                 raise UsageError("not a file of character sequences", where=path, remedy=_REMEDY)
-            packed, counts = file.get_tensor("characters"), file.get_tensor("counts")
+            return header, file.get_tensor("characters"), file.get_tensor("counts")
+
+    try:
+        header, packed, counts = wait_for_storage(read, path)
         ids, made_by = json.loads(header["ids"]), json.loads(header.get("made_by", "{}"))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         if isinstance(error, UsageError):

@@ -33,6 +33,7 @@ from signllm.data.video import (
     rgb_video,
 )
 from signllm.errors import UsageError
+from signllm.storage import wait_for_storage
 
 ENCODINGS = ("h264", "copy", "frames")
 _MP4_SUFFIXES = frozenset({".mp4", ".m4v"})
@@ -104,9 +105,13 @@ class _Read(NamedTuple):
 
 
 def make_sample(clip: Clip, config: EncodeConfig) -> Sample | LeftOut:
-    """Read and encode one clip; whatever is wrong with it becomes the reason of a :class:`LeftOut`."""
+    """Read and encode one clip; whatever is wrong with it becomes the reason of a :class:`LeftOut`.
+
+    Raises:
+        StorageError: the storage of the video stayed away, which says nothing about the video.
+    """
     try:
-        return _make_sample(clip, config)
+        return wait_for_storage(lambda: _make_sample(clip, config), clip.video)
     except UsageError as error:
         reason = error.what
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,11 +14,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing import active_children, get_context
+from pathlib import Path
 from typing import Any, TypeVar
 
 from signllm.data.clip import Clip, LeftOut
 from signllm.data.samples import EncodeConfig, Sample, make_sample
 from signllm.errors import UsageError
+from signllm.storage import patience, storage_timeout_s, wait_for_storage
 
 Result = TypeVar("Result")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -30,8 +33,42 @@ def encoded(clips: Sequence[Clip], config: EncodeConfig, workers: int) -> Genera
 
     Raises:
         UsageError: a worker process died, which is what running out of memory looks like.
+        StorageError: the storage of a video stayed away.
     """
-    yield from in_processes(make_sample, ((clip, config) for clip in clips), workers)
+    devices = {folder: _device_of(folder) for folder in {clip.video.parent for clip in clips}}
+    timeout_s = storage_timeout_s()
+    jobs = ((clip, config, devices[clip.video.parent], timeout_s) for clip in clips)
+    yield from in_processes(_encoded_clip, jobs, workers)
+
+
+def _encoded_clip(clip: Clip, config: EncodeConfig, device: int | None, timeout_s: float) -> Sample | LeftOut:
+    """Return a clip's sample, or why there is none.
+
+    Args:
+        clip: which one.
+        config: how to encode it.
+        device: number of the file system on which its folder lay when sharding began; None: there was no
+            such folder.
+        timeout_s: seconds to wait for its storage.
+    """
+
+    def attempt() -> Sample | LeftOut:
+        made = make_sample(clip, config)
+        folder = clip.video.parent
+        if isinstance(made, LeftOut) and device is not None and not os.path.lexists(clip.video):
+            if _device_of(folder) != device:  # a missing video is left out, an unmounted folder is not
+                raise OSError(errno.ENOTCONN, "the folder of the video is not there any more", str(folder))
+        return made
+
+    with patience(timeout_s):
+        return wait_for_storage(attempt, clip.video)
+
+
+def _device_of(folder: Path) -> int | None:
+    try:
+        return wait_for_storage(folder.stat, folder).st_dev
+    except OSError:
+        return None
 
 
 def in_processes(
@@ -105,7 +142,7 @@ def input_fingerprint(clip: Clip) -> str:
     """
     fields = asdict(clip) | {"video": clip.video.name}
     try:
-        status = clip.video.stat()
+        status = wait_for_storage(clip.video.stat, clip.video)
         fields |= {"size": 0 if os.path.isdir(clip.video) else status.st_size, "mtime_ns": status.st_mtime_ns}
     except OSError as error:
         fields |= {"unreadable": error.errno}

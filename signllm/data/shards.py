@@ -9,7 +9,6 @@ same result as if it had never stopped.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -38,6 +37,8 @@ from signllm.data.tar import (
 )
 from signllm.errors import UsageError
 from signllm.progress import Bar, progress
+from signllm.storage import DEFAULT_TIMEOUT_S, patience
+from signllm.writing import NO_SPACE, free_space
 
 __all__ = ["ShardConfig", "shard", "shards_info", "shards_preview", "shards_verify", "told", "write_shards"]
 
@@ -58,6 +59,8 @@ class ShardConfig(EncodeConfig):
         proportions: share of the clips in train, dev and test, as near as whole signers allow.
         workers: processes that encode; 1 encodes in this process. The result does not depend on it.
         show_progress: draw a progress bar on standard error.
+        storage_timeout_s: seconds that a read waits for storage that is away, before sharding ends; 0 does
+            not wait. No clip is left out for it.
     """
 
     shard_size_mb: float = 512
@@ -66,6 +69,7 @@ class ShardConfig(EncodeConfig):
     proportions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     workers: int = 1
     show_progress: bool = True
+    storage_timeout_s: float = DEFAULT_TIMEOUT_S
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` for a value that cannot work."""
@@ -74,6 +78,8 @@ class ShardConfig(EncodeConfig):
             raise UsageError(
                 f"shard_size_mb = {self.shard_size_mb}", remedy="above 0, at most 16384; 256 to 1024 is usual"
             )
+        if not self.storage_timeout_s >= 0:
+            raise UsageError(f"storage_timeout_s = {self.storage_timeout_s}", remedy="seconds, at least 0")
         if self.workers < 1:
             raise UsageError(f"workers = {self.workers}", remedy="at least 1")
         if self.split_by not in ("dataset", "signer"):
@@ -133,10 +139,11 @@ def write_shards(
     Raises:
         UsageError: nothing to write, more clips left out than ``max_bad``, another run writing there, a full
             disk.
+        StorageError: the storage of a video stayed away; finished shards are kept.
     """
     out, config = Path(out), config or ShardConfig()
     annotations = prepared(annotations, config)
-    with _writing_explained(out):
+    with _writing_explained(out), patience(config.storage_timeout_s):
         out.mkdir(parents=True, exist_ok=True)
         with exclusive(out):
             return _Run(annotations, out, config, encode).write(may_be_empty=may_be_empty)
@@ -175,7 +182,7 @@ def made_with(config: ShardConfig) -> dict[str, Any]:
 
 def _options(config: ShardConfig) -> dict[str, Any]:
     """Return the options that decide a shard's bytes; splits are part of every clip already."""
-    without = ("max_bad", "workers", "show_progress", "split_by", "proportions")
+    without = ("max_bad", "workers", "show_progress", "storage_timeout_s", "split_by", "proportions")
     return {name: value for name, value in asdict(config).items() if name not in without}
 
 
@@ -202,10 +209,11 @@ def _writing_explained(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        is_full = error.errno in NO_SPACE
         mend = "make room, or give another OUT" if is_full else "give as OUT a folder you may write to"
+        room = f": {free_space(out)}" if is_full else ""
         raise UsageError(
-            f"the shards cannot be written: {error.strerror or error}",
+            f"the shards cannot be written: {error.strerror or error}{room}",
             where=error.filename or out,
             remedy=f"{mend}; then run the same command again: finished shards are kept",
         ) from error

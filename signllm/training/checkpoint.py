@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from signllm.errors import UsageError
+from signllm.storage import patience, storage_timeout_s, wait_for_storage
 from signllm.writing import full_disk_told, sync
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ WEIGHTS, MOMENTS_FILE, STATE, COMPLETE = (
     "COMPLETE",
 )
 _BLOCK_BYTES = 1 << 24
+SAVE_TIMEOUT_S = 60.0
+"""Training goes on meanwhile, and a job that is asked to leave has about as long."""
 _NAME = re.compile(r"step-(\d+)(?:\.(\d+))?")
 log = logging.getLogger(__name__)
 
@@ -76,10 +79,12 @@ def save(
 
     Raises:
         UsageError: the disk is full; nothing half-written stays.
+        StorageError: the storage was away for longer than ``SAVE_TIMEOUT_S``; earlier checkpoints stay.
     """
     folder = run / "checkpoints" / name_of(state.step, revision)
     partial = folder.with_name(f".{folder.name}.partial")
-    try:
+
+    def write() -> None:
         for left in folder.parent.glob(".step-*.partial"):  # by a process that was killed while it wrote
             shutil.rmtree(left, ignore_errors=True)
         with full_disk_told(folder, f"the disk is full: no checkpoint of step {state.step} was written"):
@@ -91,6 +96,10 @@ def save(
                 shutil.rmtree(folder)
             partial.rename(folder)
             sync(folder.parent)
+
+    try:
+        with patience(min(SAVE_TIMEOUT_S, storage_timeout_s())):
+            wait_for_storage(write, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     _remove_old(run, keep, best=state.best["checkpoint"] if state.best else None)
@@ -170,9 +179,13 @@ def _is_whole(folder: Path) -> bool:
 
     Checkpoints of before they held checksums tell sizes only.
     """
-    try:
+
+    def check() -> bool:
         content = json.loads((folder / COMPLETE).read_text())
         return bool(content) and all(_holds(folder / name, known) for name, known in content.items())
+
+    try:
+        return wait_for_storage(check, folder)
     except (OSError, ValueError, AttributeError, TypeError):
         return False
 
@@ -198,7 +211,7 @@ def read_state(folder: Path, *, stage: str | None = None) -> TrainingState:
     Raises:
         UsageError: it is of another version, or of another stage than ``stage``.
     """
-    fields: dict[str, Any] = json.loads((folder / STATE).read_text())
+    fields: dict[str, Any] = json.loads(wait_for_storage((folder / STATE).read_text, folder / STATE))
     if fields.get("version") != VERSION:
         raise UsageError(
             f"the checkpoint has version {fields.get('version')}; this program reads version {VERSION}",
@@ -252,7 +265,7 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        return wait_for_storage(lambda: load_file(path), path)
     except (SafetensorError, OSError) as error:
         raise UsageError(
             f"the checkpoint cannot be read: {error}", where=path, remedy="remove this folder"

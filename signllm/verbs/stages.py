@@ -34,7 +34,10 @@ def _pretrain(arguments: list[str]) -> Job:
         """
         from signllm.stages.pretrain import pretrain
 
-        spread("pretrain", arguments, ranks, lambda: whole(pretrain(config, run=run, shards=data)))
+        def work() -> None:
+            whole(pretrain(config, run=run, shards=data))
+
+        spread("pretrain", arguments, ranks, work, storage_timeout_s=config.data.storage_timeout_s)
 
     return parse(pretrain, options, verb="pretrain", about=PRETRAIN)
 
@@ -66,7 +69,10 @@ def _compose(arguments: list[str]) -> Job:
         """
         from signllm.stages.compose import compose
 
-        spread("compose", arguments, ranks, lambda: _tell_words(compose(run, data, config, out=out)))
+        def work() -> None:
+            _tell_words(compose(run, data, config, out=out))
+
+        spread("compose", arguments, ranks, work, storage_timeout_s=config.data.storage_timeout_s)
 
     return parse(compose, options, verb="compose", about=COMPOSE)
 
@@ -112,7 +118,7 @@ def _finetune(arguments: list[str]) -> Job:
         def work() -> None:
             whole(finetune(config, run=run, init=init, shards=data, words_folder=words))
 
-        spread("finetune", arguments, ranks, work)
+        spread("finetune", arguments, ranks, work, storage_timeout_s=config.data.storage_timeout_s)
 
     return parse(finetune, options, verb="finetune", about=FINETUNE)
 

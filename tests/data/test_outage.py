@@ -1,0 +1,307 @@
+"""Storage that is away while data is read: no sample and no clip is lost for it, and damage stays damage."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import itertools
+import logging
+import multiprocessing
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import pytest
+import torch
+
+from signllm import storage
+from signllm.data import sharding
+from signllm.data.batch import Batch
+from signllm.data.clip import Annotations, Clip, LeftOut
+from signllm.data.index import ShardIndex, Split
+from signllm.data.inspection import shards_verify
+from signllm.data.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.samples import EncodeConfig, Sample
+from signllm.data.shards import ShardConfig, write_shards
+from signllm.errors import UsageError
+from signllm.storage import DataLostError, StorageError
+from tests.clock import Clock
+from tests.data.http_server import serving
+
+Maker = Callable[..., Annotations]
+CONFIG = ShardConfig(encode="copy", shard_size_mb=0.008, show_progress=False)
+
+
+@pytest.fixture
+def shards(make_clips: Maker, tmp_path: Path) -> Path:
+    write_shards(make_clips(8), tmp_path / "shards", CONFIG)
+    return tmp_path / "shards"
+
+
+def failing_once(
+    monkeypatch: pytest.MonkeyPatch, method: str, suffix: str, number: int = errno.ESTALE
+) -> Counter[str]:
+    """Let the first call of a method of ``Path`` fail for each file; return the calls of this process."""
+    calls: Counter[str] = Counter()
+    plain = getattr(Path, method)
+
+    def fail_or_call(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path.suffix == suffix:
+            calls[path.name] += 1
+            if calls[path.name] == 1:
+                raise OSError(number, os.strerror(number), str(path))
+        return plain(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, method, fail_or_call)
+    return calls
+
+
+def batches_of(split: Split, workers: int) -> list[Batch]:
+    source = VideoSource(split, DataConfig(size=48, window=2))
+    return list(Loader(source, batch_size=3, seed=5, epochs=2, workers=workers))
+
+
+def same(one: Batch, other: Batch) -> bool:
+    assert one.frames is not None
+    assert other.frames is not None
+    is_same = torch.equal(one.is_real, other.is_real) and torch.equal(one.frames, other.frames)
+    return one.ids == other.ids and is_same
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOENT])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_failed_read_of_each_shard_changes_nothing(
+    shards: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, workers: int, number: int
+) -> None:
+    """A shard that was there when the run began and is absent now is one that is not mounted."""
+    split = ShardIndex(shards).split("train")
+    undisturbed = batches_of(split, 0)
+    calls = failing_once(monkeypatch, "open", ".tar", number)
+    disturbed = batches_of(split, workers)
+    assert workers or min(calls.values()) > 1
+    assert len(disturbed) == len(undisturbed) == 6
+    assert all(map(same, undisturbed, disturbed))
+    assert not any(batch.bad for batch in disturbed)
+
+
+@pytest.mark.parametrize("method", ["read_bytes", "stat"])
+def test_a_failed_read_of_the_index_is_not_a_missing_shard(
+    shards: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    here = ShardIndex(shards).split("train")
+    failing_once(monkeypatch, method, ".json" if method == "read_bytes" else ".tar")
+    again = ShardIndex(shards).split("train")
+    assert list(again.samples) == list(here.samples)
+
+
+def test_a_wrong_folder_and_a_shard_that_is_missing_at_the_start_are_told_at_once(
+    shards: Path, clock: Clock
+) -> None:
+    began_s = clock.now_s
+    with pytest.raises(UsageError, match="no finished shards"):
+        ShardIndex(shards / "nowhere")
+    (shards / "train-000001.tar").unlink()
+    with pytest.raises(UsageError, match=r"train-000001\.tar"):
+        ShardIndex(shards).split("train")
+    assert clock.now_s == began_s
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_server_away_for_two_real_seconds_is_told_once_by_all_workers(
+    shards: Path, workers: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log = logging.FileHandler(tmp_path / "log")  # to which all processes append
+    log.setLevel(logging.WARNING)
+    monkeypatch.setattr(storage.log, "handlers", [log])
+    monkeypatch.setattr(storage, "FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr(storage, "LONGEST_DELAY_S", 0.2)
+    monkeypatch.setattr(storage, "ANNOUNCED_AFTER_S", 0.5)
+    monkeypatch.setattr(storage, "_announcer", storage._Announcer())
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", f"test-{os.getpid()}-{workers}")
+    undisturbed = batches_of(ShardIndex(shards).split("train"), 0)
+    with serving(shards) as server:
+        split = ShardIndex(server.address).split("train")
+        back_s = time.monotonic() + 2
+        server.rule = lambda path: (503, {}) if time.monotonic() < back_s else None
+        disturbed = batches_of(split, workers)
+    assert time.monotonic() >= back_s
+    assert all(map(same, undisturbed, disturbed))
+    gone, back = (tmp_path / "log").read_text().splitlines()
+    assert "503" in gone
+    assert "back" in back
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_storage_that_stays_away_is_no_grey_picture(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    split = ShardIndex(shards).split("train")
+    source = VideoSource(split, DataConfig(size=48, storage_timeout_s=0.1, max_bad=1.0))
+    loader = Loader(source, batch_size=3, seed=5, workers=workers)
+    batches = iter(loader)
+    next(batches)
+    (shards / "train-000000.tar").rename(shards / "moved")
+    (shards / "train-000001.tar").rename(shards / "moved1")
+    more: list[Batch] = []
+    with pytest.raises(DataLostError, match=r"0\.1 s(.|\n)*No such file(.|\n)*train-00000[01]\.tar"):
+        more.extend(batches)
+    (shards / "moved").rename(shards / "train-000000.tar")
+    (shards / "moved1").rename(shards / "train-000001.tar")
+    state = loader.state_dict()
+    resumed, whole = (Loader(source, batch_size=3, seed=5, epochs=4, workers=0) for _ in range(2))
+    resumed.load_state_dict(state)
+    assert next(iter(resumed)).ids == list(whole)[1 + len(more)].ids
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_that_is_dropped_does_not_wait_for_storage(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    split = ShardIndex(shards).split("train")
+    loader = Loader(VideoSource(split, DataConfig(size=48)), batch_size=2, seed=5, workers=workers)
+    batches = cast("Iterator[Batch]", iter(loader))
+    next(batches)
+    for tar in shards.glob("*.tar"):
+        tar.rename(tar.with_suffix(".moved"))
+    time.sleep(0.5)
+    batches.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 20
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not multiprocessing.active_children()
+    assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
+
+
+def test_a_shard_that_may_not_be_read_ends_the_run_and_a_damaged_sample_does_not(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    split, began_s = ShardIndex(shards).split("train"), clock.now_s
+    source = VideoSource(split, DataConfig(size=48))
+    offset, size = split.samples[0].members["mp4"]
+    with split.tars[0].open("r+b") as tar:
+        tar.seek(offset)
+        tar.write(b"\0" * size)
+    assert source.load(0, seed=0, epoch=0, position=0).bad is not None
+
+    def refuse(path: Path, *arguments: object, **named: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(StorageError, match=r"Permission denied(.|\n)*train-000000\.tar"):
+        source.load(0, seed=0, epoch=0, position=0)
+    assert clock.now_s == began_s
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("method", ["read_bytes", "stat"])
+def test_sharding_waits_for_its_videos(
+    make_clips: Maker, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    write_shards(make_clips(8), tmp_path / "undisturbed", CONFIG)
+    failing_once(monkeypatch, method, ".mp4")
+    manifest = write_shards(make_clips(8), tmp_path / "disturbed", CONFIG)
+    assert manifest["left_out"] == []
+    assert contents(tmp_path / "disturbed") == contents(tmp_path / "undisturbed")
+
+
+def copied(annotations: Annotations, folder: Path) -> Annotations:
+    """Return the clips with videos of their own, which may be moved away."""
+    folder.mkdir(parents=True)
+    clips = []
+    for clip in annotations.clips:
+        video = folder / clip.video.name
+        video.write_bytes(clip.video.read_bytes())
+        clips.append(dataclasses.replace(clip, video=video))
+    return Annotations(clips=tuple(clips))
+
+
+def test_a_folder_of_videos_that_is_unmounted_is_waited_for_and_a_missing_video_is_left_out(
+    make_clips: Maker, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotations = copied(make_clips(8), tmp_path / "mount" / "videos")
+    write_shards(annotations, tmp_path / "undisturbed", CONFIG)
+    gone = Clip(id="gone", video=tmp_path / "mount" / "videos" / "gone.mp4", text="x", split="train")
+    nowhere = Clip(id="nowhere", video=tmp_path / "elsewhere" / "gone.mp4", text="x", split="train")
+    annotations = Annotations(clips=(*annotations.clips[:3], gone, nowhere, *annotations.clips[3:]))
+    away, taken = tmp_path / "away", itertools.count()
+
+    def advance(seconds: float) -> None:
+        clock.now_s += seconds
+        if away.exists() and clock.now_s > 1020:
+            away.rename(tmp_path / "mount")
+
+    make_sample = sharding.make_sample
+
+    def unmount(clip: Clip, config: EncodeConfig) -> Sample | LeftOut:
+        if next(taken) == 5:
+            (tmp_path / "mount").rename(away)
+        return make_sample(clip, config)
+
+    monkeypatch.setattr(sharding, "make_sample", unmount)
+    monkeypatch.setattr(clock, "sleep", advance)
+    config = dataclasses.replace(CONFIG, max_bad="2")
+    manifest = write_shards(annotations, tmp_path / "disturbed", config)
+    assert clock.now_s > 1020
+    assert [entry["id"] for entry in manifest["left_out"]] == ["gone", "nowhere"]
+    one, other = (ShardIndex(tmp_path / name).split("train") for name in ("undisturbed", "disturbed"))
+    assert [one.read(number) for number in range(8)] == [other.read(number) for number in range(8)]
+
+
+def test_sharding_ends_when_videos_stay_away_and_goes_on_when_they_are_back(
+    make_clips: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotations = copied(make_clips(8), tmp_path / "videos")
+    write_shards(annotations, tmp_path / "undisturbed", CONFIG)
+    config = dataclasses.replace(CONFIG, storage_timeout_s=0.1)
+    taken, make_sample = itertools.count(), sharding.make_sample
+
+    def unmount(clip: Clip, config: EncodeConfig) -> Sample | LeftOut:
+        if next(taken) == 5:
+            (tmp_path / "videos").rename(tmp_path / "away")
+        return make_sample(clip, config)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sharding, "make_sample", unmount)
+        with pytest.raises(StorageError, match=r"0\.1 s(.|\n)*clip5\.mp4"):
+            write_shards(annotations, tmp_path / "out", config)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    (tmp_path / "away").rename(tmp_path / "videos")
+    write_shards(annotations, tmp_path / "out", config)
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def test_an_error_of_a_far_disk_while_ffmpeg_reads_a_recording_is_no_damage(
+    make_clips: Maker, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip is cut out of a recording that FFmpeg reads itself."""
+    clip = dataclasses.replace(make_clips(8).clips[0], start_s=0.1, end_s=0.4)
+    undisturbed = sharding.make_sample(clip, EncodeConfig())
+    av_open, troubles = av.open, [errno.ESTALE, errno.ETIMEDOUT]
+
+    def fail_or_open(*arguments: Any, **named: Any) -> Any:
+        if troubles:
+            raise av.error.FFmpegError(troubles.pop(), "of the far disk")
+        return av_open(*arguments, **named)
+
+    monkeypatch.setattr(av, "open", fail_or_open)
+    assert sharding.make_sample(clip, EncodeConfig()) == undisturbed
+
+
+def test_verify_waits_and_does_not_take_an_outage_for_damage(
+    shards: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = shards_verify(shards)
+    failing_once(monkeypatch, "open", ".tar")
+    assert shards_verify(shards) == undisturbed
+    (shards / "train-000001.tar").rename(shards / "moved")
+    (shards / "train-000001.tar").write_bytes((shards / "moved").read_bytes()[:-512])
+    with pytest.raises(UsageError, match=r"train-000001\.tar"):
+        shards_verify(shards)
