@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import random
+import signal
 import socket
 import ssl
 import subprocess
@@ -21,8 +22,10 @@ from urllib.error import HTTPError, URLError
 import pytest
 
 from signllm import storage
+from signllm.command import spread
 from signllm.errors import UsageError
 from signllm.storage import StorageError, is_transient, patience, requested_delay_s, wait_for_storage
+from signllm.training.local_ranks import StoppedEarlyError
 from tests.clock import Clock
 
 
@@ -225,6 +228,7 @@ def test_a_server_that_throttles_every_read_is_announced_once_a_minute(
 OTHER_READER = """
 import os, sys
 from signllm import storage
+from signllm.command import spread
 print(storage._announcer.acquire(), flush=True)
 """
 
@@ -247,3 +251,29 @@ def test_of_all_readers_of_a_job_one_speaks(clock: Clock, monkeypatch: pytest.Mo
 def test_where_is_named_by_path(tmp_path: Path, clock: Clock) -> None:
     with patience(5), pytest.raises(StorageError, match=r"train-000003\.tar"):
         wait_for_storage(Away(clock, 1e9, os_error("ESTALE")), tmp_path / "train-000003.tar")
+
+
+def test_a_verb_that_waits_for_storage_leaves_when_it_is_asked_to(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    asked_s, sleep = clock.now_s + 10, clock.sleep
+
+    def sleep_and_ask(seconds: float) -> None:
+        sleep(seconds)
+        if clock.now_s >= asked_s and not asked:
+            asked.append(True)
+            signal.raise_signal(signal.SIGTERM)
+
+    asked: list[bool] = []
+    monkeypatch.setattr(clock, "sleep", sleep_and_ask)
+
+    def work() -> None:
+        wait_for_storage(Away(clock, 1e9, os_error("ESTALE")), "manifest.json")
+
+    with pytest.raises(StoppedEarlyError):
+        spread("pretrain", [], 1, work)
+    assert clock.now_s <= asked_s + 1
+    with pytest.raises(StorageError):
+        spread("pretrain", [], 1, work, storage_timeout_s=5)
+    assert clock.now_s < asked_s + 8

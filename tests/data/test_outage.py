@@ -305,3 +305,25 @@ def test_verify_waits_and_does_not_take_an_outage_for_damage(
     (shards / "train-000001.tar").write_bytes((shards / "moved").read_bytes()[:-512])
     with pytest.raises(UsageError, match=r"train-000001\.tar"):
         shards_verify(shards)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_shards_on_a_full_disk_say_what_is_free_and_go_on_when_there_is_room(
+    make_clips: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write_shards(make_clips(8), tmp_path / "undisturbed", CONFIG)
+    out, synced = tmp_path / "out", itertools.count()
+
+    def fill(descriptor: int) -> None:
+        if next(synced) > 3:
+            raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fill)
+        with pytest.raises(UsageError, match=rf"{os.strerror(number)}.*\d MB are free(.|\n)*{out}"):
+            write_shards(make_clips(8), out, CONFIG)
+    assert list(out.glob("*.tar"))
+    assert not list(out.glob(".*"))
+    assert not (out / "manifest.json").exists()
+    write_shards(make_clips(8), out, CONFIG)
+    assert contents(out) == contents(tmp_path / "undisturbed")

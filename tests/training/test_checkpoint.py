@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from signllm.errors import UsageError
+from signllm.storage import StorageError
 from signllm.training import checkpoint
 from signllm.training.checkpoint import (
     TrainingState,
@@ -22,6 +26,7 @@ from signllm.training.checkpoint import (
     load_weights,
     save,
 )
+from tests.clock import Clock
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
 MOMENTS = {"exp_avg/a": torch.ones(2, 3), "exp_avg_sq/a": torch.zeros(2, 3)}
@@ -146,6 +151,53 @@ def test_a_full_disk_is_one_message_and_leaves_the_last_checkpoint(
     with pytest.raises(UsageError, match="disk is full"):
         saved(tmp_path, 2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [whole.name]
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
+def test_a_checkpoint_on_a_far_disk_that_hiccups_is_not_passed_over(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    saved(tmp_path, 1)
+    last = saved(tmp_path, 2)
+    troubles, read_text, open_file = ["read_text", "open"], Path.read_text, Path.open
+
+    def failing(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Path, *arguments: Any, **named: Any) -> Any:
+            if last in path.parents and name in troubles:
+                troubles.remove(name)
+                raise OSError(number, os.strerror(number), str(path))
+            return method(path, *arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(Path, "read_text", failing("read_text", read_text))
+    monkeypatch.setattr(Path, "open", failing("open", open_file))
+    assert last_checkpoint(tmp_path) == last
+    assert not troubles
+
+
+@pytest.mark.parametrize("failures", [1, 1000])
+def test_a_save_is_tried_again_for_a_minute_and_leaves_the_one_before(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    before, left, began_s = saved(tmp_path, 1), [failures], clock.now_s
+    sync = checkpoint.sync
+
+    def failing(path: Path) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        sync(path)
+
+    monkeypatch.setattr(checkpoint, "sync", failing)
+    if failures == 1:
+        assert saved(tmp_path, 2) == last_checkpoint(tmp_path) != before
+    else:
+        with pytest.raises(StorageError, match=r"60 s(.|\n)*step-00000002"):
+            saved(tmp_path, 2)
+        assert clock.now_s - began_s == pytest.approx(60, abs=1)
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [before.name]
+        assert last_checkpoint(tmp_path) == before
 
 
 def test_another_stage_another_version_and_an_empty_run_are_refused(tmp_path: Path) -> None:
