@@ -36,7 +36,7 @@ def compose(run: Path, shards: Path | str, config: ComposeConfig, *, out: Path |
     Raises:
         UsageError: no such run, checkpoint or split, or characters that cannot be composed.
     """
-    ranks = start_distributed()
+    ranks = start_distributed(timeout_s=max(1800.0, 2 * config.data.storage_timeout_s))
     pretrained = load_config(run, PretrainConfig)
     _check_size(pretrained, config)
     config = replace(config, data=replace(config.data, augment=pretrained.data.augment))
