@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from signllm.errors import RunFailedError
 
@@ -45,15 +45,6 @@ TRANSIENT_ERRNOS = frozenset(
     if hasattr(errno, name)
 )
 """What a file system or a connection answers while its other end is away."""
-FAR_END_ERRNOS = TRANSIENT_ERRNOS - {
-    errno.EAGAIN,
-    errno.EBUSY,
-    errno.EINTR,
-    errno.EIO,
-    errno.EPIPE,
-    errno.EPROTO,
-}
-"""Those that no decoder makes up for a damaged file."""
 ABSENT_ERRNOS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO})
 """What an unmounted folder answers; transient only for a file that is known to exist."""
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -144,6 +135,63 @@ def wait_for_storage(read: Callable[[], T], where: Path | str, *, exists: bool =
             return result
     finally:
         _announcer.release_when_due()
+
+
+class WaitingFile:
+    """A local file whose reads wait for its storage: what a library reads that knows no patience.
+
+    FFmpeg takes a failed read for the end of the file or for damage. A file whose handle is stale is opened
+    anew, at the same place.
+
+    Args:
+        path: of the file, which must exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, str(path)
+        self._file: BinaryIO | None = None
+        self._place = 0
+        self._size_bytes = self._on_file(lambda file: os.fstat(file.fileno()).st_size)
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to ``size`` bytes; fewer only at the end."""
+
+        def read_here(file: BinaryIO) -> bytes:
+            file.seek(self._place)
+            return file.read(size)
+
+        data = self._on_file(read_here)
+        self._place += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place, and return it."""
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size_bytes}[whence]
+        self._place = max(0, origin + offset)
+        return self._place
+
+    def tell(self) -> int:
+        """Return the present place."""
+        return self._place
+
+    def close(self) -> None:
+        """Close the file; another read opens it again."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):
+                file.close()
+
+    def _on_file(self, work: Callable[[BinaryIO], T]) -> T:
+        def attempt() -> T:
+            if self._file is None:
+                self._file = self.path.open("rb")
+            try:
+                return work(self._file)
+            except OSError:
+                self.close()
+                raise
+
+        return wait_for_storage(attempt, self.path, exists=True)
 
 
 def is_transient(error: BaseException, *, exists: bool = False) -> bool:
@@ -247,7 +295,7 @@ class _Outage:
             ) from error
         # the random part keeps the readers of a job from asking all at once when the storage is back
         delay_s = max(self.delay_s, requested_delay_s(error)) * (1 + 0.25 * _random.random())
-        self.delay_s = min(2 * self.delay_s, LONGEST_DELAY_S)
+        self.delay_s = min(1.5 * self.delay_s, LONGEST_DELAY_S)
         until_s = time.monotonic() + min(delay_s, left_s)
         while (rest_s := until_s - time.monotonic()) > 0:
             self.allowed.on_wait()

@@ -10,10 +10,9 @@ The decoder gets one thread: parallelism is over clips. What is declared is beli
 
 from __future__ import annotations
 
-import errno
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -25,12 +24,10 @@ from signllm.data.frame_rate import USUAL_FPS, Timing, is_possible, last_duratio
 from signllm.data.pictures import Fit, check_size
 from signllm.data.tone_mapping import TRANSFER_NAMES
 from signllm.data.video_error import VideoError
+from signllm.storage import WaitingFile
 
 _LIKELY_FPS = 240.0
 """A rate above it is a guess of FFmpeg's from the unit of time, not one that a camera states."""
-
-_OF_THE_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ESTALE})
-"""Errors that say nothing about the file's content: too many open files, storage that went away."""
 
 
 class Reading:
@@ -132,18 +129,19 @@ def opened(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
         VideoError: what FFmpeg cannot decode. Some of its errors are also Python's, such as PermissionError
             for a damaged gif.
         OSError: the file cannot be read, which is tried before FFmpeg is.
+        StorageError: the storage of the file stayed away.
     """
     import av
 
     if isinstance(source, Path):
         check_readable(source)
-    # "file:" because a name such as x-00:00:05.333 would be taken for a protocol
-    target = f"file:{source}" if isinstance(source, Path) else io.BytesIO(source)
-    protocols = "file" if isinstance(source, Path) else "none"
+    # FFmpeg itself would take a failed read of storage that is away for damage
+    target = WaitingFile(source) if isinstance(source, Path) else io.BytesIO(source)
     try:
-        with av.open(
-            target, options={"protocol_whitelist": protocols}, metadata_errors="replace"
-        ) as container:
+        with (
+            closing(target),
+            av.open(target, options={"protocol_whitelist": "none"}, metadata_errors="replace") as container,
+        ):
             stream: Any = container.streams.best("video")
             if stream is None:
                 raise VideoError("no video stream in the file")
@@ -153,8 +151,6 @@ def opened(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
             stream.codec_context.thread_count = 1
             yield container, stream
     except av.FFmpegError as error:
-        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
-            raise
         raise VideoError(f"not a video that FFmpeg can decode: {error.strerror or error}") from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import itertools
 import logging
 import multiprocessing
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import av
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +29,7 @@ from signllm.data.inspection import shards_verify
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.data.samples import EncodeConfig, Sample
 from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.video import encode_h264
 from signllm.errors import UsageError
 from signllm.storage import DataLostError, StorageError
 from tests.clock import Clock
@@ -278,21 +280,45 @@ def test_sharding_ends_when_videos_stay_away_and_goes_on_when_they_are_back(
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
-def test_an_error_of_a_far_disk_while_ffmpeg_reads_a_recording_is_no_damage(
-    make_clips: Maker, clock: Clock, monkeypatch: pytest.MonkeyPatch
+class FailingFile(io.FileIO):
+    """A file whose reads fail as the storage says, and whose handle is then stale for ever."""
+
+    storage: Iterator[int | None]
+    stale = False
+
+    def readinto(self, buffer: Any) -> int:
+        number = errno.ESTALE if self.stale else next(self.storage, None)
+        if number is not None:
+            self.stale = True
+            raise OSError(number, os.strerror(number))
+        return super().readinto(buffer)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
+def test_a_failed_read_anywhere_in_a_recording_changes_no_clip_of_it(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """A clip is cut out of a recording that FFmpeg reads itself."""
-    clip = dataclasses.replace(make_clips(8).clips[0], start_s=0.1, end_s=0.4)
+    """FFmpeg takes it for the end of the file or for damage, so it never sees it."""
+    generator = np.random.default_rng(0)
+    video = tmp_path / "recording.mp4"
+    video.write_bytes(encode_h264(generator.integers(0, 256, (100, 64, 64, 3), np.uint8), 25))
+    clip = Clip(id="a", video=video, text="a", split="train", start_s=1.0, end_s=2.0)
     undisturbed = sharding.make_sample(clip, EncodeConfig())
-    av_open, troubles = av.open, [errno.ESTALE, errno.ETIMEDOUT]
+    assert isinstance(undisturbed, Sample)
+    opened = Path.open
 
-    def fail_or_open(*arguments: Any, **named: Any) -> Any:
-        if troubles:
-            raise av.error.FFmpegError(troubles.pop(), "of the far disk")
-        return av_open(*arguments, **named)
+    def open_failing(path: Path, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+        if path == video:
+            return io.BufferedReader(FailingFile(path))
+        return opened(path, mode, *arguments, **named)
 
-    monkeypatch.setattr(av, "open", fail_or_open)
-    assert sharding.make_sample(clip, EncodeConfig()) == undisturbed
+    monkeypatch.setattr(Path, "open", open_failing)
+    for reads_before in itertools.count():
+        FailingFile.storage = iter([None] * reads_before + [number])
+        assert sharding.make_sample(clip, EncodeConfig()) == undisturbed
+        if next(FailingFile.storage, None) is not None:
+            break  # fewer reads than that
+    assert reads_before > 3
 
 
 def test_verify_waits_and_does_not_take_an_outage_for_damage(
