@@ -19,7 +19,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -92,14 +92,21 @@ _patience: ContextVar[Patience] = ContextVar("patience")
 @contextmanager
 def patience(timeout_s: float | None = None, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Set how reads of this thread wait inside the block; None keeps what was set before."""
-    before = _patience.get(Patience())
-    token = _patience.set(
-        Patience(before.timeout_s if timeout_s is None else timeout_s, on_wait or before.on_wait)
-    )
+    token = set_patience(timeout_s, on_wait)
     try:
         yield
     finally:
         _patience.reset(token)
+
+
+def set_patience(
+    timeout_s: float | None = None, on_wait: Callable[[], None] | None = None
+) -> Token[Patience]:
+    """Set how reads of this thread wait from now on; :func:`patience` does so for a block."""
+    before = _patience.get(Patience())
+    return _patience.set(
+        Patience(before.timeout_s if timeout_s is None else timeout_s, on_wait or before.on_wait)
+    )
 
 
 def storage_timeout_s() -> float:

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import logging
 import signal
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import RawArray
 
 from signllm.data.augment import AugmentConfig
 from signllm.data.batch import Batch, collate
 from signllm.data.order import OrderState
 from signllm.data.packed_frames import Memory, PackedFrames
 from signllm.data.plan import EpochPlan
+from signllm.data.shared_waits import SharedWaits
 from signllm.data.source import CharacterSource, DataConfig, Source, VideoSource
 from signllm.errors import UsageError
-from signllm.storage import CHECKED_EVERY_S, DataLostError, StorageError, patience
+from signllm.storage import DataLostError, StorageError, patience
 
 __all__ = ["AugmentConfig", "CharacterSource", "DataConfig", "Loader", "VideoSource"]
 
@@ -252,31 +251,6 @@ def check_unreadable(unreadable: Sequence[tuple[str, str]], allowed: float) -> N
             where=f"{name}: {reason}",
             remedy="signllm shards verify names the damage; or allow more with data.max_bad",
         )
-
-
-class SharedWaits:
-    """What a loader and those who read for it tell each other about storage, in memory that they share."""
-
-    def __init__(self) -> None:
-        self._ended_and_last_s = RawArray("d", 2)
-
-    def report(self) -> None:
-        """Note that a read waits.
-
-        Raises:
-            StorageError: nobody wants its batch any more.
-        """
-        self._ended_and_last_s[1] = time.monotonic()
-        if self._ended_and_last_s[0]:
-            raise StorageError("the batch is not wanted any more")
-
-    def are_going_on(self) -> bool:
-        """Say whether some read waited a moment ago."""
-        return time.monotonic() - self._ended_and_last_s[1] < 4 * CHECKED_EVERY_S
-
-    def end(self) -> None:
-        """Let reads that wait give up: the process is to leave soon."""
-        self._ended_and_last_s[0] = 1.0
 
 
 class BatchMaker:

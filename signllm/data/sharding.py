@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 from signllm.data.clip import Clip, LeftOut
 from signllm.data.samples import EncodeConfig, Sample, make_sample
+from signllm.data.shared_waits import SharedWaits
 from signllm.errors import UsageError
-from signllm.storage import patience, storage_timeout_s, wait_for_storage
+from signllm.storage import set_patience, storage_timeout_s, wait_for_storage
 
 Result = TypeVar("Result")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -36,12 +37,11 @@ def encoded(clips: Sequence[Clip], config: EncodeConfig, workers: int) -> Genera
         StorageError: the storage of a video stayed away.
     """
     devices = {folder: _device_of(folder) for folder in {clip.video.parent for clip in clips}}
-    timeout_s = storage_timeout_s()
-    jobs = ((clip, config, devices[clip.video.parent], timeout_s) for clip in clips)
+    jobs = ((clip, config, devices[clip.video.parent]) for clip in clips)
     yield from in_processes(_encoded_clip, jobs, workers)
 
 
-def _encoded_clip(clip: Clip, config: EncodeConfig, device: int | None, timeout_s: float) -> Sample | LeftOut:
+def _encoded_clip(clip: Clip, config: EncodeConfig, device: int | None) -> Sample | LeftOut:
     """Return a clip's sample, or why there is none.
 
     Args:
@@ -49,7 +49,6 @@ def _encoded_clip(clip: Clip, config: EncodeConfig, device: int | None, timeout_
         config: how to encode it.
         device: number of the file system on which its folder lay when sharding began; None: there was no
             such folder.
-        timeout_s: seconds to wait for its storage.
     """
 
     def attempt() -> Sample | LeftOut:
@@ -60,8 +59,7 @@ def _encoded_clip(clip: Clip, config: EncodeConfig, device: int | None, timeout_
                 raise OSError(errno.ENOTCONN, "the folder of the video is not there any more", str(folder))
         return made
 
-    with patience(timeout_s):
-        return wait_for_storage(attempt, clip.video)
+    return wait_for_storage(attempt, clip.video)
 
 
 def _device_of(folder: Path) -> int | None:
@@ -82,9 +80,14 @@ def in_processes(
     if workers == 1:
         yield from (function(*job) for job in jobs)
         return
-    context, others = get_context("spawn"), set(active_children())
+    context, others, waits = get_context("spawn"), set(active_children()), SharedWaits()
     with _stop_signals_blocked():
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent)
+        pool = ProcessPoolExecutor(
+            workers,
+            mp_context=context,
+            initializer=_begin_worker,
+            initargs=(storage_timeout_s(), waits),
+        )
     with pool:
         try:
             waiting: deque[Future[Result]] = deque()
@@ -105,6 +108,7 @@ def in_processes(
                 remedy="run the same command again, with fewer --workers: finished shards are kept",
             ) from None
         finally:
+            waits.end()  # the workers are waited for
             pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -116,6 +120,12 @@ def _stop_signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker(timeout_s: float, waits: SharedWaits) -> None:
+    """Wait for storage as long as the parent would, and as long as it wants the result."""
+    _die_with_parent()
+    set_patience(timeout_s, waits.report)
 
 
 def _die_with_parent() -> None:

@@ -143,7 +143,7 @@ def write_shards(
     """
     out, config = Path(out), config or ShardConfig()
     annotations = prepared(annotations, config)
-    with _writing_explained(out), patience(config.storage_timeout_s):
+    with _writing_explained(out, config.shard_size_mb), patience(config.storage_timeout_s):
         out.mkdir(parents=True, exist_ok=True)
         with exclusive(out):
             return _Run(annotations, out, config, encode).write(may_be_empty=may_be_empty)
@@ -205,13 +205,13 @@ def _check_cuts(annotations: Annotations, config: ShardConfig) -> None:
 
 
 @contextmanager
-def _writing_explained(out: Path) -> Iterator[None]:
+def _writing_explained(out: Path, shard_size_mb: float) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         is_full = error.errno in NO_SPACE
         mend = "make room, or give another OUT" if is_full else "give as OUT a folder you may write to"
-        room = f": {free_space(out)}" if is_full else ""
+        room = f": {free_space(out)}, a shard takes about {shard_size_mb:g} MB" if is_full else ""
         raise UsageError(
             f"the shards cannot be written: {error.strerror or error}{room}",
             where=error.filename or out,

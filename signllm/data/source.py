@@ -32,7 +32,7 @@ class DataConfig:
             like length, fewer than ``batch_size`` where they are long. None is no limit.
         workers: processes per rank that decode ahead; 0 decodes ahead in a thread of the training process.
         window: shards whose samples are shuffled together.
-        max_bad: share of an epoch's samples that may turn out unreadable while training.
+        max_bad: share of an epoch's samples that may turn out damaged while training.
         cache_gb: decoded videos that a rank keeps in memory, for small datasets; only with ``workers`` 0.
         storage_timeout_s: seconds that a read waits for storage that is away, before the run ends; 0 does not
             wait. No sample is replaced for it.

@@ -47,11 +47,12 @@ def agreement(ranks: Ranks) -> Agree:
     def agree(own: Readiness) -> Readiness:
         with asked_to_leave() as flag:
             asked = flag.requested
-        facts = [not own.ready, own.waits, own.failure is not None, len(own.bad), asked]
-        numbers = torch.tensor(facts, dtype=torch.int64, device=ranks.device)
+        facts: list[int] = [not own.ready, own.waits, own.failure is not None, len(own.bad), asked]
         if ranks.world > 1:
-            dist.all_reduce(numbers)
-        missing, waiting, failed, bad, asking = numbers.tolist()
+            summed = torch.tensor(facts, dtype=torch.int64, device=ranks.device)
+            dist.all_reduce(summed)
+            facts = summed.tolist()
+        missing, waiting, failed, bad, asking = facts
         if waiting:
             beat()
         if missing and asking:

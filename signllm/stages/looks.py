@@ -29,10 +29,13 @@ from signllm.models.quantizer import Quantizer
 from signllm.models.sign_llm import SignLLM
 from signllm.models.vq_sign import VQSign
 from signllm.stages.batches import DEV, TRAIN
+from signllm.storage import patience, storage_timeout_s
 from signllm.training.engine import Ranks
 from signllm.training.metrics import Shown
 
 log = logging.getLogger(__name__)
+LOOK_TIMEOUT_S = 60.0
+"""Seconds that a video to be shown waits for storage: the other ranks wait for it."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ class Looking:
         """Read the videos with the model (all ranks); none if a rank cannot get at them."""
         items: list[Item] = []
         try:
-            for place in range(min(self.videos, len(self.source))):
-                items.append(self.source.load(place, seed=0, epoch=0, position=0))
+            with patience(min(LOOK_TIMEOUT_S, storage_timeout_s())):
+                for place in range(min(self.videos, len(self.source))):
+                    items.append(self.source.load(place, seed=0, epoch=0, position=0))
         except Exception as error:  # a picture is not worth a run
             log.warning("TensorBoard shows no videos of %s now: %s", self.split.name, error)
         wanted = min(self.videos, len(self.source))

@@ -87,7 +87,9 @@ def save(
     def write() -> None:
         for left in folder.parent.glob(".step-*.partial"):  # by a process that was killed while it wrote
             shutil.rmtree(left, ignore_errors=True)
-        with full_disk_told(folder, f"the disk is full: no checkpoint of step {state.step} was written"):
+        size_mb = sum(tensor.nbytes for tensor in (*weights.values(), *moments.values())) / 1e6
+        unwritten = f"no checkpoint of step {state.step} was written, which takes {size_mb:.1f} MB"
+        with full_disk_told(folder, f"the disk is full: {unwritten}"):
             partial.mkdir(parents=True)
             if beside is not None:
                 beside(partial)

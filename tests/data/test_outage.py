@@ -28,10 +28,11 @@ from signllm.data.index import ShardIndex, Split
 from signllm.data.inspection import shards_verify
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.data.samples import EncodeConfig, Sample
+from signllm.data.sharding import in_processes
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.video import encode_h264
 from signllm.errors import UsageError
-from signllm.storage import DataLostError, StorageError
+from signllm.storage import DataLostError, StorageError, patience, wait_for_storage
 from tests.clock import Clock
 from tests.data.http_server import serving
 
@@ -278,6 +279,20 @@ def test_sharding_ends_when_videos_stay_away_and_goes_on_when_they_are_back(
     (tmp_path / "away").rename(tmp_path / "videos")
     write_shards(annotations, tmp_path / "out", config)
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def test_worker_processes_wait_as_their_parent_and_no_longer_than_it(tmp_path: Path) -> None:
+    with patience(0.1), pytest.raises(StorageError, match=r"0\.1 s(.|\n)*x\.mp4"):
+        list(in_processes(_wait, [(tmp_path / "x.mp4",)], 2))
+    (tmp_path / "there").touch()
+    with patience(1e6):
+        results = in_processes(_wait, [(tmp_path / "there",), (tmp_path / "x.mp4",)], 2)
+        assert next(results) is None
+        results.close()
+
+
+def _wait(path: Path) -> None:
+    wait_for_storage(path.stat, path, exists=True)
 
 
 class FailingFile(io.FileIO):
