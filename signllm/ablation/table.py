@@ -14,6 +14,7 @@ from typing import Any
 
 from signllm.ablation.ablations import ABLATIONS, FULL, title
 from signllm.ablation.cells import scores_file
+from signllm.data.split_names import standard_split
 from signllm.errors import UsageError
 from signllm.evaluation.paired_runs import against
 from signllm.evaluation.scores import METRICS, titles
@@ -82,6 +83,9 @@ def read_table(out: Path, split: str) -> Table:
         UsageError: there is none, or they were not scored alike.
     """
     cells = _cells(out, split)
+    if not cells:
+        split = standard_split(split)
+        cells = _cells(out, split)
     if not cells:
         raise UsageError(
             f"no ablation has scores of the split {split}",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from signllm.data.clip import Annotations, Clip, LeftOut
 from signllm.data.formats import csl_daily, folder, how2sign, openasl, phoenix2014t, table
+from signllm.data.split_names import standard_splits
 from signllm.errors import UsageError
 
 __all__ = ["FORMATS", "Annotations", "Clip", "LeftOut", "read_annotations"]
@@ -33,20 +34,35 @@ def read_annotations(format: str, src: Path | str) -> Annotations:
     if not Path(src).exists():
         raise UsageError("there is no such file or folder", where=src, remedy="check the path of the dataset")
     try:
-        found = FORMATS[format](Path(src))
-    except UsageError:
-        raise
-    except UnicodeDecodeError as error:
-        raise UsageError(f"a table is not UTF-8: {error}", where=src, remedy="save it as UTF-8") from None
-    except (csv.Error, OSError) as error:
+        annotations = FORMATS[format](Path(src))
+    except OSError as error:
         raise UsageError(
             f"a table cannot be read: {error}", where=src, remedy="use the files of the release"
         ) from None
-    unnamed = tuple(_unnamed(clip) for clip in found.clips if not _is_named(clip))
-    return Annotations(
-        clips=tuple(clip for clip in found.clips if _is_named(clip)),
-        left_out=tuple(_replaced(entry) for entry in found.left_out) + unnamed,
-        official=found.official,
+    unnamed = tuple(_unnamed(clip) for clip in annotations.clips if not _is_named(clip))
+    named = replace(
+        annotations,
+        clips=tuple(clip for clip in annotations.clips if _is_named(clip)),
+        left_out=tuple(_replaced(entry) for entry in annotations.left_out) + unnamed,
+    )
+    return _with_standard_splits(named)
+
+
+def _with_standard_splits(annotations: Annotations) -> Annotations:
+    """Return the annotations with the splits under the names that training and evaluation look for."""
+    clips, left_out = annotations.clips, annotations.left_out
+    names = standard_splits([*(clip.split for clip in clips), *(entry.split for entry in left_out)])
+    renamed = sorted(f"{name!r} is {standard}" for name, standard in names.items() if name != standard)
+    notices = [f"names of splits: {', '.join(renamed)}"] if renamed else []
+    others = sorted({*names.values()} - {"train", "dev", "test"})
+    if others:
+        named = ", ".join(map(repr, others))
+        notices.append(f"splits beside train, dev and test are used only where they are named: {named}")
+    return replace(
+        annotations,
+        clips=tuple(replace(clip, split=names[clip.split]) for clip in clips),
+        left_out=tuple(replace(entry, split=names[entry.split]) for entry in left_out),
+        notices=(*annotations.notices, *map(_replaced_text, notices)),
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,11 +90,19 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
-    """All clips of a dataset in its own order, entries that no clip could be made from, official counts."""
+    """What a dataset says of its clips.
+
+    Args:
+        clips: all clips in the dataset's own order.
+        left_out: entries that no clip could be made from.
+        official: what its publishers count.
+        notices: what was chosen or assumed in reading it, for the person who shards it.
+    """
 
     clips: tuple[Clip, ...]
     left_out: tuple[LeftOut, ...] = ()
     official: OfficialCounts = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -102,8 +111,12 @@ class Annotations:
 
 
 def tidy_text(text: str) -> str:
-    """Return the text without outer spaces and with single inner ones (OpenASL has all three kinds)."""
-    return " ".join(text.split())
+    """Return the text without outer spaces, with single inner ones, and in Unicode's normal form C.
+
+    OpenASL has outer, inner and double spaces. A Mac writes ``ü`` as two code points, which a tokenizer would
+    take for other words than the usual one (NFC).
+    """
+    return unicodedata.normalize("NFC", " ".join(text.split()))
 
 
 def safe_key(name: str) -> str:

@@ -14,6 +14,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from signllm.data.system_files import is_system_name
 from signllm.data.video_error import VideoError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ MAX_PIXELS = 64_000_000
 
 def is_image(path: Path) -> bool:
     """Say whether a path is named like a frame."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_system_name(path.name)
 
 
 def frame_files(folder: Path) -> list[Path]:

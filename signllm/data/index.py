@@ -18,6 +18,7 @@ from signllm.data.description import SHARD_VERSION, is_manifest, is_ours, is_sid
 from signllm.data.plan import Dataset
 from signllm.data.remote import beside, is_address, read_file, read_span
 from signllm.data.sample_table import SampleTable, ShardSample
+from signllm.data.split_names import find_split, standard_splits
 from signllm.data.tar import MANIFEST, read_sidecar
 from signllm.errors import UsageError
 from signllm.storage import StorageError
@@ -126,7 +127,7 @@ class ShardIndex:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits."""
+        """Names of the splits; ``val`` of older shards is ``dev``."""
         return tuple(self.manifest["splits"])
 
     def checksums(self, name: str) -> tuple[str, ...]:
@@ -134,16 +135,17 @@ class ShardIndex:
         return tuple(entry["sha256"] for entry in self.manifest["splits"][name]["shards"])
 
     def split(self, name: str) -> Split:
-        """Return one split with all its samples.
+        """Return one split with all its samples; ``val`` or ``validation`` is ``dev``.
 
         Raises:
             UsageError: no such split, or a shard of it is missing or not whole.
         """
-        if name not in self.manifest["splits"]:
+        split = find_split(name, self.splits)
+        if split is None:
             raise UsageError(
                 f"no split {name!r}", where=self.root, remedy=f"one of: {', '.join(self.splits)}"
             )
-        entries = self.manifest["splits"][name]["shards"]
+        entries = self.manifest["splits"][split]["shards"]
         sizes: list[int] = []
 
         def samples() -> Iterator[ShardSample]:
@@ -154,7 +156,7 @@ class ShardIndex:
 
         table = SampleTable(samples())
         return Split(
-            name=name,
+            name=split,
             tars=tuple(beside(self.root, entry["tar"]) for entry in entries),
             shard_sizes=tuple(sizes),
             samples=table,
@@ -185,6 +187,7 @@ class ShardIndex:
             )
         if not is_manifest(manifest):
             raise UsageError("a damaged manifest", where=path, remedy="run signllm shard again")
+        manifest["splits"] = _with_standard_names(manifest["splits"])
         return manifest
 
     def _sidecar(self, entry: dict[str, Any]) -> dict[str, Any]:
@@ -196,6 +199,15 @@ class ShardIndex:
                 remedy="run signllm shard again: whole shards are kept, this one is made anew",
             )
         return sidecar
+
+
+def _with_standard_names(splits: dict[str, Any]) -> dict[str, Any]:
+    """Return the splits of shards that may be older than our names, whose ``val`` is ``dev`` now."""
+    names = standard_splits(splits)
+    renamed: dict[str, Any] = {}
+    for name, entry in splits.items():
+        renamed[name if names[name] in renamed else names[name]] = entry
+    return renamed
 
 
 def _read_sidecar(path: Path | str) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from signllm.data.sample_table import SampleTable
 from signllm.data.sharding import in_processes
 from signllm.data.stored import stored_frames
 from signllm.data.tar import file_sha256, read_sidecar, tar_members
+from signllm.data.unspaced_text import is_unspaced
 from signllm.data.video import VideoError
 from signllm.errors import UsageError
 from signllm.progress import progress
@@ -64,8 +65,8 @@ def _split_info(split: Split) -> dict[str, Any]:
 
 
 def _text_statistics(texts: Sequence[str]) -> dict[str, Any]:
-    """Count words, or characters where no text has a space (Chinese, Japanese, Thai)."""
-    is_spaced = any(" " in text for text in texts)
+    """Count words, or characters where most texts have no spaces between words (Chinese, Japanese, Thai)."""
+    is_spaced = 2 * sum(map(is_unspaced, texts)) < len(texts)
     words = [text.split() if is_spaced else list(text) for text in texts]
     lengths, vocabulary = [len(text) for text in words], Counter(chain.from_iterable(words))
     unit = "words" if is_spaced else "characters"

@@ -18,6 +18,7 @@ from pathlib import Path
 from signllm.data.index import ShardIndex, Split
 from signllm.data.remote import is_address
 from signllm.data.sample_table import SampleTable, ShardSample
+from signllm.data.split_names import find_split
 from signllm.errors import UsageError
 
 _WEIGHTED = re.compile(r"(.+):(\d+(?:\.\d+)?)")
@@ -55,6 +56,7 @@ class Mixture:
         Raises:
             UsageError: none has it, or a shard is missing.
         """
+        name = find_split(name, self.splits) or name
         having = [part for part in self.parts if name in part[2].splits] or [self.parts[0]]
         opened = [(label, weight, index.split(name)) for label, weight, index in having]
         return Split(

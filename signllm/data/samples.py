@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from signllm.data.clip import Clip, LeftOut, safe_key
 from signllm.data.frame_folder import check_regular, encode_png, frame_files, image_size
 from signllm.data.frame_rate import USUAL_FPS, Timing
+from signllm.data.missing_files import describe_missing
 from signllm.data.recording import read_cut
 from signllm.data.stream import Reading, opened
 from signllm.data.transcoding import Transcoded, transcoded
@@ -116,7 +117,7 @@ def make_sample(clip: Clip, config: EncodeConfig) -> Sample | LeftOut:
         reason = error.what
     except OSError as error:
         reason = (
-            "the video is missing"
+            describe_missing(clip.video)
             if isinstance(error, FileNotFoundError)
             else f"cannot be read: {error.strerror}"
         )

@@ -22,6 +22,7 @@ from signllm.data.annotations import read_annotations
 from signllm.data.clip import Annotations, Clip, LeftOut, is_safe_split, safe_key
 from signllm.data.description import SHARD_FORMAT, SHARD_VERSION
 from signllm.data.inspection import shards_info, shards_verify
+from signllm.data.missing_files import check_some_exist
 from signllm.data.preview import shards_preview
 from signllm.data.samples import EncodeConfig, Sample
 from signllm.data.sharding import encoded, input_fingerprint
@@ -153,12 +154,14 @@ def prepared(annotations: Annotations, config: ShardConfig) -> Annotations:
     """Return the annotations in the splits that are wanted, or say why they cannot be written.
 
     Raises:
-        UsageError: a split that cannot be a file name, no splits by signer, or clips to cut and to copy.
+        UsageError: a split that cannot be a file name, no splits by signer, clips to cut and to copy, or not
+            one video that exists.
     """
     if config.split_by == "signer":
         annotations = split_by_signer(annotations, config.proportions)
     _check_splits(annotations)
     _check_cuts(annotations, config)
+    check_some_exist(annotations.clips)
     return annotations
 
 
@@ -340,10 +343,11 @@ class _Run:
         """
         entries = [entry for shards in splits.values() for entry in shards]
         tone_mapped = sum(entry.get("tone_mapped", 0) for entry in entries)
-        return [
+        shown = [
             f"{tone_mapped} of {sum(entry['samples'] for entry in entries)} videos have a high dynamic range "
             "(HLG or PQ) and are shown as an ordinary screen would show them"
-        ] * bool(tone_mapped) + [
+        ] * bool(tone_mapped)
+        return [*self.annotations.notices, *shown] + [
             f"{split}: {found} {what} here, {official} in the official release"
             for split, counts in self.annotations.official.items()
             for what, official in counts.items()

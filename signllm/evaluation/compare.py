@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from signllm.data.split_names import find_split
 from signllm.errors import UsageError
 from signllm.evaluation.paired_runs import against
 from signllm.evaluation.report.run_folder import RunFolder, finite, read_object, read_run
@@ -75,6 +76,7 @@ def compare(runs: Sequence[Path], split: str) -> list[Compared]:
         UsageError: a folder is not there, or no run has scores of this split.
     """
     folders = [read_run(run) for run in runs]
+    split = find_split(split, {name: None for run in folders for name in run.scores}) or split
     found = [_compared(run, split) for run in folders]
     if not any(one.scores for one in found):
         raise UsageError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from signllm.data.cutting import Cut, pieces_of
 from signllm.data.frame_folder import is_image
+from signllm.data.system_files import walk_files
 from signllm.data.timed import Timed, timed_runs, whole_video
 from signllm.data.video import decode
 from signllm.data.video_error import VideoError
@@ -180,17 +181,12 @@ def _below(path: Path) -> list[Path]:
     """Return a file, or the videos of a folder: each folder before those in it, names in order."""
     if not path.is_dir():
         return [path]
-    videos, seen = [], set()
-    for folder, folders, names in os.walk(path, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:  # links may lead round in circles
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files = [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
+    videos = []
+    for folder, names in walk_files(path):
+        files = [folder / name for name in names]
         here = [file for file in files if is_video_name(file)]
         if not here and any(map(is_image, files)):
-            here = [Path(folder)]
+            here = [folder]
         videos += here
     if not videos:
         raise UsageError("no video and no frame picture in the folder", where=path, remedy=REMEDY)

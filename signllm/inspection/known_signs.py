@@ -7,7 +7,6 @@ separated by spaces. The truth of the demo (``truth.jsonl``) is read as it is; i
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from signllm.data.tables import read_table
+from signllm.data.text_files import read_text
 from signllm.errors import UsageError
 
 COLUMNS = ("id", "sign", "start", "end")
@@ -36,43 +37,38 @@ def read_known_signs(path: Path) -> dict[str, list[KnownSign]]:
     Raises:
         UsageError: no such file, a column is missing, or a row makes no sense.
     """
-    found: dict[str, list[KnownSign]] = {}
+    signs: dict[str, list[KnownSign]] = {}
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        rows = _of_truth(path) if path.suffix.lower() == ".jsonl" else _of_table(path)
+        for id, sign in rows:
+            signs.setdefault(id, []).append(sign)
+    except OSError as error:
         raise UsageError(f"the signs cannot be read: {error}", where=path, remedy="give a table") from None
-    rows = _of_truth(text, path) if path.suffix == ".jsonl" else _of_table(text, path)
-    for id, sign in rows:
-        found.setdefault(id, []).append(sign)
-    if not found:
+    if not signs:
         raise UsageError("there are no signs", where=path, remedy="give a table with a row for each")
-    return found
+    return signs
 
 
-def _of_table(text: str, path: Path) -> Iterator[tuple[str, KnownSign]]:
-    reader = csv.DictReader(text.splitlines(), delimiter="," if path.suffix == ".csv" else "\t")
-    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-        raise UsageError(
-            f"no column {', '.join(missing)}", where=path, remedy=f"name the columns {', '.join(COLUMNS)}"
-        )
-    for row in reader:
-        parts = frozenset((row.get("parts") or "").split())
+def _of_table(path: Path) -> Iterator[tuple[str, KnownSign]]:
+    table = read_table(path, COLUMNS, known=("parts",), remedy=f"name the columns {', '.join(COLUMNS)}")
+    for row in table.rows:
         try:
             start, end = int(row["start"]), int(row["end"])
-        except (ValueError, TypeError):
+        except ValueError:
             start = end = -1
-        if not (0 <= start < end and row["id"] and row["sign"]):
+        id, sign = row["id"].strip(), row["sign"].strip()
+        if row.problem or not (0 <= start < end and id and sign):
             raise UsageError(
-                f"row {reader.line_num} is no sign: {row}",
+                row.problem or f"line {row.line} is no sign: {dict(row.cells)}",
                 where=path,
                 remedy="id and sign are names, start and end frames, the end behind the start",
             )
-        yield row["id"], KnownSign(sign=row["sign"], start=start, end=end, parts=parts)
+        yield id, KnownSign(sign=sign, start=start, end=end, parts=frozenset(row["parts"].split()))
 
 
-def _of_truth(text: str, path: Path) -> Iterator[tuple[str, KnownSign]]:
+def _of_truth(path: Path) -> Iterator[tuple[str, KnownSign]]:
     try:
-        for line in text.splitlines():
+        for line in read_text(path).lines:
             yield from _of_record(json.loads(line))
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(

@@ -79,7 +79,7 @@ def read_characters(run: Path, shards: Path | str, split: str = TRAIN) -> Readin
     else:
         words, encoder, data = WordCodebook.load(run), None, load_config(run, PretrainConfig).data
         data = dataclasses.replace(data, max_frames=words.config.get("max_frames", data.max_frames))
-    is_recorded = encoder is None and split == TRAIN
+    is_recorded = encoder is None and videos.name == TRAIN
     if is_recorded:
         characters = recorded_characters(run, words)
         _check_same_videos(characters, videos, shards, data.max_frames)

@@ -121,7 +121,7 @@ def test_names_that_cannot_be_written_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_release_in_another_encoding(tmp_path: Path) -> None:
-    (tmp_path / "openasl-v1.0.tsv").write_bytes("vid\tyid\nü\tx\n".encode("latin-1"))
+    (tmp_path / "openasl-v1.0.tsv").write_bytes("vid\tyid\nżółw\tx\n".encode("cp1250"))
     with pytest.raises(UsageError, match="not UTF-8"):
         read_annotations("openasl", tmp_path)
 

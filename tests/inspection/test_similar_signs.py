@@ -112,7 +112,7 @@ def test_a_table_of_signs_and_what_is_wrong_with_one(tmp_path: Path) -> None:
         ]
     }
     for text, said in (
-        ("id\tsign\n", "no column start, end"),
+        ("id\tsign\n", "missing: start, end"),
         ("id\tsign\tstart\tend\nv\tx\t9\t9\n", "is no sign"),
         ("id\tsign\tstart\tend\n", "there are no signs"),
     ):

@@ -2,20 +2,24 @@
 
 ``sentence_label/`` holds ``split_1.txt`` (``name|split``) and ``csl2020ct_v2.pkl`` (key ``info``: a list of
 dicts with ``name``, ``label_char`` and more) or, in some copies, ``video_map.txt`` with the same columns
-separated by ``|``. Frames are ``sentence/frames_512x512/NAME/*.jpg``. The text is the characters without
-spaces, the unit in which the papers score. The files state no frame rate; the paper (Zhou et al., CVPR 2021)
-says 30 frames per second. The signer is the ``P`` number of a name.
+separated by ``|``. Frames are ``sentence/frames_512x512/NAME/*.jpg``; copies have them under other sizes,
+directly in ``sentence/NAME``, or as one video ``sentence/NAME.mp4`` per clip. The text is the characters
+without spaces, the unit in which the papers score. The files state no frame rate; the paper (Zhou et al.,
+CVPR 2021) says 30 frames per second. The signer is the ``P`` number of a name.
 """
 
 from __future__ import annotations
 
-import csv
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 from signllm.data.clip import Annotations, Clip, LeftOut, OfficialCounts
+from signllm.data.formats.clip_folders import ClipFolders, subfolders
 from signllm.data.formats.plain_pickle import read_plain_pickle
+from signllm.data.split_names import standard_split
+from signllm.data.tables import Table, read_table
 from signllm.errors import UsageError
 
 FPS = 30.0
@@ -26,7 +30,9 @@ OFFICIAL: OfficialCounts = {
 }
 MISNAMED = {"S000005_P0004_T00": "S000007_P0003_T00"}
 """``split_1.txt`` names one clip as neither the frames nor the labels do."""
-_FRAMES = ("sentence/frames_512x512", "sentence_frames-512x512/frames_512x512", "frames_512x512", "sentence")
+_FRAMES = "sentence/frames_512x512"
+_CLIPS = (_FRAMES, "sentence_frames-512x512/frames_512x512", "frames_512x512", "sentence", "videos", ".")
+"""Folders of the clips in the release and in copies, in the order in which they are tried."""
 
 
 def read(src: Path) -> Annotations:
@@ -42,15 +48,16 @@ def read(src: Path) -> Annotations:
             where=src,
             remedy="give the folder that holds sentence_label/ and sentence/",
         )
-    listed, labels = _splits(labels_folder / "split_1.txt"), _labels(labels_folder)
-    frames = next((src / name for name in _FRAMES if (src / name).is_dir()), src / _FRAMES[0])
     clips: list[Clip] = []
-    left_out: list[LeftOut] = []
+    listed, left_out = _splits(labels_folder / "split_1.txt")
+    labels, unlabelled = _labels(labels_folder)
+    folders = ClipFolders()
+    frames = folders.choose(_candidates(src), list(labels), official=src / _FRAMES, label="CSL-Daily")
     for listed_name, split in listed:
         other = MISNAMED.get(listed_name, listed_name)
         name = listed_name if listed_name in labels else other
         if name in labels:
-            clips.append(_clip(name, split, labels[name], frames))
+            clips.append(_clip(name, split, labels[name], folders.find(frames, name) or frames / name))
         else:
             left_out.append(LeftOut(id=name, split=split, reason="in split_1.txt, but without a label"))
     named = {clip.id for clip in clips}
@@ -59,44 +66,59 @@ def read(src: Path) -> Annotations:
         for name in labels
         if name not in named
     ]
-    return Annotations(clips=tuple(clips), left_out=tuple(left_out), official=OFFICIAL)
+    return Annotations(
+        clips=tuple(clips),
+        left_out=(*left_out, *unlabelled),
+        official=OFFICIAL,
+        notices=tuple(folders.notices),
+    )
 
 
 def _split_file(folder: Path) -> bool:
     return (folder / "split_1.txt").is_file()
 
 
-def _splits(path: Path) -> list[tuple[str, str]]:
-    rows = [line.strip().split("|") for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    if not rows or rows[0] != ["name", "split"] or any(len(row) != 2 for row in rows):
-        raise UsageError("not lines of name|split", where=path, remedy="use the file of the release as it is")
-    return [(name, split) for name, split in rows[1:]]
+def _candidates(src: Path) -> list[Path]:
+    """Return the folders that may hold the clips, after the release's own."""
+    others = [folder for parent in subfolders(src) for folder in (parent, *subfolders(parent))]
+    return [*(src / name for name in _CLIPS), *subfolders(src / "sentence"), *others]
 
 
-def _labels(folder: Path) -> dict[str, str]:
-    """Return name → text."""
-    pickled, table = folder / "csl2020ct_v2.pkl", folder / "video_map.txt"
+def _splits(path: Path) -> tuple[list[tuple[str, str]], list[LeftOut]]:
+    """Return (name, split) of each clip that the release lists, and the lines that cannot be read."""
+    table = read_table(path, ("name", "split"), remedy="use the file of the release, lines of name|split")
+    good = [(row["name"].strip(), standard_split(row["split"])) for row in table.rows if not row.problem]
+    return good, _unusable(table)
+
+
+def _unusable(table: Table) -> list[LeftOut]:
+    """Return the rows that cannot be used."""
+    return [
+        LeftOut(id=row.text("name"), split="train", reason=f"{table.path.name}: {row.problem}")
+        for row in table.rows
+        if row.problem
+    ]
+
+
+def _labels(folder: Path) -> tuple[dict[str, str], list[LeftOut]]:
+    """Return name → text, and the rows of labels that cannot be read."""
+    pickled, path = folder / "csl2020ct_v2.pkl", folder / "video_map.txt"
     if pickled.is_file():
-        path, rows = pickled, _pickled_rows(pickled)
-    elif table.is_file():
-        path = table
-        with table.open(encoding="utf-8-sig", newline="") as lines:
-            rows = [
-                {"name": row.get("name"), "label_char": row.get("char")}
-                for row in csv.DictReader(lines, delimiter="|", quoting=csv.QUOTE_NONE)
-            ]
-    else:
-        raise UsageError(
-            "no labels: neither csl2020ct_v2.pkl nor video_map.txt",
-            where=folder,
-            remedy="unpack the release's sentence_label",
-        )
-    try:
-        return {_name(row["name"]): _text(row["label_char"]) for row in rows}
-    except (KeyError, TypeError):
-        raise UsageError(
-            "entries without name and characters", where=path, remedy="use the file of the release"
-        ) from None
+        try:
+            return {_name(row["name"]): _text(row["label_char"]) for row in _pickled_rows(pickled)}, []
+        except (KeyError, TypeError):
+            raise UsageError(
+                "entries without name and characters", where=pickled, remedy="use the file of the release"
+            ) from None
+    if path.is_file():
+        table = read_table(path, ("name", "char"), remedy="use the file of the release")
+        labels = {row["name"].strip(): _text(row["char"]) for row in table.rows if not row.problem}
+        return labels, _unusable(table)
+    raise UsageError(
+        "no labels: neither csl2020ct_v2.pkl nor video_map.txt",
+        where=folder,
+        remedy="unpack the release's sentence_label",
+    )
 
 
 def _pickled_rows(path: Path) -> list[Any]:
@@ -111,7 +133,7 @@ def _pickled_rows(path: Path) -> list[Any]:
 
 def _text(characters: Any) -> str:
     """Join a list of characters, or a text of them separated by spaces; ``TypeError`` for anything else."""
-    return "".join("".join(characters).split())
+    return unicodedata.normalize("NFC", "".join("".join(characters).split()))
 
 
 def _name(name: Any) -> str:
@@ -120,11 +142,11 @@ def _name(name: Any) -> str:
     return name
 
 
-def _clip(name: str, split: str, text: str, frames: Path) -> Clip:
+def _clip(name: str, split: str, text: str, video: Path) -> Clip:
     signer = re.search(r"_P(\d+)_", name)
     return Clip(
         id=name,
-        video=frames / name,
+        video=video,
         text=text,
         split=split,
         language="Chinese",

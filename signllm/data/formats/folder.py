@@ -1,19 +1,22 @@
 """A folder of videos, each beside a ``.txt`` of the same name: for somebody who starts from nothing.
 
 ``NAME.mp4`` + ``NAME.txt`` at any depth, or a folder of frames ``NAME/`` + ``NAME.txt``. Where the first
-level is named ``train``, ``dev``, ``val`` or ``test``, those are the splits; everything else is ``train``.
+level is named like a split (``train``, ``dev``, ``val``, ``Test``, ...), those are the splits; everything
+else is ``train``. System files are ignored (:mod:`signllm.data.system_files`).
 """
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 from signllm.data.clip import Annotations, Clip, LeftOut, tidy_text
 from signllm.data.frame_folder import is_image
+from signllm.data.split_names import is_standard_split
+from signllm.data.system_files import walk_files
+from signllm.data.text_files import is_damaged, read_text
 from signllm.data.video_files import is_video_name
 from signllm.errors import UsageError
-
-SPLITS = ("train", "dev", "val", "test")
 
 
 def read(src: Path) -> Annotations:
@@ -26,9 +29,12 @@ def read(src: Path) -> Annotations:
         raise UsageError(
             "there is no such folder", where=src, remedy="give a folder of NAME.mp4 + NAME.txt pairs"
         )
-    texts = {path.with_suffix(""): path for path in src.rglob("*.txt") if path.is_file()}
-    videos = _videos(src)
-    entries = [_entry(src, stem, videos.get(stem, []), texts.get(stem)) for stem in sorted({*texts, *videos})]
+    texts, videos = _files(src)
+    notices: list[str] = []
+    entries = [
+        _entry(stem.relative_to(_composed(src)), videos.get(stem, []), texts.get(stem, []), notices)
+        for stem in sorted({*texts, *videos})
+    ]
     clips = tuple(entry for entry in entries if isinstance(entry, Clip))
     if not clips:
         raise UsageError(
@@ -36,33 +42,57 @@ def read(src: Path) -> Annotations:
             where=src,
             remedy="put the sentence of NAME.mp4 into NAME.txt beside it",
         )
-    return Annotations(clips=clips, left_out=tuple(entry for entry in entries if isinstance(entry, LeftOut)))
+    return Annotations(
+        clips=clips,
+        left_out=tuple(entry for entry in entries if isinstance(entry, LeftOut)),
+        notices=_summed(notices),
+    )
 
 
-def _videos(src: Path) -> dict[Path, list[Path]]:
-    """Return stem → video files and frame folders of that stem."""
-    found: dict[Path, list[Path]] = {}
-    for path in sorted(src.rglob("*")):
-        if is_video_name(path) and path.is_file():
-            found.setdefault(path.with_suffix(""), []).append(path)
-        elif is_image(path) and path.parent != src and path.parent not in found.get(path.parent, []):
-            found.setdefault(path.parent, []).append(path.parent)
-    return found
+def _files(src: Path) -> tuple[dict[Path, list[Path]], dict[Path, list[Path]]]:
+    """Return stem → texts, and stem → video files and frame folders, of that stem."""
+    texts: dict[Path, list[Path]] = {}
+    videos: dict[Path, list[Path]] = {}
+    for folder, names in walk_files(src):
+        paths = [folder / name for name in names]
+        has_frames = any(map(is_image, paths)) and not any(map(is_video_name, paths))
+        if folder != src and has_frames:  # pictures next to videos are previews of them
+            videos.setdefault(_composed(folder), []).append(folder)
+        for path in paths:
+            of_kind = texts if path.suffix.lower() == ".txt" else videos if is_video_name(path) else None
+            if of_kind is not None and path.is_file():
+                of_kind.setdefault(_composed(path.with_suffix("")), []).append(path)
+    return texts, videos
 
 
-def _entry(src: Path, stem: Path, videos: list[Path], text: Path | None) -> Clip | LeftOut:
-    parts = stem.relative_to(src).parts
-    split = parts[0] if len(parts) > 1 and parts[0] in SPLITS else "train"
-    name = "/".join(parts[1:] if split == parts[0] else parts)
-    if text is None:
+def _composed(path: Path) -> Path:
+    """Return a path with each letter as one code point, so that ``é.mp4`` of a Mac fits any ``é.txt``."""
+    return Path(unicodedata.normalize("NFC", str(path)))
+
+
+def _entry(stem: Path, videos: list[Path], texts: list[Path], notices: list[str]) -> Clip | LeftOut:
+    parts = stem.parts
+    has_split = len(parts) > 1 and is_standard_split(parts[0])
+    split, name = (parts[0], "/".join(parts[1:])) if has_split else ("train", "/".join(parts))
+    if not texts:
         return LeftOut(id=name, split=split, reason=f"no {stem.name}.txt beside {videos[0].name}")
-    if len(videos) != 1:
-        named = ", ".join(video.name for video in videos) or "none"
+    if len(videos) != 1 or len(texts) != 1:
+        named = ", ".join(path.name for path in (*videos, *texts[1:])) or "none"
         return LeftOut(
-            id=name, split=split, reason=f"{text.name} needs one video of that name; found: {named}"
+            id=name, split=split, reason=f"{texts[0].name} needs one video of that name; found: {named}"
         )
     try:
-        sentence = tidy_text(text.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        return LeftOut(id=name, split=split, reason=f"{text.name} cannot be read as UTF-8: {error}")
-    return Clip(id=name, video=videos[0], text=sentence, split=split)
+        decoded = read_text(texts[0])
+    except (OSError, UsageError) as error:
+        reason = error.what if isinstance(error, UsageError) else error.strerror
+        return LeftOut(id=name, split=split, reason=f"{texts[0].name} cannot be read: {reason}")
+    if is_damaged(decoded.text):
+        return LeftOut(id=name, split=split, reason=f"{texts[0].name} is not UTF-8")
+    notices += [f"{texts[0].name}: {decoded.notice}"] if decoded.notice else []
+    return Clip(id=name, video=videos[0], text=tidy_text(decoded.text), split=split)
+
+
+def _summed(notices: list[str]) -> tuple[str, ...]:
+    """Return one notice for all texts in another encoding."""
+    more = f" (and {len(notices) - 1} more texts)" if len(notices) > 1 else ""
+    return (f"{notices[0]}{more}",) if notices else ()

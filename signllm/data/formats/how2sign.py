@@ -15,13 +15,17 @@ import re
 from pathlib import Path
 
 from signllm.data.clip import Annotations, Clip, LeftOut, OfficialCounts, tidy_text
-from signllm.data.formats.rows import Row, rows_of, uneven
 from signllm.data.formats.times import check_span, seconds
 from signllm.data.formats.video_tree import VideoTree
+from signllm.data.split_names import standard_split
+from signllm.data.system_files import walk_files
+from signllm.data.tables import Row, read_table
 from signllm.errors import UsageError
 
 OFFICIAL: OfficialCounts = {"test": {"samples": 2_357}}
-SPLITS = {"train": "train", "val": "dev", "test": "test"}
+_TABLE = re.compile(r"how2sign_(realigned_)?(train|val|dev|valid|validation|test)\.(csv|tsv)", re.IGNORECASE)
+_FOLDERS = {"train": "train", "dev": "val", "test": "test"}
+_CLIPS = "sentence_level/{}/rgb_front/raw_videos"
 _COLUMNS = ("VIDEO_NAME", "SENTENCE_NAME", "SENTENCE")
 
 
@@ -31,55 +35,56 @@ def read(src: Path) -> Annotations:
     Raises:
         UsageError: no such file, or one without the release's columns.
     """
-    tables = {name: table for name in SPLITS if (table := _table(src, name))}
-    if not tables:
+    paths = _find_tables(src)
+    if not paths:
         raise UsageError(
             "this is not How2Sign: there is no how2sign_realigned_SPLIT.csv",
             where=src,
             remedy="give the folder that holds sentence_level/, or the .csv files and the videos",
         )
     tree = VideoTree(src)
-    entries = [entry for name, table in tables.items() for entry in _rows(table, name, tree)]
+    remedy = "use the file of the release as it is, separated by tabs"
+    tables = {split: read_table(path, _COLUMNS, remedy=remedy) for split, path in paths.items()}
+    entries = [_entry(row, split, tree) for split, table in tables.items() for row in table.rows]
     return Annotations(
         clips=tuple(entry for entry in entries if isinstance(entry, Clip)),
         left_out=tuple(entry for entry in entries if isinstance(entry, LeftOut)),
         official=OFFICIAL,
+        notices=(*(notice for table in tables.values() for notice in table.notices), *tree.notices),
     )
 
 
-def _table(src: Path, split: str) -> Path | None:
-    for name in (f"how2sign_realigned_{split}.csv", f"how2sign_{split}.csv"):
-        if found := sorted(path for path in src.rglob(name) if path.is_file()):
-            return found[0]
-    return None
+def _find_tables(src: Path) -> dict[str, Path]:
+    """Return split → its table: the realigned one if there is one, then the first in the order of paths."""
+    paths: dict[str, list[tuple[bool, Path]]] = {"train": [], "dev": [], "test": []}
+    for folder, names in walk_files(src):
+        for name in names:
+            if match := _TABLE.fullmatch(name):
+                paths[standard_split(match[2])].append((match[1] is None, folder / name))
+    return {split: min(found)[1] for split, found in paths.items() if found}
 
 
-def _rows(table: Path, split: str, tree: VideoTree) -> list[Clip | LeftOut]:
-    rows = rows_of(table, _COLUMNS, delimiter="\t", written="separated by tabs")
-    return [_entry(row, line, split, tree) for line, row in rows]
-
-
-def _entry(row: Row, line: int, split: str, tree: VideoTree) -> Clip | LeftOut:
-    name = row["SENTENCE_NAME"] or f"line {line}"
-    if left_out := uneven(row, line, id=name, split=SPLITS[split]):
-        return left_out
+def _entry(row: Row, split: str, tree: VideoTree) -> Clip | LeftOut:
+    name = row["SENTENCE_NAME"].strip() or f"line {row.line}"
+    if row.problem:
+        return LeftOut(id=name, split=split, reason=row.problem)
     video, start_s, end_s = tree.find(name, split), None, None
-    recording = tree.find(row["VIDEO_NAME"] or "", split)
+    recording = tree.find(row["VIDEO_NAME"].strip(), split)
     if video is None and recording is not None:
         try:
-            start_s = seconds(row.get("START_REALIGNED") or row.get("START")) or 0.0
-            end_s = seconds(row.get("END_REALIGNED") or row.get("END"))
+            start_s = seconds(row["START_REALIGNED"] or row["START"]) or 0.0
+            end_s = seconds(row["END_REALIGNED"] or row["END"])
             check_span(start_s, end_s)
         except ValueError as error:
-            return LeftOut(id=name, split=SPLITS[split], reason=f"line {line}: {error}")
+            return LeftOut(id=name, split=split, reason=f"line {row.line}: {error}")
         if end_s is None:
-            return LeftOut(id=name, split=SPLITS[split], reason=f"line {line} says no end of the clip")
+            return LeftOut(id=name, split=split, reason=f"line {row.line} says no end of the clip")
     signer = re.search(r"-(\d+)-rgb_", name)
     return Clip(
         id=name,
-        video=video or recording or tree.root / f"{name}.mp4",
-        text=tidy_text(row["SENTENCE"] or ""),
-        split=SPLITS[split],
+        video=video or recording or tree.expected_path(name, tree.root / _CLIPS.format(_FOLDERS[split])),
+        text=tidy_text(row["SENTENCE"]),
+        split=split,
         language="English",
         signer=signer[1] if signer else "",
         start_s=start_s,

@@ -10,16 +10,18 @@ becomes ``dev``. The release names no signers.
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 from signllm.data.clip import Annotations, Clip, LeftOut, OfficialCounts, tidy_text
-from signllm.data.formats.rows import Row, rows_of, uneven
 from signllm.data.formats.times import check_span, seconds
 from signllm.data.formats.video_tree import VideoTree
+from signllm.data.split_names import standard_split
+from signllm.data.system_files import walk_files
+from signllm.data.tables import Row, read_table
 from signllm.errors import UsageError
 
 OFFICIAL: OfficialCounts = {"dev": {"samples": 967}, "test": {"samples": 976}}
-SPLITS = {"valid": "dev", "val": "dev"}
 _COLUMNS = ("vid", "yid", "start", "end", "raw-text", "split")
 
 
@@ -29,42 +31,48 @@ def read(src: Path) -> Annotations:
     Raises:
         UsageError: no such table, or one without the release's columns.
     """
-    table = next(iter(sorted(path for path in src.rglob("openasl-v*.tsv") if path.is_file())), None)
-    if table is None:
+    tables = (
+        folder / name
+        for folder, names in walk_files(src)
+        for name in names
+        if fnmatch(name.lower(), "openasl-v*.[ct]sv")
+    )
+    path = next(tables, None)
+    if path is None:
         raise UsageError(
             "this is not OpenASL: there is no openasl-v1.0.tsv",
             where=src,
             remedy="give the folder that holds data/openasl-v1.0.tsv and the videos",
         )
     tree = VideoTree(src)
-    rows = rows_of(table, _COLUMNS, delimiter="\t", written="separated by tabs")
-    entries = [_entry(row, line, tree) for line, row in rows]
+    table = read_table(path, _COLUMNS, remedy="use the file of the release as it is, separated by tabs")
+    entries = [_entry(row, tree) for row in table.rows]
     return Annotations(
         clips=tuple(entry for entry in entries if isinstance(entry, Clip)),
         left_out=tuple(entry for entry in entries if isinstance(entry, LeftOut)),
         official=OFFICIAL,
+        notices=(*table.notices, *tree.notices),
     )
 
 
-def _entry(row: Row, line: int, tree: VideoTree) -> Clip | LeftOut:
-    name, split = row["vid"] or f"line {line}", row["split"] or "train"
-    split = SPLITS.get(split, split)
-    if left_out := uneven(row, line, id=name, split=split):
-        return left_out
+def _entry(row: Row, tree: VideoTree) -> Clip | LeftOut:
+    name, split = row["vid"].strip() or f"line {row.line}", standard_split(row["split"] or "train")
+    if row.problem:
+        return LeftOut(id=name, split=split, reason=row.problem)
     video, start_s, end_s = tree.find(name.replace(":", "%")) or tree.find(name), None, None
-    recording = tree.find(row["yid"] or "")
+    recording = tree.find(row["yid"].strip())
     if video is None and recording is not None:
         try:
             start_s, end_s = seconds(row["start"]) or 0.0, seconds(row["end"])
             check_span(start_s, end_s)
         except ValueError as error:
-            return LeftOut(id=name, split=split, reason=f"line {line}: {error}")
+            return LeftOut(id=name, split=split, reason=f"line {row.line}: {error}")
         if end_s is None:
-            return LeftOut(id=name, split=split, reason=f"line {line} says no end of the clip")
+            return LeftOut(id=name, split=split, reason=f"line {row.line} says no end of the clip")
     return Clip(
         id=name,
-        video=video or recording or tree.root / f"{name}.mp4",
-        text=tidy_text(row["raw-text"] or ""),
+        video=video or recording or tree.expected_path(name, tree.root / "video-clip"),
+        text=tidy_text(row["raw-text"]),
         split=split,
         language="English",
         start_s=start_s,

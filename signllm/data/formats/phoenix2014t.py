@@ -2,8 +2,10 @@
 
 The annotation files have no quoting: a ``"`` is a character of the text. Their ``video`` column says
 ``NAME/1/*.png``; in the unpacked release the frames lie in ``NAME/`` itself, in PHOENIX-2014 and some copies
-in ``NAME/1/``: both are taken. The release states no frame rate in its files; the broadcast and the papers
-have 25 frames per second.
+in ``NAME/1/``: both are taken. The release has the frames in ``features/fullFrame-210x260px/SPLIT``;
+copies have them resized in other folders (``fullFrame-256x256px``, ``fullFrame-227x227px``), without the
+folder of the size or of the split, or as one video per clip. The release states no frame rate in its files;
+the broadcast and the papers have 25 frames per second.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import os
 from pathlib import Path
 
 from signllm.data.clip import Annotations, Clip, LeftOut, OfficialCounts, tidy_text
-from signllm.data.formats.rows import Row, rows_of, uneven
+from signllm.data.formats.clip_folders import ClipFolders, subfolders
+from signllm.data.system_files import is_system_name
+from signllm.data.tables import Row, read_table
 from signllm.errors import UsageError
 
 FPS = 25.0
@@ -21,8 +25,11 @@ OFFICIAL: OfficialCounts = {
     "dev": {"samples": 519, "frames": 55_775},
     "test": {"samples": 642, "frames": 64_627},
 }
-_ROOTS = (".", "PHOENIX-2014-T", "PHOENIX-2014-T-release-v3/PHOENIX-2014-T")
-_COLUMNS = {"name", "video", "speaker", "translation"}
+SPLITS = ("train", "dev", "test")
+_FRAMES = "features/fullFrame-210x260px"
+_NO_FRAMES = ("annotations", "evaluation", "models", "tracked")
+"""Beginnings of folder names that hold no full frames: PHOENIX-2014 has pictures of the right hand too."""
+_COLUMNS = ("name", "video", "speaker", "translation")
 
 
 def read(src: Path) -> Annotations:
@@ -31,21 +38,37 @@ def read(src: Path) -> Annotations:
     Raises:
         UsageError: no annotation files there, or files without the release's columns.
     """
-    root = _find_root(src)
+    tables = _find_tables(src)
+    folders = ClipFolders()
     clips: list[Clip] = []
     left_out: list[LeftOut] = []
-    for split in ("train", "dev", "test"):
-        table = root / f"annotations/manual/PHOENIX-2014-T.{split}.corpus.csv"
-        if table.is_file():
-            for entry in _rows(table, root / "features/fullFrame-210x260px" / split, split):
-                (clips if isinstance(entry, Clip) else left_out).append(entry)  # type: ignore[arg-type]
-    return Annotations(clips=tuple(clips), left_out=tuple(left_out), official=OFFICIAL)
+    for split, path in tables.items():
+        root = path.parents[2] if path.parent.name == "manual" else path.parent
+        table = read_table(path, _COLUMNS, remedy="use the file of the release as it is, separated by |")
+        folders.notices += table.notices
+        names = [_clip_name(row) for row in table.rows]
+        official = root / _FRAMES / split
+        frames = folders.choose(_candidates(root, split), names, official=official, label=split)
+        for row, name in zip(table.rows, names, strict=True):
+            entry = _entry(row, folders.find(frames, name) or frames / name, split)
+            (clips if isinstance(entry, Clip) else left_out).append(entry)  # type: ignore[arg-type]
+    return Annotations(
+        clips=tuple(clips), left_out=tuple(left_out), official=OFFICIAL, notices=tuple(folders.notices)
+    )
 
 
-def _find_root(src: Path) -> Path:
-    for candidate in _ROOTS:
-        if any((src / candidate / "annotations/manual").glob("PHOENIX-2014-T.*.corpus.csv")):
-            return src / candidate
+def _find_tables(src: Path) -> dict[str, Path]:
+    """Return split → its annotation file, from the highest folder at or below ``src`` that has any."""
+    names = {f"PHOENIX-2014-T.{split}.corpus.csv": split for split in SPLITS}
+    for folder, folders, files in os.walk(src):
+        if found := {names[name]: Path(folder, name) for name in files if name in names}:
+            return {split: found[split] for split in SPLITS if split in found}
+        # the folders of frames are a million files, and hold no annotations
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not is_system_name(name) and name not in (*SPLITS, "features") and "fullFrame" not in name
+        )
     raise UsageError(
         "this is not a PHOENIX-2014-T release: annotations/manual/PHOENIX-2014-T.SPLIT.corpus.csv is missing",
         where=src,
@@ -53,27 +76,42 @@ def _find_root(src: Path) -> Path:
     )
 
 
-def _rows(table: Path, frames: Path, split: str) -> list[Clip | LeftOut]:
-    rows = rows_of(table, _COLUMNS, delimiter="|", written="separated by | without quotes")
-    return [_entry(row, line, frames, split) for line, row in rows]
+def _candidates(root: Path, split: str) -> list[Path]:
+    """Return the folders that may hold the clips of a split, after the release's own."""
+    features = root / "features"
+    above = [
+        *(folder for folder in subfolders(features) if folder.name.startswith("fullFrame")),
+        *(folder for folder in subfolders(root) if folder.name.startswith("fullFrame")),
+        *subfolders(features),
+        features,
+        *subfolders(root),
+        root,
+    ]
+    usable = [folder for folder in above if not folder.name.startswith(_NO_FRAMES)]
+    return [place for folder in usable for place in (folder / split, folder)]
 
 
-def _entry(row: Row, line: int, frames: Path, split: str) -> Clip | LeftOut:
-    name = row["name"] or f"line {line}"
-    if left_out := uneven(row, line, id=name, split=split):
-        return left_out
+def _clip_name(row: Row) -> str:
+    """Return the folder that the row's ``video`` names: ``NAME`` of ``NAME/1/*.png``."""
+    video = row["video"].strip() or row["name"].strip()
+    parts = video.split("/")
+    if parts[-1].endswith((".png", ".jpg")):
+        parts = parts[:-1]
+    if len(parts) > 1 and parts[-1] == "1":
+        parts = parts[:-1]
+    return "/".join(parts)
+
+
+def _entry(row: Row, video: Path, split: str) -> Clip | LeftOut:
+    name = row["name"].strip() or f"line {row.line}"
+    if row.problem:
+        return LeftOut(id=name, split=split, reason=row.problem)
     return Clip(
         id=name,
-        video=_frame_folder(frames, row["video"] or name),
-        text=tidy_text(row["translation"] or ""),
+        video=video,
+        text=tidy_text(row["translation"]),
         split=split,
         language="German",
-        signer=row["speaker"] or "",
+        signer=row["speaker"].strip(),
         fps=FPS,
     )
-
-
-def _frame_folder(frames: Path, video: str) -> Path:
-    """Return the folder of the frames of ``NAME/1/*.png``: ``NAME/1`` where it exists, else ``NAME``."""
-    folder = frames / video.rsplit("/", 1)[0] if video.endswith((".png", ".jpg")) else frames / video
-    return folder if os.path.isdir(folder) or folder.name != "1" else folder.parent

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
 
 MOST_S = 1e7
 """Longer than any recording: 115 days."""
+_DECIMAL_COMMA = re.compile(r"[\d:]*\d,\d+")
+"""``12,5`` of a German Excel, ``00:01:02,500`` of subtitles."""
+_NO_DAYS = re.compile(r"0 days +(?=\d+:)")
+"""What pandas writes before a duration."""
 
 
-def seconds(written: object) -> float | None:
-    """Return the seconds that ``12.5``, ``"12.5"`` or ``"00:01:02.500"`` says; None where nothing is written.
+def seconds(written: str | None) -> float | None:
+    """Return the seconds that ``12.5``, ``12,5`` or ``00:01:02.500`` says; None where nothing is written.
 
     Raises:
         ValueError: not a time.
     """
-    if written is None or not str(written).strip():
+    if written is None or not written.strip():
         return None
+    text = _NO_DAYS.sub("", written.strip())
+    if _DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(",", ".")
     try:
-        parts = [float(part) for part in str(written).split(":")]
+        parts = [float(part) for part in text.split(":")]
     except ValueError:
         parts = [math.nan]
     if len(parts) > 3 or not all(0 <= part <= MOST_S for part in parts):

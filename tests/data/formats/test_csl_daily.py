@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -111,5 +112,40 @@ def test_what_is_no_release_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no labels"):
         read_annotations("csl-daily", root)
     (root / "sentence_label/split_1.txt").write_text("a,b\n")
-    with pytest.raises(UsageError, match="not lines of name"):
+    with pytest.raises(UsageError, match="columns missing: name, split; found: a, b"):
         read_annotations("csl-daily", root)
+
+
+@pytest.mark.parametrize(
+    ("clips", "suffix"),
+    [
+        ("sentence", ".mp4"),
+        ("sentence", ""),
+        ("sentence/frames_256x256", ""),
+        ("sentence-crop", ".MP4"),
+        ("frames/sentence", ""),
+        ("videos", ".avi"),
+    ],
+)
+def test_clips_in_the_folders_of_copies(tmp_path: Path, clips: str, suffix: str) -> None:
+    root = release(tmp_path, "elsewhere/not/here")
+    shutil.rmtree(root / "elsewhere")
+    for name in LABELLED:
+        path = root / clips / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch() if suffix else path.mkdir()
+    annotations = read_annotations("csl-daily", root)
+    assert {clip.video for clip in annotations.clips} == {root / clips / f"{n}{suffix}" for n in LABELLED}
+    assert str(root / "sentence/frames_512x512") in annotations.notices[0]
+
+
+def test_frames_come_before_videos_and_splits_have_their_usual_names(tmp_path: Path) -> None:
+    root = release(tmp_path)
+    for name in LABELLED:
+        (root / "sentence" / f"{name}.mp4").touch()
+    listed = root / "sentence_label/split_1.txt"
+    listed.write_text(listed.read_text().replace("|dev", "|val"))
+    annotations = read_annotations("csl-daily", root)
+    assert annotations.splits == ("train", "dev", "test")
+    assert annotations.clips[0].video.parent == root / "sentence/frames_512x512"
+    assert str(root / "sentence") in annotations.notices[0]

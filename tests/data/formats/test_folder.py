@@ -56,3 +56,27 @@ def test_a_folder_without_pairs(tmp_path: Path) -> None:
     pair(tmp_path, "a.mp4", None)
     with pytest.raises(UsageError, match="1 videos, 0 texts"):
         read_annotations("folder", tmp_path)
+
+
+def test_splits_by_any_usual_name_and_any_suffix(tmp_path: Path) -> None:
+    pair(tmp_path, "Training/a.MTS", "Training/a.TXT")
+    pair(tmp_path, "val/b.3gp", "val/b.txt")
+    pair(tmp_path, "Test/c.flv", "Test/c.txt")
+    pair(tmp_path, "Test/c.jpg", None)
+    annotations = read_annotations("folder", tmp_path)
+    assert {(clip.id, clip.split) for clip in annotations.clips} == {
+        ("a", "train"),
+        ("b", "dev"),
+        ("c", "test"),
+    }
+    assert annotations.left_out == ()
+
+
+def test_names_that_a_mac_decomposed_and_texts_of_windows(tmp_path: Path) -> None:
+    pair(tmp_path, "Gru\u0308n.mp4", None)
+    (tmp_path / "Grün.txt").write_bytes("grün".encode("cp1252"))
+    pair(tmp_path, "b.mp4", None)
+    (tmp_path / "b.txt").write_bytes("Straße\r\n".encode("utf-16"))
+    annotations = read_annotations("folder", tmp_path)
+    assert [(clip.id, clip.text) for clip in annotations.clips] == [("Grün", "grün"), ("b", "Straße")]
+    assert "Windows-1252" in annotations.notices[0]

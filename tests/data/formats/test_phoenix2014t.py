@@ -83,7 +83,7 @@ def test_another_layout_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a PHOENIX-2014-T release"):
         read_annotations("phoenix2014t", tmp_path)
     root = release(tmp_path, "a|b\n", header="name|text\n")
-    with pytest.raises(UsageError, match="columns missing: speaker, translation, video"):
+    with pytest.raises(UsageError, match="columns missing: video, speaker, translation"):
         read_annotations("phoenix2014t", root)
 
 
@@ -105,3 +105,53 @@ def test_stray_files_holes_and_official_counts(realdata: Path, tmp_path: Path) -
         "train: 3 frames here, 827354 in the official release",
     ]
     assert told(manifest)[-1] == "  train/b: 1 of 3 frames have zero bytes, first images0002.png"
+
+
+ROWS = "a|a/1/*.png|-1|-1|S|X|ein text\nb|b/1/*.png|-1|-1|S|X|noch einer\n"
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        "features/fullFrame-256x256px/train/{}",
+        "features/fullFrame-227x227px/train/{}/1",
+        "features/fullFrame-256x256px/{}",
+        "features/train/{}",
+        "fullFrame-210x260px/train/{}",
+        "videos/train/{}.mp4",
+        "train/{}.mkv",
+    ],
+)
+def test_frames_in_the_folders_of_copies(tmp_path: Path, frames: str) -> None:
+    root = release(tmp_path, ROWS)
+    (root / "features/trackedRightHand-92x132px/train/a").mkdir(parents=True)
+    for name in "ab":
+        path = root / frames.format(name)
+        if path.suffix:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        else:
+            path.mkdir(parents=True)
+    annotations = read_annotations("phoenix2014t", root)
+    assert [clip.video for clip in annotations.clips] == [root / frames.format(name) for name in "ab"]
+    (notice,) = annotations.notices
+    assert str(root / "features/fullFrame-210x260px/train") in notice
+
+
+def test_of_two_copies_the_release_s_own_is_taken_with_a_notice(tmp_path: Path) -> None:
+    root = release(tmp_path, ROWS)
+    for size in ("210x260", "256x256"):
+        (root / f"features/fullFrame-{size}px/train/a").mkdir(parents=True)
+    annotations = read_annotations("phoenix2014t", root)
+    assert annotations.clips[0].video == root / "features/fullFrame-210x260px/train/a"
+    (notice,) = annotations.notices
+    assert "fullFrame-256x256px" in notice
+
+
+def test_frames_that_are_nowhere_name_the_folder_expected_and_the_one_found(tmp_path: Path) -> None:
+    root = release(tmp_path, ROWS)
+    (root / "features/fullFrame-256x256px/train/other").mkdir(parents=True)
+    with pytest.raises(UsageError, match="none of the 2 videos exists") as raised:
+        shard("phoenix2014t", root, tmp_path / "out", ShardConfig(show_progress=False))
+    assert str(root / "features/fullFrame-210x260px/train/a") in str(raised.value)
+    assert str(root / "features/fullFrame-256x256px") in str(raised.value)

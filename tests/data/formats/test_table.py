@@ -59,6 +59,10 @@ def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, name: str, text: s
 def test_a_table_in_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_bytes("video\ttext\na.mp4\tgrün\n".encode("latin-1"))
+    annotations = read_annotations("table", path)
+    assert annotations.clips[0].text == "grün"
+    assert "Windows-1252" in annotations.notices[0]
+    path.write_bytes("video\ttext\na.mp4\tżółw\n".encode("cp1250"))
     with pytest.raises(UsageError, match="not UTF-8"):
         read_annotations("table", path)
 
@@ -112,3 +116,39 @@ def test_missing_table_and_unknown_format(tmp_path: Path) -> None:
         match=r"unknown dataset format 'tabel'(.|\n)*phoenix2014t, csl-daily, .*table, folder",
     ):
         read_annotations("tabel", tmp_path)
+
+
+def test_what_pandas_and_excel_quote_is_learnt_without_their_quotes(tmp_path: Path) -> None:
+    text = 'video\ttext\na.mp4\t"He said ""hi"", twice"\nb.mp4\the said "hi" to\n'
+    assert [clip.text for clip in read_annotations("table", table(tmp_path, "a.TSV", text)).clips] == [
+        'He said "hi", twice',
+        'he said "hi" to',
+    ]
+    text = ';Video ; TEXT;split;start_s;end_s\r\n0;a.mp4;"gut; sehr ""gut""";Val;1,5;2,25\r\n'
+    (clip,) = read_annotations("table", table(tmp_path, "b.csv", text)).clips
+    assert (clip.text, clip.split, clip.cut) == ('gut; sehr "gut"', "dev", (1.5, 2.25))
+
+
+def test_a_lost_quote_leaves_one_row_out(tmp_path: Path) -> None:
+    rows = [f'v{number}.mp4,"sentence, {number}"' for number in range(1000)]
+    rows[698] = 'v698.mp4,"he said hi'
+    annotations = read_annotations("table", table(tmp_path, "a.csv", "\n".join(["video,text", *rows])))
+    assert len(annotations.clips) == 999
+    (entry,) = annotations.left_out
+    assert (entry.id, entry.reason.split(" has ")[0]) == ("v698.mp4", "line 700")
+
+
+def test_splits_of_the_field_and_missing_values(tmp_path: Path) -> None:
+    text = "video,text,split,signer\na.mp4,x,valid,nan\nb.mp4,y,Training,\nc.mp4,z,extra,S1\n"
+    annotations = read_annotations("table", table(tmp_path, "a.csv", text))
+    assert [(clip.split, clip.signer) for clip in annotations.clips] == [
+        ("dev", ""),
+        ("train", ""),
+        ("extra", "S1"),
+    ]
+    assert ["'valid' is dev" in annotations.notices[0], "'extra'" in annotations.notices[1]] == [True, True]
+
+
+def test_texts_are_in_one_normal_form(tmp_path: Path) -> None:
+    text = "video,text\na.mp4,scho\u0308n\n"
+    assert read_annotations("table", table(tmp_path, "a.csv", text)).clips[0].text == "schön"

@@ -1,0 +1,160 @@
+"""Text files in whatever encoding people save them: UTF-8, UTF-16, and the older ones where they are certain.
+
+UTF-8 is tried first, and a byte order mark decides for UTF-16. What is neither is read as Windows-1252, the
+encoding of Excel in western Europe, or as GB18030, that of Excel in China, but only where the result looks
+like text of that kind; whoever reads the file is given a notice for the user. Everything else is refused: a
+wrong guess would teach a model wrong letters.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from signllm.errors import UsageError
+
+LINE_END = re.compile(r"\r\n|\r|\n")
+"""Ends of lines of Windows, the old Mac and Unix; ``str.splitlines`` knows more, which occur in sentences."""
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_HIGH_RUN = re.compile(rb"[\x80-\xff]{3,}")
+_HIGH = re.compile(rb"[\x80-\xff]")
+_BETWEEN_LETTERS = re.compile(r"([A-Za-z])([^\x00-\x7f])(?=[A-Za-z])")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_FREQUENT_HANZI = frozenset(
+    "的一是了不在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里"
+    "天今明好去吃学家很什么想看吗没爱喜欢妈爸老师生朋友车水电话请问谢"
+)
+"""Common in Chinese sentences; few of these appear where another encoding is read as GB18030."""
+
+
+@dataclass(frozen=True)
+class DecodedText:
+    """The content of a text file.
+
+    Attributes:
+        text: the characters, without a byte order mark. Bytes of a damaged line of a UTF-8 file are lone
+            surrogates, which :func:`is_damaged` finds.
+        notice: what a user should know about the encoding, "" for UTF-8 and for UTF-16 with its mark.
+    """
+
+    text: str
+    notice: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines, without their ends; an end behind the last line begins no further one."""
+        lines = LINE_END.split(self.text)
+        return lines[:-1] if lines[-1] == "" else lines
+
+
+def read_text(path: Path) -> DecodedText:
+    """Return the content of a text file.
+
+    Raises:
+        OSError: the file cannot be read.
+        UsageError: its encoding is none of those that are certain.
+    """
+    return decode_text(path.read_bytes(), where=path)
+
+
+def decode_text(data: bytes, *, where: object) -> DecodedText:
+    """Return the text that bytes of a file hold.
+
+    Raises:
+        UsageError: the encoding is none of those that are certain.
+    """
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return _decode_marked(data, encoding, where)
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if data.count(b"\0") > len(data) // 4:
+        little_endian = data[1::2].count(b"\0") >= data[::2].count(b"\0")
+        encoding = "utf-16-le" if little_endian else "utf-16-be"
+        return DecodedText(data.decode(encoding, "replace"), f"read as {encoding.upper()}: it has no mark")
+    try:
+        return DecodedText(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        if _is_damaged_utf8(data):
+            return DecodedText(data.decode("utf-8", "surrogateescape"))
+        return _decode_legacy(data, error.start, where)
+
+
+def is_damaged(text: str) -> bool:
+    """Return whether text holds bytes or halves of characters that UTF-8 cannot write."""
+    return _SURROGATE.search(text) is not None
+
+
+def _decode_marked(data: bytes, encoding: str, where: object) -> DecodedText:
+    try:
+        return DecodedText(data.decode(encoding))
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"damaged {encoding.upper()} text: {error.reason} at byte {error.start}",
+            where=where,
+            remedy="save it again, as UTF-8",
+        ) from None
+
+
+def _is_damaged_utf8(data: bytes) -> bool:
+    """Return whether most lines with other characters than ASCII are UTF-8, so that the rest is damage."""
+    lines = [line for line in data.split(b"\n") if not line.isascii()]
+    return sum(map(_is_utf8, lines)) * 2 > len(lines)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _decode_legacy(data: bytes, start: int, where: object) -> DecodedText:
+    """Decode bytes that are not UTF-8 where exactly one older encoding makes text of them."""
+    line = data.count(b"\n", 0, start) + 1
+    high = len(_HIGH.findall(data))
+    in_runs = sum(map(len, _HIGH_RUN.findall(data)))
+    for encoding, name, is_text, fits in (
+        ("cp1252", "Windows-1252", _looks_western, in_runs * 3 < high),
+        ("gb18030", "GB18030", _looks_chinese, in_runs * 3 >= high),
+    ):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if fits and is_text(text):
+            example = LINE_END.split(text)[line - 1].strip()[:60]
+            return DecodedText(text, f"not UTF-8, read as {name}: line {line} is {example!r}")
+    lines = data.split(b"\n")
+    if sum(not line.isascii() for line in lines) * 100 <= len(lines):  # one damaged row of hundreds
+        return DecodedText(data.decode("utf-8", "surrogateescape"))
+    raise UsageError(
+        f"not UTF-8: byte {data[start : start + 1].hex()} in line {line}",
+        where=where,
+        remedy="save it as UTF-8 (Excel: CSV UTF-8), or convert it: iconv -f ITS_ENCODING -t UTF-8",
+    )
+
+
+def _looks_western(text: str) -> bool:
+    """Return whether characters between Latin letters are small letters, apostrophes or dashes.
+
+    Text of central Europe (ł is ³ in Windows-1252) or of an old Mac (ü is Ÿ) has others there.
+    """
+    between: list[tuple[str, str]] = _BETWEEN_LETTERS.findall(text)
+    return not any(
+        inner not in "’‘´-\xad–—…" and not (inner.isalpha() and (inner.islower() or before.isupper()))
+        for before, inner in between
+    )
+
+
+def _looks_chinese(text: str) -> bool:
+    """Return whether enough characters are frequent ones of Chinese."""
+    foreign = [one for one in text if ord(one) > 127]
+    return sum(one in _FREQUENT_HANZI for one in foreign) >= 0.1 * len(foreign)
