@@ -128,6 +128,7 @@ def evaluate(
     config = config or EvaluateConfig()
     trained = load_config(run, FinetuneConfig)
     videos = open_mixture(shards).split(split)
+    split = videos.name  # dev where val was asked for
     ranks = start_distributed()
     checkpoint = best_checkpoint(run) if config.checkpoint == "best" else whole_checkpoint(run)
     model = load_sign_llm(run, checkpoint, zero_file=config.deepspeed)
@@ -299,6 +300,7 @@ def _rules(hypotheses: Sequence[Hypothesis], config: EvaluateConfig) -> ScoreCon
     """Return how these texts are scored: by their language, unless something else is asked for."""
     return rules_for(
         {one.language for one in hypotheses},
+        [one.reference for one in hypotheses],
         convention=config.convention,
         final_period=config.final_period,
         case=config.case,

@@ -26,8 +26,8 @@ def against(run: Path, baseline: Path, split: str, metric: str = "bleu4") -> Map
             where=f"{run}, {baseline}: {split}",
             remedy="evaluate both on the same data, by one version of the program",
         )
-    rules = ScoreConfig(convention=conventions.pop())
     references = [reference for _, reference in theirs.values()]
+    rules = ScoreConfig(convention=conventions.pop()).for_texts(references)
     system, said = normalised([ours[id][0] for id in theirs], references, rules)
     other, _ = normalised([text for text, _ in theirs.values()], references, rules)
     return differences(system, other, said, {metric: METRICS[metric].build(rules)})[metric]

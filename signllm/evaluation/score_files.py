@@ -53,6 +53,7 @@ def score_files(
             remedy="give one, or one for each",
         )
     systems = {path: paired_with_ids(path, references) for path in [*hypotheses, *baseline]}
+    config = config.for_texts(next(iter(systems.values()))[2])
     result = _of(hypotheses, systems, config, bootstrap)
     if baseline:
         result["baseline"] = _of(baseline, systems, config, bootstrap)

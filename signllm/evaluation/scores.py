@@ -12,12 +12,15 @@ free-running translations only: teacher-forced output scored this way is not a t
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from signllm.data.unspaced_text import are_chinese, is_unspaced, separate_characters
 from signllm.errors import UsageError
+from signllm.languages import find_language, is_written_without_spaces
 
 if TYPE_CHECKING:
     from sacrebleu.metrics import BLEU
@@ -25,7 +28,12 @@ if TYPE_CHECKING:
 
 FinalPeriod = Literal["keep", "add", "drop"]
 Case = Literal["convention", "lower", "keep"]
-CHINESE = ("zh", "chinese", "csl", "mandarin")
+Unit = Literal["auto", "word", "character", "mixed"]
+_CHINESE = ("Chinese", "Traditional Chinese", "Cantonese")
+_ALL, _SOME = 0.9, 0.02
+"""Shares of sentences in scripts without spaces, from which on all, or some, are taken to be written so."""
+NORMAL_FORM: Literal["NFC"] = "NFC"
+"""Form of Unicode in which both sides are compared: ``ü`` is one code point, as a Mac's two are made."""
 SAMPLES = 1000
 """Resamples of the bootstrap, as in sacrebleu."""
 
@@ -73,13 +81,17 @@ class ScoreConfig:
 
     Attributes:
         convention: phoenix2014t, csl-daily or sacrebleu: how text is cut into words.
+        unit: what a word is. ``auto`` decides by the language and by the references: ``character`` where they
+            are written without spaces, ``mixed`` where some of them are (only these are cut into characters).
         final_period: what happens to a sentence's last "." on *both* sides. Official PHOENIX-2014T files have
             none, neccam-style references end in " ."; scores of the two kinds cannot be compared.
         case: that of the convention, or both sides lowered, or kept.
-        language: asked by sacrebleu only: Chinese (zh) has a tokeniser of its own, all else ``13a``.
+        language: of the sentences, by any name or code: decides the unit. Under sacrebleu Chinese has a
+            tokeniser of its own.
     """
 
     convention: str = "phoenix2014t"
+    unit: Unit = "auto"
     final_period: FinalPeriod = "keep"
     case: Case = "convention"
     language: str | None = None
@@ -90,29 +102,61 @@ class ScoreConfig:
             raise UsageError(f"final_period is {self.final_period!r}", remedy="use keep, add or drop")
         if self.case not in ("convention", "lower", "keep"):
             raise UsageError(f"case is {self.case!r}", remedy="use convention, lower or keep")
+        if self.unit not in ("auto", "word", "character", "mixed"):
+            raise UsageError(f"unit is {self.unit!r}", remedy="use auto, word, character or mixed")
 
     @property
     def rule(self) -> Convention:
-        """The convention, with the case that was asked for."""
+        """The convention, with the case and the unit that were asked for."""
         rule = CONVENTIONS[self.convention]
-        return rule if self.case == "convention" else replace(rule, lower=self.case == "lower")
+        if self.case != "convention":
+            rule = replace(rule, lower=self.case == "lower")
+        is_character = self.for_texts(()).unit == "character"
+        if rule.tokenize != "none" and is_character:
+            return replace(rule, tokenize="zh" if _is_chinese(self.language) else "char")
+        return replace(rule, by_character=is_character)
+
+    def for_texts(self, references: Sequence[str]) -> ScoreConfig:
+        """Return the rules with the unit that suits the language and these references, in place of ``auto``.
+
+        By whitespace a sentence without spaces would be one word, and BLEU 0 unless it is repeated exactly.
+        """
+        if self.unit != "auto":
+            return self
+        unspaced = [text for text in references if is_unspaced(text)]
+        share = len(unspaced) / max(1, len(references))
+        language = self.language
+        if language is None and share >= _ALL and are_chinese(unspaced):
+            language = "Chinese"
+        is_character = CONVENTIONS[self.convention].by_character or share >= _ALL
+        if is_character or is_written_without_spaces(self.language or ""):
+            return replace(self, unit="character", language=language)
+        return replace(self, unit="mixed" if share >= _SOME else "word")
 
 
 def rules_for(
     languages: Collection[str],
+    references: Sequence[str],
     *,
     convention: str | None = None,
     final_period: FinalPeriod = "keep",
     case: Case = "convention",
 ) -> ScoreConfig:
-    """Return the rules for texts of these languages: ``csl-daily`` if Chinese, else ``phoenix2014t``."""
-    is_chinese = {name.lower().split("-")[0] for name in languages} <= {"chinese", "zh"}
-    return ScoreConfig(
-        convention=convention or ("csl-daily" if is_chinese else "phoenix2014t"),
+    """Return the rules for references of these languages.
+
+    The convention is ``csl-daily`` where all are written without spaces, as Chinese and Japanese are, and
+    ``phoenix2014t`` elsewhere. If only some are, these alone are cut into characters.
+    """
+    unspaced = [name for name in languages if is_written_without_spaces(name)]
+    rules = ScoreConfig(
+        convention=convention or "phoenix2014t",
         final_period=final_period,
         case=case,
-        language=next(iter(languages)) if len(languages) == 1 else None,
-    )
+        language=next(iter(sorted(languages))) if languages and len(unspaced) == len(languages) else None,
+    ).for_texts(references)
+    if convention is None and rules.unit == "character":
+        return replace(rules, convention="csl-daily")
+    return replace(rules, unit="mixed") if unspaced and rules.unit == "word" else rules
 
 
 def score(
@@ -139,19 +183,19 @@ def score(
     """
     from signllm.evaluation.significance import intervals
 
-    config = config or ScoreConfig()
+    config = (config or ScoreConfig()).for_texts(references)
     ours, theirs = normalised(hypotheses, references, config)
     metrics = metrics_of(config)
     result: dict[str, Any] = {
         name: metric.corpus_score(ours, [theirs]).score for name, metric in metrics.items()
     }
     result |= {"samples": len(ours), "convention": config.convention}
-    unit = "character" if config.rule.by_character else "token"
+    unit = "token" if config.unit == "word" else config.unit
     signed = (
         f"{re.sub('[0-9]$', 'n', METRICS[name].title)} {metric.get_signature()}"
         for name, metric in metrics.items()
     )
-    rules = f"{config.convention}|unit:{unit}|final_period:{config.final_period}"
+    rules = f"{config.convention}|unit:{unit}|final_period:{config.final_period}|{NORMAL_FORM}"
     result["signature"] = "; ".join((rules, *dict.fromkeys(signed)))
     if bootstrap:
         result["intervals"] = intervals(ours, theirs, metrics, samples=bootstrap)
@@ -160,6 +204,7 @@ def score(
 
 def one_score(name: str, hypotheses: Sequence[str], references: Sequence[str], config: ScoreConfig) -> float:
     """Return one of ``METRICS``, as :func:`score` gives it."""
+    config = config.for_texts(references)
     ours, theirs = normalised(hypotheses, references, config)
     return METRICS[name].build(config).corpus_score(ours, [theirs]).score
 
@@ -260,24 +305,29 @@ def tokenizer_of(config: ScoreConfig) -> Callable[[str], list[str]]:
 
 
 def _tokenize(config: ScoreConfig) -> str:
-    """Return the name of sacrebleu's tokeniser for this language."""
-    language, tokenize = config.language, config.rule.tokenize
-    is_chinese = language is not None and language.lower().split("-")[0] in CHINESE
-    return "zh" if is_chinese and tokenize != "none" else tokenize
+    """Return the name of sacrebleu's tokeniser."""
+    return config.rule.tokenize
+
+
+def _is_chinese(language: str | None) -> bool:
+    known = find_language(language or "")
+    return known is not None and known.name in _CHINESE
 
 
 def _normaliser(config: ScoreConfig) -> Callable[[str], str]:
     """Return what happens to every sentence, hypothesis and reference alike, before any metric sees it."""
-    rule = config.rule
+    rule, is_mixed = config.rule, config.unit == "mixed"
 
     def normalise(sentence: str) -> str:
-        sentence = " ".join(sentence.split())
+        sentence = " ".join(unicodedata.normalize(NORMAL_FORM, sentence).split())
         if config.final_period != "keep":
             sentence = sentence.rstrip(" .。")
         if config.final_period == "add":
             sentence += "。" if rule.by_character else " ."
         if rule.by_character:
             sentence = " ".join(sentence.replace(" ", ""))
+        elif is_mixed:
+            sentence = separate_characters(sentence)
         return sentence.lower() if rule.lower else sentence
 
     return normalise

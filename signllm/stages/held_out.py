@@ -132,8 +132,9 @@ def _written(model: nn.Module, batch: Batch, generation: GenerationConfig) -> li
 
 
 def _score(name: str, written: Sequence[Hypothesis]) -> float:
-    rules = rules_for({one.language for one in written})
-    return one_score(name, [one.hypothesis for one in written], [one.reference for one in written], rules)
+    references = [one.reference for one in written]
+    rules = rules_for({one.language for one in written}, references)
+    return one_score(name, [one.hypothesis for one in written], references, rules)
 
 
 def other_texts(samples: Sequence[ShardSample]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import unicodedata
 from collections import Counter
 from functools import cache
 
@@ -12,7 +13,15 @@ import pytest
 from signllm.errors import UsageError
 from signllm.evaluation.rouge import longest_common_subsequence, rouge_l
 from signllm.evaluation.score_files import score_files, score_table
-from signllm.evaluation.scores import CONVENTIONS, METRICS, ScoreConfig, metrics_of, normalised, score
+from signllm.evaluation.scores import (
+    CONVENTIONS,
+    METRICS,
+    ScoreConfig,
+    metrics_of,
+    normalised,
+    rules_for,
+    score,
+)
 from signllm.evaluation.significance import differences, over_seeds
 
 PHOENIX, CSL, SACREBLEU = (
@@ -305,3 +314,68 @@ def test_files_of_seeds_against_a_baseline(tmp_path) -> None:
     assert found["baseline"]["signature"] in table
     with pytest.raises(UsageError, match="3 baselines for 2 files"):
         score_files([files["a"], files["b"]], references, baseline=[files["a"]] * 3)
+
+
+UNSPACED = {
+    "Chinese": ("今天我们去学校吃饭。", "今天我去学校吃饭。"),
+    "Japanese": ("今日は学校に行きます。", "今日は学校へ行きます。"),
+    "Thai": ("วันนี้อากาศดีมาก", "วันนี้อากาศดี"),
+    "Khmer": ("ថ្ងៃនេះអាកាសធាតុល្អ", "ថ្ងៃនេះអាកាសធាតុល្អណាស់"),
+    "Burmese": ("ဒီနေ့ရာသီဥတုကောင်းတယ်", "ဒီနေ့ရာသီဥတုကောင်းပါတယ်"),
+    "Lao": ("ມື້ນີ້ອາກາດດີ", "ມື້ນີ້ອາກາດດີຫຼາຍ"),
+    "Tibetan": ("དེ་རིང་གནམ་གཤིས་ཡག་པོ་འདུག", "དེ་རིང་གནམ་གཤིས་ཡག་པོ་རེད"),
+}
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("language", UNSPACED)
+def test_a_language_without_spaces_is_scored_by_character(convention: str, language: str) -> None:
+    hypothesis, reference = UNSPACED[language]
+    for named in (None, language):  # the text itself is enough
+        found = score([hypothesis], [reference], ScoreConfig(convention=convention, language=named))
+        assert found["bleu4"] > 30
+        assert "unit:character" in found["signature"]
+    by_hand = plain_bleu([list(hypothesis)], [list(reference)], 4)
+    if convention == "csl-daily":
+        assert found["bleu4"] == pytest.approx(by_hand)
+    assert score([hypothesis], [reference], ScoreConfig(unit="word"))["bleu4"] == 0
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["zh_CN", "zh", "Mandarin", "Chinese (Simplified)", "csl", "cmn", "zho_Hans", "zh-Hant-TW", "yue",
+     "Cantonese", "Japanese", "ja_JP", "jpn_Jpan", "th", "Thai", "lo", "km_KH", "my", "bo", "中文", "日本語"],
+)  # fmt: skip
+def test_rules_for_every_spelling_of_such_a_language(spelling: str) -> None:
+    rules = rules_for({spelling}, ["a b"])
+    assert (rules.convention, rules.unit) == ("csl-daily", "character")
+
+
+@pytest.mark.parametrize("language", ["German", "de_DE", "Korean", "vi", "", "English"])
+def test_rules_for_languages_with_spaces(language: str) -> None:
+    rules = rules_for({language}, ["오늘은 날씨가 좋다", "a b"])
+    assert (rules.convention, rules.unit) == ("phoenix2014t", "word")
+
+
+def test_of_several_languages_only_those_without_spaces_are_cut() -> None:
+    hypotheses, references = ["我们去学校", "am tag regen"], ["我们去学校吗", "am tag regen im norden"]
+    rules = rules_for({"zh_CN", "German"}, references)
+    assert rules.unit == "mixed"
+    assert rules_for({""}, references).unit == "mixed"
+    found = score(hypotheses, references, rules)
+    tokens = [
+        [list("我们去学校"), "am tag regen".split()],
+        [list("我们去学校吗"), "am tag regen im norden".split()],
+    ]
+    assert found["bleu1"] == pytest.approx(plain_bleu(*tokens, 1))
+    assert "unit:mixed" in found["signature"]
+
+
+def test_both_sides_are_in_one_normal_form() -> None:
+    composed = ["über schöne Grüße für die Küste"]
+    decomposed = [unicodedata.normalize("NFD", text) for text in composed]
+    for convention in CONVENTIONS:
+        for pair in ((composed, decomposed), (decomposed, composed)):
+            found = score(*pair, ScoreConfig(convention=convention))
+            assert all(found[name] == pytest.approx(100) for name in METRICS)
+            assert "|NFC" in found["signature"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -35,8 +37,8 @@ def test_ids_pair_whatever_the_order(tmp_path: Path) -> None:
         ("1|a\n1|b\n", "1|a\n", "the id '1' is there twice"),
         ("1|a\n", "a\n", "one file has ids"),
         ("1|a\n2 b\n", "1|a\n2|b\n", "1 fields where"),
-        ("1|a\n", "number|video|translation\n1|v|a\n", "name the columns|3 fields"),
-        ("1|a\n", "name|video|translation\n1|v\n", "head of the table has 3"),
+        ("1|a\n", "number|video|translation\n1|v|a\n", "no column of ids|name the columns|3 fields"),
+        ("1|a\n", "name|video|translation\n1|v\n", "number of fields"),
         ("\n \n", "a\n", "holds no sentence"),
     ],
 )
@@ -51,7 +53,7 @@ def test_unreadable_files_are_the_users_business(tmp_path: Path) -> None:
     hypotheses, references = files(tmp_path, "a", "a")
     with pytest.raises(UsageError, match="cannot read"):
         paired(tmp_path / "none", references)
-    hypotheses.write_bytes(b"\xff\xfe")
+    hypotheses.write_bytes("żółw\n".encode("cp1250"))
     with pytest.raises(UsageError, match="not UTF-8"):
         paired(hypotheses, references)
 
@@ -80,3 +82,69 @@ def test_a_run_is_scored_from_its_own_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no JSON object with an id and a hypothesis") as raised:
         read(file, "hypothesis")
     assert str(raised.value.where).endswith("line 2")
+
+
+IDS_AND_TEXTS = [("a/1", 'er sagt "ja", dann'), ("a/2", "es regnet")]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.CSV", "a.tsv", "a.TSV", "a.txt"])
+@pytest.mark.parametrize("header", [("id", "text"), ("ID", "Hypothesis"), ("", "name", "translation")])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables_are_read_by_their_columns(
+    tmp_path: Path, name: str, header: tuple[str, ...], delimiter: str
+) -> None:
+    path = tmp_path / name
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(header)
+        writer.writerows([("0", *row)[-len(header) :] for row in IDS_AND_TEXTS])
+    assert read(path, "hypothesis") == dict(IDS_AND_TEXTS)
+
+
+def test_how2sign_and_openasl_are_references_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "how2sign_realigned_test.csv"
+    columns = "VIDEO_ID\tVIDEO_NAME\tSENTENCE_ID\tSENTENCE_NAME\tSTART_REALIGNED\tEND_REALIGNED\tSENTENCE"
+    path.write_text(f'{columns}\n-f\t-f-8\t-f_0\t-f_0-8-rgb_front\t1.5\t2.5\t"Hi, there", he says.\n')
+    assert read(path, "reference") == {"-f_0-8-rgb_front": '"Hi, there", he says.'}
+    path.write_text(
+        "vid\tyid\tstart\tend\traw-text\ttokenized-text\tgloss\tsplit\nv:1\ty\t0\t1\tHi.\thi .\t\ttest\n"
+    )
+    assert read(path, "reference") == {"v:1": "Hi."}
+
+
+def test_a_table_of_sentences_alone_has_no_ids_and_its_header_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(',hypothesis\n0,"a, b"\n1,c\n')
+    (tmp_path / "b.csv").write_text("reference\na b\nc\n")
+    assert paired(tmp_path / "a.csv", tmp_path / "b.csv") == (["a, b", "c"], ["a b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "key1,caption\na,b\n", "names no column of sentences"),
+        ("a.csv", "a/1,es regnet\na/2,es schneit\n", "names no column of sentences"),
+        ("a.csv", "video,text\na.mp4,b\n", "no column of ids"),
+        ("a.csv", "id,text,translation\na,b,c\n", "several columns may hold the sentences"),
+        ("a.tsv", "id\tcaption\na\tb\n", "not clear whether the first line names columns"),
+        ("a", "name|orth\na|b\n", "not clear whether the first line names columns"),
+        ("a.csv", 'id,text\na,"b\nc,d\n', "quote"),
+    ],
+)
+def test_what_is_not_clear_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=message) as raised:
+        read(tmp_path / name, "hypothesis")
+    assert raised.value.remedy
+    assert str(tmp_path) in str(raised.value.where)
+
+
+def test_ids_of_a_mac_fit(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"id,text\n{unicodedata.normalize('NFD', 'Grün')},x\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("Grün|y\n", encoding="utf-16")
+    assert paired(tmp_path / "a.csv", tmp_path / "b.txt") == (["x"], ["y"])
+
+
+def test_another_encoding_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.csv").write_bytes("id;text\r\n1;grün\r\n".encode("cp1252"))
+    assert read(tmp_path / "a.csv", "reference") == {"1": "grün"}
+    assert "Windows-1252" in caplog.text
