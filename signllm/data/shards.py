@@ -343,11 +343,11 @@ class _Run:
         """
         entries = [entry for shards in splits.values() for entry in shards]
         tone_mapped = sum(entry.get("tone_mapped", 0) for entry in entries)
-        shown = [
+        light = [
             f"{tone_mapped} of {sum(entry['samples'] for entry in entries)} videos have a high dynamic range "
             "(HLG or PQ) and are shown as an ordinary screen would show them"
         ] * bool(tone_mapped)
-        return [*self.annotations.notices, *shown] + [
+        return [*self.annotations.notices, *light] + [
             f"{split}: {found} {what} here, {official} in the official release"
             for split, counts in self.annotations.official.items()
             for what, official in counts.items()

@@ -11,6 +11,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from signllm.errors import UsageError
+from signllm.storage import wait_for_storage
+
 _NAMES = frozenset(
     {
         # macOS, and what its archiver writes into zip files
@@ -35,17 +38,50 @@ def is_system_name(name: str) -> bool:
     return lowered.startswith(_PREFIXES) or lowered in _NAMES
 
 
+def list_folder(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the folders and of the files in a folder, in order, without those of systems.
+
+    Storage that does not answer is waited for. A link to a folder counts as a folder.
+
+    Raises:
+        OSError: there is no such folder, or it may not be read.
+    """
+    return wait_for_storage(lambda: _list_once(folder), folder)
+
+
+def _list_once(folder: Path) -> tuple[list[str], list[str]]:
+    folders: list[str] = []
+    files: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not is_system_name(entry.name):
+                (folders if entry.is_dir() else files).append(entry.name)
+    return sorted(folders), sorted(files)
+
+
 def walk_files(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield every folder at or below ``root`` with the names of its files, both in order.
 
     System files and folders are passed over. Links to folders are followed, each folder once, because links
     may lead round in circles.
+
+    Raises:
+        UsageError: a folder cannot be read, so that its files would be missed.
     """
     seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    pending = [root]
+    while pending:
+        folder = pending.pop()
         if (real := os.path.realpath(folder)) in seen:
-            folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not is_system_name(name))
-        yield Path(folder), sorted(name for name in names if not is_system_name(name))
+        try:
+            folders, names = list_folder(folder)
+        except OSError as error:
+            raise UsageError(
+                f"a folder cannot be read: {error.strerror}",
+                where=folder,
+                remedy="make it readable, or move it out of the dataset",
+            ) from None
+        yield folder, names
+        pending += [folder / name for name in reversed(folders)]

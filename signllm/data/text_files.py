@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from signllm.errors import UsageError
+from signllm.storage import wait_for_storage
 
 LINE_END = re.compile(r"\r\n|\r|\n")
 """Ends of lines of Windows, the old Mac and Unix; ``str.splitlines`` knows more, which occur in sentences."""
@@ -55,13 +56,13 @@ class DecodedText:
 
 
 def read_text(path: Path) -> DecodedText:
-    """Return the content of a text file.
+    """Return the content of a text file, waiting for its storage.
 
     Raises:
         OSError: the file cannot be read.
         UsageError: its encoding is none of those that are certain.
     """
-    return decode_text(path.read_bytes(), where=path)
+    return decode_text(wait_for_storage(path.read_bytes, path), where=path)
 
 
 def decode_text(data: bytes, *, where: object) -> DecodedText:

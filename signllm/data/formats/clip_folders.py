@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from signllm.data.system_files import is_system_name
+from signllm.data.system_files import list_folder
 from signllm.data.video_files import is_video_name
 
 _PROBED = 50
@@ -59,7 +59,7 @@ class ClipFolders:
         place = folder / parent if parent else folder
         if place not in self._listings:
             self._listings[place] = _list_clips(place)
-        entry = self._listings[place].get(unicodedata.normalize("NFC", last))
+        entry = self._listings[place].get(_composed(last))
         if entry is None:
             return None
         path = place / entry
@@ -69,21 +69,18 @@ class ClipFolders:
 
 def _list_clips(folder: Path) -> dict[str, str]:
     """Return name → entry of each folder and video in a folder; a folder comes before a video of its name."""
-    videos: dict[str, str] = {}
-    folders: dict[str, str] = {}
     try:
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda other: other.name):
-                name = unicodedata.normalize("NFC", entry.name)
-                if is_system_name(entry.name):
-                    continue
-                if is_video_name(entry.name) and not entry.is_dir():
-                    videos.setdefault(os.path.splitext(name)[0], entry.name)
-                elif entry.is_dir():
-                    folders.setdefault(name, entry.name)
-    except OSError:  # no such folder, or not to be read: it has no clip
+        folders, files = list_folder(folder)
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    return videos | folders
+    videos: dict[str, str] = {}
+    for entry in filter(is_video_name, files):
+        videos.setdefault(os.path.splitext(_composed(entry))[0], entry)
+    return videos | {_composed(entry): entry for entry in folders}
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -92,8 +89,7 @@ def subfolders(folder: Path) -> list[Path]:
     There are none where the folder does not exist, or where it has so many that they must be the clips.
     """
     try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if not is_system_name(entry.name) and entry.is_dir()]
-    except OSError:
+        names, _ = list_folder(folder)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return [folder / name for name in sorted(names)] if len(names) <= _MOST_FOLDERS else []
+    return [folder / name for name in names] if len(names) <= _MOST_FOLDERS else []
