@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from signllm.data.stream import is_shown_as_coded
+from signllm.data.video_error import VideoError
 from signllm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,13 +88,14 @@ def whole_frames(source: bytes | Path) -> np.ndarray | None:
     """Decode a video at its own size by torchcodec, if that is chosen; None leaves it to PyAV.
 
     Returns:
-        uint8 (T, H, W, 3), if the video is within the limits of ``pictures.py`` and all there.
+        uint8 (T, H, W, 3), if the video is within the limits of ``pictures.py`` and all there, and shown as
+        it is coded: whether torchcodec heeds what a file asks for differs from version to version.
     """
     if choose().decoder == "pyav":
         return None
     try:
-        return _by_torchcodec(source)
-    except (OSError, RuntimeError, ValueError):
+        return _by_torchcodec(source) if is_shown_as_coded(source) else None
+    except (OSError, RuntimeError, ValueError, VideoError):
         return None  # PyAV has the named error, or reads it nevertheless
 
 

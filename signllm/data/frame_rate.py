@@ -104,13 +104,56 @@ def shown_places(begins_s: np.ndarray, source_fps: float, fps: float) -> np.ndar
     return np.searchsorted(begins_s, instants_s + early_s(source_fps, fps), side="right") - 1
 
 
-def steady_places(frames: int, source_fps: float, fps: float) -> np.ndarray:
-    """Return :func:`shown_places` of a video with a steady rate."""
+def read_counts(frames: np.ndarray, source_fps: np.ndarray, fps: float | None) -> np.ndarray:
+    """Return how many frames of stored videos a model reads, int64 (n,), before long ones are thinned.
+
+    Args:
+        frames: of each video, int (n,).
+        source_fps: rate of each, (n,).
+        fps: rate at which the model reads them; None takes every frame.
+    """
     import numpy as np
 
-    count = shown_count(frames / source_fps, fps)
-    places = np.floor((np.arange(count) / fps + early_s(source_fps, fps)) * source_fps).astype(np.int64)
-    return np.minimum(places, frames - 1)
+    if fps is None:
+        return np.asarray(frames, np.int64)
+    counts = np.floor(frames / np.clip(source_fps, SLOWEST_FPS, FASTEST_FPS) * fps + 0.5 + 1e-6)
+    return np.maximum(1, counts).astype(np.int64)
+
+
+def read_places(frames: int, source_fps: float, fps: float | None, most: int | None) -> np.ndarray:
+    """Return which frames of a stored video a model reads, int64: as :func:`shown_places` at a steady rate.
+
+    Args:
+        frames: that the video has.
+        source_fps: its rate.
+        fps: rate at which the model reads it; None takes every frame.
+        most: frames to which a longer video is thinned, spread evenly; None is no limit.
+    """
+    import numpy as np
+
+    count = int(read_counts(np.array(frames), np.array(source_fps), fps))
+    numbers = np.arange(count)
+    if most is not None and count > most:
+        numbers = np.linspace(0, count - 1, most).round().astype(np.int64)
+    if fps is None:
+        return numbers
+    source_fps = min(max(source_fps, SLOWEST_FPS), FASTEST_FPS)
+    places = np.floor((numbers / fps + early_s(source_fps, fps)) * source_fps)
+    return np.minimum(places, frames - 1).astype(np.int64)
+
+
+def usual_rate(seconds: np.ndarray, fps: np.ndarray) -> float:
+    """Return the rate of the middle second of some videos: one of theirs, and theirs if all have the same.
+
+    Args:
+        seconds: length of each video, (n,), n > 0.
+        fps: rate of each.
+    """
+    import numpy as np
+
+    order = np.argsort(fps, kind="stable")
+    before = np.cumsum(seconds[order])
+    return float(fps[order][np.searchsorted(before, before[-1] / 2)])
 
 
 def at_rate(timed: Iterable[tuple[float, Picture]], source_fps: float, fps: float) -> Iterator[Picture]:

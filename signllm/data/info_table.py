@@ -14,7 +14,8 @@ def info_table(info: Mapping[str, Any]) -> str:
     splits = info["splits"]
     rows = [("", [*splits])]
     for name in dict.fromkeys(name for split in splits.values() for name in split):
-        rows.append((name.replace("_", " "), [_cell(split.get(name, "")) for split in splits.values()]))
+        cell = _rates if name == "frame_rates" else _cell
+        rows.append((name.replace("_", " "), [cell(split.get(name, "")) for split in splits.values()]))
     width = max(len(name) for name, _ in rows)
     cells = [max(len(row[place]) for _, row in rows) for place in range(len(splits))]
     lines = [
@@ -29,6 +30,13 @@ def _cell(value: Any) -> str:
         known = [name for name in value if name != "unknown"]
         return ", ".join(known) if 0 < len(known) <= _NAMED else str(len(known) or "unknown")
     return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+
+
+def _rates(counts: Any) -> str:
+    """Return frame rates with the number of videos of each, if they differ."""
+    if len(counts) > _NAMED:
+        return f"{min(counts, key=float)} to {max(counts, key=float)}"
+    return ", ".join(f"{rate} ({count:,})" if len(counts) > 1 else rate for rate, count in counts.items())
 
 
 def _notes(info: Mapping[str, Any]) -> Iterator[str]:

@@ -13,6 +13,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from signllm.data.description import parsed
 from signllm.data.index import ShardIndex, Split
 from signllm.data.remote import beside, fetch
@@ -25,6 +27,8 @@ from signllm.data.video import VideoError
 from signllm.errors import UsageError
 from signllm.progress import progress
 
+_RATES = 8
+"""Different frame rates that are listed as they are."""
 _PIECE = 8
 """Samples that a process checks at a time: few, so that progress is smooth in shards of 512 MB too."""
 
@@ -44,7 +48,7 @@ def shards_info(out: Path | str) -> dict[str, Any]:
         "splits": {split.name: _split_info(split) for split in splits},
         "overlap": shared,
         **made,
-        "warnings": index.manifest.get("warnings", []),
+        "warnings": [*index.manifest.get("warnings", []), *_rate_warnings(splits)],
     }
 
 
@@ -57,11 +61,31 @@ def _split_info(split: Split) -> dict[str, Any]:
         "frames": int(frames.sum()),
         "shortest_frames": int(frames.min()),
         "longest_frames": int(frames.max()),
+        "frame_rates": _frame_rates(split),
         "signers": {name or "unknown": count for name, count in split.samples.signers().items()},
         "languages": dict(split.samples.languages()),
         "distinct_texts": len(set(texts)),
         **_text_statistics(texts),
     }
+
+
+def _frame_rates(split: Split) -> dict[str, int]:
+    """Return how many videos have each rate, rounded to whole frames per second if there are many rates."""
+    rates = split.samples.fps
+    rounded = next(
+        r for digits in (2, 1, 0) if len(np.unique(r := rates.round(digits))) <= _RATES or digits == 0
+    )
+    values, counts = np.unique(rounded, return_counts=True)
+    return {f"{value:g}": count for value, count in zip(values.tolist(), counts.tolist(), strict=True)}
+
+
+def _rate_warnings(splits: Sequence[Split]) -> list[str]:
+    return [
+        f"{split.name}: videos of {least:g} to {most:g} frames per second; a run reads all at one rate, by "
+        "default the middle one of its training videos (--data.fps)"
+        for split in splits
+        if (most := float(split.samples.fps.max())) > 1.01 * (least := float(split.samples.fps.min()))
+    ]
 
 
 def _text_statistics(texts: Sequence[str]) -> dict[str, Any]:

@@ -49,7 +49,9 @@ class EncodeConfig:
             pictures).
         size: the short side in pixels, to which larger videos are shrunk; None keeps every size. Not used by
             ``copy``.
-        fps: frames per second to resample to; None keeps every frame. Not used by ``copy``.
+        fps: frames per second to resample to. None keeps every frame; only a video whose rate varies, as
+            phones and screen recorders write it, gets a steady one. Not used by ``copy``. Whatever it is, a
+            run reads all videos at one rate (``data.fps``).
         crf: quality of ``h264``, x264's constant rate factor: smaller is better and larger.
         min_frames: shorter clips are left out (13 is one window of the encoder, which pads shorter ones).
         language: name of the spoken language where the annotations are silent.

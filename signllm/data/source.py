@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from signllm.data.augment import AugmentConfig, augment, middle, shown_frames
 from signllm.data.batch import Item
+from signllm.data.frame_rate import read_counts, read_places
 from signllm.data.index import Split
 from signllm.data.packed_frames import PackedFrames
 from signllm.data.plan import Dataset
-from signllm.data.stored import stored_frames, stored_runs
+from signllm.data.stored import stored_runs
 from signllm.errors import UsageError
 from signllm.storage import DEFAULT_TIMEOUT_S
 
@@ -26,6 +27,9 @@ class DataConfig:
 
     Args:
         size: side of the square pictures in pixels.
+        fps: frames per second at which every video is read, whatever its own rate. None: training takes the
+            rate of its videos, the middle one if they differ, and records it; of a run that recorded none,
+            every frame is read.
         max_frames: a longer video is thinned to this many frames spread evenly over it; not stated in the
             paper.
         max_frames_per_batch: most frames of one forward pass, over all ranks; batches then hold videos of
@@ -40,6 +44,7 @@ class DataConfig:
     """
 
     size: int = 224
+    fps: float | None = None
     max_frames: int = 300
     max_frames_per_batch: int | None = None
     workers: int = 2
@@ -62,6 +67,10 @@ class DataConfig:
         ):
             if getattr(self, name) < least:
                 raise UsageError(f"data.{name} = {getattr(self, name)}", remedy=f"at least {least}")
+        if self.fps is not None and not 1 <= self.fps <= 240:
+            raise UsageError(
+                f"data.fps = {self.fps}", remedy="1 to 240 frames per second, or nothing for the videos' own"
+            )
         if self.max_frames_per_batch is not None and self.max_frames_per_batch < self.max_frames:
             raise UsageError(
                 f"data.max_frames_per_batch = {self.max_frames_per_batch}, and one video may have "
@@ -112,7 +121,9 @@ class VideoSource:
 
     def __init__(self, split: Split, config: DataConfig, *, at_rest: bool = False) -> None:
         self.split, self.config, self.datasets, self.at_rest = split, config, split.datasets, at_rest
-        frames = split.samples.frames if at_rest else config.augment.most_frames(split.samples.frames)
+        samples = split.samples
+        frames = read_counts(samples.frames, samples.fps, config.fps)
+        frames = frames if at_rest else config.augment.most_frames(frames)
         self.frame_counts: np.ndarray | None = np.minimum(frames, config.max_frames)
         self._cache: dict[int, np.ndarray] = {}
         self._room_bytes = int(config.cache_gb * 2**30)
@@ -163,9 +174,15 @@ class VideoSource:
         if index in self._cache:
             return [self._cache[index]]
         size = self.config.augment.decoded_size(self.config.size)
+        sample, fps = self.split.samples[index], self.config.fps
+        runs: Iterable[np.ndarray] = stored_runs(self._members(index), size=size)
+        if fps is not None and fps != sample.fps:
+            runs = _chosen(runs, read_places(sample.frames, sample.fps, fps, self.config.max_frames))
         if not self._room_bytes:
-            return stored_runs(self._members(index), size=size)
-        frames_THWC = stored_frames(self._members(index), size=size)
+            return runs
+        packed = PackedFrames(sample.frames)
+        packed.extend(runs)
+        frames_THWC = packed.all()
         if len(frames_THWC) > self.config.max_frames:
             frames_THWC = frames_THWC[self._thinned(len(frames_THWC))]
         if frames_THWC.nbytes <= self._room_bytes:
@@ -191,6 +208,16 @@ class VideoSource:
 
     def _thinned(self, frames: int) -> np.ndarray:
         return np.linspace(0, frames - 1, self.config.max_frames).round().astype(int)
+
+
+def _chosen(runs: Iterable[np.ndarray], places: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the frames of these numbers, which ascend, out of runs of frames."""
+    done = 0
+    for run in runs:
+        first, end = np.searchsorted(places, (done, done + len(run)))
+        if end > first:
+            yield run[places[first:end] - done]
+        done += len(run)
 
 
 class CharacterSource:

@@ -154,6 +154,20 @@ def opened(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
         raise VideoError(f"not a video that FFmpeg can decode: {error.strerror or error}") from None
 
 
+def is_shown_as_coded(source: Path | bytes) -> bool:
+    """Return whether a decoder that knows nothing of edit lists, orientation and aspect shows a video right.
+
+    Raises:
+        VideoError: as :func:`opened`.
+        OSError: as :func:`opened`.
+    """
+    with opened(source) as (container, stream):
+        reading = Reading(container, stream)
+        next(reading.frames())
+        is_plain = reading.orientation.is_upright and reading.aspect == 1 and not reading.transfer
+        return is_plain and reading.declared == stream.frames
+
+
 def check_readable(path: Path) -> None:
     """Check that a file can be opened and read.
 

@@ -51,6 +51,7 @@ from signllm.progress import progress
 from signllm.stages.alarms import alarms_of_scores
 from signllm.stages.batches import agreement
 from signllm.stages.finetuned import load_sign_llm
+from signllm.stages.frame_rate import warn_if_unknown
 from signllm.storage import DataLostError
 from signllm.training.checkpoint import COMPLETE, best_checkpoint, read_state, whole_checkpoint
 from signllm.training.engine import Ranks, start_distributed
@@ -127,6 +128,7 @@ def evaluate(
     """
     config = config or EvaluateConfig()
     trained = load_config(run, FinetuneConfig)
+    warn_if_unknown(trained.data)
     videos = open_mixture(shards).split(split)
     split = videos.name  # dev where val was asked for
     ranks = start_distributed()

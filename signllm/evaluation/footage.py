@@ -31,28 +31,25 @@ class Footage:
     Attributes:
         name: for messages and results.
         source: a file or a folder of pictures, a file's bytes, or frames uint8 (T, H, W, 3).
-        fps: of pictures and arrays; 25 by default.
+        fps: of pictures and arrays; by default that of the model that reads them.
     """
 
     name: str
     source: Path | bytes | np.ndarray
     fps: float | None = None
 
-    def whole(self, size: int) -> Timed:
-        """Decode all of it.
+    def whole(self, size: int, at_fps: float | None = None) -> Timed:
+        """Decode all of it, at ``at_fps`` frames per second, or every frame.
 
         Raises:
             UsageError: no such file, or no readable video.
         """
         with_cut = "; --pauses or --windows cut it"
-        return self._told(
-            lambda: whole_video(timed_runs(self._source(size), size=size, fps=self.fps)), with_cut
-        )
+        return self._told(lambda: whole_video(self._runs(size, at_fps)), with_cut)
 
-    def pieces(self, size: int, cut: Cut, longest: int) -> Iterator[Timed]:
+    def pieces(self, size: int, cut: Cut, longest: int, at_fps: float | None = None) -> Iterator[Timed]:
         """Cut it while it is decoded; raises as :meth:`whole`, at the latest at the end."""
-        runs = timed_runs(self._source(size), size=size, fps=self.fps)
-        pieces, found = pieces_of(runs, cut, longest=longest), False
+        pieces, found = pieces_of(self._runs(size, at_fps), cut, longest=longest), False
         while (piece := self._told(lambda: next(pieces, None))) is not None:
             found = True
             yield piece
@@ -63,8 +60,9 @@ class Footage:
                 remedy="lower --pause.energy, or cut it by --windows SECONDS",
             )
 
-    def _source(self, size: int) -> Path | bytes | np.ndarray:
-        return fitted(self.source, size) if isinstance(self.source, np.ndarray) else self.source
+    def _runs(self, size: int, at_fps: float | None) -> Iterator[Timed]:
+        source = fitted(self.source, size) if isinstance(self.source, np.ndarray) else self.source
+        return timed_runs(source, size=size, fps=self.fps, at_fps=at_fps)
 
     def _told(self, work: Callable[[], Any], behind: str = "") -> Any:
         if isinstance(self.source, Path) and not self.source.exists():

@@ -110,7 +110,7 @@ def _of_another() -> None:
 def _whole(number: int, video: Footage, data: DataConfig, said: _Once) -> _Decoded:
     begun = time.perf_counter()
     try:
-        whole = _middle(video.whole(data.augment.decoded_size(data.size)), data.size)
+        whole = _middle(video.whole(data.augment.decoded_size(data.size), data.fps), data.size)
         timed = _thinned(whole, video.name, data.max_frames, said)
     except UsageError as error:
         return _Decoded(number, video.name, problem=error)
@@ -134,7 +134,8 @@ def _same(piece: _Decoded | None) -> _Decoded | None:
 def _cut(number: int, video: Footage, data: DataConfig, cut: Cut, said: _Once) -> Iterator[_Decoded]:
     begun = time.perf_counter()
     try:
-        for timed in video.pieces(data.augment.decoded_size(data.size), cut, data.max_frames):
+        size = data.augment.decoded_size(data.size)
+        for timed in video.pieces(size, cut, data.max_frames, data.fps):
             piece = _thinned(_middle(timed, data.size), video.name, data.max_frames, said)
             yield _Decoded(number, video.name, piece, len(timed.frames), time.perf_counter() - begun)
             begun = time.perf_counter()

@@ -30,6 +30,7 @@ from signllm.evaluation.translation import Candidate, Translation, word_times
 from signllm.models.sign_llm import GenerationConfig
 from signllm.plain import from_plain, to_plain
 from signllm.stages.finetuned import load_sign_llm
+from signllm.stages.frame_rate import warn_if_unknown
 from signllm.training.engine import Ranks
 from signllm.training.preemption import leave_together
 
@@ -88,8 +89,8 @@ class Translator:
                 RGB, as an array or a tensor; or a list of such.
             language: of the text, in English ("German"), for the prompt; by default that of training.
             generation: how text is decoded; by default as the run says.
-            fps: frames per second of pictures and arrays, for the times; by default 25. A file states its
-                own.
+            fps: frames per second of pictures and arrays; by default those that the run was trained on. A
+                file states its own.
             batch: videos of a list that are translated at a time.
 
         Returns:
@@ -234,6 +235,7 @@ def load(
     """
     run = Path(run)
     config = load_config(run, FinetuneConfig)
+    warn_if_unknown(config.data)
     if deepspeed is not None:
         if device is not None:
             raise UsageError(

@@ -192,7 +192,7 @@ def _films_of(reading: Reading) -> Callable[[int], tuple[str, Film]]:
     def film(video: int) -> tuple[str, Film]:
         name = reading.split.samples[video].id
         try:
-            return name, film_of(reading.split, video, most=reading.max_frames)
+            return name, film_of(reading.split, video, most=reading.max_frames, fps=reading.fps)
         except VideoError as error:
             raise UsageError(
                 f"video {name} cannot be read: {error.what}",

@@ -18,7 +18,7 @@ from signllm.config import FinetuneConfig, PretrainConfig, load_config, run_stag
 from signllm.cra.word_codebook import WordCodebook, fingerprint
 from signllm.data.index import Split
 from signllm.data.mixture import open_mixture
-from signllm.data.pipeline import DataConfig
+from signllm.data.pipeline import DataConfig, VideoSource
 from signllm.errors import UsageError
 from signllm.models.visual_encoder import character_counts
 from signllm.models.vq_sign import VQSign
@@ -44,6 +44,7 @@ class Reading:
         places: place in the split of each video that was read, in the order of ``sequences``.
         sequences: its characters.
         max_frames: longer videos were thinned to this many frames before they were read.
+        fps: frames per second at which they were read; None: every frame.
         is_recorded: whether ``compose`` had recorded the characters; else they were encoded now.
         codebook_moved: whether the character codebook is no longer the one that the words were composed from.
     """
@@ -54,6 +55,7 @@ class Reading:
     places: tuple[int, ...]
     sequences: tuple[np.ndarray, ...]
     max_frames: int
+    fps: float | None = None
     is_recorded: bool
     codebook_moved: bool
 
@@ -82,7 +84,7 @@ def read_characters(run: Path, shards: Path | str, split: str = TRAIN) -> Readin
     is_recorded = encoder is None and videos.name == TRAIN
     if is_recorded:
         characters = recorded_characters(run, words)
-        _check_same_videos(characters, videos, shards, data.max_frames)
+        _check_same_videos(characters, videos, shards, data)
     else:
         encoder = encoder or _pretrained_encoder(run)
         characters = _encoded(encoder, videos, data)
@@ -94,6 +96,7 @@ def read_characters(run: Path, shards: Path | str, split: str = TRAIN) -> Readin
         places=tuple(read),
         sequences=tuple(np.asarray(characters[videos.samples[place].id], np.int64) for place in read),
         max_frames=data.max_frames,
+        fps=data.fps,
         is_recorded=is_recorded,
         codebook_moved=encoder is not None and fingerprint(encoder.quantizer.codebook) != words.codebook,
     )
@@ -135,16 +138,11 @@ def _encoded(vq_sign: VQSign, videos: Split, data: DataConfig) -> dict[str, np.n
 
 
 def _check_same_videos(
-    characters: Mapping[str, np.ndarray], videos: Split, shards: Path | str, max_frames: int
+    characters: Mapping[str, np.ndarray], videos: Split, shards: Path | str, data: DataConfig
 ) -> None:
     """Names alone do not tell: every demo has a train-0000. Lengths do."""
-    frames = {sample.id: min(sample.frames, max_frames) for sample in videos.samples}
-    expected = {
-        name: int(count)
-        for name, count in zip(
-            frames, character_counts(torch.tensor(list(frames.values()))).tolist(), strict=True
-        )
-    }
+    frames = VideoSource(videos, data, at_rest=True).frame_counts
+    expected = dict(zip(videos.samples.ids, character_counts(torch.as_tensor(frames)).tolist(), strict=True))
     wrong = [name for name, sequence in characters.items() if expected.get(name) != len(sequence)]
     if wrong:
         found = expected.get(wrong[0])

@@ -155,7 +155,7 @@ def _pictures(reading: Reading, config: ReconstructionConfig) -> Pictures:
     with progress(len(chosen), f"reading {reading.split.name}", unit="videos") as bar:
         for place in chosen:
             sequence = reading.sequences[place]
-            film = film_of(reading.split, reading.places[place], most=reading.max_frames)
+            film = film_of(reading.split, reading.places[place], most=reading.max_frames, fps=reading.fps)
             middle = np.arange(len(sequence)) * CLIP_STRIDE + CLIP_FRAMES // 2
             seen = torch.from_numpy(film.frames[np.minimum(middle, len(film.frames) - 1)]).movedim(3, 1)
             small = functional.adaptive_avg_pool2d(seen.float(), config.side)

@@ -39,7 +39,8 @@ def compose(run: Path, shards: Path | str, config: ComposeConfig, *, out: Path |
     ranks = start_distributed(timeout_s=max(1800.0, 2 * config.data.storage_timeout_s))
     pretrained = load_config(run, PretrainConfig)
     _check_size(pretrained, config)
-    config = replace(config, data=replace(config.data, augment=pretrained.data.augment))
+    data = replace(config.data, augment=pretrained.data.augment, fps=pretrained.data.fps)
+    config = replace(config, data=data)
     folder = out or run
     vq_sign = load_vq_sign(run, pretrained).to(ranks.device)
     train = train_characters(run, shards, vq_sign, last_checkpoint(run), config)
@@ -74,6 +75,12 @@ def _check_size(pretrained: PretrainConfig, config: ComposeConfig) -> None:
             f"the encoder was trained on pictures of {pretrained.data.size} pixels, not {config.data.size}",
             where="--data.size",
             remedy=f"--data.size {pretrained.data.size}, or the recipe that the run was pretrained with",
+        )
+    if config.data.fps not in (None, pretrained.data.fps):
+        raise UsageError(
+            f"the encoder was trained at {pretrained.data.fps} frames per second, not {config.data.fps:g}",
+            where="--data.fps",
+            remedy="leave it out: the rate of the pretrained run is taken",
         )
 
 

@@ -26,6 +26,7 @@ from signllm.training.checkpoint import load_weights
 def with_encoder_of(init: Path, config: FinetuneConfig) -> FinetuneConfig:
     """Return the configuration with the encoder of run ``init`` in it, which needs no other weights file."""
     earlier = load_config(init, PretrainConfig)
+    config = replace(config, data=replace(config.data, fps=config.data.fps or earlier.data.fps))
     _require_same_pictures(earlier.data, config.data)
     vq_sign = replace(earlier.vq_sign, encoder=replace(earlier.vq_sign.encoder, backbone_weights=None))
     return replace(config, sign_llm=replace(config.sign_llm, vq_sign=vq_sign))
@@ -56,14 +57,15 @@ def recorded_characters(init: Path, words: WordCodebook) -> Mapping[str, np.ndar
 
 
 def _require_same_pictures(earlier: DataConfig, now: DataConfig) -> None:
-    """Refuse frames of another size than the encoder was trained on, or with signers of another.
+    """Refuse frames of another size or rate than the encoder was trained on, or with signers of another.
 
     Raises:
-        UsageError: another ``size``, or another ``augment.shift``.
+        UsageError: another ``size``, ``augment.shift`` or ``fps``.
     """
     for name, learnt, given in (
         ("size", earlier.size, now.size),
         ("augment.shift", earlier.augment.shift, now.augment.shift),
+        ("fps", earlier.fps, now.fps),
     ):
         if learnt != given:
             raise UsageError(

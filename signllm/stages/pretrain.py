@@ -19,6 +19,7 @@ from signllm.models.vq_sign import VQSign, build_vq_sign
 from signllm.stages.agreement import once
 from signllm.stages.alarms import Watch
 from signllm.stages.batches import TRAIN, open_split, training_batches
+from signllm.stages.frame_rate import with_frame_rate
 from signllm.stages.held_out import held_out_losses
 from signllm.stages.looks import Looking
 from signllm.training.checkpoint import TrainingState, last_checkpoint, save
@@ -36,8 +37,11 @@ def pretrain(config: PretrainConfig, run: Path, shards: Path | str) -> Outcome:
             there.
     """
     ranks = start_distributed(timeout_s=config.training.timeout_s)
-    source = VideoSource(open_split(shards), config.data)
+    split = open_split(shards)
     begins = once(lambda: last_checkpoint(run) is None, ranks)
+    begun = None if begins else load_config(run, PretrainConfig).data
+    config = replace(config, data=with_frame_rate(config.data, split, begun))
+    source = VideoSource(split, config.data)
     given, config = config, _with_shape(config, None if begins else run)
     open_run(run, config, dataset_records(shards, TRAIN))
     torch.manual_seed(config.training.seed)

@@ -140,6 +140,8 @@ def train_characters(
         "shift": config.data.augment.shift,
         "max_frames": config.data.max_frames,
     }
+    if config.data.fps is not None:  # older runs have no rate
+        made_by["fps"] = config.data.fps
     if isinstance(index, Mixture):
         made_by["datasets"] = list(index.labels)  # they are part of the ids
     shas = index.checksums(TRAIN)

@@ -68,7 +68,7 @@ def _translate(arguments: list[str]) -> Job:
             overlap: seconds that a window shares with the one before.
             pauses: cut every recording where signing pauses.
             pause: what counts as a pause.
-            fps: frames per second of folders of pictures; default 25.
+            fps: frames per second of folders of pictures; default that of the videos the run was trained on.
         """
         cut = _cut(windows, overlap, pause if pauses else None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,6 +18,8 @@ from signllm.data.video import decode, decode_by_pyav, encode_h264
 from signllm.errors import UsageError
 
 from .conftest import drawn
+from .made_videos import hidden_start, oriented
+from .made_videos import video as made_video
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +74,22 @@ def test_equal_pictures_are_taken_and_whole_videos_only(monkeypatch: pytest.Monk
     assert Marked.decoded == before + 1  # scaled pictures are PyAV's
     monkeypatch.setattr(Marked, "missing", 1)
     assert decoder.whole_frames(clip) is None
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [
+        oriented(encode_h264(drawn(5), 25), (-1, 0, 0, 1)),
+        made_video(drawn(5), aspect=Fraction(64, 45)),
+        hidden_start(20, 0.4, 0.8),
+    ],
+    ids=["mirrored", "anamorphic", "edited"],
+)
+def test_what_a_file_asks_for_is_left_to_pyav(clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Lookalike)
+    assert decoder.choose().decoder == "torchcodec"
+    assert decoder.whole_frames(clip) is None
+    np.testing.assert_array_equal(decode(clip), decode_by_pyav(clip))
 
 
 @pytest.mark.parametrize(

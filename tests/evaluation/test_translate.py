@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,32 @@ def test_arrays_and_frame_folders_translate_as_their_file(
     for number, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / f"{number:04d}.png")
     assert translator.translate(tmp_path).text == expected.text
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_video_at_a_multiple_of_the_rate_is_the_same_video(
+    translator: Translator, shards: Path, tmp_path: Path, times: int
+) -> None:
+    """Each frame twice at twice the rate: a file, and an array of that rate."""
+    at_25 = Translator(
+        translator.model, replace(translator.config, data=replace(translator.config.data, fps=25.0))
+    )
+    frames = trained.pixels(shards, "test", "clip2")
+    once, often = tmp_path / "once.mp4", tmp_path / "often.mp4"
+    once.write_bytes(encode_h264(frames, 25, crf=0))
+    often.write_bytes(encode_h264(frames.repeat(times, axis=0), 25 * times, crf=0))
+    expected, found = at_25.translate([once, often])
+    assert found.characters == expected.characters
+    assert found.text == expected.text
+    assert found.end_s == pytest.approx(expected.end_s, abs=0.001)
+    assert translator.translate(often).characters != expected.characters  # without a rate
+    array = at_25.translate(frames.repeat(times, axis=0), fps=25 * times)
+    assert array.characters == at_25.translate(frames).characters
+
+
+def test_a_run_without_a_rate_says_so(made: Path, caplog: pytest.LogCaptureFixture) -> None:
+    signllm.load(made / "run")
+    assert sum("frame rate" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_arrays_of_another_size_are_scaled_and_cropped(translator: Translator) -> None:

@@ -22,6 +22,7 @@ from signllm.errors import UsageError
 from signllm.evaluation.translate import Candidate, Told, Translation, load
 from signllm.plain import to_plain
 from signllm.serving.service import Service, Wish
+from tests.data.made_videos import browser_webm, webcam_times_ms
 from tests.serving.conftest import LARGEST_MB, Served
 
 
@@ -195,3 +196,12 @@ def test_an_address_that_is_none() -> None:
             listen("127.0.0.1", taken.getsockname()[1])
     assert all(is_loopback(host) for host in ("127.0.0.1", "::1", "localhost"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "192.168.0.1", "evil.example"))
+
+
+def test_a_recording_of_a_browser_lasts_as_long_as_it_did(served: Served) -> None:
+    """WebM without a frame rate, as the page records it."""
+    times_ms = webcam_times_ms()
+    status, _, (found, done) = asked(served, "POST", "/translate", browser_webm(times_ms))
+    assert (status, done) == (200, {"done": True})
+    assert found["frames"] == len(times_ms)
+    assert found["end_s"] == pytest.approx(times_ms[-1] / 1000 * 60 / 59, abs=0.01)

@@ -68,7 +68,13 @@ class Film:
 
 
 def films(
-    shards: Path | str | None, split: str, ids: Sequence[str], problems: list[str], *, most: int | None = None
+    shards: Path | str | None,
+    split: str,
+    ids: Sequence[str],
+    problems: list[str],
+    *,
+    most: int | None = None,
+    fps: float | None = None,
 ) -> dict[str, Film]:
     """Decode the videos of some samples; what cannot be had is said in ``problems`` and left out.
 
@@ -78,6 +84,7 @@ def films(
         ids: original names of the samples.
         problems: gets one line for each thing that went wrong.
         most: longer videos are thinned to this many frames, as the model read them (``data.max_frames``).
+        fps: rate at which the model read them (``data.fps``); None: every frame.
     """
     if shards is None or not ids:
         return {}
@@ -86,25 +93,20 @@ def films(
     try:
         samples = open_mixture(shards).split(split)
         places = {sample.id: place for place, sample in enumerate(samples.samples) if sample.id in set(ids)}
-        return {name: film_of(samples, places[name], most=most) for name in ids if name in places}
+        return {name: film_of(samples, places[name], most=most, fps=fps) for name in ids if name in places}
     except (UsageError, OSError, StorageError) as error:
         problems.append(f"video frames of {split}: {error}")
         return {}
 
 
-def film_of(split: Split, place: int, *, most: int | None = None) -> Film:
-    """Decode the ``place``-th video of a split; a longer one is thinned to ``most`` frames.
+def film_of(split: Split, place: int, *, most: int | None = None, fps: float | None = None) -> Film:
+    """Decode the ``place``-th video of a split: the frames that the model read of it.
 
     Raises:
         UsageError, StorageError: it cannot be read.
     """
+    from signllm.data.frame_rate import read_places
     from signllm.data.stored import stored_frames
 
-    return Film(frames=_thinned(stored_frames(split.read(place)), most))
-
-
-def _thinned(frames_THWC: NDArray[np.uint8], most: int | None) -> NDArray[np.uint8]:
-    """Return at most this many frames, spread evenly."""
-    if not most or len(frames_THWC) <= most:
-        return frames_THWC
-    return frames_THWC[[round(place * (len(frames_THWC) - 1) / max(1, most - 1)) for place in range(most)]]
+    frames_THWC = stored_frames(split.read(place))
+    return Film(frames=frames_THWC[read_places(len(frames_THWC), split.samples[place].fps, fps, most)])

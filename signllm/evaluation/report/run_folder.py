@@ -73,10 +73,20 @@ class RunFolder:
     @property
     def most_frames(self) -> int | None:
         """``data.max_frames`` of the run's configuration, if it says so."""
+        most = self._data_settings.get("max_frames")
+        return most if isinstance(most, int) else None
+
+    @property
+    def fps(self) -> float | None:
+        """``data.fps`` of the run's configuration, if it says so."""
+        fps = self._data_settings.get("fps")
+        return float(fps) if isinstance(fps, int | float) and fps > 0 else None
+
+    @property
+    def _data_settings(self) -> dict[str, Any]:
         settings = self.config.get("config")
         data = settings.get("data") if isinstance(settings, dict) else None
-        most = data.get("max_frames") if isinstance(data, dict) else None
-        return most if isinstance(most, int) else None
+        return data if isinstance(data, dict) else {}
 
 
 def read_run(path: Path) -> RunFolder:

@@ -91,8 +91,8 @@ def _videos(chapter: Chapter, source: Source) -> Found:
     """Show some videos on their way to text."""
     chosen = spread(chapter.records, SHOWN_TIMELINES)
     ids = [str(record.get("id")) for record in chosen]
-    problems, most = chapter.run.problems, chapter.run.most_frames
-    seen = films(source.shards, chapter.plain_split, ids, problems, most=most)
+    run = chapter.run
+    seen = films(source.shards, chapter.plain_split, ids, run.problems, most=run.most_frames, fps=run.fps)
     drawn = timelines(chosen, chapter.vocabulary, seen)
     if drawn is None:
         return []
@@ -149,6 +149,7 @@ def _films_of(chapter: Chapter, source: Source, places: Sequence[int]) -> dict[i
         [*ids.values()],
         chapter.run.problems,
         most=chapter.run.most_frames,
+        fps=chapter.run.fps,
     )
     return {place: found[id] for place, id in ids.items() if id in found}
 

@@ -1,0 +1,64 @@
+"""The frame rate at which a run reads every video, found once and recorded in its ``config.json``.
+
+The encoder's clips are 13 frames long, so the same movement at twice the rate would be other characters. A
+run therefore resamples every video to one rate: in training, in evaluation and when it translates.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from signllm.data.frame_rate import usual_rate
+from signllm.data.index import Split
+from signllm.data.pipeline import DataConfig
+
+_SLOWEST, _FASTEST = 1, 240
+_ALIKE = 0.01
+"""Rates that differ by this share at most count as the same: 29.97 and 30."""
+
+log = logging.getLogger(__name__)
+
+
+def with_frame_rate(data: DataConfig, split: Split, begun: DataConfig | None) -> DataConfig:
+    """Return the settings with the rate at which the run reads videos.
+
+    Args:
+        data: settings of the run; a rate in them stays.
+        split: training videos, whose middle rate is taken otherwise.
+        begun: what a run that has begun recorded, None for a new one; one of before rates were recorded
+            goes on without.
+    """
+    if data.fps is not None or not len(split):
+        return data
+    if begun is not None:
+        return replace(data, fps=begun.fps)
+    rates = split.samples.fps
+    fps = usual_rate(split.samples.frames / rates, rates)
+    if not _SLOWEST <= fps <= _FASTEST:
+        log.warning(
+            "the training videos state %g frames per second, which is not believed: none is resampled\n"
+            "  remedy: shard them again, or give --data.fps",
+            fps,
+        )
+        return data
+    others = int((np.abs(rates / fps - 1) > _ALIKE).sum())
+    if others:
+        log.info(
+            "the training videos have %g to %g frames per second; this run reads all at %g (data.fps), which "
+            "%d of %d are resampled to",
+            *(rates.min(), rates.max(), fps, others, len(rates)),
+        )
+    return replace(data, fps=fps)
+
+
+def warn_if_unknown(data: DataConfig) -> None:
+    """Log that a run recorded no frame rate, which was before rates were recorded."""
+    if data.fps is None:
+        log.warning(
+            "this run recorded no frame rate, so every video is read at its own: at another rate than "
+            "that of the training videos, the same signs become other characters\n"
+            "  remedy: train again, or write the rate of the training videos as data.fps into its config.json"
+        )
