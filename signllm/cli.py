@@ -7,16 +7,19 @@ Exit 0 done, 1 failed, 2 bad usage or bad input. Nothing heavy is imported befor
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from signllm.training.local_ranks import message_of, report_failure
 from signllm.verbs import run
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; every failure becomes one message."""
+def main(arguments: Sequence[str] | None = None, work: Callable[[list[str]], None] = run) -> int:
+    """Run the command line, or other ``work`` on its arguments, and return the exit code.
+
+    Every failure becomes one message.
+    """
     try:
-        run(sys.argv[1:] if arguments is None else arguments)
+        work(list(sys.argv[1:] if arguments is None else arguments))
         return 0
     except (Exception, KeyboardInterrupt) as error:
         return _fail(error, *message_of(error))

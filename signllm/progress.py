@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol
@@ -106,3 +106,17 @@ def _rich_bar(total: int, description: str, unit: str) -> Iterator[Bar]:
                     shown.update(task, note=note)
 
         yield _Rich()
+
+
+def print_translations(heading: str, translations: Iterable[tuple[str, str, str]]) -> None:
+    """Print translations below their references on standard error.
+
+    Args:
+        heading: what they are and which model wrote them.
+        translations: id, reference and translation of each video.
+    """
+    lines = [heading]
+    for name, reference, translation in translations:
+        lines += [f"  {name}", f"    reference:   {reference}", f"    translation: {translation}"]
+    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.flush()

@@ -1,7 +1,9 @@
 """``signllm demo``: the whole path on the generated language, from nothing to scored translations.
 
 Every stage is the verb that a user would type, on real files, through DeepSpeed on ``ranks`` ranks; this
-module only puts them in order, runs what is independent side by side, and keeps the time. A stage that is
+module only puts them in order, runs what is independent side by side, and keeps the time. The ranks are
+started once for all training stages (``signllm.verbs.demo_ranks``), and the maps of the frozen backbone
+are kept in ``features`` until the demo is complete (:mod:`signllm.models.feature_cache`). A stage that is
 finished is marked in ``stages.json`` and not run again; an unfinished one continues, so the same command is
 safe to run twice or after a kill. Scores are of the test split: unseen sentences by an unseen signer.
 """
@@ -11,8 +13,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,17 +25,26 @@ from typing import TYPE_CHECKING, Any
 from signllm.config import Recipe
 from signllm.data.tar import write_atomically
 from signllm.demo.language import function_words, sentences
+from signllm.demo.stage_record import StageRecord
 from signllm.demo.studio import TABLE, StudioConfig, film, split_sentences
 from signllm.demo.text_model import TextModelConfig
 from signllm.errors import UsageError
+from signllm.models.feature_cache import VARIABLE
 from signllm.plain import to_plain
-from signllm.training.local_ranks import end_with_parent, run_local_ranks, usable_cores
+from signllm.progress import print_translations
+from signllm.training.local_ranks import (
+    end_with_parent,
+    environment_variables,
+    reuse_freed_memory,
+    run_local_ranks,
+    usable_cores,
+)
 
 if TYPE_CHECKING:
     from signllm.config import FinetuneConfig
 
 SPLIT = "test"
-STAGES_FILE = "stages.json"
+SENTENCES_SHOWN = 6
 TEXTS = 6000  # sentences that the language model is trained on; the grammar has 32,886
 
 
@@ -74,49 +85,41 @@ class Demo:
         self.config, self.stages, self.ranks = config, stages, ranks
         self.out = out.resolve()  # recorded in the runs: the same folder by another name is the same demo
         self.shards, self.controls = self.out / "shards", _controls(self.out)
-        self.seconds: dict[str, float] = {}
+        self.record = StageRecord(self.out)
 
     def run(self) -> dict[str, Any]:
         """Run every stage that is not finished and return the summary, as written to ``summary.json``."""
         self._open()
-        spawn = get_context("spawn")
-        with ProcessPoolExecutor(2, mp_context=spawn, initializer=end_with_parent) as beside:
-            self._stage("film, shard, language model", self._make, beside)
-            self._stage("pretrain", self._pretrain)
-            self._stage("compose", self._compose)
-            self._stage("finetune", self._finetune)
-            self._stage("evaluate", self._evaluate)
-            self._stage("controls", self._controls, beside)
-        return self._summarise()
+        self.record.read()
+        spawn, features = get_context("spawn"), self.out / "features"
+        with (
+            environment_variables({VARIABLE: str(features), **os.environ}),
+            ProcessPoolExecutor(2, mp_context=spawn, initializer=_start_worker) as workers,
+        ):
+            self.record.run("film, shard, language model", lambda: self._make(workers))
+            self._train_and_evaluate()
+            self._show_sentences()
+            self.record.run("controls", lambda: self._train_controls(workers))
+        summary = self._summarise()
+        shutil.rmtree(features, ignore_errors=True)
+        return summary
 
     def _open(self) -> None:
         """Take the folder, or refuse one that was begun with other settings."""
         self.out.mkdir(parents=True, exist_ok=True)
-        record = {
+        settings = {
             "demo": to_plain(self.config),
             **{name: to_plain(getattr(self.stages, name)) for name in STAGE_NAMES},
         }
         path = self.out / "demo.json"
         if not path.is_file():
-            write_atomically(path, json.dumps(record, indent=1).encode())
-        elif json.loads(path.read_text(encoding="utf-8")) != record:
+            write_atomically(path, json.dumps(settings, indent=1).encode())
+        elif json.loads(path.read_text(encoding="utf-8")) != settings:
             raise UsageError(
                 "this folder holds a demo with other settings",
                 where=path,
                 remedy="give the same settings to continue it, or another --out",
             )
-        finished = self.out / STAGES_FILE
-        if finished.is_file():
-            self.seconds = json.loads(finished.read_text(encoding="utf-8"))
-
-    def _stage(self, name: str, work: Callable[..., None], *given: Any) -> None:
-        """Do the work of a stage unless it was finished earlier; one that was interrupted counts anew."""
-        if name in self.seconds:
-            return
-        begun = time.monotonic()
-        work(*given)
-        self.seconds[name] = round(time.monotonic() - begun, 1)
-        write_atomically(self.out / STAGES_FILE, json.dumps(self.seconds, indent=1).encode())
 
     def _film(self) -> None:
         from signllm.data.shards import ShardConfig, shard
@@ -126,42 +129,46 @@ class Demo:
             film(self.out, self.config.studio, workers=cores)
         shard("table", self.out / "videos" / TABLE, self.shards, ShardConfig(encode="copy", workers=cores))
 
-    def _make(self, beside: ProcessPoolExecutor) -> None:
-        """Train the language model on text beside the filming: they need nothing of each other."""
-        language_model = beside.submit(learn_language, self.out / "language-model", self.config)
+    def _make(self, workers: ProcessPoolExecutor) -> None:
+        """Train the language model on text while the videos are drawn: neither needs the other."""
+        language_model = workers.submit(learn_language, self.out / "language-model", self.config)
         self._film()
         language_model.result()
 
-    def _pretrain(self) -> None:
-        self._ranks("pretrain", *self._to("vq-sign"))
+    def _train_and_evaluate(self) -> None:
+        """Run the stages that train and evaluate the model, on ranks that are started once."""
+        signs, model = self.out / "vq-sign", self.out / "sign-llm"
+        llm = ("--sign-llm.language-model.path", str(self.out / "language-model"))
+        data = ("--data", str(self.shards))
+        commands = {
+            "pretrain": ["pretrain", "demo", "--run", str(signs), *data],
+            "compose": ["compose", "demo", "--run", str(signs), *data],
+            "finetune": ["finetune", "demo", "--run", str(model), *data, "--init", str(signs), *llm],
+            "evaluate": ["evaluate", "--run", str(model), *data, "--split", SPLIT, "--shuffled"],
+        }
+        left = {name: command for name, command in commands.items() if name not in self.record.seconds}
+        if left:
+            arguments = [str(self.out), str(time.time()), json.dumps(left)]
+            run_local_ranks(arguments, ranks=self.ranks, module="signllm.verbs.demo_ranks")
+            self.record.read()
 
-    def _compose(self) -> None:
-        self._ranks("compose", *self._to("vq-sign"))
-
-    def _finetune(self) -> None:
-        self._ranks(
-            "finetune", *self._to("sign-llm"), "--init", str(self.out / "vq-sign"), *self._language_model()
+    def _show_sentences(self) -> None:
+        """Print some of the final translations with their references."""
+        path = self.out / "sign-llm" / f"hypotheses.{SPLIT}.jsonl"
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        chosen = records[:: max(1, len(records) // SENTENCES_SHOWN)][:SENTENCES_SHOWN]
+        print_translations(
+            f"{len(chosen)} of the {len(records)} translations of test videos, by the fully trained model:",
+            [(record["id"], record["reference"], record["hypothesis"]) for record in chosen],
         )
 
-    def _evaluate(self) -> None:
-        self._ranks("evaluate", *self._to("sign-llm"), "--split", SPLIT, "--shuffled", recipe=False)
-
-    def _controls(self, beside: ProcessPoolExecutor) -> None:
+    def _train_controls(self, workers: ProcessPoolExecutor) -> None:
         """Train and score both controls, one per core."""
         jobs = [
-            beside.submit(control, self.out, self.stages) for control in (oracle_control, untrained_control)
+            workers.submit(control, self.out, self.stages) for control in (oracle_control, untrained_control)
         ]
         for job in jobs:
             job.result()
-
-    def _to(self, run: str) -> tuple[str, ...]:
-        return "--run", str(self.out / run), "--data", str(self.shards)
-
-    def _language_model(self) -> tuple[str, str]:
-        return "--sign-llm.language-model.path", str(self.out / "language-model")
-
-    def _ranks(self, verb: str, *options: str, recipe: bool = True) -> None:
-        run_local_ranks([verb, *(["demo"] if recipe else []), *options], ranks=self.ranks)
 
     def _summarise(self) -> dict[str, Any]:
         from signllm.demo.controls import content_word_accuracy
@@ -183,8 +190,8 @@ class Demo:
         summary = {
             **scored.pop("model"),
             **scored,
-            "seconds": round(sum(self.seconds.values()), 1),
-            "stages": self.seconds,
+            "seconds": round(sum(self.record.seconds.values()), 1),
+            "stages": self.record.seconds,
             "data_wait": {run: _data_wait(self.out / run) for run in ("vq-sign", "sign-llm")},
             "split": SPLIT,
             "seed": self.config.studio.seed,
@@ -192,6 +199,12 @@ class Demo:
         write_atomically(self.out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
         report(self.out, shards=self.shards)
         return summary
+
+
+def _start_worker() -> None:
+    """Prepare a worker process: it ends with the demo and reuses the memory that it frees."""
+    end_with_parent()
+    reuse_freed_memory()
 
 
 def _data_wait(run: Path) -> float:
@@ -274,7 +287,7 @@ def _controls(out: Path) -> Path:
 
 
 def _one_core() -> None:
-    """Keep a control to one core: another runs beside it."""
+    """Keep a control to one core: the other control runs at the same time."""
     import torch
 
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -100,8 +100,9 @@ def record(
     scene = _Scene(signer)
     frames = np.empty((len(path), FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
     for frame, (handshape, place, turn) in zip(frames, path, strict=True):
-        # Noise is drawn frame by frame: it stays in the processor's cache, and the numbers are the same.
-        noisy = rng.normal(0.0, 2.0, frame.shape)
+        # One frame's noise at a time stays in the processor's cache; 32 bits take half as long as 64.
+        noisy = rng.standard_normal(frame.shape, dtype=np.float32)
+        noisy *= 2.0
         noisy += scene.draw(handshape, place, turn)
         frame[:] = np.clip(noisy, 0, 255, out=noisy)
     return Recording(frames=frames, units=tuple(sequence), starts=tuple(starts), ends=tuple(ends))

@@ -152,7 +152,7 @@ class _Camera:
         signs = lexicon(take.level)
         sequence = [unit for gloss in take.sentence.signs for unit in signs[gloss]]
         recording = record(take.signer, sequence, units(take.level), LEVELS[take.level], take.seed)
-        (self.videos / f"{take.id}.mp4").write_bytes(encode_h264(recording.frames, FPS))
+        (self.videos / f"{take.id}.mp4").write_bytes(encode_h264(recording.frames, FPS, preset="ultrafast"))
         truth = {
             "id": take.id,
             "split": take.split,

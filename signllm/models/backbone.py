@@ -47,6 +47,21 @@ class BatchNormAtRest(nn.BatchNorm2d):
         return functional.batch_norm(input, mean, var, weight, bias, eps=self.eps)
 
 
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm that is fast on the CPU for maps whose channels come last.
+
+    torch's own needs 7.6 ms for 180 maps of 16 x 24 x 24 in that order and 0.5 ms with the channels first: it
+    was half of the time of the demo's backbone. Two copies cost less, except for the smallest maps.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised maps (F, C, h, w), in the same order in memory."""
+        is_last = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)
+        if input.device.type != "cpu" or not is_last or input.shape[2] * input.shape[3] < 64:
+            return super().forward(input)
+        return super().forward(input.contiguous()).contiguous(memory_format=torch.channels_last)
+
+
 class Backbone(nn.Module):
     """A ``transformers`` image model as a function from frames to feature maps.
 
@@ -169,11 +184,9 @@ def _at_rest(norm: nn.BatchNorm2d) -> BatchNormAtRest:
     return resting
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> GroupNorm:
     """Return a GroupNorm with the largest number of groups up to 8 that divides ``channels``."""
-    return nn.GroupNorm(
-        next(groups for groups in range(MAX_GROUPS, 0, -1) if channels % groups == 0), channels
-    )
+    return GroupNorm(next(groups for groups in range(MAX_GROUPS, 0, -1) if channels % groups == 0), channels)
 
 
 def _pretrained(name: str) -> nn.Module:

@@ -86,7 +86,7 @@ class Looking:
         pictures = {f"videos/{one.item.id}": _picture(one) for one in seen}
         written = [(one.item.id, one.item.text, one.text) for one in seen if one.text is not None]
         texts = {"translations": said_and_written(written)} if written else {}
-        return Shown(histograms, pictures, texts)
+        return Shown(histograms, pictures, texts, written)
 
     def _seen(self, model: nn.Module) -> list[_Seen]:
         """Read the videos with the model (all ranks); none if a rank cannot get at them."""

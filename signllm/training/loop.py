@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from signllm.progress import Bar, progress
+from signllm.progress import Bar, print_translations, progress
 from signllm.storage import DataLostError
 from signllm.training.checkpoint import (
     Beside,
@@ -329,6 +329,9 @@ class _Trainer:
         if values:
             log.write(self.step, {f"validate/{name}": value for name, value in values.items()})
             log.show(self.step, self.validation.shown)
+            if self.validation.shown.translations:
+                heading = f"{self.stage}, after {self.step} of {self.end} steps: videos it does not train on"
+                print_translations(heading, self.validation.shown.translations)
             self.since.restart()
         return self.validation.improves(values, self.step, self.revision)
 

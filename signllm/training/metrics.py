@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,11 +31,13 @@ class Shown:
         histograms: values (n,) whose distribution is drawn.
         pictures: uint8 (H, W, 3).
         texts: Markdown.
+        translations: id, reference and translation of each video.
     """
 
     histograms: Mapping[str, np.ndarray]
     pictures: Mapping[str, np.ndarray]
     texts: Mapping[str, str]
+    translations: Sequence[tuple[str, str, str]] = ()
 
 
 ALARM = "alarm"

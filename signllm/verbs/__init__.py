@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from signllm.command import Job, Verb
 from signllm.errors import UsageError
-from signllm.training.local_ranks import is_first_rank
+from signllm.training.local_ranks import is_first_rank, reuse_freed_memory
 from signllm.verbs.ablate import ABLATE
 from signllm.verbs.compare import COMPARE
 from signllm.verbs.data import SHARD, SHARDS
@@ -30,6 +30,7 @@ from signllm.version import VERSION
 def run(arguments: Sequence[str]) -> None:
     """Run one verb, letting its errors through: what a rank of a submitted job calls."""
     gc.set_threshold(14_000)  # not 700: what imports make stays, and looking it over took a tenth of a start
+    reuse_freed_memory()
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would write across ours
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not is_first_rank():

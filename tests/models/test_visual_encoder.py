@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from signllm.errors import UsageError
-from signllm.models.backbone import Backbone, build_backbone
+from signllm.models.backbone import Backbone, build_backbone, group_norm
 from signllm.models.visual_encoder import (
     TemporalConv3d,
     VisualEncoder,
@@ -223,3 +224,19 @@ def test_one_vector_cannot_be_whitened_and_changes_nothing() -> None:
     model.whiten(pooled)
     assert torch.isfinite(before).all()
     torch.testing.assert_close(model.project(pooled), before)
+
+
+@pytest.mark.parametrize("size", [2, 8, 24])
+def test_group_norm_of_maps_with_channels_last_is_torchs(size: int) -> None:
+    torch.manual_seed(0)
+    norm = group_norm(16)
+    nn.init.normal_(norm.weight)
+    maps = torch.randn(3, 16, size, size)
+    last = maps.contiguous(memory_format=torch.channels_last).requires_grad_()
+    expected = functional.group_norm(maps, 8, norm.weight, norm.bias)
+    actual = norm(last)
+    torch.testing.assert_close(actual, expected)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+    actual.square().sum().backward()
+    assert last.grad is not None
+    assert last.grad.isfinite().all()

@@ -161,3 +161,28 @@ def test_a_process_ends_before_threads_can_meet_a_dying_interpreter(code: int) -
     done = subprocess.run([sys.executable, "-c", ENDING, str(code)], capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert done.stdout == f"a thread ended and what waits for the end was called{code == 1} "
+
+
+def new_pages_of_a_large_block(environment: dict[str, str]) -> int:
+    """Return how many pages the system hands out when a freed block of 64 MiB is allocated once more."""
+    code = (
+        "import resource\n"
+        "from signllm.training.local_ranks import reuse_freed_memory\n"
+        "reuse_freed_memory()\n"
+        "def touch(): block = bytearray(64 << 20); return len(block)\n"
+        "touch()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "touch()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
+    command = [sys.executable, "-c", code]
+    return int(subprocess.run(command, env=plain | environment, capture_output=True, check=True).stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the setting is of glibc")
+def test_freed_memory_is_used_again_unless_the_user_decided_otherwise() -> None:
+    few = new_pages_of_a_large_block({})
+    many = new_pages_of_a_large_block({"MALLOC_MMAP_THRESHOLD_": str(1 << 20)})
+    assert many >= 30  # of 2 MiB, where the system hands out huge ones
+    assert few < many / 3
