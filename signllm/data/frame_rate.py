@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from signllm.data.pictures import MAX_FRAMES
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -64,7 +66,7 @@ def measure(times_s: Sequence[float], stated_s: float, stated_fps: float) -> Tim
     """
     import numpy as np
 
-    begins_s = np.maximum.accumulate(np.asarray(times_s, np.float64)) - times_s[0]
+    begins_s = steps_s(np.asarray(times_s, np.float64))
     if len(begins_s) < 2 or begins_s[-1] <= 0:
         return Timing(stated_fps)
     mean_fps = len(begins_s) / (begins_s[-1] + last_duration(times_s, stated_s, stated_fps))
@@ -76,7 +78,17 @@ def measure(times_s: Sequence[float], stated_s: float, stated_fps: float) -> Tim
         return Timing(fps)
     gaps_s = np.diff(begins_s)
     usual_fps = 1 / float(np.median(gaps_s[gaps_s > 0]))
-    return Timing(usual_fps if _BURSTS * fps < usual_fps <= FASTEST_FPS else fps, is_steady=False)
+    fps = usual_fps if _BURSTS * fps < usual_fps <= FASTEST_FPS else fps
+    if begins_s[-1] * fps > MAX_FRAMES:  # time stamps that jump so far are damaged
+        return Timing(stated_fps)
+    return Timing(fps, is_steady=False)
+
+
+def steps_s(begins_s: np.ndarray) -> np.ndarray:
+    """Return the begins of frames counted from the first, none before the one before it."""
+    import numpy as np
+
+    return np.maximum.accumulate(begins_s) - begins_s[0]
 
 
 def early_s(source_fps: float, fps: float) -> float:
@@ -99,7 +111,7 @@ def shown_places(begins_s: np.ndarray, source_fps: float, fps: float) -> np.ndar
     """
     import numpy as np
 
-    begins_s = np.maximum.accumulate(begins_s) - begins_s[0]
+    begins_s = steps_s(begins_s)
     instants_s = np.arange(shown_count(begins_s[-1] + 1 / source_fps, fps)) / fps
     return np.searchsorted(begins_s, instants_s + early_s(source_fps, fps), side="right") - 1
 

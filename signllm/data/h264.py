@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from signllm.data.video_error import VideoError
+
 if TYPE_CHECKING:
     import numpy as np
 
+LONGEST_SIDE = 16_384
 _UNNAMED = (0, 2)
 """ITU-T H.273: matrix coefficients of RGB, and unspecified."""
 
@@ -48,6 +51,10 @@ def encode_pictures(
     """Encode PyAV frames, rgb24 or yuv420p, with even sides; the rest as :func:`encode_h264`.
 
     The matrix that the first yuv420p frame names for its colours is named by the file.
+
+    Raises:
+        VideoError: a side is too long for x264.
+        ValueError: no frames.
     """
     import av
 
@@ -56,6 +63,10 @@ def encode_pictures(
     with av.open(target, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         for number, picture in enumerate(pictures):
             if stream is None:
+                if max(picture.width, picture.height) > LONGEST_SIDE:
+                    raise VideoError(
+                        f"frames of {picture.width} x {picture.height}; h264 takes {LONGEST_SIDE} a side"
+                    )
                 stream = container.add_stream("libx264", rate=rate)
                 stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
                 coder = stream.codec_context

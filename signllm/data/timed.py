@@ -17,9 +17,10 @@ import numpy as np
 from signllm.data.frame_folder import frame_files
 from signllm.data.frame_rate import USUAL_FPS, early_s, shown_count
 from signllm.data.packed_frames import PackedFrames
-from signllm.data.pictures import check_total
+from signllm.data.pictures import MAX_FRAMES, check_total
 from signllm.data.stream import Reading, opened
 from signllm.data.video import image_runs, scaled_to, square, upright_runs
+from signllm.data.video_error import VideoError
 
 _AT_A_TIME = 512
 """Frames after which the limits of ``pictures.py``, which are for one clip, begin anew."""
@@ -115,6 +116,8 @@ def _resampled(runs: Iterator[Timed], source_fps: float, fps: float) -> Iterator
             end = shown_count(float(edges_s[-1]), fps)
         else:  # instants before the next run begins are of this one
             end = max(shown, math.ceil((edges_s[-1] - tolerance_s) * fps))
+        if end - shown > MAX_FRAMES:
+            raise VideoError(f"damaged: a picture is shown for {edges_s[-1] - shown / fps:.0f} seconds")
         instants = np.arange(shown, end)
         places = np.searchsorted(edges_s[:-1], instants / fps + tolerance_s, side="right") - 1
         if len(places):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from signllm.data.frame_folder import decode_image, frame_files
-from signllm.data.frame_rate import USUAL_FPS, shown_places
+from signllm.data.frame_rate import USUAL_FPS, shown_count, shown_places, steps_s
 from signllm.data.h264 import encode_h264
 from signllm.data.pictures import Fit, check_total, rgb_pictures, scaled
 from signllm.data.stream import Reading, opened
@@ -158,9 +158,9 @@ def scaled_to(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 def resampled(video: Video, times_s: np.ndarray, fps: float) -> Video:
     """Return the video at ``fps``: at each new instant the last frame that had begun (``times_s``, (T,))."""
-    places = shown_places(times_s, video.fps, fps)
-    check_total(len(places), video.frames.shape[2], video.frames.shape[1])
-    return Video(frames=video.frames[places], fps=fps)
+    count = shown_count(float(steps_s(times_s)[-1]) + 1 / video.fps, fps)
+    check_total(count, video.frames.shape[2], video.frames.shape[1])
+    return Video(frames=video.frames[shown_places(times_s, video.fps, fps)], fps=fps)
 
 
 def image_runs(images: Sequence[bytes], fit: Fit | None) -> Iterator[np.ndarray]:

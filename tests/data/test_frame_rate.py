@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from signllm.data.inspection import shards_info
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.timed import timed_runs, whole_video
-from signllm.data.video import encode_h264
+from signllm.data.video import encode_h264, read_video
+from signllm.data.video_error import VideoError
 
-from .made_videos import numbered, numbers_of
+from .made_videos import numbered, numbers_of, video
 
 
 @given(
@@ -183,3 +185,15 @@ def test_a_recording_in_runs_is_resampled_as_in_one(places: list[float], fps: fl
     assert abs(len(np.concatenate(shown)) - len(together[0])) <= 1
     shorter = min(len(np.concatenate(shown)), len(together[0]))
     np.testing.assert_array_equal(np.concatenate(shown)[:shorter], together[0][:shorter])
+
+
+def test_a_time_stamp_far_off_takes_no_memory() -> None:
+    """Damage to a few bytes may put a frame years behind the others."""
+    times_ms = [0, 40, 80, 10**10]
+    data = video(numbered(4), container="matroska", times=times_ms, tick=Fraction(1, 1000))
+    assert len(read_video(data).frames) == 4
+    assert measure([0, 0.04, 0.08, 1e7], 0.0, 25.0) == Timing(25.0)
+    with pytest.raises(VideoError):
+        read_video(data, fps=25)
+    with pytest.raises(VideoError):
+        whole_video(timed_runs(data, size=48, at_fps=25))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from signllm.data.video import encode_h264, read_video
+from signllm.data.video_error import VideoError
 
 from .conftest import drawn
 
@@ -42,3 +43,8 @@ def test_nothing_to_encode() -> None:
         encode_h264([], 25)
     with pytest.raises(ValueError, match="at least 2 x 2"):
         encode_h264(np.zeros((1, 1, 8, 3), np.uint8), 25)
+
+
+def test_a_side_that_x264_cannot_encode_is_named() -> None:
+    with pytest.raises(VideoError, match="16500 x 2"):
+        encode_h264(np.zeros((1, 2, 16_500, 3), np.uint8), 25)

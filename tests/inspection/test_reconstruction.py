@@ -49,7 +49,7 @@ def told(composed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             codebook_moved=False,
         )
 
-    def film(split: Split, place: int, most: int) -> Film:
+    def film(split: Split, place: int, most: int, fps: float | None) -> Film:
         frames = pictures()[np.repeat(known[split.name][place], 4)]
         return Film(frames=np.concatenate([np.repeat(frames[:1], 4, axis=0), frames, frames[-9:]]))
 

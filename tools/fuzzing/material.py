@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -50,6 +52,33 @@ def video(kind: str, seed: int) -> bytes:
     return target.getvalue()
 
 
+def demanding_mp4(seed: int) -> bytes:
+    """Return an mp4 that asks for all that ``data/stream.py`` heeds.
+
+    An edit list hides its first two frames, it lies on its side, and its pixels are not square.
+    """
+    plain, target = io.BytesIO(), io.BytesIO()
+    with av.open(plain, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "12"})
+        stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(64, 45)
+        stream.codec_context.thread_count = 1
+        for frame_HWC in drawn(seed):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
+        container.mux(stream.encode(None))
+    plain.seek(0)
+    with av.open(plain) as source, av.open(target, "w", format="mp4") as container:
+        copied = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.pts is not None and packet.dts is not None:
+                earlier = round(Fraction(2, 25) / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - earlier, packet.dts - earlier, copied
+                container.mux(packet)
+    data = target.getvalue()
+    at = data.index(b"tkhd") + 44
+    return data[:at] + struct.pack(">5i", 0, 1 << 16, 0, -1 << 16, 0) + data[at + 20 :]
+
+
 def write_frames(folder: Path, seed: int, suffix: str) -> None:
     """Write a frame folder of ``.png`` or ``.jpg``."""
     folder.mkdir(parents=True)
@@ -80,7 +109,8 @@ def write_material(root: Path) -> None:
     write_shards(annotations_of(root), root / "shards", QUIET)
     (root / "videos").mkdir()
     for kind in VIDEOS:
-        (root / "videos" / f"v.{kind}").write_bytes(video(kind, 7))
+        data = demanding_mp4(7) if kind == "mp4" else video(kind, 7)
+        (root / "videos" / f"v.{kind}").write_bytes(data)
     for suffix in ("png", "jpg"):
         write_frames(root / "videos" / suffix, 8, suffix)
     _write_datasets(root / "datasets")

@@ -20,6 +20,7 @@ from signllm.data.preview import shards_preview
 from signllm.data.recording import read_cut
 from signllm.data.samples import EncodeConfig, make_sample
 from signllm.data.shards import write_shards
+from signllm.data.timed import timed_runs, whole_video
 from signllm.data.transcoding import transcoded
 from signllm.data.video import fit_short_side, read_video
 from signllm.errors import UsageError
@@ -81,6 +82,7 @@ def of_video(path: Path) -> Iterator[tuple[str, Probe]]:
     """Yield the doors of a video file or a frame folder."""
     fit = fit_short_side(64)
     yield "read a video", lambda: bool(len(read_video(path, fit=fit).frames)) and False
+    yield "read for translation", lambda: _for_translation(path)
     yield "read at 10 fps", lambda: bool(len(read_video(path, fit=fit, fps=10).frames)) and False
     if path.is_file():
         yield "read bytes", lambda: bool(len(read_video(path.read_bytes(), fit=fit).frames)) and False
@@ -93,6 +95,12 @@ def of_video(path: Path) -> Iterator[tuple[str, Probe]]:
     for encode in ("h264", "frames", "copy"):
         config = EncodeConfig(encode=encode, size=64)
         yield f"make_sample {encode}", lambda config=config: _left_out(path, config)
+
+
+def _for_translation(path: Path) -> bool:
+    for at_fps in (None, 12.5):
+        whole_video(timed_runs(path, size=32, at_fps=at_fps))
+    return False
 
 
 def _left_out(path: Path, config: EncodeConfig) -> bool:
