@@ -22,7 +22,9 @@ from signllm.config import FinetuneConfig, datasets_of, load_config, save_config
 from signllm.errors import UsageError
 from signllm.evaluation.model_card import model_card
 from signllm.models.adapters import BASE_CLASS, is_adapter, peft_settings, to_peft
-from signllm.models.frozen_llm import read_configuration
+from signllm.models.frozen_llm import load_tokenizer, read_configuration
+from signllm.models.generation import library_settings
+from signllm.models.language_model import build_prompt
 from signllm.models.model_files import model_folder
 from signllm.stages.finetuned import ADAPTER_FOLDER, LANGUAGE_MODEL, WEIGHTS, Trained, read_trained
 from signllm.training.checkpoint import best_checkpoint, whole_checkpoint
@@ -79,9 +81,35 @@ def _write(found: Trained, run: Path, checkpoint: str, folder: Path, *, with_llm
     if with_llm:
         source = model_folder(config.sign_llm.language_model.path)
         shutil.copytree(source, folder / LANGUAGE_MODEL, ignore=_not_needed)
+        _write_prompting(config, folder / LANGUAGE_MODEL)
     scores = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run.glob("scores.*.json"))]
     card = model_card(config, found.words, datasets_of(run), scores, checkpoint, with_llm=with_llm)
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_prompting(config: FinetuneConfig, folder: Path) -> None:
+    """Let a copy of the language model say what the run recorded: its chat template and how it decodes.
+
+    Other programs read both from the model's folder, where they may be another's than those of the run.
+    """
+    model = config.sign_llm.language_model
+    tokenizer = load_tokenizer(str(folder))
+    prompt = build_prompt(model, tokenizer, read_configuration(str(folder)).model_type)
+    settings = library_settings(config.generation, tokenizer, prompt.ends)
+    if config.generation.temperature is not None:
+        settings.update(do_sample=True, temperature=config.generation.temperature)
+        settings.update(top_p=config.generation.top_p, top_k=config.generation.top_k)
+    if config.generation.no_repeat_ngram:
+        settings.no_repeat_ngram_size = config.generation.no_repeat_ngram
+    settings.save_pretrained(folder)
+    if prompt.template is not None and prompt.template.text != tokenizer.chat_template:
+        about = folder / "tokenizer_config.json"
+        if about.is_file():
+            named = json.loads(about.read_text(encoding="utf-8"))
+            named.pop("chat_template", None)
+            about.write_text(json.dumps(named, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
+        (folder / "chat_template.jinja").write_text(prompt.template.text, encoding="utf-8")
 
 
 def _portable(config: FinetuneConfig) -> FinetuneConfig:

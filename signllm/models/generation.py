@@ -141,9 +141,15 @@ def write(
     inputs = {name: value.repeat_interleave(draws, dim=0) for name, value in inputs.items()}
     noise = [seed + draw for seed in seeds for draw in range(draws)]
     chosen = _ChosenInBeams(generation.beams) if generation.beams > 1 else _Chosen(ends)
+    settings = library_settings(generation, tokenizer, ends)
+    settings.return_dict_in_generate = generation.beams > 1
+    if room is not None:
+        settings.max_new_tokens = min(settings.max_new_tokens, room)
+    if "decoder_input_ids" in inputs:  # generate() puts its own start before them unless they begin with it
+        settings.decoder_start_token_id = int(inputs["decoder_input_ids"][0, 0])
     written = model.generate(
         **inputs,
-        generation_config=_library_settings(tokenizer, inputs, generation, ends, room),
+        generation_config=settings,
         synced_gpus=synced,
         logits_processor=_processors(generation, chosen, noise),
         stopping_criteria=_stopping(ends),
@@ -160,33 +166,23 @@ def write(
     return [_ranked(candidates[at : at + generation.n_best], generation) for at in every]
 
 
-def _library_settings(
-    tokenizer: Any,
-    inputs: Mapping[str, Tensor],
-    generation: GenerationConfig,
-    ends: Sequence[Sequence[int]],
-    room: int | None,
-) -> Any:
+def library_settings(generation: GenerationConfig, tokenizer: Any, ends: Sequence[Sequence[int]]) -> Any:
     """Return our options as ``transformers`` names them; everything else has the library's own default.
 
     The model's own settings were emptied when it was loaded, for ``generate`` fills gaps from them.
     """
     from transformers import GenerationConfig as LibrarySettings
 
-    longest, has_beams = generation.max_new_tokens, generation.beams > 1
-    starts = inputs.get("decoder_input_ids")
     return LibrarySettings(
-        max_new_tokens=longest if room is None else min(longest, room),
+        max_new_tokens=generation.max_new_tokens,
         num_beams=generation.beams,
         num_return_sequences=1 if generation.samples else generation.n_best,
-        do_sample=False,
+        do_sample=False,  # write() draws by itself
         use_cache=True,
-        length_penalty=generation.length_penalty if has_beams else None,
+        length_penalty=generation.length_penalty if generation.beams > 1 else None,
         pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
         eos_token_id=[end[0] for end in ends if len(end) == 1],
-        # generate() puts its own start before a decoder's tokens unless they begin with it.
-        decoder_start_token_id=None if starts is None else starts[0, 0].item(),
-        return_dict_in_generate=has_beams,
     )
 
 
