@@ -9,7 +9,9 @@ import json as json_format
 import os
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from signllm.errors import UsageError
@@ -144,18 +146,26 @@ def _flattened(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def spread(
-    verb: str, arguments: list[str], ranks: int, alone: Job, *, storage_timeout_s: float | None = None
+    verb: str,
+    arguments: list[str],
+    ranks: int,
+    alone: Job,
+    *,
+    folder: Path | None = None,
+    storage_timeout_s: float | None = None,
 ) -> None:
     """Run ``alone`` here, or the same command line on ``ranks`` ranks, unless this already is one of them.
 
     A signal does not end it but asks it to leave, from start-up to the last file
-    (:mod:`signllm.training.preemption`); while it waits for storage, it leaves at once.
+    (:mod:`signllm.training.preemption`); while it waits for storage, it leaves at once. A rank whose work
+    fails because another rank is gone names that one (:mod:`signllm.training.failures`).
 
     Args:
         verb: the word of the command line.
         arguments: the others.
         ranks: how many.
         alone: what one rank does.
+        folder: a folder that all ranks see and may write into, the run's; None if the verb writes none.
         storage_timeout_s: seconds that it waits for storage; None waits as long as by default.
     """
     if ranks == 1 or "WORLD_SIZE" in os.environ:
@@ -167,10 +177,18 @@ def spread(
                 if flag.requested:
                     raise stopped_early()
 
-            with patience(storage_timeout_s, leave_if_asked):
+            with patience(storage_timeout_s, leave_if_asked), _explaining_lost_ranks(folder, verb):
                 alone()
     else:
         run_local_ranks([verb, *arguments], ranks=ranks)
+
+
+def _explaining_lost_ranks(folder: Path | None, verb: str) -> AbstractContextManager[None]:
+    if folder is None or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return nullcontext()
+    from signllm.training.failures import failing_together
+
+    return failing_together(folder, int(os.environ["RANK"]), verb, hang_s=None)
 
 
 def whole(outcome: Any) -> None:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+from signllm.cluster.slurm_jobs import list_numbers
+from signllm.training.rank_memory import describe_deaths, read_memory
 
 TAIL_BYTES = 65_536
 _LINE = re.compile(r"submitit \w+ \((\S+ \S+?),\d+\) - (.*)")
@@ -21,6 +25,12 @@ _ERROR = re.compile(
     r"|(?:[\w.]+\.)?(\w+(?:Error|Exception|Interrupt|Exit)\b.*))"
 )
 _ERROR_OF_SLURM = re.compile(r"^(?:slurmstepd|srun): error: (.*)")
+_END_OF_TASKS = re.compile(r"^srun: error: \S+: tasks? ([\d,-]+): (.*)")
+_CANCELLED = re.compile(r"^(?:slurmstepd\S*|srun): error: \*\*\* .* CANCELLED AT ")
+_NEXT_ATTEMPT = ("DUE TO PREEMPTION", "DUE TO JOB REQUEUE")
+_SIGNALS = {signal.strsignal(number): number for number in signal.valid_signals()}
+_SIGNALS["Out Of Memory"] = signal.SIGKILL
+"""How srun names the signal that ended a task."""
 _OUTCOMES = {
     "Exiting after successful completion": "COMPLETED",
     "Submitted job triggered an exception": "FAILED",
@@ -78,8 +88,30 @@ def read_logs(logs: Path, job: str) -> JobLogs:
         ended=ended,
         outcome="FAILED" if failing else outcome,
         progress=_last(_PROGRESS, _text(first, TAIL_BYTES)),
-        error=_last(_ERROR, errors) or _last(_ERROR_OF_SLURM, errors),
+        error=_death(logs, job) or _last(_ERROR, errors) or _last(_ERROR_OF_SLURM, errors),
     )
+
+
+def job_memory_folder(logs: Path, job: str) -> Path:
+    """Return where the ranks of a job leave their memory (:mod:`signllm.training.rank_memory`)."""
+    return logs / f"{job}_memory"
+
+
+def _death(logs: Path, job: str) -> str | None:
+    """Return which ranks a signal ended first, as srun says it, and their memory; None where none did.
+
+    Of the ranks of a job that is cancelled or preempted srun says the same, after it has said so.
+    """
+    text = _text(log_path(logs, job, "err"), TAIL_BYTES)
+    for line in text[max(map(text.rfind, _NEXT_ATTEMPT)) + 1 :].splitlines():
+        end = _END_OF_TASKS.match(line)
+        if end and (number := _SIGNALS.get(end[2].partition(" (core")[0])):
+            folder = job_memory_folder(logs, job)
+            ranks = {rank: read_memory(folder, rank) for rank in list_numbers(end[1])}
+            return "; ".join(describe_deaths(ranks, number).splitlines()[: len(ranks)])
+        if end or _CANCELLED.match(line):
+            return None
+    return None
 
 
 def log_path(logs: Path, job: str, kind: str) -> Path:

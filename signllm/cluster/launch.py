@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from signllm.cluster.job_logs import job_memory_folder
 from signllm.cluster.profile import Profile
 from signllm.cluster.rank import VerbOnRank
 from signllm.cluster.record import next_steps, write_record
@@ -22,6 +23,8 @@ from signllm.cluster.slurm_jobs import SubmissionLimits, submission_limits
 from signllm.cluster.snapshot import Snapshot, pack
 from signllm.cluster.sweep import option_value, owned_folder
 from signllm.errors import RunFailedError, UsageError
+from signllm.training.local_ranks import RANK_FAILED
+from signllm.training.rank_memory import describe_deaths, read_memory
 
 PYTHON = shlex.join(["sh", "-c", 'trap \'\' USR2 TERM; exec "$0" "$@"', sys.executable])
 """How a rank starts Python: a warning that comes before submitit takes warnings would fail the job.
@@ -290,6 +293,33 @@ def _code_lines(code: Snapshot | None) -> list[str]:
     return ["export PYTHONSAFEPATH=1", f"export PYTHONPATH={path}"]
 
 
+def _lost_ranks(job: Any) -> str | None:
+    """Return the message about ranks that ended without a word; None where each said how it ended.
+
+    Ranks that only lost the connection to them say the same; those may be ended before they can.
+    """
+    folder = job_memory_folder(job.paths.folder, job.job_id)
+    messages = [_result_of(job.task(task)) for task in range(job.num_tasks)]
+    died = {rank: read_memory(folder, rank) for rank, text in enumerate(messages) if text is None}
+    own = [text for text in messages if text and f".{RANK_FAILED}: " not in text]
+    if own or not died:
+        return None
+    told = next((text for text in messages if text), "").rpartition(f".{RANK_FAILED}: ")[2]
+    if told.startswith("rank ") and "was killed" in told:
+        return told.rstrip()
+    return describe_deaths(died, where=job.paths.stderr)
+
+
+def _result_of(task: Any) -> str | None:
+    """Return what a rank left as its result: "" if it ended well, a traceback; None if it left nothing."""
+    from submitit.core.utils import pickle_load
+
+    if not task.paths.result_pickle.exists():
+        return None
+    outcome, text = pickle_load(task.paths.result_pickle)
+    return str(text) if outcome == "error" else ""
+
+
 def wait(job: Any) -> str:
     """Wait for a job and return what its first rank printed, without submitit's own lines.
 
@@ -305,6 +335,8 @@ def wait(job: Any) -> str:
         told = str(error)
         if (mark := f"{UsageError.__module__}.{UsageError.__name__}: ") in told:
             raise UsageError(told.rpartition(mark)[2].partition("\n\n---")[0].rstrip()) from None
+        if lost := _lost_ranks(job):
+            raise RunFailedError(lost) from None
         last = "\n".join(told.strip().splitlines()[-20:])
         raise RunFailedError(f"job {job.job_id} failed; {job.paths.stderr} ends with\n{last}") from None
     printed = (job.task(0).stdout() or "").splitlines(keepends=True)

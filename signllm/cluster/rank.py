@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, cast
 
+from signllm.cluster.job_logs import job_memory_folder
 from signllm.cluster.site_environment import RANK_VARIABLES
 from signllm.errors import RunFailedError
 from signllm.training.local_ranks import (
@@ -30,6 +31,7 @@ from signllm.training.local_ranks import (
     leave_ranks,
     message_of,
 )
+from signllm.training.rank_memory import FOLDER_VARIABLE, record_memory
 
 PORTS = range(20_000, 32_768)
 LEAVE_AFTER_S = 30.0
@@ -48,6 +50,7 @@ class VerbOnRank:
     def __call__(self) -> None:
         """Take this rank's place among the others and run the verb; queue it again where it was preempted."""
         rank_environment()
+        _record_memory()
         end = _End()
         atexit.register(end)  # registered before torch's, it is called after them
         if os.environ.get("SUBMITIT_EXECUTOR") == "local":
@@ -70,6 +73,15 @@ class VerbOnRank:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _record_memory() -> None:
+    """Leave the memory of this rank next to the job's logs, for those who outlive it."""
+    from submitit import JobEnvironment
+
+    job = JobEnvironment()
+    os.environ[FOLDER_VARIABLE] = str(job_memory_folder(job.paths.folder, job.job_id))
+    record_memory(None, job.global_rank)
 
 
 class _End:

@@ -151,7 +151,7 @@ def _from_scontrol(line: str) -> dict[str, SlurmState]:
     )
     if "ArrayTaskId" not in told:
         return {told["JobId"]: about}
-    return {f"{told['ArrayJobId']}_{task}": about for task in _tasks(told["ArrayTaskId"])}
+    return {f"{told['ArrayJobId']}_{task}": about for task in list_numbers(told["ArrayTaskId"])}
 
 
 def _state(
@@ -166,10 +166,10 @@ def _state(
     )
 
 
-def _tasks(told: str) -> list[int]:
-    """Return the numbers in ``0-2,5%1``."""
+def list_numbers(text: str) -> list[int]:
+    """Return the numbers of tasks in ``0-2,5%1``."""
     tasks: list[int] = []
-    for part in told.partition("%")[0].split(","):
+    for part in text.partition("%")[0].split(","):
         first, _, last = part.partition("-")
         if first.isdecimal():
             tasks += range(int(first), int(last.partition(":")[0] or first) + 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from signllm.errors import RunFailedError, UsageError
-from signllm.training.local_ranks import StoppedEarlyError
+from signllm.training.local_ranks import OUR_FAULT, StoppedEarlyError, message_of
+from signllm.training.rank_memory import (
+    describe_deaths,
+    describe_memory_error,
+    memory_folder,
+    read_memory,
+    record_memory,
+)
 from signllm.training.watchdog import START_UP_S, Watchdog, watchdog
 from signllm.writing import write_whole
 
@@ -66,22 +74,27 @@ def require_finite(
 
 
 @contextmanager
-def failing_together(run: Path, rank: int, doing: str, *, hang_s: float = START_UP_S) -> Iterator[None]:
+def failing_together(
+    run: Path, rank: int, doing: str, *, hang_s: float | None = START_UP_S
+) -> Iterator[None]:
     """Report an exception of this rank to the others, or theirs here; watch that the ranks go on.
 
     Args:
         run: the run folder.
         rank: this one.
         doing: stage or verb, for the messages.
-        hang_s: seconds without a step, or a batch of a validation, after which all ranks end.
+        hang_s: seconds without a step, or a batch of a validation, after which all ranks end; None does not
+            watch for that.
 
     Raises:
         RankFailedError: this rank only saw the network fail because another rank had failed, or waited too
         long.
     """
     mine = run / "failures" / f"rank-{rank}.txt"
-    for old in mine.parent.glob(f"rank-{rank}.*"):
+    for old in (mine, mine.with_suffix(".network.txt"), mine.with_suffix(".stack.txt")):
         old.unlink(missing_ok=True)
+    if _world() > 1:
+        record_memory(mine.parent, rank)
     started = time.time()
     with _watched(run, rank, doing, hang_s):
         try:
@@ -90,16 +103,16 @@ def failing_together(run: Path, rank: int, doing: str, *, hang_s: float = START_
             if isinstance(error, NotFiniteError | RankFailedError | StoppedEarlyError):
                 raise
             if not _is_network(error):
-                _report(mine, doing)
+                _report(mine, doing, error)
                 raise
             raise RankFailedError(_of_others(mine, rank, doing, error, started)) from error
 
 
 @contextmanager
-def _watched(run: Path, rank: int, doing: str, hang_s: float) -> Iterator[None]:
-    """Run a watchdog beside the block, if there are several ranks and none runs already."""
-    world = dist.get_world_size() if dist.is_initialized() else 1
-    if world == 1 or watchdog() is not None:
+def _watched(run: Path, rank: int, doing: str, hang_s: float | None) -> Iterator[None]:
+    """Run a watchdog during the block, if it is to be watched, there are several ranks, and none runs yet."""
+    world = _world()
+    if world == 1 or hang_s is None or watchdog() is not None:
         yield
         return
     dog = Watchdog(run, rank=rank, world=world, doing=doing, limit_s=hang_s)
@@ -112,29 +125,43 @@ def _watched(run: Path, rank: int, doing: str, hang_s: float) -> Iterator[None]:
         dog.end()
 
 
-def _report(file: Path, doing: str) -> None:
-    with contextlib.suppress(
-        OSError, UsageError
-    ):  # a full disk may be the very failure: its message must come out
-        write_whole(file, f"{file.name.partition('.')[0]} failed in {doing}\n{traceback.format_exc()}")
+def _world() -> int:
+    """Count the ranks: those of the process group, or those that are to meet in it."""
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _report(file: Path, doing: str, error: Exception) -> None:
+    """Leave a message that says all, or else the traceback."""
+    message, _ = message_of(error)
+    text = "".join(traceback.format_exception(error)) if message.startswith(OUR_FAULT) else f"{message}\n"
+    if not file.parent.parent.is_dir():  # a run that could not begin leaves nothing
+        return
+    # A full disk may be the very failure: its message must come out.
+    with contextlib.suppress(OSError, UsageError):
+        write_whole(file, f"{file.name.partition('.')[0]} failed in {doing}\n{text}")
 
 
 def _is_network(error: Exception) -> bool:
+    if describe_memory_error(error) is not None:
+        return False
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in NETWORK_WORDS)
 
 
 def _of_others(mine: Path, rank: int, doing: str, error: Exception, started: float) -> str:
-    """Say who failed, of the others: the first report among theirs, or who did not leave any."""
-    _report(mine.with_suffix(".network.txt"), doing)
+    """Say who failed, of the others: the first report among theirs, or who died without one."""
+    _report(mine.with_suffix(".network.txt"), doing, error)
     first = _report_of_others(mine, started)
     if first is not None:
         report = first.read_text(encoding="utf-8")
         return f"{first.stem} failed first ({first}), and rank {rank} stops:\n{report}"
-    world = dist.get_world_size() if dist.is_initialized() else rank + 1
-    unheard = [str(r) for r in range(world) if not (mine.parent / f"rank-{r}.network.txt").exists()]
-    told = f"no word from {', '.join(unheard)}; " if unheard else ""
+    unheard = [r for r in range(_world()) if not (mine.parent / f"rank-{r}.network.txt").exists()]
+    left = {r: read_memory(memory_folder(mine.parent), r) for r in unheard}
+    died = {r: memory for r, memory in left.items() if memory is not None and memory.has_died() is not False}
+    if died:
+        return describe_deaths(died, where=f"{doing}, where rank {rank} waited for it")
+    told = f"no word from {', '.join(map(str, unheard))}; " if unheard else ""
     return (
         f"rank {rank} waited in {doing} for a rank that died without a word (killed? out of memory?),"
         f" or never came: {told}{error}"

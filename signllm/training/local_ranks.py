@@ -14,19 +14,24 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from signllm.errors import RunFailedError, UsageError
 from signllm.writing import NO_SPACE, REMEDY
 
 USAGE, FAILED = 2, 1
+OUR_FAULT = "this is a fault of ours"
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+RANK_FAILED = "RankFailedError"
+"""Name of the error by which a rank says that another one failed (:mod:`signllm.training.failures`)."""
 _SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 SAVE_WITHIN_S = 50
 """Ranks that were asked to leave are killed after it, and so are those that wait for one that died."""
@@ -74,6 +79,16 @@ def run_local_ranks(
 
 
 def _launch(command: Sequence[str], ranks: int) -> None:
+    from signllm.training.rank_memory import FOLDER_VARIABLE
+
+    with (
+        tempfile.TemporaryDirectory(prefix="signllm-ranks-", ignore_cleanup_errors=True) as folder,
+        environment_variables({**os.environ, FOLDER_VARIABLE: folder}),
+    ):
+        _launch_elastic(command, ranks, Path(folder))
+
+
+def _launch_elastic(command: Sequence[str], ranks: int, memory_folder: Path) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -101,7 +116,7 @@ def _launch(command: Sequence[str], ranks: int) -> None:
     try:
         elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError as error:
-        raise _first_failure(error) from None
+        raise _first_failure(error, memory_folder) from None
     except SignalException as stop:
         raise StoppedEarlyError(f"stopped by {stop.sigval.name}; the same command continues a run") from None
     finally:
@@ -193,13 +208,17 @@ def message_of(error: BaseException) -> tuple[str, int]:
         return str(error), USAGE
     if isinstance(error, RunFailedError):
         return str(error), FAILED
+    from signllm.training.rank_memory import describe_memory_error
+
+    if (lack := describe_memory_error(error)) is not None:
+        return lack, FAILED
     if isinstance(error, OSError):
         where = f"\n  where:  {error.filename}" if error.filename else ""
         remedy = f"\n  remedy: {REMEDY}" if error.errno in NO_SPACE else ""
         return f"{error.strerror or error}{where}{remedy}", FAILED
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command continues a run", FAILED
-    return f"this is a fault of ours\n{''.join(traceback.format_exception(error))}", FAILED
+    return f"{OUR_FAULT}\n{''.join(traceback.format_exception(error))}", FAILED
 
 
 def report_failure(error: BaseException, message: str) -> bool:
@@ -211,8 +230,10 @@ def report_failure(error: BaseException, message: str) -> bool:
     path = os.environ.get(_ERROR_FILE)
     if path is None:
         return False
+    # torchrun prints the call stack of every rank: where the message says all, it is printed instead.
+    ours = message.startswith(OUR_FAULT)
     extra = {
-        "py_callstack": "".join(traceback.format_exception(error)),
+        "py_callstack": "".join(traceback.format_exception(error)) if ours else message,
         "timestamp": str(int(time.time())),
         "time": time.time(),
         "kind": type(error).__name__,
@@ -222,13 +243,15 @@ def report_failure(error: BaseException, message: str) -> bool:
     return True
 
 
-def _first_failure(error: Any) -> Exception:
-    """Turn torch's account of the failed ranks into the one message that the first of them left."""
-    told = {rank: f for rank, f in error.failures.items() if isinstance(f.message, dict)}
-    failures = told or error.failures
-    # The launcher ends the others with SIGTERM: they are not the cause.
-    rank = min(failures, key=lambda r: (failures[r].exitcode == -signal.SIGTERM, _moment(failures[r]), r))
+def _first_failure(error: Any, memory_folder: Path) -> Exception:
+    """Turn torch's account of the failed ranks into one message: that of the first, or why it left none."""
+    failures = error.failures
+    rank = min(failures, key=lambda r: (_is_consequence(failures[r]), _moment(failures[r]), r))
     failure = failures[rank]
+    if not isinstance(failure.message, dict) and failure.exitcode < 0:
+        from signllm.training.rank_memory import describe_deaths, read_memory
+
+        return RunFailedError(describe_deaths({rank: read_memory(memory_folder, rank)}, -failure.exitcode))
     if not isinstance(failure.message, dict):
         return RunFailedError(f"rank {rank} ended with exit code {failure.exitcode}: {failure.message}")
     message = failure.message["message"]
@@ -239,10 +262,23 @@ def _first_failure(error: Any) -> Exception:
     return RunFailedError(f"rank {rank} failed: {message}")
 
 
+def _is_consequence(failure: Any) -> bool:
+    """Say whether a rank ended because another one did: it was asked to, or it lost the connection."""
+    if not isinstance(failure.message, dict):
+        return bool(failure.exitcode == -signal.SIGTERM)
+    return bool(failure.message["extraInfo"].get("kind") == RANK_FAILED)
+
+
 def _moment(failure: Any) -> float:
-    """Return when a rank failed, in seconds: to the fraction where it said so: others follow at once."""
-    told = isinstance(failure.message, dict)
-    return float(failure.message["extraInfo"].get("time", failure.timestamp) if told else failure.timestamp)
+    """Return when a rank failed, in seconds.
+
+    Ranks that say when do so to the fraction, for others follow at once. Of those that a signal ended only
+    the second is known, rounded down; NCCL aborts a process when another rank is gone, so that signal is the
+    last of its second.
+    """
+    if isinstance(failure.message, dict):
+        return float(failure.message["extraInfo"].get("time", failure.timestamp))
+    return float(failure.timestamp) + (failure.exitcode == -signal.SIGABRT)
 
 
 @contextmanager

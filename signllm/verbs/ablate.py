@@ -77,7 +77,7 @@ def _ablate(arguments: list[str]) -> Job:
         for cell in cells:
             study.refuse_others(*cell)
         if "WORLD_SIZE" in os.environ:  # a rank of a job
-            spread("ablate", arguments, ranks, lambda: _run(study, cells))
+            spread("ablate", arguments, ranks, lambda: _run(study, cells), folder=out)
             return
         _run_apart(study, cells, arguments, ranks)
         _show(out, split, json=json)

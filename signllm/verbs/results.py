@@ -38,7 +38,7 @@ def _evaluate(arguments: list[str]) -> Job:
             found = evaluate(run, data, split, config)
             show(found if json else _brief(found), json=json)
 
-        spread("evaluate", arguments, ranks, work)
+        spread("evaluate", arguments, ranks, work, folder=run)
 
     return parse(evaluate, arguments, verb="evaluate", about=EVALUATE)
 

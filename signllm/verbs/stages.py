@@ -37,7 +37,9 @@ def _pretrain(arguments: list[str]) -> Job:
         def work() -> None:
             whole(pretrain(config, run=run, shards=data))
 
-        spread("pretrain", arguments, ranks, work, storage_timeout_s=config.data.storage_timeout_s)
+        spread(
+            "pretrain", arguments, ranks, work, folder=run, storage_timeout_s=config.data.storage_timeout_s
+        )
 
     return parse(pretrain, options, verb="pretrain", about=PRETRAIN)
 
@@ -72,7 +74,7 @@ def _compose(arguments: list[str]) -> Job:
         def work() -> None:
             _tell_words(compose(run, data, config, out=out))
 
-        spread("compose", arguments, ranks, work, storage_timeout_s=config.data.storage_timeout_s)
+        spread("compose", arguments, ranks, work, folder=run, storage_timeout_s=config.data.storage_timeout_s)
 
     return parse(compose, options, verb="compose", about=COMPOSE)
 
@@ -118,7 +120,9 @@ def _finetune(arguments: list[str]) -> Job:
         def work() -> None:
             whole(finetune(config, run=run, init=init, shards=data, words_folder=words))
 
-        spread("finetune", arguments, ranks, work, storage_timeout_s=config.data.storage_timeout_s)
+        spread(
+            "finetune", arguments, ranks, work, folder=run, storage_timeout_s=config.data.storage_timeout_s
+        )
 
     return parse(finetune, options, verb="finetune", about=FINETUNE)
 
