@@ -17,6 +17,8 @@ from signllm.cluster.slurm_jobs import list_numbers
 from signllm.training.rank_memory import describe_deaths, read_memory
 
 TAIL_BYTES = 65_536
+NEXT_ATTEMPT = "the next attempt of this job begins"
+"""What the first rank writes into its log where the job was queued again."""
 _LINE = re.compile(r"submitit \w+ \((\S+ \S+?),\d+\) - (.*)")
 _HOST = re.compile(r"hostname=([^,)]+)")
 _PROGRESS = re.compile(r"^\S.*: \d+/\d+ \S+, .*")
@@ -27,7 +29,6 @@ _ERROR = re.compile(
 _ERROR_OF_SLURM = re.compile(r"^(?:slurmstepd|srun): error: (.*)")
 _END_OF_TASKS = re.compile(r"^srun: error: \S+: tasks? ([\d,-]+): (.*)")
 _CANCELLED = re.compile(r"^(?:slurmstepd\S*|srun): error: \*\*\* .* CANCELLED AT ")
-_NEXT_ATTEMPT = ("DUE TO PREEMPTION", "DUE TO JOB REQUEUE")
 _SIGNALS = {signal.strsignal(number): number for number in signal.valid_signals()}
 _SIGNALS["Out Of Memory"] = signal.SIGKILL
 """How srun names the signal that ended a task."""
@@ -102,8 +103,7 @@ def _death(logs: Path, job: str) -> str | None:
 
     Of the ranks of a job that is cancelled or preempted srun says the same, after it has said so.
     """
-    text = _text(log_path(logs, job, "err"), TAIL_BYTES)
-    for line in text[max(map(text.rfind, _NEXT_ATTEMPT)) + 1 :].splitlines():
+    for line in _text(log_path(logs, job, "err"), TAIL_BYTES).rpartition(NEXT_ATTEMPT)[2].splitlines():
         end = _END_OF_TASKS.match(line)
         if end and (number := _SIGNALS.get(end[2].partition(" (core")[0])):
             folder = job_memory_folder(logs, job)

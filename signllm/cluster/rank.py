@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, cast
 
-from signllm.cluster.job_logs import job_memory_folder
+from signllm.cluster.job_logs import NEXT_ATTEMPT, job_memory_folder
 from signllm.cluster.site_environment import RANK_VARIABLES
 from signllm.errors import RunFailedError
 from signllm.training.local_ranks import (
@@ -50,7 +50,7 @@ class VerbOnRank:
     def __call__(self) -> None:
         """Take this rank's place among the others and run the verb; queue it again where it was preempted."""
         rank_environment()
-        _record_memory()
+        _begin_attempt()
         end = _End()
         atexit.register(end)  # registered before torch's, it is called after them
         if os.environ.get("SUBMITIT_EXECUTOR") == "local":
@@ -75,11 +75,13 @@ class VerbOnRank:
         return DelayedSubmission(self)
 
 
-def _record_memory() -> None:
-    """Leave the memory of this rank next to the job's logs, for those who outlive it."""
+def _begin_attempt() -> None:
+    """Mark the attempt in the log; leave the memory of this rank next to it, for those who outlive it."""
     from submitit import JobEnvironment
 
     job = JobEnvironment()
+    if job.global_rank == 0 and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+        print(NEXT_ATTEMPT, file=sys.stderr, flush=True)
     os.environ[FOLDER_VARIABLE] = str(job_memory_folder(job.paths.folder, job.job_id))
     record_memory(None, job.global_rank)
 

@@ -26,16 +26,16 @@ def finetune_on_rank(arguments: Sequence[str]) -> None:
 
 
 def die_on_rank(arguments: Sequence[str]) -> None:
-    """Train the toy into the folder RUN; in its third step rank 1 has the trouble KIND."""
+    """Train the toy into the folder RUN; in its third step rank RANK has the trouble KIND."""
     from signllm.training.engine import TrainingConfig, start_distributed
     from signllm.training.loop import fit
     from tests.training import run_toy, toy
 
-    run, kind = arguments
+    run, kind, rank = arguments
     config = TrainingConfig(deepspeed="zero2", steps=200, batch_size=4, tensorboard=False, log_every=1)
     ranks = start_distributed(timeout_s=config.timeout_s)
     model = toy.build()
-    model.__class__ = type("Accident", (run_toy.Trouble,), {"kind": kind, "at": 2, "rank": 1})
+    model.__class__ = type("Accident", (run_toy.Trouble,), {"kind": kind, "at": 2, "rank": int(rank)})
     loader = toy.ToyLoader(batch_size=4, rank=ranks.rank, world=ranks.world)
     fit(model, loader, config=config, run=Path(run), stage="toy")
 

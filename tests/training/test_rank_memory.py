@@ -162,8 +162,8 @@ def test_a_death_is_described_by_what_is_known_of_it(monkeypatch: pytest.MonkeyP
 
 
 CUDA = (
-    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.2 GiB "
-    "is free. Including non-PyTorch memory, this process has 77.9 GiB memory in use."
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which "
+    "1.2 GiB is free. Including non-PyTorch memory, this process has 77.9 GiB memory in use."
 )
 SHM = (
     "DataLoader worker (pid 71) is killed by signal: Bus error. It is possible that dataloader's workers are "
@@ -180,8 +180,8 @@ SHM = (
         (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "Cannot allocate memory"),
         (
             RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you "
-                "tried to allocate 4000000000 bytes. Error code 12 (Cannot allocate memory)"
+                "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: "
+                "you tried to allocate 4000000000 bytes. Error code 12 (Cannot allocate memory)"
             ),
             "4.0 GB",
         ),
