@@ -8,6 +8,7 @@ neighbours in the batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -23,6 +24,10 @@ from signllm.models.feature_cache import content_key, feature_cache, weights_key
 from signllm.models.gather import starts_of, video_of_rows
 
 TAPS, STRIDE, CLIP_FRAMES = 5, 2, 13
+PIXELS_PER_PASS = 2**21
+"""Pixels of the frames in one pass through the backbone, unless ``frames_per_chunk`` says otherwise."""
+STACKED_PER_PASS = 2**26
+"""Floats of the frames laid side by side for a temporal convolution at a time: 256 MB."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -52,8 +57,13 @@ class VisualEncoderConfig:
             leaves z as it is.
         subtract_video_mean: take a video's temporal mean out of its frames and its features; without it codes
             name the signer.
-        frames_per_chunk: frames the backbone sees at a time; 0 all.
-        recompute: recompute the backbone in the backward pass instead of keeping its activations.
+        frames_per_chunk: largest number of frames in one pass through the backbone, in every stage and
+            whatever the batch; 0 takes as many as have ``PIXELS_PER_PASS`` pixels together (41 of 224 x 224,
+            167 of 112 x 112), at least one. Results are the same up to rounding.
+        recompute: recompute the backbone in the backward pass instead of keeping the activations of all
+            frames of the step. On a CPU, where a lack of memory kills the process, a step of several passes
+            is always recomputed; a ``frames_per_chunk`` that holds the whole step avoids that work, which is
+            a third of the backbone's.
     """
 
     backbone: str = "resnet18"
@@ -81,8 +91,13 @@ class VisualEncoderConfig:
             )
         if self.frames_per_chunk < 0:
             raise UsageError(
-                f"encoder.frames_per_chunk is {self.frames_per_chunk}", remedy="give 0 (all frames) or more"
+                f"encoder.frames_per_chunk is {self.frames_per_chunk}",
+                remedy="give the number of frames, or 0 for as many as fit into a pass of the default size",
             )
+
+    def frames_per_pass(self, height: int, width: int) -> int:
+        """Return how many frames of a size go through the backbone at a time, at most."""
+        return self.frames_per_chunk or max(1, PIXELS_PER_PASS // (height * width))
 
 
 class TemporalConv3d(nn.Conv3d):
@@ -97,8 +112,13 @@ class TemporalConv3d(nn.Conv3d):
 
     def forward(self, maps: Tensor, taps: Tensor) -> Tensor:  # type: ignore[override]
         """Return (P, outputs, h, w) of maps (F, inputs, h, w), given the frames (P, 5) each output sees."""
-        stacked = maps.index_select(0, taps.reshape(-1)).reshape(taps.shape[0], -1, *maps.shape[2:])
         kernel = self.weight.transpose(1, 2).flatten(1, 2)
+        outputs_per_pass = max(1, STACKED_PER_PASS // (TAPS * maps[0].numel()))
+        passes = taps.split(outputs_per_pass)
+        return run_passes(self._convolve, [(maps, part, kernel) for part in passes])
+
+    def _convolve(self, maps: Tensor, taps: Tensor, kernel: Tensor) -> Tensor:
+        stacked = maps.index_select(0, taps.reshape(-1)).reshape(taps.shape[0], -1, *maps.shape[2:])
         return functional.conv2d(stacked, kernel, self.bias, padding=1)
 
 
@@ -145,7 +165,18 @@ class VisualEncoder(nn.Module):
         return self.project(pooled), counts
 
     def pool(self, frames: Tensor, frame_counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pooled maps (sum N, F) that :meth:`project` takes, and their counts (B,)."""
+        """Return the pooled maps (sum N, F) that :meth:`project` takes, and their counts (B,).
+
+        Where nothing learns, each video is encoded alone: the memory does not depend on the number of videos,
+        and not a bit of an encoding depends on the other videos of the batch.
+        """
+        if torch.is_grad_enabled() or len(frame_counts) == 1:
+            return self._pool(frames, frame_counts)
+        videos = zip(frames.split(frame_counts.tolist()), frame_counts.split(1), strict=True)
+        pooled, counts = zip(*(self._pool(*video) for video in videos), strict=True)
+        return torch.cat(pooled), torch.cat(counts)
+
+    def _pool(self, frames: Tensor, frame_counts: Tensor) -> tuple[Tensor, Tensor]:
         maps = self._maps(frames, frame_counts)
         if self.config.subtract_video_mean:
             maps = subtract_video_mean(maps, frame_counts)
@@ -185,39 +216,40 @@ class VisualEncoder(nn.Module):
 
     def _maps(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
         """Return the backbone's maps (sum T, C, h, w), those of a frozen one from the feature cache."""
-        is_cached = (
-            self.config.freeze_backbone and not frames.is_cuda and self.first.weight.dtype == torch.float32
-        )
-        cache = feature_cache() if is_cached else None
-        if cache is None:
-            return self._features(self._pixels(frames, frame_counts))
+        if torch.is_grad_enabled() and not self.config.freeze_backbone:
+            return self._features(frames, frame_counts)
+        cache = None
+        if self.config.freeze_backbone and not frames.is_cuda and self.first.weight.dtype == torch.float32:
+            cache = feature_cache()
         preparation = f"{self.backbone.model.config} subtract_video_mean={self.config.subtract_video_mean}"
-        weights = weights_key(self.backbone, preparation)
+        weights = "" if cache is None else weights_key(self.backbone, preparation)
         maps = []
-        for video in frames.split(frame_counts.tolist()):
-            compute = partial(self._maps_of_one, video)  # alone, so that no neighbour changes a rounding
-            maps.append(cache.maps(content_key(video, weights), compute))
+        with torch.no_grad():
+            # Each video alone, so that no neighbour changes a rounding.
+            for video, count in zip(frames.split(frame_counts.tolist()), frame_counts.split(1), strict=True):
+                compute = partial(self._features, video, count)
+                maps.append(compute() if cache is None else cache.maps(content_key(video, weights), compute))
         return torch.cat(maps)
 
-    def _maps_of_one(self, frames: Tensor) -> Tensor:
-        return self._features(self._pixels(frames, torch.tensor([len(frames)])))
+    def _features(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
+        """Return the backbone's maps (sum T, C, h, w), computed in passes of a bounded number of frames."""
+        frames_per_pass = self.config.frames_per_pass(*frames.shape[2:])
+        passes: list[tuple[Tensor, ...]] = [(part,) for part in frames.split(frames_per_pass)]
+        if self.config.subtract_video_mean:
+            means = video_means(frames, frame_counts, self.first.weight.dtype, frames_per_pass)
+            videos = video_of_rows(frame_counts).split(frames_per_pass)
+            passes = [(*part, means, video) for part, video in zip(passes, videos, strict=True)]
+        return run_passes(self._one_pass, passes, recompute=self.config.recompute)
 
-    def _pixels(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
+    def _one_pass(self, frames: Tensor, means: Tensor | None = None, videos: Tensor | None = None) -> Tensor:
+        """Return the maps of frames (F, 3, H, W), given the temporal means and the video of each frame."""
         dtype = self.first.weight.dtype
         scale = 255.0 if frames.dtype == torch.uint8 else 1.0
         pixels = frames.to(dtype=dtype, memory_format=torch.channels_last)
-        if self.config.subtract_video_mean:
-            return subtract_video_mean(pixels, frame_counts).div_(self.pixel_std.to(dtype) * scale)
-        return (pixels / scale).sub_(self.pixel_mean.to(dtype)).div_(self.pixel_std.to(dtype))
-
-    def _features(self, pixels: Tensor) -> Tensor:
-        chunks = pixels.split(self.config.frames_per_chunk or len(pixels))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_backbone):
-            return torch.cat([self._backbone_maps(chunk) for chunk in chunks])
-
-    def _backbone_maps(self, pixels: Tensor) -> Tensor:
-        if self.config.recompute and torch.is_grad_enabled():
-            return checkpoint(self.backbone, pixels, use_reentrant=False)
+        if means is not None and videos is not None:
+            pixels = (pixels - means.index_select(0, videos)).div_(self.pixel_std.to(dtype) * scale)
+        else:
+            pixels = (pixels / scale).sub_(self.pixel_mean.to(dtype)).div_(self.pixel_std.to(dtype))
         return self.backbone(pixels)
 
     @torch.no_grad()
@@ -225,6 +257,33 @@ class VisualEncoder(nn.Module):
         size = self.config.frame_size
         maps = self.backbone(torch.zeros(1, 3, size, size))
         return int(maps.shape[2] * maps.shape[3])
+
+
+def run_passes(
+    function: Callable[..., Tensor], passes: Sequence[tuple[Tensor, ...]], *, recompute: bool = False
+) -> Tensor:
+    """Return the rows that ``function`` computes from the arguments of each pass, one pass after the other.
+
+    Args:
+        function: what a pass computes.
+        passes: the tensors that each pass takes.
+        recompute: keep the arguments for the backward pass, and compute everything else again. On a CPU
+            several passes are always recomputed; otherwise they would take the memory of one large pass.
+    """
+    if torch.is_grad_enabled() and (recompute or (len(passes) > 1 and passes[0][0].device.type == "cpu")):
+        function = partial(checkpoint, function, use_reentrant=False)
+    rows = [function(*tensors) for tensors in passes]
+    return torch.cat(rows) if len(rows) > 1 else rows[0]
+
+
+def video_means(frames: Tensor, counts: Tensor, dtype: torch.dtype, frames_per_pass: int) -> Tensor:
+    """Return the temporal mean (B, 3, H, W) of each video, converting a pass of frames at a time."""
+    sums_dtype = torch.promote_types(dtype, torch.float32)
+    means = []
+    for video in frames.split(counts.tolist()):
+        total = sum(part.sum(dim=0, dtype=sums_dtype) for part in video.split(frames_per_pass))
+        means.append((total / len(video)).to(dtype))
+    return torch.stack(means)
 
 
 def subtract_video_mean(x: Tensor, counts: Tensor) -> Tensor:
