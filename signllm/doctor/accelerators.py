@@ -2,19 +2,65 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import re
+import sys
+import tempfile
+
 import torch
 
 from signllm.doctor.finding import Finding
 
 GIB = 2**30
+INSTRUCTION_SET_VARIABLES = ("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA")
+"""Environment variables that keep torch's own code (the first) and oneDNN's from using all instructions."""
 
 
 def findings() -> list[Finding]:
     """Return the processor as torch uses it, the GPUs, and the distributed backends."""
     capability = torch.backends.cpu.get_cpu_capability()
-    told = f"torch uses {capability}, {torch.get_num_threads()} threads"
-    processor = Finding(group="torch", name="CPU", told=told, facts={"capability": capability})
+    version, instruction_set = _onednn()
+    limits = {name: os.environ[name] for name in INSTRUCTION_SET_VARIABLES if name in os.environ}
+    told = (
+        f"torch uses {capability}, oneDNN {version} uses {instruction_set}, {torch.get_num_threads()} threads"
+    )
+    if limits:
+        told += f" (limited by {', '.join(f'{name}={value}' for name, value in limits.items())})"
+    facts = {
+        "capability": capability,
+        "onednn": version,
+        "onednn_instruction_set": instruction_set,
+        "limits": limits,
+    }
+    processor = Finding(group="torch", name="CPU", told=told, facts=facts)
     return [processor, *_gpus(), _distributed()]
+
+
+@functools.cache  # oneDNN prints it once in a process
+def _onednn() -> tuple[str, str]:
+    """Return the version of oneDNN, which computes convolutions, and the instruction set that it uses.
+
+    torch does not say, but oneDNN prints both before the first operation that it is asked to report on.
+    """
+    mkldnn = torch.backends.mkldnn
+    if not mkldnn.is_available():
+        return "absent", "nothing"
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    with tempfile.TemporaryFile() as printed:
+        os.dup2(printed.fileno(), 1)
+        try:
+            with mkldnn.verbose(mkldnn.VERBOSE_ON):
+                torch.conv2d(torch.ones(2, 8, 4, 4), torch.ones(8, 8, 3, 3))
+        finally:
+            os.dup2(stdout, 1)
+            os.close(stdout)
+        printed.seek(0)
+        lines = printed.read().decode(errors="replace")
+    version = re.search(r"oneDNN v?([\d.]+)", lines)
+    instruction_set = re.search(r"cpu,isa:(.+)", lines)
+    return version[1] if version else "unknown", instruction_set[1].strip() if instruction_set else "unknown"
 
 
 def _gpus() -> list[Finding]:

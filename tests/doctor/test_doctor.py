@@ -96,6 +96,24 @@ def test_what_is_missing_or_too_old_is_told_with_its_remedy(
     assert failed.strip() == "signllm: missing or wrong here: deepspeed, submitit"
 
 
+@pytest.mark.skipif(
+    "avx2" not in machine._processor().facts["extensions"], reason="not a processor with AVX2"
+)
+def test_the_instruction_set_in_use_and_what_limits_it_are_named() -> None:
+    limits = {"ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "AVX2"}
+    done = signllm("doctor", "--json", **limits)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads(done.stdout)
+    assert record["torch"]["CPU"]["capability"] == "AVX2"
+    assert record["torch"]["CPU"]["onednn_instruction_set"] == "Intel AVX2"
+    assert record["torch"]["CPU"]["limits"] == limits
+    assert "avx2" in record["machine"]["processor"]["extensions"]
+    assert record["machine"]["processor"]["name"]
+    (line,) = [line for line in signllm("doctor", **limits).stdout.splitlines() if "oneDNN" in line]
+    assert line.count("AVX2") >= 3
+    assert all(f"{name}={value}" in line for name, value in limits.items())
+
+
 @pytest.mark.parametrize(
     ("line", "name", "versions"),
     [

@@ -1,4 +1,4 @@
-"""A bounded number of frames goes through the backbone at a time, whatever the batch; results are the same."""
+"""A bounded number of frames goes through the backbone at a time, whatever the batch."""
 
 from __future__ import annotations
 
