@@ -36,12 +36,13 @@ class Timing:
     """When the frames of a video are shown.
 
     Attributes:
-        fps: frames per second.
-        is_steady: whether each frame is shown within one frame's time of where it would be at that rate.
+        fps: frames per second on average.
+        steady_fps: another rate, at which the video should be shown, if its frames are not evenly spread:
+            some would be shown more than one frame's time from where they belong. None: they are.
     """
 
     fps: float
-    is_steady: bool = True
+    steady_fps: float | None = None
 
 
 def is_possible(fps: float) -> bool:
@@ -78,10 +79,10 @@ def measure(times_s: Sequence[float], stated_s: float, stated_fps: float) -> Tim
         return Timing(fps)
     gaps_s = np.diff(begins_s)
     usual_fps = 1 / float(np.median(gaps_s[gaps_s > 0]))
-    fps = usual_fps if _BURSTS * fps < usual_fps <= FASTEST_FPS else fps
-    if begins_s[-1] * fps > MAX_FRAMES:  # time stamps that jump so far are damaged
+    steady_fps = usual_fps if _BURSTS * fps < usual_fps <= FASTEST_FPS else fps
+    if begins_s[-1] * steady_fps > MAX_FRAMES:  # time stamps that jump so far are damaged
         return Timing(stated_fps)
-    return Timing(fps, is_steady=False)
+    return Timing(fps, steady_fps)
 
 
 def steps_s(begins_s: np.ndarray) -> np.ndarray:

@@ -85,6 +85,7 @@ class _Part(Reading):
             decoded = itertools.chain([first], decoded)
         for time_s, frame in decoded:
             self._last_s = time_s
+            self.note_orientation(frame)
             if self.cut.is_over(time_s):
                 break
             if self.cut.has_begun(time_s):

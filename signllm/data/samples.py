@@ -207,15 +207,14 @@ def _read_steadily(
         stated_fps = reading.fps
         video = encode(reading, fps=config.fps)
         measured = reading.timing
-        is_unsteady = config.fps is None and not measured.is_steady
+        is_unsteady = config.fps is None and measured.steady_fps is not None
         timing = measured if is_unsteady or measured.fps != stated_fps else None
         return _Read(video, reading.transfer)
 
     def as_measured(reading: Reading) -> _Read:
         assert timing is not None
         reading.fps = timing.fps
-        fps = config.fps or (None if timing.is_steady else timing.fps)
-        return _Read(encode(reading, fps=fps), reading.transfer)
+        return _Read(encode(reading, fps=config.fps or timing.steady_fps), reading.transfer)
 
     result = read(as_stated)
     return result if timing is None else read(as_measured)

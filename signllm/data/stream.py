@@ -97,8 +97,12 @@ class Reading:
             self.transfer = TRANSFER_NAMES.get(frame.color_trc, "")
         self.times_s.append(time_s)
         self._last_duration_s = float((frame.duration or 0) * (frame.time_base or 0))
-        self._stated_orientation = self._stated_orientation or orientation_of(frame)
+        self.note_orientation(frame)
         return frame
+
+    def note_orientation(self, frame: Any) -> None:
+        """Note what a frame states of its orientation, which the frames behind it may leave out."""
+        self._stated_orientation = self._stated_orientation or orientation_of(frame)
 
 
 def _stated_rate(stream: Any) -> float:

@@ -82,7 +82,7 @@ def _streamed(source: Path | bytes, size: int, at_fps: float | None) -> Iterator
 
 def _stream_runs(reading: Reading, size: int) -> Iterator[Timed]:
     """Let a frame end where the next begins, and the last of all after the length of a frame."""
-    frames, fit, done, latest_s = reading.frames(), partial(scaled_to, short_side=size), 0, -math.inf
+    frames, fit, done, latest_s = reading.frames(), partial(scaled_to, short_side=size), 0, 0.0
     origin_s = (reading.container.start_time or 0) / _MICROSECONDS
     waiting: tuple[np.ndarray, np.ndarray] | None = None
     for first in frames:

@@ -79,7 +79,7 @@ def test_the_usual_rate_is_that_of_the_middle_second() -> None:
 )
 def test_measured_rates(times_s: list[float], stated_fps: float, timing: Timing) -> None:
     measured = measure(list(times_s), 0.0, stated_fps)
-    assert (measured.fps, measured.is_steady) == (pytest.approx(timing.fps), timing.is_steady)
+    assert (measured.fps, measured.steady_fps) == (pytest.approx(timing.fps), timing.steady_fps)
 
 
 RATES = {"once": 25.0, "twice": 50.0}

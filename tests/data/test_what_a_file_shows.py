@@ -210,6 +210,22 @@ def test_a_stored_video_is_upright_without_a_matrix(tmp_path: Path) -> None:
         assert container.streams.video[0].sample_aspect_ratio in (None, 1)
 
 
+def test_an_orientation_inside_the_stream_holds_for_every_part(tmp_path: Path) -> None:
+    """Only the first frame of an H.264 stream need state it."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("the ffmpeg command is not installed")
+    frames = np.repeat(bright_corner()[:1], 20, axis=0)
+    plain, turned = written(tmp_path, video(frames)), tmp_path / "turned.mp4"
+    bits = "h264_metadata=display_orientation=insert:rotate=90:flip=horizontal"
+    command = ["ffmpeg", "-v", "error", "-i", plain, "-c", "copy", "-bsf:v", bits, turned]
+    assert subprocess.run(command).returncode == 0
+    whole = decode(turned)
+    assert whole.shape == (20, 96, 64, 3)
+    assert np.abs(whole[:1].astype(int) - by_ffmpeg(turned, "-frames:v", "1")).mean() < 3
+    part = read_cut(turned, Cut(0.2, 0.6), partial(rgb_video, fit=None, fps=None))[0].frames
+    np.testing.assert_array_equal(part, whole[5:15])
+
+
 # --- pixels that are not square -----------------------------------------------------------------------------
 
 SHAPES = [
@@ -349,6 +365,14 @@ def test_each_frame_twice_at_twice_the_rate_is_the_same_video(container: str) ->
         timed = whole_video(timed_runs(data, size=64, at_fps=30))
         assert numbers_of(timed.frames) == [*range(40)]
         np.testing.assert_allclose(timed.edges_s, np.arange(41) / 30, atol=1e-6)
+
+
+def test_a_copy_of_a_varying_rate_states_the_average(tmp_path: Path) -> None:
+    times_ms = [*range(0, 1000, 40), 5000, *range(5040, 6000, 40)]
+    data = video(numbered(len(times_ms)), times=times_ms, tick=Fraction(1, 1000))
+    sample = sample_of(written(tmp_path, data), "copy")
+    assert sample.meta["frames"] == len(times_ms)
+    assert sample.meta["frames"] / sample.meta["fps"] == pytest.approx(6, abs=0.2)
 
 
 # --- high dynamic range -------------------------------------------------------------------------------------
