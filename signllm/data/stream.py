@@ -35,7 +35,6 @@ class Reading:
 
     Attributes:
         fps: frames per second that the stream states on average; 25 if it states none.
-        declared: frames that the stream says it shows; 0 where it is silent.
         times_s: when each frame decoded so far begins, in seconds.
         transfer: name of the first frame's high dynamic range, "" for an ordinary picture.
     """
@@ -43,11 +42,15 @@ class Reading:
     def __init__(self, container: Any, stream: Any) -> None:
         self.container, self.stream = container, stream
         self.fps = _stated_rate(stream)
-        self.declared = _declared_frames(stream)
         self.times_s: list[float] = []
         self.transfer = ""
         self._stated_orientation: Orientation | None = None
         self._last_duration_s = 0.0
+
+    @cached_property
+    def declared(self) -> int:
+        """Frames that the stream says it shows; 0 where it is silent. Long recordings take time to count."""
+        return _declared_frames(self.stream)
 
     @cached_property
     def orientation(self) -> Orientation:
