@@ -149,14 +149,17 @@ def reuse_freed_memory() -> bool:
     return bool(mallopt(_MMAP_THRESHOLD, _MMAP_BYTES) and mallopt(_TRIM_THRESHOLD, _TRIM_BYTES))
 
 
-def end_with_launcher() -> None:
-    """Let this rank be killed with the launcher that started it, if one did.
+def begin_rank() -> None:
+    """Let this rank be killed with the launcher that started it, if one did, and leave its memory for it.
 
-    The launcher gives every rank a session of its own: were it killed alone, they would train on, beside
-    those of the same command given again, into the same folder.
+    The launcher gives every rank a session of its own: were it killed alone, they would go on training, next
+    to those of the same command given again, into the same folder.
     """
     if _ERROR_FILE in os.environ:
+        from signllm.training.rank_memory import record_memory
+
         end_with_parent()
+        record_memory(None, int(os.environ.get("RANK", "0")))
 
 
 def end_with_parent() -> None:
