@@ -48,6 +48,7 @@ _WORKER = re.compile(
 )
 _REFUSED_BYTES = re.compile(r"(?:can't allocate|not enough) memory: you tried to allocate (\d+) bytes")
 _REFUSED_ON_GPU = re.compile(r"Tried to allocate ([\d.]+ \w+)")
+_OF_GPU = re.compile("CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 _SHARED_MEMORY = re.compile(r"unable to .*(?:shared memory|</?torch_|shm)", re.DOTALL)
 
 
@@ -253,10 +254,13 @@ def _signal_name(number: int) -> str:
 def describe_memory_error(error: BaseException) -> str | None:
     """Return the message about an error that says that memory was lacking; None for any other."""
     text, kind = str(error), type(error).__name__
-    if "CUDA out of memory" in text or kind == "OutOfMemoryError":
+    if kind == "BrokenProcessPool":
+        killed = "a worker process was killed (most likely by signal 9), probably for lack of memory"
+        return f"{killed}\n  remedy: {SMALLER}"
+    if kind == "OutOfMemoryError" or _OF_GPU.search(text):
         size = _REFUSED_ON_GPU.search(text)
         wanted = f": {size[1]} more could not be had" if size else ""
-        return f"the memory of the GPU is used up{wanted}\n  remedy: {SMALLER_ON_GPU}"
+        return f"the memory of the GPU is used up (CUDA out of memory){wanted}\n  remedy: {SMALLER_ON_GPU}"
     worker = _WORKER.search(text) if isinstance(error, RuntimeError) else None
     if worker:
         return _describe_worker(worker[1], worker[2] or worker[3], shared="shared memory" in text)

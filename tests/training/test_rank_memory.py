@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,6 +187,9 @@ SHM = (
             "4.0 GB",
         ),
         (torch.OutOfMemoryError(CUDA), "2.00 GiB"),
+        (RuntimeError("CUDA error: out of memory"), "memory of the GPU"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "GPU"),
+        (BrokenProcessPool("A process in the process pool was terminated abruptly"), "signal 9"),
         (RuntimeError("DataLoader worker (pid 71) is killed by signal: Killed. "), "(process 71) was killed"),
         (RuntimeError("DataLoader worker (pid(s) 71, 72) exited unexpectedly"), "process 71, 72"),
         (
