@@ -27,13 +27,13 @@ FOLDER_VARIABLE = "SIGNLLM_RANK_MEMORY"
 LOOK_EVERY_S = 0.25
 """Between two looks at the memory: a batch that is too large fills it within seconds."""
 WORKERS_EVERY = 8
-"""Looks after which the worker processes are looked at: to find them, all processes are listed."""
+"""Looks after which the worker processes are looked at."""
 GROWTH, LEAST_GROWTH = 1.05, 32 << 20
 """How much more memory, as a ratio and in bytes, is worth writing the file again."""
 SMALLER = (
-    "a smaller batch (--training.batch-size, --batch-size) or more --training.accumulation, shorter or fewer "
-    "videos at a time (--data.max-frames-per-batch), fewer --data.workers, --training.deepspeed zero3, or "
-    "fewer ranks on this machine; on Slurm more --mem-gb"
+    "a smaller batch (--training.batch-size, --batch-size) or more --training.accumulation, fewer frames at "
+    "a time (--data.max-frames-per-batch, --vq-sign.encoder.frames-per-chunk), fewer --data.workers, "
+    "--training.deepspeed zero3, or fewer ranks on this machine; on Slurm more --mem-gb"
 )
 SMALLER_ON_GPU = (
     "more --training.accumulation, a smaller batch (--training.batch-size, --batch-size), "
@@ -140,7 +140,7 @@ class MemoryRecorder(threading.Thread):
         while True:
             workers = self._memory.workers_bytes
             if looks % WORKERS_EVERY == 0:
-                workers = _memory_of_children(process)
+                workers = _memory_of_children()
             looks += 1
             used = process.memory_info().rss
             if used + workers > max(self._written * GROWTH, self._written + LEAST_GROWTH):
@@ -289,12 +289,20 @@ def _describe_worker(pid: str, how: str | None, *, shared: bool) -> str:
     return f"{worker} crashed ({how})\n  remedy: {remedy}"
 
 
-def _memory_of_children(process: psutil.Process) -> int:
+def _memory_of_children() -> int:
+    """Return the memory of the processes that the main thread has started (Linux; elsewhere 0).
+
+    The kernel has a list of them. psutil would look at every process of the machine, which takes 0.1 s where
+    there are thousands.
+    """
     total = 0
-    with suppress(psutil.Error, OSError):
-        for child in process.children(recursive=True):
-            with suppress(psutil.Error):
-                total += child.memory_info().rss
+    try:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    except OSError:
+        return 0
+    for child in children:
+        with suppress(psutil.Error):
+            total += psutil.Process(int(child)).memory_info().rss
     return total
 
 

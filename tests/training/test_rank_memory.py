@@ -237,6 +237,18 @@ def test_the_file_is_gone_when_a_rank_ends_by_itself(tmp_path: Path) -> None:
     assert replace(measure(0), host="another").has_died() is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the list of children is Linux's")
+def test_worker_processes_are_counted() -> None:
+    before = rank_memory._memory_of_children()
+    code = "import sys; held = b'x' * (100 << 20); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert rank_memory._memory_of_children() - before >= 100 << 20
+
+
 def test_a_run_that_is_not_there_gets_no_file(tmp_path: Path) -> None:
     recorder = MemoryRecorder(tmp_path / "run" / "failures", 0)
     recorder._written = 0
