@@ -25,8 +25,14 @@ QUANTISED_NEEDS = (*TRAINING_NEEDS, "accelerate", "peft", "bitsandbytes")
 TRANSLATING_NEEDS = ("tokenizers", "safetensors", "transformers")
 
 
-def parts(out: Path, *, rehearsal: bool) -> list[Part]:
-    """Return all parts; ``rehearsal``: on a CPU, in small and with four times the time: do they run?"""
+def parts(out: Path, *, rehearsal: bool = False, limit_factor: float = 1.0) -> list[Part]:
+    """Return all parts, in the order of what would be missed most.
+
+    Args:
+        out: folder of the figures.
+        rehearsal: on a CPU and in small, only to see whether the parts run.
+        limit_factor: what every time limit is multiplied by.
+    """
     python = sys.executable
     pytest = [python, "-m", "pytest", "-q", "tests/kernels"]
     device = ["--device", "cpu", "--quick"] if rehearsal else ["--device", "cuda"]
@@ -71,4 +77,4 @@ def parts(out: Path, *, rehearsal: bool) -> list[Part]:
         translating("translating", 120),
         translating("translating-beams", 150, "--beams", "4", "--videos", "16"),
     ]
-    return [replace(part, limit_s=4 * part.limit_s) for part in listed] if rehearsal else listed
+    return [replace(part, limit_s=limit_factor * part.limit_s) for part in listed]

@@ -36,7 +36,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a part ended: ``ok``, ``skipped: why``, ``failed (exit N)`` or ``stopped after N s``."""
+    """How a part ended: ``ok``, ``skipped: why``, ``failed (exit N)``, ``stopped at its limit of N s``."""
 
     name: str
     result: str
@@ -55,7 +55,7 @@ def chosen(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:
 
 def run(part: Part, log: Path, folder: Path, environment: dict[str, str]) -> Outcome:
     """Run a part, append its output to ``log``, print the end of it; skip it where a module is missing."""
-    head = f"== {part.name} (limit {part.limit_s:.0f} s)"
+    head = f"== {part.name} (limit {part.limit_s:g} s)"
     print(f"\n{head}", flush=True)
     begin, stopped = time.monotonic(), False
     absent = missing(part.needs, environment)
@@ -87,7 +87,8 @@ def run(part: Part, log: Path, folder: Path, environment: dict[str, str]) -> Out
     written = log.read_bytes()[start:].decode(errors="replace")
     print("\n".join(written.splitlines()[-TAIL_LINES:]), flush=True)
     exited = f"failed (exit {process.returncode})" if process.returncode else OK
-    result = f"stopped after {part.limit_s:.0f} s" if stopped else exited
+    stop = f"stopped at its limit of {part.limit_s:g} s: --limit-factor gives every part more time"
+    result = stop if stopped else exited
     return Outcome(name=part.name, result=result, seconds=round(seconds, 1))
 
 
