@@ -86,7 +86,7 @@ def in_processes(
             workers,
             mp_context=context,
             initializer=_begin_worker,
-            initargs=(storage_timeout_s(), waits),
+            initargs=(os.getpid(), storage_timeout_s(), waits),
         )
     with pool:
         try:
@@ -122,13 +122,13 @@ def _stop_signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin_worker(timeout_s: float, waits: SharedWaits) -> None:
+def _begin_worker(parent: int, timeout_s: float, waits: SharedWaits) -> None:
     """Wait for storage as long as the parent would, and as long as it wants the result."""
-    _die_with_parent()
+    _die_with_parent(parent)
     set_patience(timeout_s, waits.report)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Leave with the parent even if that is killed by SIGKILL, and let the parent alone answer other signals.
 
     Slurm sends its warning to every process of a job; a worker that died of it would end the run before the
@@ -142,6 +142,8 @@ def _die_with_parent() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it was killed while this process was starting: the signal never comes
+            os._exit(1)
 
 
 def input_fingerprint(clip: Clip) -> str:

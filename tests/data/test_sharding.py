@@ -2,14 +2,15 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from multiprocessing import active_children
+from multiprocessing import active_children, get_context
 
 import pytest
 
-from signllm.data.sharding import STOP_SIGNALS, in_processes
+from signllm.data.sharding import STOP_SIGNALS, _die_with_parent, in_processes
 from signllm.errors import UsageError
 
 
@@ -31,6 +32,17 @@ def test_workers_pass_by_what_slurm_sends_to_every_process_of_a_job() -> None:
     told = list(in_processes(own_id, jobs(), 2))
     assert len(told) == 12
     assert 1 <= len(set(told)) <= 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems send no signal when a parent ends")
+def test_a_worker_whose_parent_was_killed_while_it_started_ends_too() -> None:
+    codes = []
+    for parent in (os.getpid(), os.getppid()):  # the second is what a worker started by another process sees
+        worker = get_context("spawn").Process(target=_die_with_parent, args=(parent,))
+        worker.start()
+        worker.join()
+        codes.append(worker.exitcode)
+    assert codes == [0, 1]
 
 
 def test_a_worker_that_is_killed_ends_the_run_with_a_message() -> None:
