@@ -130,7 +130,8 @@ def decoder_start(tokenizer: Any, config: Any, language: str) -> list[int]:
 def language_codes(tokenizer: Any) -> list[str]:
     """Return the tokens of a tokenizer that stand for languages."""
     added = sorted(tokenizer.get_added_vocab(), key=tokenizer.get_added_vocab().__getitem__)
-    return [token for token in dict.fromkeys([*tokenizer.all_special_tokens, *added]) if is_code(token)]
+    own = getattr(tokenizer, "lang_token_to_id", {})  # of M2M100, where they are neither special nor added
+    return [token for token in dict.fromkeys([*tokenizer.all_special_tokens, *added, *own]) if is_code(token)]
 
 
 def is_code(token: str) -> bool:

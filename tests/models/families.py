@@ -11,7 +11,14 @@ import torch
 WORDS = (
     "Translate translate this sign language into to English German : sun rain in the north user model".split()
 )
-SPECIAL = ["<s>", "</s>", "<unk>", "<pad>", "de_DE", "en_XX"]
+SPECIAL = ["<s>", "</s>", "<unk>", "<pad>"]
+CODES = {
+    "mbart50": ["de_DE", "en_XX"],
+    "mbart": ["de_DE", "en_XX"],
+    "m2m100": ["__de__", "__en__", "__zh__", "__ast__"],
+    "nllb": ["deu_Latn", "eng_Latn", "zho_Hans", "zho_Hant", "kin_Latn", "ace_Arab"],
+}
+"""Languages that families know by codes."""
 CHAT = (
     "{% for m in messages %}<s>user {{ m['content'] }}</s>{% endfor %}"
     "{% if add_generation_prompt %}model{% endif %}"
@@ -66,6 +73,12 @@ ENCODER_DECODER: dict[str, tuple[str, dict[str, Any]]] = {
     "mbart": ("MBart", BART_SIZE | {"decoder_start_token_id": None}),
 }
 
+BY_CODES: dict[str, tuple[str, dict[str, Any]]] = {
+    "m2m100": ("M2M100", BART_SIZE | {"decoder_start_token_id": 1, "scale_embedding": True}),
+    "nllb": ("M2M100", BART_SIZE | {"decoder_start_token_id": 1, "scale_embedding": True}),
+}
+"""Encoder-decoders that know languages by codes, as the mBARTs do."""
+
 
 def save_family(folder: Path, name: str, *, chat: bool = False) -> Path:
     """Write a random model of a family and its tokenizer of whole words; ``chat``: with a chat template."""
@@ -74,9 +87,9 @@ def save_family(folder: Path, name: str, *, chat: bool = False) -> Path:
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
 
-    kind, given = (CAUSAL | ENCODER_DECODER)[name]
-    multilingual = name.startswith("mbart")
-    special = SPECIAL if multilingual else SPECIAL[:4]
+    kind, given = (CAUSAL | ENCODER_DECODER | BY_CODES)[name]
+    codes = CODES.get(name, [])
+    special = [*SPECIAL, *codes]
     tokenizer = Tokenizer(
         WordLevel({word: i for i, word in enumerate([*special, *WORDS])}, unk_token="<unk>")
     )
@@ -86,8 +99,8 @@ def save_family(folder: Path, name: str, *, chat: bool = False) -> Path:
         eos_token="</s>",
         unk_token="<unk>",
         pad_token="<pad>",
-        **({} if name in ENCODER_DECODER else {"bos_token": "<s>"}),
-        **({"additional_special_tokens": special[4:]} if multilingual else {}),
+        **({"bos_token": "<s>"} if name in CAUSAL else {}),
+        **({"additional_special_tokens": codes} if codes else {}),
     )
     if chat:
         saved.chat_template = CHAT
@@ -100,7 +113,7 @@ def save_family(folder: Path, name: str, *, chat: bool = False) -> Path:
         "pad_token_id": 3,
     }
     config = getattr(transformers, f"{kind}Config")(**(tokens | given))
-    head = "ForConditionalGeneration" if name in ENCODER_DECODER else "ForCausalLM"
+    head = "ForCausalLM" if name in CAUSAL else "ForConditionalGeneration"
     head = "LMHeadModel" if name == "gpt2" else head
     getattr(transformers, f"{kind.removesuffix('Text')}{head}")(config).save_pretrained(folder)
     return folder

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from signllm.errors import UsageError
 from signllm.languages import find_language
-from signllm.models.encoder_decoder_model import is_code
+from signllm.models.encoder_decoder_model import decoder_start, is_code, language_codes
 from signllm.models.language_model import (
     GenerationConfig,
     LanguageModel,
@@ -258,7 +258,83 @@ def test_a_model_of_relative_positions_reads_any_length(folders: dict[str, Path]
 def test_languages_have_the_codes_that_multilingual_models_know(folders: dict[str, Path]) -> None:
     assert all(map(is_code, ["de_DE", "__de__", "en_XX", "deu_Latn"]))
     assert not any(map(is_code, ["<pad>", "</s>", "<extra_id_0>", "<mask>", "[CLS]"]))
+    assert not any(map(is_code, ["<extra_id_0>", "__", "<2de>", "zho"]))
     model = loaded(folders["mbart50"])
     assert model._start("English") == model._start("en") == model._start("en_US") == [1, 5]
     with pytest.raises(UsageError, match="no code for the language 'Klingon'"):
         model._start("Klingon")
+
+
+CODED = {
+    "nllb": {
+        "deu_Latn": ("German", "de", "de_DE", "Deutsch", "deu_Latn", "GERMAN"),
+        "eng_Latn": ("English", "en-US"),
+    }
+    | {"zho_Hans": ("Chinese", "zh_CN", "Mandarin", "Chinese (Simplified)", "csl")}
+    | {"zho_Hant": ("zh-TW", "Traditional Chinese"), "kin_Latn": ("kin_Latn", "kin", "Kinyarwanda", "rw")}
+    | {"ace_Arab": ("ace", "ACE_ARAB")},
+    "m2m100": {"__de__": ("German", "deu", "__de__"), "__en__": ("English",), "__zh__": ("Chinese", "zh_TW")}
+    | {"__ast__": ("ast",)},
+    "mbart50": {"de_DE": ("German", "de_AT", "deu_Latn"), "en_XX": ("English", "eng", "en_GB")},
+}
+"""Spellings of languages by the code that each model has for them."""
+
+
+@pytest.mark.parametrize("name", list(CODED))
+def test_the_decoder_starts_with_the_models_code_for_a_language(name: str, tmp_path: Path) -> None:
+    model = loaded(save_family(tmp_path, name))
+    for code, spellings in CODED[name].items():
+        expected = [1, model.tokenizer.convert_tokens_to_ids(code)]
+        assert {spelling: model._start(spelling) for spelling in spellings} == dict.fromkeys(
+            spellings, expected
+        )
+    with pytest.raises(UsageError, match="no code for the language 'Germn'") as raised:
+        model._start("Germn")
+    assert "German" in str(raised.value.remedy), "the nearest name"
+    with pytest.raises(UsageError, match="no code for the language 'Tibetan'"):
+        model._start("Tibetan")
+
+
+@pytest.mark.parametrize("name", ["nllb", "m2m100"])
+def test_a_model_of_codes_writes_alone_as_in_a_batch_and_as_it_is_trained(
+    name: str, tmp_path: Path, words: torch.Tensor
+) -> None:
+    """The languages of a batch may differ, and no text shows the code that it began with."""
+    model = loaded(save_family(tmp_path, name))
+    languages = ["German", "Chinese"]
+    found = model(words, COUNTS, TEXTS, languages)
+    plain = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    for place, part in enumerate(words.split(COUNTS.tolist())):
+        source = torch.cat([part, plain.get_input_embeddings()(torch.tensor([1]))])[None]
+        text = [*ids_of(tmp_path, TEXTS[place]), 1]
+        sequence = torch.tensor([*model._start(languages[place]), *text])
+        logits = plain(inputs_embeds=source, decoder_input_ids=sequence[None, :-1]).logits[0, -len(text) :]
+        expected = functional.cross_entropy(logits, torch.tensor(text), reduction="sum")
+        torch.testing.assert_close(found.losses[place], expected, rtol=1e-4, atol=1e-4)
+    for settings in (GenerationConfig(max_new_tokens=6), GenerationConfig(max_new_tokens=6, beams=3)):
+        together = model.generate(words, COUNTS, languages, settings)
+        for place, part in enumerate(words.split(COUNTS.tolist())):
+            alone = model.generate(part, torch.tensor([len(part)]), [languages[place]], settings)
+            assert alone == [together[place]]
+        assert not any(code in text for text in together for code in ("_Latn", "_Hans", "__"))
+
+
+def test_codes_that_a_tokenizer_keeps_apart_are_found() -> None:
+    """M2M100's own tokenizer lists its codes neither as special nor as added tokens."""
+
+    class Kept:
+        all_special_tokens = ("<s>", "</s>")
+        lang_token_to_id = {"__de__": 7, "__en__": 8}
+        eos_token_id = 2
+
+        def get_added_vocab(self) -> dict[str, int]:
+            return {"<s>": 0, "</s>": 2}
+
+        def convert_tokens_to_ids(self, token: str) -> int:
+            return self.lang_token_to_id[token]
+
+    class Settings:
+        decoder_start_token_id, pad_token_id = 2, 1
+
+    assert language_codes(Kept()) == ["__de__", "__en__"]
+    assert decoder_start(Kept(), Settings(), "German") == [2, 7]
