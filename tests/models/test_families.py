@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -324,7 +325,7 @@ def test_codes_that_a_tokenizer_keeps_apart_are_found() -> None:
 
     class Kept:
         all_special_tokens = ("<s>", "</s>")
-        lang_token_to_id = {"__de__": 7, "__en__": 8}
+        lang_token_to_id: ClassVar[dict[str, int]] = {"__de__": 7, "__en__": 8}
         eos_token_id = 2
 
         def get_added_vocab(self) -> dict[str, int]:
