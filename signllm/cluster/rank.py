@@ -159,8 +159,7 @@ class NotQueuedAgainError(RunFailedError):
     def __init__(self, what_is_kept: str, reason: str) -> None:
         kept = what_is_kept.removeprefix("asked to stop: ").partition(";")[0]
         super().__init__(
-            f"{kept}, but Slurm does not queue the job again: {reason}\n"
-            "  remedy: give the same launch again, and it continues"
+            f"{kept}; give the same launch again, for Slurm does not queue this job again: {reason}"
         )
 
 

@@ -244,6 +244,7 @@ def test_a_job_that_cannot_be_queued_again_says_what_to_do(
     [status] = job_statuses(logs)
     assert (status.state, status.attempts) == ("FAILED", 1)
     assert ("saved after step 7" if listens else "what is done is kept") in str(status.error)
+    assert "give the same launch again" in str(status.error)
     assert ("no scontrol" if kind != "forbidden" else "scontrol requeue") in str(status.error)
     assert cli.main(["launch", "status", "--logs", str(logs)]) == 0
     assert str(status.error) in capsys.readouterr().out
