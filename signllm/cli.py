@@ -13,13 +13,15 @@ from signllm.training.local_ranks import message_of, report_failure
 from signllm.verbs import run
 
 
-def main(arguments: Sequence[str] | None = None, work: Callable[[list[str]], None] = run) -> int:
-    """Run the command line, or other ``work`` on its arguments, and return the exit code.
+def main(arguments: Sequence[str] | None = None, work: Callable[[list[str]], None] | None = None) -> int:
+    """Run a command line and return its exit code; every failure becomes one message.
 
-    Every failure becomes one message.
+    Args:
+        arguments: those of the command line; None takes the ones of this process.
+        work: what is done with them; None runs the verb that they name.
     """
     try:
-        work(list(sys.argv[1:] if arguments is None else arguments))
+        (work or run)(list(sys.argv[1:] if arguments is None else arguments))
         return 0
     except (Exception, KeyboardInterrupt) as error:
         return _fail(error, *message_of(error))
