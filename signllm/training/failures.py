@@ -13,7 +13,7 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,8 +22,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from signllm.errors import RunFailedError, UsageError
-from signllm.training.local_ranks import OUR_FAULT, StoppedEarlyError, message_of
+from signllm.training.local_ranks import OUR_FAULT, StoppedEarlyError, collected_by_torchrun, message_of
 from signllm.training.rank_memory import (
+    RankMemory,
     describe_deaths,
     describe_memory_error,
     memory_folder,
@@ -100,6 +101,10 @@ def failing_together(
         try:
             yield
         except Exception as error:
+            if isinstance(error, StoppedEarlyError) and collected_by_torchrun():
+                # torchrun asks the ranks to leave when one of them has died, and does not say why.
+                if died := _dead_ranks(mine, range(_world()), certain=True):
+                    raise RankFailedError(describe_deaths(died, where=doing)) from None
             if isinstance(error, NotFiniteError | RankFailedError | StoppedEarlyError):
                 raise
             if not _is_network(error):
@@ -157,15 +162,26 @@ def _of_others(mine: Path, rank: int, doing: str, error: Exception, started: flo
         report = first.read_text(encoding="utf-8")
         return f"{first.stem} failed first ({first}), and rank {rank} stops:\n{report}"
     unheard = [r for r in range(_world()) if not (mine.parent / f"rank-{r}.network.txt").exists()]
-    left = {r: read_memory(memory_folder(mine.parent), r) for r in unheard}
-    died = {r: memory for r, memory in left.items() if memory is not None and memory.has_died() is not False}
-    if died:
+    if died := _dead_ranks(mine, unheard):
         return describe_deaths(died, where=f"{doing}, where rank {rank} waited for it")
     told = f"no word from {', '.join(map(str, unheard))}; " if unheard else ""
     return (
         f"rank {rank} waited in {doing} for a rank that died without a word (killed? out of memory?),"
         f" or never came: {told}{error}"
     )
+
+
+def _dead_ranks(mine: Path, ranks: Iterable[int], *, certain: bool = False) -> dict[int, RankMemory]:
+    """Return those of the ranks that left their memory and are gone, or may be.
+
+    Args:
+        mine: the report of this rank.
+        ranks: those to look at.
+        certain: leave out the ranks of other machines, of which this one cannot see whether they are gone.
+    """
+    left = {rank: read_memory(memory_folder(mine.parent), rank) for rank in ranks}
+    gone = (True,) if certain else (True, None)
+    return {rank: memory for rank, memory in left.items() if memory and memory.has_died() in gone}
 
 
 def _report_of_others(mine: Path, started: float) -> Path | None:

@@ -224,6 +224,13 @@ def message_of(error: BaseException) -> tuple[str, int]:
     return f"{OUR_FAULT}\n{''.join(traceback.format_exception(error))}", FAILED
 
 
+def collected_by_torchrun() -> bool:
+    """Say whether torchrun itself started this rank, not a starter of ours that uses its launcher."""
+    from signllm.training.rank_memory import FOLDER_VARIABLE
+
+    return _ERROR_FILE in os.environ and FOLDER_VARIABLE not in os.environ
+
+
 def report_failure(error: BaseException, message: str) -> bool:
     """Leave ``message`` for the process that started this rank; False where nobody collects it.
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from signllm.training import failures
 from signllm.training.failures import RankFailedError, failing_together
+from signllm.training.local_ranks import StoppedEarlyError
+from signllm.training.rank_memory import measure
 
 
 def test_an_error_of_this_rank_leaves_its_report_and_passes_through(tmp_path: Path) -> None:
@@ -37,6 +42,28 @@ def test_without_a_report_the_wait_itself_is_the_message(
     monkeypatch.setattr(failures, "WAIT_FOR_REPORT_S", 0.05)
     with pytest.raises(RankFailedError, match="never came"), failing_together(tmp_path, 0, "stage toy"):
         raise RuntimeError("Timed out waiting 60000ms for recv operation to complete (gloo)")
+
+
+def test_a_rank_that_torchrun_asks_to_leave_names_the_one_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its SIGTERM may end their work before they miss the one that is gone."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    folder = tmp_path / "failures"
+    folder.mkdir()
+    memory = asdict(replace(measure(1), pid=gone.pid, used_bytes=12_300_000_000))
+    (folder / "rank-1.memory.json").write_text(json.dumps(memory))
+    monkeypatch.setattr(failures, "_world", lambda: 2)
+    monkeypatch.setattr(failures, "record_memory", lambda *_: None)
+    with pytest.raises(StoppedEarlyError), failing_together(tmp_path, 0, "compose", hang_s=None):
+        raise StoppedEarlyError("asked to stop")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with (
+        pytest.raises(RankFailedError, match=r"rank 1 was killed.*12\.3 GB"),
+        failing_together(tmp_path, 0, "compose", hang_s=None),
+    ):
+        raise StoppedEarlyError("asked to stop")
 
 
 def test_an_old_report_is_gone_when_a_run_starts(tmp_path: Path) -> None:
