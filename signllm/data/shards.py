@@ -143,14 +143,14 @@ def write_shards(
         StorageError: the storage of a video stayed away; finished shards are kept.
     """
     out, config = Path(out), config or ShardConfig()
-    annotations = prepared(annotations, config)
+    annotations = prepared(annotations, config, may_be_empty=may_be_empty)
     with _writing_explained(out, config.shard_size_mb), patience(config.storage_timeout_s):
         out.mkdir(parents=True, exist_ok=True)
         with exclusive(out):
             return _Run(annotations, out, config, encode).write(may_be_empty=may_be_empty)
 
 
-def prepared(annotations: Annotations, config: ShardConfig) -> Annotations:
+def prepared(annotations: Annotations, config: ShardConfig, *, may_be_empty: bool = False) -> Annotations:
     """Return the annotations in the splits that are wanted, or say why they cannot be written.
 
     Raises:
@@ -161,7 +161,8 @@ def prepared(annotations: Annotations, config: ShardConfig) -> Annotations:
         annotations = split_by_signer(annotations, config.proportions)
     _check_splits(annotations)
     _check_cuts(annotations, config)
-    check_some_exist(annotations.clips)
+    if not may_be_empty:
+        check_some_exist(annotations.clips)
     return annotations
 
 

@@ -171,11 +171,22 @@ def test_the_budget_is_that_of_all_slices_together(make_clips: Maker, tmp_path: 
 
 
 def test_slices_without_any_usable_clip_are_refused_at_the_merge(make_clips: Maker, tmp_path: Path) -> None:
-    gone = [dataclasses.replace(clip, video=Path("nowhere.mp4")) for clip in make_clips(3).clips]
+    (tmp_path / "empty.mp4").touch()
+    empty = [dataclasses.replace(clip, video=tmp_path / "empty.mp4") for clip in make_clips(3).clips]
     for number in (1, 2):
-        write_slice(Annotations(clips=tuple(gone)), tmp_path, Slice(number, 2), SMALL)
+        write_slice(Annotations(clips=tuple(empty)), tmp_path, Slice(number, 2), SMALL)
     with pytest.raises(UsageError, match="no clip is left to write"):
-        merge_slices(Annotations(clips=tuple(gone)), tmp_path, 2, SMALL)
+        merge_slices(Annotations(clips=tuple(empty)), tmp_path, 2, SMALL)
+
+
+def test_a_slice_may_be_all_missing_but_not_the_dataset(make_clips: Maker, tmp_path: Path) -> None:
+    clips = [*make_clips(4).clips]
+    gone = [dataclasses.replace(clip, video=Path("nowhere.mp4")) for clip in clips]
+    annotations = Annotations(clips=(*gone[:2], *clips[2:]))
+    manifest = write_slice(annotations, tmp_path, Slice(1, 2), dataclasses.replace(SMALL, max_bad="2"))
+    assert len(manifest["left_out"]) == 2
+    with pytest.raises(UsageError, match="none of the 4 videos exists"):
+        write_slice(Annotations(clips=tuple(gone)), tmp_path, Slice(1, 2), SMALL)
 
 
 def test_the_command_line(make_clips: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
