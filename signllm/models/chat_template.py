@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from signllm.errors import UsageError
 
-Thinking = Literal["none", "template"]
+Thinking = Literal["off", "template"]
 SIGNS, ANSWER, QUESTION = "904173628504", "815264937162", "726153948271"
 """Stand for the sign words, an answer and a next question while a template is filled in.
 
@@ -78,14 +78,14 @@ class ChatTemplate:
         tokenizer: knows which texts are special tokens.
         text: Jinja source of the template.
         day: what the template reads as today.
-        thinking: ``none`` asks the template not to think and closes a thought that it opens by itself, so
+        thinking: ``off`` asks the template not to think and closes a thought that it opens by itself, so
             that the answer follows; ``template`` leaves the template its own default.
     """
 
     tokenizer: Any
     text: str
     day: date
-    thinking: Thinking = "none"
+    thinking: Thinking = "off"
 
     def around(self, prompt: str) -> tuple[str, str]:
         """Return the texts before and after the signs when a user says ``prompt`` and the signs.
@@ -103,7 +103,7 @@ class ChatTemplate:
                 where="language_model.chat",
                 remedy=WITHOUT_CHAT,
             )
-        if self.thinking == "none":
+        if self.thinking == "off":
             after += self._lead_in(prompt, asked)
             after += closing_of_thought(after)
         return before, after
@@ -165,7 +165,7 @@ class ChatTemplate:
         try:
             rendered = _compile_jinja_template(self.text).render(
                 **self.tokenizer.special_tokens_map,
-                **(NO_THINKING if self.thinking == "none" else {}),
+                **(NO_THINKING if self.thinking == "off" else {}),
                 messages=turns,
                 tools=None,
                 documents=None,

@@ -59,8 +59,8 @@ class LanguageModelConfig:
             tokenizer's own.
         date: what the template reads as today, as in 2026-11-30. None: today; recorded only if the template
             prints it.
-        thinking: ``none`` asks the template not to think and closes a thought that it opens, so that the text
-            follows; ``template`` leaves the template its own default. None: ``none``.
+        thinking: ``off`` asks the template not to think and closes a thought that it opens, so that the text
+            follows; ``template`` leaves the template its own default. None: ``off``.
         end_of_turn: text of the tokens that end every text, in training and in writing; empty: the
             tokenizer's end token. None: what ends an answer in the chat template, else the end token.
         max_text_tokens: longer references are cut in training.

@@ -78,7 +78,7 @@ class Prompt:
         in_target: the family's prompt is in the language that is asked for, where the family has it so.
         chat_template: its text, or name; None: the tokenizer's.
         day: what the template reads as today, as in 2026-11-30; None: today.
-        thinking: ``none`` lets no model think before it answers; None is ``none``.
+        thinking: ``off`` lets no model think before it answers; None is ``off``.
         end_of_turn: text of the tokens that end a text; empty: the tokenizer's end token; None: that with
             which the chat template ends an answer.
 
@@ -112,7 +112,7 @@ class Prompt:
                 tokenizer,
                 select_template(tokenizer, chat_template),
                 date.today() if day is None else date.fromisoformat(day),
-                thinking or "none",
+                thinking or "off",
             )
         self._end_of_turn = end_of_turn
         self._around: dict[str, tuple[list[int], list[int]]] = {}

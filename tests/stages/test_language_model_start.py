@@ -76,7 +76,7 @@ def losses(run: Path) -> list[float]:
 
 def test_the_run_records_what_decides_its_prompts(dated: tuple[Path, Path]) -> None:
     model = recorded(dated[1])
-    assert (model.chat, model.chat_template, model.thinking) == (True, LLAMA3.text, "none")
+    assert (model.chat, model.chat_template, model.thinking) == (True, LLAMA3.text, "off")
     assert (model.date, model.end_of_turn) == ("2030-01-02", "<|eot_id|>")
 
 
