@@ -23,6 +23,7 @@ from signllm.data.shards import ShardConfig, shard
 from signllm.demo.language import function_words, sentences
 from signllm.demo.text_model import TextModelConfig, train_text_model
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
+from signllm.models.feature_cache import VARIABLE
 from signllm.recipes import Recipe, demo
 from signllm.stages.compose import compose
 from signllm.stages.finetune import finetune
@@ -87,9 +88,11 @@ def memorised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_language_model(folder / "language-model")
     stages = recipe(folder / "language-model")
     shard("table", TABLE, folder / "shards", ShardConfig(size=96))
-    pretrain(stages.pretrain, folder / "vq-sign", folder / "shards")
-    compose(folder / "vq-sign", folder / "shards", stages.compose)
-    finetune(stages.finetune, folder / "sign-llm", folder / "vq-sign", folder / "shards")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(folder / "features"))  # the backbone is frozen, as the demo's
+        pretrain(stages.pretrain, folder / "vq-sign", folder / "shards")
+        compose(folder / "vq-sign", folder / "shards", stages.compose)
+        finetune(stages.finetune, folder / "sign-llm", folder / "vq-sign", folder / "shards")
     return folder
 
 

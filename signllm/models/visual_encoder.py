@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -28,6 +28,8 @@ PIXELS_PER_PASS = 2**21
 """Pixels of the frames in one pass through the backbone, unless ``frames_per_chunk`` says otherwise."""
 STACKED_PER_PASS = 2**26
 """Floats of the frames laid side by side for a temporal convolution at a time: 256 MB."""
+FEW_CELLS = 4
+"""Most cells of a map over which a convolution is computed as a matrix product."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -119,7 +121,24 @@ class TemporalConv3d(nn.Conv3d):
 
     def _convolve(self, maps: Tensor, taps: Tensor, kernel: Tensor) -> Tensor:
         stacked = maps.index_select(0, taps.reshape(-1)).reshape(taps.shape[0], -1, *maps.shape[2:])
+        if maps.shape[2] * maps.shape[3] <= FEW_CELLS:
+            return _convolve_few_cells(stacked, kernel, self.bias)
         return functional.conv2d(stacked, kernel, self.bias, padding=1)
+
+
+def _convolve_few_cells(maps: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``conv2d(maps, kernel, bias, padding=1)`` for a 3 x 3 kernel as one matrix product.
+
+    Over maps of 2 x 2 cells a convolution multiplies zeros of the padding most of the time. On an AVX2
+    processor a step through the product takes a third of the time: 17 instead of 50 ms for 352 maps.
+    """
+    cells, (height, width) = maps.shape[2] * maps.shape[3], maps.shape[2:]
+    one_cell = torch.eye(cells, device=kernel.device).reshape(cells, 1, height, width)
+    reached = functional.unfold(one_cell, 3, padding=1).reshape(cells, 9, cells)  # from cell, by tap, to cell
+    matrix = torch.einsum("cto,nkt->kcno", reached.to(kernel.dtype), kernel.flatten(2))
+    product = maps.reshape(len(maps), -1) @ matrix.reshape(maps.shape[1] * cells, -1)
+    result = product.reshape(len(maps), -1, height, width)
+    return result if bias is None else result + bias[:, None, None]
 
 
 class VisualEncoder(nn.Module):
@@ -221,8 +240,7 @@ class VisualEncoder(nn.Module):
         cache = None
         if self.config.freeze_backbone and not frames.is_cuda and self.first.weight.dtype == torch.float32:
             cache = feature_cache()
-        preparation = f"{self.backbone.model.config} subtract_video_mean={self.config.subtract_video_mean}"
-        weights = "" if cache is None else weights_key(self.backbone, preparation)
+        weights = "" if cache is None else weights_key(self.backbone, self._preparation)
         maps = []
         with torch.no_grad():
             # Each video alone, so that no neighbour changes a rounding.
@@ -230,6 +248,11 @@ class VisualEncoder(nn.Module):
                 compute = partial(self._features, video, count)
                 maps.append(compute() if cache is None else cache.maps(content_key(video, weights), compute))
         return torch.cat(maps)
+
+    @cached_property
+    def _preparation(self) -> str:
+        """What decides the maps of a frame, except for the weights of the backbone."""
+        return f"{self.backbone.model.config} subtract_video_mean={self.config.subtract_video_mean}"
 
     def _features(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
         """Return the backbone's maps (sum T, C, h, w), computed in passes of a bounded number of frames."""

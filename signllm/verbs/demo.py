@@ -54,7 +54,11 @@ def table(summary: dict, out: Path) -> str:
         numbers = f"{scores['bleu1']:>8.1f}{scores['bleu4']:>8.1f}{scores['rouge_l']:>9.1f}"
         lines.append(f"{name:<40}{numbers}{100 * scores['content_word_accuracy']:>13.1f} %")
     stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in summary["stages"].items())
-    lines += ["", f"{summary['seconds']:.0f} seconds: {stages}", f"report: {out / 'report.html'}"]
+    lines += [
+        "",
+        f"The demo took {summary['seconds']:.0f} seconds: {stages}.",
+        f"{out / 'report.html'} shows the curves, every translation, and which frames became which words.",
+    ]
     return "\n".join(lines)
 
 

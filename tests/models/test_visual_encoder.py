@@ -240,3 +240,18 @@ def test_group_norm_of_maps_with_channels_last_is_torchs(size: int) -> None:
     actual.square().sum().backward()
     assert last.grad is not None
     assert last.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 2), (3, 3)])
+def test_a_temporal_convolution_over_few_cells_is_that_of_torch(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    convolution = TemporalConv3d(6, 5).double()
+    maps = torch.randn(25, 6, *size, dtype=torch.float64, requires_grad=True)
+    taps, _ = taps_of(torch.tensor([25]))
+    expected = nn.Conv3d.forward(convolution, maps.transpose(0, 1)[None])[0].transpose(0, 1)
+    actual = convolution(maps, taps)
+    torch.testing.assert_close(actual, expected)
+    weight = torch.randn_like(expected)
+    parameters = (maps, convolution.weight, convolution.bias)
+    gradients = [torch.autograd.grad((out * weight).sum(), parameters) for out in (actual, expected)]
+    torch.testing.assert_close(*gradients)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from math import nan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -112,34 +113,31 @@ training.main()
     assert "ratio:" not in done.stdout
 
 
-def test_a_loss_that_is_no_number_is_a_difference() -> None:
-    code = """
-from benchmarks.training import parted
-from benchmarks.training_sides import Side
-print(parted({"ours": Side(losses=[1.0, float("nan")]), "plain": Side(losses=[1.0, float("nan")])}, 0.1))
-print(parted({"ours": Side(losses=[1.0, 2.0]), "plain": Side(losses=[1.05, 2.0])}, 0.1))
-"""
-    told = python("-c", code).stdout.splitlines()
-    assert told[0].startswith("step 2 of 2")
-    assert told[1] == "None"
+def test_a_loss_that_is_no_number_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(CHECKOUT / "tools")
+    from benchmarks.training import parted
+    from benchmarks.training_sides import Side
+
+    difference = parted({"ours": Side(losses=[1.0, nan]), "plain": Side(losses=[1.0, nan])}, 0.1)
+    assert str(difference).startswith("step 2 of 2")
+    assert parted({"ours": Side(losses=[1.0, 2.0]), "plain": Side(losses=[1.05, 2.0])}, 0.1) is None
 
 
-def test_the_largest_size_is_llama_7b_frozen_in_16_bits(tmp_path: Path) -> None:
-    code = f"""
-import json, torch
-from pathlib import Path
-from transformers import AutoConfig, AutoModelForCausalLM
-from benchmarks.training_model import SIZES, configured, write_folder
-folder = write_folder(Path({str(tmp_path)!r}), SIZES["7b"])
-with torch.device("meta"):
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-config = configured(SIZES["7b"], precision=None, checkpointing=None)
-model_of = config.sign_llm.language_model
-print(json.dumps([sum(p.numel() for p in model.parameters()), model_of.dtype, model_of.attention,
-                  config.training.precision, config.training.deepspeed]))
-"""
-    done = python("-c", code)
-    assert json.loads(done.stdout) == [LLAMA_7B, "bf16", "sdpa", "bf16", "zero3"], done.stderr[-2000:]
+def test_the_largest_size_is_llama_7b_frozen_in_16_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(CHECKOUT / "tools")
+    from benchmarks.training_model import SIZES, configured, write_folder
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = write_folder(tmp_path, SIZES["7b"])
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    assert sum(p.numel() for p in model.parameters()) == LLAMA_7B
+    config = configured(SIZES["7b"], precision=None, checkpointing=None)
+    model_of = config.sign_llm.language_model
+    assert (model_of.dtype, model_of.attention) == ("bf16", "sdpa")
+    assert (config.training.precision, config.training.deepspeed) == ("bf16", "zero3")
 
 
 def test_help_has_examples_and_a_mistake_its_remedy() -> None:
