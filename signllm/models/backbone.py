@@ -76,6 +76,12 @@ class Backbone(nn.Module):
         super().__init__()
         self.model = subsample_before_pointwise(_swapped(model, _at_rest))
         config: Any = model.config
+        if not hasattr(config, "hidden_sizes") and not hasattr(config, "hidden_size"):
+            raise UsageError(
+                "the number of channels of the image backbone's last map is not in its configuration",
+                where=f"encoder.backbone, a {config.model_type}",
+                remedy="write hidden_size into its config.json, or into encoder.backbone_config",
+            )
         self.channels = int(
             config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
         )

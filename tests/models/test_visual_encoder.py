@@ -201,6 +201,14 @@ def test_a_backbone_that_is_not_there_names_the_remedy(tmp_path: Path) -> None:
         build_backbone("", random={"model_type": "no-such-model"})
 
 
+def test_a_backbone_that_does_not_name_its_channels_is_refused_unless_they_are_given() -> None:
+    settings = {"model_type": "mobilenet_v2", "depth_multiplier": 0.35}
+    with pytest.raises(UsageError, match="hidden_size"):
+        build_backbone("", random=settings)
+    backbone = build_backbone("", random={**settings, "hidden_size": 1280})
+    assert backbone(torch.zeros(1, 3, 32, 32)).shape[1] == backbone.channels
+
+
 def test_a_whitened_start_gives_decorrelated_directions_of_equal_variance() -> None:
     model = encoder(pooling="flatten", final_norm="none", whitened_start=True)
     pooled, _ = model.pool(torch.cat(parts.frames_of([400, 300])), torch.tensor([400, 300]))
