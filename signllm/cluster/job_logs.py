@@ -98,6 +98,14 @@ def job_memory_folder(logs: Path, job: str) -> Path:
     return logs / f"{job}_memory"
 
 
+def last_memory(logs: Path, job: str) -> str | None:
+    """Return the memory of the first of a job's ranks that ended without a word; None where none did."""
+    for rank in range(len(list(logs.glob(f"{job}_*_log.err")))):
+        if memory := read_memory(job_memory_folder(logs, job), rank):
+            return f"rank {rank} ended without a word: {memory.describe()}"
+    return None
+
+
 def _death(logs: Path, job: str) -> str | None:
     """Return which ranks a signal ended first, as srun says it, and their memory; None where none did.
 

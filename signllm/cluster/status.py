@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from signllm.cluster.job_logs import JobLogs, last_step, log_path, read_logs
+from signllm.cluster.job_logs import JobLogs, last_memory, last_step, log_path, read_logs
 from signllm.cluster.profile import Profile
 from signllm.cluster.record import SUFFIX, JobRecord, LaunchRecord, read_records
 from signllm.cluster.slurm_jobs import ENDED, SlurmState, slurm_states
@@ -158,6 +158,7 @@ def _status(
         state, note = "GONE", "Slurm has forgotten it, and it left no word: cancelled or killed"
     step, end = _steps(job.run)
     failed = state in ENDED and state != "COMPLETED"
+    error = files.error or (last_memory(logs, job.id) if state == "GONE" else None)
     return JobStatus(
         id=job.id,
         name=record.name,
@@ -170,7 +171,7 @@ def _status(
         step=step,
         end=end,
         progress=files.progress,
-        error=files.error if failed else None,
+        error=error if failed else None,
         log=str(log_path(logs.absolute(), job.id, "err")),
         command=job.command,
         code=record.code,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,26 @@ def test_a_death_here_ends_the_job(kind: str, rank: int, tmp_path: Path) -> None
     else:
         assert "LookupError: video 17 is broken" in str(failed.value)
     assert "Traceback" not in log(tmp_path / "logs", job.job_id, 0).partition("signllm: ")[0]
+
+
+def test_a_job_of_which_nothing_is_left_names_its_memory(tmp_path: Path) -> None:
+    """One rank that is killed leaves nobody who could say so."""
+
+    def run(arguments: list[str]) -> None:
+        import os
+        import time
+
+        time.sleep(1.0)
+        os.kill(os.getpid(), 9)
+
+    alone = replace(HERE, tasks_per_node=1)
+    job = launch(alone, ["score"], run=run, logs=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(RunFailedError) as failed:
+        wait(job)
+    expect_killed(str(failed.value), "most likely by signal 9")
+    [status] = job_statuses(tmp_path)
+    assert status.state == "GONE"
+    assert "rank 0 ended without a word: it used about 0." in str(status.error)
 
 
 ENDS = """\
