@@ -25,18 +25,23 @@ if TYPE_CHECKING:
 
 BEGIN, END, PAD = "<s>", "</s>", "<pad>"
 IGNORED = -100
+SORTED_BATCHES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextModelConfig:
-    """Size and training of the demo's language model; prompt and separator are those of stage 3."""
+    """Size and training of the demo's language model; prompt and separator are those of stage 3.
+
+    1,100 steps of 16 rows take 50 s of one core, where 800 steps of 32 rows took 82. What stage 3 reaches
+    with the true signs did not fall (BLEU-4 of 96 with seed 0).
+    """
 
     vocabulary: int = 512
     width: int = 128
     layers: int = 3
     heads: int = 4
-    steps: int = 800
-    batch_size: int = 32
+    steps: int = 1100
+    batch_size: int = 16
     learning_rate: float = 3e-3
     prompt: str = "Translate this sign language into English:"
     separator: str = "\n"
@@ -158,9 +163,18 @@ class _Task:
         self.rng = random.Random(config.seed)
 
     def batches(self) -> Iterator[list[_Row]]:
-        """Batches without end."""
+        """Yield batches without end.
+
+        Rows of ``SORTED_BATCHES`` batches are drawn at a time, and rows of similar length share a batch: a
+        row is padded to the longest of its batch, and padding would be a third of the work.
+        """
+        size = self.config.batch_size
         while True:
-            yield [self._row(self.rng.choice(self.texts)) for _ in range(self.config.batch_size)]
+            rows = [self._row(self.rng.choice(self.texts)) for _ in range(SORTED_BATCHES * size)]
+            rows.sort(key=lambda row: len(row.prefix) + len(row.text))
+            batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+            self.rng.shuffle(batches)
+            yield from batches
 
     def _row(self, text: str) -> _Row:
         target = [token for word in text.split() for token in self.spelling[word]] + [
