@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.models import on_ranks, parts
 from tests.models.families import CAUSAL, ENCODER_DECODER, save_experts, save_family
+from tests.shared import made_once
 
 
 @pytest.fixture(scope="session")
@@ -22,10 +23,14 @@ def on_one_and_two(
     llm: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
     """What one rank found, and what each of two ranks found, doing the same work."""
-    folder = tmp_path_factory.mktemp("ranks")
-    for family in (*CAUSAL, *ENCODER_DECODER):
-        save_family(folder / family, family)
-    save_experts(folder / "experts")
-    with ThreadPoolExecutor() as pool:
-        one, two = pool.map(lambda count: on_ranks.run(count, folder, llm), (1, 2))
-    return one[0], two
+
+    def run(folder: Path) -> None:
+        for family in (*CAUSAL, *ENCODER_DECODER):
+            save_family(folder / family, family)
+        save_experts(folder / "experts")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda count: on_ranks.run(count, folder, llm), (1, 2)))
+
+    folder = made_once(tmp_path_factory, "one-and-two-ranks", run)
+    (one,), two = (on_ranks.found_by(count, folder) for count in (1, 2))
+    return one, two

@@ -39,13 +39,17 @@ LEARNT = PromptTuningConfig(tokens=3)
 STAGES = ("zero0", "zero1", "zero2", "zero3")
 
 
-def run(processes: int, folder: Path, llm: Path) -> list[dict[str, Tensor]]:
-    """Run everything on ``processes`` ranks, each a process, and return what each found."""
+def run(processes: int, folder: Path, llm: Path) -> None:
+    """Run everything on ``processes`` ranks, each a process, which writes what it found into ``folder``."""
     out = folder / f"of{processes}"
     words = ("tests.models.on_ranks", f"{out}.store", str(out), str(llm))
     done = warm.run_ranks(*words, ranks=processes)
     assert not any(done.codes), done.stderr[-4000:]
-    return [load_file(f"{out}.{rank}.safetensors") for rank in range(processes)]
+
+
+def found_by(processes: int, folder: Path) -> list[dict[str, Tensor]]:
+    """Return what each of the ranks of :func:`run` found."""
+    return [load_file(folder / f"of{processes}.{rank}.safetensors") for rank in range(processes)]
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 CHECKOUT = Path(__file__).parents[2]
 PACKAGES = {"POT": "ot", "geomloss": "geomloss", "faiss": "faiss", "vector": "vector_quantize_pytorch"}
@@ -126,26 +127,23 @@ def test_help_has_examples_and_a_mistake_its_remedy() -> None:
     assert "remedy:" in nothing.stderr
 
 
-def test_what_only_a_gpu_measures_runs_on_small_shapes_here() -> None:
-    code = """
-import torch
-from benchmarks import mmd, sinkhorn, vq_assign
-cpu, half = torch.device("cpu"), torch.bfloat16
-built = [vq_assign._build(301, 64, 19, half, True, cpu, 0), mmd._build(97, 16, half, True, cpu, 0)]
-for contender in (c for contenders in built for c in contenders if not c.absence(cpu)):
-    result = contender.run(None)
-    error = contender.error(result)[0] if contender.error else 0.0
-    assert error < 0.01, (contender.name, error)
-    print(contender.name)
-problems = sinkhorn._draw(3, 5, 0.1, 0.1, cpu, 0)
-sinkhorn._at_once(problems, torch.full_like(problems.cost, 0.2), torch.tensor([2, 3, 4]))
-gpu = torch.device("cuda")
-names = [c.name for cases in (vq_assign.cases, sinkhorn.cases, mmd.cases) for c in cases(gpu, False)]
-assert {"1000000x1024x256 bf16 random", "256x256x256 eps 0.01", "16384x16384x4096 bf16 forward"} <= set(names)
-"""
-    path = os.pathsep.join((str(CHECKOUT), str(CHECKOUT / "tools")))
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+def test_what_only_a_gpu_measures_runs_on_small_shapes_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(CHECKOUT / "tools")
+    from benchmarks import mmd, sinkhorn, vq_assign
+
+    cpu, half = torch.device("cpu"), torch.bfloat16
+    ours = 0
+    built = [vq_assign._build(301, 64, 19, half, True, cpu, 0), mmd._build(97, 16, half, True, cpu, 0)]
+    for contender in (c for contenders in built for c in contenders if not c.absence(cpu)):
+        result = contender.run(None)
+        error = contender.error(result)[0] if contender.error else 0.0
+        assert error < 0.01, (contender.name, error)
+        ours += contender.name == "ours"
+    assert ours == 2
+    problems = sinkhorn._draw(3, 5, 0.1, 0.1, cpu, 0)
+    sinkhorn._at_once(problems, torch.full_like(problems.cost, 0.2), torch.tensor([2, 3, 4]))
+    gpu = torch.device("cuda")
+    names = [c.name for cases in (vq_assign.cases, sinkhorn.cases, mmd.cases) for c in cases(gpu, False)]
+    assert {"1000000x1024x256 bf16 random", "256x256x256 eps 0.01", "16384x16384x4096 bf16 forward"} <= set(
+        names
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("ours") == 2
