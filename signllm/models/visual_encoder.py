@@ -46,8 +46,8 @@ class VisualEncoderConfig:
         backbone_shape: settings of the pretrained ``backbone``, recorded by ``pretrain``: whoever reads the
             run needs neither the hub nor a folder, because its checkpoints hold the weights.
         backbone_weights: safetensors file with weights for the backbone.
-        freeze_backbone: the backbone does not learn, and keeps no activations. On a CPU its maps are read back
-            in later epochs where the environment variable SIGNLLM_FEATURE_CACHE names a folder for them.
+        freeze_backbone: the backbone does not learn, and keeps no activations. On a CPU its maps are stored
+            for later epochs where the environment variable SIGNLLM_FEATURE_CACHE names a folder for them.
         width: D, the width of z.
         hidden: channels between the two Conv3D; None takes ``width``.
         pooling: ``mean`` over the last map (the paper's); ``flatten`` keeps the place of things (a linear
