@@ -25,6 +25,8 @@ def run_stages(arguments: list[str]) -> None:
             JSON the command line of each stage by its name.
     """
     folder, begun, commands = Path(arguments[0]), float(arguments[1]), json.loads(arguments[2])
+    if is_first_rank():
+        sys.stdout = sys.stderr  # the standard output of the demo is its summary, which may be JSON
     record = StageRecord(folder, speaks=is_first_rank())
     record.read()
     for number, (name, command) in enumerate(commands.items()):
