@@ -201,6 +201,7 @@ def test_a_language_model_that_is_missing_leaves_a_run_that_can_be_begun_again(
     stage3 = ("finetune", "tiny", "--data", shards, "--init", composed / "pretrain", "--run", run)
     model = "--llm"
     refused(*stage3, model, tmp_path / "none", told="there is no language model")
+    assert not run.exists(), "nothing is half-written"
     refused("evaluate", "--run", run, "--data", shards, "--split", "dev", told="has no config.json")
     option, zero3 = "--sign-llm.language-model.", ("--training.deepspeed", "zero3")
     refused(*stage3, f"{option}quantize", "4bit", *zero3, told="ZeRO-3 cannot cut a quantised language model")

@@ -18,10 +18,10 @@ from signllm.config import FinetuneConfig, load_config
 from signllm.data.index import Split
 from signllm.errors import UsageError
 from signllm.models.encoder_decoder_model import decoder_start
-from signllm.models.frozen_llm import load_tokenizer, read_configuration
+from signllm.models.frozen_llm import DTYPES, check_attention, load_tokenizer, read_configuration
 from signllm.models.language_model import LanguageModelConfig, build_prompt
 from signllm.models.model_files import model_folder, require_safetensors
-from signllm.models.quantization import require_usable
+from signllm.models.quantization import quantized_loading, require_usable
 from signllm.training.engine import deepspeed_settings
 
 MOST_TEXTS = 2000
@@ -49,6 +49,8 @@ def settled_language_model(
     model = _with_record(config.sign_llm.language_model, run)
     settings = read_configuration(model.path)
     is_cut = deepspeed_settings(config.training, world=world)["zero_optimization"]["stage"] == 3
+    check_attention(model.attention, dtype=model.dtype)
+    quantized_loading(model.quantize, dtype=DTYPES[model.dtype], is_cut=is_cut)
     require_usable(settings, model.path, quantize=model.quantize, is_cut=is_cut)
     require_safetensors(model_folder(model.path), model.path)
     tokenizer = load_tokenizer(model.path)
