@@ -118,12 +118,16 @@ class Prompt:
         self._around: dict[str, tuple[list[int], list[int]]] = {}
 
     @cached_property
+    def _end_text(self) -> str:
+        """The text of the tokens that end every text; empty: the tokenizer's end token."""
+        if self._end_of_turn is not None:
+            return self._end_of_turn
+        return self.template.end_of_turn() if self.template is not None else ""
+
+    @cached_property
     def end(self) -> tuple[int, ...]:
         """The tokens that end every text."""
-        text = self._end_of_turn
-        if text is None:
-            text = self.template.end_of_turn() if self.template is not None else ""
-        return tuple(self.tokens(text)) or (self.tokenizer.eos_token_id,)
+        return tuple(self.tokens(self._end_text)) or (self.tokenizer.eos_token_id,)
 
     @property
     def ends(self) -> list[tuple[int, ...]]:
@@ -132,7 +136,7 @@ class Prompt:
 
     def decisions(self) -> dict[str, Any]:
         """Return what the tokenizer's files and the day decided, as fields of ``LanguageModelConfig``."""
-        end = self.tokenizer.decode(list(self.end), clean_up_tokenization_spaces=False)
+        end = self._end_text or str(self.tokenizer.eos_token)
         decided = {"chat": self.chat, "end_of_turn": end if tuple(self.tokens(end)) == self.end else ""}
         if self.template is not None:
             day = self.template.day.isoformat() if self.template.reads_date() else None
