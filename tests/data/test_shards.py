@@ -22,7 +22,7 @@ from signllm.data.clip import Annotations, Clip, LeftOut
 from signllm.data.frame_folder import encode_png
 from signllm.data.index import ShardIndex
 from signllm.data.inspection import shards_verify
-from signllm.data.shards import ShardConfig, shard, write_shards
+from signllm.data.shards import ShardConfig, shard, told, write_shards
 from signllm.data.stored import stored_frames
 from signllm.data.video import decode
 from signllm.errors import UsageError
@@ -350,3 +350,10 @@ def test_values_that_cannot_work(wrong: dict[str, object]) -> None:
 )
 def test_budget(max_bad: str, clips: int, allowed: int) -> None:
     assert ShardConfig(max_bad=max_bad).bad_allowed(clips) == allowed
+
+
+def test_what_the_reader_of_a_dataset_assumed_is_in_the_manifest(make_clips: Maker, tmp_path: Path) -> None:
+    annotations = dataclasses.replace(make_clips(2), notices=("clips are taken from another folder",))
+    manifest = write_shards(annotations, tmp_path / "out", QUIET)
+    assert manifest["warnings"] == ["clips are taken from another folder"]
+    assert "warning: clips are taken from another folder" in told(manifest)

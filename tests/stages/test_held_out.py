@@ -12,6 +12,8 @@ from signllm.config import FinetuneConfig
 from signllm.data.sample_table import ShardSample
 from signllm.errors import UsageError
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
+from signllm.evaluation.hypotheses import Hypothesis
+from signllm.stages import held_out
 from signllm.stages.finetune import finetune
 from signllm.stages.held_out import held_out_translations, other_texts
 from signllm.training.checkpoint import best_checkpoint, last_checkpoint, read_state
@@ -90,3 +92,16 @@ def test_every_video_meets_the_text_of_another_of_its_language() -> None:
     assert sorted(found.values()) == sorted(sample.text for sample in samples)
     assert all(found[sample.id].startswith(sample.language) for sample in samples)
     assert [sample.language for sample in samples if found[sample.id] == sample.text] == ["Dutch"]
+
+
+@pytest.mark.parametrize(
+    ("language", "written", "reference"),
+    [("ja_JP", "今日は学校へ行きます", "今日は学校に行きます"), ("", "我们去学校吃饭", "我们去学校")],
+)
+def test_the_value_that_selects_a_checkpoint_is_no_zero_without_spaces(
+    language: str, written: str, reference: str
+) -> None:
+    pair = Hypothesis(
+        place=0, id="a", hypothesis=written, reference=reference, characters=[], words=[], language=language
+    )
+    assert held_out._score("bleu4", [pair]) > 30
