@@ -86,9 +86,11 @@ def _candidates(root: Path, split: str) -> list[Path]:
         features,
         *subfolders(root),
         root,
+        *(inner for folder in subfolders(root) if folder != features for inner in subfolders(folder)),
     ]
     usable = [folder for folder in above if not folder.name.startswith(_NO_FRAMES)]
-    return [place for folder in usable for place in (folder / split, folder)]
+    names = (split, "val", "valid", "validation") if split == "dev" else (split,)
+    return [place for folder in usable for place in (*(folder / name for name in names), folder)]
 
 
 def _clip_name(row: Row) -> str:

@@ -120,6 +120,7 @@ ROWS = "a|a/1/*.png|-1|-1|S|X|ein text\nb|b/1/*.png|-1|-1|S|X|noch einer\n"
         "fullFrame-210x260px/train/{}",
         "videos/train/{}.mp4",
         "train/{}.mkv",
+        "videos_phoenix/videos/train/{}.mp4",
     ],
 )
 def test_frames_in_the_folders_of_copies(tmp_path: Path, frames: str) -> None:
@@ -155,3 +156,12 @@ def test_frames_that_are_nowhere_name_the_folder_expected_and_the_one_found(tmp_
         shard("phoenix2014t", root, tmp_path / "out", ShardConfig(show_progress=False))
     assert str(root / "features/fullFrame-210x260px/train/a") in str(raised.value)
     assert str(root / "features/fullFrame-256x256px") in str(raised.value)
+
+
+def test_frames_of_dev_may_lie_in_val(tmp_path: Path) -> None:
+    root = release(tmp_path, ROWS)
+    table = root / "annotations/manual/PHOENIX-2014-T.train.corpus.csv"
+    table.rename(table.with_name("PHOENIX-2014-T.dev.corpus.csv"))
+    (root / "features/fullFrame-256x256px/val/a").mkdir(parents=True)
+    clip = read_annotations("phoenix2014t", root).clips[0]
+    assert (clip.split, clip.video) == ("dev", root / "features/fullFrame-256x256px/val/a")
