@@ -76,7 +76,7 @@ def _score(arguments: list[str]) -> Job:
         """Scores.
 
         Args:
-            hypotheses: a file of a system, or of each of its seeds: plain lines, id|text, .tsv or .jsonl.
+            hypotheses: a file of a system, or of each of its seeds: plain lines, id|text, .tsv, .csv or .jsonl.
             references: the same, in the same order or with the same ids; PHOENIX-2014T's csv will do.
             baseline: the same videos by another system: is the difference more than chance?
             test: paired bootstrap, or approximate randomization.
