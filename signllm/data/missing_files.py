@@ -18,6 +18,7 @@ from signllm.data.clip import Clip
 from signllm.data.system_files import is_system_name
 from signllm.errors import UsageError
 
+_SHOWN = 5
 _MOST_COMPARED = 2000
 """Names of a folder that are compared letter by letter; of more, those that begin alike."""
 
@@ -75,7 +76,8 @@ def nearest_existing(path: Path) -> str:
     names = _names_in(folder, _changed_ns(folder))
     if nearest := _nearest(missing, names):
         return f"the nearest that exists is {folder / nearest}"
-    return f"the nearest that exists is the folder {folder} ({len(names)} entries)"
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f"the nearest that exists is the folder {folder}, which holds {shown or 'nothing'}"
 
 
 def _nearest(name: str, names: tuple[str, ...]) -> str | None:

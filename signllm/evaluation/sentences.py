@@ -151,7 +151,7 @@ def _of_table(table: Table, ids: str | None, texts: Sequence[str], side: Side) -
     for row in table.rows:
         if row.problem:
             number, what = str(row.line), row.problem.removeprefix(f"line {row.line} ")
-            raise UsageError(what, where=f"{table.path}, line {number}", remedy="repair the line")
+            raise UsageError(f"a row {what}", where=f"{table.path}, line {number}", remedy="repair the line")
     others = [name for name in keys if name not in (ids, *texts, "", "unnamed: 0")]
     if ids is None and others:
         raise UsageError(

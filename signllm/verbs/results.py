@@ -76,8 +76,9 @@ def _score(arguments: list[str]) -> Job:
         """Scores.
 
         Args:
-            hypotheses: a file of a system, or of each of its seeds: plain lines, id|text, .tsv, .csv or .jsonl.
-            references: the same, in the same order or with the same ids; PHOENIX-2014T's csv will do.
+            hypotheses: a file of a system, or of each of its seeds: plain lines, id|text, a table or .jsonl.
+            references: the same, in the same order or with the same ids; a table of PHOENIX-2014T or How2Sign
+                will do.
             baseline: the same videos by another system: is the difference more than chance?
             test: paired bootstrap, or approximate randomization.
             bootstrap: resamples for 95 % intervals and the test; 0 leaves the intervals out.

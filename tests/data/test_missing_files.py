@@ -33,8 +33,10 @@ def test_the_nearest_is_named(tmp_path: Path, missing: str, existing: str) -> No
 
 
 def test_without_a_similar_name_the_folder_is_named(tmp_path: Path) -> None:
-    (tmp_path / "xyz").touch()
-    assert f"the folder {tmp_path} (1 entries)" in describe_missing(tmp_path / "clip.mp4")
+    assert f"the folder {tmp_path}, which holds nothing" in describe_missing(tmp_path / "clip.mp4")
+    for name in ("xyz", "uvw"):
+        (tmp_path / name).touch()
+    assert f"the folder {tmp_path}, which holds uvw, xyz" in describe_missing(tmp_path / "clip.mp4")
 
 
 def test_nothing_is_written_where_no_video_exists(tmp_path: Path) -> None:
