@@ -24,8 +24,12 @@ from signllm.models.feature_cache import content_key, feature_cache, weights_key
 from signllm.models.gather import starts_of, video_of_rows
 
 TAPS, STRIDE, CLIP_FRAMES = 5, 2, 13
-PIXELS_PER_PASS = 2**21
-"""Pixels of the frames in one pass through the backbone, unless ``frames_per_chunk`` says otherwise."""
+PIXELS_PER_PASS = {"cpu": 2**20, "cuda": 2**22}
+"""Pixels of the frames in one pass through the backbone, by device, unless ``frames_per_chunk`` is given.
+
+Measured with EfficientNet-Lite0 on a CPU: a pixel takes 2 KB where the backbone learns, so a pass 2 GB, and
+0.3 KB where it does not. A GPU has the memory for larger passes, and needs them to be busy.
+"""
 STACKED_PER_PASS = 2**26
 """Floats of the frames laid side by side for a temporal convolution at a time: 256 MB."""
 FEW_CELLS = 4
@@ -61,8 +65,9 @@ class VisualEncoderConfig:
         subtract_video_mean: take a video's temporal mean out of its frames and its features; without it codes
             name the signer.
         frames_per_chunk: largest number of frames in one pass through the backbone, in every stage and
-            whatever the batch; 0 takes as many as have ``PIXELS_PER_PASS`` pixels together (41 of 224 x 224,
-            167 of 112 x 112), at least one. Results are the same up to rounding.
+            whatever the batch; 0 takes as many as have ``PIXELS_PER_PASS`` pixels together (20 of 224 x 224
+            and 83 of 112 x 112 on a CPU, four times as many on a GPU), at least one. Results are the same
+            up to rounding.
         recompute: recompute the backbone in the backward pass instead of keeping the activations of all
             frames of the step. On a CPU, where a lack of memory kills the process, a step of several passes
             is always recomputed; a ``frames_per_chunk`` that holds the whole step avoids that work, which is
@@ -98,9 +103,10 @@ class VisualEncoderConfig:
                 remedy="give the number of frames, or 0 for as many as fit into a pass of the default size",
             )
 
-    def frames_per_pass(self, height: int, width: int) -> int:
-        """Return how many frames of a size go through the backbone at a time, at most."""
-        return self.frames_per_chunk or max(1, PIXELS_PER_PASS // (height * width))
+    def frames_per_pass(self, height: int, width: int, device: str = "cpu") -> int:
+        """Return how many frames of a size go through the backbone at a time on a type of device, at most."""
+        pixels = PIXELS_PER_PASS.get(device, PIXELS_PER_PASS["cuda"])
+        return self.frames_per_chunk or max(1, pixels // (height * width))
 
 
 class TemporalConv3d(nn.Conv3d):
@@ -257,7 +263,8 @@ class VisualEncoder(nn.Module):
 
     def _features(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
         """Return the backbone's maps (sum T, C, h, w), computed in passes of a bounded number of frames."""
-        frames_per_pass = self.config.frames_per_pass(*frames.shape[2:])
+        height, width = frames.shape[2:]
+        frames_per_pass = self.config.frames_per_pass(height, width, frames.device.type)
         passes: list[tuple[Tensor, ...]] = [(part,) for part in frames.split(frames_per_pass)]
         if self.config.subtract_video_mean:
             means = video_means(frames, frame_counts, self.first.weight.dtype, frames_per_pass)

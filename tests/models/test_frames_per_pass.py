@@ -45,8 +45,9 @@ def test_the_default_number_follows_from_the_size_of_a_frame() -> None:
     config = parts.encoder_config()
     assert config.frames_per_chunk == 0
     for height, width in ((224, 224), (112, 112), (48, 48), (240, 320)):
-        frames = config.frames_per_pass(height, width)
-        assert frames * height * width <= PIXELS_PER_PASS < (frames + 1) * height * width
+        for device, pixels in PIXELS_PER_PASS.items():
+            frames = config.frames_per_pass(height, width, device)
+            assert frames * height * width <= pixels < (frames + 1) * height * width
     assert config.frames_per_pass(4096, 4096) == 1
     assert replace(config, frames_per_chunk=300).frames_per_pass(224, 224) == 300
 
@@ -57,7 +58,7 @@ def test_the_default_number_follows_from_the_size_of_a_frame() -> None:
 def test_no_pass_has_more_frames_and_every_frame_passes(
     changes: dict, learns: bool, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(visual_encoder, "PIXELS_PER_PASS", limit * parts.SIZE**2 + 5)
+    monkeypatch.setitem(PIXELS_PER_PASS, "cpu", limit * parts.SIZE**2 + 5)
     model = encoder(**changes).train(learns)
     passes = record_passes(model)
     with torch.set_grad_enabled(learns):
@@ -159,7 +160,7 @@ def test_no_stage_has_a_larger_pass(composed: Path, tmp_path: Path, monkeypatch:
 
     passes: list[int] = []
     forward = Backbone.forward
-    monkeypatch.setattr(visual_encoder, "PIXELS_PER_PASS", 11 * parts.SIZE**2)
+    monkeypatch.setitem(PIXELS_PER_PASS, "cpu", 11 * parts.SIZE**2)
     monkeypatch.setattr(
         Backbone, "forward", lambda self, frames: (passes.append(len(frames)), forward(self, frames))[1]
     )
