@@ -21,6 +21,8 @@ Picture = TypeVar("Picture")
 USUAL_FPS = 25.0
 """Frames per second of what states none: folders of pictures, and files with a single frame."""
 SLOWEST_FPS, FASTEST_FPS = 0.01, 1000.0
+_FILM_FPS = 23.0
+"""A little less than the 23.976 of film, the slowest rate at which video is commonly recorded."""
 _AGREE = 0.05
 """A stated rate is believed if it differs from the time stamps' by at most this share.
 
@@ -156,7 +158,11 @@ def read_places(frames: int, source_fps: float, fps: float | None, most: int | N
 
 
 def usual_rate(seconds: np.ndarray, fps: np.ndarray) -> float:
-    """Return the rate of the middle second of some videos: one of theirs, and theirs if all have the same.
+    """Return the rate at which some videos are best read: their own, if all have the same.
+
+    Otherwise it is that of the middle second of all. Where that is slower than film, it is 25, or the fastest
+    of them: showing a picture twice loses nothing, and leaving pictures out does. Eleven real clips, ten of
+    them of 10 frames per second, were memorised at 25 and not at 10.
 
     Args:
         seconds: length of each video, (n,), n > 0.
@@ -166,7 +172,8 @@ def usual_rate(seconds: np.ndarray, fps: np.ndarray) -> float:
 
     order = np.argsort(fps, kind="stable")
     before = np.cumsum(seconds[order])
-    return float(fps[order][np.searchsorted(before, before[-1] / 2)])
+    middle = float(fps[order][np.searchsorted(before, before[-1] / 2)])
+    return middle if middle >= _FILM_FPS else min(USUAL_FPS, float(fps.max()))
 
 
 def at_rate(timed: Iterable[tuple[float, Picture]], source_fps: float, fps: float) -> Iterator[Picture]:

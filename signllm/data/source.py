@@ -28,8 +28,8 @@ class DataConfig:
     Args:
         size: side of the square pictures in pixels.
         fps: frames per second at which every video is read, whatever its own rate. None: training takes the
-            rate of its videos, the middle one if they differ, and records it; of a run that recorded none,
-            every frame is read.
+            rate of its videos, if they differ the middle one but not less than 25 where some have that, and
+            records it; of a run that recorded none, every frame is read.
         max_frames: a longer video is thinned to this many frames spread evenly over it; not stated in the
             paper.
         max_frames_per_batch: most frames of one forward pass, over all ranks; batches then hold videos of

@@ -67,6 +67,13 @@ def test_the_usual_rate_is_that_of_the_middle_second() -> None:
     assert usual_rate(np.array([5.0, 5]), np.array([50.0, 25])) == 25
 
 
+def test_slow_videos_are_not_thinned_for_slower_ones() -> None:
+    assert usual_rate(np.array([3.0, 2]), np.array([10.0, 10])) == 10
+    assert usual_rate(np.array([9.0, 1]), np.array([10.0, 25])) == 25
+    assert usual_rate(np.array([9.0, 1]), np.array([10.0, 60])) == 25
+    assert usual_rate(np.array([9.0, 1]), np.array([12.0, 15])) == 15
+
+
 @pytest.mark.parametrize(
     ("times_s", "stated_fps", "timing"),
     [
