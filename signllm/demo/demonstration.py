@@ -264,8 +264,8 @@ def untrained_control(out: Path, stages: Recipe) -> None:
 def _finetune_control(out: Path, stages: Recipe, name: str, *, init: Path) -> FinetuneConfig:
     """Fine-tune a control on recorded characters for as many epochs as the model has in all.
 
-    Its curves are not shown: it is validated as rarely as possible. One rank has nothing to partition:
-    without ZeRO a step takes three quarters of the time and gives the same losses.
+    Its curves and sentences are not shown: it is validated as rarely as possible. One rank has nothing to
+    partition: without ZeRO a step takes three quarters of the time and gives the same losses.
     """
     from signllm.stages.finetune import finetune
 
@@ -276,7 +276,7 @@ def _finetune_control(out: Path, stages: Recipe, name: str, *, init: Path) -> Fi
         stages.finetune,
         sign_llm=dataclasses.replace(model, language_model=language_model),
         frozen_epochs=stages.finetune.training.epochs or stages.finetune.frozen_epochs,
-        training=dataclasses.replace(stages.finetune.training, deepspeed="zero0", validate_every=0),
+        training=dataclasses.replace(stages.finetune.training, deepspeed="zero0", validate_every=0, show=0),
     )
     finetune(config, _controls(out) / name, init, out / "shards")
     return config
