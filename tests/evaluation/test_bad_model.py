@@ -66,7 +66,7 @@ def test_a_folder_that_is_no_whole_language_model(
     refused(out, "a pickle, pytorch_model.bin", "save it as safetensors")
     torn = copy("torn")
     torn.joinpath("model.safetensors").write_bytes((made / "llm" / "model.safetensors").read_bytes()[:900])
-    refused(out, "the language model cannot be loaded", "torn", "check the folder's files")
+    refused(out, "model.safetensors is cut off or damaged", "torn", "again, in full")
     other = copy("other")
     (other / "model.safetensors").write_bytes((wide / "model.safetensors").read_bytes())
     refused(out, "weights have other shapes than config.json says", "other")

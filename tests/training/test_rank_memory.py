@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -59,7 +60,8 @@ def expect_killed(text: str, rank: int = 0) -> None:
 
 
 @pytest.fixture
-def started_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def started_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name in (*warm.RANK, FOLDER_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -74,7 +76,7 @@ def test_ranks_that_were_started_here(tmp_path: Path) -> None:
     expect_killed(str(failed.value))
     assert "(signal 9)" in str(failed.value)
     assert message_of(failed.value)[1] == 1
-    assert not list(Path(local_ranks.tempfile.gettempdir()).glob("signllm-ranks-*/rank-1*"))
+    assert not list(tmp_path.glob("signllm-ranks-*"))
 
 
 @pytest.mark.usefixtures("started_here")

@@ -137,9 +137,9 @@ class Stopwatch:
         return waited
 
     def _decoded(self, whole: Callable[..., Any]) -> Callable[..., Any]:
-        def decoded(footage: Footage, size: int) -> Any:
+        def decoded(*arguments: Any, **named: Any) -> Any:
             begun = time.thread_time()
-            result = whole(footage, size)
+            result = whole(*arguments, **named)
             with self._lock:
                 self.decoding_s += time.thread_time() - begun
             return result
