@@ -304,9 +304,9 @@ def _lost_ranks(job: Any) -> str | None:
     own = [text for text in messages if text and f".{RANK_FAILED}: " not in text]
     if own or not died:
         return None
-    told = next((text for text in messages if text), "").rpartition(f".{RANK_FAILED}: ")[2]
-    if told.startswith("rank ") and "was killed" in told:
-        return told.rstrip()
+    message = next((text for text in messages if text), "").rpartition(f".{RANK_FAILED}: ")[2]
+    if message.startswith("rank ") and "was killed" in message:
+        return message.rstrip()
     return describe_deaths(died, where=job.paths.stderr)
 
 

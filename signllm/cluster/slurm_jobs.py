@@ -117,18 +117,18 @@ def slurm_states(ids: Iterable[str], cluster: str | None = None) -> dict[str, Sl
     wanted = set(ids)
     found: dict[str, SlurmState] = {}
     for number in sorted({id.partition("_")[0] for id in wanted}):
-        told, trouble = _output("scontrol", *there, "show", "job", "--oneliner", number)
-        for line in told.splitlines():
+        output, trouble = _output("scontrol", *there, "show", "job", "--oneliner", number)
+        for line in output.splitlines():
             found |= _from_scontrol(line)
         if trouble and FORGOTTEN not in trouble:
             unknown = SlurmState(state="UNKNOWN", reason=f"Slurm does not answer: {trouble}")
             found |= {id: unknown for id in wanted if id.partition("_")[0] == number}
     if older := sorted({id.partition("_")[0] for id in wanted - found.keys()}):
         columns = "--format=JobID,State,Elapsed,NodeList"
-        told, _ = _output(
+        output, _ = _output(
             "sacct", *there, "--noheader", "--parsable2", "--allocations", columns, "-j", ",".join(older)
         )
-        for line in told.splitlines():
+        for line in output.splitlines():
             id, state, elapsed, nodes = line.split("|")[:4]
             found.setdefault(id, _state(state, elapsed=elapsed, nodes=nodes))
     return {id: state for id, state in found.items() if id in wanted}
@@ -136,22 +136,22 @@ def slurm_states(ids: Iterable[str], cluster: str | None = None) -> dict[str, Sl
 
 def _from_scontrol(line: str) -> dict[str, SlurmState]:
     """Read one line of ``scontrol show job``: a job, or the jobs of an array that wait as one."""
-    told = {name: found[1] for name in _FIELDS if (found := re.search(rf"(?:^| ){name}=(\S*)", line))}
-    if "JobState" not in told:
+    fields = {name: found[1] for name in _FIELDS if (found := re.search(rf"(?:^| ){name}=(\S*)", line))}
+    if "JobState" not in fields:
         return {}
-    restarts, state = int(told.get("Restarts") or 0), told["JobState"]
-    elapsed = _seconds(told.get("RunTime", ""))
+    restarts, state = int(fields.get("Restarts") or 0), fields["JobState"]
+    elapsed = _seconds(fields.get("RunTime", ""))
     started = state not in ("PENDING", "CANCELLED") or bool(elapsed)
     about = _state(
         state,
-        elapsed=told.get("RunTime", ""),
-        nodes=told.get("NodeList", ""),
-        reason=told.get("Reason"),
+        elapsed=fields.get("RunTime", ""),
+        nodes=fields.get("NodeList", ""),
+        reason=fields.get("Reason"),
         attempts=restarts + started,
     )
-    if "ArrayTaskId" not in told:
-        return {told["JobId"]: about}
-    return {f"{told['ArrayJobId']}_{task}": about for task in list_numbers(told["ArrayTaskId"])}
+    if "ArrayTaskId" not in fields:
+        return {fields["JobId"]: about}
+    return {f"{fields['ArrayJobId']}_{task}": about for task in list_numbers(fields["ArrayTaskId"])}
 
 
 def _state(

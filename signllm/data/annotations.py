@@ -57,7 +57,7 @@ def _with_standard_splits(annotations: Annotations) -> Annotations:
     others = sorted({*names.values()} - {"train", "dev", "test"})
     if others:
         named = ", ".join(map(repr, others))
-        notices.append(f"splits beside train, dev and test are used only where they are named: {named}")
+        notices.append(f"splits other than train, dev and test are used only where they are named: {named}")
     return replace(
         annotations,
         clips=tuple(replace(clip, split=names[clip.split]) for clip in clips),

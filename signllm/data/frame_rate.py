@@ -184,19 +184,19 @@ def at_rate(timed: Iterable[tuple[float, Picture]], source_fps: float, fps: floa
         source_fps: how long the last picture is shown, as frames per second.
         fps: the rate wanted.
     """
-    held: list[tuple[float, Picture]] = []
+    waiting: list[tuple[float, Picture]] = []
     first_s, latest_s, shown, count = None, 0.0, 0, 0
     tolerance_s = early_s(source_fps, fps)
 
     def at_next_instant() -> Picture:
-        while len(held) > 1 and held[1][0] <= shown / fps + tolerance_s:
-            held.pop(0)
-        return held[0][1]
+        while len(waiting) > 1 and waiting[1][0] <= shown / fps + tolerance_s:
+            waiting.pop(0)
+        return waiting[0][1]
 
     for time_s, picture in timed:
         first_s = time_s if first_s is None else first_s
         latest_s = max(latest_s, time_s - first_s)
-        held.append((latest_s, picture))
+        waiting.append((latest_s, picture))
         count = shown_count(latest_s + 1 / source_fps, fps)
         while shown < count and shown / fps + tolerance_s < latest_s:
             yield at_next_instant()

@@ -1,4 +1,4 @@
-"""What reading processes and threads, and whoever takes their results, tell each other about storage."""
+"""Messages about storage between the processes and threads that read and those that take their results."""
 
 from __future__ import annotations
 

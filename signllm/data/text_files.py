@@ -2,7 +2,7 @@
 
 UTF-8 is tried first, and a byte order mark decides for UTF-16. What is neither is read as Windows-1252, the
 encoding of Excel in western Europe, or as GB18030, that of Excel in China, but only where the result looks
-like text of that kind; whoever reads the file is given a notice for the user. Everything else is refused: a
+like text of that kind; its reader gets a notice for the user. Everything else is refused: a
 wrong guess would teach a model wrong letters.
 """
 

@@ -19,7 +19,7 @@ PQ, HLG = 16, 18
 TRANSFER_NAMES = {PQ: "PQ", HLG: "HLG"}
 _BT2020 = 9
 _WHITE, _PEAK = 203.0, 1000.0
-"""cd/m²: of white paper, and of the brightest light that is told apart."""
+"""cd/m²: of white paper, and of the brightest light that is distinguished."""
 _KNEE = 0.6
 """Up to this share of white paper light is kept as it is."""
 _LUMA_2020 = (0.2627, 0.6780, 0.0593)

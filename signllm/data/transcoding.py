@@ -57,23 +57,23 @@ def _even_pictures(reading: Reading, fit: Fit | None) -> Iterator[Any]:
     """Yield PyAV frames for the encoder, upright, with even sides, all of the size that the first gets."""
     from av.video.reformatter import VideoReformatter
 
-    reformatter, wanted, orientation = VideoReformatter(), (0, 0), Orientation()
+    reformatter, size, orientation = VideoReformatter(), (0, 0), Orientation()
     for number, frame in enumerate(reading.frames(), start=1):
         check_size(frame.width, frame.height)
         if number == 1:
-            wanted = reading.square(fit)(frame.width, frame.height)
+            size = reading.square(fit)(frame.width, frame.height)
             orientation = reading.orientation
-            check_size(*wanted)
-            if min(wanted) < 2:
-                raise VideoError(f"frames of {wanted[0]} x {wanted[1]}, too small for h264")
-        check_total(number, *wanted)
-        is_even = wanted[0] % 2 == wanted[1] % 2 == 0
+            check_size(*size)
+            if min(size) < 2:
+                raise VideoError(f"frames of {size[0]} x {size[1]}, too small for h264")
+        check_total(number, *size)
+        is_even = size[0] % 2 == size[1] % 2 == 0
         if not orientation.is_upright or not is_even or is_high_range(frame):
-            yield _over_rgb(scaled(reformatter, frame, wanted), orientation)
+            yield _over_rgb(scaled(reformatter, frame, size), orientation)
             continue
         picture = reformatter.reformat(
             frame,
-            *wanted,
+            *size,
             format="yuv420p",
             interpolation="BICUBIC",
             dst_color_range="MPEG",

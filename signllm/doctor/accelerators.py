@@ -22,18 +22,18 @@ def findings() -> list[Finding]:
     capability = torch.backends.cpu.get_cpu_capability()
     version, instruction_set = _onednn()
     limits = {name: os.environ[name] for name in INSTRUCTION_SET_VARIABLES if name in os.environ}
-    told = (
+    description = (
         f"torch uses {capability}, oneDNN {version} uses {instruction_set}, {torch.get_num_threads()} threads"
     )
     if limits:
-        told += f" (limited by {', '.join(f'{name}={value}' for name, value in limits.items())})"
+        description += f" (limited by {', '.join(f'{name}={value}' for name, value in limits.items())})"
     facts = {
         "capability": capability,
         "onednn": version,
         "onednn_instruction_set": instruction_set,
         "limits": limits,
     }
-    processor = Finding(group="torch", name="CPU", told=told, facts=facts)
+    processor = Finding(group="torch", name="CPU", told=description, facts=facts)
     return [processor, *_gpus(), _distributed()]
 
 

@@ -72,8 +72,8 @@ def _with_record(model: LanguageModelConfig, run: Path) -> LanguageModelConfig:
         return model
     begun = load_config(run, FinetuneConfig).sign_llm.language_model.as_older_runs()
     names = ("chat", "chat_template", "date", "thinking", "end_of_turn")
-    given = {name: getattr(model, name) for name in names if getattr(model, name) is not None}
-    return replace(model, **({name: getattr(begun, name) for name in names} | given))
+    options = {name: getattr(model, name) for name in names if getattr(model, name) is not None}
+    return replace(model, **({name: getattr(begun, name) for name in names} | options))
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,12 @@ def check_texts(tokenizer: Any, texts: Sequence[str], model: LanguageModelConfig
     Raises:
         UsageError: more than half of them is unknown to the tokenizer.
     """
-    found = coverage(tokenizer, [text for text in texts if text.strip()])
-    share = max(found.unknown_tokens, found.unknown_characters)
+    counts = coverage(tokenizer, [text for text in texts if text.strip()])
+    share = max(counts.unknown_tokens, counts.unknown_characters)
     if share > WARNED:
         what = (
-            f"{_percent(found.unknown_tokens)} of the training texts' tokens are unknown to this tokenizer"
-            f" ({_percent(found.unknown_characters)} of their characters)"
+            f"{_percent(counts.unknown_tokens)} of the training texts' tokens are unknown to this tokenizer"
+            f" ({_percent(counts.unknown_characters)} of their characters)"
         )
         if share > REFUSED:
             raise UsageError(
@@ -144,23 +144,23 @@ def check_texts(tokenizer: Any, texts: Sequence[str], model: LanguageModelConfig
                 remedy="choose a language model that was trained on this language",
             )
         log.warning("%s: %s; the model can neither learn nor write them", model.path, what)
-    if found.changed > WARNED and found.example is not None:
+    if counts.changed > WARNED and counts.example is not None:
         log.warning(
             "%s: %s of the training texts are not what the tokenizer reads back: %r becomes %r; translations "
             "will be written like that, and scored against the text as it is",
             model.path,
-            _percent(found.changed),
-            *found.example,
+            _percent(counts.changed),
+            *counts.example,
         )
-    cut = sum(length > model.max_text_tokens for length in found.lengths)
-    if cut > WARNED * len(found.lengths):
+    cut = sum(length > model.max_text_tokens for length in counts.lengths)
+    if cut > WARNED * len(counts.lengths):
         log.warning(
             "%d of %d training texts are longer than language_model.max_text_tokens, %d, and are cut; the "
             "longest has %d tokens",
             cut,
-            len(found.lengths),
+            len(counts.lengths),
             model.max_text_tokens,
-            max(found.lengths),
+            max(counts.lengths),
         )
 
 

@@ -164,10 +164,10 @@ def _of_others(mine: Path, rank: int, doing: str, error: Exception, started: flo
     unheard = [r for r in range(_world()) if not (mine.parent / f"rank-{r}.network.txt").exists()]
     if died := _dead_ranks(mine, unheard):
         return describe_deaths(died, where=f"{doing}, where rank {rank} waited for it")
-    told = f"no word from {', '.join(map(str, unheard))}; " if unheard else ""
+    silent_ranks = f"no word from {', '.join(map(str, unheard))}; " if unheard else ""
     return (
         f"rank {rank} waited in {doing} for a rank that died without a word (killed? out of memory?),"
-        f" or never came: {told}{error}"
+        f" or never came: {silent_ranks}{error}"
     )
 
 

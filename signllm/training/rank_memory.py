@@ -259,8 +259,8 @@ def describe_memory_error(error: BaseException) -> str | None:
         return f"{killed}\n  remedy: {SMALLER}"
     if kind == "OutOfMemoryError" or _OF_GPU.search(text):
         size = _REFUSED_ON_GPU.search(text)
-        wanted = f": {size[1]} more could not be had" if size else ""
-        return f"the memory of the GPU is used up (CUDA out of memory){wanted}\n  remedy: {SMALLER_ON_GPU}"
+        request = f": {size[1]} more could not be had" if size else ""
+        return f"the memory of the GPU is used up (CUDA out of memory){request}\n  remedy: {SMALLER_ON_GPU}"
     worker = _WORKER.search(text) if isinstance(error, RuntimeError) else None
     if worker:
         return _describe_worker(worker[1], worker[2] or worker[3], shared="shared memory" in text)
@@ -309,10 +309,10 @@ def _memory_of_children() -> int:
 def _oom_kills() -> int | None:
     """Return how many processes the kernel of this machine has killed for lack of memory (Linux)."""
     try:
-        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), flags=re.MULTILINE)
+        counter = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), flags=re.MULTILINE)
     except OSError:
         return None
-    return int(found[1]) if found else None
+    return int(counter[1]) if counter else None
 
 
 def _limit(machine_bytes: int) -> int | None:
