@@ -116,6 +116,8 @@ def arrays(jobs: Sequence[T], limits: SubmissionLimits | None = None) -> list[Se
         jobs: what each of them does.
         limits: the site's; None asks Slurm, and without Slurm there are none.
     """
+    if len(jobs) == 1:  # a job alone needs no limit, and a Slurm that is out of order answers after a minute
+        return [jobs]
     limits = submission_limits() if limits is None else limits
     size = max(1, len(jobs) if limits.array_size is None else limits.array_size)
     return [jobs[first : first + size] for first in range(0, len(jobs), size)]
