@@ -82,8 +82,13 @@ def scaled(reformatter: Any, frame: Any, wanted: tuple[int, int]) -> np.ndarray:
 
 
 def _resized(reformatter: Any, frame: Any, wanted: tuple[int, int], pixels: str) -> Any:
-    # one thread: more would wait for the other ranks on a shared machine
-    return reformatter.reformat(frame, *wanted, format=pixels, interpolation="BICUBIC", threads=1)
+    import av
+
+    try:  # one thread: more would wait for the other ranks on a shared machine
+        return reformatter.reformat(frame, *wanted, format=pixels, interpolation="BICUBIC", threads=1)
+    except av.FFmpegError as error:  # it cannot enlarge a picture of a few pixels a thousand times
+        sizes = f"{frame.width} x {frame.height} to {wanted[0]} x {wanted[1]} pixels"
+        raise VideoError(f"FFmpeg cannot scale {sizes}: {error.strerror or error}") from None
 
 
 def _kind(frame: Any) -> tuple[Any, ...]:

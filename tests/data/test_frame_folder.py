@@ -71,3 +71,10 @@ def test_real_phoenix_frames(realdata: Path) -> None:
     assert video.frames.shape == (2, 260, 210, 3)
     assert video.frames.std() > 20
     assert decode(folder, size=224).shape == (2, 224, 224, 3)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 16_000), (16_000, 1)])
+def test_a_picture_that_cannot_be_scaled_is_a_damaged_video(width: int, height: int, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "clip", np.zeros((1, height, width, 3), np.uint8))
+    with pytest.raises(VideoError, match=f"{width} x {height}|pixels"):
+        decode(folder, size=96)
