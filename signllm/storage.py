@@ -272,7 +272,7 @@ def _instant_s(date: str) -> float | None:
 
 
 class _Outage:
-    """One read that waits: since when, until when, and whether somebody was told.
+    """One read that waits: when it began, how long it may last, and whether it was announced.
 
     Args:
         where: what is read.

@@ -49,11 +49,11 @@ class Footage:
 
     def pieces(self, size: int, cut: Cut, longest: int, at_fps: float | None = None) -> Iterator[Timed]:
         """Cut it while it is decoded; raises as :meth:`whole`, at the latest at the end."""
-        pieces, found = pieces_of(self._runs(size, at_fps), cut, longest=longest), False
+        pieces, is_empty = pieces_of(self._runs(size, at_fps), cut, longest=longest), True
         while (piece := self._told(lambda: next(pieces, None))) is not None:
-            found = True
+            is_empty = False
             yield piece
-        if not found:
+        if is_empty:
             raise UsageError(
                 "nothing moves in it",
                 where=self.name,
