@@ -161,8 +161,7 @@ def usual_rate(seconds: np.ndarray, fps: np.ndarray) -> float:
     """Return the rate at which some videos are best read: their own, if all have the same.
 
     Otherwise it is that of the middle second of all. Where that is slower than film, it is 25, or the fastest
-    of them: showing a picture twice loses nothing, and leaving pictures out does. Eleven real clips, ten of
-    them of 10 frames per second, were memorised at 25 and not at 10.
+    of them: showing a picture twice loses nothing, and leaving pictures out does.
 
     Args:
         seconds: length of each video, (n,), n > 0.
