@@ -161,9 +161,9 @@ def spread(
     fails because another rank is gone names that one (:mod:`signllm.training.failures`).
 
     Args:
-        verb: the word of the command line.
-        arguments: the others.
-        ranks: how many.
+        verb: name of the verb.
+        arguments: its arguments on the command line.
+        ranks: number of processes on this machine.
         alone: what one rank does.
         folder: a folder that all ranks see and may write into, the run's; None if the verb writes none.
         storage_timeout_s: seconds that it waits for storage; None waits as long as by default.

@@ -28,7 +28,7 @@ class StageRecord:
 
     Args:
         folder: of the demo; the record is its ``stages.json``.
-        speaks: whether this process prints and writes, which one process of the demo does at a time.
+        speaks: whether this process prints messages and writes the record; one process at a time does.
 
     Attributes:
         seconds: by the name of the stage, in the order in which they were finished.
