@@ -1,7 +1,7 @@
 """SignLLM: gloss-free sign language translation through sign tokens and a frozen LLM (arXiv 2404.00925).
 
-``from signllm import load`` gives a translator of a finished run; nothing heavy is imported before it is
-called.
+``from signllm import load`` imports the function that loads a trained model as a translator. Heavy libraries
+are imported only when ``load`` is accessed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __version__ = VERSION
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``load`` when it is first asked for: it needs torch, ``signllm --help`` does not."""
+    """Import ``load`` on first access, because it imports torch, which ``signllm --help`` does not need."""
     if name == "load":
         from signllm.evaluation.translate import load
 

@@ -1,7 +1,8 @@
-"""What every verb is made with: options parsed by tyro from a function, results shown, ranks started.
+"""The tools that every verb of the command line uses: parsing options, printing results, starting ranks.
 
-A verb is a function whose keyword parameters are its options; their help texts come from its docstring. It is
-parsed completely before it runs, so that ``launch`` can refuse a wrong option before anything is submitted.
+A verb is a function whose keyword parameters are its options; tyro takes their help texts from the function's
+docstring. All options are parsed before a verb runs, so that ``launch`` can reject a wrong option before it
+submits a job.
 """
 
 import functools
@@ -16,21 +17,21 @@ from typing import Annotated, Any
 
 from signllm.errors import UsageError
 from signllm.plain import from_plain, to_plain
-from signllm.storage import patience
+from signllm.storage import storage_wait_policy
 from signllm.training.local_ranks import StoppedEarlyError, is_first_rank, run_local_ranks
 
 Job = Callable[[], None]
-"""A verb with its options filled in, ready to run."""
+"""A verb with its options bound, ready to be called without arguments."""
 
 
 @dataclass(frozen=True)
 class Verb:
-    """One word of the command line.
+    """A verb of the command line, such as ``pretrain``.
 
     Attributes:
         summary: its line in ``signllm --help``.
-        example: a line that works.
-        prepare: takes the arguments after the verb, checks them, returns what runs.
+        example: a complete command line that works.
+        prepare: function that parses and checks the arguments after the verb and returns the job to run.
     """
 
     summary: str
@@ -38,63 +39,73 @@ class Verb:
     prepare: Callable[[list[str]], Job]
 
 
-def parse(function: Callable[..., None], arguments: Sequence[str], *, verb: str, about: Verb) -> Job:
-    """Return a verb ready to run, its options filled from ``arguments``; tyro says what is wrong, exits 2."""
+def prepare_job(function: Callable[..., None], arguments: Sequence[str], *, verb: str, about: Verb) -> Job:
+    """Parse the arguments of a verb and return the verb with its options bound.
+
+    If an argument is wrong, tyro prints the reason and exits with code 2.
+
+    Args:
+        function: implementation of the verb; its parameters define the options.
+        arguments: command-line arguments after the verb.
+        verb: name of the verb, for the help text.
+        about: summary and example, for the help text.
+    """
     import tyro
 
     @functools.wraps(function)
-    def fill(*given: Any, **named: Any) -> Job:
-        return functools.partial(function, *given, **named)
+    def bind_options(*args: Any, **options: Any) -> Job:
+        return functools.partial(function, *args, **options)
 
     text = f"{about.summary}\n\nExample: {about.example}"
     if not is_first_rank() and "--help" in arguments:
         raise SystemExit(0)
     job: Job = tyro.cli(
-        fill,
+        bind_options,
         args=arguments,
         prog=f"signllm {verb}",
         description=text,
         config=(tyro.conf.FlagCreatePairsOff,),
-        registry=_optional_parts(),
+        registry=_constructor_registry(),
     )
     return job
 
 
-def options_of(job: Job) -> dict[str, Any]:
-    """Return the options that :func:`parse` has filled into a verb, by the names of its function."""
+def get_job_options(job: Job) -> dict[str, Any]:
+    """Return the options that :func:`prepare_job` bound to a verb, by parameter name."""
     return dict(job.keywords) if isinstance(job, functools.partial) else {}
 
 
-def _optional_parts() -> Any:
-    """Let a part that may be absent (``LoraConfig | None``) be given as JSON or ``none``: no subcommands.
+def _constructor_registry() -> Any:
+    """Return the rules by which tyro parses two kinds of options that it would otherwise parse differently.
 
-    A table of texts (``environment``) is given as NAME=VALUE.
+    An optional dataclass (``LoraConfig | None``) is given as JSON or ``none``; tyro would make subcommands of
+    it. A dictionary of strings (``environment``) is given as NAME=VALUE pairs.
     """
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
-    def optional_part(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    def optional_dataclass(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         kinds = typing.get_args(info.type)
         if type(None) not in kinds or not any(is_dataclass(k) or typing.get_origin(k) is dict for k in kinds):
             return None
         return PrimitiveConstructorSpec(
             nargs=1,
             metavar="JSON|none",
-            instance_from_str=functools.partial(_part_from_text, info.type),
+            instance_from_str=functools.partial(_parse_dataclass, info.type),
             is_instance=lambda value: value is None or isinstance(value, dict) or is_dataclass(value),
             str_from_instance=lambda value: ["none" if value is None else json_format.dumps(to_plain(value))],
         )
 
     @registry.primitive_rule
-    def pairs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    def string_dictionary(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         if info.type != dict[str, str]:
             return None
         return PrimitiveConstructorSpec(
             nargs="*",
             metavar="[NAME=VALUE ...]",
-            instance_from_str=_pairs_from_text,
+            instance_from_str=_parse_pairs,
             is_instance=lambda value: isinstance(value, dict),
             str_from_instance=lambda value: [f"{name}={text}" for name, text in value.items()],
         )
@@ -102,88 +113,96 @@ def _optional_parts() -> Any:
     return registry
 
 
-def _pairs_from_text(texts: list[str]) -> dict[str, str]:
+def _parse_pairs(texts: list[str]) -> dict[str, str]:
+    """Return the dictionary that ``NAME=VALUE`` arguments describe."""
     for text in texts:
         if not text.partition("=")[0].strip() or "=" not in text:
-            raise UsageError(f"{text!r} is not NAME=VALUE", remedy="for example OMP_NUM_THREADS=8")
+            raise UsageError(f"{text!r} is not NAME=VALUE", remedy="write for example OMP_NUM_THREADS=8")
     return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
 
 
-def _part_from_text(kind: Any, texts: list[str]) -> Any:
+def _parse_dataclass(kind: Any, texts: list[str]) -> Any:
+    """Return the value of an optional dataclass that one JSON argument describes; ``none`` gives None."""
     try:
         value = None if texts[0].lower() == "none" else json_format.loads(texts[0])
     except ValueError as error:
         raise UsageError(
-            f"{texts[0]!r} is not JSON: {error}", remedy="for example '{\"rank\": 8}', or none"
+            f"{texts[0]!r} is not JSON: {error}", remedy="write for example '{\"rank\": 8}', or none"
         ) from None
     return from_plain(kind, value, where="the command line")
 
 
-def named(kind: type, name: str) -> Any:
-    """Annotate a positional argument with the name that the help text shows."""
+def positional(kind: type, name: str) -> Any:
+    """Return the annotation of a positional argument whose help text shows ``name``."""
     import tyro
 
     return Annotated[kind, tyro.conf.arg(metavar=name)]
 
 
-def show(record: dict[str, Any], *, json: bool) -> None:
-    """Print a result on standard output: aligned lines, or JSON for programs."""
+def print_result(record: dict[str, Any], *, json: bool) -> None:
+    """Print a result on standard output as aligned lines, or as JSON for other programs."""
     if json:
         print(json_format.dumps(record, indent=2, default=str))
         return
-    flat = dict(_flattened(record))
+    flat = dict(_flatten(record))
     width = max(map(len, flat), default=0)
     for key, value in flat.items():
         print(f"{key:<{width}}  {f'{value:.2f}' if isinstance(value, float) else value}")
 
 
-def _flattened(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested dictionaries with their dotted keys."""
     for key, value in record.items():
         if isinstance(value, dict) and value:
-            yield from _flattened(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def spread(
+def run_on_ranks(
     verb: str,
     arguments: list[str],
     ranks: int,
-    alone: Job,
+    job: Job,
     *,
     folder: Path | None = None,
     storage_timeout_s: float | None = None,
 ) -> None:
-    """Run ``alone`` here, or the same command line on ``ranks`` ranks, unless this already is one of them.
+    """Run a job in this process, or start the same command line on several ranks of this machine.
 
-    A signal does not end it but asks it to leave, from start-up to the last file
-    (:mod:`signllm.training.preemption`); while it waits for storage, it leaves at once. A rank whose work
-    fails because another rank is gone names that one (:mod:`signllm.training.failures`).
+    With one rank, or in a process that already is one of several ranks, the job runs here. A termination
+    signal does not kill it: the job stops at the next step and saves its state
+    (:mod:`signllm.training.preemption`); while it waits for storage, it stops at once. A rank that fails
+    because another rank is gone names that rank (:mod:`signllm.training.failures`).
 
     Args:
         verb: name of the verb.
-        arguments: its arguments on the command line.
+        arguments: command-line arguments of the verb.
         ranks: number of processes on this machine.
-        alone: what one rank does.
-        folder: a folder that all ranks see and may write into, the run's; None if the verb writes none.
-        storage_timeout_s: seconds that it waits for storage; None waits as long as by default.
+        job: the work of one rank.
+        folder: run folder, which all ranks can write into; None if the verb writes none.
+        storage_timeout_s: longest wait for unavailable storage, in seconds; None keeps the default.
     """
     if ranks == 1 or "WORLD_SIZE" in os.environ:
         from signllm.training.preemption import asked_to_leave, stopped_early
 
         with asked_to_leave() as flag:
 
-            def leave_if_asked() -> None:
+            def stop_if_requested() -> None:
                 if flag.requested:
                     raise stopped_early()
 
-            with patience(storage_timeout_s, leave_if_asked), _explaining_lost_ranks(folder, verb):
-                alone()
+            with (
+                storage_wait_policy(storage_timeout_s, stop_if_requested),
+                _explain_lost_ranks(folder, verb),
+            ):
+                job()
     else:
         run_local_ranks([verb, *arguments], ranks=ranks)
 
 
-def _explaining_lost_ranks(folder: Path | None, verb: str) -> AbstractContextManager[None]:
+def _explain_lost_ranks(folder: Path | None, verb: str) -> AbstractContextManager[None]:
+    """Return the context in which a failure caused by a lost rank names that rank; none with one rank."""
     if folder is None or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return nullcontext()
     from signllm.training.failures import failing_together
@@ -191,11 +210,16 @@ def _explaining_lost_ranks(folder: Path | None, verb: str) -> AbstractContextMan
     return failing_together(folder, int(os.environ["RANK"]), verb, hang_s=None)
 
 
-def whole(outcome: Any) -> None:
-    """Pass a training outcome that reached its end.
+def raise_if_preempted(outcome: Any) -> None:
+    """Raise an exception if training stopped before its last step because of a preemption signal.
+
+    Args:
+        outcome: result of a training stage; None is the result of a stage that had nothing to do.
 
     Raises:
-        StoppedEarlyError: the machine asked for an end first.
+        StoppedEarlyError: training was preempted.
     """
     if outcome is not None and outcome.preempted:
-        raise StoppedEarlyError(f"asked to stop: saved after step {outcome.step}; the same command continues")
+        raise StoppedEarlyError(
+            f"asked to stop: the run saved its state after step {outcome.step}; the same command continues it"
+        )

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from signllm.atomic_files import atomic_write
 from signllm.cra.composition import WordsConfig
 from signllm.data.mixture import DatasetRecord, dataset_differences
 from signllm.data.pipeline import DataConfig
@@ -25,7 +26,6 @@ from signllm.models.vq_sign import VQSignConfig
 from signllm.plain import from_plain, to_plain
 from signllm.training.engine import TrainingConfig
 from signllm.version import VERSION
-from signllm.writing import write_whole
 
 RUN_FORMAT = 1
 """Version of the run folder's layout; raised when an older program could no longer read it."""
@@ -199,7 +199,7 @@ def save_config(run: Path, config: Config, datasets: Sequence[DatasetRecord] = (
         "datasets": [to_plain(dataset) for dataset in datasets],
     }
     path = run / "config.json"
-    write_whole(path, json.dumps(record, indent=2) + "\n")
+    atomic_write(path, json.dumps(record, indent=2) + "\n")
     return path
 
 

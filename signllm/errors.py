@@ -1,20 +1,20 @@
-"""The one way to tell a user about a mistake: what happened, where, and what to do.
+"""The two exceptions that the command line reports without a traceback.
 
-The command line prints a :class:`UsageError` as it is and leaves with exit code 2, a :class:`RunFailedError`
-with 1; everything else that is raised is our own fault and leaves with 1 and a traceback. A usage error is a
-``ValueError``, so library users need not know it.
+The command line prints a :class:`UsageError` and exits with code 2, and prints a :class:`RunFailedError` and
+exits with code 1. Every other exception is a defect of this program: it exits with code 1 and a traceback. A
+usage error is a ``ValueError``, so that users of the library can catch it without importing this module.
 """
 
 from __future__ import annotations
 
 
 class UsageError(ValueError):
-    """A mistake in what the user gave us: a value, a file, a combination.
+    """A mistake in the user's input: a value, a file, or a combination of options.
 
     Args:
-        what: one sentence, with the value and the limit it broke.
-        where: the file, line or option it came from.
-        remedy: what to do about it.
+        what: one sentence that names the value and the limit that it breaks.
+        where: file, line or option that the value came from.
+        remedy: what the user should do about it.
     """
 
     def __init__(self, what: str, *, where: object | None = None, remedy: str | None = None) -> None:
@@ -28,4 +28,7 @@ class UsageError(ValueError):
 
 
 class RunFailedError(RuntimeError):
-    """A run could not go on, and its message says all there is to say: a rank died, a loss is no number."""
+    """A run cannot continue, for example because a rank died or the loss is not a number.
+
+    Its message is complete without a traceback.
+    """

@@ -3,8 +3,8 @@
 Shards, videos and checkpoints lie on NFS, Lustre, FUSE and HTTP servers, all of which go away for seconds or
 minutes. Every read of such a file goes through :func:`wait_for_storage`, which reads again, after growing
 waits, until the storage is back or the limit has passed. The limit, and what is to happen meanwhile, are set
-by :func:`patience` for everything that is read inside it. After the limit :class:`StorageError` ends the run:
-storage that is away says nothing about a sample, so no sample is replaced or left out for it.
+by :func:`storage_wait_policy` for everything that is read inside it. After the limit :class:`StorageError`
+ends the run: storage that is away says nothing about a sample, so no sample is replaced or left out for it.
 
 The waits are drawn from a random generator of this module alone; training's generators are not touched.
 """
@@ -74,7 +74,7 @@ class DataLostError(StorageError):
 
 
 @dataclass(frozen=True)
-class Patience:
+class StorageWaitPolicy:
     """How long reads wait for storage.
 
     Attributes:
@@ -86,32 +86,34 @@ class Patience:
     on_wait: Callable[[], None] = lambda: None
 
 
-_patience: ContextVar[Patience] = ContextVar("patience")
+_patience: ContextVar[StorageWaitPolicy] = ContextVar("patience")
 
 
 @contextmanager
-def patience(timeout_s: float | None = None, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+def storage_wait_policy(
+    timeout_s: float | None = None, on_wait: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Set how reads of this thread wait inside the block; None keeps what was set before."""
-    token = set_patience(timeout_s, on_wait)
+    token = set_storage_wait_policy(timeout_s, on_wait)
     try:
         yield
     finally:
         _patience.reset(token)
 
 
-def set_patience(
+def set_storage_wait_policy(
     timeout_s: float | None = None, on_wait: Callable[[], None] | None = None
-) -> Token[Patience]:
-    """Set how reads of this thread wait from now on; :func:`patience` does so for a block."""
-    before = _patience.get(Patience())
+) -> Token[StorageWaitPolicy]:
+    """Set how reads of this thread wait from now on; :func:`storage_wait_policy` does so for a block."""
+    before = _patience.get(StorageWaitPolicy())
     return _patience.set(
-        Patience(before.timeout_s if timeout_s is None else timeout_s, on_wait or before.on_wait)
+        StorageWaitPolicy(before.timeout_s if timeout_s is None else timeout_s, on_wait or before.on_wait)
     )
 
 
 def storage_timeout_s() -> float:
     """Return how many seconds a read of this thread waits for storage."""
-    return _patience.get(Patience()).timeout_s
+    return _patience.get(StorageWaitPolicy()).timeout_s
 
 
 def wait_for_storage(read: Callable[[], T], where: Path | str, *, exists: bool = False) -> T:
@@ -134,7 +136,7 @@ def wait_for_storage(read: Callable[[], T], where: Path | str, *, exists: bool =
             except Exception as error:
                 if not is_transient(error, exists=exists):
                     raise
-                outage = outage or _Outage(where, _patience.get(Patience()))
+                outage = outage or _Outage(where, _patience.get(StorageWaitPolicy()))
                 outage.wait(error)
                 continue
             if outage is not None:
@@ -279,7 +281,7 @@ class _Outage:
         allowed: the limit, and what happens meanwhile.
     """
 
-    def __init__(self, where: Path | str, allowed: Patience) -> None:
+    def __init__(self, where: Path | str, allowed: StorageWaitPolicy) -> None:
         self.where, self.allowed = where, allowed
         self.began_s = time.monotonic()
         self.delay_s = FIRST_DELAY_S

@@ -1,3 +1,3 @@
-"""The version of the program, written once: for pyproject.toml, ``config.json`` and ``--version``."""
+"""The version of the program, which pyproject.toml, ``config.json`` and ``--version`` read from here."""
 
 VERSION = "0.1.0"

@@ -130,9 +130,9 @@ def test_json_is_json(sentences: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_table_prints_nested_results_flat(capsys: pytest.CaptureFixture[str]) -> None:
-    from signllm.command import show
+    from signllm.command import print_result
 
-    show({"splits": {"dev": {"hours": 1.25}}, "left_out": []}, json=False)
+    print_result({"splits": {"dev": {"hours": 1.25}}, "left_out": []}, json=False)
     assert capsys.readouterr().out == "splits.dev.hours  1.25\nleft_out          []\n"
 
 

@@ -22,9 +22,15 @@ from urllib.error import HTTPError, URLError
 import pytest
 
 from signllm import storage
-from signllm.command import spread
+from signllm.command import run_on_ranks
 from signllm.errors import UsageError
-from signllm.storage import StorageError, is_transient, patience, requested_delay_s, wait_for_storage
+from signllm.storage import (
+    StorageError,
+    is_transient,
+    requested_delay_s,
+    storage_wait_policy,
+    wait_for_storage,
+)
 from signllm.training.local_ranks import StoppedEarlyError
 from tests.clock import Clock
 
@@ -157,7 +163,7 @@ def test_a_server_is_not_asked_before_it_wants_to_be(clock: Clock) -> None:
 
 def test_after_the_limit_one_error_says_what_and_how_long(clock: Clock) -> None:
     began_s, read = clock.now_s, Away(clock, 1e9, http_error(503, Retry_After="3600"))
-    with patience(120), pytest.raises(StorageError) as caught:
+    with storage_wait_policy(120), pytest.raises(StorageError) as caught:
         wait_for_storage(read, "http://host/x.tar")
     assert clock.now_s - began_s == pytest.approx(120, abs=1)
     for fact in ("120 s", "503", "http://host/x.tar", "storage-timeout-s"):
@@ -167,7 +173,7 @@ def test_after_the_limit_one_error_says_what_and_how_long(clock: Clock) -> None:
 
 def test_without_patience_the_first_failure_ends(clock: Clock) -> None:
     began_s, read = clock.now_s, Away(clock, 1, os_error("EIO"))
-    with patience(0), pytest.raises(StorageError):
+    with storage_wait_policy(0), pytest.raises(StorageError):
         wait_for_storage(read, "x.tar")
     assert (read.tries, clock.now_s) == (1, began_s)
 
@@ -187,7 +193,7 @@ def test_who_waits_is_asked_twice_a_second_and_may_leave(clock: Clock) -> None:
         if len(instants) == 100:
             raise KeyboardInterrupt
 
-    with patience(on_wait=leave), pytest.raises(KeyboardInterrupt):
+    with storage_wait_policy(on_wait=leave), pytest.raises(KeyboardInterrupt):
         wait_for_storage(Away(clock, 1e9, os_error("EIO")), "x.tar")
     gaps = [after - before for before, after in itertools.pairwise(instants)]
     assert max(gaps) <= 0.5 + 1e-6
@@ -228,7 +234,7 @@ def test_a_server_that_throttles_every_read_is_announced_once_a_minute(
 OTHER_READER = """
 import os, sys
 from signllm import storage
-from signllm.command import spread
+from signllm.command import run_on_ranks
 print(storage._announcer.acquire(), flush=True)
 """
 
@@ -249,7 +255,7 @@ def test_of_all_readers_of_a_job_one_speaks(clock: Clock, monkeypatch: pytest.Mo
 
 
 def test_where_is_named_by_path(tmp_path: Path, clock: Clock) -> None:
-    with patience(5), pytest.raises(StorageError, match=r"train-000003\.tar"):
+    with storage_wait_policy(5), pytest.raises(StorageError, match=r"train-000003\.tar"):
         wait_for_storage(Away(clock, 1e9, os_error("ESTALE")), tmp_path / "train-000003.tar")
 
 
@@ -272,8 +278,8 @@ def test_a_verb_that_waits_for_storage_leaves_when_it_is_asked_to(
         wait_for_storage(Away(clock, 1e9, os_error("ESTALE")), "manifest.json")
 
     with pytest.raises(StoppedEarlyError):
-        spread("pretrain", [], 1, work)
+        run_on_ranks("pretrain", [], 1, work)
     assert clock.now_s <= asked_s + 1
     with pytest.raises(StorageError):
-        spread("pretrain", [], 1, work, storage_timeout_s=5)
+        run_on_ranks("pretrain", [], 1, work, storage_timeout_s=5)
     assert clock.now_s < asked_s + 8

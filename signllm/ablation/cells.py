@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from signllm.ablation.ablations import ABLATIONS, FULL, Given
+from signllm.atomic_files import atomic_write
 from signllm.config import ComposeConfig, FinetuneConfig, Recipe, differences
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
@@ -32,7 +33,6 @@ from signllm.training.engine import Ranks, start_distributed
 from signllm.training.local_ranks import StoppedEarlyError
 from signllm.training.loop import Outcome
 from signllm.training.preemption import leave_together
-from signllm.writing import write_whole
 
 log = logging.getLogger(__name__)
 RECORD = "ablation.json"
@@ -107,7 +107,7 @@ class Study:
     def record(self, name: str, seed: int) -> None:
         """Write down what a cell is made with (one rank)."""
         record = {"recipe": to_plain(self.recipe_of(name, seed)), "shards": self.shards}
-        write_whole(self.folder(name, seed) / RECORD, json.dumps(record, indent=1) + "\n")
+        atomic_write(self.folder(name, seed) / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def scores_file(out: Path, name: str, seed: int, split: str) -> Path:

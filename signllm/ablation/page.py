@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from signllm.ablation.table import Table, about, cells_of, head
+from signllm.atomic_files import atomic_file, atomic_write
 from signllm.evaluation.compare import aligned
 from signllm.evaluation.report.markup import tag
 from signllm.evaluation.report.page import named_rows, page
 from signllm.plain import to_plain
-from signllm.writing import whole_file, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,11 +30,11 @@ def write_table(table: Table, out: Path) -> Path:
     """
     picture = io.BytesIO()
     draw(table).savefig(picture, format="png", dpi=150)
-    with whole_file(out / f"{NAME}.png") as unfinished:
+    with atomic_file(out / f"{NAME}.png") as unfinished:
         unfinished.write_bytes(picture.getvalue())
-    write_whole(out / f"{NAME}.md", markdown(table) + "\n")
-    write_whole(out / f"{NAME}.json", json.dumps(to_plain(table), indent=1) + "\n")
-    write_whole(out / f"{NAME}.html", _page(table, picture.getvalue()))
+    atomic_write(out / f"{NAME}.md", markdown(table) + "\n")
+    atomic_write(out / f"{NAME}.json", json.dumps(to_plain(table), indent=1) + "\n")
+    atomic_write(out / f"{NAME}.html", _page(table, picture.getvalue()))
     return out / f"{NAME}.html"
 
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from signllm.cluster.secret import refuse_secrets
 from signllm.errors import UsageError
+from signllm.package_files import find_package_file
 from signllm.plain import from_plain
-from signllm.shipped import shipped_file
 
 SET_BY_FIELDS = {
     **{name: f"--{name}" for name in ("nodes", "time", "partition", "account", "qos", "constraint")},
@@ -218,7 +218,7 @@ def load_profile(name: str) -> Profile:
     Raises:
         UsageError: no such profile, not TOML, or an unknown or wrong field.
     """
-    path: Path = shipped_file("slurm", name, ".toml")
+    path: Path = find_package_file("slurm", name, ".toml")
     try:
         read = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:

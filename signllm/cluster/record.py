@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from signllm.atomic_files import atomic_write
 from signllm.cluster.profile import Profile
 from signllm.cluster.snapshot import Snapshot
 from signllm.cluster.sweep import option_value, owned_folder
 from signllm.errors import UsageError
 from signllm.plain import from_plain, to_plain
-from signllm.writing import write_whole
 
 SUFFIX = "_launch.json"
 DEFAULT_LOGS = Path("runs/jobs")
@@ -96,7 +96,7 @@ def write_record(
         cluster=cluster,
     )
     first = ids[0].partition("_")[0]
-    write_whole(logs / f"{first}{SUFFIX}", json.dumps(to_plain(record), indent=2) + "\n")
+    atomic_write(logs / f"{first}{SUFFIX}", json.dumps(to_plain(record), indent=2) + "\n")
     return record
 
 

@@ -20,10 +20,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from signllm.atomic_files import atomic_file, report_full_disk
 from signllm.errors import UsageError
-from signllm.shipped import ORIGIN, PACKAGE, SHIPPED, shipped_folder
+from signllm.package_files import ORIGIN, PACKAGE, SHIPPED, package_folder
 from signllm.version import VERSION
-from signllm.writing import full_disk_told, whole_file
 
 CACHE = "__pycache__"
 KINDS = ("py", "html", "css", "js")
@@ -67,7 +67,7 @@ def take_snapshot(folder: Path, package: Path = PACKAGE) -> Snapshot:
     Raises:
         UsageError: the disk is full, or the copy there was changed by hand.
     """
-    with full_disk_told(folder):
+    with report_full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=".", dir=folder))
         try:
@@ -99,7 +99,7 @@ def pack(snapshot: Snapshot, run: Path) -> Path:
     if path.exists():
         return path
     with (
-        whole_file(path) as unfinished,
+        atomic_file(path) as unfinished,
         gzip.open(unfinished, "wb") as packed,
         tarfile.open(fileobj=packed, mode="w") as archive,
     ):
@@ -117,13 +117,13 @@ def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 def _sources(package: Path) -> dict[Path, Path]:
     """Return the files of the package by their place in the copy, its folders of plain files inside it.
 
-    A working directory's own ``ds_configs`` comes before the shipped one (:mod:`signllm.shipped`): what is
-    found there now is what the job shall find.
+    A working directory's own ``ds_configs`` comes before the shipped one (:mod:`signllm.package_files`): what
+    is found there now is what the job shall find.
     """
     own = [path for kind in KINDS for path in package.rglob(f"*.{kind}")]
     code = {path.relative_to(package.parent): path for path in own}
     for name in SHIPPED:
-        for folder in (shipped_folder(name, package), Path(name)):
+        for folder in (package_folder(name, package), Path(name)):
             for pattern in SHIPPED[name]:
                 code |= {Path(package.name, name, path.name): path for path in folder.glob(pattern)}
     return {inside: path for inside, path in sorted(code.items()) if path.is_file()}

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from signllm.writing import full_disk_told, whole_file
+from signllm.atomic_files import atomic_file, report_full_disk
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,11 +39,11 @@ def write_curve(run: Path, curve: Curve) -> None:
     if not curve:
         return
     figure = draw_curve(curve)
-    with whole_file(run / "words.png") as unfinished:
+    with atomic_file(run / "words.png") as unfinished:
         figure.savefig(unfinished, format="png", dpi=120)
     board = run / "tensorboard" / "words"
     shutil.rmtree(board, ignore_errors=True)
-    with full_disk_told(board):
+    with report_full_disk(board):
         _write_board(board, curve, figure)
 
 

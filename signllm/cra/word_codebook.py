@@ -22,11 +22,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from signllm.atomic_files import atomic_file, atomic_write
 from signllm.cra.merging import Merge, MergeTable
 from signllm.cra.repeats import collapse_repeats
 from signllm.cra.segmentation import Method, WordTable, segment
 from signllm.errors import UsageError
-from signllm.writing import whole_file, write_whole
 
 VERSION = 1
 
@@ -184,12 +184,12 @@ class WordCodebook:
             "lengths": np.array([len(word) for word in self.words], dtype=np.int64),
             "frequencies": np.array(self.frequencies, dtype=np.int64),
         }
-        with whole_file(folder / "words.safetensors") as unfinished:
+        with atomic_file(folder / "words.safetensors") as unfinished:
             save_file(arrays, unfinished, metadata={"codebook": self.codebook})
         text = json.dumps(
             {"version": VERSION, "slow_down": self.slow_down, "size": self.size} | dataclasses.asdict(self)
         )
-        write_whole(folder / "words.json", text + "\n")
+        atomic_write(folder / "words.json", text + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> WordCodebook:

@@ -23,7 +23,7 @@ from signllm.data.plan import EpochPlan
 from signllm.data.shared_waits import SharedWaits
 from signllm.data.source import CharacterSource, DataConfig, Source, VideoSource
 from signllm.errors import UsageError
-from signllm.storage import DataLostError, StorageError, patience
+from signllm.storage import DataLostError, StorageError, storage_wait_policy
 
 __all__ = ["AugmentConfig", "CharacterSource", "DataConfig", "Loader", "VideoSource"]
 
@@ -263,7 +263,7 @@ class BatchMaker:
 
     def __getitem__(self, start: OrderState) -> tuple[OrderState, Batch | StorageError]:
         """Return a batch, or why it cannot be read: a worker's error would lose its own words on the way."""
-        with patience(self.source.config.storage_timeout_s, self.waits.report):
+        with storage_wait_policy(self.source.config.storage_timeout_s, self.waits.report):
             try:
                 return start, self._batch(start)
             except StorageError as error:

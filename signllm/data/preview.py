@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from signllm.atomic_files import atomic_file
 from signllm.data.index import ShardIndex, Split
 from signllm.data.lettering import lettered
 from signllm.data.sample_table import ShardSample
 from signllm.data.stored import stored_frames
 from signllm.data.video_error import VideoError
 from signllm.errors import UsageError
-from signllm.writing import whole_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,7 +47,7 @@ def shards_preview(out: Path | str, png: Path | str, *, samples: int = 12) -> Pa
         sheet.paste(row, (0, top))
         top += row.height
     try:
-        with whole_file(Path(png)) as unfinished:
+        with atomic_file(Path(png)) as unfinished:
             sheet.save(unfinished, format="PNG")
     except OSError as error:
         raise UsageError(

@@ -21,7 +21,7 @@ from signllm.data.clip import Clip, LeftOut
 from signllm.data.samples import EncodeConfig, Sample, make_sample
 from signllm.data.shared_waits import SharedWaits
 from signllm.errors import UsageError
-from signllm.storage import set_patience, storage_timeout_s, wait_for_storage
+from signllm.storage import set_storage_wait_policy, storage_timeout_s, wait_for_storage
 
 Result = TypeVar("Result")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -125,7 +125,7 @@ def _stop_signals_blocked() -> Iterator[None]:
 def _begin_worker(parent: int, timeout_s: float, waits: SharedWaits) -> None:
     """Wait for storage as long as the parent would, and as long as it wants the result."""
     _die_with_parent(parent)
-    set_patience(timeout_s, waits.report)
+    set_storage_wait_policy(timeout_s, waits.report)
 
 
 def _die_with_parent(parent: int) -> None:

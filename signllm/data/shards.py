@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from signllm.atomic_files import NO_SPACE, describe_free_space
 from signllm.data.annotations import read_annotations
 from signllm.data.clip import Annotations, Clip, LeftOut, is_safe_split, safe_key
 from signllm.data.description import SHARD_FORMAT, SHARD_VERSION
@@ -38,8 +39,7 @@ from signllm.data.tar import (
 )
 from signllm.errors import UsageError
 from signllm.progress import Bar, progress
-from signllm.storage import DEFAULT_TIMEOUT_S, patience
-from signllm.writing import NO_SPACE, free_space
+from signllm.storage import DEFAULT_TIMEOUT_S, storage_wait_policy
 
 __all__ = ["ShardConfig", "shard", "shards_info", "shards_preview", "shards_verify", "told", "write_shards"]
 
@@ -144,7 +144,7 @@ def write_shards(
     """
     out, config = Path(out), config or ShardConfig()
     annotations = prepared(annotations, config, may_be_empty=may_be_empty)
-    with _writing_explained(out, config.shard_size_mb), patience(config.storage_timeout_s):
+    with _writing_explained(out, config.shard_size_mb), storage_wait_policy(config.storage_timeout_s):
         out.mkdir(parents=True, exist_ok=True)
         with exclusive(out):
             return _Run(annotations, out, config, encode).write(may_be_empty=may_be_empty)
@@ -215,7 +215,7 @@ def _writing_explained(out: Path, shard_size_mb: float) -> Iterator[None]:
     except OSError as error:
         is_full = error.errno in NO_SPACE
         mend = "make room, or give another OUT" if is_full else "give as OUT a folder you may write to"
-        room = f": {free_space(out)}, a shard takes about {shard_size_mb:g} MB" if is_full else ""
+        room = f": {describe_free_space(out)}, a shard takes about {shard_size_mb:g} MB" if is_full else ""
         raise UsageError(
             f"the shards cannot be written: {error.strerror or error}{room}",
             where=error.filename or out,

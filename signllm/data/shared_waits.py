@@ -17,7 +17,7 @@ class SharedWaits:
         self._numbers = RawArray("d", 2)
 
     def report(self) -> None:
-        """Note that a read waits: what :func:`signllm.storage.patience` calls while it does.
+        """Note that a read waits: what :func:`signllm.storage.storage_wait_policy` calls while it does.
 
         Raises:
             StorageError: nobody wants its result any more.

@@ -20,12 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
+from signllm.atomic_files import atomic_file
 from signllm.data.clip import LeftOut
 from signllm.data.description import SHARD_FORMAT, SHARD_NAME, SHARD_VERSION, is_ours, is_sidecar, parsed
 from signllm.data.samples import Sample
 from signllm.errors import UsageError
 from signllm.storage import wait_for_storage
-from signllm.writing import whole_file
 
 MANIFEST = "manifest.json"
 _PART_NAME = re.compile(r"\.(\w+-\d{6,}\.(tar|json)|manifest\.json)\.part")
@@ -33,7 +33,7 @@ _PART_NAME = re.compile(r"\.(\w+-\d{6,}\.(tar|json)|manifest\.json)\.part")
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
-    with whole_file(path) as unfinished:
+    with atomic_file(path) as unfinished:
         unfinished.write_bytes(data)
 
 

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from signllm.atomic_files import report_full_disk
 from signllm.evaluation.hypotheses import Hypothesis
 from signllm.evaluation.scores import METRICS
 from signllm.stages.alarms import Alarm
 from signllm.stages.looks import said_and_written
 from signllm.training.metrics import ALARM
-from signllm.writing import full_disk_told
 
 FOLDER = Path("tensorboard", "evaluate")
 SHOWN = 20
@@ -45,7 +45,7 @@ def show_scores(
 
     label = next(iter(scores))
     rows = [(one.id, one.reference, one.hypothesis) for one in hypotheses[:SHOWN]]
-    with full_disk_told(run / FOLDER), SummaryWriter(str(run / FOLDER)) as board:
+    with report_full_disk(run / FOLDER), SummaryWriter(str(run / FOLDER)) as board:
         for name, found in scores.items():
             for metric in METRICS:
                 board.add_scalar(f"{name}/{metric}", found[metric], step)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from signllm.atomic_files import atomic_file, atomic_write
 from signllm.errors import UsageError
 from signllm.evaluation.compare import Compared, Point, cautions, count_text, points, rows, short
 from signllm.evaluation.report.chart import Series, line_chart
@@ -18,7 +19,6 @@ from signllm.evaluation.report.markup import Markup, joined, tag
 from signllm.evaluation.report.page import named_rows, page
 from signllm.evaluation.report.run_folder import finite, read_run
 from signllm.evaluation.report.training import KNOWN
-from signllm.writing import whole_file, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,10 +41,10 @@ def write_comparison(compared: Sequence[Compared], split: str, out: Path) -> Non
     refuse_kind(out)
     if out.suffix != ".html":
         figure = draw(points(compared), split)
-        with whole_file(out) as unfinished:
+        with atomic_file(out) as unfinished:
             figure.savefig(unfinished, format=out.suffix[1:], dpi=150)
         return
-    write_whole(out, _page(compared, split))
+    atomic_write(out, _page(compared, split))
 
 
 def refuse_kind(out: Path) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from signllm.atomic_files import report_full_disk
 from signllm.config import FinetuneConfig, datasets_of, load_config, save_config
 from signllm.errors import UsageError
 from signllm.evaluation.model_card import model_card
@@ -28,7 +29,6 @@ from signllm.models.language_model import build_prompt
 from signllm.models.model_files import model_folder
 from signllm.stages.finetuned import ADAPTER_FOLDER, LANGUAGE_MODEL, WEIGHTS, Trained, read_trained
 from signllm.training.checkpoint import best_checkpoint, whole_checkpoint
-from signllm.writing import full_disk_told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ def export(run: Path, out: Path, *, best: bool = False, with_llm: bool = False) 
     unfinished = out.with_name(f".{out.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        with full_disk_told(out):
+        with report_full_disk(out):
             unfinished.mkdir(parents=True)
             _write(found, run, checkpoint.name, unfinished, with_llm=with_llm)
             unfinished.rename(out)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from signllm.atomic_files import atomic_write
 from signllm.errors import UsageError
-from signllm.writing import write_whole
 
 if TYPE_CHECKING:
     from signllm.training.engine import Ranks
@@ -117,5 +117,5 @@ def write_scored(run: Path, name: str, hypotheses: Sequence[Hypothesis], scores:
     target.unlink(missing_ok=True)
     lines = [{field: getattr(one, field) for field in FIELDS} for one in hypotheses]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_whole(run / f"hypotheses.{name}.jsonl", text)
-    write_whole(target, json.dumps(scores, ensure_ascii=False, indent=2) + "\n")
+    atomic_write(run / f"hypotheses.{name}.jsonl", text)
+    atomic_write(target, json.dumps(scores, ensure_ascii=False, indent=2) + "\n")

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from signllm.atomic_files import atomic_write
 from signllm.evaluation.hypotheses import Hypothesis
-from signllm.writing import write_whole
 
 
 class Unfinished:
@@ -47,7 +47,7 @@ class Unfinished:
         """
         records = [dataclasses.asdict(one) for one in translations if not one.problem]
         lines = [json.dumps(record, ensure_ascii=False) for record in [self.made_with, *records]]
-        write_whole(self.path, "\n".join(lines) + "\n")
+        atomic_write(self.path, "\n".join(lines) + "\n")
 
     def remove(self) -> None:
         """Forget them: the split is finished."""

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from signllm.atomic_files import atomic_file
 from signllm.errors import UsageError
 from signllm.evaluation.compare import aligned, short
 from signllm.evaluation.report.run_folder import finite, read_run
-from signllm.writing import whole_file
 
 MMD, SIM = "validate/mmd_fixed", "validate/l_sim"
 MARKS = "os^DvPX*"
@@ -110,5 +110,5 @@ def draw(found: Sequence[Alignment], out: Path) -> None:
     below.set_ylabel("L_sim on dev (nats per token)")
     below.set_xlabel("step (dotted: from here the encoder learns too)")
     above.legend(frameon=False)
-    with whole_file(out) as unfinished:
+    with atomic_file(out) as unfinished:
         figure.savefig(unfinished, format=out.suffix[1:], dpi=150)

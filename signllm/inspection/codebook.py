@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from signllm.atomic_files import atomic_write
 from signllm.data.video_error import VideoError
 from signllm.errors import UsageError
 from signllm.evaluation.report.frames import THUMBNAIL_HEIGHT, Film, film_of
@@ -14,7 +15,6 @@ from signllm.evaluation.report.timeline import CLIP_FRAMES, CLIP_STRIDE
 from signllm.inspection.reading import Reading, read_characters
 from signllm.inspection.sheet import Clip, Entry, Page, Section, draw_sheet
 from signllm.inspection.usage import Example, Usage, count_usage, usage_record
-from signllm.writing import write_whole
 
 CHARACTER_FRAMES, WORD_FRAMES = 4, 6
 MOST = {"top": 256, "examples": 8}
@@ -66,7 +66,7 @@ def inspect_codebook(
         record["sheet"] = str(out)
         draw_codebook(reading, usage, out, top=top, title=f"{run.resolve().name}, {split} split")
     if json_file is not None:
-        write_whole(json_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        atomic_write(json_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return record
 
 

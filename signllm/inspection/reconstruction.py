@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from signllm.atomic_files import atomic_file
 from signllm.errors import UsageError
 from signllm.evaluation.hypotheses import deranged
 from signllm.evaluation.report.frames import film_of
 from signllm.evaluation.report.timeline import CLIP_FRAMES, CLIP_STRIDE
 from signllm.inspection.reading import Reading, read_characters
 from signllm.progress import progress
-from signllm.writing import whole_file
 
 NEIGHBOURS = 1
 """Characters before and after the one whose middle frame is drawn."""
@@ -231,5 +231,5 @@ def _draw(pictures: Pictures, rows: Sequence[Tensor], out: Path) -> None:
             for axis, moment in zip(line, moments, strict=True):
                 axis.imshow(source[moment].permute(1, 2, 0).numpy(), interpolation="nearest")
     figure.subplots_adjust(left=0.18, right=0.99, top=0.99, bottom=0.01, wspace=0.03, hspace=0.03)
-    with whole_file(out) as unfinished:
+    with atomic_file(out) as unfinished:
         figure.savefig(unfinished, format="png")

@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from signllm.atomic_files import atomic_file
 from signllm.data.lettering import lettered
 from signllm.evaluation.report.frames import THUMBNAIL_HEIGHT, Film
-from signllm.writing import whole_file
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -159,7 +159,7 @@ def draw_sheet(
             told = f"{name[-24:]}, frames {clip.frames[0]} to {clip.frames[-1]}"
             text, font = lettered(told, SMALL)
             draw.text((x, y + THUMBNAIL_HEIGHT + 1), text, fill=GREY, font=font)
-    with whole_file(out) as unfinished:
+    with atomic_file(out) as unfinished:
         sheet.save(unfinished, format="PNG")
     return page
 

@@ -29,7 +29,7 @@ from signllm.models.quantizer import Quantizer
 from signllm.models.sign_llm import SignLLM
 from signllm.models.vq_sign import VQSign
 from signllm.stages.batches import DEV, TRAIN
-from signllm.storage import patience, storage_timeout_s
+from signllm.storage import storage_timeout_s, storage_wait_policy
 from signllm.training.engine import Ranks
 from signllm.training.metrics import Shown
 
@@ -92,7 +92,7 @@ class Looking:
         """Read the videos with the model (all ranks); none if a rank cannot get at them."""
         items: list[Item] = []
         try:
-            with patience(min(LOOK_TIMEOUT_S, storage_timeout_s())):
+            with storage_wait_policy(min(LOOK_TIMEOUT_S, storage_timeout_s())):
                 for place in range(min(self.videos, len(self.source))):
                     items.append(self.source.load(place, seed=0, epoch=0, position=0))
         except Exception as error:  # a picture is not worth a run

@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from signllm.atomic_files import report_full_disk, sync
 from signllm.errors import UsageError
-from signllm.storage import patience, storage_timeout_s, wait_for_storage
-from signllm.writing import full_disk_told, sync
+from signllm.storage import storage_timeout_s, storage_wait_policy, wait_for_storage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,7 +89,7 @@ def save(
             shutil.rmtree(left, ignore_errors=True)
         size_mb = sum(tensor.nbytes for tensor in (*weights.values(), *moments.values())) / 1e6
         unwritten = f"no checkpoint of step {state.step} was written, which takes {size_mb:.1f} MB"
-        with full_disk_told(folder, f"the disk is full: {unwritten}"):
+        with report_full_disk(folder, f"the disk is full: {unwritten}"):
             partial.mkdir(parents=True)
             if beside is not None:
                 beside(partial)
@@ -100,7 +100,7 @@ def save(
             sync(folder.parent)
 
     try:
-        with patience(min(SAVE_TIMEOUT_S, storage_timeout_s())):
+        with storage_wait_policy(min(SAVE_TIMEOUT_S, storage_timeout_s())):
             wait_for_storage(write, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from signllm.atomic_files import atomic_write
 from signllm.errors import RunFailedError, UsageError
 from signllm.training.local_ranks import OUR_FAULT, StoppedEarlyError, collected_by_torchrun, message_of
 from signllm.training.rank_memory import (
@@ -32,7 +33,6 @@ from signllm.training.rank_memory import (
     record_memory,
 )
 from signllm.training.watchdog import START_UP_S, Watchdog, watchdog
-from signllm.writing import write_whole
 
 WAIT_FOR_REPORT_S = 3.0
 NETWORK_WORDS = ("gloo", "nccl", "connection", "timed out", "socket")
@@ -143,7 +143,7 @@ def _report(file: Path, doing: str, error: Exception) -> None:
         return
     # A full disk may be the very failure: its message must come out.
     with contextlib.suppress(OSError, UsageError):
-        write_whole(file, f"{file.name.partition('.')[0]} failed in {doing}\n{text}")
+        atomic_write(file, f"{file.name.partition('.')[0]} failed in {doing}\n{text}")
 
 
 def _is_network(error: Exception) -> bool:

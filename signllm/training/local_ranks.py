@@ -24,8 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from signllm.atomic_files import NO_SPACE, REMEDY
 from signllm.errors import RunFailedError, UsageError
-from signllm.writing import NO_SPACE, REMEDY
 
 USAGE, FAILED = 2, 1
 OUR_FAULT = "this is a fault of ours"

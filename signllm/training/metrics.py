@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from signllm.writing import full_disk_told, write_whole
+from signllm.atomic_files import atomic_write, report_full_disk
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +87,7 @@ class TrainingLog:
         if not self.enabled:
             return
         line = {"stage": self.stage, "step": step, **values}
-        with full_disk_told(Path(self._file.name)):
+        with report_full_disk(Path(self._file.name)):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         if self._board is not None:
@@ -105,7 +105,7 @@ class TrainingLog:
         board = self._board
         if board is None:
             return
-        with full_disk_told(Path(self._file.name)):
+        with report_full_disk(Path(self._file.name)):
             for name, values in shown.histograms.items():
                 board.add_histogram(f"{self.stage}/{name}", values, step)
             for name, picture in shown.pictures.items():
@@ -143,7 +143,7 @@ def cut_back(path: Path, stage: str, step: int, *, validation_left: bool = False
         again = validation_left and at == step and any(name.startswith("validate/") for name in entry)
         if entry.get("stage") != stage or (at <= step and not again):
             kept.append(line)
-    write_whole(path, "".join(f"{line}\n" for line in kept))
+    atomic_write(path, "".join(f"{line}\n" for line in kept))
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from signllm.atomic_files import atomic_file
 from signllm.training.engine import Ranks
-from signllm.writing import whole_file
 
 WARM_UP = 5
 """Steps before the trace begins: allocations, autotuning and the first reads from disk are over."""
@@ -40,7 +40,7 @@ def profiled(
     path = run / "profile" / f"{stage}-rank-{ranks.rank}.{first + warm_up + 1}.pt.trace.json"
 
     def write(profiler: torch.profiler.profile) -> None:
-        with whole_file(path) as unfinished:
+        with atomic_file(path) as unfinished:
             profiler.export_chrome_trace(str(unfinished))
 
     schedule = torch.profiler.schedule(

@@ -21,11 +21,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from signllm.atomic_files import atomic_write
 from signllm.training.engine import Ranks, TrainingConfig
 from signllm.training.local_ranks import usable_cores
 from signllm.training.partitions import stepped_tensors
 from signllm.version import VERSION
-from signllm.writing import write_whole
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -120,7 +120,7 @@ def announce(
         },
         "held_bytes": dict(zip(mine, map(int, most.tolist()), strict=True)),
     }
-    write_whole(run / "startup.json", json.dumps(record, indent=2) + "\n")
+    atomic_write(run / "startup.json", json.dumps(record, indent=2) + "\n")
     sys.stderr.write(told(record))
     sys.stderr.flush()
 

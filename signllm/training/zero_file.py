@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from signllm.errors import UsageError
-from signllm.shipped import shipped_file
+from signllm.package_files import find_package_file
 
 OF_THE_RECIPE = {
     "train_batch_size": "--training.batch-size",
@@ -36,7 +36,7 @@ def read_zero_file(name: str, *, world: int) -> tuple[dict[str, Any], Path]:
         UsageError: there is no such file, it is no JSON, names no ZeRO stage, holds "auto" where DeepSpeed
             knows none, an optimizer or schedule, or what this number of ranks or a CPU cannot do.
     """
-    path = shipped_file("ds_configs", name, ".json")
+    path = find_package_file("ds_configs", name, ".json")
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from signllm.command import Job, Verb, parse, show, spread
+from signllm.command import Job, Verb, prepare_job, print_result, run_on_ranks
 from signllm.errors import RunFailedError, UsageError
 from signllm.plain import to_plain
 from signllm.training.local_ranks import StoppedEarlyError, is_first_rank, run_local_ranks
@@ -77,14 +77,14 @@ def _ablate(arguments: list[str]) -> Job:
         for cell in cells:
             study.refuse_others(*cell)
         if "WORLD_SIZE" in os.environ:  # a rank of a job
-            spread("ablate", arguments, ranks, lambda: _run(study, cells), folder=out)
+            run_on_ranks("ablate", arguments, ranks, lambda: _run(study, cells), folder=out)
             return
         _run_apart(study, cells, arguments, ranks)
         _show(out, split, json=json)
 
     listed = "\n".join(f"  {one:<16} {title(one)}" for one in ABLATIONS)
     about = Verb(SUMMARY, f"{EXAMPLE}\n\n{ON_SLURM}\n\n{TABLE}\n\nAblations:\n{listed}", _ablate)
-    return parse(ablate, options, verb="ablate", about=about)
+    return prepare_job(ablate, options, verb="ablate", about=about)
 
 
 def _with_llm(config: "Recipe", llm: str | None) -> "Recipe":
@@ -149,14 +149,14 @@ def _show(out: Path, split: str, *, json: bool) -> None:
 
     table = read_table(out, split)
     page = write_table(table, out)
-    show(to_plain(table), json=True) if json else print(text(table))
+    print_result(to_plain(table), json=True) if json else print(text(table))
     print(page, file=sys.stderr)
 
 
 def _table(arguments: list[str]) -> Job:
-    from signllm.command import named
+    from signllm.command import positional
 
-    folder = named(Path, "OUT")
+    folder = positional(Path, "OUT")
 
     def table(out: folder, /, *, split: str = "dev", json: bool = False) -> None:
         """Table.
@@ -169,7 +169,7 @@ def _table(arguments: list[str]) -> Job:
         _show(out, split, json=json)
 
     about = Verb("the table and the figure of ablations, from what is scored so far", TABLE, _table)
-    return parse(table, arguments, verb="ablate table", about=about)
+    return prepare_job(table, arguments, verb="ablate table", about=about)
 
 
 ABLATE = Verb(SUMMARY, EXAMPLE, _ablate)

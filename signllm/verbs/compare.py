@@ -4,7 +4,7 @@ import json as json_format
 import sys
 from pathlib import Path
 
-from signllm.command import Job, Verb, parse
+from signllm.command import Job, Verb, prepare_job
 from signllm.errors import UsageError
 from signllm.plain import to_plain
 
@@ -41,7 +41,7 @@ def _compare(arguments: list[str]) -> Job:
             write_comparison(found, split, out)
             print(out, file=sys.stderr)
 
-    return parse(compare, arguments, verb="compare", about=COMPARE)
+    return prepare_job(compare, arguments, verb="compare", about=COMPARE)
 
 
 COMPARE = Verb(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from signllm.command import Job, Verb, named, parse, show
+from signllm.command import Job, Verb, positional, prepare_job, print_result
 from signllm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ def _shard(arguments: list[str]) -> Job:
     settings, default = Annotated[ShardConfig, tyro.conf.arg(name="")], ShardConfig()
 
     def shard(
-        format: named(str, "FORMAT"),
-        src: named(Path, "SRC"),
-        out: named(Path, "OUT"),
+        format: positional(str, "FORMAT"),
+        src: positional(Path, "SRC"),
+        out: positional(Path, "OUT"),
         /,
         *,
         slice: str | None = None,
@@ -64,7 +64,7 @@ def _shard(arguments: list[str]) -> Job:
             _show_info(out, json=json)
 
     _known(arguments, FORMATS, "shard format", usage="signllm shard FORMAT SRC OUT")
-    return parse(shard, arguments, verb="shard", about=SHARD)
+    return prepare_job(shard, arguments, verb="shard", about=SHARD)
 
 
 def check_shard(arguments: list[str]) -> tuple["Annotations", functools.partial[None]]:
@@ -110,7 +110,7 @@ def _show_info(shards: Path | str, *, json: bool) -> None:
 
     found = shards_info(shards)
     if json:
-        show(found, json=True)
+        print_result(found, json=True)
     else:
         print(info_table(found))
 
@@ -147,7 +147,7 @@ def _looks() -> str:
 
 
 def _info(arguments: list[str]) -> Job:
-    def info(out: named(str, "OUT"), /, *, json: bool = False) -> None:
+    def info(out: positional(str, "OUT"), /, *, json: bool = False) -> None:
         """Info.
 
         Args:
@@ -156,12 +156,12 @@ def _info(arguments: list[str]) -> Job:
         """
         _show_info(out, json=json)
 
-    return parse(info, arguments, verb="shards info", about=SHARDS)
+    return prepare_job(info, arguments, verb="shards info", about=SHARDS)
 
 
 def _verify(arguments: list[str]) -> Job:
     def verify(
-        out: named(str, "OUT"), /, *, decode: bool = True, workers: int = 1, json: bool = False
+        out: positional(str, "OUT"), /, *, decode: bool = True, workers: int = 1, json: bool = False
     ) -> None:
         """Verify.
 
@@ -173,14 +173,18 @@ def _verify(arguments: list[str]) -> Job:
         """
         from signllm.data.inspection import shards_verify
 
-        show(shards_verify(out, decode=decode, workers=workers, show_progress=True), json=json)
+        print_result(shards_verify(out, decode=decode, workers=workers, show_progress=True), json=json)
 
-    return parse(verify, arguments, verb="shards verify", about=SHARDS)
+    return prepare_job(verify, arguments, verb="shards verify", about=SHARDS)
 
 
 def _preview(arguments: list[str]) -> Job:
     def preview(
-        out: named(str, "OUT"), png: named(Path, "PNG") = Path("preview.png"), /, *, samples: int = 12
+        out: positional(str, "OUT"),
+        png: positional(Path, "PNG") = Path("preview.png"),
+        /,
+        *,
+        samples: int = 12,
     ) -> None:
         """Preview.
 
@@ -193,7 +197,7 @@ def _preview(arguments: list[str]) -> Job:
 
         print(shards_preview(out, png, samples=samples))
 
-    return parse(preview, arguments, verb="shards preview", about=SHARDS)
+    return prepare_job(preview, arguments, verb="shards preview", about=SHARDS)
 
 
 _LOOKS: dict[str, Callable[[list[str]], Job]] = {"info": _info, "verify": _verify, "preview": _preview}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from signllm.command import Job, Verb, parse, show
+from signllm.command import Job, Verb, prepare_job, print_result
 
 
 def _demo(arguments: list[str]) -> Job:
@@ -33,11 +33,11 @@ def _demo(arguments: list[str]) -> Job:
         config = dataclasses.replace(DemoConfig(), studio=StudioConfig(level=level, seed=seed))
         summary = Demo(out, config, find_recipe("demo"), ranks=ranks).run()
         if json:
-            show(summary, json=True)
+            print_result(summary, json=True)
         else:
             print(table(summary, out))
 
-    return parse(demo, arguments, verb="demo", about=DEMO)
+    return prepare_job(demo, arguments, verb="demo", about=DEMO)
 
 
 def table(summary: dict, out: Path) -> str:

@@ -4,7 +4,7 @@ import json as json_format
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from signllm.command import Job, Verb, parse
+from signllm.command import Job, Verb, prepare_job
 from signllm.errors import RunFailedError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _doctor(arguments: list[str]) -> Job:
         if wrong:
             raise RunFailedError(f"missing or wrong here: {', '.join(wrong)}")
 
-    return parse(doctor, arguments, verb="doctor", about=DOCTOR)
+    return prepare_job(doctor, arguments, verb="doctor", about=DOCTOR)
 
 
 def _record(found: "list[Finding]") -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from signllm.command import Job, Verb, named, parse
+from signllm.command import Job, Verb, positional, prepare_job
 from signllm.errors import UsageError
 from signllm.plain import to_plain
 
@@ -18,7 +18,7 @@ def status_verb(arguments: list[str]) -> Job:
     from signllm.cluster.record import DEFAULT_LOGS
 
     def status(
-        wanted: named(tuple[str, ...], "[JOB|RUN ...]") = (),
+        wanted: positional(tuple[str, ...], "[JOB|RUN ...]") = (),
         /,
         *,
         logs: Path = DEFAULT_LOGS,
@@ -54,7 +54,7 @@ def status_verb(arguments: list[str]) -> Job:
             where="--",
             remedy=f"for example: {EXAMPLE}; a profile cannot be called status",
         )
-    return parse(status, arguments, verb="launch status", about=STATUS)
+    return prepare_job(status, arguments, verb="launch status", about=STATUS)
 
 
 def _follow(logs: Path, wanted: Sequence[str], *, every: bool, look_every_s: float, json: bool) -> None:

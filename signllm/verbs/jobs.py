@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from signllm.command import Job, Verb, options_of, parse
+from signllm.command import Job, Verb, get_job_options, prepare_job
 from signllm.errors import UsageError
 from signllm.verbs.data import check_shard, split_shard
 from signllm.verbs.job_status import status_verb
@@ -78,12 +78,12 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
         print(plan, end="")
 
     about = Verb(SUMMARY, f"{EXAMPLE}\n         {SWEEP}", functools.partial(_launch, check=check, run=run))
-    job = parse(launch, options[1:] if named else options, verb="launch", about=about)
+    job = prepare_job(launch, options[1:] if named else options, verb="launch", about=about)
     if not verb:
         raise UsageError("nothing to launch", where="signllm launch", remedy=f"for example: {EXAMPLE}")
     assert isinstance(job, functools.partial)
     commands += _commands(verb, job.keywords.get("array", ()))
-    checked += [options_of(check(command)) for command in commands]
+    checked += [get_job_options(check(command)) for command in commands]
     return job
 
 

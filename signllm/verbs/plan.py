@@ -4,7 +4,7 @@ import json as json_format
 from pathlib import Path
 from typing import Annotated, Any
 
-from signllm.command import Job, Verb, parse
+from signllm.command import Job, Verb, prepare_job
 from signllm.verbs.stages import named_recipe
 
 
@@ -68,7 +68,7 @@ def _plan(arguments: list[str]) -> Job:
             _show(found)
         found.require_fit()
 
-    return parse(plan, options, verb="plan", about=PLAN)
+    return prepare_job(plan, options, verb="plan", about=PLAN)
 
 
 def _show(found: Any) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from signllm.command import Job, Verb, named, parse, show, spread
+from signllm.command import Job, Verb, positional, prepare_job, print_result, run_on_ranks
 
 
 def _evaluate(arguments: list[str]) -> Job:
@@ -36,11 +36,11 @@ def _evaluate(arguments: list[str]) -> Job:
 
         def work() -> None:
             found = evaluate(run, data, split, config)
-            show(found if json else _brief(found), json=json)
+            print_result(found if json else _brief(found), json=json)
 
-        spread("evaluate", arguments, ranks, work, folder=run)
+        run_on_ranks("evaluate", arguments, ranks, work, folder=run)
 
-    return parse(evaluate, arguments, verb="evaluate", about=EVALUATE)
+    return prepare_job(evaluate, arguments, verb="evaluate", about=EVALUATE)
 
 
 def _brief(scores: dict[str, Any]) -> dict[str, Any]:
@@ -86,9 +86,9 @@ def _score(arguments: list[str]) -> Job:
             config: by which rules.
         """
         found = score_files(hypotheses, references, config, baseline=baseline, test=test, bootstrap=bootstrap)
-        show(found, json=True) if json else print(score_table(found))
+        print_result(found, json=True) if json else print(score_table(found))
 
-    return parse(score, arguments, verb="score", about=SCORE)
+    return prepare_job(score, arguments, verb="score", about=SCORE)
 
 
 def _report(arguments: list[str]) -> Job:
@@ -104,11 +104,11 @@ def _report(arguments: list[str]) -> Job:
 
         print(report(run, shards=data, out=out))
 
-    return parse(report, arguments, verb="report", about=REPORT)
+    return prepare_job(report, arguments, verb="report", about=REPORT)
 
 
 def _export(arguments: list[str]) -> Job:
-    destination = named(Path, "OUT")
+    destination = positional(Path, "OUT")
 
     def export(out: destination, /, *, run: Path, best: bool = False, with_llm: bool = False) -> None:
         """Export.
@@ -123,7 +123,7 @@ def _export(arguments: list[str]) -> Job:
 
         print(export(run, out, best=best, with_llm=with_llm))
 
-    return parse(export, arguments, verb="export", about=EXPORT)
+    return prepare_job(export, arguments, verb="export", about=EXPORT)
 
 
 EVALUATE = Verb(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from signllm.command import Job, Verb, parse
+from signllm.command import Job, Verb, prepare_job
 from signllm.errors import UsageError
 
 
@@ -50,7 +50,7 @@ def _serve(arguments: list[str]) -> Job:
             load(run, device=device, llm=llm), name, host=host, port=port, largest_mb=largest_mb, ready=ready
         )
 
-    return parse(serve, arguments, verb="serve", about=SERVE)
+    return prepare_job(serve, arguments, verb="serve", about=SERVE)
 
 
 SERVE = Verb(

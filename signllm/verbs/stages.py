@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from signllm.command import Job, Verb, parse, show, spread, whole
+from signllm.command import Job, Verb, prepare_job, print_result, raise_if_preempted, run_on_ranks
 
 
 def named_recipe(arguments: list[str]) -> tuple[str, Any, list[str]]:
@@ -35,13 +35,13 @@ def _pretrain(arguments: list[str]) -> Job:
         from signllm.stages.pretrain import pretrain
 
         def work() -> None:
-            whole(pretrain(config, run=run, shards=data))
+            raise_if_preempted(pretrain(config, run=run, shards=data))
 
-        spread(
+        run_on_ranks(
             "pretrain", arguments, ranks, work, folder=run, storage_timeout_s=config.data.storage_timeout_s
         )
 
-    return parse(pretrain, options, verb="pretrain", about=PRETRAIN)
+    return prepare_job(pretrain, options, verb="pretrain", about=PRETRAIN)
 
 
 def _compose(arguments: list[str]) -> Job:
@@ -74,13 +74,15 @@ def _compose(arguments: list[str]) -> Job:
         def work() -> None:
             _tell_words(compose(run, data, config, out=out))
 
-        spread("compose", arguments, ranks, work, folder=run, storage_timeout_s=config.data.storage_timeout_s)
+        run_on_ranks(
+            "compose", arguments, ranks, work, folder=run, storage_timeout_s=config.data.storage_timeout_s
+        )
 
-    return parse(compose, options, verb="compose", about=COMPOSE)
+    return prepare_job(compose, options, verb="compose", about=COMPOSE)
 
 
 def _tell_words(words: Any) -> None:
-    show({"characters": words.codes, "words": len(words.words), "alpha": words.alpha}, json=False)
+    print_result({"characters": words.codes, "words": len(words.words), "alpha": words.alpha}, json=False)
 
 
 def _finetune(arguments: list[str]) -> Job:
@@ -118,13 +120,13 @@ def _finetune(arguments: list[str]) -> Job:
         config = config.with_llm(llm)
 
         def work() -> None:
-            whole(finetune(config, run=run, init=init, shards=data, words_folder=words))
+            raise_if_preempted(finetune(config, run=run, init=init, shards=data, words_folder=words))
 
-        spread(
+        run_on_ranks(
             "finetune", arguments, ranks, work, folder=run, storage_timeout_s=config.data.storage_timeout_s
         )
 
-    return parse(finetune, options, verb="finetune", about=FINETUNE)
+    return prepare_job(finetune, options, verb="finetune", about=FINETUNE)
 
 
 PRETRAIN = Verb(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from signllm.command import Job, Verb, parse, spread
+from signllm.command import Job, Verb, prepare_job, run_on_ranks
 from signllm.errors import RunFailedError, UsageError
 from signllm.plain import to_plain
 
@@ -86,9 +86,9 @@ def _translate(arguments: list[str]) -> Job:
                 fps=fps,
             )
 
-        spread("translate", arguments, ranks, work)
+        run_on_ranks("translate", arguments, ranks, work)
 
-    return parse(translate, arguments, verb="translate", about=TRANSLATE)
+    return prepare_job(translate, arguments, verb="translate", about=TRANSLATE)
 
 
 def _generation(arguments: Sequence[str]) -> Any:
@@ -198,13 +198,13 @@ def _ranks(device: str | None, deepspeed: str | None) -> "Ranks":
 @contextmanager
 def _lines_to(out: Path | None) -> Iterator[Callable[[str], None]]:
     """Give out what writes lines: to standard output, each at once, or to a file, all or none."""
-    from signllm.writing import whole_file
+    from signllm.atomic_files import atomic_file
 
     if out is None or out == Path(os.devnull):
         stream = sys.stdout  # a progress bar puts another in its place
         yield lambda line: print(line, file=stream, flush=True) if out is None else None
         return
-    with whole_file(out) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+    with atomic_file(out) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         yield lambda line: print(line, file=file)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from signllm.shipped import shipped_folder
+from signllm.package_files import package_folder
 from signllm.training.checkpoint import load_weights
 from tests import warm
 from tests.cluster.slurm import Slurm, outside_of_jobs, until
@@ -84,7 +84,7 @@ def test_train_sbatch_is_preempted_and_resumes(
     monkeypatch.chdir(ROOT)
     run, output = tmp_path / "run", tmp_path / "out"
     asked = ["--nodes", "2", "--ntasks-per-node", "1", "--gpus-per-node", "0", "--cpus-per-task", "1"]
-    script = str(shipped_folder("slurm") / "train.sbatch")
+    script = str(package_folder("slurm") / "train.sbatch")
     told = slurm.command("sbatch", *asked, "--output", str(output), script, *pretrain(composed, run))
     job = told.split()[-1]
     until(lambda: lines(run / "log.jsonl") >= 2, slurm, every_s=0.005)

@@ -26,7 +26,7 @@ from signllm.cluster.roofline import Machine, seconds_of
 from signllm.cluster.shapes import IDLE, META, rehearse
 from signllm.cluster.stand_in import Work, stand_in, step
 from signllm.cluster.ways import WAYS, Project, Way, open_project, planned
-from signllm.command import options_of
+from signllm.command import get_job_options
 from signllm.config import FinetuneConfig
 from signllm.models.language_model import LanguageModelConfig
 from signllm.models.sign_llm import LoraConfig, SignLLMConfig
@@ -225,7 +225,7 @@ def test_the_command_line_parses_to_the_planned_configuration(llm: Path) -> None
     verbs.prepare(words)
     cut = words.index("--")
     assert words[:cut] == ["launch", "h100", "--nodes", "2", "--gpus", "4"]
-    given = options_of(verbs.prepare(words[cut + 1 :]))
+    given = get_job_options(verbs.prepare(words[cut + 1 :]))
     assert given["llm"] == str(llm)
     default = recipe.finetune.sign_llm.language_model.path
     found = given["config"].with_llm("elsewhere")

@@ -7,10 +7,10 @@ import pytest
 
 from signllm.cluster.profile import Profile, load_profile
 from signllm.errors import UsageError
-from signllm.shipped import shipped_folder
+from signllm.package_files import package_folder
 
 
-@pytest.mark.parametrize("path", sorted(shipped_folder("slurm").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(package_folder("slurm").glob("*.toml")), ids=lambda path: path.stem)
 def test_a_shipped_profile_gives_every_gpu_a_rank(path: Path) -> None:
     profile = load_profile(path.stem)
     assert profile == load_profile(str(path))

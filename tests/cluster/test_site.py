@@ -25,7 +25,7 @@ from signllm.cluster.slurm_jobs import SubmissionLimits, slurm_states, submissio
 from signllm.cluster.snapshot import planned_snapshot
 from signllm.cluster.status import job_statuses
 from signllm.errors import UsageError
-from signllm.shipped import shipped_folder
+from signllm.package_files import package_folder
 from tests.cluster.slurm import ARRAY_SIZE, Slurm, until
 from tests.cluster.test_launch import VERB, _sbatch
 from tests.cluster.test_status import programs
@@ -209,7 +209,7 @@ def test_a_rank_gets_all_of_its_cores(slurm: Slurm, tmp_path: Path, monkeypatch:
     shim.write_text("#!/bin/sh\nexec python3 -c 'import os; print(len(os.sched_getaffinity(0)))'\n")
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
-    script, output = str(shipped_folder("slurm") / "train.sbatch"), tmp_path / "by-hand.out"
+    script, output = str(package_folder("slurm") / "train.sbatch"), tmp_path / "by-hand.out"
     asked = ["--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=2", f"--output={output}"]
     assert slurm.command("sbatch", "--partition=bound", *asked, script)
     slurm.wait()
@@ -259,7 +259,7 @@ def test_the_script_for_hands_says_that_it_is_not_queued_again(
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
     asked = ["--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1", "--no-requeue"]
-    script, output = str(shipped_folder("slurm") / "train.sbatch"), tmp_path / "out"
+    script, output = str(package_folder("slurm") / "train.sbatch"), tmp_path / "out"
     job = slurm.command("sbatch", *asked, "--output", str(output), script).split()[-1]
     until((tmp_path / "waiting").exists, slurm)
     slurm.command("scancel", "--batch", "--signal=USR2", job)
@@ -401,5 +401,5 @@ def test_an_account_that_a_site_demands_is_asked_for(tmp_path: Path, monkeypatch
 
 
 def test_train_sbatch_is_a_correct_script() -> None:
-    script = str(shipped_folder("slurm") / "train.sbatch")
+    script = str(package_folder("slurm") / "train.sbatch")
     assert subprocess.run(["bash", "-n", script], capture_output=True).returncode == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from signllm import shipped
+from signllm import package_files
 from signllm.cluster.snapshot import pack, planned_snapshot, take_snapshot
 from signllm.errors import UsageError
 from tests.cluster.slurm import Slurm
@@ -115,11 +115,11 @@ def test_a_copy_holds_the_ds_configs_of_the_working_directory(
     monkeypatch.chdir(tmp_path)
     package = take_snapshot(tmp_path / "code", checkout / "signllm").folder / "signllm"
     (tmp_path / "ds_configs" / "zero2.json").write_text('{"mine": "edited while the job waits"}')
-    monkeypatch.setattr(shipped, "PACKAGE", package)
-    found = shipped.shipped_file("ds_configs", "zero2", ".json")
+    monkeypatch.setattr(package_files, "PACKAGE", package)
+    found = package_files.find_package_file("ds_configs", "zero2", ".json")
     assert json.loads(found.read_text()) == {"mine": 1}
     (tmp_path / "zero2.json").write_text("{}")
-    assert shipped.shipped_file("ds_configs", "zero2", ".json") == Path("zero2.json")
+    assert package_files.find_package_file("ds_configs", "zero2", ".json") == Path("zero2.json")
 
 
 def test_a_waiting_job_runs_the_code_of_its_submission(slurm: Slurm, checkout: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from signllm.command import whole
+from signllm.command import raise_if_preempted
 from signllm.stages.finetune import finetune
 from signllm.training.local_ranks import leave_ranks
 from tests.stages import path
@@ -21,7 +21,7 @@ def finetune_on_rank(arguments: Sequence[str]) -> None:
     """Fine-tune ``FOLDER/pretrain`` into the folder ``RUN``; the arguments are FOLDER and RUN."""
     folder, run = map(Path, arguments)
     config = path.finetune_config(folder / "llm", epochs=12, deepspeed="zero3")
-    whole(finetune(config, run=run, init=folder / "pretrain", shards=folder / "shards"))
+    raise_if_preempted(finetune(config, run=run, init=folder / "pretrain", shards=folder / "shards"))
     leave_ranks()
 
 

@@ -32,7 +32,7 @@ from signllm.data.sharding import in_processes
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.video import encode_h264
 from signllm.errors import UsageError
-from signllm.storage import DataLostError, StorageError, patience, wait_for_storage
+from signllm.storage import DataLostError, StorageError, storage_wait_policy, wait_for_storage
 from tests.clock import Clock
 from tests.data.http_server import serving
 
@@ -282,10 +282,10 @@ def test_sharding_ends_when_videos_stay_away_and_goes_on_when_they_are_back(
 
 
 def test_worker_processes_wait_as_their_parent_and_no_longer_than_it(tmp_path: Path) -> None:
-    with patience(0.1), pytest.raises(StorageError, match=r"0\.1 s(.|\n)*x\.mp4"):
+    with storage_wait_policy(0.1), pytest.raises(StorageError, match=r"0\.1 s(.|\n)*x\.mp4"):
         list(in_processes(_wait, [(tmp_path / "x.mp4",)], 2))
     (tmp_path / "there").touch()
-    with patience(1e6):
+    with storage_wait_policy(1e6):
         results = in_processes(_wait, [(tmp_path / "there",), (tmp_path / "x.mp4",)], 2)
         assert next(results) is None
         results.close()

@@ -18,7 +18,7 @@ from signllm.data.inspection import shards_verify
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.errors import UsageError
-from signllm.storage import StorageError, patience
+from signllm.storage import StorageError, storage_wait_policy
 from tests.clock import Clock
 from tests.data.http_server import Server, serving
 
@@ -56,7 +56,10 @@ def test_a_server_that_does_not_answer_is_an_error_that_names_the_shard(
     server.mischief = mischief
     source = VideoSource(split, DataConfig(size=48))
     for read in (lambda: split.read(0), lambda: source.load(0, seed=0, epoch=0, position=0)):
-        with patience(0.05), pytest.raises(StorageError, match=rf"{message}(.|\n)*train-000000\.tar"):
+        with (
+            storage_wait_policy(0.05),
+            pytest.raises(StorageError, match=rf"{message}(.|\n)*train-000000\.tar"),
+        ):
             read()
     assert (server.asked["train-000000.tar"] > 4) == (mischief == "down")
 
@@ -69,7 +72,7 @@ def test_a_tar_that_shrank_and_one_that_is_gone(server: Server, shards: Path) ->
     with pytest.raises(StorageError, match=rf"600 bytes, and {size}(.|\n)*train-000000\.tar"):
         split.read(0)
     tar.unlink()
-    with patience(60), pytest.raises(StorageError, match=r"404(.|\n)*train-000000\.tar"):
+    with storage_wait_policy(60), pytest.raises(StorageError, match=r"404(.|\n)*train-000000\.tar"):
         split.read(0)  # never read before, and the server has the manifest: it is not waited for
     with pytest.raises(UsageError, match="no finished shards"):
         ShardIndex(server.address + "/elsewhere")

@@ -28,7 +28,7 @@ from signllm.evaluation.report import report
 from signllm.evaluation.scores import METRICS, score
 from signllm.evaluation.share import dealt
 from signllm.evaluation.unfinished import Unfinished
-from signllm.shipped import shipped_folder
+from signllm.package_files import package_folder
 from signllm.stages.finetuned import load_sign_llm
 from signllm.training.local_ranks import StoppedEarlyError
 from signllm.training.preemption import asked_to_leave
@@ -77,7 +77,7 @@ def test_the_same_on_any_number_of_ranks(
     evaluate(run, made / "shards", "test", trained.ON_RANKS)
     words = ["tests.evaluation.trained", str(shared), str(made / "shards"), "test"]
     if partitioned:
-        settings = json.loads((shipped_folder("ds_configs") / "zero3.json").read_text())
+        settings = json.loads((package_folder("ds_configs") / "zero3.json").read_text())
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # cut even tiny weights
         (tmp_path / "cut.json").write_text(json.dumps(settings))
         words.append(str(tmp_path / "cut.json"))
@@ -310,7 +310,7 @@ def test_stale_scores_do_not_survive_new_translations(
     def full(path: Path, text: str) -> None:
         raise UsageError("cannot write: No space left on device", where=path, remedy="free space")
 
-    monkeypatch.setattr(hypotheses, "write_whole", full)
+    monkeypatch.setattr(hypotheses, "atomic_write", full)
     with pytest.raises(UsageError, match="No space left"):
         evaluate(run, shards, "test")
     assert not (run / "scores.test.json").exists()

@@ -16,7 +16,7 @@ import signllm
 from signllm import cli
 from signllm.evaluation.footage import is_text
 from signllm.evaluation.translate import Translator
-from signllm.shipped import shipped_folder
+from signllm.package_files import package_folder
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def _write_sound(path: Path) -> None:
 
 @pytest.fixture
 def cut_even_tiny_weights(tmp_path: Path) -> str:
-    settings = json.loads((shipped_folder("ds_configs") / "zero3.json").read_text())
+    settings = json.loads((package_folder("ds_configs") / "zero3.json").read_text())
     settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     (tmp_path / "cut.json").write_text(json.dumps(settings))
     return str(tmp_path / "cut.json")

@@ -25,7 +25,7 @@ from signllm.models.language_model import GenerationConfig, LanguageModelConfig
 from signllm.models.partitioned_loading import load_partitioned
 from signllm.models.projector import ProjectorConfig
 from signllm.models.sign_llm import SignLLM, SignLLMConfig, build_sign_llm
-from signllm.shipped import shipped_folder
+from signllm.package_files import package_folder
 from signllm.training.engine import TrainingConfig, build_engine, deepspeed_settings, import_deepspeed
 from signllm.training.partitions import read_whole
 from tests import warm
@@ -66,7 +66,7 @@ def main() -> None:
     found |= loaded_in_pieces(Path(out).parent, world)
     for stage in STAGES:
         found |= {f"{stage}/{key}": value for key, value in under_stage(stage, rank, world).items()}
-    whole = json.loads((shipped_folder("ds_configs") / "zero3.json").read_text())
+    whole = json.loads((package_folder("ds_configs") / "zero3.json").read_text())
     whole["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     cut = Path(f"{out}.{rank}.cut.json")
     cut.write_text(json.dumps(whole))

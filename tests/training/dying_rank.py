@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from signllm.cli import _fail
-from signllm.command import spread
+from signllm.command import run_on_ranks
 from signllm.training.local_ranks import end_process, message_of
 from signllm.training.rank_memory import memory_folder, read_memory
 from tests.cluster.slurm import until
@@ -68,7 +68,7 @@ def main() -> None:
         dist.all_reduce(torch.zeros(1))
 
     try:
-        spread("compose", [], 1, work, folder=Path(folder))
+        run_on_ranks("compose", [], 1, work, folder=Path(folder))
     except Exception as error:
         end_process(_fail(error, *message_of(error)))
 

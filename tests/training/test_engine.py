@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from signllm.errors import UsageError
-from signllm.shipped import shipped_folder
+from signllm.package_files import package_folder
 from signllm.training.engine import (
     ParameterGroup,
     TrainingConfig,
@@ -22,7 +22,7 @@ from signllm.training.engine import (
 )
 from signllm.training.zero_file import OF_THE_RECIPE
 
-FILES = sorted(shipped_folder("ds_configs").glob("*.json"))
+FILES = sorted(package_folder("ds_configs").glob("*.json"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from signllm.shipped import shipped_folder
+from signllm.package_files import package_folder
 from signllm.training.checkpoint import last_checkpoint
 from signllm.training.metrics import read_log
 from tests import warm
@@ -74,7 +74,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All runs: 2 ranks up to a kill -9, 1 rank over what they left, 2 ranks up to an exception."""
     root = tmp_path_factory.mktemp("runs")
     two = [order(root / f"two-{stage}", stage) for stage in STAGES]
-    settings = json.loads((shipped_folder("ds_configs") / "zero3.json").read_text())
+    settings = json.loads((package_folder("ds_configs") / "zero3.json").read_text())
     settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # cut even the toy's tiny weights
     (root / "cut.json").write_text(json.dumps(settings))
     settings["zero_optimization"]["zero_hpz_partition_size"] = 2  # both ranks are a node

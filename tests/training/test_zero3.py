@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from signllm.shipped import shipped_folder
+from signllm.package_files import package_folder
 from signllm.training import engine as engine_module
 from signllm.training.engine import TrainingConfig, build_engine, deepspeed_settings, import_deepspeed
 from signllm.training.metrics import read_log
@@ -76,7 +76,7 @@ class FrozenAbove(torch.nn.Module):
 @pytest.mark.parametrize("is_recomputed", [False, True])
 def test_a_frozen_map_keeps_no_input_and_passes_the_gradient_on(is_recomputed: bool, tmp_path: Path) -> None:
     gradient_of = import_deepspeed().utils.safe_get_full_grad
-    settings = json.loads((shipped_folder("ds_configs") / "zero3.json").read_text())
+    settings = json.loads((package_folder("ds_configs") / "zero3.json").read_text())
     settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     (tmp_path / "cut.json").write_text(json.dumps(settings))
     config = TrainingConfig(steps=1, batch_size=4, deepspeed=str(tmp_path / "cut.json"))

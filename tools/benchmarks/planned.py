@@ -31,9 +31,9 @@ from signllm.cluster.gpus import find_gpu
 from signllm.cluster.roofline import Machine
 from signllm.cluster.ways import Way, memory_of_way, open_project
 from signllm.config import FinetuneConfig
+from signllm.package_files import find_package_file
 from signllm.plain import to_plain
 from signllm.recipes import find_recipe
-from signllm.shipped import shipped_file
 
 TOLERANCE = 0.1
 CPU = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -144,7 +144,7 @@ def compare(case: Case, device: str = "cpu") -> Compared:
     with tempfile.TemporaryDirectory() as name:
         folder, shape = Path(name), case.shape
         zero_file = folder / "zero.json"
-        settings = json.loads(shipped_file("ds_configs", case.deepspeed, ".json").read_text())
+        settings = json.loads(find_package_file("ds_configs", case.deepspeed, ".json").read_text())
         cut = {"reduce_bucket_size": shape.bucket, "stage3_prefetch_bucket_size": shape.bucket}
         settings["zero_optimization"].update(
             {key: size for key, size in cut.items() if key in settings["zero_optimization"]}

@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.traffic_rank import VIDEOS, Order, write_language_model
 from signllm.cluster.plan import Collective, Weight, Zero, held, traffic, zero_of
-from signllm.shipped import shipped_file
+from signllm.package_files import find_package_file
 from signllm.training.engine import TrainingConfig, deepspeed_settings
 
 TOOLS = Path(__file__).resolve().parents[1]
@@ -142,7 +142,7 @@ def count(cases: Sequence[Case], *, ranks: int) -> list[Measured]:
 
 def _order(case: Case, folder: Path, llm: Path) -> Order:
     folder.mkdir()
-    settings = json.loads(shipped_file("ds_configs", case.deepspeed, ".json").read_text())
+    settings = json.loads(find_package_file("ds_configs", case.deepspeed, ".json").read_text())
     settings["zero_optimization"].update(case.changes)
     zero_file = folder / "zero.json"
     zero_file.write_text(json.dumps(settings))

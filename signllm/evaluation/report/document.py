@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import signllm
+from signllm.atomic_files import atomic_write
 from signllm.errors import UsageError
 from signllm.evaluation.report.chapter import Chapter, Source
 from signllm.evaluation.report.markup import Markup, tag
@@ -18,7 +19,6 @@ from signllm.evaluation.report.page import page
 from signllm.evaluation.report.run_folder import RunFolder, read_object, read_run
 from signllm.evaluation.report.sections import STAGE_NAMES, Section, headline, sections
 from signllm.evaluation.report.vocabulary import vocabulary_of
-from signllm.writing import write_whole
 
 LEAD = (
     "Sign language video into text, through sign tokens learnt from video alone and a frozen language model."
@@ -48,7 +48,7 @@ def report(folder: Path, *, shards: Path | str | None = None, out: Path | None =
             remedy="give the --run folder of a stage, or the --out folder of a demo",
         )
     target = Path(out) if out else Path(folder) / "report.html"
-    write_whole(target, _page(source))
+    atomic_write(target, _page(source))
     return target
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from signllm.atomic_files import atomic_file, atomic_write, report_full_disk
 from signllm.errors import UsageError
-from signllm.writing import full_disk_told, whole_file, write_whole
 
 
 def test_a_file_takes_its_place_at_the_end_and_alone(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.json"
-    write_whole(path, "one")
-    with whole_file(path) as unfinished:
+    atomic_write(path, "one")
+    with atomic_file(path) as unfinished:
         unfinished.write_text("two")
         assert path.read_text() == "one"
     assert path.read_text() == "two"
@@ -22,10 +22,10 @@ def test_a_file_takes_its_place_at_the_end_and_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("x"), OSError(errno.EACCES, "x")])
 def test_a_write_that_fails_keeps_the_old_file_and_the_error(error: BaseException, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    write_whole(path, "one")
+    atomic_write(path, "one")
 
     def fail() -> None:
-        with whole_file(path) as unfinished:
+        with atomic_file(path) as unfinished:
             unfinished.write_text("tw")
             raise error
 
@@ -45,7 +45,7 @@ def test_a_place_where_nothing_can_be_written_is_told_before_anything_is(
     (tmp_path / "file").touch()
     with (
         pytest.raises(UsageError, match=f"cannot be written: .*({told})") as raised,
-        whole_file(tmp_path / name),
+        atomic_file(tmp_path / name),
     ):
         pytest.fail("it went on")
     assert raised.value.where == tmp_path / name
@@ -62,12 +62,12 @@ def test_a_place_where_nothing_can_be_written_is_told_before_anything_is(
     ],
 )
 def test_a_full_disk_is_told_by_any_library(error: Exception, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="the disk is full") as told, full_disk_told(tmp_path / "a"):
+    with pytest.raises(UsageError, match="the disk is full") as told, report_full_disk(tmp_path / "a"):
         raise error
     assert told.value.where == tmp_path / "a"
     assert "free some space" in str(told.value.remedy)
 
 
 def test_the_message_of_what_was_written_is_kept(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such clip"), full_disk_told(tmp_path):
+    with pytest.raises(UsageError, match="no such clip"), report_full_disk(tmp_path):
         raise UsageError("no such clip (os error 28)")
