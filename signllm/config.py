@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from signllm.atomic_files import atomic_write
 from signllm.cra.composition import WordsConfig
-from signllm.data.mixture import DatasetRecord, dataset_differences
+from signllm.data.mixture import DatasetRecord, list_dataset_differences
 from signllm.data.pipeline import DataConfig
 from signllm.errors import UsageError
 from signllm.models.sign_llm import GenerationConfig, SignLLMConfig
@@ -245,7 +245,7 @@ def open_run(run: Path, config: ConfigT, datasets: Sequence[DatasetRecord] = ())
     if (run / "config.json").is_file():
         begun = load_config(run, type(config))
         changed = [line for line in differences(begun, config) if _breaks_the_run(line)]
-        other_data = dataset_differences(datasets_of(run), datasets)
+        other_data = list_dataset_differences(datasets_of(run), datasets)
         if (changed or other_data) and any(run.glob("**/checkpoints/step-*/COMPLETE")):
             what, must_stay = ("settings", changed) if changed else ("data", other_data)
             raise UsageError(

@@ -12,7 +12,7 @@ import pytest
 
 from signllm import cli
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.mixture import absolute
+from signllm.data.mixture import make_absolute
 from signllm.models.causal_model import CausalLanguageModel
 from signllm.models.prompt import Prompt
 from signllm.training.checkpoint import last_checkpoint, read_state
@@ -141,7 +141,7 @@ def test_a_mixture_goes_the_whole_path_and_each_sample_is_prompted_in_its_own_la
     done("report", "--run", run, "--data", mixture, "--out", page)
     assert "data:image/jpeg" in page.read_text()
     assert not (run / "report.html").exists()
-    assert json.loads((run / "scores.dev.json").read_text())["shards"] == absolute(mixture)
+    assert json.loads((run / "scores.dev.json").read_text())["shards"] == make_absolute(mixture)
     done("translate", "--run", run, both / "A-made" / "dev0")
     done("translate", "--run", run, both / "A-made" / "dev0", "--language", "south")
     assert written[4:] == ["English", "south"]

@@ -4,7 +4,7 @@ Where the others are tests: names (1) in data/test_shards and formats/test_opena
 test_phoenix2014t; stray files, zero bytes, quotes and ``/1/`` (2) in formats/test_phoenix2014t and
 data/test_frame_folder; the misnamed clip and the pickle (3) in formats/test_csl_daily, test_plain_pickle;
 quotes, 195 words, missing clips (4) in formats/test_how2sign, first pts in test_pictures_of_any_kind;
-spaces (5) in formats/test_openasl; official counts (6) in the formats, repeats in data/test_inspection.
+spaces (5) in formats/test_openasl; official counts (6) in the formats, repeats in data/test_shard_inspection.
 """
 
 from __future__ import annotations

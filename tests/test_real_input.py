@@ -18,8 +18,8 @@ import pytest
 import signllm
 from signllm import cli
 from signllm.data.annotations import read_annotations
-from signllm.data.clip import Clip
 from signllm.data.shards import ShardConfig, shard
+from signllm.data.source_samples import SourceSample
 from signllm.demo.language import function_words, sentences
 from signllm.demo.text_model import TextModelConfig, train_text_model
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
@@ -39,8 +39,8 @@ SCORED = EvaluateConfig(convention="phoenix2014t")
 pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real clips are not there: {REAL}")
 
 
-def real_clips() -> tuple[Clip, ...]:
-    return read_annotations("table", TABLE).clips
+def real_clips() -> tuple[SourceSample, ...]:
+    return read_annotations("table", TABLE).samples
 
 
 def write_language_model(folder: Path) -> None:

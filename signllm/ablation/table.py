@@ -14,7 +14,7 @@ from typing import Any
 
 from signllm.ablation.ablations import ABLATIONS, FULL, title
 from signllm.ablation.cells import scores_file
-from signllm.data.split_names import standard_split
+from signllm.data.split_names import standardize_split
 from signllm.errors import UsageError
 from signllm.evaluation.paired_runs import against
 from signllm.evaluation.scores import METRICS, titles
@@ -84,7 +84,7 @@ def read_table(out: Path, split: str) -> Table:
     """
     cells = _cells(out, split)
     if not cells:
-        split = standard_split(split)
+        split = standardize_split(split)
         cells = _cells(out, split)
     if not cells:
         raise UsageError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from signllm.data.order import draw
+from signllm.data.order import hash_integers
 from signllm.errors import UsageError
 
 _STREAM, _TEMPO_STREAM = 2, 7
@@ -43,16 +43,16 @@ class AugmentConfig:
             if not 0 <= value < 1:
                 raise UsageError(f"augment.{name} = {value}", remedy="at least 0 (off) and below 1")
 
-    def decoded_size(self, size: int) -> int:
+    def compute_decoded_size(self, size: int) -> int:
         """Return the side of the square to decode for a crop of ``size``."""
         return round(size * (1 + self.shift))
 
-    def most_frames(self, frames: np.ndarray) -> np.ndarray:
+    def count_most_frames(self, frames: np.ndarray) -> np.ndarray:
         """Return the most frames that the slowest tempo makes of a number of frames."""
         return np.ceil(np.asarray(frames) * (1 + self.tempo)).astype(np.int64)
 
 
-def shown_frames(
+def draw_frame_numbers(
     frames: int, config: AugmentConfig, *, most: int, seed: int, epoch: int, position: int
 ) -> np.ndarray:
     """Return which frames of a video are shown, int64 (T,): at the drawn tempo, ``most`` at most, evenly.
@@ -67,18 +67,18 @@ def shown_frames(
     """
     wanted = frames
     if config.tempo:
-        uniform = draw(seed, epoch, position, _TEMPO_STREAM, count=1)[0] / 2**64
+        uniform = hash_integers(seed, epoch, position, _TEMPO_STREAM, count=1)[0] / 2**64
         wanted = max(1, round(frames * (1 + config.tempo * (2 * float(uniform) - 1))))
     return np.linspace(0, frames - 1, min(wanted, most)).round().astype(np.int64)
 
 
-def augment(
+def augment_frames(
     frames: np.ndarray, config: AugmentConfig, *, size: int, seed: int, epoch: int, position: int
 ) -> np.ndarray:
     """Return the crop of ``size`` with the drawn place and colours.
 
     Args:
-        frames: uint8 (T, S, S, 3) with S = ``config.decoded_size(size)``.
+        frames: uint8 (T, S, S, 3) with S = ``config.compute_decoded_size(size)``.
         config: how far to go.
         size: side of the crop.
         seed: of the run.
@@ -88,7 +88,7 @@ def augment(
     Returns:
         uint8 (T, size, size, 3).
     """
-    uniform = draw(seed, epoch, position, _STREAM, count=8).astype(np.float64) / 2**64
+    uniform = hash_integers(seed, epoch, position, _STREAM, count=8).astype(np.float64) / 2**64
     room = frames.shape[1] - size
     top, left = (int(share * (room + 1)) for share in uniform[:2])
     cropped_THWC = frames[:, top : top + size, left : left + size]
@@ -103,7 +103,7 @@ def augment(
     return np.stack([table[channel][cropped_THWC[..., channel]] for channel in range(3)], axis=-1)
 
 
-def middle(frames: np.ndarray, size: int) -> np.ndarray:
+def crop_center(frames: np.ndarray, size: int) -> np.ndarray:
     """Return the crop of ``size`` in the middle of frames (T, S, S, 3): what a model at rest is shown."""
     before = (frames.shape[1] - size) // 2
     return frames[:, before : before + size, before : before + size]

@@ -74,7 +74,7 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class LoadedSample:
     """One sample as a source loads it: exactly one of frames and characters.
 
     Args:
@@ -95,7 +95,7 @@ class Item:
 
 
 def collate(
-    items: Sequence[Item],
+    items: Sequence[LoadedSample],
     *,
     is_real: Sequence[bool],
     positions: np.ndarray,
@@ -110,10 +110,10 @@ def collate(
     import torch
 
     if packed is None:
-        frames = _joined([item.frames for item in items if item.frames is not None])
+        frames = _concatenate([item.frames for item in items if item.frames is not None])
     else:
         frames = torch.from_numpy(packed.all()) if len(packed) else None
-    characters = _joined([item.characters for item in items if item.characters is not None])
+    characters = _concatenate([item.characters for item in items if item.characters is not None])
     return Batch(
         ids=[item.id for item in items],
         texts=[item.text for item in items],
@@ -136,7 +136,7 @@ def collate(
     )
 
 
-def _joined(arrays: list[np.ndarray]) -> torch.Tensor | None:
+def _concatenate(arrays: list[np.ndarray]) -> torch.Tensor | None:
     import numpy as np
     import torch
 

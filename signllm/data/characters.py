@@ -27,7 +27,7 @@ _REMEDY = "run signllm compose again"
 
 
 @dataclass(frozen=True)
-class _File:
+class _CharactersFile:
     """One file: ``packed`` int32 (sum N,) or float32 (sum N, D), ``counts`` int64 (B,), and its header."""
 
     packed: np.ndarray
@@ -37,12 +37,12 @@ class _File:
     made_by: dict[str, Any]
 
 
-def characters_file(run: Path, split: str, shard: int) -> Path:
+def characters_path(run: Path, split: str, shard: int) -> Path:
     """Return where the characters of a shard belong in a run folder."""
     return run / FOLDER / f"{split}-{shard:06d}.safetensors"
 
 
-def characters_files(run: Path, split: str) -> list[Path]:
+def list_characters_files(run: Path, split: str) -> list[Path]:
     """List the files of a split in the order of its shards; of an earlier version's run, its one file."""
     earlier = run / f"characters.{split}.safetensors"
     found = sorted((run / FOLDER).glob(f"{split}-{'[0-9]' * 6}.safetensors"))
@@ -57,11 +57,11 @@ def save_characters(
 ) -> None:
     """Write id → characters (N,) or vectors (N, D), with the codebook's fingerprint; whole or not at all.
 
-    ``made_by``: what else decided them, as plain values; :func:`read_made_by` gives it back.
+    ``made_by``: what else decided them, as plain values; :func:`read_provenance` gives it back.
     """
     from safetensors.numpy import save
 
-    sequences = [_numbers(sequence) for sequence in characters.values()] or [np.zeros(0, np.int32)]
+    sequences = [_to_array(sequence) for sequence in characters.values()] or [np.zeros(0, np.int32)]
     tensors = {
         "characters": np.concatenate(sequences),
         "counts": np.array([len(sequence) for sequence in characters.values()], np.int64),
@@ -75,7 +75,7 @@ def save_characters(
     write_atomically(Path(path), save(tensors, metadata=header))
 
 
-def _numbers(sequence: np.ndarray) -> np.ndarray:
+def _to_array(sequence: np.ndarray) -> np.ndarray:
     """Return characters as int32 (N,), vectors as float32 (N, D)."""
     given = np.asarray(sequence)
     return given.astype(np.float32) if given.dtype.kind == "f" else given.astype(np.int32).reshape(-1)
@@ -87,8 +87,8 @@ def load_characters(path: Path | str) -> tuple[dict[str, np.ndarray], str]:
     Raises:
         UsageError: no such file, or not one that :func:`save_characters` wrote.
     """
-    file = _read(Path(path))
-    return _sequences(file), file.codebook
+    file = _read_file(Path(path))
+    return _split_sequences(file), file.codebook
 
 
 def load_split_characters(run: Path, split: str) -> tuple[dict[str, np.ndarray], str]:
@@ -99,8 +99,8 @@ def load_split_characters(run: Path, split: str) -> tuple[dict[str, np.ndarray],
     """
     characters: dict[str, np.ndarray] = {}
     codebook = ""
-    for path in characters_files(run, split):
-        file = _read(path)
+    for path in list_characters_files(run, split):
+        file = _read_file(path)
         codebook = codebook or file.codebook
         if file.codebook != codebook:
             raise UsageError(
@@ -108,13 +108,13 @@ def load_split_characters(run: Path, split: str) -> tuple[dict[str, np.ndarray],
                 where=path,
                 remedy=_REMEDY,
             )
-        characters |= _sequences(file)
+        characters |= _split_sequences(file)
     if not codebook:
         raise UsageError(f"no character sequences of the split {split!r}", where=run / FOLDER, remedy=_REMEDY)
     return characters, codebook
 
 
-def load_packed(paths: Sequence[Path]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+def load_packed_characters(paths: Sequence[Path]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
     """Return the characters of several files (sum N,) and the counts of their videos, int64 (B,).
 
     Characters come in the smallest integers that hold them all: a byte each up to K = 256. A vector is the
@@ -125,7 +125,7 @@ def load_packed(paths: Sequence[Path]) -> tuple[NDArray[np.integer], NDArray[np.
     """
     packed, counts = [np.zeros(0, np.uint8)], [np.zeros(0, np.int64)]
     for path in paths:
-        file = _read(path)
+        file = _read_file(path)
         numbers = np.zeros(len(file.packed), np.uint8) if file.packed.ndim == 2 else file.packed
         least, most = numbers.min(initial=0), numbers.max(initial=0)
         packed.append(numbers.astype(np.result_type(np.min_scalar_type(least), np.min_scalar_type(most))))
@@ -133,22 +133,22 @@ def load_packed(paths: Sequence[Path]) -> tuple[NDArray[np.integer], NDArray[np.
     return np.concatenate(packed), np.concatenate(counts)
 
 
-def read_made_by(path: Path) -> dict[str, Any] | None:
+def read_provenance(path: Path) -> dict[str, Any] | None:
     """Return what decided the characters of a file, with their ``codebook``; None if it is not whole."""
     try:
-        file = _read(path)
+        file = _read_file(path)
     except UsageError:
         return None
     return {**file.made_by, "codebook": file.codebook}
 
 
-def _sequences(file: _File) -> dict[str, np.ndarray]:
+def _split_sequences(file: _CharactersFile) -> dict[str, np.ndarray]:
     packed = file.packed if file.packed.ndim == 2 else file.packed.astype(np.int64)
     parts = np.split(packed, np.cumsum(file.counts)[:-1]) if file.ids else []
     return dict(zip(file.ids, parts, strict=True))
 
 
-def _read(path: Path) -> _File:
+def _read_file(path: Path) -> _CharactersFile:
     from safetensors import SafetensorError, safe_open
 
     def read() -> tuple[dict[str, str], np.ndarray, np.ndarray]:
@@ -167,4 +167,4 @@ def _read(path: Path) -> _File:
         raise UsageError(f"no character sequences: {error}", where=path, remedy=_REMEDY) from None
     if len(ids) != len(counts) or counts.sum() != len(packed):
         raise UsageError(f"{len(ids)} names for {len(counts)} sequences", where=path, remedy=_REMEDY)
-    return _File(packed, counts, ids, header["codebook"], made_by)
+    return _CharactersFile(packed, counts, ids, header["codebook"], made_by)

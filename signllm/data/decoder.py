@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Choice:
+class DecoderChoice:
     """A decoder and the reason for it, fit to be read by a user."""
 
     decoder: Literal["pyav", "torchcodec"]
@@ -39,7 +39,7 @@ class Choice:
 
 
 @functools.cache
-def choose() -> Choice:
+def choose_decoder() -> DecoderChoice:
     """Return what decodes videos at their own size on this machine; told once in the log.
 
     Raises:
@@ -50,7 +50,7 @@ def choose() -> Choice:
         raise UsageError(
             f"{VARIABLE}={wanted}", where="environment", remedy="pyav or torchcodec, or unset it"
         )
-    problem = f"{VARIABLE}=pyav" if wanted == "pyav" else disagreement()
+    problem = f"{VARIABLE}=pyav" if wanted == "pyav" else find_torchcodec_problem()
     if problem and wanted == "torchcodec":
         raise UsageError(
             f"{VARIABLE}=torchcodec: {problem}",
@@ -58,22 +58,22 @@ def choose() -> Choice:
             remedy="unset it, or install a torchcodec that fits this torch and has FFmpeg's libraries",
         )
     if problem:
-        choice = Choice("pyav", problem)
+        choice = DecoderChoice("pyav", problem)
     else:
-        choice = Choice("torchcodec", "its pictures equal PyAV's, frame by frame")
+        choice = DecoderChoice("torchcodec", "its pictures equal PyAV's, frame by frame")
     _log.info("videos of their own size are decoded by %s: %s", choice.decoder, choice.why)
     return choice
 
 
-def disagreement() -> str:
+def find_torchcodec_problem() -> str:
     """Say why torchcodec cannot stand in for PyAV; nothing if it can."""
     import numpy as np
 
     from signllm.data.video import decode_by_pyav
 
-    for name, clip in _clips().items():
+    for name, clip in _make_probe_videos().items():
         try:
-            theirs = _by_torchcodec(clip)
+            theirs = _read_by_torchcodec(clip)
         except ImportError:
             return "torchcodec is not installed"
         except (OSError, RuntimeError, ValueError, AttributeError, TypeError) as error:
@@ -84,22 +84,22 @@ def disagreement() -> str:
     return ""
 
 
-def whole_frames(source: bytes | Path) -> np.ndarray | None:
+def decode_by_torchcodec(source: bytes | Path) -> np.ndarray | None:
     """Decode a video at its own size by torchcodec, if that is chosen; None leaves it to PyAV.
 
     Returns:
         uint8 (T, H, W, 3), if the video is within the limits of ``pictures.py`` and all there, and shown as
         it is coded: whether torchcodec heeds what a file asks for differs from version to version.
     """
-    if choose().decoder == "pyav":
+    if choose_decoder().decoder == "pyav":
         return None
     try:
-        return _by_torchcodec(source) if is_shown_as_coded(source) else None
+        return _read_by_torchcodec(source) if is_shown_as_coded(source) else None
     except (OSError, RuntimeError, ValueError, VideoError):
         return None  # PyAV has the named error, or reads it nevertheless
 
 
-def _by_torchcodec(source: bytes | Path) -> np.ndarray | None:
+def _read_by_torchcodec(source: bytes | Path) -> np.ndarray | None:
     from torchcodec.decoders import VideoDecoder
 
     from signllm.data.pictures import check_size, check_total
@@ -114,7 +114,7 @@ def _by_torchcodec(source: bytes | Path) -> np.ndarray | None:
     return frames_THWC
 
 
-def _clips() -> dict[str, bytes]:
+def _make_probe_videos() -> dict[str, bytes]:
     """Draw the clips on which the two are compared: sizes, rates, containers in which they could differ."""
     import numpy as np
     from PIL import Image

@@ -33,7 +33,7 @@ class Orientation:
     upside_down: bool = False
 
     @classmethod
-    def of_matrix(cls, matrix: np.ndarray) -> Orientation:
+    def from_matrix(cls, matrix: np.ndarray) -> Orientation:
         """Return the orientation nearest to a display matrix.
 
         Args:
@@ -50,14 +50,14 @@ class Orientation:
         """Whether nothing has to be done."""
         return not (self.transposed or self.mirrored or self.upside_down)
 
-    def upright(self, frames: np.ndarray) -> np.ndarray:
+    def turn_upright(self, frames: np.ndarray) -> np.ndarray:
         """Return frames (T, H, W, 3) as they are to be shown, without copying them."""
         shown_THWC = frames.swapaxes(1, 2) if self.transposed else frames
         shown_THWC = shown_THWC[:, :, ::-1] if self.mirrored else shown_THWC
         return shown_THWC[:, ::-1] if self.upside_down else shown_THWC
 
 
-def orientation_of(frame: Any) -> Orientation | None:
+def read_orientation(frame: Any) -> Orientation | None:
     """Return the orientation that a PyAV frame states, None if it states none."""
     import numpy as np
 
@@ -65,10 +65,10 @@ def orientation_of(frame: Any) -> Orientation | None:
     matrix = side_data.get("DISPLAYMATRIX") if len(side_data) else None
     if matrix is None or matrix.buffer_size < 36:
         return None
-    return Orientation.of_matrix(np.frombuffer(matrix, np.int32, 9))
+    return Orientation.from_matrix(np.frombuffer(matrix, np.int32, 9))
 
 
-def pixel_aspect(stream: Any) -> Fraction:
+def read_pixel_aspect(stream: Any) -> Fraction:
     """Return a pixel's width over its height: as the container says, else as the codec says, else 1."""
     for stated in (stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio):
         if stated and Fraction(1, MOST_ASPECT) <= stated <= MOST_ASPECT:
@@ -76,7 +76,7 @@ def pixel_aspect(stream: Any) -> Fraction:
     return Fraction(1)
 
 
-def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
+def size_with_square_pixels(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
     """Return the size with square pixels: the height stays; an even width stays even."""
     if aspect == 1:
         return width, height

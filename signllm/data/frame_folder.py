@@ -31,17 +31,17 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not is_system_name(path.name)
 
 
-def frame_files(folder: Path) -> list[Path]:
+def list_frame_files(folder: Path) -> list[Path]:
     """Return the frames of a folder in order of their numbers.
 
     Raises:
         VideoError: no frames, or a frame of zero bytes.
         OSError: the folder cannot be read.
     """
-    frames = sorted((path for path in folder.iterdir() if is_image(path)), key=_natural)
+    frames = sorted((path for path in folder.iterdir() if is_image(path)), key=_natural_sort_key)
     if not frames:
         raise VideoError("no frames (.png, .jpg) in the folder", where=folder)
-    empty = [frame.name for frame in frames if check_regular(frame) == 0]
+    empty = [frame.name for frame in frames if check_regular_file(frame) == 0]
     if empty:
         raise VideoError(
             f"{len(empty)} of {len(frames)} frames have zero bytes, first {empty[0]}", where=folder
@@ -49,7 +49,7 @@ def frame_files(folder: Path) -> list[Path]:
     return frames
 
 
-def check_regular(path: Path) -> int:
+def check_regular_file(path: Path) -> int:
     """Return the size of a file in bytes.
 
     Raises:
@@ -62,7 +62,7 @@ def check_regular(path: Path) -> int:
     return status.st_size
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def _natural_sort_key(path: Path) -> list[tuple[int, str]]:
     """Order names by the numbers in them: images2 before images10."""
     return [
         (int(part), "") if part.isascii() and part.isdigit() else (-1, part)
@@ -70,13 +70,13 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     ]
 
 
-def image_size(data: bytes) -> tuple[int, int]:
+def read_image_size(data: bytes) -> tuple[int, int]:
     """Return (width, height) from an image's header.
 
     Raises:
         VideoError: not an image, or more than ``MAX_PIXELS``.
     """
-    return _open(data).size
+    return _open_image(data).size
 
 
 def decode_image(data: bytes) -> np.ndarray:
@@ -91,7 +91,7 @@ def decode_image(data: bytes) -> np.ndarray:
     import numpy as np
     from PIL import Image, ImageOps
 
-    image = _open(data)
+    image = _open_image(data)
     try:
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
@@ -101,7 +101,7 @@ def decode_image(data: bytes) -> np.ndarray:
         raise VideoError(f"damaged image: {error}") from None
 
 
-def _open(data: bytes) -> Any:
+def _open_image(data: bytes) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:

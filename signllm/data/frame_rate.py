@@ -47,19 +47,19 @@ class Timing:
     steady_fps: float | None = None
 
 
-def is_possible(fps: float) -> bool:
+def is_possible_rate(fps: float) -> bool:
     """Return whether a video may have this rate."""
     return SLOWEST_FPS <= fps <= FASTEST_FPS
 
 
-def last_duration(times_s: Sequence[float], stated_s: float, fps: float) -> float:
+def estimate_last_duration_s(times_s: Sequence[float], stated_s: float, fps: float) -> float:
     """Return for how many seconds the last frame is shown: as stated, unless that contradicts the others."""
     span_s = max(times_s) - times_s[0]
     mean_s = span_s / (len(times_s) - 1) if span_s > 0 else 1 / fps
     return stated_s if 3 / 4 * mean_s <= stated_s <= 4 * mean_s else mean_s
 
 
-def measure(times_s: Sequence[float], stated_s: float, stated_fps: float) -> Timing:
+def measure_timing(times_s: Sequence[float], stated_s: float, stated_fps: float) -> Timing:
     """Return the timing of a video.
 
     Args:
@@ -69,11 +69,11 @@ def measure(times_s: Sequence[float], stated_s: float, stated_fps: float) -> Tim
     """
     import numpy as np
 
-    begins_s = steps_s(np.asarray(times_s, np.float64))
+    begins_s = monotonic_begins_s(np.asarray(times_s, np.float64))
     if len(begins_s) < 2 or begins_s[-1] <= 0:
         return Timing(stated_fps)
-    mean_fps = len(begins_s) / (begins_s[-1] + last_duration(times_s, stated_s, stated_fps))
-    if not is_possible(mean_fps):
+    mean_fps = len(begins_s) / (begins_s[-1] + estimate_last_duration_s(times_s, stated_s, stated_fps))
+    if not is_possible_rate(mean_fps):
         return Timing(stated_fps)
     fps = stated_fps if abs(stated_fps / mean_fps - 1) <= _AGREE else float(mean_fps)
     is_steady = bool(np.abs(begins_s * fps - np.arange(len(begins_s))).max() <= 1)
@@ -87,24 +87,24 @@ def measure(times_s: Sequence[float], stated_s: float, stated_fps: float) -> Tim
     return Timing(fps, steady_fps)
 
 
-def steps_s(begins_s: np.ndarray) -> np.ndarray:
+def monotonic_begins_s(begins_s: np.ndarray) -> np.ndarray:
     """Return the begins of frames counted from the first, none before the one before it."""
     import numpy as np
 
     return np.maximum.accumulate(begins_s) - begins_s[0]
 
 
-def early_s(source_fps: float, fps: float) -> float:
+def begin_tolerance_s(source_fps: float, fps: float) -> float:
     """Return by how many seconds a frame may begin late and still be shown, when one rate becomes another."""
     return _EARLY / max(source_fps, fps)
 
 
-def shown_count(seconds: float, fps: float) -> int:
+def count_frames_at_rate(seconds: float, fps: float) -> int:
     """Return how many frames a video of some seconds has at a rate; half a frame counts as one."""
     return max(1, math.floor(seconds * fps + 0.5 + 1e-6))
 
 
-def shown_places(begins_s: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
+def frame_numbers_at_rate(begins_s: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
     """Return which frames are shown at a rate, int64: at each instant the last that had begun.
 
     Args:
@@ -114,12 +114,12 @@ def shown_places(begins_s: np.ndarray, source_fps: float, fps: float) -> np.ndar
     """
     import numpy as np
 
-    begins_s = steps_s(begins_s)
-    instants_s = np.arange(shown_count(begins_s[-1] + 1 / source_fps, fps)) / fps
-    return np.searchsorted(begins_s, instants_s + early_s(source_fps, fps), side="right") - 1
+    begins_s = monotonic_begins_s(begins_s)
+    instants_s = np.arange(count_frames_at_rate(begins_s[-1] + 1 / source_fps, fps)) / fps
+    return np.searchsorted(begins_s, instants_s + begin_tolerance_s(source_fps, fps), side="right") - 1
 
 
-def read_counts(frames: np.ndarray, source_fps: np.ndarray, fps: float | None) -> np.ndarray:
+def count_frames_to_read(frames: np.ndarray, source_fps: np.ndarray, fps: float | None) -> np.ndarray:
     """Return how many frames of stored videos a model reads, int64 (n,), before long ones are thinned.
 
     Args:
@@ -135,8 +135,10 @@ def read_counts(frames: np.ndarray, source_fps: np.ndarray, fps: float | None) -
     return np.maximum(1, counts).astype(np.int64)
 
 
-def read_places(frames: int, source_fps: float, fps: float | None, most: int | None) -> np.ndarray:
-    """Return which frames of a stored video a model reads, int64: as :func:`shown_places` at a steady rate.
+def frame_numbers_to_read(frames: int, source_fps: float, fps: float | None, most: int | None) -> np.ndarray:
+    """Return the numbers of the frames of a stored video that a model reads, int64 (n,).
+
+    They are those of :func:`frame_numbers_at_rate` for a video of constant rate.
 
     Args:
         frames: that the video has.
@@ -146,18 +148,18 @@ def read_places(frames: int, source_fps: float, fps: float | None, most: int | N
     """
     import numpy as np
 
-    count = int(read_counts(np.array(frames), np.array(source_fps), fps))
+    count = int(count_frames_to_read(np.array(frames), np.array(source_fps), fps))
     numbers = np.arange(count)
     if most is not None and count > most:
         numbers = np.linspace(0, count - 1, most).round().astype(np.int64)
     if fps is None:
         return numbers
     source_fps = min(max(source_fps, SLOWEST_FPS), FASTEST_FPS)
-    places = np.floor((numbers / fps + early_s(source_fps, fps)) * source_fps)
+    places = np.floor((numbers / fps + begin_tolerance_s(source_fps, fps)) * source_fps)
     return np.minimum(places, frames - 1).astype(np.int64)
 
 
-def usual_rate(seconds: np.ndarray, fps: np.ndarray) -> float:
+def choose_common_rate(seconds: np.ndarray, fps: np.ndarray) -> float:
     """Return the rate at which some videos are best read: their own, if all have the same.
 
     Otherwise it is that of the middle second of all. Where that is slower than film, it is 25, or the fastest
@@ -175,8 +177,10 @@ def usual_rate(seconds: np.ndarray, fps: np.ndarray) -> float:
     return middle if middle >= _FILM_FPS else min(USUAL_FPS, float(fps.max()))
 
 
-def at_rate(timed: Iterable[tuple[float, Picture]], source_fps: float, fps: float) -> Iterator[Picture]:
-    """Yield the pictures of :func:`shown_places`, holding no more of them than must be.
+def resample_pictures(
+    timed: Iterable[tuple[float, Picture]], source_fps: float, fps: float
+) -> Iterator[Picture]:
+    """Yield the pictures of :func:`frame_numbers_at_rate`, holding no more of them than must be.
 
     Args:
         timed: (begin in seconds, picture), in order.
@@ -185,7 +189,7 @@ def at_rate(timed: Iterable[tuple[float, Picture]], source_fps: float, fps: floa
     """
     waiting: list[tuple[float, Picture]] = []
     first_s, latest_s, shown, count = None, 0.0, 0, 0
-    tolerance_s = early_s(source_fps, fps)
+    tolerance_s = begin_tolerance_s(source_fps, fps)
 
     def at_next_instant() -> Picture:
         while len(waiting) > 1 and waiting[1][0] <= shown / fps + tolerance_s:
@@ -196,7 +200,7 @@ def at_rate(timed: Iterable[tuple[float, Picture]], source_fps: float, fps: floa
         first_s = time_s if first_s is None else first_s
         latest_s = max(latest_s, time_s - first_s)
         waiting.append((latest_s, picture))
-        count = shown_count(latest_s + 1 / source_fps, fps)
+        count = count_frames_at_rate(latest_s + 1 / source_fps, fps)
         while shown < count and shown / fps + tolerance_s < latest_s:
             yield at_next_instant()
             shown += 1

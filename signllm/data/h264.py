@@ -42,10 +42,10 @@ def encode_h264(
             raise ValueError(f"frames of {width} x {height}; h264 needs at least 2 x 2")
         return av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC[:height, :width]), format="rgb24")
 
-    return encode_pictures(map(even, frames), fps, crf=crf, group=group, preset=preset)
+    return encode_av_frames(map(even, frames), fps, crf=crf, group=group, preset=preset)
 
 
-def encode_pictures(
+def encode_av_frames(
     pictures: Iterable[Any], fps: float, *, crf: int = 21, group: int = 12, preset: str = "veryfast"
 ) -> bytes:
     """Encode PyAV frames, rgb24 or yuv420p, with even sides; the rest as :func:`encode_h264`.

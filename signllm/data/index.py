@@ -14,11 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from signllm.data.description import SHARD_VERSION, is_manifest, is_ours, is_sidecar, parsed
 from signllm.data.plan import Dataset
-from signllm.data.remote import beside, is_address, read_file, read_span
+from signllm.data.remote import is_address, join_address, read_bytes, read_file
 from signllm.data.sample_table import SampleTable, ShardSample
-from signllm.data.split_names import find_split, standard_splits
+from signllm.data.shard_json import (
+    SHARD_VERSION,
+    has_shard_format,
+    is_valid_manifest,
+    is_valid_sidecar,
+    parse_json,
+)
+from signllm.data.split_names import find_split, standardize_splits
 from signllm.data.tar import MANIFEST, read_sidecar
 from signllm.errors import UsageError
 from signllm.storage import StorageError
@@ -57,7 +63,7 @@ class Split:
         """Return the number of samples."""
         return len(self.samples)
 
-    def of_shard(self, shard: int) -> Split:
+    def select_shard(self, shard: int) -> Split:
         """Return the samples of one shard as a split of its own."""
         first = sum(self.shard_sizes[:shard])
         samples = self.samples[first : first + self.shard_sizes[shard]]
@@ -84,9 +90,9 @@ class Split:
         stop = max(offset + size for offset, size in sample.members.values())
         tar_bytes = self.tar_bytes[sample.shard] if self.tar_bytes else None
         try:
-            span = read_span(tar, start, stop - start, exists=True, file_bytes=tar_bytes)
+            span = read_bytes(tar, start, stop - start, exists=True, file_bytes=tar_bytes)
         except (OSError, UsageError) as error:
-            raise StorageError(_unreadable(tar, error)) from error
+            raise StorageError(_describe_unreadable(tar, error)) from error
         if len(span) < stop - start:
             raise UsageError(
                 f"the shard ends before sample {sample.id}",
@@ -99,7 +105,7 @@ class Split:
         }
 
 
-def _unreadable(tar: Path | str, error: OSError | UsageError) -> str:
+def _describe_unreadable(tar: Path | str, error: OSError | UsageError) -> str:
     """Return the message for a shard that waiting does not help to read."""
     if isinstance(error, UsageError):
         return f"a shard cannot be read: {error}"
@@ -152,21 +158,21 @@ class ShardIndex:
             for shard, entry in enumerate(entries):
                 described = self._sidecar(entry)["samples"]
                 sizes.append(len(described))
-                yield from (_sample(fields, shard) for fields in described)
+                yield from (_make_shard_sample(fields, shard) for fields in described)
 
         table = SampleTable(samples())
         return Split(
             name=split,
-            tars=tuple(beside(self.root, entry["tar"]) for entry in entries),
+            tars=tuple(join_address(self.root, entry["tar"]) for entry in entries),
             shard_sizes=tuple(sizes),
             samples=table,
             tar_bytes=tuple(entry["size_bytes"] for entry in entries),
         )
 
     def _read_manifest(self) -> dict[str, Any]:
-        path = beside(self.root, MANIFEST)
+        path = join_address(self.root, MANIFEST)
         try:
-            manifest = parsed(read_file(path))
+            manifest = parse_json(read_file(path))
         except FileNotFoundError:
             raise UsageError(
                 f"no finished shards: there is no {MANIFEST}",
@@ -177,7 +183,7 @@ class ShardIndex:
             raise UsageError(
                 f"unreadable manifest: {error}", where=path, remedy="run signllm shard again"
             ) from None
-        if not is_ours(manifest):
+        if not has_shard_format(manifest):
             raise UsageError("not a manifest of signllm shards", where=path, remedy="run signllm shard")
         if manifest.get("version") != SHARD_VERSION:
             raise UsageError(
@@ -185,25 +191,25 @@ class ShardIndex:
                 where=path,
                 remedy="run signllm shard again into a new folder",
             )
-        if not is_manifest(manifest):
+        if not is_valid_manifest(manifest):
             raise UsageError("a damaged manifest", where=path, remedy="run signllm shard again")
-        manifest["splits"] = _with_standard_names(manifest["splits"])
+        manifest["splits"] = _standardize_names(manifest["splits"])
         return manifest
 
     def _sidecar(self, entry: dict[str, Any]) -> dict[str, Any]:
-        sidecar = _read_sidecar(beside(self.root, entry["index"]))
+        sidecar = _read_sidecar(join_address(self.root, entry["index"]))
         if sidecar is None or sidecar["sha256"] != entry["sha256"]:
             raise UsageError(
                 "a shard is missing, not whole, or not the one of the manifest",
-                where=beside(self.root, entry["tar"]),
+                where=join_address(self.root, entry["tar"]),
                 remedy="run signllm shard again: whole shards are kept, this one is made anew",
             )
         return sidecar
 
 
-def _with_standard_names(splits: dict[str, Any]) -> dict[str, Any]:
+def _standardize_names(splits: dict[str, Any]) -> dict[str, Any]:
     """Return the splits of shards that may be older than our names, whose ``val`` is ``dev`` now."""
-    names = standard_splits(splits)
+    names = standardize_splits(splits)
     renamed: dict[str, Any] = {}
     for name, entry in splits.items():
         renamed[name if names[name] in renamed else names[name]] = entry
@@ -215,13 +221,17 @@ def _read_sidecar(path: Path | str) -> dict[str, Any] | None:
     if isinstance(path, Path):
         return read_sidecar(path)
     try:
-        sidecar = parsed(read_file(path))
+        sidecar = parse_json(read_file(path))
     except (FileNotFoundError, ValueError):
         return None
-    return sidecar if is_sidecar(sidecar, tar=path.rpartition("/")[2].removesuffix("json") + "tar") else None
+    return (
+        sidecar
+        if is_valid_sidecar(sidecar, tar=path.rpartition("/")[2].removesuffix("json") + "tar")
+        else None
+    )
 
 
-def _sample(fields: dict[str, Any], shard: int) -> ShardSample:
+def _make_shard_sample(fields: dict[str, Any], shard: int) -> ShardSample:
     named = ("key", "id", "text", "language", "signer", "frames", "fps", "width", "height")
     members = {extension: (offset, size) for extension, (offset, size) in fields["members"].items()}
     return ShardSample(**{name: fields[name] for name in named}, shard=shard, members=members)

@@ -9,12 +9,12 @@ _NAMED = 3
 """Languages told by name; signers, of whom there may be thousands, are counted."""
 
 
-def info_table(info: Mapping[str, Any]) -> str:
-    """Return what :func:`~signllm.data.inspection.shards_info` found as lines for a screen."""
+def format_info_table(info: Mapping[str, Any]) -> str:
+    """Return what :func:`~signllm.data.shard_inspection.summarize_shards` found as lines for a screen."""
     splits = info["splits"]
     rows = [("", [*splits])]
     for name in dict.fromkeys(name for split in splits.values() for name in split):
-        cell = _rates if name == "frame_rates" else _cell
+        cell = _format_rates if name == "frame_rates" else _format_cell
         rows.append((name.replace("_", " "), [cell(split.get(name, "")) for split in splits.values()]))
     width = max(len(name) for name, _ in rows)
     cells = [max(len(row[place]) for _, row in rows) for place in range(len(splits))]
@@ -22,24 +22,24 @@ def info_table(info: Mapping[str, Any]) -> str:
         "  ".join([f"{name:<{width}}", *(f"{cell:>{size}}" for cell, size in zip(row, cells, strict=True))])
         for name, row in rows
     ]
-    return "\n".join([str(info["root"]), *lines, *_notes(info)])
+    return "\n".join([str(info["root"]), *lines, *_format_notes(info)])
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if isinstance(value, dict):
         known = [name for name in value if name != "unknown"]
         return ", ".join(known) if 0 < len(known) <= _NAMED else str(len(known) or "unknown")
     return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
 
 
-def _rates(counts: Any) -> str:
+def _format_rates(counts: Any) -> str:
     """Return frame rates with the number of videos of each, if they differ."""
     if len(counts) > _NAMED:
         return f"{min(counts, key=float)} to {max(counts, key=float)}"
     return ", ".join(f"{rate} ({count:,})" if len(counts) > 1 else rate for rate, count in counts.items())
 
 
-def _notes(info: Mapping[str, Any]) -> Iterator[str]:
+def _format_notes(info: Mapping[str, Any]) -> Iterator[str]:
     for pair, shared in info["overlap"].items():
         one, other = pair.split("-")
         yield f"{shared['texts']} clips of {other} have a text of {one}; {shared['signers']} signers in both"

@@ -63,13 +63,13 @@ class Mixture:
             name=name,
             tars=tuple(tar for *_, split in opened for tar in split.tars),
             shard_sizes=tuple(size for *_, split in opened for size in split.shard_sizes),
-            samples=SampleTable(_renamed([(label, split) for label, _, split in opened])),
+            samples=SampleTable(_rename_samples([(label, split) for label, _, split in opened])),
             mixture=tuple((len(split.tars), weight) for _, weight, split in opened),
             tar_bytes=tuple(size for *_, split in opened for size in split.tar_bytes),
         )
 
 
-def _renamed(splits: Sequence[tuple[str, Split]]) -> Iterator[ShardSample]:
+def _rename_samples(splits: Sequence[tuple[str, Split]]) -> Iterator[ShardSample]:
     first = 0
     for label, split in splits:
         for sample in split.samples:
@@ -96,33 +96,33 @@ class DatasetRecord:
     sha256: str
 
 
-def dataset_records(shards: Path | str, name: str) -> list[DatasetRecord]:
+def read_dataset_records(shards: Path | str, name: str) -> list[DatasetRecord]:
     """Return the record of each dataset that has the split ``name``, in the order of the mixture.
 
     Raises:
         UsageError: as :func:`open_mixture`.
     """
     index = open_mixture(shards)
-    parts = index.parts if isinstance(index, Mixture) else ((_label(str(index.root)), 1.0, index),)
-    return [_record(label, weight, part, name) for label, weight, part in parts if name in part.splits]
+    parts = index.parts if isinstance(index, Mixture) else ((_folder_name(str(index.root)), 1.0, index),)
+    return [_make_record(label, weight, part, name) for label, weight, part in parts if name in part.splits]
 
 
-def dataset_differences(before: Sequence[DatasetRecord], after: Sequence[DatasetRecord]) -> list[str]:
+def list_dataset_differences(before: Sequence[DatasetRecord], after: Sequence[DatasetRecord]) -> list[str]:
     """List what makes another order of the data after than before; nothing if either side tells nothing."""
     if not before or not after:
         return []
     lines = []
     if len(before) != len(after):
-        lines.append(f"datasets: {_names(before)} -> {_names(after)}")
+        lines.append(f"datasets: {_join_names(before)} -> {_join_names(after)}")
     for old, new in zip(before, after, strict=False):
         if old.sha256 != new.sha256:
-            lines.append(f"shards of {old.name}: {_told(old)} -> {_told(new)}")
+            lines.append(f"shards of {old.name}: {_describe_record(old)} -> {_describe_record(new)}")
         if old.weight != new.weight:
             lines.append(f"weight of {old.name}: {old.weight:g} -> {new.weight:g}")
     return lines
 
 
-def _record(label: str, weight: float, index: ShardIndex, name: str) -> DatasetRecord:
+def _make_record(label: str, weight: float, index: ShardIndex, name: str) -> DatasetRecord:
     entries = index.manifest["splits"][name]["shards"]
     told = json.dumps([[entry["sha256"], entry["samples"]] for entry in entries])
     return DatasetRecord(
@@ -134,11 +134,11 @@ def _record(label: str, weight: float, index: ShardIndex, name: str) -> DatasetR
     )
 
 
-def _names(datasets: Sequence[DatasetRecord]) -> str:
+def _join_names(datasets: Sequence[DatasetRecord]) -> str:
     return ", ".join(dataset.name for dataset in datasets)
 
 
-def _told(dataset: DatasetRecord) -> str:
+def _describe_record(dataset: DatasetRecord) -> str:
     return f"{dataset.samples} samples in {dataset.shards} shards (sha256 {dataset.sha256[:8]})"
 
 
@@ -152,7 +152,7 @@ def open_mixture(shards: Path | str) -> ShardIndex | Mixture:
     if len(named) == 1:
         return ShardIndex(named[0][0])
     names = [name for name, _ in named]
-    labels = [_label(name) for name in names]
+    labels = [_folder_name(name) for name in names]
     if len(set(names)) < len(names):
         raise UsageError(f"a dataset is named twice: {shards}", where="--data", remedy="give it more weight")
     if len(set(labels)) < len(labels):
@@ -162,7 +162,7 @@ def open_mixture(shards: Path | str) -> ShardIndex | Mixture:
     )
 
 
-def absolute(shards: Path | str) -> str:
+def make_absolute(shards: Path | str) -> str:
     """Return what ``--data`` names so that it means the same from any folder."""
     named = parse_mixture(shards)
     places = [name if is_address(name) else str(Path(name).resolve()) for name, _ in named]
@@ -171,7 +171,7 @@ def absolute(shards: Path | str) -> str:
     return ",".join(f"{place}:{weight:g}" for place, (_, weight) in zip(places, named, strict=True))
 
 
-def _label(name: str) -> str:
+def _folder_name(name: str) -> str:
     return name.rstrip("/").rsplit("/", 1)[-1]
 
 

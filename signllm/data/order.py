@@ -50,7 +50,7 @@ def splitmix64(values: np.ndarray) -> np.ndarray:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def draw(*keys: int, count: int) -> np.ndarray:
+def hash_integers(*keys: int, count: int) -> np.ndarray:
     """Return ``count`` uint64 numbers that are a pure function of the integer ``keys``."""
     state = np.zeros(1, np.uint64)
     for key in keys:
@@ -58,7 +58,7 @@ def draw(*keys: int, count: int) -> np.ndarray:
     return splitmix64(state + np.arange(count, dtype=np.uint64))
 
 
-def permutation(shard_sizes: Sequence[int], seed: int, epoch: int, window: int) -> np.ndarray:
+def permute_samples(shard_sizes: Sequence[int], seed: int, epoch: int, window: int) -> np.ndarray:
     """Return the order of one epoch: sample numbers, int64 (n,), each exactly once.
 
     Args:
@@ -69,8 +69,8 @@ def permutation(shard_sizes: Sequence[int], seed: int, epoch: int, window: int) 
     """
     sizes = np.asarray(shard_sizes, np.int64)
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    shards = np.argsort(draw(seed, epoch, _SHARD_STREAM, count=len(sizes)), kind="stable")
-    keys = draw(seed, epoch, _SAMPLE_STREAM, count=int(starts[-1]))
+    shards = np.argsort(hash_integers(seed, epoch, _SHARD_STREAM, count=len(sizes)), kind="stable")
+    keys = hash_integers(seed, epoch, _SAMPLE_STREAM, count=int(starts[-1]))
     parts = []
     for first in range(0, len(shards), window):
         samples = np.concatenate(

@@ -19,7 +19,7 @@ _KEPT_ARRAYS = 4
 """The batch that is trained on, two that wait for it, and the one in the making."""
 
 
-class Memory:
+class ArrayPool:
     """The arrays of the last batches, handed out again when nobody holds anything of them any more."""
 
     def __init__(self) -> None:
@@ -28,8 +28,8 @@ class Memory:
     def array(self, shape: tuple[int, ...], dtype: type[np.uint8]) -> np.ndarray:
         """Return an array of unknown content, of this shape."""
         size_bytes = math.prod(shape)
-        unheld = _references([object()])[0]
-        counted = zip(self._arrays, _references(self._arrays), strict=True)
+        unheld = _count_references([object()])[0]
+        counted = zip(self._arrays, _count_references(self._arrays), strict=True)
         free = [array for array, references in counted if references == unheld]
         found = next((array for array in free if size_bytes <= array.nbytes <= 2 * size_bytes), None)
         if found is None:
@@ -38,7 +38,7 @@ class Memory:
         return found[:size_bytes].reshape(shape)
 
 
-def _references(held: Sequence[Any]) -> list[int]:
+def _count_references(held: Sequence[Any]) -> list[int]:
     """Count the references to each; one that only ``held`` holds shows what counting itself adds."""
     return [sys.getrefcount(one) for one in held]
 
@@ -51,7 +51,7 @@ class PackedFrames:
         memory: where the array is taken from; None takes fresh memory.
     """
 
-    def __init__(self, expected: int = 0, memory: Memory | None = None) -> None:
+    def __init__(self, expected: int = 0, memory: ArrayPool | None = None) -> None:
         self._expected, self._count, self._held = expected, 0, np.empty((0, 0, 0, 3), np.uint8)
         self._array = np.empty if memory is None else memory.array
 

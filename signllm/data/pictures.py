@@ -11,7 +11,7 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from signllm.data.frame_folder import MAX_PIXELS
-from signllm.data.tone_mapping import is_high_range, tone_mapped
+from signllm.data.tone_mapping import is_high_dynamic_range, map_tones
 from signllm.data.video_error import VideoError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def check_total(frames: int, width: int, height: int) -> None:
         )
 
 
-def rgb_pictures(frames: Iterable[Any], fit: Fit | None) -> Iterator[np.ndarray]:
+def convert_to_rgb(frames: Iterable[Any], fit: Fit | None) -> Iterator[np.ndarray]:
     """Turn PyAV frames into runs of RGB uint8 (T, H, W, 3), all of the size that ``fit`` gives the first.
 
     Raises:
@@ -56,7 +56,7 @@ def rgb_pictures(frames: Iterable[Any], fit: Fit | None) -> Iterator[np.ndarray]
     from av.video.reformatter import VideoReformatter
 
     reformatter, wanted, done, seen = VideoReformatter(), None, 0, 0
-    for (*_, pixels), alike in groupby(frames, key=_kind):
+    for (*_, pixels), alike in groupby(frames, key=_picture_kind):
         while run := list(islice(alike, _STACKED_FRAMES)):
             size = run[0].width, run[0].height
             wanted = wanted or (fit(*size) if fit else size)
@@ -67,21 +67,23 @@ def rgb_pictures(frames: Iterable[Any], fit: Fit | None) -> Iterator[np.ndarray]
             if seen > MAX_SOURCE_PIXELS:
                 raise VideoError(f"more than {MAX_SOURCE_PIXELS} pixels", remedy="cut it into sentences")
             is_even = wanted[0] % 2 == wanted[1] % 2 == 0
-            if pixels in _STACKED_PIXELS and is_even and not is_high_range(run[0]):
-                yield _stacked([_resized(reformatter, frame, wanted, pixels) for frame in run], like=run[0])
+            if pixels in _STACKED_PIXELS and is_even and not is_high_dynamic_range(run[0]):
+                yield _convert_stacked(
+                    [_resize(reformatter, frame, wanted, pixels) for frame in run], like=run[0]
+                )
             else:
-                yield from (scaled(reformatter, frame, wanted)[None] for frame in run)
+                yield from (scale_to_rgb(reformatter, frame, wanted)[None] for frame in run)
 
 
-def scaled(reformatter: Any, frame: Any, wanted: tuple[int, int]) -> np.ndarray:
+def scale_to_rgb(reformatter: Any, frame: Any, wanted: tuple[int, int]) -> np.ndarray:
     """Scale one PyAV frame to (width, height), as RGB uint8 (H, W, 3) for an ordinary screen."""
-    if is_high_range(frame):
-        picture = _resized(reformatter, frame, wanted, "rgb48le").to_ndarray()
-        return tone_mapped(picture, frame.color_trc, frame.color_primaries)
-    return _resized(reformatter, frame, wanted, "rgb24").to_ndarray()
+    if is_high_dynamic_range(frame):
+        picture = _resize(reformatter, frame, wanted, "rgb48le").to_ndarray()
+        return map_tones(picture, frame.color_trc, frame.color_primaries)
+    return _resize(reformatter, frame, wanted, "rgb24").to_ndarray()
 
 
-def _resized(reformatter: Any, frame: Any, wanted: tuple[int, int], pixels: str) -> Any:
+def _resize(reformatter: Any, frame: Any, wanted: tuple[int, int], pixels: str) -> Any:
     import av
 
     try:  # one thread: more would wait for the other ranks on a shared machine
@@ -91,13 +93,13 @@ def _resized(reformatter: Any, frame: Any, wanted: tuple[int, int], pixels: str)
         raise VideoError(f"FFmpeg cannot scale {sizes}: {error.strerror or error}") from None
 
 
-def _kind(frame: Any) -> tuple[Any, ...]:
+def _picture_kind(frame: Any) -> tuple[Any, ...]:
     check_size(frame.width, frame.height)
-    kind = frame.width, frame.height, frame.colorspace, frame.color_range, is_high_range(frame)
+    kind = frame.width, frame.height, frame.colorspace, frame.color_range, is_high_dynamic_range(frame)
     return *kind, frame.format.name
 
 
-def _stacked(frames: list[Any], *, like: Any) -> np.ndarray:
+def _convert_stacked(frames: list[Any], *, like: Any) -> np.ndarray:
     """Convert equal 4:2:0 frames as one tall picture; with even heights no chroma crosses a border."""
     import av
     import numpy as np

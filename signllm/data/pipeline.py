@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from signllm.data.augment import AugmentConfig
 from signllm.data.batch import Batch, collate
 from signllm.data.order import OrderState
-from signllm.data.packed_frames import Memory, PackedFrames
+from signllm.data.packed_frames import ArrayPool, PackedFrames
 from signllm.data.plan import EpochPlan
+from signllm.data.sample_source import CharacterSource, DataConfig, SampleSource, VideoSource
 from signllm.data.shared_waits import SharedWaits
-from signllm.data.source import CharacterSource, DataConfig, Source, VideoSource
 from signllm.errors import UsageError
 from signllm.storage import DataLostError, StorageError, storage_wait_policy
 
@@ -86,7 +86,7 @@ class Loader:
 
     def __init__(
         self,
-        source: Source,
+        source: SampleSource,
         *,
         batch_size: int,
         rank: int = 0,
@@ -109,7 +109,7 @@ class Loader:
             frame_counts=source.frame_counts,
             max_frames=config.max_frames_per_batch,
         )
-        if batch_size < 1 or (batch_size % world and not self.plan.limited):
+        if batch_size < 1 or (batch_size % world and not self.plan.is_frame_limited):
             raise UsageError(
                 f"batch_size = {batch_size} videos per step cannot be shared by {world} ranks",
                 remedy=f"a multiple of {world}",
@@ -175,7 +175,7 @@ class Loader:
             DataLostError: some rank cannot read its batch; raised by all.
         """
         if arrival is None:
-            own = Readiness(ready=False, waits=waits.are_going_on())
+            own = Readiness(ready=False, waits=waits.is_waiting())
         elif isinstance(arrival[1], Batch):
             own = Readiness(ready=True, bad=arrival[1].bad)
         else:
@@ -192,7 +192,7 @@ class Loader:
 
         try:
             if self.workers == 0:
-                yield from _ahead(maker.__getitem__, starts, maker.waits)
+                yield from _prefetch_in_thread(maker.__getitem__, starts, maker.waits)
                 return
             batches = iter(
                 DataLoader(
@@ -231,10 +231,10 @@ class Loader:
             self._bad[name] = reason
             if self.rank == 0 or self._agree is None:
                 _log.warning("sample %s replaced by padding: %s", name, reason)
-        check_unreadable(list(self._bad.items()), self.source.config.max_bad * len(self.source))
+        check_unreadable_count(list(self._bad.items()), self.source.config.max_bad * len(self.source))
 
 
-def check_unreadable(unreadable: Sequence[tuple[str, str]], allowed: float) -> None:
+def check_unreadable_count(unreadable: Sequence[tuple[str, str]], allowed: float) -> None:
     """Refuse more unreadable videos than are allowed.
 
     Args:
@@ -258,7 +258,7 @@ class BatchMaker:
 
     def __init__(self, loader: Loader) -> None:
         self.source, self.plan = loader.source, loader.plan
-        self.rank, self.world, self.memory = loader.rank, loader.world, Memory()
+        self.rank, self.world, self.memory = loader.rank, loader.world, ArrayPool()
         self.waits = SharedWaits()
 
     def __getitem__(self, start: OrderState) -> tuple[OrderState, Batch | StorageError]:
@@ -288,7 +288,7 @@ class BatchMaker:
         )
 
 
-def _ahead(
+def _prefetch_in_thread(
     make: Callable[[OrderState], Arrival], starts: Iterable[OrderState], waits: SharedWaits
 ) -> Iterator[Arrival]:
     """Make batches in a thread: FFmpeg, NumPy and torch let the training thread run meanwhile."""

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from signllm.data.order import OrderState, draw, permutation
+from signllm.data.order import OrderState, hash_integers, permute_samples
 
 _DATASET_STREAM, _MIX_STREAM, _JITTER_STREAM, _SWAP_STREAM = 3, 4, 5, 6
 _POOL_LEVELS = 8
@@ -57,7 +57,7 @@ class Dataset:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Part:
+class BatchPart:
     """One rank's part of a batch.
 
     Args:
@@ -98,7 +98,7 @@ class EpochPlan:
     _counts: dict[OrderState, int] = field(default_factory=dict, init=False, repr=False)
 
     @property
-    def limited(self) -> bool:
+    def is_frame_limited(self) -> bool:
         """Whether batches are cut by frames too."""
         return self.max_frames is not None and self.frame_counts is not None
 
@@ -111,7 +111,7 @@ class EpochPlan:
         """Return the sample numbers of an epoch, int64 (samples,)."""
         return self._epoch(seed, epoch)[0]
 
-    def batch_end(self, state: OrderState) -> int:
+    def find_batch_end(self, state: OrderState) -> int:
         """Return the place behind the batch that begins at ``state``."""
         start = state.samples_consumed
         end = min(start + self.batch_size, self.samples)
@@ -121,25 +121,25 @@ class EpochPlan:
         room = frames_before[start] + self.max_frames
         return min(end, max(start + 1, int(np.searchsorted(frames_before, room, side="right")) - 1))
 
-    def part(self, state: OrderState, *, rank: int, world: int) -> Part:
+    def part(self, state: OrderState, *, rank: int, world: int) -> BatchPart:
         """Return what rank ``rank`` of ``world`` takes of the batch that begins at ``state``."""
-        first, end = state.samples_consumed, self.batch_end(state)
-        size = -(-(end - first) // world) * world if self.limited else self.batch_size
+        first, end = state.samples_consumed, self.find_batch_end(state)
+        size = -(-(end - first) // world) * world if self.is_frame_limited else self.batch_size
         places = np.arange(first + rank, first + size, world, dtype=np.int64)
         is_real = places < end
         # padding repeats samples of the same batch, from its beginning on
         held = np.where(is_real, places, first + (places - end) % (end - first))
-        return Part(
+        return BatchPart(
             samples=self.order(state.seed, state.epoch)[held],
             places=places,
             is_real=is_real,
             # how much padding there is may depend on the ranks; what is drawn from the positions may not
-            positions=np.where(is_real, places, 0) if self.limited else places,
+            positions=np.where(is_real, places, 0) if self.is_frame_limited else places,
         )
 
     def after(self, state: OrderState) -> OrderState:
         """Return the state behind the batch that begins at ``state``."""
-        end = self.batch_end(state)
+        end = self.find_batch_end(state)
         if end == self.samples:
             return OrderState(seed=state.seed, epoch=state.epoch + 1)
         return OrderState(seed=state.seed, epoch=state.epoch, samples_consumed=end)
@@ -185,7 +185,7 @@ class EpochPlan:
             while len(self._kept) > 1:
                 del self._kept[next(iter(self._kept))]
             order, frames_before = self._order(seed, epoch), None
-            if self.limited and self.frame_counts is not None:
+            if self.is_frame_limited and self.frame_counts is not None:
                 frames_before = np.concatenate([[0], np.cumsum(self.frame_counts[order])])
             self._kept[seed, epoch] = order, frames_before
         return self._kept[seed, epoch]
@@ -193,37 +193,37 @@ class EpochPlan:
     def _order(self, seed: int, epoch: int) -> np.ndarray:
         if not self.shuffle:
             return np.arange(self.samples)
-        order = mixed(self.datasets, seed, epoch, self.window)
-        if self.limited and self.frame_counts is not None:
-            order = order[beside_like_lengths(self.frame_counts[order], seed, epoch)]
+        order = mix_datasets(self.datasets, seed, epoch, self.window)
+        if self.is_frame_limited and self.frame_counts is not None:
+            order = order[group_similar_lengths(self.frame_counts[order], seed, epoch)]
         return order
 
 
-def mixed(datasets: Sequence[Dataset], seed: int, epoch: int, window: int) -> np.ndarray:
+def mix_datasets(datasets: Sequence[Dataset], seed: int, epoch: int, window: int) -> np.ndarray:
     """Return the sample numbers of one epoch of several datasets, in an even and random mixture."""
     if len(datasets) == 1 and datasets[0].share == datasets[0].samples:
-        return permutation(datasets[0].shard_sizes, seed, epoch, window)
+        return permute_samples(datasets[0].shard_sizes, seed, epoch, window)
     parts, keys, first = [], [], 0
     for number, dataset in enumerate(datasets):
-        own_seed = int(draw(seed, number, _DATASET_STREAM, count=1)[0])
-        parts.append(first + _portion(dataset, own_seed, epoch, window))
-        jitter = draw(own_seed, epoch, _MIX_STREAM, count=dataset.share) / 2**64
+        own_seed = int(hash_integers(seed, number, _DATASET_STREAM, count=1)[0])
+        parts.append(first + _take_share(dataset, own_seed, epoch, window))
+        jitter = hash_integers(own_seed, epoch, _MIX_STREAM, count=dataset.share) / 2**64
         keys.append((np.arange(dataset.share) + jitter) / max(1, dataset.share))
         first += dataset.samples
     return np.concatenate(parts)[np.argsort(np.concatenate(keys), kind="stable")]
 
 
-def _portion(dataset: Dataset, seed: int, epoch: int, window: int) -> np.ndarray:
+def _take_share(dataset: Dataset, seed: int, epoch: int, window: int) -> np.ndarray:
     """Return a dataset's samples of one epoch, cut from its passes laid end to end."""
     if not dataset.samples:
         return np.zeros(0, np.int64)
     begin, end = epoch * dataset.share, (epoch + 1) * dataset.share
     first, last = begin // dataset.samples, (end - 1) // dataset.samples
-    passes = [permutation(dataset.shard_sizes, seed, number, window) for number in range(first, last + 1)]
+    passes = [permute_samples(dataset.shard_sizes, seed, number, window) for number in range(first, last + 1)]
     return np.concatenate(passes)[begin - first * dataset.samples : end - first * dataset.samples]
 
 
-def beside_like_lengths(frame_counts: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+def group_similar_lengths(frame_counts: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """Return the places of an order, int64 (n,), rearranged so that samples of like length are neighbours.
 
     Args:
@@ -232,11 +232,13 @@ def beside_like_lengths(frame_counts: np.ndarray, seed: int, epoch: int) -> np.n
         epoch: from 0.
     """
     places = np.arange(len(frame_counts))
-    jitter = 1 + _JITTER * (2 * (draw(seed, epoch, _JITTER_STREAM, count=len(places)) / 2**64) - 1)
+    jitter = 1 + _JITTER * (2 * (hash_integers(seed, epoch, _JITTER_STREAM, count=len(places)) / 2**64) - 1)
     by_length = np.lexsort((frame_counts * jitter, places >> _POOL_LEVELS))
     keys = places >> _POOL_LEVELS
     for level in reversed(range(_POOL_LEVELS)):
         node = places >> (level + 1)
-        swapped = draw(seed, epoch, _SWAP_STREAM, level, count=int(node[-1]) + 1 if len(node) else 0) >> 63
+        swapped = (
+            hash_integers(seed, epoch, _SWAP_STREAM, level, count=int(node[-1]) + 1 if len(node) else 0) >> 63
+        )
         keys = 2 * keys + (((places >> level) & 1) ^ swapped.astype(np.int64)[node])
     return by_length[np.argsort(keys, kind="stable")]

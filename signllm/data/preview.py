@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from signllm.atomic_files import atomic_file
+from signllm.data.fonts import choose_font
 from signllm.data.index import ShardIndex, Split
-from signllm.data.lettering import lettered
 from signllm.data.sample_table import ShardSample
-from signllm.data.stored import stored_frames
+from signllm.data.stored_frames import decode_stored_frames
 from signllm.data.video_error import VideoError
 from signllm.errors import UsageError
 
@@ -22,7 +22,7 @@ _LINE, _LETTERS = 15, 11
 """Pixels from line to line, and size of the letters."""
 
 
-def shards_preview(out: Path | str, png: Path | str, *, samples: int = 12) -> Path:
+def preview_shards(out: Path | str, png: Path | str, *, samples: int = 12) -> Path:
     """Write a contact sheet: for some samples of every split six frames over the clip, with name and text.
 
     Args:
@@ -40,7 +40,7 @@ def shards_preview(out: Path | str, png: Path | str, *, samples: int = 12) -> Pa
     if not splits:
         raise UsageError("there are no samples to show", where=index.root, remedy="merge the slices first")
     each = max(1, samples // len(splits))
-    rows = [_row(split, number) for split in splits for number in _spread(len(split), each)]
+    rows = [_draw_row(split, number) for split in splits for number in _spread_evenly(len(split), each)]
     sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
     top = 0
     for row in rows:
@@ -56,19 +56,19 @@ def shards_preview(out: Path | str, png: Path | str, *, samples: int = 12) -> Pa
     return Path(png)
 
 
-def _spread(count: int, most: int) -> list[int]:
+def _spread_evenly(count: int, most: int) -> list[int]:
     """Return up to ``most`` places, spread evenly over ``count``."""
     shown = min(count, most)
     return [place * count // shown for place in range(shown)]
 
 
-def _row(split: Split, number: int) -> Image.Image:
+def _draw_row(split: Split, number: int) -> Image.Image:
     import numpy as np
     from PIL import Image, ImageDraw
 
     sample = split.samples[number]
     try:
-        frames_THWC = stored_frames(split.read(number), size=_TILE)
+        frames_THWC = decode_stored_frames(split.read(number), size=_TILE)
     except VideoError as error:
         raise VideoError(
             f"{sample.id}: {error.what}",
@@ -80,12 +80,12 @@ def _row(split: Split, number: int) -> Image.Image:
     for place, frame_HWC in enumerate(shown):
         row.paste(Image.fromarray(np.ascontiguousarray(frame_HWC)), (place * _TILE, 32))
     draw = ImageDraw.Draw(row)
-    for line, caption in enumerate(_captions(split, sample)):
-        text, font = lettered(caption, _LETTERS)
+    for line, caption in enumerate(_make_captions(split, sample)):
+        text, font = choose_font(caption, _LETTERS)
         draw.text((4, 2 + line * _LINE), text, fill="black", font=font)
     return row
 
 
-def _captions(split: Split, sample: ShardSample) -> tuple[str, str]:
+def _make_captions(split: Split, sample: ShardSample) -> tuple[str, str]:
     described = f"{split.name}/{sample.id}  {sample.frames} frames at {sample.fps:g} fps  {sample.signer}"
     return described[:100], sample.text[:105]

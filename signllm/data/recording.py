@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from signllm.data.clip import TOLERANCE_S, Cut
-from signllm.data.stream import Reading, opened
+from signllm.data.source_samples import TOLERANCE_S, TimeSpan
+from signllm.data.stream import VideoReader, open_video
 from signllm.data.video_error import VideoError
 
 Result = TypeVar("Result")
@@ -28,7 +28,9 @@ class _SeekMissedError(Exception):
     """The seek landed behind the wanted instant, or the container cannot seek."""
 
 
-def read_cut(recording: Path, cut: Cut, use: Callable[[Reading], Result]) -> tuple[Result, str]:
+def read_time_span(
+    recording: Path, cut: TimeSpan, use: Callable[[VideoReader], Result]
+) -> tuple[Result, str]:
     """Read a part of a recording; times count from the container's start, as ``ffmpeg -ss`` counts them.
 
     Args:
@@ -46,26 +48,26 @@ def read_cut(recording: Path, cut: Cut, use: Callable[[Reading], Result]) -> tup
     """
     for seek_s in (cut.start_s - back_s for back_s in _BACK_S if cut.start_s > back_s):
         try:
-            return _read(recording, cut, use, seek_s=seek_s)
+            return _read_after_seek(recording, cut, use, seek_s=seek_s)
         except _SeekMissedError:
             continue
-    return _read(recording, cut, use, seek_s=None)
+    return _read_after_seek(recording, cut, use, seek_s=None)
 
 
-def _read(
-    recording: Path, cut: Cut, use: Callable[[Reading], Result], *, seek_s: float | None
+def _read_after_seek(
+    recording: Path, cut: TimeSpan, use: Callable[[VideoReader], Result], *, seek_s: float | None
 ) -> tuple[Result, str]:
-    with opened(recording) as (container, stream):
-        part = _Part(container, stream, cut, seek_s)
+    with open_video(recording) as (container, stream):
+        part = _TimeSpanReader(container, stream, cut, seek_s)
         return use(part), part.checksum.hexdigest()
 
 
-class _Part(Reading):
+class _TimeSpanReader(VideoReader):
     """The frames of a cut, decoded from the key frame before ``seek_s`` or, if None, from the beginning."""
 
-    def __init__(self, container: Any, stream: Any, cut: Cut, seek_s: float | None) -> None:
+    def __init__(self, container: Any, stream: Any, cut: TimeSpan, seek_s: float | None) -> None:
         super().__init__(container, stream)
-        self.cut, self.declared, self._seek_s = cut, 0, seek_s
+        self.cut, self.declared_frames, self._seek_s = cut, 0, seek_s
         self.checksum = hashlib.sha256()
         self._origin_s = (container.start_time or 0) / _MICROSECONDS
         self._last_s = -math.inf
@@ -85,16 +87,16 @@ class _Part(Reading):
             decoded = itertools.chain([first], decoded)
         for time_s, frame in decoded:
             self._last_s = time_s
-            self.note_orientation(frame)
+            self.record_orientation(frame)
             if self.cut.is_over(time_s):
                 break
             if self.cut.has_begun(time_s):
-                yield self.noted(frame, time_s)
+                yield self.record_frame(frame, time_s)
         self._check_end()
 
     def _check_end(self) -> None:
         start_s, end_s = self.cut
-        ends_s = max(0.0, self._last_s + (self.last_frame_s if self.times_s else 1 / self.fps))
+        ends_s = max(0.0, self._last_s + (self.last_duration_s if self.times_s else 1 / self.fps))
         if not self.times_s or (end_s < math.inf and ends_s < (start_s + end_s) / 2):
             raise VideoError(
                 f"the clip lies from {start_s:g} to {end_s:g} s, the recording ends at {ends_s:.2f} s"

@@ -29,7 +29,7 @@ _read_before: set[str] = set()
 """Addresses that this process has read."""
 
 
-class LostAnswerError(ConnectionError):
+class IncompleteResponseError(ConnectionError):
     """An answer that is not the one asked for, or only a part of it: another request may be answered."""
 
 
@@ -38,7 +38,7 @@ def is_address(path: Path | str) -> bool:
     return isinstance(path, str) and re.match(r"[A-Za-z][\w+.-]*://", path) is not None
 
 
-def beside(root: Path | str, name: str) -> Path | str:
+def join_address(root: Path | str, name: str) -> Path | str:
     """Return a file of a folder."""
     return root / name if isinstance(root, Path) else f"{root}/{name}"
 
@@ -53,10 +53,10 @@ def read_file(path: Path | str) -> bytes:
     """
     if isinstance(path, Path):
         return wait_for_storage(path.read_bytes, path)
-    return _waited(path, lambda: _fetch(path, 0, None, None), exists=False)
+    return _fetch_with_waits(path, lambda: _fetch(path, 0, None, None), exists=False)
 
 
-def read_span(
+def read_bytes(
     path: Path | str, start: int, size: int, *, exists: bool = False, file_bytes: int | None = None
 ) -> bytes:
     """Return ``size`` bytes from ``start`` on, waiting for the storage; fewer only if the file ends before.
@@ -76,7 +76,7 @@ def read_span(
     """
     if isinstance(path, Path):
         return wait_for_storage(lambda: _read_local(path, start, size), path, exists=exists)
-    return _waited(path, lambda: _fetch(path, start, size, file_bytes), exists=exists)
+    return _fetch_with_waits(path, lambda: _fetch(path, start, size, file_bytes), exists=exists)
 
 
 def _read_local(path: Path, start: int, size: int) -> bytes:
@@ -89,7 +89,7 @@ def _read_local(path: Path, start: int, size: int) -> bytes:
         return b"".join(parts)
 
 
-def fetch(address: str, into: Path) -> None:
+def download(address: str, into: Path) -> None:
     """Copy a file from an address to the disk, a span at a time.
 
     Raises:
@@ -98,13 +98,13 @@ def fetch(address: str, into: Path) -> None:
         StorageError: its storage stayed away.
     """
     with into.open("wb") as copy:
-        while data := read_span(address, copy.tell(), _FETCHED_BYTES):
+        while data := read_bytes(address, copy.tell(), _FETCHED_BYTES):
             copy.write(data)
             if len(data) < _FETCHED_BYTES:
                 break
 
 
-def _waited(address: str, fetch: Callable[[], bytes], *, exists: bool) -> bytes:
+def _fetch_with_waits(address: str, fetch: Callable[[], bytes], *, exists: bool) -> bytes:
     """Fetch from an address, waiting for its storage; say what is wrong where waiting does not help."""
 
     def attempt() -> bytes:
@@ -112,7 +112,7 @@ def _waited(address: str, fetch: Callable[[], bytes], *, exists: bool) -> bytes:
             data = fetch()
         except FileNotFoundError as error:
             if exists and (address in _read_before or not _has_manifest(address)):
-                raise LostAnswerError(str(error)) from error
+                raise IncompleteResponseError(str(error)) from error
             raise
         _read_before.add(address)
         return data
@@ -176,14 +176,14 @@ def _fetch_http(address: str, start: int, size: int | None, file_bytes: int | No
             content_range = answer.headers.get("Content-Range", "")
             parts = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", content_range)
             if parts is None or int(parts[1]) != start or int(parts[2]) >= start + size:
-                raise LostAnswerError(f"another range than asked for: {content_range}")
+                raise IncompleteResponseError(f"another range than asked for: {content_range}")
             total = None if parts[3] == "*" else int(parts[3])
             _check_unchanged(address, total, file_bytes)
             data: bytes = answer.read(size)
             if len(data) != int(parts[2]) - start + 1:
-                raise LostAnswerError(f"{len(data)} bytes of the range {content_range}")
+                raise IncompleteResponseError(f"{len(data)} bytes of the range {content_range}")
             if len(data) < size and (total is None or total > start + len(data)):
-                raise LostAnswerError(f"a part of the range only: {content_range}")
+                raise IncompleteResponseError(f"a part of the range only: {content_range}")
             return data
     except HTTPError as error:
         if error.code in (404, 410):
@@ -192,7 +192,7 @@ def _fetch_http(address: str, start: int, size: int | None, file_bytes: int | No
         if error.code == 416:
             error.close()
             return b""  # the file ends before
-        error.msg += _explanation(error)
+        error.msg += _read_explanation(error)
         error.close()
         raise
 
@@ -211,7 +211,7 @@ def _check_unchanged(address: str, size_bytes: int | None, file_bytes: int | Non
         )
 
 
-def _explanation(error: HTTPError) -> str:
+def _read_explanation(error: HTTPError) -> str:
     """Return the code and the message by which S3 and its like explain a refusal."""
     try:
         text = error.read(_REFUSED_BYTES).decode("utf-8", "replace")
@@ -236,5 +236,5 @@ def _read_exactly(answer: object, size: int) -> bytes:
         parts.append(data)
         left -= len(data)
     if left and getattr(answer, "length", None):
-        raise LostAnswerError("the answer ends early")
+        raise IncompleteResponseError("the answer ends early")
     return b"".join(parts)

@@ -60,7 +60,7 @@ class SampleTable(Sequence[ShardSample]):
     """
 
     def __init__(self, samples: Iterable[ShardSample] = ()) -> None:
-        keys, ids, texts = _Gathered(), _Gathered(), _Gathered()
+        keys, ids, texts = _StringPacker(), _StringPacker(), _StringPacker()
         self._named: dict[str, int] = {}
         numbers, rates, members, firsts = array("q"), array("d"), array("q"), array("q", [0])
         for sample in samples:
@@ -130,7 +130,7 @@ class SampleTable(Sequence[ShardSample]):
         return Counter({self._names[n]: c for n, c in zip(numbers.tolist(), counts.tolist(), strict=True)})
 
 
-class _Strings(Sequence[str]):
+class _PackedStrings(Sequence[str]):
     """n strings in one block of memory."""
 
     def __init__(self, block: bytes, ends: np.ndarray) -> None:
@@ -150,7 +150,7 @@ class _Strings(Sequence[str]):
         return self._block[begin:end].decode("utf-8", "surrogatepass")
 
 
-class _Gathered:
+class _StringPacker:
     """Strings on their way into a block."""
 
     def __init__(self) -> None:
@@ -160,5 +160,5 @@ class _Gathered:
         self._block += value.encode("utf-8", "surrogatepass")
         self._ends.append(len(self._block))
 
-    def strings(self) -> _Strings:
-        return _Strings(bytes(self._block), np.frombuffer(self._ends, np.int64))
+    def strings(self) -> _PackedStrings:
+        return _PackedStrings(bytes(self._block), np.frombuffer(self._ends, np.int64))

@@ -20,30 +20,38 @@ from typing import Any, Literal
 
 from signllm.atomic_files import NO_SPACE, describe_free_space
 from signllm.data.annotations import read_annotations
-from signllm.data.clip import Annotations, Clip, LeftOut, is_safe_split, safe_key
-from signllm.data.description import SHARD_FORMAT, SHARD_VERSION
-from signllm.data.inspection import shards_info, shards_verify
 from signllm.data.missing_files import check_some_exist
-from signllm.data.preview import shards_preview
-from signllm.data.samples import EncodeConfig, Sample
-from signllm.data.sharding import encoded, input_fingerprint
-from signllm.data.splitting import split_by_signer
+from signllm.data.parallel_encoding import encode_samples, fingerprint_input
+from signllm.data.preview import preview_shards
+from signllm.data.sample_encoding import EncodeConfig, EncodedSample
+from signllm.data.shard_inspection import summarize_shards, verify_shards
+from signllm.data.shard_json import SHARD_FORMAT, SHARD_VERSION
+from signllm.data.signer_splits import split_by_signer
+from signllm.data.source_samples import Annotations, LeftOutSample, SourceSample, is_safe_split, safe_key
 from signllm.data.tar import (
     MANIFEST,
     ShardFile,
-    exclusive,
-    manifest_entry,
+    lock_folder,
+    make_manifest_entry,
     read_sidecar,
-    remove_stale,
+    remove_stale_shards,
     write_atomically,
 )
 from signllm.errors import UsageError
 from signllm.progress import Bar, progress
 from signllm.storage import DEFAULT_TIMEOUT_S, storage_wait_policy
 
-__all__ = ["ShardConfig", "shard", "shards_info", "shards_preview", "shards_verify", "told", "write_shards"]
+__all__ = [
+    "ShardConfig",
+    "shard",
+    "summarize_shards",
+    "preview_shards",
+    "verify_shards",
+    "format_warnings",
+    "write_shards",
+]
 
-Encode = Callable[[Sequence[Clip], EncodeConfig, int], Generator[Sample | LeftOut]]
+Encode = Callable[[Sequence[SourceSample], EncodeConfig, int], Generator[EncodedSample | LeftOutSample]]
 """Clips, how, in how many processes → a sample or a reason for each, in order."""
 _TOLD = 10
 """Clips left out that are told by name; all are in the manifest."""
@@ -113,7 +121,7 @@ def shard(format: str, src: Path | str, out: Path | str, config: ShardConfig | N
     return write_shards(read_annotations(format, src), out, config or ShardConfig())
 
 
-def told(manifest: Mapping[str, Any]) -> list[str]:
+def format_warnings(manifest: Mapping[str, Any]) -> list[str]:
     """Return what the person who sharded should hear: the manifest's warnings, and the first left out."""
     left_out = manifest["left_out"]
     lines = [f"warning: {line}" for line in manifest["warnings"]]
@@ -128,7 +136,7 @@ def write_shards(
     out: Path | str,
     config: ShardConfig | None = None,
     *,
-    encode: Encode = encoded,
+    encode: Encode = encode_samples,
     may_be_empty: bool = False,
 ) -> dict[str, Any]:
     """Write all clips as shards into the folder ``out`` and return the manifest (``manifest.json``).
@@ -143,14 +151,16 @@ def write_shards(
         StorageError: the storage of a video stayed away; finished shards are kept.
     """
     out, config = Path(out), config or ShardConfig()
-    annotations = prepared(annotations, config, may_be_empty=may_be_empty)
-    with _writing_explained(out, config.shard_size_mb), storage_wait_policy(config.storage_timeout_s):
+    annotations = prepare_annotations(annotations, config, may_be_empty=may_be_empty)
+    with _explain_write_errors(out, config.shard_size_mb), storage_wait_policy(config.storage_timeout_s):
         out.mkdir(parents=True, exist_ok=True)
-        with exclusive(out):
-            return _Run(annotations, out, config, encode).write(may_be_empty=may_be_empty)
+        with lock_folder(out):
+            return _ShardWriter(annotations, out, config, encode).write(may_be_empty=may_be_empty)
 
 
-def prepared(annotations: Annotations, config: ShardConfig, *, may_be_empty: bool = False) -> Annotations:
+def prepare_annotations(
+    annotations: Annotations, config: ShardConfig, *, may_be_empty: bool = False
+) -> Annotations:
     """Return the annotations in the splits that are wanted, or say why they cannot be written.
 
     Raises:
@@ -160,31 +170,33 @@ def prepared(annotations: Annotations, config: ShardConfig, *, may_be_empty: boo
     if config.split_by == "signer":
         annotations = split_by_signer(annotations, config.proportions)
     _check_splits(annotations)
-    _check_cuts(annotations, config)
+    _check_time_spans(annotations, config)
     if not may_be_empty:
-        check_some_exist(annotations.clips)
+        check_some_exist(annotations.samples)
     return annotations
 
 
-def unique_clips(clips: Sequence[Clip]) -> tuple[list[Clip], list[LeftOut]]:
+def drop_duplicates(clips: Sequence[SourceSample]) -> tuple[list[SourceSample], list[LeftOutSample]]:
     """Return the clips whose id is the first in its split, and the others as left out."""
     seen: set[tuple[str, str]] = set()
     kept, left_out = [], []
     for clip in clips:
         if (clip.split, safe_key(clip.id)) in seen:
-            left_out.append(LeftOut(id=clip.id, split=clip.split, reason="the id stands twice in this split"))
+            left_out.append(
+                LeftOutSample(id=clip.id, split=clip.split, reason="the id stands twice in this split")
+            )
         else:
             seen.add((clip.split, safe_key(clip.id)))
             kept.append(clip)
     return kept, left_out
 
 
-def made_with(config: ShardConfig) -> dict[str, Any]:
+def recorded_options(config: ShardConfig) -> dict[str, Any]:
     """Return what the manifest notes as ``made``: the options that decide the shards."""
-    return _options(config) | {"split_by": config.split_by}
+    return _byte_options(config) | {"split_by": config.split_by}
 
 
-def _options(config: ShardConfig) -> dict[str, Any]:
+def _byte_options(config: ShardConfig) -> dict[str, Any]:
     """Return the options that decide a shard's bytes; splits are part of every clip already."""
     without = ("max_bad", "workers", "show_progress", "storage_timeout_s", "split_by", "proportions")
     return {name: value for name, value in asdict(config).items() if name not in without}
@@ -199,8 +211,8 @@ def _check_splits(annotations: Annotations) -> None:
             )
 
 
-def _check_cuts(annotations: Annotations, config: ShardConfig) -> None:
-    cut = next((clip for clip in annotations.clips if clip.cut and not os.path.isdir(clip.video)), None)
+def _check_time_spans(annotations: Annotations, config: ShardConfig) -> None:
+    cut = next((clip for clip in annotations.samples if clip.cut and not os.path.isdir(clip.video)), None)
     if cut and config.encode == "copy":
         raise UsageError(
             f"encode = copy keeps whole files, but {cut.id} is a part of {cut.video.name}",
@@ -209,7 +221,7 @@ def _check_cuts(annotations: Annotations, config: ShardConfig) -> None:
 
 
 @contextmanager
-def _writing_explained(out: Path, shard_size_mb: float) -> Iterator[None]:
+def _explain_write_errors(out: Path, shard_size_mb: float) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -223,19 +235,19 @@ def _writing_explained(out: Path, shard_size_mb: float) -> Iterator[None]:
         ) from error
 
 
-class _Run:
+class _ShardWriter:
     """One run of :func:`write_shards`: what was left out so far, and the budget for it."""
 
     def __init__(self, annotations: Annotations, out: Path, config: ShardConfig, encode: Encode) -> None:
         self.annotations, self.out, self.config, self.encode = annotations, out, config, encode
-        self.total = len(annotations.clips) + len(annotations.left_out)
+        self.total = len(annotations.samples) + len(annotations.left_out)
         self.allowed = config.bad_allowed(self.total)
-        self.left_out: list[LeftOut] = []
+        self.left_out: list[LeftOutSample] = []
 
     def write(self, *, may_be_empty: bool) -> dict[str, Any]:
         """Write every split, remove what is stale, write the manifest last."""
         self._leave_out(self.annotations.left_out)
-        clips, twice = unique_clips(self.annotations.clips)
+        clips, twice = drop_duplicates(self.annotations.samples)
         self._leave_out(twice)
         splits: dict[str, list[dict[str, Any]]] = {}
         with progress(
@@ -250,12 +262,12 @@ class _Run:
                 where="; ".join(self._reasons()) or None,
                 remedy="check the source",
             )
-        remove_stale(self.out, {shard["index"] for shards in splits.values() for shard in shards})
+        remove_stale_shards(self.out, {shard["index"] for shards in splits.values() for shard in shards})
         manifest = self._manifest(splits)
         write_atomically(self.out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1).encode())
         return manifest
 
-    def _leave_out(self, entries: Sequence[LeftOut]) -> None:
+    def _leave_out(self, entries: Sequence[LeftOutSample]) -> None:
         self.left_out.extend(entries)
         if len(self.left_out) > self.allowed:
             raise UsageError(
@@ -269,9 +281,9 @@ class _Run:
         shown = [f"{entry.split}/{entry.id}: {entry.reason}" for entry in self.left_out[:5]]
         return shown + ([f"and {len(self.left_out) - 5} more"] if len(self.left_out) > 5 else [])
 
-    def _write_split(self, split: str, clips: list[Clip], bar: Bar) -> list[dict[str, Any]]:
+    def _write_split(self, split: str, clips: list[SourceSample], bar: Bar) -> list[dict[str, Any]]:
         """Keep the finished shards of a split, encode what lies behind them; return the shards' entries."""
-        prints = [input_fingerprint(clip) for clip in clips]
+        prints = [fingerprint_input(clip) for clip in clips]
         shards, done = self._finished(split, prints)
         bar.advance(done)
         with closing(self.encode(clips[done:], self.config, self.config.workers)) as samples:
@@ -281,20 +293,20 @@ class _Run:
                     inputs = self._inputs(prints[done : done + taken])
                     if file.samples:
                         (self.out / MANIFEST).unlink(missing_ok=True)  # from here on the folder is in between
-                    entry = file.close(inputs=inputs, clips=taken, left_out=left_out)
+                    entry = file.close(inputs=inputs, source_count=taken, left_out=left_out)
                 done += taken
                 shards += [entry] if entry else []
         return shards
 
     def _fill(
-        self, file: ShardFile, samples: Iterator[Sample | LeftOut], bar: Bar
-    ) -> tuple[int, list[LeftOut]]:
+        self, file: ShardFile, samples: Iterator[EncodedSample | LeftOutSample], bar: Bar
+    ) -> tuple[int, list[LeftOutSample]]:
         """Write samples until the shard is full; return how many clips were taken and which left out."""
         taken, left_out = 0, []
         for sample in samples:
             taken += 1
             bar.advance()
-            if isinstance(sample, Sample):
+            if isinstance(sample, EncodedSample):
                 file.write(sample)
             else:
                 left_out.append(sample)
@@ -311,14 +323,14 @@ class _Run:
             sidecar = read_sidecar(self.out / f"{split}-{len(shards):06d}.json")
             if not sidecar or sidecar["inputs"] != self._inputs(prints[done : done + sidecar["clips"]]):
                 break
-            self._leave_out([LeftOut(**entry) for entry in sidecar["left_out"]])
+            self._leave_out([LeftOutSample(**entry) for entry in sidecar["left_out"]])
             done += sidecar["clips"]
-            shards.append(manifest_entry(sidecar))
+            shards.append(make_manifest_entry(sidecar))
         return shards, done
 
     def _inputs(self, prints: list[str]) -> str:
         """Return the fingerprint of a shard: its clips, and the options that decide its bytes."""
-        whole = json.dumps([SHARD_VERSION, _options(self.config), prints], sort_keys=True)
+        whole = json.dumps([SHARD_VERSION, _byte_options(self.config), prints], sort_keys=True)
         return hashlib.sha256(whole.encode()).hexdigest()
 
     def _manifest(self, splits: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -331,7 +343,7 @@ class _Run:
                 | {"shards": shards}
                 for split, shards in splits.items()
             },
-            "made": made_with(self.config),
+            "made": recorded_options(self.config),
             "clips_in_source": self.total,
             "left_out": [asdict(entry) for entry in self.left_out],
             "warnings": self._warnings(splits),

@@ -26,7 +26,7 @@ class SharedWaits:
         if self._numbers[_ENDED]:
             raise StorageError("the result is not wanted any more")
 
-    def are_going_on(self) -> bool:
+    def is_waiting(self) -> bool:
         """Say whether some read waited a moment ago."""
         last_s = self._numbers[_LAST_WAIT_S]
         return bool(last_s) and time.monotonic() - last_s < 4 * CHECKED_EVERY_S

@@ -15,11 +15,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from signllm.data.clip import Annotations, Clip, LeftOut, safe_key
 from signllm.data.index import ShardIndex
 from signllm.data.remote import read_file
-from signllm.data.samples import EncodeConfig, Sample
-from signllm.data.shards import ShardConfig, made_with, prepared, unique_clips, write_shards
+from signllm.data.sample_encoding import EncodeConfig, EncodedSample
+from signllm.data.shards import (
+    ShardConfig,
+    drop_duplicates,
+    prepare_annotations,
+    recorded_options,
+    write_shards,
+)
+from signllm.data.source_samples import Annotations, LeftOutSample, SourceSample, safe_key
 from signllm.data.tar import MANIFEST
 from signllm.errors import UsageError
 
@@ -59,8 +65,8 @@ def write_slice(annotations: Annotations, out: Path, part: Slice, config: ShardC
     Raises:
         UsageError: as :func:`~signllm.data.shards.write_shards`.
     """
-    clips, within = _sliced(annotations, part, config), _within(annotations, config)
-    return write_shards(clips, _folder(out, part), within, may_be_empty=True)
+    clips, within = _select_slice(annotations, part, config), _slice_config(annotations, config)
+    return write_shards(clips, _slice_folder(out, part), within, may_be_empty=True)
 
 
 def unfinished_slices(
@@ -72,13 +78,13 @@ def unfinished_slices(
     brings its slice up to date.
 
     Raises:
-        UsageError: as :func:`~signllm.data.shards.prepared`.
+        UsageError: as :func:`~signllm.data.shards.prepare_annotations`.
     """
-    prepared(annotations, config)
+    prepare_annotations(annotations, config)
     if not (out / _FOLDER).exists() and _is_made(out, config):
         return ()
-    within = _within(annotations, config)
-    return tuple(part for part in _slices(count) if not _is_made(_folder(out, part), within))
+    within = _slice_config(annotations, config)
+    return tuple(part for part in _make_slices(count) if not _is_made(_slice_folder(out, part), within))
 
 
 def _is_made(folder: Path, config: ShardConfig) -> bool:
@@ -86,10 +92,10 @@ def _is_made(folder: Path, config: ShardConfig) -> bool:
         made = json.loads(read_file(folder / MANIFEST))["made"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return bool(made == json.loads(json.dumps(made_with(config))))
+    return bool(made == json.loads(json.dumps(recorded_options(config))))
 
 
-def _slices(count: int) -> list[Slice]:
+def _make_slices(count: int) -> list[Slice]:
     return [Slice(number, count) for number in range(1, count + 1)]
 
 
@@ -104,8 +110,8 @@ def merge_slices(annotations: Annotations, out: Path, count: int, config: ShardC
     shutil.rmtree(out / _DONE, ignore_errors=True)
     if (out / MANIFEST).is_file() and not (out / _FOLDER).exists():
         return write_shards(annotations, out, config)  # merged already: everything is kept
-    parts = _slices(count)
-    missing = [part for part in parts if not (_folder(out, part) / MANIFEST).is_file()]
+    parts = _make_slices(count)
+    missing = [part for part in parts if not (_slice_folder(out, part) / MANIFEST).is_file()]
     if missing:
         named = ", ".join(map(str, missing[:10]))
         raise UsageError(
@@ -116,31 +122,31 @@ def merge_slices(annotations: Annotations, out: Path, count: int, config: ShardC
         )
     for part in parts:
         write_slice(annotations, out, part, config)
-    encoded = _Encoded([_folder(out, part) for part in parts])
+    encoded = _SliceSamples([_slice_folder(out, part) for part in parts])
     manifest = write_shards(annotations, out, config, encode=encoded)
     (out / _FOLDER).rename(out / _DONE)  # killed from here on, the next merge finds all or nothing
     shutil.rmtree(out / _DONE)
     return manifest
 
 
-def _folder(out: Path, part: Slice) -> Path:
+def _slice_folder(out: Path, part: Slice) -> Path:
     return out / _FOLDER / f"{part.number}-of-{part.count}"
 
 
-def _within(annotations: Annotations, config: ShardConfig) -> ShardConfig:
-    total = len(annotations.clips) + len(annotations.left_out)
+def _slice_config(annotations: Annotations, config: ShardConfig) -> ShardConfig:
+    total = len(annotations.samples) + len(annotations.left_out)
     # a slice is already split, and its samples lie in shards that nobody keeps
     return replace(config, max_bad=str(config.bad_allowed(total)), split_by="dataset")
 
 
-def _sliced(annotations: Annotations, part: Slice, config: ShardConfig) -> Annotations:
+def _select_slice(annotations: Annotations, part: Slice, config: ShardConfig) -> Annotations:
     """Return the clips of a slice: neighbours, which often share a recording."""
-    clips, _ = unique_clips(prepared(annotations, config).clips)
+    clips, _ = drop_duplicates(prepare_annotations(annotations, config).samples)
     first, last = (len(clips) * number // part.count for number in (part.number - 1, part.number))
-    return Annotations(clips=tuple(clips[first:last]))
+    return Annotations(samples=tuple(clips[first:last]))
 
 
-class _Encoded:
+class _SliceSamples:
     """The samples of slices, and what they left out: in place of encoding."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -153,14 +159,14 @@ class _Encoded:
             for number, sample in enumerate(split.samples)
         }
         self._left_out = {
-            (entry["split"], entry["id"]): LeftOut(**entry)
+            (entry["split"], entry["id"]): LeftOutSample(**entry)
             for index in indexes
             for entry in index.manifest["left_out"]
         }
 
     def __call__(
-        self, clips: Sequence[Clip], config: EncodeConfig, workers: int
-    ) -> Generator[Sample | LeftOut]:
+        self, clips: Sequence[SourceSample], config: EncodeConfig, workers: int
+    ) -> Generator[EncodedSample | LeftOutSample]:
         """Yield what a slice has made of each clip."""
         for clip in clips:
             place = self._places.get((clip.split, safe_key(clip.id)))
@@ -170,4 +176,4 @@ class _Encoded:
             split, number = place
             members = split.read(number)
             meta = json.loads(members["json"]) | {"text": members["txt"].decode()}
-            yield Sample(key=split.samples[number].key, members=members, meta=meta)
+            yield EncodedSample(key=split.samples[number].key, members=members, meta=meta)

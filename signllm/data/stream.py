@@ -18,9 +18,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from signllm.data.display import Orientation, orientation_of, pixel_aspect, square_size
-from signllm.data.frame_folder import check_regular
-from signllm.data.frame_rate import USUAL_FPS, Timing, is_possible, last_duration, measure
+from signllm.data.display import Orientation, read_orientation, read_pixel_aspect, size_with_square_pixels
+from signllm.data.frame_folder import check_regular_file
+from signllm.data.frame_rate import (
+    USUAL_FPS,
+    Timing,
+    estimate_last_duration_s,
+    is_possible_rate,
+    measure_timing,
+)
 from signllm.data.pictures import Fit, check_size
 from signllm.data.tone_mapping import TRANSFER_NAMES
 from signllm.data.video_error import VideoError
@@ -30,7 +36,7 @@ _LIKELY_FPS = 240.0
 """A rate above it is a guess of FFmpeg's from the unit of time, not one that a camera states."""
 
 
-class Reading:
+class VideoReader:
     """The frames of a stream, decoded once.
 
     Attributes:
@@ -41,16 +47,16 @@ class Reading:
 
     def __init__(self, container: Any, stream: Any) -> None:
         self.container, self.stream = container, stream
-        self.fps = _stated_rate(stream)
+        self.fps = _read_stated_rate(stream)
         self.times_s: list[float] = []
         self.transfer = ""
         self._stated_orientation: Orientation | None = None
         self._last_duration_s = 0.0
 
     @cached_property
-    def declared(self) -> int:
+    def declared_frames(self) -> int:
         """Frames that the stream says it shows; 0 where it is silent. Long recordings take time to count."""
-        return _declared_frames(self.stream)
+        return _count_declared_frames(self.stream)
 
     @cached_property
     def orientation(self) -> Orientation:
@@ -58,15 +64,15 @@ class Reading:
         return self._stated_orientation or Orientation()
 
     @cached_property
-    def aspect(self) -> Fraction:
+    def pixel_aspect(self) -> Fraction:
         """Width of a pixel over its height."""
-        return pixel_aspect(self.stream)
+        return read_pixel_aspect(self.stream)
 
     def square(self, fit: Fit | None) -> Fit:
         """Return a fit that is given the size of square pixels, before the picture is turned upright."""
 
         def fitted(width: int, height: int) -> tuple[int, int]:
-            size = square_size(width, height, self.aspect)
+            size = size_with_square_pixels(width, height, self.pixel_aspect)
             return fit(*size) if fit else size
 
         return fitted
@@ -74,12 +80,16 @@ class Reading:
     @property
     def timing(self) -> Timing:
         """When the frames decoded so far are shown."""
-        return measure(self.times_s, self._last_duration_s, self.fps) if self.times_s else Timing(self.fps)
+        return (
+            measure_timing(self.times_s, self._last_duration_s, self.fps)
+            if self.times_s
+            else Timing(self.fps)
+        )
 
     @property
-    def last_frame_s(self) -> float:
+    def last_duration_s(self) -> float:
         """For how many seconds the last frame decoded so far is shown."""
-        return last_duration(self.times_s, self._last_duration_s, self.fps)
+        return estimate_last_duration_s(self.times_s, self._last_duration_s, self.fps)
 
     def frames(self) -> Iterator[Any]:
         """Yield PyAV's frames in order.
@@ -88,35 +98,37 @@ class Reading:
             VideoError: at the end, if there were none, or fewer than half of those declared.
         """
         for frame in self.container.decode(self.stream):
-            yield self.noted(frame, len(self.times_s) / self.fps if frame.time is None else frame.time)
+            yield self.record_frame(frame, len(self.times_s) / self.fps if frame.time is None else frame.time)
         if not self.times_s:
             raise VideoError("no frame could be decoded")
-        if len(self.times_s) < self.declared / 2:
-            raise VideoError(f"truncated: {len(self.times_s)} frames of {self.declared} could be decoded")
+        if len(self.times_s) < self.declared_frames / 2:
+            raise VideoError(
+                f"truncated: {len(self.times_s)} frames of {self.declared_frames} could be decoded"
+            )
 
-    def noted(self, frame: Any, time_s: float) -> Any:
+    def record_frame(self, frame: Any, time_s: float) -> Any:
         """Note a frame that begins at ``time_s``, and return it."""
         if not self.times_s:
             self.transfer = TRANSFER_NAMES.get(frame.color_trc, "")
         self.times_s.append(time_s)
         self._last_duration_s = float((frame.duration or 0) * (frame.time_base or 0))
-        self.note_orientation(frame)
+        self.record_orientation(frame)
         return frame
 
-    def note_orientation(self, frame: Any) -> None:
+    def record_orientation(self, frame: Any) -> None:
         """Note what a frame states of its orientation, which the frames behind it may leave out."""
-        self._stated_orientation = self._stated_orientation or orientation_of(frame)
+        self._stated_orientation = self._stated_orientation or read_orientation(frame)
 
 
-def _stated_rate(stream: Any) -> float:
+def _read_stated_rate(stream: Any) -> float:
     """Return the frames per second that a PyAV stream states on average, or a usual one."""
     for stated in (stream.average_rate, stream.guessed_rate):
-        if stated and is_possible(float(stated)) and stated <= _LIKELY_FPS:
+        if stated and is_possible_rate(float(stated)) and stated <= _LIKELY_FPS:
             return float(stated)
     return USUAL_FPS
 
 
-def _declared_frames(stream: Any) -> int:
+def _count_declared_frames(stream: Any) -> int:
     """Return how many frames a PyAV stream says it shows; 0 if it is silent.
 
     An mp4 header counts all frames, also those that an edit list hides; FFmpeg's index marks these.
@@ -127,7 +139,7 @@ def _declared_frames(stream: Any) -> int:
 
 
 @contextmanager
-def opened(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
+def open_video(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
     """Open a video's main stream for decoding with one thread; FFmpeg's errors become :class:`VideoError`.
 
     A playlist posing as a video may name other files or hosts: only the file itself may be opened.
@@ -165,14 +177,14 @@ def is_shown_as_coded(source: Path | bytes) -> bool:
     """Return whether a decoder that knows nothing of edit lists, orientation and aspect shows a video right.
 
     Raises:
-        VideoError: as :func:`opened`.
-        OSError: as :func:`opened`.
+        VideoError: as :func:`open_video`.
+        OSError: as :func:`open_video`.
     """
-    with opened(source) as (container, stream):
-        reading = Reading(container, stream)
+    with open_video(source) as (container, stream):
+        reading = VideoReader(container, stream)
         next(reading.frames())
-        is_plain = reading.orientation.is_upright and reading.aspect == 1 and not reading.transfer
-        return is_plain and reading.declared == stream.frames
+        is_plain = reading.orientation.is_upright and reading.pixel_aspect == 1 and not reading.transfer
+        return is_plain and reading.declared_frames == stream.frames
 
 
 def check_readable(path: Path) -> None:
@@ -182,7 +194,7 @@ def check_readable(path: Path) -> None:
         VideoError: no regular file, or one of zero bytes.
         OSError: it is not there, or may not be read.
     """
-    if check_regular(path) == 0:
+    if check_regular_file(path) == 0:
         raise VideoError("the file has zero bytes")
     with path.open("rb") as file:
         file.read(1)

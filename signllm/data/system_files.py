@@ -59,7 +59,7 @@ def _list_once(folder: Path) -> tuple[list[str], list[str]]:
     return sorted(folders), sorted(files)
 
 
-def walk_files(root: Path) -> Iterator[tuple[Path, list[str]]]:
+def list_files_recursively(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield every folder at or below ``root`` with the names of its files, both in order.
 
     System files and folders are passed over. Links to folders are followed, each folder once, because links

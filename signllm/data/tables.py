@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from signllm.data.description import parsed
-from signllm.data.text_files import LINE_END, DecodedText, is_damaged, read_text
+from signllm.data.shard_json import parse_json
+from signllm.data.text_files import LINE_END, DecodedText, is_undecodable, read_text
 from signllm.errors import UsageError
 
 DELIMITERS = ("\t", ",", ";", "|")
@@ -90,10 +90,10 @@ class Table:
 
     def has(self, column: str) -> bool:
         """Return whether there is a column of this name."""
-        return column.casefold() in map(column_key, self.columns)
+        return column.casefold() in map(normalize_column, self.columns)
 
 
-def column_key(name: str) -> str:
+def normalize_column(name: str) -> str:
     """Return the name of a column without what may differ: spaces around it, its case."""
     return " ".join(name.split()).casefold()
 
@@ -112,7 +112,7 @@ def read_table(path: Path, needed: Collection[str], *, known: Collection[str] = 
         UsageError: a column is missing or there twice, no line is a row, or the encoding is unknown.
     """
     table = parse_table(read_text(path), path, known={*needed, *known})
-    keys = [column_key(name) for name in table.columns]
+    keys = [normalize_column(name) for name in table.columns]
     if missing := [name for name in needed if name.casefold() not in keys]:
         raise UsageError(
             f"columns missing: {', '.join(missing)}; found: {', '.join(table.columns) or 'none'}",
@@ -134,13 +134,13 @@ def parse_table(decoded: DecodedText, path: Path, *, known: Collection[str]) -> 
     """
     notices = (f"{path.name}: {decoded.notice}",) if decoded.notice else ()
     if path.suffix.lower() == JSON_LINES:
-        columns, rows = _json_rows(decoded, path)
+        columns, rows = _read_json_rows(decoded, path)
     else:
-        columns, rows = _separated_rows(decoded.text, {name.casefold() for name in known})
+        columns, rows = _read_separated_rows(decoded.text, {name.casefold() for name in known})
     return Table(path=path, columns=columns, rows=rows, notices=notices)
 
 
-def header_of(text: str, known: Collection[str]) -> tuple[str, tuple[str, ...]]:
+def read_header(text: str, known: Collection[str]) -> tuple[str, tuple[str, ...]]:
     """Return the separator of a text's first line and the fields of that line.
 
     Of several separators it is the one by which most ``known`` names of columns appear, then the one of most
@@ -149,8 +149,11 @@ def header_of(text: str, known: Collection[str]) -> tuple[str, tuple[str, ...]]:
     names = {name.casefold() for name in known}
     line = _first_line(text)
     return max(
-        ((delimiter, tuple(cell.strip() for cell in _cells_of(line, delimiter))) for delimiter in DELIMITERS),
-        key=lambda header: (len(names & {column_key(name) for name in header[1]}), len(header[1])),
+        (
+            (delimiter, tuple(cell.strip() for cell in _split_line(line, delimiter)))
+            for delimiter in DELIMITERS
+        ),
+        key=lambda header: (len(names & {normalize_column(name) for name in header[1]}), len(header[1])),
     )
 
 
@@ -159,16 +162,16 @@ def _first_line(text: str) -> str:
     return line[0] if line else ""
 
 
-def _cells_of(line: str, delimiter: str, *, quote_all: bool = True) -> list[str]:
+def _split_line(line: str, delimiter: str, *, quote_all: bool = True) -> list[str]:
     """Return the cells of a line that is taken alone."""
     return _Parser(line, delimiter, width=0, quote_all=quote_all).record(0, 1)[0].cells
 
 
-def _separated_rows(text: str, known: set[str]) -> tuple[tuple[str, ...], tuple[Row, ...]]:
+def _read_separated_rows(text: str, known: set[str]) -> tuple[tuple[str, ...], tuple[Row, ...]]:
     first_line, skipped = 1, _SEPARATOR_LINE.match(text)
     if skipped:
         first_line, text = 2, text[skipped.end() :]
-    delimiter, columns = header_of(text, known)
+    delimiter, columns = read_header(text, known)
     while columns and not columns[-1]:
         columns = columns[:-1]
     if not columns:
@@ -179,8 +182,8 @@ def _separated_rows(text: str, known: set[str]) -> tuple[tuple[str, ...], tuple[
     if parser.has_doubtful_cells and not parser.has_unquoted_commas:
         parser = _Parser(text, delimiter, width=len(columns), quote_all=quote_all, quotes_commas=True)
         records = list(parser.records(first_line))
-    keys = [column_key(name) for name in columns]
-    return columns, tuple(_row(record, keys) for record in records[1:])
+    keys = [normalize_column(name) for name in columns]
+    return columns, tuple(_make_row(record, keys) for record in records[1:])
 
 
 @dataclass
@@ -190,11 +193,11 @@ class _Record:
     has_open_quote: bool = False
 
 
-def _row(record: _Record, keys: list[str]) -> Row:
+def _make_row(record: _Record, keys: list[str]) -> Row:
     cells, problem = record.cells, ""
     while len(cells) > len(keys) and not cells[-1].strip():  # separators that Excel leaves at the end
         cells = cells[:-1]
-    if any(map(is_damaged, cells)):
+    if any(map(is_undecodable, cells)):
         problem = "is not UTF-8"
     elif record.has_open_quote:
         problem = "has a cell with a quote that is not closed, or not doubled"
@@ -282,29 +285,29 @@ class _Parser:
         """Return whether a line that is taken alone has as many cells as the table has columns."""
         if self.quote_all and not all(cell.startswith('"') for cell in line.split(self.delimiter)):
             return False
-        return len(_cells_of(line, self.delimiter, quote_all=self.quote_all)) == self.width
+        return len(_split_line(line, self.delimiter, quote_all=self.quote_all)) == self.width
 
 
-def _json_rows(decoded: DecodedText, path: Path) -> tuple[tuple[str, ...], tuple[Row, ...]]:
+def _read_json_rows(decoded: DecodedText, path: Path) -> tuple[tuple[str, ...], tuple[Row, ...]]:
     numbered = [(number, line) for number, line in enumerate(decoded.lines, start=1) if line.strip()]
-    rows = tuple(_json_row(line, number) for number, line in numbered)
+    rows = tuple(_read_json_row(line, number) for number, line in numbered)
     if rows and all(row.problem for row in rows):
         raise UsageError(rows[0].problem, where=path, remedy="give one JSON object per line")
     columns = tuple(dict.fromkeys(name for row in rows for name in row.cells))
     return columns, rows
 
 
-def _json_row(line: str, number: int) -> Row:
-    if is_damaged(line):
+def _read_json_row(line: str, number: int) -> Row:
+    if is_undecodable(line):
         return Row(line=number, cells={}, problem=f"line {number} is not UTF-8")
     try:
-        record = parsed(line)
+        record = parse_json(line)
     except ValueError as error:
         return Row(line=number, cells={}, problem=f"line {number} is not JSON: {error}")
     if not isinstance(record, dict):
         return Row(line=number, cells={}, problem=f"line {number} is not a JSON object")
-    return Row(line=number, cells={column_key(name): _plain_text(value) for name, value in record.items()})
+    return Row(line=number, cells={normalize_column(name): _to_text(value) for name, value in record.items()})
 
 
-def _plain_text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     return "" if value is None else value if isinstance(value, str) else str(value)

@@ -21,9 +21,16 @@ from types import TracebackType
 from typing import Any, BinaryIO, cast
 
 from signllm.atomic_files import atomic_file
-from signllm.data.clip import LeftOut
-from signllm.data.description import SHARD_FORMAT, SHARD_NAME, SHARD_VERSION, is_ours, is_sidecar, parsed
-from signllm.data.samples import Sample
+from signllm.data.sample_encoding import EncodedSample
+from signllm.data.shard_json import (
+    SHARD_FORMAT,
+    SHARD_NAME,
+    SHARD_VERSION,
+    has_shard_format,
+    is_valid_sidecar,
+    parse_json,
+)
+from signllm.data.source_samples import LeftOutSample
 from signllm.errors import UsageError
 from signllm.storage import wait_for_storage
 
@@ -38,7 +45,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def exclusive(out: Path) -> Iterator[None]:
+def lock_folder(out: Path) -> Iterator[None]:
     """Hold a folder for one writer; the lock goes with the process, however that ends.
 
     Raises:
@@ -66,15 +73,17 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
         StorageError: the storage stayed away, which says nothing about the shard.
     """
     try:
-        sidecar = parsed(wait_for_storage(path.read_bytes, path))
+        sidecar = parse_json(wait_for_storage(path.read_bytes, path))
         size_bytes = wait_for_storage(path.with_suffix(".tar").stat, path).st_size
     except (OSError, ValueError):
         return None
-    whole = is_sidecar(sidecar, tar=path.with_suffix(".tar").name) and sidecar["size_bytes"] == size_bytes
+    whole = (
+        is_valid_sidecar(sidecar, tar=path.with_suffix(".tar").name) and sidecar["size_bytes"] == size_bytes
+    )
     return sidecar if whole else None
 
 
-def remove_stale(out: Path, kept: set[str]) -> None:
+def remove_stale_shards(out: Path, kept: set[str]) -> None:
     """Remove our shards that are no longer wanted and what interrupted runs left; no other file."""
     names = sorted(path.name for path in out.iterdir())
     for name in names:
@@ -84,15 +93,15 @@ def remove_stale(out: Path, kept: set[str]) -> None:
             SHARD_NAME.fullmatch(name)
             and name.endswith(".json")
             and name not in kept
-            and _is_ours(out / name)
+            and _is_shard_json(out / name)
         ):
             (out / name).unlink(missing_ok=True)
             (out / name).with_suffix(".tar").unlink(missing_ok=True)
 
 
-def _is_ours(path: Path) -> bool:
+def _is_shard_json(path: Path) -> bool:
     try:
-        return is_ours(parsed(path.read_bytes()))
+        return has_shard_format(parse_json(path.read_bytes()))
     except (OSError, ValueError):
         return False
 
@@ -124,19 +133,21 @@ class ShardFile:
             self._file.close()
         self.part.unlink(missing_ok=True)
 
-    def write(self, sample: Sample) -> None:
+    def write(self, sample: EncodedSample) -> None:
         """Append a sample."""
         self._writer.write({"__key__": sample.key, **sample.members})
         self.samples.append({"key": sample.key, **sample.meta})
         self.size_bytes += sum(len(data) + 512 for data in sample.members.values())
 
-    def close(self, *, inputs: str, clips: int, left_out: Sequence[LeftOut]) -> dict[str, Any] | None:
+    def close(
+        self, *, inputs: str, source_count: int, left_out: Sequence[LeftOutSample]
+    ) -> dict[str, Any] | None:
         """Finish the shard: tar in place, then its index; return its manifest entry, None without samples.
 
         Args:
             inputs: fingerprint of the clips and the configuration, by which a later run knows the shard
                 again.
-            clips: how many clips of the split it covers, those left out among them.
+            source_count: number of source samples that the shard covers, including those left out.
             left_out: those left out.
         """
         if not self.samples:
@@ -151,37 +162,40 @@ class ShardFile:
             "version": SHARD_VERSION,
             "tar": self.path.name,
             "size_bytes": self.part.stat().st_size,
-            "sha256": file_sha256(self.part),
+            "sha256": hash_file(self.part),
             "inputs": inputs,
-            "clips": clips,
+            "clips": source_count,
             "left_out": [asdict(entry) for entry in left_out],
             "samples": self._with_members(),
         }
         sidecar_path.unlink(missing_ok=True)  # an older index must never stand beside the new tar
         self.part.replace(self.path)
         write_atomically(sidecar_path, json.dumps(sidecar, ensure_ascii=False).encode("utf-8"))
-        return manifest_entry(sidecar)
+        return make_manifest_entry(sidecar)
 
     def _with_members(self) -> list[dict[str, Any]]:
-        members = tar_members(self.part)
+        members = list_tar_members(self.part)
         return [sample | {"members": members[sample["key"]]} for sample in self.samples]
 
 
-def tar_members(path: Path) -> dict[str, dict[str, list[int]]]:
+def list_tar_members(path: Path) -> dict[str, dict[str, list[int]]]:
     """Return key → extension → [byte offset, size] of a tar's members.
 
     Raises:
         tarfile.TarError: not a whole tar of plain files, each once, one behind the other.
         OSError, StorageError: it cannot be read.
     """
-    return wait_for_storage(lambda: _tar_members(path), path)
+    return wait_for_storage(lambda: _list_tar_members_once(path), path)
 
 
-def _tar_members(path: Path) -> dict[str, dict[str, list[int]]]:
+def _list_tar_members_once(path: Path) -> dict[str, dict[str, list[int]]]:
     found: dict[str, dict[str, list[int]]] = {}
     end, size_bytes = 0, path.stat().st_size
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=cast(BinaryIO, _Within(file)), mode="r:") as tar:
+        with (
+            path.open("rb") as file,
+            tarfile.open(fileobj=cast(BinaryIO, _BoundedFile(file)), mode="r:") as tar,
+        ):
             for member in tar:
                 # tarfile believes sizes: a negative one leads it back to where it has been, for ever
                 if not member.isreg() or member.size < 0 or member.offset_data < end:
@@ -198,7 +212,7 @@ def _tar_members(path: Path) -> dict[str, dict[str, list[int]]]:
     return found
 
 
-class _Within:
+class _BoundedFile:
     """A file whose reads stay within it: tarfile asks for as many bytes as a header declares."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -210,7 +224,7 @@ class _Within:
         return self._file.read(max(0, min(size, self._size_bytes - self._file.tell())))
 
 
-def file_sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return the sha256 of a file, waiting for its storage."""
 
     def digest() -> str:
@@ -220,7 +234,7 @@ def file_sha256(path: Path) -> str:
     return wait_for_storage(digest, path)
 
 
-def manifest_entry(sidecar: dict[str, Any]) -> dict[str, Any]:
+def make_manifest_entry(sidecar: dict[str, Any]) -> dict[str, Any]:
     """Return what the manifest says of a shard: names, sizes, checksum, counts."""
     tone_mapped = sum("tone_mapped_from" in sample for sample in sidecar["samples"])
     entry = {

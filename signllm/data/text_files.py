@@ -41,7 +41,7 @@ class DecodedText:
 
     Attributes:
         text: the characters, without a byte order mark. Bytes of a damaged line of a UTF-8 file are lone
-            surrogates, which :func:`is_damaged` finds.
+            surrogates, which :func:`is_undecodable` finds.
         notice: what a user should know about the encoding, "" for UTF-8 and for UTF-16 with its mark.
     """
 
@@ -87,7 +87,7 @@ def decode_text(data: bytes, *, where: object) -> DecodedText:
         return _decode_legacy(data, error.start, where)
 
 
-def is_damaged(text: str) -> bool:
+def is_undecodable(text: str) -> bool:
     """Return whether text holds bytes or halves of characters that UTF-8 cannot write."""
     return _SURROGATE.search(text) is not None
 

@@ -27,12 +27,12 @@ _TO_BT709 = ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -
 """Linear light in BT.2020's colours to BT.709's (ITU-R BT.2087)."""
 
 
-def is_high_range(frame: Any) -> bool:
+def is_high_dynamic_range(frame: Any) -> bool:
     """Return whether a PyAV frame is coded with more light than an ordinary screen has."""
     return frame.color_trc in TRANSFER_NAMES
 
 
-def tone_mapped(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
+def map_tones(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
     """Return a picture of high dynamic range as an ordinary one.
 
     Args:
@@ -45,7 +45,7 @@ def tone_mapped(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarra
     """
     import numpy as np
 
-    light_HWC = _light(transfer)[picture]
+    light_HWC = _light_table(transfer)[picture]
     if transfer == HLG:  # scene light becomes that of a screen: gamma 1.2 on its luminance
         luminance_HW1 = light_HWC @ np.array(_LUMA_2020, np.float32)[:, None]
         light_HWC = light_HWC * np.maximum(luminance_HW1, 1e-6) ** np.float32(0.2)
@@ -53,13 +53,13 @@ def tone_mapped(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarra
     if primaries != 1:
         light_HWC = np.maximum(light_HWC @ np.array(_TO_BT709, np.float32).T, 0)
     brightest_HW1 = light_HWC.max(axis=2, keepdims=True)
-    light_HWC = light_HWC * (_compressed(brightest_HW1) / np.maximum(brightest_HW1, 1e-6))
+    light_HWC = light_HWC * (_compress_highlights(brightest_HW1) / np.maximum(brightest_HW1, 1e-6))
     coded_HWC = np.clip(light_HWC, 0, 1) ** np.float32(1 / 2.4)
     return np.asarray((255 * coded_HWC + 0.5).astype(np.uint8))
 
 
 @cache
-def _light(transfer: int) -> np.ndarray:
+def _light_table(transfer: int) -> np.ndarray:
     """Return the light of each code of 16 bits, float32 (65536,), as a share of the peak."""
     import numpy as np
 
@@ -74,7 +74,7 @@ def _light(transfer: int) -> np.ndarray:
     return np.minimum(light, 1).astype(np.float32)
 
 
-def _compressed(light: np.ndarray) -> np.ndarray:
+def _compress_highlights(light: np.ndarray) -> np.ndarray:
     """Compress light above the knee, so that the peak becomes 1, by a Möbius curve that begins smoothly."""
     import numpy as np
 

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from signllm.data.display import Orientation
-from signllm.data.frame_rate import at_rate
-from signllm.data.h264 import encode_pictures
-from signllm.data.pictures import Fit, check_size, check_total, scaled
-from signllm.data.stream import Reading
-from signllm.data.tone_mapping import is_high_range
+from signllm.data.frame_rate import resample_pictures
+from signllm.data.h264 import encode_av_frames
+from signllm.data.pictures import Fit, check_size, check_total, scale_to_rgb
+from signllm.data.stream import VideoReader
+from signllm.data.tone_mapping import is_high_dynamic_range
 from signllm.data.video_error import VideoError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transcoded:
+class EncodedVideo:
     """An mp4 file, how many frames it holds, their size, and frames per second."""
 
     mp4: bytes
@@ -32,7 +32,7 @@ class Transcoded:
     fps: float
 
 
-def transcoded(reading: Reading, *, fit: Fit | None, fps: float | None, crf: int) -> Transcoded:
+def transcode(reading: VideoReader, *, fit: Fit | None, fps: float | None, crf: int) -> EncodedVideo:
     """Decode an opened stream and encode it as mp4, scaled and resampled in time as ``read_video`` does.
 
     Raises:
@@ -43,17 +43,19 @@ def transcoded(reading: Reading, *, fit: Fit | None, fps: float | None, crf: int
 
     def counted() -> Iterator[Any]:
         nonlocal last, count
-        timed = ((reading.times_s[-1], picture) for picture in _even_pictures(reading, fit))
-        for picture in at_rate(timed, reading.fps, fps) if fps else (picture for _, picture in timed):
+        timed = ((reading.times_s[-1], picture) for picture in _prepare_pictures(reading, fit))
+        for picture in (
+            resample_pictures(timed, reading.fps, fps) if fps else (picture for _, picture in timed)
+        ):
             last, count = picture, count + 1
             check_total(count, picture.width, picture.height)
             yield picture
 
-    mp4 = encode_pictures(counted(), fps or reading.fps, crf=crf)
-    return Transcoded(mp4=mp4, frames=count, width=last.width, height=last.height, fps=fps or reading.fps)
+    mp4 = encode_av_frames(counted(), fps or reading.fps, crf=crf)
+    return EncodedVideo(mp4=mp4, frames=count, width=last.width, height=last.height, fps=fps or reading.fps)
 
 
-def _even_pictures(reading: Reading, fit: Fit | None) -> Iterator[Any]:
+def _prepare_pictures(reading: VideoReader, fit: Fit | None) -> Iterator[Any]:
     """Yield PyAV frames for the encoder, upright, with even sides, all of the size that the first gets."""
     from av.video.reformatter import VideoReformatter
 
@@ -68,8 +70,8 @@ def _even_pictures(reading: Reading, fit: Fit | None) -> Iterator[Any]:
                 raise VideoError(f"frames of {size[0]} x {size[1]}, too small for h264")
         check_total(number, *size)
         is_even = size[0] % 2 == size[1] % 2 == 0
-        if not orientation.is_upright or not is_even or is_high_range(frame):
-            yield _over_rgb(scaled(reformatter, frame, size), orientation)
+        if not orientation.is_upright or not is_even or is_high_dynamic_range(frame):
+            yield _convert_over_rgb(scale_to_rgb(reformatter, frame, size), orientation)
             continue
         picture = reformatter.reformat(
             frame,
@@ -83,10 +85,10 @@ def _even_pictures(reading: Reading, fit: Fit | None) -> Iterator[Any]:
         yield picture
 
 
-def _over_rgb(frame_HWC: Any, orientation: Orientation) -> Any:
+def _convert_over_rgb(frame_HWC: Any, orientation: Orientation) -> Any:
     import av
     import numpy as np
 
-    upright_HWC = orientation.upright(frame_HWC[None])[0]
+    upright_HWC = orientation.turn_upright(frame_HWC[None])[0]
     height, width = (side - side % 2 for side in upright_HWC.shape[:2])
     return av.VideoFrame.from_ndarray(np.ascontiguousarray(upright_HWC[:height, :width]), format="rgb24")

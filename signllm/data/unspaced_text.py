@@ -31,6 +31,6 @@ def separate_characters(text: str) -> str:
     return " ".join(_CHARACTER.sub(r" \1 ", text).split())
 
 
-def are_chinese(texts: Sequence[str]) -> bool:
+def all_chinese(texts: Sequence[str]) -> bool:
     """Return whether texts are Chinese: some have Chinese characters, and none has Japanese syllables."""
     return any(map(_HAN.search, texts)) and not any(map(_KANA.search, texts))

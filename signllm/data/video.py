@@ -13,19 +13,28 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from signllm.data.frame_folder import decode_image, frame_files
-from signllm.data.frame_rate import USUAL_FPS, shown_count, shown_places, steps_s
+from signllm.data.frame_folder import decode_image, list_frame_files
+from signllm.data.frame_rate import USUAL_FPS, count_frames_at_rate, frame_numbers_at_rate, monotonic_begins_s
 from signllm.data.h264 import encode_h264
-from signllm.data.pictures import Fit, check_total, rgb_pictures, scaled
-from signllm.data.stream import Reading, opened
+from signllm.data.pictures import Fit, check_total, convert_to_rgb, scale_to_rgb
+from signllm.data.stream import VideoReader, open_video
 from signllm.data.video_error import VideoError
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Fit", "Source", "Video", "VideoError", "decode", "encode_h264", "fit_short_side", "read_video"]
+__all__ = [
+    "Fit",
+    "DecodableVideo",
+    "Video",
+    "VideoError",
+    "decode_video",
+    "encode_h264",
+    "shrink_short_side",
+    "read_video",
+]
 
-Source = Path | bytes | Sequence[bytes]
+DecodableVideo = Path | bytes | Sequence[bytes]
 """A video file or frame folder, a video's bytes, or the encoded frames of a video."""
 
 
@@ -37,8 +46,8 @@ class Video:
     fps: float
 
 
-def decode(source: Source, *, size: int | None = None) -> np.ndarray:
-    """Decode all frames, in order, by what :func:`signllm.data.decoder.choose` says.
+def decode_video(source: DecodableVideo, *, size: int | None = None) -> np.ndarray:
+    """Decode all frames, in order, by what :func:`signllm.data.decoder.choose_decoder` says.
 
     Args:
         source: where the video is.
@@ -51,48 +60,51 @@ def decode(source: Source, *, size: int | None = None) -> np.ndarray:
         VideoError: no video stream, damaged, or beyond the limits of pixels, frames and memory.
         OSError: the file cannot be read.
     """
-    from signllm.data.decoder import whole_frames
+    from signllm.data.decoder import decode_by_torchcodec
 
     if size is None and (isinstance(source, bytes) or (isinstance(source, Path) and source.is_file())):
-        frames_THWC = whole_frames(source)
+        frames_THWC = decode_by_torchcodec(source)
         if frames_THWC is not None:
             return frames_THWC
     return decode_by_pyav(source, size=size)
 
 
-def decode_by_pyav(source: Source, *, size: int | None = None) -> np.ndarray:
-    """Decode as :func:`decode` does, by PyAV whatever is chosen."""
+def decode_by_pyav(source: DecodableVideo, *, size: int | None = None) -> np.ndarray:
+    """Decode as :func:`decode_video` does, by PyAV whatever is chosen."""
     from signllm.data.packed_frames import PackedFrames
 
-    with _opened_runs(source, size) as (declared, runs):
+    with _open_chunks(source, size) as (declared, runs):
         packed = PackedFrames(declared)
         packed.extend(runs)
     return packed.all()
 
 
-def decoded_runs(source: Source, *, size: int | None = None) -> Iterator[np.ndarray]:
-    """Yield what :func:`decode` returns in runs of some frames; raises as it does, at the latest at the end.
+def decode_chunks(source: DecodableVideo, *, size: int | None = None) -> Iterator[np.ndarray]:
+    """Yield the frames of :func:`decode_video` in chunks; errors may be raised after the last chunk.
 
-    A run is to be copied before the next is asked for: then its memory, still in the cache, is used again.
+    The caller must copy a chunk before it requests the next one, which may reuse the memory.
     """
-    with _opened_runs(source, size) as (_, runs):
+    with _open_chunks(source, size) as (_, runs):
         yield from runs
 
 
 @contextmanager
-def _opened_runs(source: Source, size: int | None) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+def _open_chunks(source: DecodableVideo, size: int | None) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
     """Open a source; yield how many frames it declares and the runs of its frames."""
-    fit = None if size is None else partial(scaled_to, short_side=size)
-    source = _files_read(source)
+    fit = None if size is None else partial(scale_short_side, short_side=size)
+    source = _read_frame_files(source)
     if isinstance(source, (bytes, Path)):
-        with opened(source) as (container, stream):
-            reading = Reading(container, stream)
-            yield reading.declared, (square(run, size) for run in upright_runs(reading, fit))
+        with open_video(source) as (container, stream):
+            reading = VideoReader(container, stream)
+            yield (
+                reading.declared_frames,
+                (crop_center_square(run, size) for run in decode_upright_chunks(reading, fit)),
+            )
     else:
-        yield len(source), (square(run, size) for run in image_runs(source, fit))
+        yield len(source), (crop_center_square(run, size) for run in decode_image_chunks(source, fit))
 
 
-def square(frames: np.ndarray, size: int | None) -> np.ndarray:
+def crop_center_square(frames: np.ndarray, size: int | None) -> np.ndarray:
     """Cut the centre square of side ``size`` out of frames (T, H, W, 3); None leaves them whole."""
     if size is None:
         return frames
@@ -100,70 +112,76 @@ def square(frames: np.ndarray, size: int | None) -> np.ndarray:
     return frames[:, top : top + size, left : left + size]
 
 
-def _files_read(source: Source) -> Source:
+def _read_frame_files(source: DecodableVideo) -> DecodableVideo:
     if isinstance(source, Path) and source.is_dir():
-        return [path.read_bytes() for path in frame_files(source)]
+        return [path.read_bytes() for path in list_frame_files(source)]
     return source
 
 
 def read_video(
-    source: Source, *, fit: Fit | None = None, fps: float | None = None, fps_of_frames: float | None = None
+    source: DecodableVideo,
+    *,
+    fit: Fit | None = None,
+    fps: float | None = None,
+    fps_of_frames: float | None = None,
 ) -> Video:
     """Decode a video, scaled as ``fit`` says and, if ``fps`` is given, resampled in time to that rate.
 
     Resampling shows at each new instant the last frame that had begun by then, so it copes with a varying
-    rate and with a first time stamp that is not 0. Raises as :func:`decode`.
+    rate and with a first time stamp that is not 0. Raises as :func:`decode_video`.
     """
     import numpy as np
 
     from signllm.data.packed_frames import PackedFrames
 
-    source = _files_read(source)
+    source = _read_frame_files(source)
     if isinstance(source, (bytes, Path)):
-        with opened(source) as (container, stream):
-            return rgb_video(Reading(container, stream), fit=fit, fps=fps)
+        with open_video(source) as (container, stream):
+            return decode_to_rgb(VideoReader(container, stream), fit=fit, fps=fps)
     packed = PackedFrames(len(source))
-    packed.extend(image_runs(source, fit))
+    packed.extend(decode_image_chunks(source, fit))
     video = Video(frames=packed.all(), fps=fps_of_frames or USUAL_FPS)
-    return video if fps is None else resampled(video, np.arange(len(packed)) / video.fps, fps)
+    return video if fps is None else resample_video(video, np.arange(len(packed)) / video.fps, fps)
 
 
-def rgb_video(reading: Reading, *, fit: Fit | None, fps: float | None) -> Video:
+def decode_to_rgb(reading: VideoReader, *, fit: Fit | None, fps: float | None) -> Video:
     """Decode an opened stream, or the part of it that ``reading`` is, as :func:`read_video` does."""
     import numpy as np
 
     from signllm.data.packed_frames import PackedFrames
 
-    packed = PackedFrames(reading.declared)
-    packed.extend(upright_runs(reading, fit))
+    packed = PackedFrames(reading.declared_frames)
+    packed.extend(decode_upright_chunks(reading, fit))
     video = Video(frames=packed.all(), fps=reading.timing.fps)
-    return video if fps is None else resampled(video, np.array(reading.times_s), fps)
+    return video if fps is None else resample_video(video, np.array(reading.times_s), fps)
 
 
-def fit_short_side(short_side: int) -> Fit:
+def shrink_short_side(short_side: int) -> Fit:
     """Return a fit that shrinks the short side to ``short_side`` and never enlarges."""
-    return partial(_shrunk, short_side=short_side)
+    return partial(_shrink, short_side=short_side)
 
 
-def _shrunk(width: int, height: int, short_side: int) -> tuple[int, int]:
-    return (width, height) if min(width, height) <= short_side else scaled_to(width, height, short_side)
+def _shrink(width: int, height: int, short_side: int) -> tuple[int, int]:
+    return (
+        (width, height) if min(width, height) <= short_side else scale_short_side(width, height, short_side)
+    )
 
 
-def scaled_to(width: int, height: int, short_side: int) -> tuple[int, int]:
+def scale_short_side(width: int, height: int, short_side: int) -> tuple[int, int]:
     """Return the size with this short side; the long one is even, which decodes faster (``pictures.py``)."""
     factor = short_side / min(width, height)
     scaled_width, scaled_height = (max(short_side, 2 * round(side * factor / 2)) for side in (width, height))
     return scaled_width, scaled_height
 
 
-def resampled(video: Video, times_s: np.ndarray, fps: float) -> Video:
+def resample_video(video: Video, times_s: np.ndarray, fps: float) -> Video:
     """Return the video at ``fps``: at each new instant the last frame that had begun (``times_s``, (T,))."""
-    count = shown_count(float(steps_s(times_s)[-1]) + 1 / video.fps, fps)
+    count = count_frames_at_rate(float(monotonic_begins_s(times_s)[-1]) + 1 / video.fps, fps)
     check_total(count, video.frames.shape[2], video.frames.shape[1])
-    return Video(frames=video.frames[shown_places(times_s, video.fps, fps)], fps=fps)
+    return Video(frames=video.frames[frame_numbers_at_rate(times_s, video.fps, fps)], fps=fps)
 
 
-def image_runs(images: Sequence[bytes], fit: Fit | None) -> Iterator[np.ndarray]:
+def decode_image_chunks(images: Sequence[bytes], fit: Fit | None) -> Iterator[np.ndarray]:
     """Yield each picture as a run of one frame, all of the size that ``fit`` gives the first."""
     import av
     from av.video.reformatter import VideoReformatter
@@ -176,17 +194,19 @@ def image_runs(images: Sequence[bytes], fit: Fit | None) -> Iterator[np.ndarray]
         height, width = frame_HWC.shape[:2]
         wanted = wanted or (fit(width, height) if fit else (width, height))
         if (width, height) != wanted:
-            frame_HWC = scaled(reformatter, av.VideoFrame.from_ndarray(frame_HWC, format="rgb24"), wanted)
+            frame_HWC = scale_to_rgb(
+                reformatter, av.VideoFrame.from_ndarray(frame_HWC, format="rgb24"), wanted
+            )
         check_total(done, *wanted)
         yield frame_HWC[None]
 
 
-def upright_runs(
-    reading: Reading, fit: Fit | None, frames: Iterator[Any] | None = None
+def decode_upright_chunks(
+    reading: VideoReader, fit: Fit | None, frames: Iterator[Any] | None = None
 ) -> Iterator[np.ndarray]:
     """Yield runs of frames (T, H, W, 3) as the file shows them: upright, of square pixels, scaled by ``fit``.
 
     ``frames`` are those of ``reading`` that are wanted, all by default.
     """
-    for run in rgb_pictures(reading.frames() if frames is None else frames, reading.square(fit)):
-        yield reading.orientation.upright(run)
+    for run in convert_to_rgb(reading.frames() if frames is None else frames, reading.square(fit)):
+        yield reading.orientation.turn_upright(run)

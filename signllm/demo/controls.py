@@ -39,7 +39,7 @@ def save_oracle(config: PretrainConfig, words: ComposeConfig, run: Path, folder:
     from signllm.config import open_run
     from signllm.cra.composition import compose_words
     from signllm.cra.word_codebook import fingerprint
-    from signllm.data.characters import characters_file, save_characters
+    from signllm.data.characters import characters_path, save_characters
     from signllm.models.vq_sign import build_vq_sign
 
     quantizer = dataclasses.replace(config.vq_sign.quantizer, codes=len(glosses()))
@@ -51,7 +51,7 @@ def save_oracle(config: PretrainConfig, words: ComposeConfig, run: Path, folder:
     vq_sign.quantizer.codebook.copy_(torch.randn_like(vq_sign.quantizer.codebook))
     codebook = fingerprint(vq_sign.quantizer.codebook)
     characters = true_characters(folder, "train")
-    save_characters(characters_file(run, "train", 0), characters, codebook)
+    save_characters(characters_path(run, "train", 0), characters, codebook)
     sequences = list(characters.values())
     counts = np.array([len(sequence) for sequence in sequences])
     # A sign is a word already: nothing is to be composed.

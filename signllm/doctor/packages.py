@@ -31,9 +31,9 @@ def findings() -> list[Finding]:
 
 def decoder_finding() -> Finding:
     """Return what decodes videos at their own size, after a comparison on drawn clips."""
-    from signllm.data.decoder import choose
+    from signllm.data.decoder import choose_decoder
 
-    choice = choose()
+    choice = choose_decoder()
     told = f"{choice.decoder} at their own size: {choice.why}; scaled, as for training: pyav"
     return Finding(group="packages", name="videos", told=told, facts={"decoder": choice.decoder})
 

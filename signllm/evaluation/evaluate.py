@@ -27,7 +27,7 @@ import torch
 from signllm.config import FinetuneConfig, datasets_of, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.index import Split
-from signllm.data.mixture import absolute, dataset_records, open_mixture
+from signllm.data.mixture import make_absolute, open_mixture, read_dataset_records
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.errors import UsageError
 from signllm.evaluation.board import show_scores
@@ -143,7 +143,7 @@ def evaluate(
     search = dataclasses.asdict(generation) | {"batch_size": config.batch_size}
     made_with = {
         "checkpoint": [checkpoint.name, json.loads((checkpoint / COMPLETE).read_text())],
-        "datasets": [dataclasses.asdict(record) for record in dataset_records(shards, split)],
+        "datasets": [dataclasses.asdict(record) for record in read_dataset_records(shards, split)],
         "generation": search,
         "deepspeed": config.deepspeed,
     }
@@ -154,7 +154,7 @@ def evaluate(
     about = {
         "split": split,
         "checkpoint": checkpoint.name,
-        "shards": absolute(shards),
+        "shards": make_absolute(shards),
         "generation": search,
         "seconds": round(time.perf_counter() - begun, 1),
         **covered_by(model.words, [one.characters for one in hypotheses]),
@@ -184,10 +184,10 @@ def label_of(run: Path, shards: Path | str, split: str) -> str:
     recorded none has the split's name.
     """
     own = {record.sha256 for record in datasets_of(run)}
-    given = dataset_records(shards, TRAINING)
+    given = read_dataset_records(shards, TRAINING)
     if not own or {record.sha256 for record in given} == own:
         return split
-    given = given or dataset_records(shards, split)
+    given = given or read_dataset_records(shards, split)
     names = [re.sub(r"[^\w-]+", "-", record.name) for record in given]
     return f"{split}@{'+'.join(names)}"
 
@@ -228,7 +228,7 @@ def translate_split(
     data = dataclasses.replace(data, max_bad=math.inf)
     found = gathered(unfinished.read() if ranks.rank == 0 else [], ranks)
     share = Share(
-        VideoSource(split, data, at_rest=True),
+        VideoSource(split, data, augment=False),
         batch_size=config.batch_size,
         rank=ranks.rank,
         world=ranks.world,

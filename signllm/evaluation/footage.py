@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from signllm.data.cutting import Cut, pieces_of
 from signllm.data.frame_folder import is_image
-from signllm.data.system_files import walk_files
-from signllm.data.timed import Timed, timed_runs, whole_video
-from signllm.data.video import decode
+from signllm.data.recording_pieces import CutRule, cut_into_pieces
+from signllm.data.system_files import list_files_recursively
+from signllm.data.timed_frames import TimedFrames, join_chunks, read_timed_chunks
+from signllm.data.video import decode_video
 from signllm.data.video_error import VideoError
 from signllm.data.video_files import is_video_name
 from signllm.errors import UsageError
@@ -38,18 +38,20 @@ class Footage:
     source: Path | bytes | np.ndarray
     fps: float | None = None
 
-    def whole(self, size: int, at_fps: float | None = None) -> Timed:
+    def whole(self, size: int, at_fps: float | None = None) -> TimedFrames:
         """Decode all of it, at ``at_fps`` frames per second, or every frame.
 
         Raises:
             UsageError: no such file, or no readable video.
         """
         with_cut = "; --pauses or --windows cut it"
-        return self._told(lambda: whole_video(self._runs(size, at_fps)), with_cut)
+        return self._told(lambda: join_chunks(self._runs(size, at_fps)), with_cut)
 
-    def pieces(self, size: int, cut: Cut, longest: int, at_fps: float | None = None) -> Iterator[Timed]:
+    def pieces(
+        self, size: int, cut: CutRule, longest: int, at_fps: float | None = None
+    ) -> Iterator[TimedFrames]:
         """Cut it while it is decoded; raises as :meth:`whole`, at the latest at the end."""
-        pieces, is_empty = pieces_of(self._runs(size, at_fps), cut, longest=longest), True
+        pieces, is_empty = cut_into_pieces(self._runs(size, at_fps), cut, longest=longest), True
         while (piece := self._told(lambda: next(pieces, None))) is not None:
             is_empty = False
             yield piece
@@ -60,9 +62,9 @@ class Footage:
                 remedy="lower --pause.energy, or cut it by --windows SECONDS",
             )
 
-    def _runs(self, size: int, at_fps: float | None) -> Iterator[Timed]:
+    def _runs(self, size: int, at_fps: float | None) -> Iterator[TimedFrames]:
         source = fitted(self.source, size) if isinstance(self.source, np.ndarray) else self.source
-        return timed_runs(source, size=size, fps=self.fps, at_fps=at_fps)
+        return read_timed_chunks(source, size=size, fps=self.fps, at_fps=at_fps)
 
     def _told(self, work: Callable[[], Any], behind: str = "") -> Any:
         if isinstance(self.source, Path) and not self.source.exists():
@@ -116,7 +118,7 @@ def fitted(frames_THWC: np.ndarray, size: int) -> np.ndarray:
     """Scale and crop frames the way decoding does, by the same code: as numbered pictures."""
     if frames_THWC.shape[1:3] == (size, size):
         return np.ascontiguousarray(frames_THWC)
-    return decode(_pictures(frames_THWC), size=size)
+    return decode_video(_pictures(frames_THWC), size=size)
 
 
 def _pictures(frames_THWC: np.ndarray) -> Sequence[bytes]:
@@ -180,7 +182,7 @@ def _below(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     videos = []
-    for folder, names in walk_files(path):
+    for folder, names in list_files_recursively(path):
         files = [folder / name for name in names]
         here = [file for file in files if is_video_name(file)]
         if not here and any(map(is_image, files)):

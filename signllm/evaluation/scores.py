@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from signllm.data.unspaced_text import are_chinese, is_unspaced, separate_characters
+from signllm.data.unspaced_text import all_chinese, is_unspaced, separate_characters
 from signllm.errors import UsageError
 from signllm.languages import find_language, is_written_without_spaces
 
@@ -126,7 +126,7 @@ class ScoreConfig:
         unspaced = [text for text in references if is_unspaced(text)]
         share = len(unspaced) / max(1, len(references))
         language = self.language
-        if language is None and share >= _ALL and are_chinese(unspaced):
+        if language is None and share >= _ALL and all_chinese(unspaced):
             language = "Chinese"
         is_character = CONVENTIONS[self.convention].by_character or share >= _ALL
         if is_character or is_written_without_spaces(self.language or ""):

@@ -21,8 +21,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from signllm.data.tables import JSON_LINES, Table, column_key, header_of, parse_table
-from signllm.data.text_files import DecodedText, is_damaged, read_text
+from signllm.data.tables import JSON_LINES, Table, normalize_column, parse_table, read_header
+from signllm.data.text_files import DecodedText, is_undecodable, read_text
 from signllm.errors import UsageError
 
 Side = Literal["hypothesis", "reference"]
@@ -88,8 +88,8 @@ def read(path: Path, side: Side) -> list[str] | dict[str, str]:
     known = {*IDS, *TEXTS, *SIDES["hypothesis"], *SIDES["reference"]}
     if suffix == JSON_LINES:
         return _of_records(parse_table(decoded, path, known=known), side)
-    delimiter, header = header_of(decoded.text, known)
-    keys = [column_key(name) for name in header]
+    delimiter, header = read_header(decoded.text, known)
+    keys = [normalize_column(name) for name in header]
     ids, texts = _columns(keys, side)
     if texts and (ids or suffix in (".csv", ".tsv")):
         return _of_table(parse_table(decoded, path, known=known), ids, texts, side)
@@ -125,7 +125,7 @@ def _decoded(path: Path) -> DecodedText:
             "the file holds no sentence", where=path, remedy="give one sentence, or id|text, per line"
         )
     for number, line in enumerate(decoded.lines, start=1):
-        if is_damaged(line):
+        if is_undecodable(line):
             raise UsageError("not UTF-8", where=f"{path}, line {number}", remedy="repair the line")
     if decoded.notice:
         _log.warning("%s: %s", path, decoded.notice)
@@ -141,7 +141,7 @@ def _columns(keys: Sequence[str], side: Side) -> tuple[str | None, list[str]]:
 
 def _of_table(table: Table, ids: str | None, texts: Sequence[str], side: Side) -> list[str] | dict[str, str]:
     """Return the sentences of a table by its columns."""
-    keys = [column_key(name) for name in table.columns]
+    keys = [normalize_column(name) for name in table.columns]
     if len(texts) > 1 or keys.count(texts[0]) > 1:
         raise UsageError(
             f"several columns may hold the sentences: {', '.join(name for name in keys if name in texts)}",

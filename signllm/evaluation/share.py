@@ -11,12 +11,12 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from signllm.data.plan import Dataset
-from signllm.data.source import DataConfig, Source
+from signllm.data.sample_source import DataConfig, SampleSource
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from signllm.data.batch import Item
+    from signllm.data.batch import LoadedSample
     from signllm.data.packed_frames import PackedFrames
 
 
@@ -32,7 +32,7 @@ class Share:
     """
 
     def __init__(
-        self, source: Source, *, batch_size: int, rank: int, world: int, done: Collection[int] = ()
+        self, source: SampleSource, *, batch_size: int, rank: int, world: int, done: Collection[int] = ()
     ) -> None:
         self.source = source
         self.places = dealt(len(source), batch_size=batch_size, rank=rank, world=world, done=done)
@@ -46,7 +46,7 @@ class Share:
 
     def load(
         self, index: int, *, seed: int, epoch: int, position: int, packed: PackedFrames | None = None
-    ) -> Item:
+    ) -> LoadedSample:
         """Return one video of this rank."""
         return self.source.load(self.places[index], seed=seed, epoch=epoch, position=position, packed=packed)
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from signllm.data.ahead import ahead
-from signllm.data.augment import middle
-from signllm.data.batch import Item, collate
-from signllm.data.cutting import Cut
-from signllm.data.timed import Timed
+from signllm.data.augment import crop_center
+from signllm.data.batch import LoadedSample, collate
+from signllm.data.prefetch import prefetch
+from signllm.data.recording_pieces import CutRule
+from signllm.data.timed_frames import TimedFrames
 from signllm.errors import UsageError
 from signllm.evaluation.footage import Footage
 from signllm.training.engine import Ranks
 
 if TYPE_CHECKING:
-    from signllm.data.source import DataConfig
+    from signllm.data.sample_source import DataConfig
     from signllm.models.vq_sign import VQSign
 
 FRAMES_AT_ONCE = 512
@@ -67,14 +67,14 @@ class Signs:
 class _Decoded:
     video: int
     name: str
-    timed: Timed | None = None
+    timed: TimedFrames | None = None
     frames: int = 0
     seconds: float = 0.0
     problem: UsageError | None = None
 
 
 def read_signs(
-    videos: Sequence[Footage], vq_sign: VQSign, data: DataConfig, cut: Cut | None, ranks: Ranks
+    videos: Sequence[Footage], vq_sign: VQSign, data: DataConfig, cut: CutRule | None, ranks: Ranks
 ) -> Iterator[Signs | None]:
     """Yield the pieces of videos in order; None for those that belong to another rank.
 
@@ -84,7 +84,7 @@ def read_signs(
     jobs = _wholes(videos, data, ranks) if cut is None else _pieces(videos, data, cut, ranks)
     waiting: list[_Decoded | None] = []
     frames = 0
-    for one in ahead(jobs, threads=_THREADS, waiting=_WAITING):
+    for one in prefetch(jobs, threads=_THREADS, waiting=_WAITING):
         more = 0 if one is None or one.timed is None else len(one.timed.frames)
         if frames and frames + more > FRAMES_AT_ONCE:
             yield from _encoded(waiting, vq_sign)
@@ -110,7 +110,7 @@ def _of_another() -> None:
 def _whole(number: int, video: Footage, data: DataConfig, said: _Once) -> _Decoded:
     begun = time.perf_counter()
     try:
-        whole = _middle(video.whole(data.augment.decoded_size(data.size), data.fps), data.size)
+        whole = _middle(video.whole(data.augment.compute_decoded_size(data.size), data.fps), data.size)
         timed = _thinned(whole, video.name, data.max_frames, said)
     except UsageError as error:
         return _Decoded(number, video.name, problem=error)
@@ -118,7 +118,7 @@ def _whole(number: int, video: Footage, data: DataConfig, said: _Once) -> _Decod
 
 
 def _pieces(
-    videos: Sequence[Footage], data: DataConfig, cut: Cut, ranks: Ranks
+    videos: Sequence[Footage], data: DataConfig, cut: CutRule, ranks: Ranks
 ) -> Iterator[Callable[[], _Decoded | None]]:
     said, place = _Once(), 0
     for number, video in enumerate(videos):
@@ -131,10 +131,10 @@ def _same(piece: _Decoded | None) -> _Decoded | None:
     return piece
 
 
-def _cut(number: int, video: Footage, data: DataConfig, cut: Cut, said: _Once) -> Iterator[_Decoded]:
+def _cut(number: int, video: Footage, data: DataConfig, cut: CutRule, said: _Once) -> Iterator[_Decoded]:
     begun = time.perf_counter()
     try:
-        size = data.augment.decoded_size(data.size)
+        size = data.augment.compute_decoded_size(data.size)
         for timed in video.pieces(size, cut, data.max_frames, data.fps):
             piece = _thinned(_middle(timed, data.size), video.name, data.max_frames, said)
             yield _Decoded(number, video.name, piece, len(timed.frames), time.perf_counter() - begun)
@@ -143,8 +143,8 @@ def _cut(number: int, video: Footage, data: DataConfig, cut: Cut, said: _Once) -
         yield _Decoded(number, video.name, problem=error)
 
 
-def _middle(timed: Timed, size: int) -> Timed:
-    return Timed(middle(timed.frames, size), timed.edges_s)
+def _middle(timed: TimedFrames, size: int) -> TimedFrames:
+    return TimedFrames(crop_center(timed.frames, size), timed.edges_s)
 
 
 class _Once:
@@ -153,7 +153,7 @@ class _Once:
     has_been_said = False
 
 
-def _thinned(timed: Timed, name: str, most: int, said: _Once) -> Timed:
+def _thinned(timed: TimedFrames, name: str, most: int, said: _Once) -> TimedFrames:
     """Return at most ``most`` frames, spread evenly as in training; the first time say so."""
     frames = len(timed.frames)
     if frames <= most:
@@ -167,7 +167,7 @@ def _thinned(timed: Timed, name: str, most: int, said: _Once) -> Timed:
             *(name, frames, timed.edges_s[0], timed.edges_s[-1], most),
         )
     kept = np.linspace(0, frames - 1, most).round().astype(int)
-    return Timed(timed.frames[kept], np.append(timed.edges_s[kept], timed.edges_s[-1]))
+    return TimedFrames(timed.frames[kept], np.append(timed.edges_s[kept], timed.edges_s[-1]))
 
 
 def _encoded(pieces: Sequence[_Decoded | None], vq_sign: VQSign) -> Iterator[Signs | None]:
@@ -204,7 +204,7 @@ def encode(videos: Iterable[np.ndarray], vq_sign: VQSign) -> list[list[Any]]:
 
     Unlike ``VQSign.encode``, which counts over ranks.
     """
-    items = [Item(id="", text="", language="", frames=frames) for frames in videos]
+    items = [LoadedSample(id="", text="", language="", frames=frames) for frames in videos]
     if not items:
         return []
     real, positions = [True] * len(items), np.zeros(len(items), np.int64)

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from signllm.config import FinetuneConfig, load_config
-from signllm.data.batch import Batch, Item, collate
-from signllm.data.cutting import Cut, Pauses, Windows
+from signllm.data.batch import Batch, LoadedSample, collate
+from signllm.data.recording_pieces import CutRule, Pauses, Windows
 from signllm.errors import RunFailedError, UsageError
 from signllm.evaluation.footage import Footage, footage_of
 from signllm.evaluation.hypotheses import all_bytes
@@ -108,7 +108,7 @@ class Translator:
     def translate_recording(
         self,
         video: Any,
-        cut: Cut,
+        cut: CutRule,
         language: str | None = None,
         *,
         generation: GenerationConfig | None = None,
@@ -137,7 +137,7 @@ class Translator:
         self,
         videos: Sequence[Footage],
         *,
-        cut: Cut | None = None,
+        cut: CutRule | None = None,
         language: str | None = None,
         generation: GenerationConfig | None = None,
         batch: int = BATCH,
@@ -259,7 +259,7 @@ def _batch_of(pieces: Sequence[Signs], language: str) -> Batch:
     """Return a batch of characters, or of vectors in single precision as the encoder gave them."""
     read = [np.array(one.characters) for one in pieces]
     items = [
-        Item(
+        LoadedSample(
             id=one.name,
             text="",
             language=language,

@@ -141,7 +141,7 @@ def _check_same_videos(
     characters: Mapping[str, np.ndarray], videos: Split, shards: Path | str, data: DataConfig
 ) -> None:
     """Names alone do not tell: every demo has a train-0000. Lengths do."""
-    frames = VideoSource(videos, data, at_rest=True).frame_counts
+    frames = VideoSource(videos, data, augment=False).frame_counts
     expected = dict(zip(videos.samples.ids, character_counts(torch.as_tensor(frames)).tolist(), strict=True))
     wrong = [name for name, sequence in characters.items() if expected.get(name) != len(sequence)]
     if wrong:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from signllm.atomic_files import atomic_file
-from signllm.data.lettering import lettered
+from signllm.data.fonts import choose_font
 from signllm.evaluation.report.frames import THUMBNAIL_HEIGHT, Film
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def draw_sheet(
         for x, y, clip in shown[video]:
             sheet.paste(frames.picture(clip.frames, gap=GAP), (x, y))
             told = f"{name[-24:]}, frames {clip.frames[0]} to {clip.frames[-1]}"
-            text, font = lettered(told, SMALL)
+            text, font = choose_font(told, SMALL)
             draw.text((x, y + THUMBNAIL_HEIGHT + 1), text, fill=GREY, font=font)
     with atomic_file(out) as unfinished:
         sheet.save(unfinished, format="PNG")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from signllm.config import FinetuneConfig, PretrainConfig, load_config, run_stage
 from signllm.cra.word_codebook import Segmentation, WordCodebook
-from signllm.data.frame_rate import read_places
+from signllm.data.frame_rate import frame_numbers_to_read
 from signllm.errors import UsageError
 from signllm.inspection.information import normalised_information, purity
 from signllm.inspection.known_signs import KnownSign
@@ -85,7 +85,7 @@ def moments_of(reading: Reading, known: Mapping[str, Sequence[KnownSign]]) -> Mo
             continue
         cut = reading.words.segment(torch.from_numpy(sequence), torch.tensor([len(sequence)]))
         shown = np.full(len(sequence), NO_SIGN, np.int64)
-        read = read_places(sample.frames, sample.fps, reading.fps, reading.max_frames)
+        read = frame_numbers_to_read(sample.frames, sample.fps, reading.fps, reading.max_frames)
         middles = STRIDE * np.arange(len(sequence)) + MIDDLE
         frames = read[np.minimum(middles, len(read) - 1)]
         for sign in known[sample.id]:

@@ -31,7 +31,7 @@ from aiohttp import web
 from signllm.errors import UsageError
 from signllm.evaluation.translate import Translator
 from signllm.languages import LANGUAGES
-from signllm.serving.service import CUTS, MOST_CANDIDATES, Service, Wish
+from signllm.serving.service import CUTS, MOST_CANDIDATES, Service, TranslationRequest
 
 log = logging.getLogger(__name__)
 FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
@@ -71,7 +71,7 @@ def serve(
         UsageError: the port is taken or not allowed, or there is no such address.
     """
     listening = listen(host, port)
-    address = f"http://{_written(host)}:{listening.getsockname()[1]}"
+    address = f"http://{_format_host(host)}:{listening.getsockname()[1]}"
     if not is_loopback(host):
         log.warning("%s: everybody who reaches this machine can use the model; there is no password", address)
     made = application(translator, name, host=host, largest_mb=largest_mb)
@@ -104,7 +104,7 @@ def listen(host: str, port: int) -> socket.socket:
 def application(translator: Translator, name: str, *, host: str, largest_mb: int) -> web.Application:
     """Return the application; it holds one model."""
     service = Service(translator)
-    pages = {path: _packaged(file) for path, file in FILES.items()}
+    pages = {path: _read_package_file(file) for path, file in FILES.items()}
 
     async def page(request: web.Request) -> web.Response:
         body, kind = pages[request.path]
@@ -124,16 +124,16 @@ def application(translator: Translator, name: str, *, host: str, largest_mb: int
         )
 
     async def translate(request: web.Request) -> web.StreamResponse:
-        wish = Wish.of_query(request.query)
+        wish = TranslationRequest.from_query(request.query)
         with tempfile.TemporaryDirectory(prefix="signllm-") as folder:
             video = Path(folder) / "upload"
-            await _received(request, video, largest_mb)
-            return await _answered(request, service, video, wish)
+            await _receive_video(request, video, largest_mb)
+            return await _stream_lines(request, service, video, wish)
 
-    made = web.Application(middlewares=[_guard(host), _told])
+    made = web.Application(middlewares=[_origin_check(host), _report_errors])
     made.add_routes([web.get(path, page) for path in FILES])
     made.add_routes([web.get("/about", about), web.post("/translate", translate)])
-    made.on_shutdown.append(_ending(service))
+    made.on_shutdown.append(_shutdown_handler(service))
     return made
 
 
@@ -145,61 +145,63 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _written(host: str) -> str:
+def _format_host(host: str) -> str:
     """Return a host as it stands in an address."""
     return f"[{host}]" if ":" in host else host
 
 
-def _packaged(file: str) -> tuple[bytes, str]:
+def _read_package_file(file: str) -> tuple[bytes, str]:
     body = resources.files("signllm.serving").joinpath(file).read_bytes()
     return body, TYPES[file.rpartition(".")[2]]
 
 
-def _ending(service: Service) -> Callable[[web.Application], Awaitable[None]]:
+def _shutdown_handler(service: Service) -> Callable[[web.Application], Awaitable[None]]:
     async def end(_: web.Application) -> None:
         service.ends.set()
 
     return end
 
 
-def _guard(host: str) -> Any:
+def _origin_check(host: str) -> Any:
     """Refuse requests that other sites make in the same browser; add the headers of every answer."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         asked = request.host.rpartition(":")[0] or request.host
         if is_loopback(host) and not is_loopback(asked.strip("[]")):
-            return _refused(403, f"the request is for {asked!r}", "open the address that serve has printed")
+            return _error_response(
+                403, f"the request is for {asked!r}", "open the address that serve has printed"
+            )
         origin = request.headers.get("Origin")
         if origin is not None and origin != f"{request.scheme}://{request.host}":
-            return _refused(403, f"the request comes from {origin!r}", "use the page of this server")
+            return _error_response(403, f"the request comes from {origin!r}", "use the page of this server")
         return await handler(request)
 
     return guard
 
 
 @web.middleware
-async def _told(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _report_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Tell a mistake as JSON."""
     try:
         response = await handler(request)
     except UsageError as error:
-        return _refused(400, error.what, error.remedy or "", where=str(error.where or ""))
+        return _error_response(400, error.what, error.remedy or "", where=str(error.where or ""))
     except web.HTTPRequestEntityTooLarge as error:
-        return _refused(413, error.text or "", "give a shorter video, or --largest-mb")
+        return _error_response(413, error.text or "", "give a shorter video, or --largest-mb")
     except web.HTTPException as error:
-        return _refused(error.status, error.reason, "")
+        return _error_response(error.status, error.reason, "")
     if not response.prepared:
         response.headers.update(HEADERS)
     return response
 
 
-def _refused(status: int, what: str, remedy: str, *, where: str = "") -> web.Response:
+def _error_response(status: int, what: str, remedy: str, *, where: str = "") -> web.Response:
     told = {"error": {"what": what, "where": where, "remedy": remedy}}
     return web.json_response(told, status=status, headers=HEADERS)
 
 
-async def _received(request: web.Request, video: Path, largest_mb: int) -> None:
+async def _receive_video(request: web.Request, video: Path, largest_mb: int) -> None:
     """Write the body of a request to a file.
 
     Raises:
@@ -221,7 +223,9 @@ async def _received(request: web.Request, video: Path, largest_mb: int) -> None:
         raise UsageError("there is no video", where="the request's body", remedy="send the bytes of a video")
 
 
-async def _answered(request: web.Request, service: Service, video: Path, wish: Wish) -> web.StreamResponse:
+async def _stream_lines(
+    request: web.Request, service: Service, video: Path, wish: TranslationRequest
+) -> web.StreamResponse:
     """Send the lines of an answer as they come."""
     response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/x-ndjson"})
     await response.prepare(request)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from signllm.data.cutting import Cut, Pauses, Windows
+from signllm.data.recording_pieces import CutRule, Pauses, Windows
 from signllm.errors import UsageError
 from signllm.evaluation.footage import Footage
 from signllm.evaluation.translate import Told, Translator
@@ -33,7 +33,7 @@ AGAIN_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class TranslationRequest:
     """What is asked for beside the video.
 
     Attributes:
@@ -49,7 +49,7 @@ class Wish:
     seconds: float = 10.0
 
     @classmethod
-    def of_query(cls, query: Mapping[str, str]) -> Wish:
+    def from_query(cls, query: Mapping[str, str]) -> TranslationRequest:
         """Read a request's query.
 
         Raises:
@@ -78,7 +78,7 @@ class Wish:
         return wish
 
     @property
-    def how(self) -> Cut | None:
+    def how(self) -> CutRule | None:
         """How the video is cut.
 
         Raises:
@@ -102,7 +102,7 @@ class Service:
         self._queue: list[object] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
 
-    async def translate(self, video: Path, name: str, wish: Wish) -> AsyncGenerator[Line]:
+    async def translate(self, video: Path, name: str, wish: TranslationRequest) -> AsyncGenerator[Line]:
         """Yield the lines of an answer; to be closed by who reads it.
 
         Args:
@@ -122,7 +122,7 @@ class Service:
         finally:
             self._queue.remove(ticket)
 
-    async def _lines(self, video: Path, name: str, wish: Wish) -> AsyncGenerator[Line]:
+    async def _lines(self, video: Path, name: str, wish: TranslationRequest) -> AsyncGenerator[Line]:
         lines: asyncio.Queue[Line | None] = asyncio.Queue()
         loop, left = asyncio.get_running_loop(), threading.Event()
 
@@ -138,7 +138,12 @@ class Service:
             await asyncio.shield(work)
 
     def _work(
-        self, video: Path, name: str, wish: Wish, tell: Callable[[Line | None], None], left: threading.Event
+        self,
+        video: Path,
+        name: str,
+        wish: TranslationRequest,
+        tell: Callable[[Line | None], None],
+        left: threading.Event,
     ) -> None:
         """Translate in the model's thread; every end is told."""
         try:
@@ -160,7 +165,7 @@ class Service:
         finally:
             tell(None)
 
-    def _decoding(self, wish: Wish) -> Any:
+    def _decoding(self, wish: TranslationRequest) -> Any:
         """Return the run's decoding, with as many candidates as are asked for."""
         usual = self.translator.config.generation
         if wish.candidates == 1:

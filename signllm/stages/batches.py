@@ -11,7 +11,7 @@ import torch.distributed as dist
 from signllm.data.index import Split
 from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import Agree, Loader, Readiness
-from signllm.data.source import Source
+from signllm.data.sample_source import SampleSource
 from signllm.training.engine import Ranks, TrainingConfig
 from signllm.training.preemption import asked_to_leave, stopped_early
 from signllm.training.watchdog import beat
@@ -24,7 +24,7 @@ def open_split(shards: Path | str, name: str = TRAIN) -> Split:
     return open_mixture(shards).split(name)
 
 
-def training_batches(source: Source, training: TrainingConfig, ranks: Ranks) -> Loader:
+def training_batches(source: SampleSource, training: TrainingConfig, ranks: Ranks) -> Loader:
     """Return this rank's endless, shuffled batches for ``fit()``."""
     return Loader(
         source,

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from signllm.config import PretrainConfig
 from signllm.data.batch import Batch
-from signllm.data.characters import characters_file, characters_files, read_made_by
+from signllm.data.characters import characters_path, list_characters_files, read_provenance
 from signllm.data.index import Split
-from signllm.data.pipeline import DataConfig, Loader, VideoSource, check_unreadable
+from signllm.data.pipeline import DataConfig, Loader, VideoSource, check_unreadable_count
 from signllm.data.sample_table import SampleTable
 from signllm.models.vq_sign import VQSign, VQSignConfig, build_vq_sign
 from signllm.progress import Bar, progress
@@ -64,14 +64,14 @@ def missing_shards(run: Path, split: Split, made_by: Mapping[str, Any], shas: tu
         made_by: what decides the characters of every shard.
         shas: of each shard, so that one that was made anew is encoded anew.
     """
-    wanted = {characters_file(run, split.name, shard): sha for shard, sha in enumerate(shas)}
-    for path in characters_files(run, split.name):
+    wanted = {characters_path(run, split.name, shard): sha for shard, sha in enumerate(shas)}
+    for path in list_characters_files(run, split.name):
         if path not in wanted:
             path.unlink(missing_ok=True)
     return [
         shard
         for shard, (path, sha) in enumerate(wanted.items())
-        if read_made_by(path) != {**made_by, "shard": sha}
+        if read_provenance(path) != {**made_by, "shard": sha}
     ]
 
 
@@ -120,13 +120,13 @@ def encode_batches(
     bar: Bar,
 ) -> ShardCharacters:
     """Encode this rank's batches of a shard: of all of them, those dealt to it in turn within its group."""
-    whole = split.of_shard(shard)
+    whole = split.select_shard(shard)
     member, left = group.index(ranks.rank), len(whole)
     samples = [s for at, s in enumerate(whole.samples) if at // batch_size % len(group) == member]
     own = dataclasses.replace(whole, shard_sizes=(len(samples),), samples=SampleTable(samples))
     # whether too many are unreadable is asked when the shard is whole, not of a rank's part of it
     plain = dataclasses.replace(data, max_bad=1.0, cache_gb=0.0, max_frames_per_batch=None)
-    source = VideoSource(own, plain, at_rest=True)
+    source = VideoSource(own, plain, augment=False)
     encoded = ShardCharacters({}, {})
     for batch in Loader(source, batch_size=batch_size, shuffle=False, epochs=1) if samples else ():
         encoded.characters.update(_encode(vq_sign, batch.to(ranks.device)))
@@ -153,9 +153,9 @@ def _collected(own: ShardCharacters, group: range, ranks: Ranks) -> ShardCharact
 
 def _readable(encoded: ShardCharacters, split: Split, shard: int, data: DataConfig) -> dict[str, np.ndarray]:
     """Return the characters of a whole shard, in its order, if enough of it could be read."""
-    order = list(split.of_shard(shard).samples.ids)
+    order = list(split.select_shard(shard).samples.ids)
     unreadable = [(id, encoded.unreadable[id]) for id in order if id in encoded.unreadable]
-    check_unreadable(unreadable, data.max_bad * len(split))
+    check_unreadable_count(unreadable, data.max_bad * len(split))
     return {id: encoded.characters[id] for id in order if id in encoded.characters}
 
 

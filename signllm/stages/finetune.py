@@ -14,7 +14,7 @@ from pathlib import Path
 
 from signllm.config import FinetuneConfig, open_run
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.mixture import dataset_records
+from signllm.data.mixture import read_dataset_records
 from signllm.errors import UsageError
 from signllm.models.sign_llm import SignLLM
 from signllm.stages.agreement import once
@@ -46,7 +46,7 @@ def finetune(
     if config.recompose_every:
         _require_recomposable(config, words)  # refused now, not epochs later
     config = with_settled_language_model(config, run, shards, ranks)
-    open_run(run, config, dataset_records(shards, TRAIN))
+    open_run(run, config, read_dataset_records(shards, TRAIN))
     frozen, joint = phases(config)
 
     def begun() -> tuple[bool, WordCodebook]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from signllm.data.frame_rate import usual_rate
+from signllm.data.frame_rate import choose_common_rate
 from signllm.data.index import Split
 from signllm.data.pipeline import DataConfig
 
@@ -36,7 +36,7 @@ def with_frame_rate(data: DataConfig, split: Split, begun: DataConfig | None) ->
     if begun is not None:
         return replace(data, fps=begun.fps)
     rates = split.samples.fps
-    fps = usual_rate(split.samples.frames / rates, rates)
+    fps = choose_common_rate(split.samples.frames / rates, rates)
     if not _SLOWEST <= fps <= _FASTEST:
         log.warning(
             "the training videos state %g frames per second, which is not believed: none is resampled\n"

@@ -80,7 +80,7 @@ def _validate(
     split = index.split(DEV)
     others = other_texts(split.samples) if exchanged and len(split) > 1 else None
     loader = Loader(
-        VideoSource(split, data, at_rest=True),
+        VideoSource(split, data, augment=False),
         batch_size=training.videos_per_forward,
         rank=ranks.rank,
         world=ranks.world,

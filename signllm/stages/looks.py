@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from signllm.data.batch import Item, collate
+from signllm.data.batch import LoadedSample, collate
 from signllm.data.index import Split
 from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import DataConfig, VideoSource
-from signllm.data.strip import Word, draw_strip
+from signllm.data.token_strip import WordSpan, draw_strip
 from signllm.models.gather import reduce_sum
 from signllm.models.generation import GenerationConfig
 from signllm.models.quantizer import Quantizer
@@ -42,9 +42,9 @@ LOOK_TIMEOUT_S = 60.0
 class _Seen:
     """A video as the model reads it; ``text`` is None before there is a language model."""
 
-    item: Item
+    item: LoadedSample
     characters: Sequence[int]
-    words: Sequence[Word] = ()
+    words: Sequence[WordSpan] = ()
     text: str | None = None
 
 
@@ -70,7 +70,7 @@ class Looking:
         index = open_mixture(shards)
         self.split: Split = index.split(DEV if DEV in index.splits else TRAIN)
         plain = replace(data, cache_gb=0.0, max_frames_per_batch=None)
-        self.source, self.videos, self.ranks = VideoSource(self.split, plain, at_rest=True), videos, ranks
+        self.source, self.videos, self.ranks = VideoSource(self.split, plain, augment=False), videos, ranks
         self.generation = generation and replace(generation, beams=1, temperature=None, n_best=1)
 
     def __call__(self, model: nn.Module, step: int) -> Shown:
@@ -90,7 +90,7 @@ class Looking:
 
     def _seen(self, model: nn.Module) -> list[_Seen]:
         """Read the videos with the model (all ranks); none if a rank cannot get at them."""
-        items: list[Item] = []
+        items: list[LoadedSample] = []
         try:
             with storage_wait_policy(min(LOOK_TIMEOUT_S, storage_timeout_s())):
                 for place in range(min(self.videos, len(self.source))):
@@ -117,12 +117,12 @@ class Looking:
         return [one for one in seen if one.item.bad is None]
 
 
-def _words(words: Sequence[int], slots: Sequence[int]) -> list[Word]:
+def _words(words: Sequence[int], slots: Sequence[int]) -> list[WordSpan]:
     """Return the words over a video's characters, named by their numbers; s0 by itself has no characters."""
     found, start = [], 0
     for slot, members in groupby(slots):
         stop = start + len(list(members))
-        found.append(Word(f"w{words[slot]}", start, stop))
+        found.append(WordSpan(f"w{words[slot]}", start, stop))
         start = stop
     return found
 

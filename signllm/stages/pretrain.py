@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from signllm.config import PretrainConfig, load_config, open_run
-from signllm.data.mixture import dataset_records
+from signllm.data.mixture import read_dataset_records
 from signllm.data.pipeline import VideoSource
 from signllm.models.backbone import shape_of
 from signllm.models.vq_sign import VQSign, build_vq_sign
@@ -43,7 +43,7 @@ def pretrain(config: PretrainConfig, run: Path, shards: Path | str) -> Outcome:
     config = replace(config, data=with_frame_rate(config.data, split, begun))
     source = VideoSource(split, config.data)
     given, config = config, _with_shape(config, None if begins else run)
-    open_run(run, config, dataset_records(shards, TRAIN))
+    open_run(run, config, read_dataset_records(shards, TRAIN))
     torch.manual_seed(config.training.seed)
     model = build_vq_sign(given.vq_sign if begins else config.vq_sign).to(ranks.device)
     if config.vq_sign.quantizer.kmeans_start and begins:

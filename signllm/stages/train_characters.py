@@ -18,7 +18,7 @@ import numpy as np
 from signllm.config import ComposeConfig
 from signllm.cra.composition import compose_words
 from signllm.cra.word_codebook import WordCodebook, fingerprint
-from signllm.data.characters import characters_file, load_packed, save_characters
+from signllm.data.characters import characters_path, load_packed_characters, save_characters
 from signllm.data.index import Split
 from signllm.data.mixture import Mixture, open_mixture
 from signllm.errors import UsageError
@@ -87,7 +87,9 @@ class TrainCharacters:
         Raises:
             UsageError: too many videos could not be read.
         """
-        characters, counts = load_packed([self._file(shard) for shard in range(len(self.split.tars))])
+        characters, counts = load_packed_characters(
+            [self._file(shard) for shard in range(len(self.split.tars))]
+        )
         unreadable, allowed = len(self.split) - len(counts), self.config.data.max_bad * len(self.split)
         if unreadable > allowed or len(counts) == 0:
             raise UsageError(
@@ -120,7 +122,7 @@ class TrainCharacters:
         return dataclasses.replace(words, config=self.words_config)
 
     def _file(self, shard: int) -> Path:
-        return characters_file(self.run, self.split.name, shard)
+        return characters_path(self.run, self.split.name, shard)
 
 
 def train_characters(

@@ -66,9 +66,9 @@ def _ablate(arguments: list[str]) -> Job:
         from signllm.ablation.ablations import Given, chosen
         from signllm.ablation.cells import Study
         from signllm.cluster.sweep import values_of
-        from signllm.data.split_names import standard_split
+        from signllm.data.split_names import standardize_split
 
-        split = standard_split(split)
+        split = standardize_split(split)
         given = Given(encoder_decoder_llm=encoder_decoder_llm)
         names = chosen(only, given)
         config = _with_llm(config, llm)

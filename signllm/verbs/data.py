@@ -11,8 +11,8 @@ from signllm.command import Job, Verb, positional, prepare_job, print_result
 from signllm.errors import UsageError
 
 if TYPE_CHECKING:
-    from signllm.data.clip import Annotations
     from signllm.data.slices import Slice
+    from signllm.data.source_samples import Annotations
 
 
 def _shard(arguments: list[str]) -> Job:
@@ -45,7 +45,7 @@ def _shard(arguments: list[str]) -> Job:
             json: print JSON.
             config: how videos are stored.
         """
-        from signllm.data.shards import told, write_shards
+        from signllm.data.shards import format_warnings, write_shards
         from signllm.data.slices import merge_slices, parse_slice, write_slice
 
         part = parse_slice(slice) if slice else None
@@ -56,7 +56,7 @@ def _shard(arguments: list[str]) -> Job:
             manifest = merge_slices(annotations, out, merge, config)
         else:
             manifest = write_shards(annotations, out, config)
-        for line in told(manifest):
+        for line in format_warnings(manifest):
             print(line, file=sys.stderr)
         if part:
             print(f"slice {part.number} of {part.count} is finished; after all: --merge {part.count}")
@@ -74,12 +74,12 @@ def check_shard(arguments: list[str]) -> tuple["Annotations", functools.partial[
         UsageError: the dataset cannot be read, or the options do not suit it.
     """
     from signllm.data.annotations import read_annotations
-    from signllm.data.shards import prepared
+    from signllm.data.shards import prepare_annotations
 
     job = _shard(arguments)
     assert isinstance(job, functools.partial)
     annotations = read_annotations(*job.args[:2])
-    prepared(annotations, job.keywords["config"])
+    prepare_annotations(annotations, job.keywords["config"])
     return annotations, job
 
 
@@ -100,19 +100,19 @@ def split_shard(arguments: list[str], count: int) -> tuple[int, tuple["Slice", .
             where="--slice or --merge",
             remedy="leave it out, or launch one job: --nodes 1 and no --array",
         )
-    count = max(1, min(count, len(annotations.clips)))
+    count = max(1, min(count, len(annotations.samples)))
     return count, unfinished_slices(annotations, job.args[2], count, job.keywords["config"])
 
 
 def _show_info(shards: Path | str, *, json: bool) -> None:
-    from signllm.data.info_table import info_table
-    from signllm.data.inspection import shards_info
+    from signllm.data.info_table import format_info_table
+    from signllm.data.shard_inspection import summarize_shards
 
-    found = shards_info(shards)
+    found = summarize_shards(shards)
     if json:
         print_result(found, json=True)
     else:
-        print(info_table(found))
+        print(format_info_table(found))
 
 
 def _shards(arguments: list[str]) -> Job:
@@ -171,9 +171,9 @@ def _verify(arguments: list[str]) -> Job:
             workers: processes that check; from an address each fetches a whole shard at a time, into TMPDIR.
             json: print JSON.
         """
-        from signllm.data.inspection import shards_verify
+        from signllm.data.shard_inspection import verify_shards
 
-        print_result(shards_verify(out, decode=decode, workers=workers, show_progress=True), json=json)
+        print_result(verify_shards(out, decode=decode, workers=workers, show_progress=True), json=json)
 
     return prepare_job(verify, arguments, verb="shards verify", about=SHARDS)
 
@@ -193,9 +193,9 @@ def _preview(arguments: list[str]) -> Job:
             png: the picture to write.
             samples: rows, spread over the splits.
         """
-        from signllm.data.preview import shards_preview
+        from signllm.data.preview import preview_shards
 
-        print(shards_preview(out, png, samples=samples))
+        print(preview_shards(out, png, samples=samples))
 
     return prepare_job(preview, arguments, verb="shards preview", about=SHARDS)
 

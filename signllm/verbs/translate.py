@@ -15,7 +15,7 @@ from signllm.errors import RunFailedError, UsageError
 from signllm.plain import to_plain
 
 if TYPE_CHECKING:
-    from signllm.data.cutting import Cut, Pauses
+    from signllm.data.recording_pieces import CutRule, Pauses
     from signllm.evaluation.translate import Told, Translator
     from signllm.training.engine import Ranks
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def _translate(arguments: list[str]) -> Job:
     import tyro
 
-    from signllm.data.cutting import Pauses
+    from signllm.data.recording_pieces import Pauses
     from signllm.models.generation import GenerationConfig
 
     settings, usual = Annotated[GenerationConfig, tyro.conf.arg(name="")], _generation(arguments)
@@ -104,8 +104,8 @@ def _generation(arguments: Sequence[str]) -> Any:
         return GenerationConfig()
 
 
-def _cut(windows: float | None, overlap: float, pauses: "Pauses | None") -> "Cut | None":
-    from signllm.data.cutting import Windows
+def _cut(windows: float | None, overlap: float, pauses: "Pauses | None") -> "CutRule | None":
+    from signllm.data.recording_pieces import Windows
 
     if windows is not None and pauses is not None:
         raise UsageError("--windows and --pauses are two ways to cut", remedy="give one of them")
@@ -118,7 +118,7 @@ def _work(
     names: tuple[str, ...],
     load: "Callable[[], Translator]",
     generation: Any,
-    cut: "Cut | None",
+    cut: "CutRule | None",
     ranks: "Ranks",
     *,
     json: bool,

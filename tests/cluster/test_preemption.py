@@ -17,8 +17,8 @@ import torch
 from signllm.cluster.launch import launch
 from signllm.cluster.profile import Profile
 from signllm.data.characters import load_characters
-from signllm.data.clip import Annotations, Clip
 from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.source_samples import Annotations, SourceSample
 from signllm.training.checkpoint import load_weights
 from tests import warm
 from tests.cluster.slurm import GRACE_S, Slurm, until
@@ -58,7 +58,10 @@ def test_a_preempted_run_ends_with_the_weights_of_one_that_was_not(
 @pytest.fixture
 def shards(composed: Path, tmp_path: Path) -> Path:
     """The train split of ``composed``, each of its five videos in a shard of its own."""
-    clips = [Clip(id=f"{n}", video=composed / f"train{n}", text=f"text {n}", split="train") for n in range(5)]
+    clips = [
+        SourceSample(id=f"{n}", video=composed / f"train{n}", text=f"text {n}", split="train")
+        for n in range(5)
+    ]
     config = ShardConfig(encode="frames", shard_size_mb=0.001, show_progress=False)
     write_shards(Annotations(clips=tuple(clips), left_out=()), tmp_path / "shards", config)
     assert len(list((tmp_path / "shards").glob("*.tar"))) == len(clips)

@@ -48,7 +48,7 @@ def verb_on_rank(arguments: Sequence[str]) -> None:
     ``begun-ATTEMPT-RANK`` which videos it has begun to read or to translate.
     """
     from signllm import recipes
-    from signllm.data.source import VideoSource
+    from signllm.data.sample_source import VideoSource
     from signllm.models.sign_llm import SignLLM
     from signllm.training.preemption import asked_to_leave
     from signllm.verbs import run

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from signllm.data.clip import Annotations, Clip
+from signllm.data.source_samples import Annotations, SourceSample
 from signllm.data.video import encode_h264
 
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "realdata"
@@ -45,9 +45,11 @@ def make_clips(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Annota
                 video = folder / f"clip{number}.mp4"
                 video.write_bytes(encode_h264(drawn(frames + number % 5, seed=number), 25))
                 clips.append(
-                    Clip(id=f"clip{number}", video=video, text=f"sentence {number}", split=split, signer="s")
+                    SourceSample(
+                        id=f"clip{number}", video=video, text=f"sentence {number}", split=split, signer="s"
+                    )
                 )
-            made[count, frames, split] = Annotations(clips=tuple(clips))
+            made[count, frames, split] = Annotations(samples=tuple(clips))
         return made[count, frames, split]
 
     return make

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from signllm.data.batch import Item, collate
+from signllm.data.batch import LoadedSample, collate
 
 from .conftest import drawn
 
 
-def item(number: int, frames: int, bad: str | None = None) -> Item:
-    return Item(id=f"v{number}", text=f"t{number}", language="German", frames=drawn(frames, number), bad=bad)
+def item(number: int, frames: int, bad: str | None = None) -> LoadedSample:
+    return LoadedSample(
+        id=f"v{number}", text=f"t{number}", language="German", frames=drawn(frames, number), bad=bad
+    )
 
 
 def test_frames_can_be_unpacked_again() -> None:
@@ -27,7 +29,7 @@ def test_frames_can_be_unpacked_again() -> None:
 
 
 def test_characters_without_frames() -> None:
-    items = [Item(id=str(n), text="t", language="", characters=np.arange(n + 1)) for n in range(3)]
+    items = [LoadedSample(id=str(n), text="t", language="", characters=np.arange(n + 1)) for n in range(3)]
     batch = collate(items, is_real=[True] * 3, positions=np.arange(3), epoch=0, seed=0)
     assert batch.frames is None
     assert batch.characters is not None

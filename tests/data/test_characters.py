@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from signllm.data.characters import (
-    characters_file,
+    characters_path,
     load_characters,
-    load_packed,
+    load_packed_characters,
     load_split_characters,
-    read_made_by,
+    read_provenance,
     save_characters,
 )
 from signllm.errors import UsageError
@@ -54,8 +54,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_a_split_is_its_files_in_the_order_of_the_shards(tmp_path: Path) -> None:
     for shard, names in enumerate(("ab", "", "c")):
         sequences = {name: np.arange(ord(name) - ord("a") + 1) for name in names}
-        save_characters(characters_file(tmp_path, "train", shard), sequences, "book", {"shard": shard})
-    save_characters(characters_file(tmp_path, "dev", 0), {"d": np.arange(9)}, "book")
+        save_characters(characters_path(tmp_path, "train", shard), sequences, "book", {"shard": shard})
+    save_characters(characters_path(tmp_path, "dev", 0), {"d": np.arange(9)}, "book")
     characters, codebook = load_split_characters(tmp_path, "train")
     assert {name: sequence.tolist() for name, sequence in characters.items()} == {
         "a": [0],
@@ -63,11 +63,13 @@ def test_a_split_is_its_files_in_the_order_of_the_shards(tmp_path: Path) -> None
         "c": [0, 1, 2],
     }
     assert codebook == "book"
-    packed, counts = load_packed([characters_file(tmp_path, "train", shard) for shard in (0, 1, 2)])
+    packed, counts = load_packed_characters(
+        [characters_path(tmp_path, "train", shard) for shard in (0, 1, 2)]
+    )
     assert (packed.tolist(), counts.tolist()) == ([0, 0, 1, 0, 1, 2], [1, 2, 3])
     assert packed.dtype == np.uint8
-    assert read_made_by(characters_file(tmp_path, "train", 2)) == {"codebook": "book", "shard": 2}
-    assert read_made_by(characters_file(tmp_path, "train", 3)) is None
+    assert read_provenance(characters_path(tmp_path, "train", 2)) == {"codebook": "book", "shard": 2}
+    assert read_provenance(characters_path(tmp_path, "train", 3)) is None
 
 
 def test_the_one_file_of_an_earlier_version_is_a_split_too(tmp_path: Path) -> None:
@@ -80,6 +82,6 @@ def test_no_files_and_files_of_two_codebooks_are_refused(tmp_path: Path) -> None
     with pytest.raises(UsageError, match="no character sequences of the split 'train'"):
         load_split_characters(tmp_path, "train")
     for shard, codebook in enumerate(("one", "two")):
-        save_characters(characters_file(tmp_path, "train", shard), {}, codebook)
+        save_characters(characters_path(tmp_path, "train", shard), {}, codebook)
     with pytest.raises(UsageError, match="codebook two beside those of one"):
         load_split_characters(tmp_path, "train")

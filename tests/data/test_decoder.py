@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from signllm.data import decoder
-from signllm.data.video import decode, decode_by_pyav, encode_h264
+from signllm.data.video import decode_by_pyav, decode_video, encode_h264
 from signllm.errors import UsageError
 
 from .conftest import drawn
@@ -24,9 +24,9 @@ from .made_videos import video as made_video
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    decoder.choose.cache_clear()
+    decoder.choose_decoder.cache_clear()
     yield
-    decoder.choose.cache_clear()
+    decoder.choose_decoder.cache_clear()
 
 
 class Lookalike:
@@ -66,14 +66,14 @@ def test_equal_pictures_are_taken_and_whole_videos_only(monkeypatch: pytest.Monk
 
     install(monkeypatch, Marked)
     clip = encode_h264(drawn(5), 25)
-    assert decoder.choose().decoder == "torchcodec"
+    assert decoder.choose_decoder().decoder == "torchcodec"
     before = Marked.decoded
-    np.testing.assert_array_equal(decode(clip), decode_by_pyav(clip))
+    np.testing.assert_array_equal(decode_video(clip), decode_by_pyav(clip))
     assert Marked.decoded == before + 1
-    np.testing.assert_array_equal(decode(clip, size=32), decode_by_pyav(clip, size=32))
+    np.testing.assert_array_equal(decode_video(clip, size=32), decode_by_pyav(clip, size=32))
     assert Marked.decoded == before + 1  # scaled pictures are PyAV's
     monkeypatch.setattr(Marked, "missing", 1)
-    assert decoder.whole_frames(clip) is None
+    assert decoder.decode_by_torchcodec(clip) is None
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_equal_pictures_are_taken_and_whole_videos_only(monkeypatch: pytest.Monk
 )
 def test_what_a_file_asks_for_is_left_to_pyav(clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Lookalike)
-    assert decoder.choose().decoder == "torchcodec"
-    assert decoder.whole_frames(clip) is None
-    np.testing.assert_array_equal(decode(clip), decode_by_pyav(clip))
+    assert decoder.choose_decoder().decoder == "torchcodec"
+    assert decoder.decode_by_torchcodec(clip) is None
+    np.testing.assert_array_equal(decode_video(clip), decode_by_pyav(clip))
 
 
 @pytest.mark.parametrize(
@@ -104,30 +104,30 @@ def test_another_picture_or_a_broken_install_leaves_pyav(
     video_decoder: type[Lookalike] | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, video_decoder)
-    choice = decoder.choose()
+    choice = decoder.choose_decoder()
     assert choice.decoder == "pyav"
     assert why in choice.why
-    decoder.choose.cache_clear()
+    decoder.choose_decoder.cache_clear()
     monkeypatch.setenv(decoder.VARIABLE, "torchcodec")
     with pytest.raises(UsageError, match=f"SIGNLLM_DECODER=torchcodec: .*{why}"):
-        decode(encode_h264(drawn(3), 25))
+        decode_video(encode_h264(drawn(3), 25))
 
 
 def test_what_may_be_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Lookalike)
     monkeypatch.setenv(decoder.VARIABLE, "pyav")
-    assert decoder.choose() == decoder.Choice("pyav", "SIGNLLM_DECODER=pyav")
-    decoder.choose.cache_clear()
+    assert decoder.choose_decoder() == decoder.DecoderChoice("pyav", "SIGNLLM_DECODER=pyav")
+    decoder.choose_decoder.cache_clear()
     monkeypatch.setenv(decoder.VARIABLE, "opencv")
     with pytest.raises(UsageError, match="SIGNLLM_DECODER=opencv"):
-        decoder.choose()
+        decoder.choose_decoder()
 
 
 def test_the_real_one_gives_the_pictures_of_real_files(realdata: Path) -> None:
-    if problem := decoder.disagreement():
+    if problem := decoder.find_torchcodec_problem():
         pytest.skip(problem)
     for path in sorted((realdata / "clips").iterdir()):
-        theirs = decoder.whole_frames(path)
+        theirs = decoder.decode_by_torchcodec(path)
         assert theirs is not None, path.name
         np.testing.assert_array_equal(theirs, decode_by_pyav(path))
-    assert decoder.whole_frames(b"no video") is None
+    assert decoder.decode_by_torchcodec(b"no video") is None

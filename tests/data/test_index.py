@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from signllm.data.clip import Annotations
 from signllm.data.index import ShardIndex
 from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.source_samples import Annotations
 from signllm.errors import UsageError
 
 Maker = Callable[..., Annotations]
@@ -29,7 +29,7 @@ def test_random_reads_give_the_bytes_that_went_in(shards: Path, make_clips: Make
     assert len(split.tars) == len(split.shard_sizes) > 2
     assert sum(split.shard_sizes) == len(split) == 8
     for number in (7, 0, 3, 5):
-        clip = make_clips(8).clips[number]
+        clip = make_clips(8).samples[number]
         members = split.read(number)
         assert set(members) == {"mp4", "txt", "json"}
         assert (members["mp4"], members["txt"].decode()) == (clip.video.read_bytes(), clip.text)

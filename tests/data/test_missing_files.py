@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from signllm.data.clip import Annotations, Clip
-from signllm.data.missing_files import describe_missing, spelled_path
+from signllm.data.missing_files import describe_missing, find_path_by_spelling
 from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.source_samples import Annotations, SourceSample
 from signllm.errors import UsageError
 
 
@@ -41,9 +41,11 @@ def test_without_a_similar_name_the_folder_is_named(tmp_path: Path) -> None:
 
 def test_nothing_is_written_where_no_video_exists(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
-    clips = [Clip(id=str(n), video=tmp_path / f"video/{n}.mp4", text="t", split="train") for n in range(3)]
+    clips = [
+        SourceSample(id=str(n), video=tmp_path / f"video/{n}.mp4", text="t", split="train") for n in range(3)
+    ]
     with pytest.raises(UsageError, match="none of the 3 videos exists") as raised:
-        write_shards(Annotations(clips=tuple(clips)), tmp_path / "out", ShardConfig(show_progress=False))
+        write_shards(Annotations(samples=tuple(clips)), tmp_path / "out", ShardConfig(show_progress=False))
     assert str(tmp_path / "video/0.mp4") in str(raised.value)
     assert str(tmp_path / "videos") in str(raised.value.where)
     assert not (tmp_path / "out").exists()
@@ -61,4 +63,4 @@ def test_nothing_is_written_where_no_video_exists(tmp_path: Path) -> None:
 def test_names_in_another_spelling_are_found(tmp_path: Path, on_disk: str, named: str) -> None:
     (tmp_path / on_disk).parent.mkdir(exist_ok=True)
     (tmp_path / on_disk).touch()
-    assert spelled_path(tmp_path, named) == tmp_path / on_disk
+    assert find_path_by_spelling(tmp_path, named) == tmp_path / on_disk

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from signllm.data.clip import Annotations
 from signllm.data.mixture import Mixture, open_mixture, parse_mixture
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.source_samples import Annotations
 from signllm.errors import UsageError
 
 Maker = Callable[..., Annotations]
@@ -22,9 +22,9 @@ Maker = Callable[..., Annotations]
 def both(make_clips: Maker, tmp_path: Path) -> str:
     """Six German clips and five English ones, whose ids are among those of the others."""
     for name, count, language in (("A", 6, "German"), ("B", 5, "English")):
-        clips = tuple(dataclasses.replace(clip, language=language) for clip in make_clips(count).clips)
+        clips = tuple(dataclasses.replace(clip, language=language) for clip in make_clips(count).samples)
         write_shards(
-            dataclasses.replace(make_clips(count), clips=clips),
+            dataclasses.replace(make_clips(count), samples=clips),
             tmp_path / name,
             ShardConfig(encode="copy", shard_size_mb=0.008, show_progress=False),
         )

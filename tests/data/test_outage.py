@@ -21,15 +21,15 @@ import pytest
 import torch
 
 from signllm import storage
-from signllm.data import sharding
+from signllm.data import parallel_encoding
 from signllm.data.batch import Batch
-from signllm.data.clip import Annotations, Clip, LeftOut
 from signllm.data.index import ShardIndex, Split
-from signllm.data.inspection import shards_verify
+from signllm.data.parallel_encoding import map_in_processes
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
-from signllm.data.samples import EncodeConfig, Sample
-from signllm.data.sharding import in_processes
+from signllm.data.sample_encoding import EncodeConfig, EncodedSample
+from signllm.data.shard_inspection import verify_shards
 from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.source_samples import Annotations, LeftOutSample, SourceSample
 from signllm.data.video import encode_h264
 from signllm.errors import UsageError
 from signllm.storage import DataLostError, StorageError, storage_wait_policy, wait_for_storage
@@ -219,11 +219,11 @@ def copied(annotations: Annotations, folder: Path) -> Annotations:
     """Return the clips with videos of their own, which may be moved away."""
     folder.mkdir(parents=True)
     clips = []
-    for clip in annotations.clips:
+    for clip in annotations.samples:
         video = folder / clip.video.name
         video.write_bytes(clip.video.read_bytes())
         clips.append(dataclasses.replace(clip, video=video))
-    return Annotations(clips=tuple(clips))
+    return Annotations(samples=tuple(clips))
 
 
 def test_a_folder_of_videos_that_is_unmounted_is_waited_for_and_a_missing_video_is_left_out(
@@ -231,9 +231,9 @@ def test_a_folder_of_videos_that_is_unmounted_is_waited_for_and_a_missing_video_
 ) -> None:
     annotations = copied(make_clips(8), tmp_path / "mount" / "videos")
     write_shards(annotations, tmp_path / "undisturbed", CONFIG)
-    gone = Clip(id="gone", video=tmp_path / "mount" / "videos" / "gone.mp4", text="x", split="train")
-    nowhere = Clip(id="nowhere", video=tmp_path / "elsewhere" / "gone.mp4", text="x", split="train")
-    annotations = Annotations(clips=(*annotations.clips[:3], gone, nowhere, *annotations.clips[3:]))
+    gone = SourceSample(id="gone", video=tmp_path / "mount" / "videos" / "gone.mp4", text="x", split="train")
+    nowhere = SourceSample(id="nowhere", video=tmp_path / "elsewhere" / "gone.mp4", text="x", split="train")
+    annotations = Annotations(samples=(*annotations.samples[:3], gone, nowhere, *annotations.samples[3:]))
     away, taken = tmp_path / "away", itertools.count()
 
     def advance(seconds: float) -> None:
@@ -241,14 +241,14 @@ def test_a_folder_of_videos_that_is_unmounted_is_waited_for_and_a_missing_video_
         if away.exists() and clock.now_s > 1020:
             away.rename(tmp_path / "mount")
 
-    make_sample = sharding.make_sample
+    encode_sample = parallel_encoding.encode_sample
 
-    def unmount(clip: Clip, config: EncodeConfig) -> Sample | LeftOut:
+    def unmount(clip: SourceSample, config: EncodeConfig) -> EncodedSample | LeftOutSample:
         if next(taken) == 5:
             (tmp_path / "mount").rename(away)
-        return make_sample(clip, config)
+        return encode_sample(clip, config)
 
-    monkeypatch.setattr(sharding, "make_sample", unmount)
+    monkeypatch.setattr(parallel_encoding, "encode_sample", unmount)
     monkeypatch.setattr(clock, "sleep", advance)
     config = dataclasses.replace(CONFIG, max_bad="2")
     manifest = write_shards(annotations, tmp_path / "disturbed", config)
@@ -264,15 +264,15 @@ def test_sharding_ends_when_videos_stay_away_and_goes_on_when_they_are_back(
     annotations = copied(make_clips(8), tmp_path / "videos")
     write_shards(annotations, tmp_path / "undisturbed", CONFIG)
     config = dataclasses.replace(CONFIG, storage_timeout_s=0.1)
-    taken, make_sample = itertools.count(), sharding.make_sample
+    taken, encode_sample = itertools.count(), parallel_encoding.encode_sample
 
-    def unmount(clip: Clip, config: EncodeConfig) -> Sample | LeftOut:
+    def unmount(clip: SourceSample, config: EncodeConfig) -> EncodedSample | LeftOutSample:
         if next(taken) == 5:
             (tmp_path / "videos").rename(tmp_path / "away")
-        return make_sample(clip, config)
+        return encode_sample(clip, config)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sharding, "make_sample", unmount)
+        patch.setattr(parallel_encoding, "encode_sample", unmount)
         with pytest.raises(StorageError, match=r"0\.1 s(.|\n)*clip5\.mp4"):
             write_shards(annotations, tmp_path / "out", config)
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -283,10 +283,10 @@ def test_sharding_ends_when_videos_stay_away_and_goes_on_when_they_are_back(
 
 def test_worker_processes_wait_as_their_parent_and_no_longer_than_it(tmp_path: Path) -> None:
     with storage_wait_policy(0.1), pytest.raises(StorageError, match=r"0\.1 s(.|\n)*x\.mp4"):
-        list(in_processes(_wait, [(tmp_path / "x.mp4",)], 2))
+        list(map_in_processes(_wait, [(tmp_path / "x.mp4",)], 2))
     (tmp_path / "there").touch()
     with storage_wait_policy(1e6):
-        results = in_processes(_wait, [(tmp_path / "there",), (tmp_path / "x.mp4",)], 2)
+        results = map_in_processes(_wait, [(tmp_path / "there",), (tmp_path / "x.mp4",)], 2)
         assert next(results) is None
         results.close()
 
@@ -317,9 +317,9 @@ def test_a_failed_read_anywhere_in_a_recording_changes_no_clip_of_it(
     generator = np.random.default_rng(0)
     video = tmp_path / "recording.mp4"
     video.write_bytes(encode_h264(generator.integers(0, 256, (100, 64, 64, 3), np.uint8), 25))
-    clip = Clip(id="a", video=video, text="a", split="train", start_s=1.0, end_s=2.0)
-    undisturbed = sharding.make_sample(clip, EncodeConfig())
-    assert isinstance(undisturbed, Sample)
+    clip = SourceSample(id="a", video=video, text="a", split="train", start_s=1.0, end_s=2.0)
+    undisturbed = parallel_encoding.encode_sample(clip, EncodeConfig())
+    assert isinstance(undisturbed, EncodedSample)
     opened = Path.open
 
     def open_failing(path: Path, mode: str = "r", *arguments: Any, **named: Any) -> Any:
@@ -330,7 +330,7 @@ def test_a_failed_read_anywhere_in_a_recording_changes_no_clip_of_it(
     monkeypatch.setattr(Path, "open", open_failing)
     for reads_before in itertools.count():
         FailingFile.storage = iter([None] * reads_before + [number])
-        assert sharding.make_sample(clip, EncodeConfig()) == undisturbed
+        assert parallel_encoding.encode_sample(clip, EncodeConfig()) == undisturbed
         if next(FailingFile.storage, None) is not None:
             break  # fewer reads than that
     assert reads_before > 3
@@ -339,13 +339,13 @@ def test_a_failed_read_anywhere_in_a_recording_changes_no_clip_of_it(
 def test_verify_waits_and_does_not_take_an_outage_for_damage(
     shards: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed = shards_verify(shards)
+    undisturbed = verify_shards(shards)
     failing_once(monkeypatch, "open", ".tar")
-    assert shards_verify(shards) == undisturbed
+    assert verify_shards(shards) == undisturbed
     (shards / "train-000001.tar").rename(shards / "moved")
     (shards / "train-000001.tar").write_bytes((shards / "moved").read_bytes()[:-512])
     with pytest.raises(UsageError, match=r"train-000001\.tar"):
-        shards_verify(shards)
+        verify_shards(shards)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from signllm.data.packed_frames import Memory, PackedFrames
+from signllm.data.packed_frames import ArrayPool, PackedFrames
 
 from .conftest import drawn
 
@@ -50,7 +50,7 @@ def test_unused_memory_is_not_kept() -> None:
 
 
 def test_memory_is_used_again_only_when_nobody_holds_it() -> None:
-    memory = Memory()
+    memory = ArrayPool()
 
     def batch(frames: int, seed: int) -> torch.Tensor:
         packed = PackedFrames(frames, memory)

@@ -19,11 +19,11 @@ import pytest
 from PIL import Image
 
 from signllm import cli
-from signllm.data.clip import Clip
 from signllm.data.frame_folder import decode_image
 from signllm.data.index import ShardIndex
-from signllm.data.samples import EncodeConfig, Sample, make_sample
-from signllm.data.stored import stored_frames
+from signllm.data.sample_encoding import EncodeConfig, EncodedSample, encode_sample
+from signllm.data.source_samples import SourceSample
+from signllm.data.stored_frames import decode_stored_frames
 from signllm.data.video import read_video
 
 from .conftest import drawn
@@ -113,7 +113,7 @@ def test_codecs_and_containers(
     table, out = tmp_path / "t.tsv", tmp_path / "out"
     table.write_text(f"video\ttext\nv.{kind}\ta sentence\n")
     assert cli.main(["shard", "table", str(table), str(out)]) == 0
-    stored = stored_frames(ShardIndex(out).split("train").read(0))
+    stored = decode_stored_frames(ShardIndex(out).split("train").read(0))
     assert difference(stored, wanted) <= most + 3
     assert cli.main(["shards", "verify", str(out)]) == 0
 
@@ -124,12 +124,12 @@ def test_odd_sizes_lose_a_row_or_a_column_in_h264_only(shape: tuple[int, int], t
     wanted = drawn(5, height=height, width=width)
     path = write(tmp_path / "v.mkv", "ffv1", "bgr0", {}, wanted)
     np.testing.assert_array_equal(read_video(path).frames, wanted)
-    clip = Clip(id="c", video=path, text="t", split="train")
+    clip = SourceSample(id="c", video=path, text="t", split="train")
     for encode, kept in (("h264", (height - height % 2, width - width % 2)), ("frames", shape)):
-        sample = make_sample(clip, EncodeConfig(encode=encode))
-        assert isinstance(sample, Sample)
+        sample = encode_sample(clip, EncodeConfig(encode=encode))
+        assert isinstance(sample, EncodedSample)
         assert (sample.meta["height"], sample.meta["width"]) == kept
-        assert difference(stored_frames(sample.members), wanted[:, : kept[0], : kept[1]]) <= 6
+        assert difference(decode_stored_frames(sample.members), wanted[:, : kept[0], : kept[1]]) <= 6
 
 
 @pytest.mark.parametrize("kind", ["mp4", "mkv"])
@@ -188,8 +188,12 @@ def test_kinds_of_images(kind: str, encode: str, tmp_path: Path) -> None:
     for number in range(3):
         (folder / f"{number}.{'jpg' if 'jpeg' in kind else 'png'}").write_bytes(data)
     assert read_video(folder).frames.shape == (3, HEIGHT, WIDTH, 3)
-    sample = make_sample(Clip(id="c", video=folder, text="t", split="train"), EncodeConfig(encode=encode))
-    assert isinstance(sample, Sample)
+    sample = encode_sample(
+        SourceSample(id="c", video=folder, text="t", split="train"), EncodeConfig(encode=encode)
+    )
+    assert isinstance(sample, EncodedSample)
     described = json.loads(sample.members["json"])
     assert (described["height"], described["width"], described["frames"]) == (HEIGHT, WIDTH, 3)
-    assert difference(stored_frames(sample.members)[1], wanted) <= most + (3 if encode == "h264" else 0)
+    assert difference(decode_stored_frames(sample.members)[1], wanted) <= most + (
+        3 if encode == "h264" else 0
+    )

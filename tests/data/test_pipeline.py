@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 from signllm.data.batch import Batch
 from signllm.data.characters import load_characters, save_characters
-from signllm.data.clip import Annotations
 from signllm.data.index import ShardIndex, Split
 from signllm.data.pipeline import AugmentConfig, CharacterSource, DataConfig, Loader, VideoSource
 from signllm.data.shards import ShardConfig, write_shards
-from signllm.data.video import decode
+from signllm.data.source_samples import Annotations
+from signllm.data.video import decode_video
 from signllm.errors import UsageError
 
 Maker = Callable[..., Annotations]
@@ -179,13 +179,13 @@ def test_the_last_batch_is_masked_and_repeats_real_samples(split: Split) -> None
 
 
 def test_frames_are_those_of_the_files(split: Split, make_clips: Maker) -> None:
-    clips = {clip.id: clip for clip in make_clips(23).clips}
+    clips = {clip.id: clip for clip in make_clips(23).samples}
     for batch in Loader(VideoSource(split, SMALL), batch_size=5, epochs=1):
         assert batch.frames is not None
         for name, text, frames in zip(
             batch.ids, batch.texts, batch.frames.split(batch.frame_counts.tolist()), strict=True
         ):
-            np.testing.assert_array_equal(frames.permute(0, 2, 3, 1).numpy(), decode(clips[name].video))
+            np.testing.assert_array_equal(frames.permute(0, 2, 3, 1).numpy(), decode_video(clips[name].video))
             assert text == clips[name].text
 
 

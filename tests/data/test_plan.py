@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signllm.data.order import OrderState, permutation
-from signllm.data.plan import Dataset, EpochPlan, beside_like_lengths, mixed
+from signllm.data.order import OrderState, permute_samples
+from signllm.data.plan import Dataset, EpochPlan, group_similar_lengths, mix_datasets
 
 UNTIMED = settings(deadline=None)
 SHARDS = st.lists(st.integers(1, 9), min_size=1, max_size=9).map(tuple)
@@ -32,7 +32,7 @@ def plans(draw: st.DrawFn) -> EpochPlan:
 
 def consumed(plan: EpochPlan, state: OrderState) -> list[int]:
     """Sample numbers of the batch that begins at a state."""
-    return plan.order(state.seed, state.epoch)[state.samples_consumed : plan.batch_end(state)].tolist()
+    return plan.order(state.seed, state.epoch)[state.samples_consumed : plan.find_batch_end(state)].tolist()
 
 
 @UNTIMED
@@ -79,7 +79,7 @@ def test_another_batch_size_or_limit_continues_with_the_very_next_sample(
 @UNTIMED
 @given(st.lists(st.integers(1, 500), max_size=600), st.integers(0, 2**63))
 def test_like_lengths_are_a_permutation_within_pools(lengths: list[int], seed: int) -> None:
-    places = beside_like_lengths(np.array(lengths, np.int64), seed, 0)
+    places = group_similar_lengths(np.array(lengths, np.int64), seed, 0)
     for pool in range(0, len(lengths), 256):
         part = places[pool : pool + 256]
         assert sorted(part.tolist()) == list(range(pool, min(pool + 256, len(lengths))))
@@ -87,7 +87,7 @@ def test_like_lengths_are_a_permutation_within_pools(lengths: list[int], seed: i
 
 def test_neighbours_are_of_like_length_and_pools_do_not_begin_with_the_short_ones() -> None:
     lengths = np.random.default_rng(0).integers(13, 300, 256 * 40)
-    arranged = lengths[beside_like_lengths(lengths, 3, 0)]
+    arranged = lengths[group_similar_lengths(lengths, 3, 0)]
     spread = np.ptp(arranged.reshape(-1, 16), axis=1).mean()
     assert spread < 0.3 * np.ptp(lengths.reshape(-1, 16), axis=1).mean()
     halves = arranged.reshape(-1, 128).mean(axis=1).reshape(-1, 2)
@@ -97,7 +97,7 @@ def test_neighbours_are_of_like_length_and_pools_do_not_begin_with_the_short_one
 def test_other_epochs_put_other_samples_beside_each_other() -> None:
     lengths = np.random.default_rng(0).integers(13, 300, 200)  # less than one pool
     groups = [
-        {frozenset(row) for row in beside_like_lengths(lengths, 3, epoch)[:192].reshape(-1, 8).tolist()}
+        {frozenset(row) for row in group_similar_lengths(lengths, 3, epoch)[:192].reshape(-1, 8).tolist()}
         for epoch in range(2)
     ]
     assert len(groups[0] & groups[1]) <= 4
@@ -121,8 +121,8 @@ def test_ranks_of_a_step_hold_like_numbers_of_frames() -> None:
 
 
 def test_one_dataset_of_weight_one_keeps_the_recorded_order() -> None:
-    order = mixed([Dataset(shard_sizes=(4, 4, 4))], 5, 2, 2)
-    np.testing.assert_array_equal(order, permutation((4, 4, 4), 5, 2, 2))
+    order = mix_datasets([Dataset(shard_sizes=(4, 4, 4))], 5, 2, 2)
+    np.testing.assert_array_equal(order, permute_samples((4, 4, 4), 5, 2, 2))
 
 
 @UNTIMED
@@ -135,7 +135,7 @@ def test_datasets_are_used_by_their_weights(given_: list[tuple[tuple[int, ...], 
     total = sum(dataset.samples for dataset in datasets)
     used = np.zeros(total, np.int64)
     for epoch in range(4):
-        order = mixed(datasets, seed, epoch, 2)
+        order = mix_datasets(datasets, seed, epoch, 2)
         assert len(order) == sum(dataset.share for dataset in datasets)
         used += np.bincount(order, minlength=total)
         first = 0
@@ -148,7 +148,7 @@ def test_datasets_are_used_by_their_weights(given_: list[tuple[tuple[int, ...], 
 
 def test_any_stretch_of_an_epoch_holds_the_datasets_in_proportion() -> None:
     datasets = [Dataset(shard_sizes=(50,) * 6, weight=2.0), Dataset(shard_sizes=(100,) * 4)]
-    for stretch in mixed(datasets, 1, 0, 4).reshape(10, 100):
+    for stretch in mix_datasets(datasets, 1, 0, 4).reshape(10, 100):
         assert 55 <= int((stretch < 300).sum()) <= 65
 
 

@@ -14,19 +14,19 @@ import pytest
 
 from signllm.data import recording
 from signllm.data.annotations import read_annotations
-from signllm.data.clip import Annotations, Clip, Cut
 from signllm.data.frame_folder import encode_png
 from signllm.data.index import ShardIndex
 from signllm.data.shards import ShardConfig, shard, write_shards
-from signllm.data.stored import stored_frames
-from signllm.data.video import Video, decode, rgb_video
+from signllm.data.source_samples import Annotations, SourceSample, TimeSpan
+from signllm.data.stored_frames import decode_stored_frames
+from signllm.data.video import Video, decode_to_rgb, decode_video
 from signllm.data.video_error import VideoError
 from signllm.errors import UsageError
 
 from .conftest import drawn
 
 FPS = 25
-RGB = functools.partial(rgb_video, fit=None, fps=None)
+RGB = functools.partial(decode_to_rgb, fit=None, fps=None)
 QUIET = ShardConfig(show_progress=False)
 KINDS = {
     "mp4": ("libx264", {"g": "12", "bf": "3"}),
@@ -38,8 +38,8 @@ KINDS = {
 }
 
 
-def read_cut(path: Path, cut: Cut) -> tuple[Video, str]:
-    return recording.read_cut(path, cut, RGB)
+def read_cut(path: Path, cut: TimeSpan) -> tuple[Video, str]:
+    return recording.read_time_span(path, cut, RGB)
 
 
 def record(path: Path, frames: int = 200, first_pts: int = 0, times: list[int] | None = None) -> Path:
@@ -67,63 +67,63 @@ def taken(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("first", "stop"), [(0, 5), (1, 2), (37, 90), (48, 60), (60, 61), (150, 200)])
 def test_a_cut_has_the_very_frames_of_the_whole(taken: Path, first: int, stop: int) -> None:
-    video, _ = read_cut(taken, Cut(first / FPS, stop / FPS))
-    np.testing.assert_array_equal(video.frames, decode(taken)[first:stop])
+    video, _ = read_cut(taken, TimeSpan(first / FPS, stop / FPS))
+    np.testing.assert_array_equal(video.frames, decode_video(taken)[first:stop])
     assert video.fps == pytest.approx(FPS, rel=0.01)
 
 
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "ts"])
 def test_times_count_from_the_recordings_start(tmp_path: Path, kind: str) -> None:
     late = record(tmp_path / f"late.{kind}", first_pts=250)
-    np.testing.assert_array_equal(read_cut(late, Cut(3, 5))[0].frames, decode(late)[75:125])
+    np.testing.assert_array_equal(read_cut(late, TimeSpan(3, 5))[0].frames, decode_video(late)[75:125])
 
 
 def test_adjacent_cuts_share_no_frame_and_lose_none(tmp_path: Path) -> None:
     path = record(tmp_path / "a.mp4")
     borders_s = [0, 0.333, 1.0, 1.04, 2.719, 5.5, 8]
-    cuts = [Cut(*pair) for pair in itertools.pairwise(borders_s)]
+    cuts = [TimeSpan(*pair) for pair in itertools.pairwise(borders_s)]
     together = np.concatenate([read_cut(path, cut)[0].frames for cut in cuts])
-    np.testing.assert_array_equal(together, decode(path))
+    np.testing.assert_array_equal(together, decode_video(path))
 
 
 def test_a_varying_frame_rate_is_cut_by_time(tmp_path: Path) -> None:
     times = [2 * n for n in range(50)] + [100 + 10 * n for n in range(50)]
     path = record(tmp_path / "a.mkv", frames=100, times=times)
-    np.testing.assert_array_equal(read_cut(path, Cut(0.5, 2))[0].frames, decode(path)[25:60])
+    np.testing.assert_array_equal(read_cut(path, TimeSpan(0.5, 2))[0].frames, decode_video(path)[25:60])
 
 
 def test_only_the_part_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = record(tmp_path / "a.mp4")
     packets: list[int] = []
-    decoded = recording._Part._decoded
+    decoded = recording._TimeSpanReader._decoded
 
-    def counted(self: recording._Part, *, counts: bool) -> object:
+    def counted(self: recording._TimeSpanReader, *, counts: bool) -> object:
         for found in decoded(self, counts=counts):
             packets.append(1)
             yield found
 
-    monkeypatch.setattr(recording._Part, "_decoded", counted)
-    assert len(read_cut(path, Cut(6, 7))[0].frames) == 25
+    monkeypatch.setattr(recording._TimeSpanReader, "_decoded", counted)
+    assert len(read_cut(path, TimeSpan(6, 7))[0].frames) == 25
     assert len(packets) < 80  # 25, the 12 of a group before, one behind; twice where the first seek missed
 
 
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        (Cut(9, 10), "the recording ends at 8.00 s"),
-        (Cut(7.5, 9.5), "ends at 8.00 s"),
-        (Cut(1.001, 1.03), "lies from"),
+        (TimeSpan(9, 10), "the recording ends at 8.00 s"),
+        (TimeSpan(7.5, 9.5), "ends at 8.00 s"),
+        (TimeSpan(1.001, 1.03), "lies from"),
     ],
 )
-def test_a_part_that_is_not_there(tmp_path: Path, cut: Cut, message: str) -> None:
+def test_a_part_that_is_not_there(tmp_path: Path, cut: TimeSpan, message: str) -> None:
     with pytest.raises(VideoError, match=message):
         read_cut(record(tmp_path / "a.mp4"), cut)
 
 
 def test_an_end_slightly_behind_the_recording_is_taken(tmp_path: Path) -> None:
     path = record(tmp_path / "a.mp4")
-    assert len(read_cut(path, Cut(7, 8.5))[0].frames) == 25
-    assert len(read_cut(path, Cut(7, float("inf")))[0].frames) == 25
+    assert len(read_cut(path, TimeSpan(7, 8.5))[0].frames) == 25
+    assert len(read_cut(path, TimeSpan(7, float("inf")))[0].frames) == 25
 
 
 def table_of(folder: Path) -> Path:
@@ -141,10 +141,10 @@ def test_clips_of_a_recording_become_samples(tmp_path: Path) -> None:
     table = table_of(tmp_path)
     shard("table", table, tmp_path / "out", dataclasses.replace(QUIET, encode="frames"))
     split = ShardIndex(tmp_path / "out").split("train")
-    whole = decode(tmp_path / "long.mp4")
+    whole = decode_video(tmp_path / "long.mp4")
     for number in range(9):
         np.testing.assert_array_equal(
-            stored_frames(split.read(number)), whole[20 * number : 20 * number + 18]
+            decode_stored_frames(split.read(number)), whole[20 * number : 20 * number + 18]
         )
     assert b'"start_s": 1.6' in split.read(2)["json"]
 
@@ -170,15 +170,18 @@ def test_a_part_of_a_frame_folder(tmp_path: Path, encode: str) -> None:
     folder.mkdir()
     for number, frame in enumerate(drawn(30)):
         (folder / f"{number:04d}.png").write_bytes(encode_png(frame))
-    clip = Clip(id="c", video=folder, text="t", split="dev", fps=10, start_s=1, end_s=2)
-    write_shards(Annotations(clips=(clip,)), tmp_path / "out", dataclasses.replace(QUIET, encode=encode))
-    stored = stored_frames(ShardIndex(tmp_path / "out").split("dev").read(0))
+    clip = SourceSample(id="c", video=folder, text="t", split="dev", fps=10, start_s=1, end_s=2)
+    write_shards(Annotations(samples=(clip,)), tmp_path / "out", dataclasses.replace(QUIET, encode=encode))
+    stored = decode_stored_frames(ShardIndex(tmp_path / "out").split("dev").read(0))
     np.testing.assert_array_equal(stored, drawn(30)[10:20])
 
 
 def test_real_recordings_are_cut(realdata: Path) -> None:
     for path in [realdata / "clips/two_video_streams.mp4", realdata / "clips/vertical_full_range.mp4"]:
-        whole = decode(path)
-        (first, *_), stop = read_cut(path, Cut(1, 1.5))[0].frames, read_cut(path, Cut(0, 1.5))[0].frames
-        assert (first == whole[len(stop) - len(read_cut(path, Cut(1, 1.5))[0].frames)]).all()
-    assert read_annotations("table", realdata / "clips.tsv").clips[0].cut is None
+        whole = decode_video(path)
+        (first, *_), stop = (
+            read_cut(path, TimeSpan(1, 1.5))[0].frames,
+            read_cut(path, TimeSpan(0, 1.5))[0].frames,
+        )
+        assert (first == whole[len(stop) - len(read_cut(path, TimeSpan(1, 1.5))[0].frames)]).all()
+    assert read_annotations("table", realdata / "clips.tsv").samples[0].cut is None

@@ -12,11 +12,11 @@ import pytest
 
 from signllm import storage
 from signllm.data import remote
-from signllm.data.clip import Annotations
 from signllm.data.index import ShardIndex
-from signllm.data.inspection import shards_verify
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.shard_inspection import verify_shards
 from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.source_samples import Annotations
 from signllm.errors import UsageError
 from signllm.storage import StorageError, storage_wait_policy
 from tests.clock import Clock
@@ -104,14 +104,14 @@ def test_any_file_system_of_fsspec(shards: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_verify_reads_every_byte_over_http(server: Server, shards: Path, workers: int) -> None:
-    assert shards_verify(server.address, workers=workers) == shards_verify(shards)
+    assert verify_shards(server.address, workers=workers) == verify_shards(shards)
     tar = shards / "train-000001.tar"
     data = bytearray(tar.read_bytes())
     data[-600] ^= 1
     tar.write_bytes(data)
     (shards / "train-000000.tar").unlink()
     with pytest.raises(UsageError) as told:
-        shards_verify(server.address, workers=workers)
+        verify_shards(server.address, workers=workers)
     for damage in ("train-000000.tar: missing", "train-000001.tar: sha256 differs", "to that address again"):
         assert damage in str(told.value)
 
@@ -122,7 +122,7 @@ def test_a_span_longer_than_one_fetch(
     tar = shards / "train-000000.tar"
     for span in (tar.stat().st_size, tar.stat().st_size // 3, 10**9):
         monkeypatch.setattr(remote, "_FETCHED_BYTES", span)
-        remote.fetch(f"{server.address}/{tar.name}", tmp_path / "copy")
+        remote.download(f"{server.address}/{tar.name}", tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == tar.read_bytes()
 
 

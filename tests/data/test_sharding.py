@@ -10,7 +10,7 @@ from multiprocessing import active_children, get_context
 
 import pytest
 
-from signllm.data.sharding import STOP_SIGNALS, _die_with_parent, in_processes
+from signllm.data.parallel_encoding import STOP_SIGNALS, _die_with_parent, map_in_processes
 from signllm.errors import UsageError
 
 
@@ -29,7 +29,7 @@ def test_workers_pass_by_what_slurm_sends_to_every_process_of_a_job() -> None:
                 for number in STOP_SIGNALS:
                     os.kill(worker.pid, number)  # type: ignore[arg-type]
 
-    told = list(in_processes(own_id, jobs(), 2))
+    told = list(map_in_processes(own_id, jobs(), 2))
     assert len(told) == 12
     assert 1 <= len(set(told)) <= 2
 
@@ -46,7 +46,7 @@ def test_a_worker_whose_parent_was_killed_while_it_started_ends_too() -> None:
 
 
 def test_a_worker_that_is_killed_ends_the_run_with_a_message() -> None:
-    with closing(in_processes(own_id, ((0.1,) for _ in range(40)), 3)) as results:
+    with closing(map_in_processes(own_id, ((0.1,) for _ in range(40)), 3)) as results:
         os.kill(next(results), signal.SIGKILL)
         with pytest.raises(UsageError, match="a worker process was killed"):
             list(results)

@@ -18,13 +18,13 @@ import pytest
 import webdataset
 
 from signllm.data.annotations import read_annotations
-from signllm.data.clip import Annotations, Clip, LeftOut
 from signllm.data.frame_folder import encode_png
 from signllm.data.index import ShardIndex
-from signllm.data.inspection import shards_verify
-from signllm.data.shards import ShardConfig, shard, told, write_shards
-from signllm.data.stored import stored_frames
-from signllm.data.video import decode
+from signllm.data.shard_inspection import verify_shards
+from signllm.data.shards import ShardConfig, format_warnings, shard, write_shards
+from signllm.data.source_samples import Annotations, LeftOutSample, SourceSample
+from signllm.data.stored_frames import decode_stored_frames
+from signllm.data.video import decode_video
 from signllm.errors import UsageError
 
 from .conftest import drawn
@@ -39,7 +39,7 @@ def contents(out: Path) -> dict[str, str]:
 
 
 def small_shards(annotations: Annotations, clips_per_shard: int) -> ShardConfig:
-    size = sum(clip.video.stat().st_size + 1800 for clip in annotations.clips) / len(annotations.clips)
+    size = sum(clip.video.stat().st_size + 1800 for clip in annotations.samples) / len(annotations.samples)
     return dataclasses.replace(QUIET, shard_size_mb=size * (clips_per_shard - 0.5) / 1e6)
 
 
@@ -49,15 +49,15 @@ def test_webdataset_alone_reads_our_shards(make_clips: Maker, tmp_path: Path) ->
     tars = sorted(str(path) for path in tmp_path.glob("train-*.tar"))
     assert len(tars) == len(manifest["splits"]["train"]["shards"]) == 3
     samples = list(webdataset.WebDataset(tars, shardshuffle=False, empty_check=False))
-    assert [sample["__key__"] for sample in samples] == [clip.id for clip in annotations.clips]
-    for sample, clip in zip(samples, annotations.clips, strict=True):
+    assert [sample["__key__"] for sample in samples] == [clip.id for clip in annotations.samples]
+    for sample, clip in zip(samples, annotations.samples, strict=True):
         assert sample["mp4"] == clip.video.read_bytes()
         assert sample["txt"].decode() == clip.text
         described = json.loads(sample["json"])
         assert described["id"] == clip.id
         assert described["source_sha256"] == hashlib.sha256(clip.video.read_bytes()).hexdigest()
         assert (described["frames"], described["fps"], described["width"]) == (
-            len(decode(clip.video)),
+            len(decode_video(clip.video)),
             25,
             48,
         )
@@ -66,9 +66,9 @@ def test_webdataset_alone_reads_our_shards(make_clips: Maker, tmp_path: Path) ->
 def test_hazardous_names_survive_in_the_json(make_clips: Maker, tmp_path: Path) -> None:
     names = ["Mci9oyb5V2E-00:00:05.333-00:00:11.166", "-fZc293MpJk", "a/b", "a.b", "../../escape", "a__b"]
     clips = [
-        dataclasses.replace(clip, id=name) for clip, name in zip(make_clips(6).clips, names, strict=True)
+        dataclasses.replace(clip, id=name) for clip, name in zip(make_clips(6).samples, names, strict=True)
     ]
-    write_shards(Annotations(clips=tuple(clips)), tmp_path, QUIET)
+    write_shards(Annotations(samples=tuple(clips)), tmp_path, QUIET)
     samples = list(
         webdataset.WebDataset(str(tmp_path / "train-000000.tar"), shardshuffle=False, empty_check=False)
     )
@@ -84,31 +84,31 @@ def test_frame_folders_pass_losslessly(tmp_path: Path, encode: str) -> None:
     frames = drawn(11)
     for number, frame in enumerate(frames):
         (folder / f"{number}.png").write_bytes(encode_png(frame))
-    clip = Clip(id="c", video=folder, text="t", split="dev", fps=12.5)
-    write_shards(Annotations(clips=(clip,)), tmp_path / "out", dataclasses.replace(QUIET, encode=encode))
+    clip = SourceSample(id="c", video=folder, text="t", split="dev", fps=12.5)
+    write_shards(Annotations(samples=(clip,)), tmp_path / "out", dataclasses.replace(QUIET, encode=encode))
     split = ShardIndex(tmp_path / "out").split("dev")
     members = split.read(0)
     assert members["0011.png"] == (folder / "10.png").read_bytes()
     assert (split.samples[0].fps, split.samples[0].frames) == (12.5, 11)
-    np.testing.assert_array_equal(stored_frames(members), frames)
+    np.testing.assert_array_equal(decode_stored_frames(members), frames)
 
 
 def test_videos_as_lossless_frames_and_as_smaller_h264(make_clips: Maker, tmp_path: Path) -> None:
     annotations = make_clips(2)
     write_shards(annotations, tmp_path / "frames", dataclasses.replace(QUIET, encode="frames"))
-    stored = stored_frames(ShardIndex(tmp_path / "frames").split("train").read(1))
-    np.testing.assert_array_equal(stored, decode(annotations.clips[1].video))
+    stored = decode_stored_frames(ShardIndex(tmp_path / "frames").split("train").read(1))
+    np.testing.assert_array_equal(stored, decode_video(annotations.samples[1].video))
     config = ShardConfig(encode="h264", size=32, fps=12.5, show_progress=False)
     write_shards(annotations, tmp_path / "h264", config)
     sample = ShardIndex(tmp_path / "h264").split("train").samples[0]
     assert (sample.width, sample.height, sample.frames, sample.fps) == (32, 32, 7, 12.5)
-    assert shards_verify(tmp_path / "h264")["splits"] == {"train": 2}
+    assert verify_shards(tmp_path / "h264")["splits"] == {"train": 2}
 
 
 def test_real_clips_and_phoenix(realdata: Path, tmp_path: Path) -> None:
     config = ShardConfig(size=96, show_progress=False, workers=2)
     shard("table", realdata / "clips.tsv", tmp_path / "table", config)
-    assert shards_verify(tmp_path / "table")["splits"] == {"train": 11}
+    assert verify_shards(tmp_path / "table")["splits"] == {"train": 11}
     shard("phoenix2014t", realdata, tmp_path / "phoenix", ShardConfig(encode="frames", show_progress=False))
     index = ShardIndex(tmp_path / "phoenix")
     assert {name: [sample.frames for sample in index.split(name).samples] for name in index.splits} == {
@@ -116,8 +116,10 @@ def test_real_clips_and_phoenix(realdata: Path, tmp_path: Path) -> None:
         "dev": [2],
         "test": [2],
     }
-    real = read_annotations("phoenix2014t", realdata).clips[0]
-    np.testing.assert_array_equal(stored_frames(index.split("train").read(0)), decode(real.video))
+    real = read_annotations("phoenix2014t", realdata).samples[0]
+    np.testing.assert_array_equal(
+        decode_stored_frames(index.split("train").read(0)), decode_video(real.video)
+    )
 
 
 def test_workers_do_not_change_a_byte(make_clips: Maker, tmp_path: Path) -> None:
@@ -154,7 +156,7 @@ def runs(pid: int) -> bool:
 def test_killed_in_the_middle_the_same_command_ends_with_the_same_bytes(
     make_clips: Maker, tmp_path: Path
 ) -> None:
-    clips = make_clips(60, frames=60).clips
+    clips = make_clips(60, frames=60).samples
     rows = [f"{clip.video}\t{clip.text}\t\t" for clip in clips[:30]]
     rows += [f"{clips[30].video}\tpart {n}\t{n / 20}\t{n / 20 + 0.6}" for n in range(30)]
     src = tmp_path / "clips.tsv"
@@ -200,24 +202,24 @@ def test_a_changed_text_renews_its_shard_only(make_clips: Maker, tmp_path: Path)
     config = small_shards(annotations, 3)
     write_shards(annotations, tmp_path, config)
     before = {path.name: path.stat().st_ino for path in tmp_path.glob("train*.tar")}
-    changed = dataclasses.replace(annotations.clips[4], text="sentence X")
-    clips = (*annotations.clips[:4], changed, *annotations.clips[5:])
-    write_shards(Annotations(clips=clips), tmp_path, config)
+    changed = dataclasses.replace(annotations.samples[4], text="sentence X")
+    clips = (*annotations.samples[:4], changed, *annotations.samples[5:])
+    write_shards(Annotations(samples=clips), tmp_path, config)
     after = {path.name: path.stat().st_ino for path in tmp_path.glob("train*.tar")}
     # nothing behind a new shard is kept: where it ends decides where the next begins
     assert [before[name] == after[name] for name in sorted(before)] == [True, False, False, False]
     assert ShardIndex(tmp_path).split("train").samples[4].text == "sentence X"
-    assert shards_verify(tmp_path)["damaged"] == 0
+    assert verify_shards(tmp_path)["damaged"] == 0
 
 
 def test_stale_shards_go_and_other_files_stay(make_clips: Maker, tmp_path: Path) -> None:
     annotations = make_clips(10)
-    both = Annotations(clips=annotations.clips + make_clips(3, split="dev").clips)
+    both = Annotations(samples=annotations.samples + make_clips(3, split="dev").samples)
     write_shards(both, tmp_path, small_shards(annotations, 3))
     (tmp_path / "holiday-000001.tar").write_bytes(b"mine")
     (tmp_path / "notes-000001.json").write_text("{}")
     (tmp_path / ".train-000009.tar.part").write_bytes(b"half")
-    write_shards(Annotations(clips=annotations.clips[:4]), tmp_path, small_shards(annotations, 3))
+    write_shards(Annotations(samples=annotations.samples[:4]), tmp_path, small_shards(annotations, 3))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "holiday-000001.tar",
         "manifest.json",
@@ -228,18 +230,18 @@ def test_stale_shards_go_and_other_files_stay(make_clips: Maker, tmp_path: Path)
 
 
 def spoiled(make_clips: Maker, folder: Path) -> Annotations:
-    good = list(make_clips(5).clips)
+    good = list(make_clips(5).samples)
     (folder / "zero.mp4").touch()
     (folder / "noise.mp4").write_bytes(os.urandom(3000))
     bad = [
-        Clip(id="missing", video=folder / "nowhere.mp4", text="t", split="train"),
-        Clip(id="zero", video=folder / "zero.mp4", text="t", split="train"),
-        Clip(id="noise", video=folder / "noise.mp4", text="t", split="train"),
+        SourceSample(id="missing", video=folder / "nowhere.mp4", text="t", split="train"),
+        SourceSample(id="zero", video=folder / "zero.mp4", text="t", split="train"),
+        SourceSample(id="noise", video=folder / "noise.mp4", text="t", split="train"),
         dataclasses.replace(good[0], id="silent", text=""),
         dataclasses.replace(good[1]),
     ]
-    entries = (LeftOut(id="row", split="train", reason="line 9 names no video"),)
-    return Annotations(clips=tuple(good + bad), left_out=entries)
+    entries = (LeftOutSample(id="row", split="train", reason="line 9 names no video"),)
+    return Annotations(samples=tuple(good + bad), left_out=entries)
 
 
 def test_every_clip_left_out_is_listed_with_its_reason(make_clips: Maker, tmp_path: Path) -> None:
@@ -295,7 +297,7 @@ except UsageError as error:
 def test_a_full_disk_is_one_message_and_leaves_nothing(make_clips: Maker, tmp_path: Path) -> None:
     src, out = tmp_path / "src", tmp_path / "out"
     src.mkdir()
-    for clip in make_clips(12).clips:
+    for clip in make_clips(12).samples:
         (src / f"{clip.id}.mp4").symlink_to(clip.video)
         (src / f"{clip.id}.txt").write_text(clip.text)
     script = FULL.format(root=str(ROOT), src=str(src), out=str(out))
@@ -320,10 +322,10 @@ def test_two_writers_do_not_meet(make_clips: Maker, tmp_path: Path) -> None:
 
 def test_nothing_to_write_and_split_names(make_clips: Maker, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no clip is left"):
-        write_shards(Annotations(clips=()), tmp_path, QUIET)
-    clip = dataclasses.replace(make_clips(1).clips[0], split="../x")
+        write_shards(Annotations(samples=()), tmp_path, QUIET)
+    clip = dataclasses.replace(make_clips(1).samples[0], split="../x")
     with pytest.raises(UsageError, match="cannot be part of a file name"):
-        write_shards(Annotations(clips=(clip,)), tmp_path, QUIET)
+        write_shards(Annotations(samples=(clip,)), tmp_path, QUIET)
 
 
 @pytest.mark.parametrize(
@@ -356,4 +358,4 @@ def test_what_the_reader_of_a_dataset_assumed_is_in_the_manifest(make_clips: Mak
     annotations = dataclasses.replace(make_clips(2), notices=("clips are taken from another folder",))
     manifest = write_shards(annotations, tmp_path / "out", QUIET)
     assert manifest["warnings"] == ["clips are taken from another folder"]
-    assert "warning: clips are taken from another folder" in told(manifest)
+    assert "warning: clips are taken from another folder" in format_warnings(manifest)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from signllm import cli
-from signllm.data.clip import Annotations, Clip
 from signllm.data.index import Split
-from signllm.data.inspection import shards_verify
-from signllm.data.samples import EncodeConfig
+from signllm.data.sample_encoding import EncodeConfig
+from signllm.data.shard_inspection import verify_shards
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.slices import Slice, merge_slices, parse_slice, unfinished_slices, write_slice
+from signllm.data.source_samples import Annotations, SourceSample
 from signllm.errors import UsageError
 
 Maker = Callable[..., Annotations]
@@ -28,10 +28,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def annotations(make_clips: Maker) -> Annotations:
     """Two splits, an id twice, a video missing, cuts out of one recording."""
-    train, dev = make_clips(12).clips, make_clips(3, split="dev").clips
+    train, dev = make_clips(12).samples, make_clips(3, split="dev").samples
     gone = dataclasses.replace(train[4], id="gone", video=Path("nowhere.mp4"))
     cut = [dataclasses.replace(train[4], id=f"cut.{n}", start_s=n / 10, end_s=n / 10 + 0.2) for n in range(3)]
-    return Annotations(clips=(*train[:5], gone, train[2], *cut, *dev, *train[5:]))
+    return Annotations(samples=(*train[:5], gone, train[2], *cut, *dev, *train[5:]))
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
@@ -43,7 +43,7 @@ def test_merged_slices_are_the_bytes_of_one_run(annotations: Annotations, tmp_pa
     assert len(manifest["left_out"]) == 2
     assert len(manifest["splits"]["train"]["shards"]) > 2
     assert contents(tmp_path / "one") == contents(tmp_path / "many")
-    assert shards_verify(tmp_path / "many", workers=2)["damaged"] == 0
+    assert verify_shards(tmp_path / "many", workers=2)["damaged"] == 0
     # the merged shards are kept by a run without slices: same inputs, same options
     times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "many").glob("*.tar")}
     write_shards(annotations, tmp_path / "many", SMALL)
@@ -79,13 +79,14 @@ def test_a_merge_that_was_stopped_is_given_again(
 
 def test_slices_of_splits_by_signer(make_clips: Maker, tmp_path: Path) -> None:
     signed = tuple(
-        dataclasses.replace(clip, signer=f"s{number % 4}") for number, clip in enumerate(make_clips(12).clips)
+        dataclasses.replace(clip, signer=f"s{number % 4}")
+        for number, clip in enumerate(make_clips(12).samples)
     )
     config = dataclasses.replace(SMALL, split_by="signer", proportions=(0.5, 0.25, 0.25))
-    write_shards(Annotations(clips=signed), tmp_path / "one", config)
+    write_shards(Annotations(samples=signed), tmp_path / "one", config)
     for number in (1, 2):
-        write_slice(Annotations(clips=signed), tmp_path / "two", Slice(number, 2), config)
-    manifest = merge_slices(Annotations(clips=signed), tmp_path / "two", 2, config)
+        write_slice(Annotations(samples=signed), tmp_path / "two", Slice(number, 2), config)
+    manifest = merge_slices(Annotations(samples=signed), tmp_path / "two", 2, config)
     assert {name: split["samples"] for name, split in manifest["splits"].items()} == {
         "train": 6,
         "dev": 3,
@@ -103,10 +104,10 @@ def test_a_merge_waits_for_every_slice(annotations: Annotations, tmp_path: Path)
 @pytest.mark.parametrize(("count", "empty"), [(4, 1), (9, 3)])
 def test_a_slice_may_be_empty(make_clips: Maker, tmp_path: Path, count: int, empty: int) -> None:
     """Of 4 slices one has only clips that cannot be used; of 9 slices of 8 clips one has none at all."""
-    clips = make_clips(8).clips
+    clips = make_clips(8).samples
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     broken = [dataclasses.replace(clip, video=tmp_path / "broken.mp4") for clip in clips[4:6]]
-    annotations = Annotations(clips=(*clips[:4], *broken, *clips[6:]))
+    annotations = Annotations(samples=(*clips[:4], *broken, *clips[6:]))
     config = dataclasses.replace(SMALL, max_bad="2")
     write_shards(annotations, tmp_path / "one", config)
     slices = [
@@ -123,16 +124,16 @@ def test_a_slice_that_ends_with_a_clip_left_out_stays_finished(
 ) -> None:
     """Behind a full shard it lies in none, so the merge looks at it again, and may be stopped there."""
     one_each = dataclasses.replace(SMALL, shard_size_mb=0.001)
-    last = dataclasses.replace(annotations.clips[-1], video=Path("nowhere.mp4"), id="last")
-    annotations = Annotations(clips=(*annotations.clips, last))
+    last = dataclasses.replace(annotations.samples[-1], video=Path("nowhere.mp4"), id="last")
+    annotations = Annotations(samples=(*annotations.samples, last))
     for number in (1, 2):
         write_slice(annotations, tmp_path, Slice(number, 2), one_each)
 
-    def stopping(clip: Clip, config: EncodeConfig) -> None:
+    def stopping(clip: SourceSample, config: EncodeConfig) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
-        stopped.setattr("signllm.data.sharding.make_sample", stopping)
+        stopped.setattr("signllm.data.parallel_encoding.encode_sample", stopping)
         with pytest.raises(KeyboardInterrupt):
             merge_slices(annotations, tmp_path, 2, one_each)
     assert unfinished_slices(annotations, tmp_path, 2, one_each) == ()
@@ -157,10 +158,10 @@ def test_the_slices_that_are_still_to_be_written_are_known(annotations: Annotati
 
 
 def test_the_budget_is_that_of_all_slices_together(make_clips: Maker, tmp_path: Path) -> None:
-    clips = [*make_clips(4).clips]
+    clips = [*make_clips(4).samples]
     for number in (0, 3):
         clips[number] = dataclasses.replace(clips[number], video=Path("nowhere.mp4"))
-    annotations, config = Annotations(clips=tuple(clips)), dataclasses.replace(SMALL, max_bad="1")
+    annotations, config = Annotations(samples=tuple(clips)), dataclasses.replace(SMALL, max_bad="1")
     for number in (1, 2):
         write_slice(annotations, tmp_path, Slice(number, 2), config)
     with pytest.raises(UsageError, match="2 of 4 clips cannot be used, allowed 1"):
@@ -172,25 +173,25 @@ def test_the_budget_is_that_of_all_slices_together(make_clips: Maker, tmp_path: 
 
 def test_slices_without_any_usable_clip_are_refused_at_the_merge(make_clips: Maker, tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
-    empty = [dataclasses.replace(clip, video=tmp_path / "empty.mp4") for clip in make_clips(3).clips]
+    empty = [dataclasses.replace(clip, video=tmp_path / "empty.mp4") for clip in make_clips(3).samples]
     for number in (1, 2):
-        write_slice(Annotations(clips=tuple(empty)), tmp_path, Slice(number, 2), SMALL)
+        write_slice(Annotations(samples=tuple(empty)), tmp_path, Slice(number, 2), SMALL)
     with pytest.raises(UsageError, match="no clip is left to write"):
-        merge_slices(Annotations(clips=tuple(empty)), tmp_path, 2, SMALL)
+        merge_slices(Annotations(samples=tuple(empty)), tmp_path, 2, SMALL)
 
 
 def test_a_slice_may_be_all_missing_but_not_the_dataset(make_clips: Maker, tmp_path: Path) -> None:
-    clips = [*make_clips(4).clips]
+    clips = [*make_clips(4).samples]
     gone = [dataclasses.replace(clip, video=Path("nowhere.mp4")) for clip in clips]
-    annotations = Annotations(clips=(*gone[:2], *clips[2:]))
+    annotations = Annotations(samples=(*gone[:2], *clips[2:]))
     manifest = write_slice(annotations, tmp_path, Slice(1, 2), dataclasses.replace(SMALL, max_bad="2"))
     assert len(manifest["left_out"]) == 2
     with pytest.raises(UsageError, match="none of the 4 videos exists"):
-        write_slice(Annotations(clips=tuple(gone)), tmp_path, Slice(1, 2), SMALL)
+        write_slice(Annotations(samples=tuple(gone)), tmp_path, Slice(1, 2), SMALL)
 
 
 def test_the_command_line(make_clips: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [f"{clip.video}\t{clip.text}\t{clip.id}" for clip in make_clips(12).clips]
+    rows = [f"{clip.video}\t{clip.text}\t{clip.id}" for clip in make_clips(12).samples]
     table = tmp_path / "t.tsv"
     table.write_text("\n".join(["video\ttext\tid", *rows, "gone.mp4\ttext\tgone"]) + "\n")
     command = ["shard", "table", str(table), str(tmp_path / "out"), "--max-bad", "1"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from signllm.data.clip import Annotations
 from signllm.data.index import ShardIndex
 from signllm.data.mixture import open_mixture
 from signllm.data.shards import ShardConfig, write_shards
-from signllm.data.split_names import find_split, standard_split, standard_splits
+from signllm.data.source_samples import Annotations
+from signllm.data.split_names import find_split, standardize_split, standardize_splits
 
 
 @pytest.mark.parametrize(
@@ -24,11 +24,11 @@ from signllm.data.split_names import find_split, standard_split, standard_splits
     ],
 )
 def test_usual_names(names: str, standard: str) -> None:
-    assert {standard_split(name) for name in names.split()} == {standard}
+    assert {standardize_split(name) for name in names.split()} == {standard}
 
 
 def test_other_names_stay() -> None:
-    assert [standard_split(name) for name in ("eval", "val_unseen", "test2")] == [
+    assert [standardize_split(name) for name in ("eval", "val_unseen", "test2")] == [
         "eval",
         "val_unseen",
         "test2",
@@ -36,8 +36,8 @@ def test_other_names_stay() -> None:
 
 
 def test_a_dataset_with_dev_and_val_keeps_them_apart() -> None:
-    assert standard_splits(["train", "val", "Dev"]) == {"train": "train", "val": "val", "Dev": "dev"}
-    assert standard_splits(["val", "valid", "Training"]) == {
+    assert standardize_splits(["train", "val", "Dev"]) == {"train": "train", "val": "val", "Dev": "dev"}
+    assert standardize_splits(["val", "valid", "Training"]) == {
         "val": "dev",
         "valid": "dev",
         "Training": "train",
@@ -52,10 +52,10 @@ def test_a_split_is_found_by_any_of_its_names() -> None:
 
 
 def test_older_shards_of_val_are_dev(make_clips: Callable[..., Annotations], tmp_path: Path) -> None:
-    clips = make_clips(2, split="val").clips
+    clips = make_clips(2, split="val").samples
     a, b = tmp_path / "a", tmp_path / "b"
     for out in (a, b):
-        write_shards(Annotations(clips=clips), out, ShardConfig(encode="copy", show_progress=False))
+        write_shards(Annotations(samples=clips), out, ShardConfig(encode="copy", show_progress=False))
     assert "val" in json.loads((a / "manifest.json").read_text())["splits"]
     for index in (ShardIndex(a), open_mixture(f"{a}:2,{b}")):
         assert index.splits == ("dev",)

@@ -8,8 +8,8 @@ import pytest
 
 from signllm.data.annotations import read_annotations
 from signllm.data.formats.video_tree import VideoTree
-from signllm.data.frame_folder import frame_files
-from signllm.data.system_files import is_system_name, walk_files
+from signllm.data.frame_folder import list_frame_files
+from signllm.data.system_files import is_system_name, list_files_recursively
 from signllm.evaluation.footage import found as footage_of
 
 FOLDERS = (
@@ -44,7 +44,7 @@ def littered(tmp_path: Path) -> Path:
 
 def test_the_folder_format_ignores_them(littered: Path) -> None:
     annotations = read_annotations("folder", littered)
-    assert [clip.video for clip in annotations.clips] == [littered / "a.mp4", littered / "train/a.mp4"]
+    assert [clip.video for clip in annotations.samples] == [littered / "a.mp4", littered / "train/a.mp4"]
     assert annotations.left_out == ()
 
 
@@ -61,11 +61,11 @@ def test_names_are_not_found_in_them_nor_videos_translated(littered: Path) -> No
 def test_frames_of_a_folder(tmp_path: Path) -> None:
     for name in ("1.png", "._1.png", "2.png", "Thumbs.db"):
         (tmp_path / name).write_text("x")
-    assert [path.name for path in frame_files(tmp_path)] == ["1.png", "2.png"]
+    assert [path.name for path in list_frame_files(tmp_path)] == ["1.png", "2.png"]
 
 
 def test_a_walk_follows_links_once(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.mp4").touch()
     (tmp_path / "a" / "back").symlink_to(tmp_path)
-    assert [folder for folder, names in walk_files(tmp_path) if names] == [tmp_path / "a"]
+    assert [folder for folder, names in list_files_recursively(tmp_path) if names] == [tmp_path / "a"]

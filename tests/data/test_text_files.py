@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from signllm.data.text_files import decode_text, is_damaged
+from signllm.data.text_files import decode_text, is_undecodable
 from signllm.errors import UsageError
 
 GERMAN = "id,text\n1,am Abend spät GRÖSSERE Schauer\n2,grün „und“ schön\n"
@@ -54,7 +54,7 @@ def test_what_would_be_guessed_is_refused_with_its_line(text: str, encoding: str
 def test_a_damaged_line_of_a_utf8_file_stays_one_line() -> None:
     data = GERMAN.encode() + b"3,gr\xfcn\n"
     lines = decode_text(data, where="t").lines
-    assert [is_damaged(line) for line in lines] == [False, False, False, True]
+    assert [is_undecodable(line) for line in lines] == [False, False, False, True]
     assert lines[:3] == GERMAN.splitlines()
 
 

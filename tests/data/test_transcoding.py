@@ -11,23 +11,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signllm.data.stream import Reading, opened
-from signllm.data.transcoding import Transcoded, at_rate, transcoded
-from signllm.data.video import Video, encode_h264, fit_short_side, read_video, resampled
+from signllm.data.frame_rate import resample_pictures
+from signllm.data.stream import VideoReader, open_video
+from signllm.data.transcoding import EncodedVideo, transcode
+from signllm.data.video import Video, encode_h264, read_video, resample_video, shrink_short_side
 
 from .conftest import drawn
 from .test_video import rotated
 
 
-def coded(source: bytes | Path, short_side: int = 256, fps: float | None = None, crf: int = 10) -> Transcoded:
-    with opened(source) as (container, stream):
-        return transcoded(Reading(container, stream), fit=fit_short_side(short_side), fps=fps, crf=crf)
+def coded(
+    source: bytes | Path, short_side: int = 256, fps: float | None = None, crf: int = 10
+) -> EncodedVideo:
+    with open_video(source) as (container, stream):
+        return transcode(VideoReader(container, stream), fit=shrink_short_side(short_side), fps=fps, crf=crf)
 
 
 def distance(source: bytes | Path, short_side: int = 256, fps: float | None = None) -> float:
     """Return the mean difference of the pictures to those of the source, which also must equal in number."""
     made = coded(source, short_side, fps)
-    video, wanted = read_video(made.mp4), read_video(source, fit=fit_short_side(short_side), fps=fps)
+    video, wanted = read_video(made.mp4), read_video(source, fit=shrink_short_side(short_side), fps=fps)
     height, width = (side - side % 2 for side in wanted.frames.shape[1:3])
     assert video.frames.shape == (len(wanted.frames), height, width, 3)
     assert (made.frames, made.height, made.width) == video.frames.shape[:3]
@@ -119,5 +122,5 @@ def test_pictures_at_a_rate_are_those_of_resampling_the_whole(
 ) -> None:
     times_s = 2 + np.cumsum([0.0, *gaps])
     numbers = np.arange(len(times_s)).reshape(-1, 1, 1, 1)
-    wanted = resampled(Video(frames=numbers, fps=source), times_s, fps).frames.ravel().tolist()
-    assert list(at_rate(zip(times_s, range(len(times_s)), strict=True), source, fps)) == wanted
+    wanted = resample_video(Video(frames=numbers, fps=source), times_s, fps).frames.ravel().tolist()
+    assert list(resample_pictures(zip(times_s, range(len(times_s)), strict=True), source, fps)) == wanted

@@ -14,7 +14,7 @@ import pytest
 
 from signllm.data import pictures
 from signllm.data.frame_folder import encode_png
-from signllm.data.video import decode, encode_h264, fit_short_side, read_video
+from signllm.data.video import decode_video, encode_h264, read_video, shrink_short_side
 from signllm.data.video_error import VideoError
 
 from .conftest import drawn
@@ -29,13 +29,13 @@ def bare(source: str | io.BytesIO, frames: int) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(48, 48), (64, 96), (50, 38), (34, 210)])
 def test_stacked_conversion_equals_conversion_frame_by_frame(shape: tuple[int, int]) -> None:
     data = encode_h264(drawn(70, height=shape[0], width=shape[1]), 25)
-    np.testing.assert_array_equal(decode(data), bare(io.BytesIO(data), 70))
+    np.testing.assert_array_equal(decode_video(data), bare(io.BytesIO(data), 70))
 
 
 @pytest.mark.parametrize("name", ["vertical_full_range.mp4", "two_video_streams.mp4", "take_care.gif"])
 def test_real_files_decode_as_by_the_bare_decoder(realdata: Path, name: str) -> None:
     path = realdata / "clips" / name
-    np.testing.assert_array_equal(decode(path)[:50], bare(str(path), 50))
+    np.testing.assert_array_equal(decode_video(path)[:50], bare(str(path), 50))
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_a_file_and_its_bytes_give_the_same(tmp_path: Path) -> None:
     # FFmpeg would take the part before the colon for a protocol
     path = tmp_path / "-Mci9oyb5V2E-00:00:05.333.mp4"
     path.write_bytes(data)
-    np.testing.assert_array_equal(decode(path), decode(data))
+    np.testing.assert_array_equal(decode_video(path), decode_video(data))
 
 
 def test_size_scales_the_short_side_and_takes_the_middle() -> None:
     frames = np.zeros((4, 64, 128, 3), np.uint8)
     frames[:, :, 32:96] = 200
-    square = decode(encode_h264(frames, 25), size=32)
+    square = decode_video(encode_h264(frames, 25), size=32)
     assert square.shape == (4, 32, 32, 3)
     assert square.min() > 150  # the dark thirds left and right are cut away
 
@@ -73,7 +73,7 @@ def test_size_scales_the_short_side_and_takes_the_middle() -> None:
     ("size", "kept"), [((600, 338), (454, 256)), ((210, 260), (210, 260)), ((48, 48), (48, 48))]
 )
 def test_shards_never_enlarge(size: tuple[int, int], kept: tuple[int, int]) -> None:
-    assert fit_short_side(256)(*size) == kept
+    assert shrink_short_side(256)(*size) == kept
 
 
 def rotated(data: bytes, matrix: tuple[int, int, int, int]) -> bytes:
@@ -92,7 +92,7 @@ def test_rotation_is_applied(matrix: tuple[int, int, int, int], corner: tuple[in
     frames[:, :16, :16] = (
         255  # bright at the top left; (x, y) -> (ax + cy, bx + dy) moves it to another corner
     )
-    upright = decode(rotated(encode_h264(frames, 25), matrix))
+    upright = decode_video(rotated(encode_h264(frames, 25), matrix))
     assert upright.shape[1:3] == ((64, 32) if matrix[0] == 0 else (32, 64))
     corners = {
         (y, x): upright[0, 4 if y == 0 else -4, 4 if x == 0 else -4].mean() for y in (0, -1) for x in (0, -1)
@@ -104,7 +104,7 @@ def test_resampling_in_time_keeps_the_duration() -> None:
     data = encode_h264(drawn(60), 30)
     video = read_video(data, fps=10)
     assert (len(video.frames), video.fps) == (20, 10)
-    np.testing.assert_array_equal(video.frames, decode(data)[::3])
+    np.testing.assert_array_equal(video.frames, decode_video(data)[::3])
     assert len(read_video(data, fps=60).frames) == 120
 
 
@@ -160,42 +160,42 @@ def sound_only() -> bytes:
 )
 def test_what_is_no_video_is_named(data: bytes, message: str) -> None:
     with pytest.raises(VideoError, match=message):
-        decode(data)
+        decode_video(data)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95])
 def test_a_truncated_mp4_is_an_error(share: float) -> None:
     data = encode_h264(drawn(60), 25)
     with pytest.raises(VideoError):
-        decode(data[: int(len(data) * share)])
+        decode_video(data[: int(len(data) * share)])
 
 
 def test_missing_and_empty_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        decode(tmp_path / "none.mp4")
+        decode_video(tmp_path / "none.mp4")
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(VideoError, match="zero bytes"):
-        decode(tmp_path / "empty.mp4")
+        decode_video(tmp_path / "empty.mp4")
 
 
 def test_limits_on_frames_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode_h264(drawn(40), 25)
     monkeypatch.setattr(pictures, "MAX_FRAMES", 30)
     with pytest.raises(VideoError, match="more than 30 frames"):
-        decode(data)
+        decode_video(data)
     monkeypatch.setattr(pictures, "MAX_FRAMES", 40)
     monkeypatch.setattr(pictures, "MAX_SOURCE_PIXELS", 35 * 48 * 48)
     with pytest.raises(VideoError, match="more than 80640 pixels"):
-        read_video(data, fit=fit_short_side(16))
+        read_video(data, fit=shrink_short_side(16))
     monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
     with pytest.raises(VideoError, match="48 x 48, limit 1000 pixels"):
-        decode(data)
+        decode_video(data)
 
 
 def test_a_name_that_is_not_utf8_does_not_matter() -> None:
     data = encode_h264(drawn(5), 25)
     assert b"VideoHandler" in data
-    assert len(decode(data.replace(b"VideoHandler", b"Vid\xe9oHandler"))) == 5
+    assert len(decode_video(data.replace(b"VideoHandler", b"Vid\xe9oHandler"))) == 5
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
@@ -225,7 +225,7 @@ def test_damaged_files_decode_or_end_in_the_named_error(kind: str) -> None:
     for _ in range(200):
         damaged = mutated(whole, chance)
         try:
-            decoded = decode(damaged if kind == "mp4" else [damaged], size=48)
+            decoded = decode_video(damaged if kind == "mp4" else [damaged], size=48)
         except VideoError:
             refused += 1
         else:

@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 
 from signllm.data import stream as stream_module
-from signllm.data.clip import Annotations, Clip, Cut, LeftOut
-from signllm.data.recording import read_cut
-from signllm.data.samples import EncodeConfig, Sample, make_sample
-from signllm.data.shards import ShardConfig, shards_preview, write_shards
-from signllm.data.stored import stored_frames
-from signllm.data.timed import timed_runs, whole_video
-from signllm.data.tone_mapping import HLG, PQ, tone_mapped
-from signllm.data.video import decode, read_video, rgb_video
+from signllm.data.recording import read_time_span
+from signllm.data.sample_encoding import EncodeConfig, EncodedSample, encode_sample
+from signllm.data.shards import ShardConfig, preview_shards, write_shards
+from signllm.data.source_samples import Annotations, LeftOutSample, SourceSample, TimeSpan
+from signllm.data.stored_frames import decode_stored_frames
+from signllm.data.timed_frames import join_chunks, read_timed_chunks
+from signllm.data.tone_mapping import HLG, PQ, map_tones
+from signllm.data.video import decode_to_rgb, decode_video, read_video
 from signllm.data.video_error import VideoError
 
 from .conftest import drawn
@@ -47,26 +47,26 @@ from .made_videos import (
 )
 
 
-def sample_of(path: Path, encode: str, **cut: float) -> Sample:
-    clip = Clip(id="clip", video=path, text="text", split="train", **cut)
-    sample = make_sample(clip, EncodeConfig(encode=encode))  # type: ignore[arg-type]
-    assert isinstance(sample, Sample), sample
+def sample_of(path: Path, encode: str, **cut: float) -> EncodedSample:
+    clip = SourceSample(id="clip", video=path, text="text", split="train", **cut)
+    sample = encode_sample(clip, EncodeConfig(encode=encode))  # type: ignore[arg-type]
+    assert isinstance(sample, EncodedSample), sample
     return sample
 
 
 def stored(path: Path, encode: str) -> np.ndarray:
     sample = sample_of(path, encode)
-    frames = stored_frames(sample.members)
+    frames = decode_stored_frames(sample.members)
     assert (sample.meta["frames"], sample.meta["height"], sample.meta["width"]) == frames.shape[:3]
     return frames
 
 
 def cut_out(path: Path) -> np.ndarray:
-    return read_cut(path, Cut(0, math.inf), partial(rgb_video, fit=None, fps=None))[0].frames
+    return read_time_span(path, TimeSpan(0, math.inf), partial(decode_to_rgb, fit=None, fps=None))[0].frames
 
 
 WAYS: dict[str, Callable[[Path], np.ndarray]] = {
-    "decode": decode,
+    "decode": decode_video,
     "h264": partial(stored, encode="h264"),
     "frames": partial(stored, encode="frames"),
     "copy": partial(stored, encode="copy"),
@@ -104,22 +104,22 @@ def test_frames_before_an_edit_list_are_not_shown(way: Callable[[Path], np.ndarr
 
 def test_frames_behind_an_edit_list_are_not_shown(tmp_path: Path) -> None:
     path = written(tmp_path, shown_for(hidden_start(), 1 / 3))
-    assert numbers_of(decode(path)) == [*range(70, 80)]
+    assert numbers_of(decode_video(path)) == [*range(70, 80)]
     assert sample_of(path, "copy").meta["frames"] == 10
 
 
 def test_a_delay_hides_nothing_and_a_cut_counts_from_the_first_frame(tmp_path: Path) -> None:
     path = written(tmp_path, shifted(video(numbered(40)), 1.0))
-    assert numbers_of(decode(path)) == [*range(40)]
-    cut = read_cut(path, Cut(0.4, 0.8), partial(rgb_video, fit=None, fps=None))[0]
+    assert numbers_of(decode_video(path)) == [*range(40)]
+    cut = read_time_span(path, TimeSpan(0.4, 0.8), partial(decode_to_rgb, fit=None, fps=None))[0]
     assert numbers_of(cut.frames) == [*range(10, 20)]
 
 
 def test_a_cut_and_a_translation_count_times_from_the_first_frame_shown(tmp_path: Path) -> None:
     path = written(tmp_path, hidden_start())
     cut = sample_of(path, "frames", start_s=0.4, end_s=0.8)
-    assert numbers_of(stored_frames(cut.members)) == [*range(80, 90)]
-    timed = whole_video(timed_runs(path, size=64))
+    assert numbers_of(decode_stored_frames(cut.members)) == [*range(80, 90)]
+    timed = join_chunks(read_timed_chunks(path, size=64))
     assert numbers_of(timed.frames) == [*range(70, 100)]
     np.testing.assert_allclose(timed.edges_s, np.arange(31) / 25, atol=1e-6)
 
@@ -139,17 +139,17 @@ def test_a_file_of_which_most_is_missing_is_refused_all_the_same(way: str, tmp_p
     at = begin.index(b"mdat")
     path.write_bytes(begin[: at + (len(begin) - at) * (6 if way == "edited" else 3) // 10])
     with pytest.raises(VideoError):
-        decode(path)
+        decode_video(path)
 
 
 def test_the_start_of_a_transport_stream_is_not_zero(tmp_path: Path) -> None:
     data = video(numbered(30), container="mpegts", options={"bf": "3", "crf": "4"})
     path = written(tmp_path, data, "00001.MTS")
-    timed = whole_video(timed_runs(path, size=64))
+    timed = join_chunks(read_timed_chunks(path, size=64))
     assert numbers_of(timed.frames) == [*range(30)]
     assert (timed.edges_s[0], timed.edges_s[-1]) == pytest.approx((0, 1.2), abs=1e-4)
     cut = sample_of(path, "frames", start_s=0.4, end_s=0.8)
-    assert numbers_of(stored_frames(cut.members)) == [*range(10, 20)]
+    assert numbers_of(decode_stored_frames(cut.members)) == [*range(10, 20)]
 
 
 # --- orientation --------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_the_ffmpeg_command_shows_the_same_orientation(
     matrix: tuple[int, int, int, int], tmp_path: Path
 ) -> None:
     path = written(tmp_path, oriented(video(bright_corner()), matrix))
-    assert np.abs(decode(path).astype(int) - by_ffmpeg(path)).mean() < 3
+    assert np.abs(decode_video(path).astype(int) - by_ffmpeg(path)).mean() < 3
 
 
 @pytest.mark.parametrize("matrix", ORIENTATIONS)
@@ -197,9 +197,9 @@ def test_translation_and_cuts_show_the_same_orientation(
     matrix: tuple[int, int, int, int], tmp_path: Path
 ) -> None:
     path = written(tmp_path, oriented(video(bright_corner()), matrix))
-    square = whole_video(timed_runs(path, size=64)).frames
-    np.testing.assert_array_equal(square, decode(path, size=64))
-    np.testing.assert_array_equal(cut_out(path), decode(path))
+    square = join_chunks(read_timed_chunks(path, size=64)).frames
+    np.testing.assert_array_equal(square, decode_video(path, size=64))
+    np.testing.assert_array_equal(cut_out(path), decode_video(path))
 
 
 def test_a_stored_video_is_upright_without_a_matrix(tmp_path: Path) -> None:
@@ -219,10 +219,10 @@ def test_an_orientation_inside_the_stream_holds_for_every_part(tmp_path: Path) -
     bits = "h264_metadata=display_orientation=insert:rotate=90:flip=horizontal"
     command = ["ffmpeg", "-v", "error", "-i", plain, "-c", "copy", "-bsf:v", bits, turned]
     assert subprocess.run(command).returncode == 0
-    whole = decode(turned)
+    whole = decode_video(turned)
     assert whole.shape == (20, 96, 64, 3)
     assert np.abs(whole[:1].astype(int) - by_ffmpeg(turned, "-frames:v", "1")).mean() < 3
-    part = read_cut(turned, Cut(0.2, 0.6), partial(rgb_video, fit=None, fps=None))[0].frames
+    part = read_time_span(turned, TimeSpan(0.2, 0.6), partial(decode_to_rgb, fit=None, fps=None))[0].frames
     np.testing.assert_array_equal(part, whole[5:15])
 
 
@@ -250,13 +250,13 @@ def test_discs_of_many_formats_are_round(
     data = video([disc(*size, aspect)] * 2, aspect=aspect, container=container)
     path = written(tmp_path, data, "clip.vob")
     for frames in (
-        decode(path),
+        decode_video(path),
         stored(path, "h264"),
-        whole_video(timed_runs(path, size=112)).frames,
+        join_chunks(read_timed_chunks(path, size=112)).frames,
         cut_out(path),
     ):
         assert roundness(frames[0]) == pytest.approx(1, abs=0.03)
-    height, width = decode(path).shape[1:3]
+    height, width = decode_video(path).shape[1:3]
     shown = by_ffmpeg(path, "-vf", "scale=iw*sar:ih,setsar=1")
     assert (height, width) == (shown.shape[1], pytest.approx(shown.shape[2], abs=1))
 
@@ -270,24 +270,24 @@ def test_the_ratio_applies_before_the_picture_is_turned(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("aspect", [Fraction(1, 10_000), Fraction(10_000, 1), Fraction(6, 1)])
 def test_an_absurd_ratio_is_ignored(aspect: Fraction) -> None:
-    assert decode(video(numbered(2), aspect=aspect)).shape == (2, 64, 96, 3)
+    assert decode_video(video(numbered(2), aspect=aspect)).shape == (2, 64, 96, 3)
 
 
 def test_the_limit_on_pixels_is_for_square_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     data = video(numbered(2), aspect=Fraction(4, 1))
     monkeypatch.setattr("signllm.data.pictures.MAX_PIXELS", 2 * 64 * 96)
     with pytest.raises(VideoError, match="384 x 64"):
-        decode(data)
+        decode_video(data)
 
 
 def test_the_contact_sheet_shows_round_discs(tmp_path: Path) -> None:
     from PIL import Image
 
     path = written(tmp_path, video([disc()] * 3, aspect=Fraction(64, 45)))
-    clip = Clip(id="clip", video=path, text="text", split="train")
+    clip = SourceSample(id="clip", video=path, text="text", split="train")
     config = ShardConfig(show_progress=False, encode="copy")
-    write_shards(Annotations(clips=(clip,)), tmp_path / "out", config)
-    sheet = np.asarray(Image.open(shards_preview(tmp_path / "out", tmp_path / "sheet.png")))
+    write_shards(Annotations(samples=(clip,)), tmp_path / "out", config)
+    sheet = np.asarray(Image.open(preview_shards(tmp_path / "out", tmp_path / "sheet.png")))
     assert roundness(sheet[40:, 8:104]) == pytest.approx(1, abs=0.04)
 
 
@@ -305,7 +305,7 @@ def test_the_rate_of_a_browsers_webm_is_that_of_its_time_stamps(
     sample = sample_of(path, encode)
     assert sample.meta["fps"] == pytest.approx(fps, rel=0.001)
     assert sample.meta["frames"] / sample.meta["fps"] == pytest.approx(60 / fps, rel=0.02)
-    timed = whole_video(timed_runs(path, size=64))
+    timed = join_chunks(read_timed_chunks(path, size=64))
     assert numbers_of(timed.frames) == [*range(60)]
     assert timed.edges_s[-1] == pytest.approx(60 / fps, rel=0.001)
     cut = sample_of(path, encode, start_s=0.5, end_s=1.5)
@@ -334,7 +334,7 @@ def test_a_phone_that_slows_down_in_the_dark_gets_a_steady_rate(encode: str, tmp
     data = video(numbered(len(times_ms)), container="matroska", times=times_ms, tick=Fraction(1, 1000))
     sample = sample_of(written(tmp_path, data, "phone.mkv"), encode)
     assert sample.meta["frames"] / sample.meta["fps"] == pytest.approx(3.04, abs=0.1)
-    numbers = numbers_of(stored_frames(sample.members))
+    numbers = numbers_of(decode_stored_frames(sample.members))
     begins_s = np.array(times_ms)[numbers] / 1000
     assert np.abs(begins_s - np.arange(len(numbers)) / sample.meta["fps"]).max() < 0.08
 
@@ -362,7 +362,7 @@ def test_each_frame_twice_at_twice_the_rate_is_the_same_video(container: str) ->
     twice = video(numbered(40).repeat(2, axis=0), container=container, fps=60)
     for data in (once, twice):
         assert numbers_of(read_video(data, fps=30).frames) == [*range(40)]
-        timed = whole_video(timed_runs(data, size=64, at_fps=30))
+        timed = join_chunks(read_timed_chunks(data, size=64, at_fps=30))
         assert numbers_of(timed.frames) == [*range(40)]
         np.testing.assert_allclose(timed.edges_s, np.arange(41) / 30, atol=1e-6)
 
@@ -387,7 +387,7 @@ GREYS = {
 @pytest.mark.parametrize("transfer", [HLG, PQ])
 def test_grey_gets_the_light_of_the_standard(transfer: int) -> None:
     codes = np.round(65_535 * np.array([*GREYS[transfer]])).astype(np.uint16)
-    shown = tone_mapped(codes[None, :, None].repeat(3, axis=2), transfer, 9)[0]
+    shown = map_tones(codes[None, :, None].repeat(3, axis=2), transfer, 9)[0]
     assert (np.ptp(shown.astype(int), axis=1) <= 1).all()  # grey stays grey
     assert shown[0].max() == 0
     assert shown[-1].min() == 255
@@ -417,22 +417,22 @@ def test_the_ffmpeg_command_maps_tones_alike(transfer: int, tmp_path: Path) -> N
         "tonemap=mobius:param=0.6:peak=4.926:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
     )
     shown = by_ffmpeg(path, "-vf", f"{chain},scale=in_color_matrix=bt709,format=gbrp")
-    assert np.abs(decode(path).astype(int) - shown).mean() < 6
+    assert np.abs(decode_video(path).astype(int) - shown).mean() < 6
 
 
 def test_high_dynamic_range_is_counted_once_per_dataset(tmp_path: Path) -> None:
     clips = []
     for number, data in enumerate([high_range(HLG), high_range(PQ), video(numbered(4))]):
         path = written(tmp_path, data, f"clip{number}.mp4")
-        clips.append(Clip(id=f"clip{number}", video=path, text="text", split="train"))
+        clips.append(SourceSample(id=f"clip{number}", video=path, text="text", split="train"))
     config = ShardConfig(show_progress=False)
-    manifest = write_shards(Annotations(clips=tuple(clips)), tmp_path / "out", config)
+    manifest = write_shards(Annotations(samples=tuple(clips)), tmp_path / "out", config)
     assert len(manifest["warnings"]) == 1
     assert "2 of 3 videos" in manifest["warnings"][0]
-    again = write_shards(Annotations(clips=tuple(clips)), tmp_path / "out", config)
+    again = write_shards(Annotations(samples=tuple(clips)), tmp_path / "out", config)
     assert again["warnings"] == manifest["warnings"]
     frames = stored(tmp_path / "clip0.mp4", "h264")
-    assert np.abs(frames.astype(int) - decode(tmp_path / "clip0.mp4")).mean() < 4
+    assert np.abs(frames.astype(int) - decode_video(tmp_path / "clip0.mp4")).mean() < 4
 
 
 @pytest.mark.parametrize(
@@ -450,7 +450,7 @@ def test_matrix_and_range_are_ffmpegs(tags: dict[str, int | str], tmp_path: Path
     frames[:, 30:60, 20:60] = (200, 40, 30)
     path = written(tmp_path, video(frames, **tags))  # type: ignore[arg-type]
     shown = by_ffmpeg(path, "-sws_flags", "bicubic+accurate_rnd+full_chroma_int")
-    assert np.abs(decode(path).astype(int) - shown).mean() < 3
+    assert np.abs(decode_video(path).astype(int) - shown).mean() < 3
 
 
 # --- errors of FFmpeg that look like errors of the disk -----------------------------------------------------
@@ -475,14 +475,14 @@ def test_an_error_of_the_decoder_is_a_damaged_video(
     def refuse(*_: object) -> None:
         raise error(1, "from the decoder")
 
-    monkeypatch.setattr(stream_module.Reading, "noted", refuse)
+    monkeypatch.setattr(stream_module.VideoReader, "record_frame", refuse)
     cut = {"start_s": 0.1, "end_s": 0.3} if kind == "cut" else {}
-    clip = Clip(id="clip", video=path, text="text", split="train", **cut)
-    left_out = make_sample(clip, EncodeConfig())
-    assert isinstance(left_out, LeftOut)
+    clip = SourceSample(id="clip", video=path, text="text", split="train", **cut)
+    left_out = encode_sample(clip, EncodeConfig())
+    assert isinstance(left_out, LeftOutSample)
     assert "FFmpeg" in left_out.reason
     with pytest.raises(VideoError):
-        decode(path.read_bytes() if kind == "bytes" else path)
+        decode_video(path.read_bytes() if kind == "bytes" else path)
 
 
 @pytest.mark.parametrize("error", FFMPEG_ERRORS)
@@ -496,7 +496,7 @@ def test_an_error_of_ffmpeg_while_opening_is_a_damaged_video(
 
     monkeypatch.setattr(av, "open", refuse)
     with pytest.raises(VideoError):
-        decode(path)
+        decode_video(path)
 
 
 def test_a_file_that_may_not_be_read_stays_that_error(
@@ -504,11 +504,11 @@ def test_a_file_that_may_not_be_read_stays_that_error(
 ) -> None:
     path = written(tmp_path, video(numbered(2)))
     with pytest.raises(FileNotFoundError):
-        decode(tmp_path / "none.mp4")
+        decode_video(tmp_path / "none.mp4")
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(PermissionError):
-        decode(path)
+        decode_video(path)

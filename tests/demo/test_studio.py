@@ -7,7 +7,7 @@ import pytest
 
 from signllm.data.annotations import FORMATS
 from signllm.data.index import ShardIndex
-from signllm.data.video import decode
+from signllm.data.video import decode_video
 from signllm.demo.language import glosses, lexicon
 from signllm.demo.studio import (
     MOST_VIDEOS,
@@ -45,7 +45,7 @@ def test_every_video_decodes_to_the_frames_that_were_filmed(filmed: Path) -> Non
     truths = read_truth(filmed)
     assert len(truths) == 13
     for truth in truths:
-        frames = decode(filmed / "videos" / f"{truth['id']}.mp4")
+        frames = decode_video(filmed / "videos" / f"{truth['id']}.mp4")
         assert frames.shape[1:] == (48, 48, 3)
         # After the last unit the hand goes back to rest in four frames.
         assert len(frames) == truth["ends"][-1] + 4
@@ -56,8 +56,8 @@ def test_the_table_is_one_that_any_dataset_could_come_with(filmed: Path) -> None
     annotations = FORMATS["table"](filmed / "videos" / TABLE)
     assert annotations.left_out == ()
     planned = {take.id: take for take in takes(FEW)}
-    assert [clip.id for clip in annotations.clips] == list(planned)
-    for clip in annotations.clips:
+    assert [clip.id for clip in annotations.samples] == list(planned)
+    for clip in annotations.samples:
         take = planned[clip.id]
         assert (clip.text, clip.split, clip.signer) == (take.sentence.text, take.split, take.signer.name)
         assert clip.language == "English"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import signllm
-from signllm.data.cutting import Pauses, Windows
+from signllm.data.recording_pieces import Pauses, Windows
 from signllm.data.video import encode_h264
 from signllm.errors import UsageError
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate

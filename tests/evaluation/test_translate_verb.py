@@ -24,7 +24,7 @@ def folder(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Videos at two depths, one of them as frame pictures, and files that are none."""
     from PIL import Image
 
-    from signllm.data.video import decode
+    from signllm.data.video import decode_video
 
     top = tmp_path_factory.mktemp("folder")
     videos = made / "videos"
@@ -32,7 +32,7 @@ def folder(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (top / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(videos / f"{source}.mp4", top / target)
     (top / "deep" / "frames").mkdir()
-    for number, frame in enumerate(decode(videos / "clip3.mp4")):
+    for number, frame in enumerate(decode_video(videos / "clip3.mp4")):
         Image.fromarray(frame).save(top / "deep" / "frames" / f"{number}.png")
     for name in ("notes.txt", ".hidden.mp4"):
         (top / name).write_text("no video")

@@ -123,10 +123,10 @@ def loud_language_model(folder: Path) -> Path:
 def pixels(shards: Path, split: str, name: str) -> np.ndarray:
     """Decode a sample of the shards, whole and in its own size."""
     from signllm.data.index import ShardIndex
-    from signllm.data.stored import stored_frames
+    from signllm.data.stored_frames import decode_stored_frames
 
     found = ShardIndex(shards).split(split)
-    return stored_frames(found.read([sample.id for sample in found.samples].index(name)))
+    return decode_stored_frames(found.read([sample.id for sample in found.samples].index(name)))
 
 
 def main() -> None:

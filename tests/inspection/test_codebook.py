@@ -17,7 +17,7 @@ from PIL import Image
 
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.index import ShardIndex
-from signllm.data.stored import stored_frames
+from signllm.data.stored_frames import decode_stored_frames
 from signllm.errors import UsageError
 from signllm.evaluation.report.frames import THUMBNAIL_HEIGHT
 from signllm.inspection.codebook import draw_codebook, inspect_codebook, summary_lines
@@ -81,7 +81,7 @@ def test_the_sheet_shows_the_frames_that_characters_and_words_see(
     for code in np.flatnonzero(usage.characters).tolist():
         cell, example = cells[str(code)], usage.examples[code][0]
         assert reading.sequences[example.video][example.start] == code
-        frames = stored_frames(videos.read(reading.places[example.video]))
+        frames = decode_stored_frames(videos.read(reading.places[example.video]))
         for column, frame in enumerate(range(4 * example.start, 4 * example.start + 13, 4)):
             x, y = cell.x + column * (THUMBNAIL_HEIGHT + GAP), cell.y + HEAD
             drawn = picture[y : y + THUMBNAIL_HEIGHT, x : x + THUMBNAIL_HEIGHT]

@@ -21,7 +21,7 @@ from signllm import cli
 from signllm.errors import UsageError
 from signllm.evaluation.translate import Candidate, Told, Translation, load
 from signllm.plain import to_plain
-from signllm.serving.service import Service, Wish
+from signllm.serving.service import Service, TranslationRequest
 from tests.data.made_videos import browser_webm, webcam_times_ms
 from tests.serving.conftest import LARGEST_MB, Served
 
@@ -143,7 +143,9 @@ def test_requests_wait_for_each_other_and_who_leaves_lets_the_next_one_in() -> N
     async def scene() -> None:
         slow = _Slow()
         service = Service(slow)  # type: ignore[arg-type]
-        one, two, three = (service.translate(Path("x"), name, Wish()) for name in ("one", "two", "three"))
+        one, two, three = (
+            service.translate(Path("x"), name, TranslationRequest()) for name in ("one", "two", "three")
+        )
         slow.go.release()
         assert (await anext(one))["text"] == "rain"
         assert await anext(two) == {"waiting": 1}
@@ -174,7 +176,7 @@ def test_an_error_of_ours_is_told_too() -> None:
     lines: list[Any] = []
 
     async def scene() -> None:
-        async for line in Service(Broken()).translate(Path("x"), "one", Wish()):  # type: ignore[arg-type]
+        async for line in Service(Broken()).translate(Path("x"), "one", TranslationRequest()):  # type: ignore[arg-type]
             lines.append(line)
 
     with pytest.raises(RuntimeError, match="out of memory"):

@@ -17,10 +17,10 @@ import numpy as np
 
 from signllm.config import ComposeConfig, FinetuneConfig, PretrainConfig
 from signllm.cra.composition import WordsConfig
-from signllm.data.clip import Annotations, Clip
 from signllm.data.frame_folder import encode_png
 from signllm.data.pipeline import DataConfig
 from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.source_samples import Annotations, SourceSample
 from signllm.models.language_model import LanguageModelConfig, PromptTuningConfig
 from signllm.models.sign_llm import SignLLMConfig
 from signllm.recipes import Recipe, phoenix2014t
@@ -118,9 +118,11 @@ def write_videos(
                     encode_png(np.ascontiguousarray(frame.permute(1, 2, 0).numpy()))
                 )
             text = texts[number % len(texts)]
-            clips.append(Clip(id=f"{split}/{number}", video=video, text=text, split=split, language=language))
+            clips.append(
+                SourceSample(id=f"{split}/{number}", video=video, text=text, split=split, language=language)
+            )
     config = ShardConfig(encode="frames", size=parts.SIZE, show_progress=False)
-    write_shards(Annotations(clips=tuple(clips), left_out=()), folder / "shards", config)
+    write_shards(Annotations(samples=tuple(clips), left_out=()), folder / "shards", config)
     return folder / "shards"
 
 

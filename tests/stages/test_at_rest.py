@@ -15,7 +15,7 @@ from signllm.config import PretrainConfig, load_config
 from signllm.data.augment import AugmentConfig
 from signllm.data.batch import Batch
 from signllm.data.characters import load_split_characters
-from signllm.data.timed import timed_runs, whole_video
+from signllm.data.timed_frames import join_chunks, read_timed_chunks
 from signllm.errors import UsageError
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
 from signllm.evaluation.footage import footage_of
@@ -61,7 +61,7 @@ def test_validation_sees_the_middle_of_every_frame(composed: Path) -> None:
     validate(watching, 0)
     assert len(watching.seen) == len(path.LENGTHS["dev"])
     for name, frames in watching.seen.items():
-        decoded = whole_video(timed_runs(composed / name.replace("/", ""), size=DECODED)).frames
+        decoded = join_chunks(read_timed_chunks(composed / name.replace("/", ""), size=DECODED)).frames
         middle = slice(BEFORE, BEFORE + DATA.size)
         np.testing.assert_array_equal(frames, decoded[:, middle, middle])
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from signllm.data.clip import Annotations, Clip
 from signllm.data.index import ShardIndex
 from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.source_samples import Annotations, SourceSample
 from signllm.data.video import encode_h264
 from tests import warm
 
@@ -22,9 +22,11 @@ def damaged(tmp_path: Path) -> Path:
     for number in range(10):
         video = tmp_path / f"clip{number}.mp4"
         video.write_bytes(encode_h264(np.full((14, 32, 32, 3), 20 * number, np.uint8), 25))
-        clips.append(Clip(id=f"clip{number}", video=video, text="a sentence", split="train", signer="s"))
+        clips.append(
+            SourceSample(id=f"clip{number}", video=video, text="a sentence", split="train", signer="s")
+        )
     out = tmp_path / "shards"
-    write_shards(Annotations(clips=tuple(clips)), out, ShardConfig(encode="copy", show_progress=False))
+    write_shards(Annotations(samples=tuple(clips)), out, ShardConfig(encode="copy", show_progress=False))
     split = ShardIndex(out).split("train")
     with (out / "train-000000.tar").open("r+b") as tar:
         for number in (2, 7):

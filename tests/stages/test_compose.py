@@ -18,12 +18,12 @@ import torch
 from signllm.config import ComposeConfig, PretrainConfig, save_config
 from signllm.cra.composition import WordsConfig
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.characters import characters_files, load_split_characters
-from signllm.data.clip import Annotations, Clip
+from signllm.data.characters import list_characters_files, load_split_characters
 from signllm.data.frame_folder import encode_png
 from signllm.data.index import ShardIndex
 from signllm.data.pipeline import DataConfig, VideoSource
 from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.source_samples import Annotations, SourceSample
 from signllm.errors import UsageError
 from signllm.models.quantizer import QuantizerConfig
 from signllm.models.visual_encoder import VisualEncoderConfig
@@ -59,11 +59,13 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             frame = rng.integers(0, 40, (16, 16, 3)) + int(100 + 100 * np.sin(t / 5 + k % 3))
             (video / f"{t:04d}.png").write_bytes(encode_png(frame.astype(np.uint8)))
         clips.append(
-            Clip(id=f"v/{k}", video=video, text=f"text {k}", split="train", language="english", signer="")
+            SourceSample(
+                id=f"v/{k}", video=video, text=f"text {k}", split="train", language="english", signer=""
+            )
         )
     out = tmp_path_factory.mktemp("shards")
     write_shards(
-        Annotations(clips=tuple(clips), left_out=()),
+        Annotations(samples=tuple(clips), left_out=()),
         out,
         ShardConfig(encode="frames", size=16, shard_size_mb=0.1),
     )
@@ -100,7 +102,7 @@ def test_characters_and_words_are_written_and_fit_together(run: Path, shards: Pa
     words = compose(run, shards, CONFIG)
     assert WordCodebook.load(run) == words
     characters, codebook = load_split_characters(run, "train")
-    assert [path.name for path in characters_files(run, "train")] == [
+    assert [path.name for path in list_characters_files(run, "train")] == [
         f"train-{shard:06d}.safetensors" for shard in range(SHARDS)
     ]
     assert list(characters) == [sample.id for sample in ShardIndex(shards).split("train").samples]
@@ -129,18 +131,18 @@ def test_killed_in_the_middle_it_goes_on_and_two_ranks_write_what_one_writes(run
     compose(run, shards, CONFIG)
     alone = written(run)
     (run / "words.json").unlink()
-    for path in characters_files(run, "train"):
+    for path in list_characters_files(run, "train"):
         path.unlink()
     checkout = Path(__file__).parents[2]
     killed = subprocess.Popen(
         command(run, shards), env=outside(), cwd=checkout, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    while not characters_files(run, "train"):
+    while not list_characters_files(run, "train"):
         assert killed.poll() is None
         time.sleep(0.001)
     killed.send_signal(signal.SIGKILL)
     killed.wait(timeout=60)
-    whole = {path: path.stat().st_mtime_ns for path in characters_files(run, "train")}
+    whole = {path: path.stat().st_mtime_ns for path in list_characters_files(run, "train")}
     assert 0 < len(whole) < SHARDS
     assert not (run / "words.json").exists()
     again = command(run, shards)
@@ -191,7 +193,7 @@ def test_files_of_shards_that_there_are_no_more_go(run: Path, shards: Path, enco
     source = run / "characters" / "train-000000.safetensors"
     (run / "characters" / "train-000009.safetensors").write_bytes(source.read_bytes())
     assert compose(run, shards, CONFIG) == first
-    assert len(characters_files(run, "train")) == SHARDS == len(encoded)
+    assert len(list_characters_files(run, "train")) == SHARDS == len(encoded)
 
 
 def test_another_picture_size_is_refused(run: Path, shards: Path) -> None:
@@ -227,4 +229,4 @@ def test_an_encoding_that_cannot_be_read_is_refused_and_leaves_no_words(
     with pytest.raises(UsageError, match=r"could not be read, allowed[\s\S]*shards verify"):
         compose(run, damaged, CONFIG)
     assert not (run / "words.json").exists()
-    assert [path.name[6:12] for path in characters_files(run, "train")] == ["000000"]
+    assert [path.name[6:12] for path in list_characters_files(run, "train")] == ["000000"]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from signllm.data.clip import Annotations, Clip
 from signllm.data.frame_folder import encode_png
 from signllm.data.index import ShardIndex
 from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.source_samples import Annotations, SourceSample
 from tests.models import parts
 from tests.stages.encoding_on_ranks import BATCH, BROKEN, LENGTHS, MAX_BAD, encode_on_ranks
 
@@ -43,11 +43,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for t, frame in enumerate(frames):
             picture = np.ascontiguousarray(frame.permute(1, 2, 0).numpy())
             (video / f"{t:04d}.png").write_bytes(encode_png(picture))
-        clips.append(Clip(id=f"v/{number}", video=video, text="rain", split="train", language="English"))
+        clips.append(
+            SourceSample(id=f"v/{number}", video=video, text="rain", split="train", language="English")
+        )
     sizes = SHARDS_OF_MB | {"one-bad": 100.0, "two-bad": 100.0, BROKEN: 0.3}
     for scenario, megabytes in sizes.items():
         config = ShardConfig(encode="frames", size=parts.SIZE, shard_size_mb=megabytes, show_progress=False)
-        write_shards(Annotations(clips=tuple(clips), left_out=()), folder / scenario, config)
+        write_shards(Annotations(samples=tuple(clips), left_out=()), folder / scenario, config)
     damage(folder / "one-bad", (3,))
     damage(folder / "two-bad", (3, 5))
     return folder

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from signllm.config import FinetuneConfig, PretrainConfig, load_config
-from signllm.data.clip import Annotations, Clip
 from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.source_samples import Annotations, SourceSample
 from signllm.data.video import encode_h264
 from signllm.errors import UsageError
 from signllm.stages.compose import compose
@@ -31,9 +31,9 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         video = folder / f"{number}.mp4"
         video.write_bytes(encode_h264(frames.permute(0, 2, 3, 1).numpy(), fps))
-        clips.append(Clip(id=str(number), video=video, text=parts.TEXTS[number % 4], split="train"))
+        clips.append(SourceSample(id=str(number), video=video, text=parts.TEXTS[number % 4], split="train"))
     write_shards(
-        Annotations(clips=tuple(clips)), folder / "shards", ShardConfig(show_progress=False, encode="copy")
+        Annotations(samples=tuple(clips)), folder / "shards", ShardConfig(show_progress=False, encode="copy")
     )
     return folder / "shards"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from signllm.data.source import VideoSource
+from signllm.data.sample_source import VideoSource
 from signllm.inspection.alignment import read_alignments
 from signllm.stages.finetune import finetune
 from signllm.stages.looks import Looking, _words

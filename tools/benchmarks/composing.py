@@ -25,7 +25,12 @@ from benchmarks import machine
 from signllm.cra import composition
 from signllm.cra.composition import WordsConfig, compose_words
 from signllm.cra.segmentation import WordTable, count_words
-from signllm.data.characters import characters_file, characters_files, load_packed, save_characters
+from signllm.data.characters import (
+    characters_path,
+    list_characters_files,
+    load_packed_characters,
+    save_characters,
+)
 
 CODES, SIGNS, SHARD_SIGNS = 256, 300, 1 << 18
 STEPS = {
@@ -118,7 +123,7 @@ def measure(size: int, video: int, threads: int, seed: int) -> list[dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         paths = _write(Path(folder), corpus(size, video, seed))
         begin, cpu = time.perf_counter(), time.process_time()
-        characters, counts = watch("load", load_packed)(paths)
+        characters, counts = watch("load", load_packed_characters)(paths)
     for name, step in STEPS.items():
         setattr(composition, name, watch(step, getattr(composition, name)))
     words = compose_words(characters, counts, codes=CODES, codebook="bench", config=WordsConfig())
@@ -184,8 +189,8 @@ def _write(run: Path, shards: Iterator[tuple[np.ndarray, np.ndarray]]) -> list[P
     for shard, (characters, counts) in enumerate(shards):
         sequences = np.split(characters, np.cumsum(counts)[:-1])
         named = {f"video-{shard}-{place}": sequence for place, sequence in enumerate(sequences)}
-        save_characters(characters_file(run, "train", shard), named, "bench")
-    return characters_files(run, "train")
+        save_characters(characters_path(run, "train", shard), named, "bench")
+    return list_characters_files(run, "train")
 
 
 def corpus(size: int, video: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -16,10 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from signllm.data.description import SHARD_FORMAT, SHARD_VERSION
 from signllm.data.index import ShardIndex
 from signllm.data.order import OrderState
 from signllm.data.plan import EpochPlan
+from signllm.data.shard_json import SHARD_FORMAT, SHARD_VERSION
 from signllm.data.tar import MANIFEST
 
 _PER_SHARD = 2000

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from signllm.data.order import OrderState, draw
+from signllm.data.order import OrderState, hash_integers
 from signllm.data.plan import Dataset, EpochPlan
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     if min(given.samples, given.batch, *given.ranks) < 1:
         parser.error("--samples, --batch and --ranks must be at least 1")
     samples = int(given.samples)
-    frames = (50 + draw(0, count=samples) % np.uint64(251)).astype(np.int64)
+    frames = (50 + hash_integers(0, count=samples) % np.uint64(251)).astype(np.int64)
     names = f"{'ranks':>14} {'limit':>8} {'steps':>6} {'padding':>8} {'frames of a rank':>17} {'seconds':>8}"
     print(f"{names}  audit")
     failed = False
@@ -56,7 +56,7 @@ def main() -> None:
         failed |= bool(found.wrong)
         print(
             f"{found.layout:>14} {limit or 'none':>8} {found.steps:>6} {found.padding:>8} "
-            f"{found.most_frames:>17,} {found.seconds:>8.2f}  {found.wrong or 'each once'}",
+            f"{found.count_most_frames:>17,} {found.seconds:>8.2f}  {found.wrong or 'each once'}",
             flush=True,
         )
     sys.exit(1 if failed else 0)

@@ -20,8 +20,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from signllm.data.clip import Clip
-from signllm.data.samples import EncodeConfig, Sample, make_sample
+from signllm.data.sample_encoding import EncodeConfig, EncodedSample, encode_sample
+from signllm.data.source_samples import SourceSample
 from signllm.data.video import encode_h264
 
 DRAWN = {"1280x720": (720, 1280), "600x338": (338, 600)}
@@ -65,15 +65,15 @@ def draw(folder: Path, name: str, frames: int, height: int, width: int) -> Path:
 
 def compared(program: str, video: Path, target: Path, rounds: int) -> str:
     """Return the line of one video."""
-    clip = Clip(id="a", video=video, text="a sentence", split="train")
+    clip = SourceSample(id="a", video=video, text="a sentence", split="train")
     rates: dict[str, list[float]] = {"ffmpeg": [], "ours": []}
     for _ in range(rounds + 1):  # the first warms up
         begin = _children_s()
         subprocess.run(command(program, video, target), check=True, stdin=subprocess.DEVNULL)
         middle, own = _children_s(), time.process_time()
-        sample = make_sample(clip, EncodeConfig())
+        sample = encode_sample(clip, EncodeConfig())
         end = time.process_time()
-        if not isinstance(sample, Sample):
+        if not isinstance(sample, EncodedSample):
             raise SystemExit(f"{video}: {sample.reason}")
         frames = sample.meta["frames"]
         rates["ffmpeg"].append(frames / (middle - begin))

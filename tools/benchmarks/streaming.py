@@ -29,13 +29,13 @@ import torch
 from av.video.reformatter import VideoReformatter
 
 from benchmarks import machine
-from signllm.data.clip import Annotations, Clip
 from signllm.data.index import ShardIndex
 from signllm.data.order import OrderState
 from signllm.data.pipeline import BatchMaker, DataConfig, Loader, VideoSource
 from signllm.data.shards import ShardConfig, write_shards
-from signllm.data.stored import stored_frames
-from signllm.data.video import decode, encode_h264
+from signllm.data.source_samples import Annotations, SourceSample
+from signllm.data.stored_frames import decode_stored_frames
+from signllm.data.video import decode_video, encode_h264
 
 SIDES = {
     "bare": "PyAV's frames as they are coded: not scaled, not RGB",
@@ -112,9 +112,9 @@ def drawn_shards(folder: Path, clips: int, frames: int, side: int) -> Path:
         pictures = np.stack([ground[:, 2 * shown : 2 * shown + side] for shown in range(frames)])
         video = folder / "videos" / f"{number}.mp4"
         video.write_bytes(encode_h264(pictures, 25))
-        made.append(Clip(id=str(number), video=video, text="a sentence", split="train", signer=""))
+        made.append(SourceSample(id=str(number), video=video, text="a sentence", split="train", signer=""))
     write_shards(
-        Annotations(clips=tuple(made)), folder / "shards", ShardConfig(encode="copy", show_progress=False)
+        Annotations(samples=tuple(made)), folder / "shards", ShardConfig(encode="copy", show_progress=False)
     )
     return folder / "shards"
 
@@ -133,7 +133,7 @@ def speed(source: VideoSource, batch: int, rounds: int) -> dict[str, Any]:
         return sum(int(part.frame_counts[part.is_real].sum()) for part in made)
 
     sides: dict[str, Callable[[], int]] = {
-        "decoder": lambda: sum(len(stored_frames(members, size=size)) for members in videos),
+        "decoder": lambda: sum(len(decode_stored_frames(members, size=size)) for members in videos),
         "pipeline": pipeline,
     }
     if all("mp4" in members for members in videos):
@@ -197,9 +197,9 @@ def beside_torchcodec(source: VideoSource, rounds: int) -> dict[str, Any]:
         decoder = VideoDecoder(data, num_ffmpeg_threads=1, dimension_order="NHWC")
         return decoder.get_frames_in_range(0, len(decoder)).data.numpy()
 
-    equal = sum(np.array_equal(theirs(data), decode(data)) for data in files)
+    equal = sum(np.array_equal(theirs(data), decode_video(data)) for data in files)
     sides: dict[str, Callable[[], int]] = {
-        "ours": lambda: sum(len(decode(data)) for data in files),
+        "ours": lambda: sum(len(decode_video(data)) for data in files),
         "torchcodec": lambda: sum(len(theirs(data)) for data in files),
     }
     found = in_turns(sides, rounds)

@@ -27,7 +27,7 @@ import torch
 from benchmarks import machine
 from benchmarks.training_model import SIZES, build, configured, write_folder
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.cutting import energies
+from signllm.data.recording_pieces import motion_energies
 from signllm.errors import UsageError
 from signllm.evaluation import signs
 from signllm.evaluation.footage import Footage, found
@@ -247,7 +247,7 @@ def show(result: dict[str, Any], given: argparse.Namespace, device: torch.device
 def show_energies(paths: Sequence[str]) -> None:
     """Print for each video the energies below which 5, 25, 50, 75 and 95 % of its frames lie."""
     for footage in found(paths, lambda: b""):
-        levels = np.percentile(energies(footage.whole(96)), (5, 25, 50, 75, 95))
+        levels = np.percentile(motion_energies(footage.whole(96)), (5, 25, 50, 75, 95))
         print(footage.name, *(f"{level:.2f}" for level in levels), sep="\t")
 
 

@@ -12,9 +12,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from signllm.data.clip import Annotations, Clip
 from signllm.data.frame_folder import encode_png
 from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.source_samples import Annotations, SourceSample
 from signllm.data.video import encode_h264
 
 FRAMES, SIDE = 6, 32
@@ -93,11 +93,11 @@ def write_frames(folder: Path, seed: int, suffix: str) -> None:
 def annotations_of(root: Path) -> Annotations:
     """Return the clips of the shards that :func:`write_material` makes: mp4 files and a frame folder."""
     clips = [
-        Clip(id=f"c{n}", video=root / f"clip{n}.mp4", text=f"sentence {n}", split="train", signer="s")
+        SourceSample(id=f"c{n}", video=root / f"clip{n}.mp4", text=f"sentence {n}", split="train", signer="s")
         for n in range(4)
     ]
-    clips.append(Clip(id="f/4", video=root / "clip4", text="frames", split="dev"))
-    return Annotations(clips=tuple(clips))
+    clips.append(SourceSample(id="f/4", video=root / "clip4", text="frames", split="dev"))
+    return Annotations(samples=tuple(clips))
 
 
 def write_material(root: Path) -> None:

@@ -12,17 +12,17 @@ from pathlib import Path
 
 from fuzzing.material import QUIET, annotations_of
 from signllm.data.annotations import read_annotations
-from signllm.data.clip import Clip, Cut, LeftOut
 from signllm.data.index import ShardIndex
-from signllm.data.inspection import shards_info, shards_verify
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
-from signllm.data.preview import shards_preview
-from signllm.data.recording import read_cut
-from signllm.data.samples import EncodeConfig, make_sample
+from signllm.data.preview import preview_shards
+from signllm.data.recording import read_time_span
+from signllm.data.sample_encoding import EncodeConfig, encode_sample
+from signllm.data.shard_inspection import summarize_shards, verify_shards
 from signllm.data.shards import write_shards
-from signllm.data.timed import timed_runs, whole_video
-from signllm.data.transcoding import transcoded
-from signllm.data.video import fit_short_side, read_video
+from signllm.data.source_samples import LeftOutSample, SourceSample, TimeSpan
+from signllm.data.timed_frames import join_chunks, read_timed_chunks
+from signllm.data.transcoding import transcode
+from signllm.data.video import read_video, shrink_short_side
 from signllm.errors import UsageError
 
 HARMLESS, SKIPPED, NAMED, FAILED = "harmless", "skipped", "named error", "FAILED"
@@ -56,10 +56,10 @@ def outcome(probes: Iterator[tuple[str, Probe]]) -> tuple[str, list[str]]:
 
 def of_shards(folder: Path, material: Path) -> Iterator[tuple[str, Probe]]:
     """Yield the doors of a folder of shards; the last writes it anew."""
-    yield "info", lambda: bool(shards_info(folder)) and False
+    yield "info", lambda: bool(summarize_shards(folder)) and False
     yield "loader", lambda: _epoch(folder)
-    yield "verify", lambda: bool(shards_verify(folder)) and False
-    yield "preview", lambda: bool(shards_preview(folder, folder / "sheet.png", samples=4)) and False
+    yield "verify", lambda: bool(verify_shards(folder)) and False
+    yield "preview", lambda: bool(preview_shards(folder, folder / "sheet.png", samples=4)) and False
     yield "shard again", lambda: bool(write_shards(annotations_of(material), folder, QUIET)["left_out"])
 
 
@@ -80,17 +80,17 @@ def _epoch(folder: Path) -> bool:
 
 def of_video(path: Path) -> Iterator[tuple[str, Probe]]:
     """Yield the doors of a video file or a frame folder."""
-    fit = fit_short_side(64)
+    fit = shrink_short_side(64)
     yield "read a video", lambda: bool(len(read_video(path, fit=fit).frames)) and False
     yield "read for translation", lambda: _for_translation(path)
     yield "read at 10 fps", lambda: bool(len(read_video(path, fit=fit, fps=10).frames)) and False
     if path.is_file():
         yield "read bytes", lambda: bool(len(read_video(path.read_bytes(), fit=fit).frames)) and False
         for fps in (None, 10):
-            use = partial(transcoded, fit=fit, fps=fps, crf=30)
+            use = partial(transcode, fit=fit, fps=fps, crf=30)
             yield (
                 f"encode a cut at {fps} fps",
-                lambda use=use: bool(read_cut(path, Cut(0.04, 0.16), use)) and False,
+                lambda use=use: bool(read_time_span(path, TimeSpan(0.04, 0.16), use)) and False,
             )
     for encode in ("h264", "frames", "copy"):
         config = EncodeConfig(encode=encode, size=64)
@@ -99,13 +99,13 @@ def of_video(path: Path) -> Iterator[tuple[str, Probe]]:
 
 def _for_translation(path: Path) -> bool:
     for at_fps in (None, 12.5):
-        whole_video(timed_runs(path, size=32, at_fps=at_fps))
+        join_chunks(read_timed_chunks(path, size=32, at_fps=at_fps))
     return False
 
 
 def _left_out(path: Path, config: EncodeConfig) -> bool:
-    sample = make_sample(Clip(id="c", video=path, text="t", split="train"), config)
-    return isinstance(sample, LeftOut) and len(sample.reason) > 8
+    sample = encode_sample(SourceSample(id="c", video=path, text="t", split="train"), config)
+    return isinstance(sample, LeftOutSample) and len(sample.reason) > 8
 
 
 def of_dataset(format: str, src: Path, out: Path) -> Iterator[tuple[str, Probe]]:
@@ -118,4 +118,4 @@ def of_dataset(format: str, src: Path, out: Path) -> Iterator[tuple[str, Probe]]
     yield "annotations", lambda: bool(read_annotations(format, src).left_out)
     yield "shard", sharded
     if (out / "manifest.json").is_file():
-        yield "verify", lambda: bool(shards_verify(out)) and False
+        yield "verify", lambda: bool(verify_shards(out)) and False

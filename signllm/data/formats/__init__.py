@@ -1,1 +1,1 @@
-"""One module per dataset format: each reads a dataset as it lies there into ``Annotations`` (``clip.py``)."""
+"""One module per dataset format; each reads the annotations of a dataset as it was delivered."""

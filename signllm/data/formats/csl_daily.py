@@ -15,10 +15,10 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from signllm.data.clip import Annotations, Clip, LeftOut, OfficialCounts
-from signllm.data.formats.clip_folders import ClipFolders, subfolders
 from signllm.data.formats.plain_pickle import read_plain_pickle
-from signllm.data.split_names import standard_split
+from signllm.data.formats.video_folders import VideoFolders, list_subfolders
+from signllm.data.source_samples import Annotations, LeftOutSample, OfficialCounts, SourceSample
+from signllm.data.split_names import standardize_split
 from signllm.data.tables import Table, read_table
 from signllm.errors import UsageError
 
@@ -48,10 +48,10 @@ def read(src: Path) -> Annotations:
             where=src,
             remedy="give the folder that holds sentence_label/ and sentence/",
         )
-    clips: list[Clip] = []
+    clips: list[SourceSample] = []
     listed, left_out = _splits(labels_folder / "split_1.txt")
     labels, unlabelled = _labels(labels_folder)
-    folders = ClipFolders()
+    folders = VideoFolders()
     frames = folders.choose(_candidates(src), list(labels), official=src / _FRAMES, label="CSL-Daily")
     for listed_name, split in listed:
         other = MISNAMED.get(listed_name, listed_name)
@@ -59,15 +59,15 @@ def read(src: Path) -> Annotations:
         if name in labels:
             clips.append(_clip(name, split, labels[name], folders.find(frames, name) or frames / name))
         else:
-            left_out.append(LeftOut(id=name, split=split, reason="in split_1.txt, but without a label"))
+            left_out.append(LeftOutSample(id=name, split=split, reason="in split_1.txt, but without a label"))
     named = {clip.id for clip in clips}
     left_out += [
-        LeftOut(id=name, split="train", reason="has a label, but is not in split_1.txt")
+        LeftOutSample(id=name, split="train", reason="has a label, but is not in split_1.txt")
         for name in labels
         if name not in named
     ]
     return Annotations(
-        clips=tuple(clips),
+        samples=tuple(clips),
         left_out=(*left_out, *unlabelled),
         official=OFFICIAL,
         notices=tuple(folders.notices),
@@ -80,27 +80,27 @@ def _split_file(folder: Path) -> bool:
 
 def _candidates(src: Path) -> list[Path]:
     """Return the folders that may hold the clips, after the release's own."""
-    others = [folder for parent in subfolders(src) for folder in (parent, *subfolders(parent))]
-    return [*(src / name for name in _CLIPS), *subfolders(src / "sentence"), *others]
+    others = [folder for parent in list_subfolders(src) for folder in (parent, *list_subfolders(parent))]
+    return [*(src / name for name in _CLIPS), *list_subfolders(src / "sentence"), *others]
 
 
-def _splits(path: Path) -> tuple[list[tuple[str, str]], list[LeftOut]]:
+def _splits(path: Path) -> tuple[list[tuple[str, str]], list[LeftOutSample]]:
     """Return (name, split) of each clip that the release lists, and the lines that cannot be read."""
     table = read_table(path, ("name", "split"), remedy="use the file of the release, lines of name|split")
-    good = [(row["name"].strip(), standard_split(row["split"])) for row in table.rows if not row.problem]
+    good = [(row["name"].strip(), standardize_split(row["split"])) for row in table.rows if not row.problem]
     return good, _unusable(table)
 
 
-def _unusable(table: Table) -> list[LeftOut]:
+def _unusable(table: Table) -> list[LeftOutSample]:
     """Return the rows that cannot be used."""
     return [
-        LeftOut(id=row.text("name"), split="train", reason=f"{table.path.name}: {row.problem}")
+        LeftOutSample(id=row.text("name"), split="train", reason=f"{table.path.name}: {row.problem}")
         for row in table.rows
         if row.problem
     ]
 
 
-def _labels(folder: Path) -> tuple[dict[str, str], list[LeftOut]]:
+def _labels(folder: Path) -> tuple[dict[str, str], list[LeftOutSample]]:
     """Return name → text, and the rows of labels that cannot be read."""
     pickled, path = folder / "csl2020ct_v2.pkl", folder / "video_map.txt"
     if pickled.is_file():
@@ -142,9 +142,9 @@ def _name(name: Any) -> str:
     return name
 
 
-def _clip(name: str, split: str, text: str, video: Path) -> Clip:
+def _clip(name: str, split: str, text: str, video: Path) -> SourceSample:
     signer = re.search(r"_P(\d+)_", name)
-    return Clip(
+    return SourceSample(
         id=name,
         video=video,
         text=text,

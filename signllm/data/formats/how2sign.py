@@ -14,11 +14,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from signllm.data.clip import Annotations, Clip, LeftOut, OfficialCounts, tidy_text
-from signllm.data.formats.times import check_span, seconds
+from signllm.data.formats.times import check_span, parse_seconds
 from signllm.data.formats.video_tree import VideoTree
-from signllm.data.split_names import standard_split
-from signllm.data.system_files import walk_files
+from signllm.data.source_samples import Annotations, LeftOutSample, OfficialCounts, SourceSample, tidy_text
+from signllm.data.split_names import standardize_split
+from signllm.data.system_files import list_files_recursively
 from signllm.data.tables import Row, read_table
 from signllm.errors import UsageError
 
@@ -47,8 +47,8 @@ def read(src: Path) -> Annotations:
     tables = {split: read_table(path, _COLUMNS, remedy=remedy) for split, path in paths.items()}
     entries = [_entry(row, split, tree) for split, table in tables.items() for row in table.rows]
     return Annotations(
-        clips=tuple(entry for entry in entries if isinstance(entry, Clip)),
-        left_out=tuple(entry for entry in entries if isinstance(entry, LeftOut)),
+        samples=tuple(entry for entry in entries if isinstance(entry, SourceSample)),
+        left_out=tuple(entry for entry in entries if isinstance(entry, LeftOutSample)),
         official=OFFICIAL,
         notices=(*(notice for table in tables.values() for notice in table.notices), *tree.notices),
     )
@@ -57,30 +57,30 @@ def read(src: Path) -> Annotations:
 def _find_tables(src: Path) -> dict[str, Path]:
     """Return split → its table: the realigned one if there is one, then the first in the order of paths."""
     paths: dict[str, list[tuple[bool, Path]]] = {"train": [], "dev": [], "test": []}
-    for folder, names in walk_files(src):
+    for folder, names in list_files_recursively(src):
         for name in names:
             if match := _TABLE.fullmatch(name):
-                paths[standard_split(match[2])].append((match[1] is None, folder / name))
+                paths[standardize_split(match[2])].append((match[1] is None, folder / name))
     return {split: min(found)[1] for split, found in paths.items() if found}
 
 
-def _entry(row: Row, split: str, tree: VideoTree) -> Clip | LeftOut:
+def _entry(row: Row, split: str, tree: VideoTree) -> SourceSample | LeftOutSample:
     name = row["SENTENCE_NAME"].strip() or f"line {row.line}"
     if row.problem:
-        return LeftOut(id=name, split=split, reason=row.problem)
+        return LeftOutSample(id=name, split=split, reason=row.problem)
     video, start_s, end_s = tree.find(name, split), None, None
     recording = tree.find(row["VIDEO_NAME"].strip(), split)
     if video is None and recording is not None:
         try:
-            start_s = seconds(row["START_REALIGNED"] or row["START"]) or 0.0
-            end_s = seconds(row["END_REALIGNED"] or row["END"])
+            start_s = parse_seconds(row["START_REALIGNED"] or row["START"]) or 0.0
+            end_s = parse_seconds(row["END_REALIGNED"] or row["END"])
             check_span(start_s, end_s)
         except ValueError as error:
-            return LeftOut(id=name, split=split, reason=f"line {row.line}: {error}")
+            return LeftOutSample(id=name, split=split, reason=f"line {row.line}: {error}")
         if end_s is None:
-            return LeftOut(id=name, split=split, reason=f"line {row.line} says no end of the clip")
+            return LeftOutSample(id=name, split=split, reason=f"line {row.line} says no end of the clip")
     signer = re.search(r"-(\d+)-rgb_", name)
-    return Clip(
+    return SourceSample(
         id=name,
         video=video or recording or tree.expected_path(name, tree.root / _CLIPS.format(_FOLDERS[split])),
         text=tidy_text(row["SENTENCE"]),

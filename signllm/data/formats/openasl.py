@@ -13,11 +13,11 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from pathlib import Path
 
-from signllm.data.clip import Annotations, Clip, LeftOut, OfficialCounts, tidy_text
-from signllm.data.formats.times import check_span, seconds
+from signllm.data.formats.times import check_span, parse_seconds
 from signllm.data.formats.video_tree import VideoTree
-from signllm.data.split_names import standard_split
-from signllm.data.system_files import walk_files
+from signllm.data.source_samples import Annotations, LeftOutSample, OfficialCounts, SourceSample, tidy_text
+from signllm.data.split_names import standardize_split
+from signllm.data.system_files import list_files_recursively
 from signllm.data.tables import Row, read_table
 from signllm.errors import UsageError
 
@@ -33,7 +33,7 @@ def read(src: Path) -> Annotations:
     """
     tables = (
         folder / name
-        for folder, names in walk_files(src)
+        for folder, names in list_files_recursively(src)
         for name in names
         if fnmatch(name.lower(), "openasl-v*.[ct]sv")
     )
@@ -48,28 +48,28 @@ def read(src: Path) -> Annotations:
     table = read_table(path, _COLUMNS, remedy="use the file of the release as it is, separated by tabs")
     entries = [_entry(row, tree) for row in table.rows]
     return Annotations(
-        clips=tuple(entry for entry in entries if isinstance(entry, Clip)),
-        left_out=tuple(entry for entry in entries if isinstance(entry, LeftOut)),
+        samples=tuple(entry for entry in entries if isinstance(entry, SourceSample)),
+        left_out=tuple(entry for entry in entries if isinstance(entry, LeftOutSample)),
         official=OFFICIAL,
         notices=(*table.notices, *tree.notices),
     )
 
 
-def _entry(row: Row, tree: VideoTree) -> Clip | LeftOut:
-    name, split = row["vid"].strip() or f"line {row.line}", standard_split(row["split"] or "train")
+def _entry(row: Row, tree: VideoTree) -> SourceSample | LeftOutSample:
+    name, split = row["vid"].strip() or f"line {row.line}", standardize_split(row["split"] or "train")
     if row.problem:
-        return LeftOut(id=name, split=split, reason=row.problem)
+        return LeftOutSample(id=name, split=split, reason=row.problem)
     video, start_s, end_s = tree.find(name.replace(":", "%")) or tree.find(name), None, None
     recording = tree.find(row["yid"].strip())
     if video is None and recording is not None:
         try:
-            start_s, end_s = seconds(row["start"]) or 0.0, seconds(row["end"])
+            start_s, end_s = parse_seconds(row["start"]) or 0.0, parse_seconds(row["end"])
             check_span(start_s, end_s)
         except ValueError as error:
-            return LeftOut(id=name, split=split, reason=f"line {row.line}: {error}")
+            return LeftOutSample(id=name, split=split, reason=f"line {row.line}: {error}")
         if end_s is None:
-            return LeftOut(id=name, split=split, reason=f"line {row.line} says no end of the clip")
-    return Clip(
+            return LeftOutSample(id=name, split=split, reason=f"line {row.line} says no end of the clip")
+    return SourceSample(
         id=name,
         video=video or recording or tree.expected_path(name, tree.root / "video-clip"),
         text=tidy_text(row["raw-text"]),

@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from signllm.data.clip import Annotations, Clip, LeftOut, OfficialCounts, tidy_text
-from signllm.data.formats.clip_folders import ClipFolders, subfolders
+from signllm.data.formats.video_folders import VideoFolders, list_subfolders
+from signllm.data.source_samples import Annotations, LeftOutSample, OfficialCounts, SourceSample, tidy_text
 from signllm.data.system_files import is_system_name
 from signllm.data.tables import Row, read_table
 from signllm.errors import UsageError
@@ -39,9 +39,9 @@ def read(src: Path) -> Annotations:
         UsageError: no annotation files there, or files without the release's columns.
     """
     tables = _find_tables(src)
-    folders = ClipFolders()
-    clips: list[Clip] = []
-    left_out: list[LeftOut] = []
+    folders = VideoFolders()
+    clips: list[SourceSample] = []
+    left_out: list[LeftOutSample] = []
     for split, path in tables.items():
         root = path.parents[2] if path.parent.name == "manual" else path.parent
         table = read_table(path, _COLUMNS, remedy="use the file of the release as it is, separated by |")
@@ -51,9 +51,9 @@ def read(src: Path) -> Annotations:
         frames = folders.choose(_candidates(root, split), names, official=official, label=split)
         for row, name in zip(table.rows, names, strict=True):
             entry = _entry(row, folders.find(frames, name) or frames / name, split)
-            (clips if isinstance(entry, Clip) else left_out).append(entry)  # type: ignore[arg-type]
+            (clips if isinstance(entry, SourceSample) else left_out).append(entry)  # type: ignore[arg-type]
     return Annotations(
-        clips=tuple(clips), left_out=tuple(left_out), official=OFFICIAL, notices=tuple(folders.notices)
+        samples=tuple(clips), left_out=tuple(left_out), official=OFFICIAL, notices=tuple(folders.notices)
     )
 
 
@@ -80,13 +80,18 @@ def _candidates(root: Path, split: str) -> list[Path]:
     """Return the folders that may hold the clips of a split, after the release's own."""
     features = root / "features"
     above = [
-        *(folder for folder in subfolders(features) if folder.name.startswith("fullFrame")),
-        *(folder for folder in subfolders(root) if folder.name.startswith("fullFrame")),
-        *subfolders(features),
+        *(folder for folder in list_subfolders(features) if folder.name.startswith("fullFrame")),
+        *(folder for folder in list_subfolders(root) if folder.name.startswith("fullFrame")),
+        *list_subfolders(features),
         features,
-        *subfolders(root),
+        *list_subfolders(root),
         root,
-        *(inner for folder in subfolders(root) if folder != features for inner in subfolders(folder)),
+        *(
+            inner
+            for folder in list_subfolders(root)
+            if folder != features
+            for inner in list_subfolders(folder)
+        ),
     ]
     usable = [folder for folder in above if not folder.name.startswith(_NO_FRAMES)]
     names = (split, "val", "valid", "validation") if split == "dev" else (split,)
@@ -104,11 +109,11 @@ def _clip_name(row: Row) -> str:
     return "/".join(parts)
 
 
-def _entry(row: Row, video: Path, split: str) -> Clip | LeftOut:
+def _entry(row: Row, video: Path, split: str) -> SourceSample | LeftOutSample:
     name = row["name"].strip() or f"line {row.line}"
     if row.problem:
-        return LeftOut(id=name, split=split, reason=row.problem)
-    return Clip(
+        return LeftOutSample(id=name, split=split, reason=row.problem)
+    return SourceSample(
         id=name,
         video=video,
         text=tidy_text(row["translation"]),

@@ -30,7 +30,7 @@ def read_plain_pickle(path: Path) -> Any:
     Raises:
         UsageError: not a pickle, a damaged one, or one that holds more than plain values.
     """
-    machine = _Machine()
+    machine = _PickleMachine()
     try:
         for opcode, argument, _ in pickletools.genops(path.read_bytes()):
             if not machine.step(opcode.name, argument):
@@ -45,7 +45,7 @@ def read_plain_pickle(path: Path) -> Any:
     return value
 
 
-class _Machine:
+class _PickleMachine:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}

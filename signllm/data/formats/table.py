@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from signllm.data.clip import Annotations, Clip, LeftOut, tidy_text
-from signllm.data.formats.times import check_span, seconds
-from signllm.data.missing_files import spelled_path
+from signllm.data.formats.times import check_span, parse_seconds
+from signllm.data.missing_files import find_path_by_spelling
+from signllm.data.source_samples import Annotations, LeftOutSample, SourceSample, tidy_text
 from signllm.data.tables import Row, read_table
 from signllm.errors import UsageError
 
@@ -37,27 +37,27 @@ def read(src: Path) -> Annotations:
     table = read_table(src, NEEDED, known=OPTIONAL, remedy=remedy)
     entries = [_entry(row, src.parent) for row in table.rows]
     return Annotations(
-        clips=tuple(entry for entry in entries if isinstance(entry, Clip)),
-        left_out=tuple(entry for entry in entries if isinstance(entry, LeftOut)),
+        samples=tuple(entry for entry in entries if isinstance(entry, SourceSample)),
+        left_out=tuple(entry for entry in entries if isinstance(entry, LeftOutSample)),
         notices=table.notices,
     )
 
 
-def _entry(row: Row, folder: Path) -> Clip | LeftOut:
+def _entry(row: Row, folder: Path) -> SourceSample | LeftOutSample:
     video, id, split = row.text("video"), row.text("id"), row.text("split") or "train"
     name = id or video or f"line {row.line}"
     if row.problem:
-        return LeftOut(id=name, split=split, reason=row.problem)
+        return LeftOutSample(id=name, split=split, reason=row.problem)
     if not video:
-        return LeftOut(id=name, split=split, reason=f"line {row.line} names no video")
+        return LeftOutSample(id=name, split=split, reason=f"line {row.line} names no video")
     try:
-        start_s, end_s = seconds(row["start_s"]), seconds(row["end_s"])
+        start_s, end_s = parse_seconds(row["start_s"]), parse_seconds(row["end_s"])
         check_span(start_s, end_s)
     except ValueError as error:
-        return LeftOut(id=name, split=split, reason=f"line {row.line}: {error}")
-    return Clip(
+        return LeftOutSample(id=name, split=split, reason=f"line {row.line}: {error}")
+    return SourceSample(
         id=id or _name_of(video, start_s, end_s),
-        video=spelled_path(folder, video),
+        video=find_path_by_spelling(folder, video),
         text=tidy_text(row.text("text")),
         split=split,
         language=row.text("language"),

@@ -13,7 +13,7 @@ _NO_DAYS = re.compile(r"0 days +(?=\d+:)")
 """What pandas writes before a duration."""
 
 
-def seconds(written: str | None) -> float | None:
+def parse_seconds(written: str | None) -> float | None:
     """Return the seconds that ``12.5``, ``12,5`` or ``00:01:02.500`` says; None where nothing is written.
 
     Raises:

@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 from signllm.data.frame_folder import is_image
-from signllm.data.split_names import standard_split
-from signllm.data.system_files import walk_files
+from signllm.data.split_names import standardize_split
+from signllm.data.system_files import list_files_recursively
 from signllm.data.video_files import is_video_name
 
 
@@ -26,7 +26,7 @@ class VideoTree:
         self._videos: dict[str, list[Path]] = {}
         self._choices: dict[str, tuple[Path, Path]] = {}
         self._fullest: Path | None = None
-        for folder, names in walk_files(root):
+        for folder, names in list_files_recursively(root):
             videos = [name for name in names if is_video_name(name)]
             for name in videos:
                 self._add(os.path.splitext(name)[0], folder / name)
@@ -34,11 +34,11 @@ class VideoTree:
                 self._add(folder.name, folder)
 
     def _add(self, name: str, path: Path) -> None:
-        self._videos.setdefault(_composed(name), []).append(path)
+        self._videos.setdefault(_to_nfc(name), []).append(path)
 
     def find(self, stem: str, split: str = "") -> Path | None:
         """Return the video of this name, None if there is none."""
-        videos = self._videos.get(_composed(stem), [])
+        videos = self._videos.get(_to_nfc(stem), [])
         below = [path for path in videos if split and split in self._splits_of(path)]
         candidates = below or videos
         if len(candidates) > 1:
@@ -53,7 +53,7 @@ class VideoTree:
         return (self._fullest or official) / f"{name}.mp4"
 
     def _splits_of(self, path: Path) -> set[str]:
-        return {standard_split(part) for part in path.relative_to(self.root).parts[:-1]}
+        return {standardize_split(part) for part in path.relative_to(self.root).parts[:-1]}
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -64,6 +64,6 @@ class VideoTree:
         return (f"{len(self._choices)} names have several videos: {taken} was taken, not {other}",)
 
 
-def _composed(name: str) -> str:
+def _to_nfc(name: str) -> str:
     """Return a name with each letter as one code point, as tables have it; a Mac writes two for ``é``."""
     return unicodedata.normalize("NFC", name)

@@ -105,8 +105,10 @@ def film_of(split: Split, place: int, *, most: int | None = None, fps: float | N
     Raises:
         UsageError, StorageError: it cannot be read.
     """
-    from signllm.data.frame_rate import read_places
-    from signllm.data.stored import stored_frames
+    from signllm.data.frame_rate import frame_numbers_to_read
+    from signllm.data.stored_frames import decode_stored_frames
 
-    frames_THWC = stored_frames(split.read(place))
-    return Film(frames=frames_THWC[read_places(len(frames_THWC), split.samples[place].fps, fps, most)])
+    frames_THWC = decode_stored_frames(split.read(place))
+    return Film(
+        frames=frames_THWC[frame_numbers_to_read(len(frames_THWC), split.samples[place].fps, fps, most)]
+    )

@@ -52,10 +52,10 @@ def release(root: Path, frames: str = "sentence/frames_512x512", labels: str = "
 @pytest.mark.parametrize("frames", ["sentence/frames_512x512", "sentence_frames-512x512/frames_512x512"])
 def test_a_release(tmp_path: Path, labels: str, frames: str) -> None:
     annotations = read_annotations("csl-daily", release(tmp_path, frames, labels))
-    assert [(clip.id, clip.split) for clip in annotations.clips] == list(
+    assert [(clip.id, clip.split) for clip in annotations.samples] == list(
         zip(LABELLED, LISTED.values(), strict=True)
     )
-    clip = annotations.clips[1]
+    clip = annotations.samples[1]
     assert (clip.text, clip.signer, clip.language, clip.fps) == ("今天好。", "P0003", "Chinese", 30)
     assert clip.video == tmp_path / frames / "S000007_P0003_T00"
     assert annotations.left_out == ()
@@ -135,7 +135,7 @@ def test_clips_in_the_folders_of_copies(tmp_path: Path, clips: str, suffix: str)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch() if suffix else path.mkdir()
     annotations = read_annotations("csl-daily", root)
-    assert {clip.video for clip in annotations.clips} == {root / clips / f"{n}{suffix}" for n in LABELLED}
+    assert {clip.video for clip in annotations.samples} == {root / clips / f"{n}{suffix}" for n in LABELLED}
     assert str(root / "sentence/frames_512x512") in annotations.notices[0]
 
 
@@ -147,5 +147,5 @@ def test_frames_come_before_videos_and_splits_have_their_usual_names(tmp_path: P
     listed.write_text(listed.read_text().replace("|dev", "|val"))
     annotations = read_annotations("csl-daily", root)
     assert annotations.splits == ("train", "dev", "test")
-    assert annotations.clips[0].video.parent == root / "sentence/frames_512x512"
+    assert annotations.samples[0].video.parent == root / "sentence/frames_512x512"
     assert str(root / "sentence") in annotations.notices[0]

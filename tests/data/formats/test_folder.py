@@ -21,7 +21,7 @@ def test_pairs_at_any_depth_and_splits_by_first_level(tmp_path: Path) -> None:
     pair(tmp_path, "b.mp4", "b.txt")
     pair(tmp_path, "dev/x/a.mkv", "dev/x/a.txt")
     pair(tmp_path, "other/c.d.gif", "other/c.d.txt")
-    clips = {clip.id: clip for clip in read_annotations("folder", tmp_path).clips}
+    clips = {clip.id: clip for clip in read_annotations("folder", tmp_path).samples}
     assert {name: clip.split for name, clip in clips.items()} == {
         "b": "train",
         "x/a": "dev",
@@ -33,7 +33,7 @@ def test_pairs_at_any_depth_and_splits_by_first_level(tmp_path: Path) -> None:
 def test_a_folder_of_frames_is_a_video(tmp_path: Path) -> None:
     pair(tmp_path, "test/clip/0001.png", "test/clip.txt")
     pair(tmp_path, "test/clip/0002.png", None)
-    (clip,) = read_annotations("folder", tmp_path).clips
+    (clip,) = read_annotations("folder", tmp_path).samples
     assert (clip.id, clip.split, clip.video) == ("clip", "test", tmp_path / "test/clip")
 
 
@@ -44,7 +44,7 @@ def test_what_stands_alone_or_twice_is_left_out_by_name(tmp_path: Path) -> None:
     pair(tmp_path, "d.mp4", "d.txt")
     pair(tmp_path, "d.gif", None)
     annotations = read_annotations("folder", tmp_path)
-    assert [clip.id for clip in annotations.clips] == ["a"]
+    assert [clip.id for clip in annotations.samples] == ["a"]
     assert {entry.id: entry.reason for entry in annotations.left_out} == {
         "b": "no b.txt beside b.mp4",
         "c": "c.txt needs one video of that name; found: none",
@@ -64,7 +64,7 @@ def test_splits_by_any_usual_name_and_any_suffix(tmp_path: Path) -> None:
     pair(tmp_path, "Test/c.flv", "Test/c.txt")
     pair(tmp_path, "Test/c.jpg", None)
     annotations = read_annotations("folder", tmp_path)
-    assert {(clip.id, clip.split) for clip in annotations.clips} == {
+    assert {(clip.id, clip.split) for clip in annotations.samples} == {
         ("a", "train"),
         ("b", "dev"),
         ("c", "test"),
@@ -78,5 +78,5 @@ def test_names_that_a_mac_decomposed_and_texts_of_windows(tmp_path: Path) -> Non
     pair(tmp_path, "b.mp4", None)
     (tmp_path / "b.txt").write_bytes("Straße\r\n".encode("utf-16"))
     annotations = read_annotations("folder", tmp_path)
-    assert [(clip.id, clip.text) for clip in annotations.clips] == [("Grün", "grün"), ("b", "Straße")]
+    assert [(clip.id, clip.text) for clip in annotations.samples] == [("Grün", "grün"), ("b", "Straße")]
     assert "Windows-1252" in annotations.notices[0]

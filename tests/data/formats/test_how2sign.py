@@ -10,8 +10,8 @@ import pytest
 from signllm.data.annotations import read_annotations
 from signllm.data.index import ShardIndex
 from signllm.data.shards import ShardConfig, shard
-from signllm.data.stored import stored_frames
-from signllm.data.video import decode, encode_h264
+from signllm.data.stored_frames import decode_stored_frames
+from signllm.data.video import decode_video, encode_h264
 from signllm.errors import UsageError
 
 from ..conftest import drawn
@@ -63,7 +63,7 @@ def release(tmp_path: Path) -> Path:
 def test_clips_and_recordings_are_found_by_name(release: Path) -> None:
     annotations = read_annotations("how2sign", release)
     assert annotations.splits == ("train", "dev", "test")
-    clips = {split: [c for c in annotations.clips if c.split == split] for split in annotations.splits}
+    clips = {split: [c for c in annotations.samples if c.split == split] for split in annotations.splits}
     assert [clip.text for clip in clips["train"]] == TEXTS
     assert [(clip.id, clip.signer) for clip in clips["dev"]] == [
         (of("val", row[1]), signer) for row, signer in zip(ROWS, "558", strict=True)
@@ -84,8 +84,8 @@ def test_shards_of_it(release: Path, tmp_path: Path) -> None:
     index = ShardIndex(tmp_path / "out")
     assert [sample.text for sample in index.split("train").samples] == TEXTS
     assert [sample.frames for sample in index.split("dev").samples] == [15, 15, 15]
-    whole = decode(release / "video_level/val/rgb_front/raw_videos" / f"{of('val', ROWS[0][0])}.mp4")
-    np.testing.assert_array_equal(stored_frames(index.split("dev").read(1)), whole[15:30])
+    whole = decode_video(release / "video_level/val/rgb_front/raw_videos" / f"{of('val', ROWS[0][0])}.mp4")
+    np.testing.assert_array_equal(decode_stored_frames(index.split("dev").read(1)), whole[15:30])
     assert not any(sample.key.startswith("-") for sample in index.split("dev").samples)
 
 
@@ -94,7 +94,7 @@ def test_without_the_realigned_file_and_from_flat_folders(tmp_path: Path) -> Non
     root = tables(tmp_path, header, realigned="")
     for row in ROWS:
         (root / f"{of('train', row[0])}.mp4").touch()
-    assert read_annotations("how2sign", root).clips[1].cut == (0.6, 1.2)
+    assert read_annotations("how2sign", root).samples[1].cut == (0.6, 1.2)
 
 
 def test_rows_and_files_that_do_not_fit(release: Path, tmp_path: Path) -> None:

@@ -42,19 +42,19 @@ def release(tmp_path: Path) -> Path:
 
 def test_the_release(release: Path) -> None:
     annotations = read_annotations("openasl", release)
-    assert [(clip.id, clip.split, clip.cut) for clip in annotations.clips] == [
+    assert [(clip.id, clip.split, clip.cut) for clip in annotations.samples] == [
         (NAMES[0], "train", (0.32, 1)),
         (NAMES[1], "dev", (1, 1.48)),
         (NAMES[2], "test", None),
         (NAMES[3], "test", None),
     ]
-    assert {clip.text for clip in annotations.clips} == {'He said "hi.'}
+    assert {clip.text for clip in annotations.samples} == {'He said "hi.'}
 
 
 def test_clips_with_colons_in_their_own_names(release: Path) -> None:
     old = release / "video-clip" / (NAMES[2].replace(":", "%") + ".mp4")
     old.rename(old.with_name(NAMES[2] + ".mp4"))
-    assert read_annotations("openasl", release).clips[2].video.name == NAMES[2] + ".mp4"
+    assert read_annotations("openasl", release).samples[2].video.name == NAMES[2] + ".mp4"
 
 
 def test_shards_of_it(release: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from signllm.data.annotations import read_annotations
-from signllm.data.shards import ShardConfig, shard, told
+from signllm.data.shards import ShardConfig, format_warnings, shard
 from signllm.errors import UsageError
 
 HEADER = "name|video|start|end|speaker|orth|translation\n"
@@ -29,7 +29,7 @@ def frames_of(root: Path, folder: str) -> Path:
 def test_real_release_has_one_clip_per_split(realdata: Path) -> None:
     annotations = read_annotations("phoenix2014t", realdata / "PHOENIX-2014-T-release-v3")
     assert annotations.splits == ("train", "dev", "test")
-    clip = annotations.clips[0]
+    clip = annotations.samples[0]
     assert (clip.id, clip.signer, clip.language) == (
         "25October_2010_Monday_tagesschau-17",
         "Signer01",
@@ -42,8 +42,8 @@ def test_real_release_has_one_clip_per_split(realdata: Path) -> None:
 
 def test_the_release_is_found_from_a_folder_above(realdata: Path) -> None:
     inner = realdata / "PHOENIX-2014-T-release-v3/PHOENIX-2014-T"
-    assert [clip.text for clip in read_annotations("phoenix2014t", inner).clips] == [
-        clip.text for clip in read_annotations("phoenix2014t", realdata).clips
+    assert [clip.text for clip in read_annotations("phoenix2014t", inner).samples] == [
+        clip.text for clip in read_annotations("phoenix2014t", realdata).samples
     ]
 
 
@@ -52,13 +52,13 @@ def test_frames_in_the_folder_or_one_below(tmp_path: Path, on_disk: str | None, 
     root = release(tmp_path, "NAME|NAME/1/*.png|-1|-1|Signer01|X|ein text\n")
     if on_disk:
         frames_of(root, on_disk)
-    (clip,) = read_annotations("phoenix2014t", root).clips
+    (clip,) = read_annotations("phoenix2014t", root).samples
     assert clip.video == root / "features/fullFrame-210x260px/train" / found
 
 
 def test_a_quote_is_a_character(tmp_path: Path) -> None:
     root = release(tmp_path, 'a|a/1/*.png|-1|-1|S|X|er sagt "morgen\nb|b/1/*.png|-1|-1|S|X|"regen" kommt\n')
-    assert [clip.text for clip in read_annotations("phoenix2014t", root).clips] == [
+    assert [clip.text for clip in read_annotations("phoenix2014t", root).samples] == [
         'er sagt "morgen',
         '"regen" kommt',
     ]
@@ -67,14 +67,14 @@ def test_a_quote_is_a_character(tmp_path: Path) -> None:
 def test_names_with_slashes(tmp_path: Path) -> None:
     root = release(tmp_path, "day/a-1|day/a-1/1/*.png|-1|-1|S|X|text\n")
     frames_of(root, "day/a-1")
-    (clip,) = read_annotations("phoenix2014t", root).clips
+    (clip,) = read_annotations("phoenix2014t", root).samples
     assert (clip.id, clip.video.is_dir()) == ("day/a-1", True)
 
 
 def test_a_row_that_does_not_fit_is_left_out_by_line(tmp_path: Path) -> None:
     root = release(tmp_path, "a|a/1/*.png|-1|-1|S|X|text\nb|b/1/*.png|-1\n")
     annotations = read_annotations("phoenix2014t", root)
-    assert len(annotations.clips) == 1
+    assert len(annotations.samples) == 1
     assert annotations.left_out[0].id == "b"
     assert "line 3" in annotations.left_out[0].reason
 
@@ -104,7 +104,7 @@ def test_stray_files_holes_and_official_counts(realdata: Path, tmp_path: Path) -
         "train: 1 samples here, 7096 in the official release",
         "train: 3 frames here, 827354 in the official release",
     ]
-    assert told(manifest)[-1] == "  train/b: 1 of 3 frames have zero bytes, first images0002.png"
+    assert format_warnings(manifest)[-1] == "  train/b: 1 of 3 frames have zero bytes, first images0002.png"
 
 
 ROWS = "a|a/1/*.png|-1|-1|S|X|ein text\nb|b/1/*.png|-1|-1|S|X|noch einer\n"
@@ -134,7 +134,7 @@ def test_frames_in_the_folders_of_copies(tmp_path: Path, frames: str) -> None:
         else:
             path.mkdir(parents=True)
     annotations = read_annotations("phoenix2014t", root)
-    assert [clip.video for clip in annotations.clips] == [root / frames.format(name) for name in "ab"]
+    assert [clip.video for clip in annotations.samples] == [root / frames.format(name) for name in "ab"]
     (notice,) = annotations.notices
     assert str(root / "features/fullFrame-210x260px/train") in notice
 
@@ -144,7 +144,7 @@ def test_of_two_copies_the_release_s_own_is_taken_with_a_notice(tmp_path: Path) 
     for size in ("210x260", "256x256"):
         (root / f"features/fullFrame-{size}px/train/a").mkdir(parents=True)
     annotations = read_annotations("phoenix2014t", root)
-    assert annotations.clips[0].video == root / "features/fullFrame-210x260px/train/a"
+    assert annotations.samples[0].video == root / "features/fullFrame-210x260px/train/a"
     (notice,) = annotations.notices
     assert "fullFrame-256x256px" in notice
 
@@ -163,5 +163,5 @@ def test_frames_of_dev_may_lie_in_val(tmp_path: Path) -> None:
     table = root / "annotations/manual/PHOENIX-2014-T.train.corpus.csv"
     table.rename(table.with_name("PHOENIX-2014-T.dev.corpus.csv"))
     (root / "features/fullFrame-256x256px/val/a").mkdir(parents=True)
-    clip = read_annotations("phoenix2014t", root).clips[0]
+    clip = read_annotations("phoenix2014t", root).samples[0]
     assert (clip.split, clip.video) == ("dev", root / "features/fullFrame-256x256px/val/a")

@@ -18,11 +18,11 @@ def table(folder: Path, name: str, text: str) -> Path:
 
 def test_real_table(realdata: Path) -> None:
     annotations = read_annotations("table", realdata / "clips.tsv")
-    assert len(annotations.clips) == 11
-    last = annotations.clips[-1]
+    assert len(annotations.samples) == 11
+    last = annotations.samples[-1]
     assert (last.id, last.signer, last.video.name) == ("0043626-2023.1.4", "dailymoth", "dailymoth.gif")
     assert last.text == "A major concern is landslides in mountainous areas."
-    assert all(clip.video.is_file() for clip in annotations.clips)
+    assert all(clip.video.is_file() for clip in annotations.samples)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_real_table(realdata: Path) -> None:
     ],
 )
 def test_three_notations_say_the_same(tmp_path: Path, name: str, text: str) -> None:
-    (clip,) = read_annotations("table", table(tmp_path, name, text)).clips
+    (clip,) = read_annotations("table", table(tmp_path, name, text)).samples
     assert (clip.text, clip.split, clip.id) == ('she said "hi, you', "dev", "v/a")
     assert clip.video == tmp_path / "v/a.mp4"
 
@@ -60,7 +60,7 @@ def test_a_table_in_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_bytes("video\ttext\na.mp4\tgrün\n".encode("latin-1"))
     annotations = read_annotations("table", path)
-    assert annotations.clips[0].text == "grün"
+    assert annotations.samples[0].text == "grün"
     assert "Windows-1252" in annotations.notices[0]
     path.write_bytes("video\ttext\na.mp4\tżółw\n".encode("cp1250"))
     with pytest.raises(UsageError, match="not UTF-8"):
@@ -70,7 +70,7 @@ def test_a_table_in_another_encoding(tmp_path: Path) -> None:
 def test_rows_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
     text = "video\ttext\na.mp4\tfine\nb.mp4\nc.mp4\tx\ty\n\ttext without video\n"
     annotations = read_annotations("table", table(tmp_path, "a.tsv", text))
-    assert [clip.id for clip in annotations.clips] == ["a"]
+    assert [clip.id for clip in annotations.samples] == ["a"]
     assert [entry.reason for entry in annotations.left_out] == [
         "line 3 has another number of fields than the header",
         "line 4 has another number of fields than the header",
@@ -81,14 +81,14 @@ def test_rows_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
 def test_rows_with_times_are_clips_of_a_recording(tmp_path: Path) -> None:
     rows = "long.mp4\ta\t1.5\t2.25\nlong.mp4\tb\t00:01:02.500\t\nlong.mp4\tc\t\t3\nshort.mp4\td\t\t\n"
     annotations = read_annotations("table", table(tmp_path, "a.tsv", "video\ttext\tstart_s\tend_s\n" + rows))
-    assert [(clip.id, clip.cut) for clip in annotations.clips] == [
+    assert [(clip.id, clip.cut) for clip in annotations.samples] == [
         ("long-1.500-2.250", (1.5, 2.25)),
         ("long-62.500-end", (62.5, float("inf"))),
         ("long-0.000-3.000", (0, 3)),
         ("short", None),
     ]
     line = '{"video": "long.mp4", "text": "a", "start_s": 1.5, "end_s": null, "id": "x"}\n'
-    (clip,) = read_annotations("table", table(tmp_path, "a.jsonl", line)).clips
+    (clip,) = read_annotations("table", table(tmp_path, "a.jsonl", line)).samples
     assert (clip.id, clip.start_s, clip.end_s) == ("x", 1.5, None)
 
 
@@ -120,12 +120,12 @@ def test_missing_table_and_unknown_format(tmp_path: Path) -> None:
 
 def test_what_pandas_and_excel_quote_is_learnt_without_their_quotes(tmp_path: Path) -> None:
     text = 'video\ttext\na.mp4\t"He said ""hi"", twice"\nb.mp4\the said "hi" to\n'
-    assert [clip.text for clip in read_annotations("table", table(tmp_path, "a.TSV", text)).clips] == [
+    assert [clip.text for clip in read_annotations("table", table(tmp_path, "a.TSV", text)).samples] == [
         'He said "hi", twice',
         'he said "hi" to',
     ]
     text = ';Video ; TEXT;split;start_s;end_s\r\n0;a.mp4;"gut; sehr ""gut""";Val;1,5;2,25\r\n'
-    (clip,) = read_annotations("table", table(tmp_path, "b.csv", text)).clips
+    (clip,) = read_annotations("table", table(tmp_path, "b.csv", text)).samples
     assert (clip.text, clip.split, clip.cut) == ('gut; sehr "gut"', "dev", (1.5, 2.25))
 
 
@@ -133,7 +133,7 @@ def test_a_lost_quote_leaves_one_row_out(tmp_path: Path) -> None:
     rows = [f'v{number}.mp4,"sentence, {number}"' for number in range(1000)]
     rows[698] = 'v698.mp4,"he said hi'
     annotations = read_annotations("table", table(tmp_path, "a.csv", "\n".join(["video,text", *rows])))
-    assert len(annotations.clips) == 999
+    assert len(annotations.samples) == 999
     (entry,) = annotations.left_out
     assert (entry.id, entry.reason.split(" has ")[0]) == ("v698.mp4", "line 700")
 
@@ -141,7 +141,7 @@ def test_a_lost_quote_leaves_one_row_out(tmp_path: Path) -> None:
 def test_splits_of_the_field_and_missing_values(tmp_path: Path) -> None:
     text = "video,text,split,signer\na.mp4,x,valid,nan\nb.mp4,y,Training,\nc.mp4,z,extra,S1\n"
     annotations = read_annotations("table", table(tmp_path, "a.csv", text))
-    assert [(clip.split, clip.signer) for clip in annotations.clips] == [
+    assert [(clip.split, clip.signer) for clip in annotations.samples] == [
         ("dev", ""),
         ("train", ""),
         ("extra", "S1"),
@@ -151,4 +151,4 @@ def test_splits_of_the_field_and_missing_values(tmp_path: Path) -> None:
 
 def test_texts_are_in_one_normal_form(tmp_path: Path) -> None:
     text = "video,text\na.mp4,scho\u0308n\n"
-    assert read_annotations("table", table(tmp_path, "a.csv", text)).clips[0].text == "schön"
+    assert read_annotations("table", table(tmp_path, "a.csv", text)).samples[0].text == "schön"

@@ -20,7 +20,7 @@ _PROBED = 50
 _MOST_FOLDERS = 50
 
 
-class ClipFolders:
+class VideoFolders:
     """Finds the clips of a release by their names; lists every folder once."""
 
     def __init__(self) -> None:
@@ -58,8 +58,8 @@ class ClipFolders:
         parent, _, last = name.rpartition("/")
         place = folder / parent if parent else folder
         if place not in self._listings:
-            self._listings[place] = _list_clips(place)
-        entry = self._listings[place].get(_composed(last))
+            self._listings[place] = _list_videos(place)
+        entry = self._listings[place].get(_to_nfc(last))
         if entry is None:
             return None
         path = place / entry
@@ -67,7 +67,7 @@ class ClipFolders:
         return deeper if not is_video_name(entry) and deeper.is_dir() else path
 
 
-def _list_clips(folder: Path) -> dict[str, str]:
+def _list_videos(folder: Path) -> dict[str, str]:
     """Return name → entry of each folder and video in a folder; a folder comes before a video of its name."""
     try:
         folders, files = list_folder(folder)
@@ -75,15 +75,15 @@ def _list_clips(folder: Path) -> dict[str, str]:
         return {}
     videos: dict[str, str] = {}
     for entry in filter(is_video_name, files):
-        videos.setdefault(os.path.splitext(_composed(entry))[0], entry)
-    return videos | {_composed(entry): entry for entry in folders}
+        videos.setdefault(os.path.splitext(_to_nfc(entry))[0], entry)
+    return videos | {_to_nfc(entry): entry for entry in folders}
 
 
-def _composed(name: str) -> str:
+def _to_nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def subfolders(folder: Path) -> list[Path]:
+def list_subfolders(folder: Path) -> list[Path]:
     """Return the folders in a folder in order, without those of systems.
 
     There are none where the folder does not exist, or where it has so many that they must be the clips.

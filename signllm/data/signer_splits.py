@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from signllm.data.clip import Annotations
+from signllm.data.source_samples import Annotations
 from signllm.errors import UsageError
 
 SPLITS = ("train", "dev", "test")
@@ -27,10 +27,10 @@ def split_by_signer(annotations: Annotations, proportions: Sequence[float]) -> A
         UsageError: clips without a signer, or fewer signers than splits.
     """
     wanted = {name: share for name, share in zip(SPLITS, proportions, strict=True) if share}
-    sizes = Counter(clip.signer for clip in annotations.clips)
+    sizes = Counter(clip.signer for clip in annotations.samples)
     if sizes[""]:
         raise UsageError(
-            f"{sizes['']} of {len(annotations.clips)} clips name no signer",
+            f"{sizes['']} of {len(annotations.samples)} clips name no signer",
             remedy="add a column signer, or keep the dataset's own splits",
         )
     if len(sizes) < len(wanted):
@@ -38,15 +38,15 @@ def split_by_signer(annotations: Annotations, proportions: Sequence[float]) -> A
             f"{len(sizes)} signers for {len(wanted)} splits",
             remedy="set a share of --proportions to 0, or keep the dataset's own splits",
         )
-    dealt = _deal(sizes, wanted)
+    dealt = _assign_signers(sizes, wanted)
     clips = sorted(
-        (replace(clip, split=dealt[clip.signer]) for clip in annotations.clips),
+        (replace(clip, split=dealt[clip.signer]) for clip in annotations.samples),
         key=lambda clip: SPLITS.index(clip.split),
     )
-    return replace(annotations, clips=tuple(clips), official={})
+    return replace(annotations, samples=tuple(clips), official={})
 
 
-def _deal(sizes: Counter[str], wanted: dict[str, float]) -> dict[str, str]:
+def _assign_signers(sizes: Counter[str], wanted: dict[str, float]) -> dict[str, str]:
     """Return signer → split."""
     total = sum(sizes.values()) / sum(wanted.values())
     lacking = {name: share * total for name, share in wanted.items()}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 
-def lettered(text: str, size: int) -> tuple[str, FreeTypeFont]:
+def choose_font(text: str, size: int) -> tuple[str, FreeTypeFont]:
     """Return what to draw and the font to draw it with.
 
     Args:
@@ -29,36 +29,36 @@ def lettered(text: str, size: int) -> tuple[str, FreeTypeFont]:
     from PIL import ImageFont
 
     wanted = {ord(letter) for letter in text if not letter.isspace()}
-    for path in _fonts():
-        if wanted <= _letters(path):
+    for path in _list_fonts():
+        if wanted <= _read_letters(path):
             try:
                 return text, ImageFont.truetype(path, size)
             except OSError:
                 continue  # of one size only, as coloured ones are
-    first = next(_fonts())
-    kept = "".join(letter for letter in text if letter.isspace() or ord(letter) in _letters(first))
+    first = next(_list_fonts())
+    kept = "".join(letter for letter in text if letter.isspace() or ord(letter) in _read_letters(first))
     missing = len(text) - len(kept)
     note = f"[{missing} letters that no font of this machine has]"
     return f"{kept.strip()} {note}".strip(), ImageFont.truetype(first, size)
 
 
-def _fonts() -> Iterator[str]:
+def _list_fonts() -> Iterator[str]:
     """Yield the paths of fonts, the system's only if somebody asks on: looking for them takes time."""
     from matplotlib import get_data_path
 
     yield str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
-    yield from _system_fonts()
+    yield from _list_system_fonts()
 
 
 @cache
-def _system_fonts() -> tuple[str, ...]:
+def _list_system_fonts() -> tuple[str, ...]:
     from matplotlib.font_manager import findSystemFonts
 
     return tuple(sorted(findSystemFonts()))
 
 
 @cache
-def _letters(path: str) -> frozenset[int]:
+def _read_letters(path: str) -> frozenset[int]:
     """Return the code points that a font has; none of a file that cannot be read as one."""
     from matplotlib.ft2font import FT2Font
 

@@ -8,13 +8,13 @@ from typing import Protocol
 
 import numpy as np
 
-from signllm.data.augment import AugmentConfig, augment, middle, shown_frames
-from signllm.data.batch import Item
-from signllm.data.frame_rate import read_counts, read_places
+from signllm.data.augment import AugmentConfig, augment_frames, crop_center, draw_frame_numbers
+from signllm.data.batch import LoadedSample
+from signllm.data.frame_rate import count_frames_to_read, frame_numbers_to_read
 from signllm.data.index import Split
 from signllm.data.packed_frames import PackedFrames
 from signllm.data.plan import Dataset
-from signllm.data.stored import stored_runs
+from signllm.data.stored_frames import decode_stored_chunks
 from signllm.errors import UsageError
 from signllm.storage import DEFAULT_TIMEOUT_S
 
@@ -84,7 +84,7 @@ class DataConfig:
             )
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """What a :class:`~signllm.data.pipeline.Loader` reads from.
 
     Attributes:
@@ -102,7 +102,7 @@ class Source(Protocol):
 
     def load(
         self, index: int, *, seed: int, epoch: int, position: int, packed: PackedFrames | None = None
-    ) -> Item:
+    ) -> LoadedSample:
         """Return sample ``index``, augmented as the next three decide; a damaged one has ``bad``.
 
         Storage that stays away is no damage: it raises StorageError. The frames are written behind those of
@@ -116,14 +116,14 @@ class VideoSource:
     Args:
         split: of a :class:`~signllm.data.index.ShardIndex`.
         config: how to read it.
-        at_rest: nothing is drawn: each video as it is, the crop in the middle.
+        augment: False shows every video unchanged, cropped at the centre, as in evaluation.
     """
 
-    def __init__(self, split: Split, config: DataConfig, *, at_rest: bool = False) -> None:
-        self.split, self.config, self.datasets, self.at_rest = split, config, split.datasets, at_rest
+    def __init__(self, split: Split, config: DataConfig, *, augment: bool = True) -> None:
+        self.split, self.config, self.datasets, self.augment = split, config, split.datasets, augment
         samples = split.samples
-        frames = read_counts(samples.frames, samples.fps, config.fps)
-        frames = frames if at_rest else config.augment.most_frames(frames)
+        frames = count_frames_to_read(samples.frames, samples.fps, config.fps)
+        frames = config.augment.count_most_frames(frames) if augment else frames
         self.frame_counts: np.ndarray | None = np.minimum(frames, config.max_frames)
         self._cache: dict[int, np.ndarray] = {}
         self._room_bytes = int(config.cache_gb * 2**30)
@@ -134,7 +134,7 @@ class VideoSource:
 
     def load(
         self, index: int, *, seed: int, epoch: int, position: int, packed: PackedFrames | None = None
-    ) -> Item:
+    ) -> LoadedSample:
         """Decode one video; a damaged one is a stand-in of grey frames, with the reason in ``bad``.
 
         Raises:
@@ -145,16 +145,16 @@ class VideoSource:
         begin = len(packed)
         try:
             runs = (
-                middle(run, size)
-                if self.at_rest
-                else augment(run, self.config.augment, size=size, seed=seed, epoch=epoch, position=position)
+                augment_frames(run, self.config.augment, size=size, seed=seed, epoch=epoch, position=position)
+                if self.augment
+                else crop_center(run, size)
                 for run in self._runs(index)
             )
             count = packed.extend(runs)
             if count > self.config.max_frames:
                 packed.keep(begin, self._thinned(count))
-            if self.config.augment.tempo and not self.at_rest:
-                shown = shown_frames(
+            if self.config.augment.tempo and self.augment:
+                shown = draw_frame_numbers(
                     len(packed) - begin,
                     self.config.augment,
                     most=self.config.max_frames,
@@ -167,17 +167,21 @@ class VideoSource:
             bad = " ".join(str(error).split())  # with the shard where that is to blame
             packed.extend([np.full((_STAND_IN_FRAMES, size, size, 3), 127, np.uint8)])
         frames_THWC = packed.since(begin)
-        return Item(id=sample.id, text=sample.text, language=sample.language, frames=frames_THWC, bad=bad)
+        return LoadedSample(
+            id=sample.id, text=sample.text, language=sample.language, frames=frames_THWC, bad=bad
+        )
 
     def _runs(self, index: int) -> Iterable[np.ndarray]:
         """Return a video's frames as they are decoded, or from the cache, before augmentation."""
         if index in self._cache:
             return [self._cache[index]]
-        size = self.config.augment.decoded_size(self.config.size)
+        size = self.config.augment.compute_decoded_size(self.config.size)
         sample, fps = self.split.samples[index], self.config.fps
-        runs: Iterable[np.ndarray] = stored_runs(self._members(index), size=size)
+        runs: Iterable[np.ndarray] = decode_stored_chunks(self._members(index), size=size)
         if fps is not None and fps != sample.fps:
-            runs = _chosen(runs, read_places(sample.frames, sample.fps, fps, self.config.max_frames))
+            runs = _select_frames(
+                runs, frame_numbers_to_read(sample.frames, sample.fps, fps, self.config.max_frames)
+            )
         if not self._room_bytes:
             return runs
         packed = PackedFrames(sample.frames)
@@ -210,7 +214,7 @@ class VideoSource:
         return np.linspace(0, frames - 1, self.config.max_frames).round().astype(int)
 
 
-def _chosen(runs: Iterable[np.ndarray], places: np.ndarray) -> Iterator[np.ndarray]:
+def _select_frames(runs: Iterable[np.ndarray], places: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the frames of these numbers, which ascend, out of runs of frames."""
     done = 0
     for run in runs:
@@ -251,9 +255,9 @@ class CharacterSource:
 
     def load(
         self, index: int, *, seed: int, epoch: int, position: int, packed: PackedFrames | None = None
-    ) -> Item:
+    ) -> LoadedSample:
         """Return one sequence with its sentence; there are no frames to write."""
         sample = self.split.samples[index]
-        return Item(
+        return LoadedSample(
             id=sample.id, text=sample.text, language=sample.language, characters=self._characters[sample.id]
         )

@@ -7,8 +7,8 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from signllm.data import lettering
-from signllm.data.lettering import lettered
+from signllm.data import fonts
+from signllm.data.fonts import choose_font
 
 CHINESE = "今天天气好"
 OTHER = Path(matplotlib.get_data_path(), "fonts/ttf/STIXNonUniBol.ttf")
@@ -16,38 +16,40 @@ OTHER = Path(matplotlib.get_data_path(), "fonts/ttf/STIXNonUniBol.ttf")
 
 
 @pytest.fixture
-def fonts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def system_fonts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the system is said to have."""
     found: list[str] = []
-    monkeypatch.setattr(lettering, "_system_fonts", lambda: tuple(found))
+    monkeypatch.setattr(fonts, "_list_system_fonts", lambda: tuple(found))
     return found
 
 
 def test_latin_and_cyrillic_need_nothing_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lettering, "_system_fonts", lambda: pytest.fail("the system was asked"))
+    monkeypatch.setattr(fonts, "_list_system_fonts", lambda: pytest.fail("the system was asked"))
     for text in ("über Süden s₀", "дождь", "", "two words"):
-        shown, font = lettered(text, 11)
+        shown, font = choose_font(text, 11)
         assert (shown, font.getname()[0], font.size) == (text, "DejaVu Sans", 11)
 
 
-def test_a_font_of_the_system_that_has_the_letters_is_taken(fonts: list[str], tmp_path: Path) -> None:
-    own = sorted(lettering._letters(str(OTHER)) - lettering._letters(next(lettering._fonts())))
+def test_a_font_of_the_system_that_has_the_letters_is_taken(system_fonts: list[str], tmp_path: Path) -> None:
+    own = sorted(fonts._read_letters(str(OTHER)) - fonts._read_letters(next(fonts._list_fonts())))
     assert own
     (tmp_path / "broken.ttf").write_bytes(b"no font")
-    fonts += [str(tmp_path / "broken.ttf"), str(tmp_path / "gone.ttf"), str(OTHER)]
-    shown, font = lettered(chr(own[0]) * 3, 11)
+    system_fonts += [str(tmp_path / "broken.ttf"), str(tmp_path / "gone.ttf"), str(OTHER)]
+    shown, font = choose_font(chr(own[0]) * 3, 11)
     assert (shown, font.path) == (chr(own[0]) * 3, str(OTHER))
 
 
-@pytest.mark.usefixtures("fonts")
+@pytest.mark.usefixtures("system_fonts")
 def test_letters_that_no_font_has_are_counted() -> None:
-    assert lettered(CHINESE, 11)[0] == "[5 letters that no font of this machine has]"
-    assert lettered(f"train/S1 {CHINESE}", 11)[0] == "train/S1 [5 letters that no font of this machine has]"
+    assert choose_font(CHINESE, 11)[0] == "[5 letters that no font of this machine has]"
+    assert (
+        choose_font(f"train/S1 {CHINESE}", 11)[0] == "train/S1 [5 letters that no font of this machine has]"
+    )
 
 
 def test_chinese_is_drawn_where_the_system_can() -> None:
-    able = [path for path in lettering._system_fonts() if {*map(ord, CHINESE)} <= lettering._letters(path)]
-    shown, font = lettered(CHINESE, 11)
+    able = [path for path in fonts._list_system_fonts() if {*map(ord, CHINESE)} <= fonts._read_letters(path)]
+    shown, font = choose_font(CHINESE, 11)
     assert shown == CHINESE if able else "no font" in shown
     box, drawn = (
         font.getmask("\U0010ffff"),

@@ -12,9 +12,9 @@ import math
 import re
 from typing import Any
 
-from signllm.data.clip import KEY_LENGTH, is_safe_split
 from signllm.data.frame_folder import MAX_PIXELS
 from signllm.data.pictures import MAX_FRAMES
+from signllm.data.source_samples import KEY_LENGTH, is_safe_split
 
 SHARD_FORMAT = "signllm-shards"
 SHARD_VERSION = 1
@@ -24,28 +24,28 @@ _MOST = 1 << 53
 """No file is larger, and up to here a number is the same as int and as float."""
 
 
-def parsed(data: bytes | str) -> Any:
+def parse_json(data: bytes | str) -> Any:
     """Return what JSON says.
 
     Raises:
         ValueError: not JSON, NaN or Infinity in it, or nested deeper than anything we write.
     """
     try:
-        return json.loads(data, parse_constant=_no_number)
+        return json.loads(data, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
-def _no_number(written: str) -> float:
+def _refuse_constant(written: str) -> float:
     raise ValueError(f"{written} is no number")
 
 
-def is_ours(value: Any) -> bool:
+def has_shard_format(value: Any) -> bool:
     """Say whether JSON is a manifest or an index of our format, whatever its version."""
     return isinstance(value, dict) and value.get("format") == SHARD_FORMAT
 
 
-def is_manifest(value: dict[str, Any]) -> bool:
+def is_valid_manifest(value: dict[str, Any]) -> bool:
     """Say whether a manifest of our format has all it must have; that of a slice may have no splits."""
     splits = value.get("splits")
     return (
@@ -80,9 +80,9 @@ def _is_shard(split: str, value: Any) -> bool:
     )
 
 
-def is_sidecar(value: Any, *, tar: str) -> bool:
+def is_valid_sidecar(value: Any, *, tar: str) -> bool:
     """Say whether JSON is the index of the shard ``tar`` in our format and version, with all it must have."""
-    if not is_ours(value) or value.get("version") != SHARD_VERSION or value.get("tar") != tar:
+    if not has_shard_format(value) or value.get("version") != SHARD_VERSION or value.get("tar") != tar:
         return False
     samples, size = value.get("samples"), value.get("size_bytes")
     return (

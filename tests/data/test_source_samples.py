@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signllm.data.clip import KEY_LENGTH, is_safe_split, safe_key, tidy_text
+from signllm.data.source_samples import KEY_LENGTH, is_safe_split, safe_key, tidy_text
 
 
 @pytest.mark.parametrize(

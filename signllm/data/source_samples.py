@@ -31,7 +31,7 @@ _SAFE_SPLIT = re.compile(r"[A-Za-z0-9_]{1,40}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip:
+class SourceSample:
     """One video with its sentence.
 
     Args:
@@ -57,14 +57,14 @@ class Clip:
     end_s: float | None = None
 
     @property
-    def cut(self) -> Cut | None:
+    def cut(self) -> TimeSpan | None:
         """The part of the recording that the clip is, None where it is the whole file."""
         if self.start_s is None and self.end_s is None:
             return None
-        return Cut(self.start_s or 0.0, math.inf if self.end_s is None else self.end_s)
+        return TimeSpan(self.start_s or 0.0, math.inf if self.end_s is None else self.end_s)
 
 
-class Cut(NamedTuple):
+class TimeSpan(NamedTuple):
     """A part of a recording in seconds from its start: the frames with start <= time < end."""
 
     start_s: float
@@ -80,7 +80,7 @@ class Cut(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class LeftOutSample:
     """A clip that was not taken, and why."""
 
     id: str
@@ -93,21 +93,21 @@ class Annotations:
     """What a dataset says of its clips.
 
     Args:
-        clips: all clips in the dataset's own order.
+        samples: all samples in the dataset's own order.
         left_out: entries that no clip could be made from.
         official: what its publishers count.
         notices: what was chosen or assumed in reading it, for the person who shards it.
     """
 
-    clips: tuple[Clip, ...]
-    left_out: tuple[LeftOut, ...] = ()
+    samples: tuple[SourceSample, ...]
+    left_out: tuple[LeftOutSample, ...] = ()
     official: OfficialCounts = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits in order of first appearance."""
-        return tuple(dict.fromkeys(clip.split for clip in self.clips))
+        return tuple(dict.fromkeys(clip.split for clip in self.samples))
 
 
 def tidy_text(text: str) -> str:

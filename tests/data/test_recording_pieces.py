@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from signllm.data.cutting import Cut, Pauses, Windows, energies, pieces_of
-from signllm.data.timed import Timed, timed_runs, whole_video
-from signllm.data.video import decode, encode_h264
+from signllm.data.recording_pieces import CutRule, Pauses, Windows, cut_into_pieces, motion_energies
+from signllm.data.timed_frames import TimedFrames, join_chunks, read_timed_chunks
+from signllm.data.video import decode_video, encode_h264
 from signllm.data.video_error import VideoError
 from signllm.errors import UsageError
 
@@ -38,11 +38,11 @@ def recording() -> tuple[np.ndarray, list[tuple[float, float]]]:
     return np.concatenate(parts), [(0.8, 2.8), (4.0, 5.2), (6.0, 7.2)]
 
 
-def cut_up(source: Path | np.ndarray, cut: Cut, longest: int = 300) -> list[Timed]:
-    return list(pieces_of(timed_runs(source, size=48), cut, longest=longest))
+def cut_up(source: Path | np.ndarray, cut: CutRule, longest: int = 300) -> list[TimedFrames]:
+    return list(cut_into_pieces(read_timed_chunks(source, size=48), cut, longest=longest))
 
 
-def spans(pieces: list[Timed]) -> list[tuple[float, float]]:
+def spans(pieces: list[TimedFrames]) -> list[tuple[float, float]]:
     return [(float(one.edges_s[0]), float(one.edges_s[-1])) for one in pieces]
 
 
@@ -105,13 +105,13 @@ def test_windows_cover_a_recording(cut: Windows, expected: list[tuple[float, flo
 def test_a_long_recording_is_not_held() -> None:
     """Five minutes of 48 x 48 are 52 MB; a window of them is 0.9 MB."""
 
-    def runs() -> Iterator[Timed]:
+    def runs() -> Iterator[TimedFrames]:
         for at in range(0, 300 * FPS, 50):
-            yield Timed(signing(50), np.arange(at, at + 51) / FPS)
+            yield TimedFrames(signing(50), np.arange(at, at + 51) / FPS)
 
     for cut in (Windows(seconds=5.0, overlap=1.0), Pauses()):
         tracemalloc.start()
-        count = sum(1 for _ in pieces_of(runs(), cut, longest=125))
+        count = sum(1 for _ in cut_into_pieces(runs(), cut, longest=125))
         held = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert count >= 60
@@ -121,22 +121,22 @@ def test_a_long_recording_is_not_held() -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real clips are not here")
 def test_a_real_sentence_is_one_piece_and_its_pictures_and_times_are_the_decoder_s() -> None:
     for path in sorted(REAL.glob("*.gif")):
-        whole = whole_video(timed_runs(path, size=96))
-        assert np.array_equal(whole.frames, decode(path, size=96))
+        whole = join_chunks(read_timed_chunks(path, size=96))
+        assert np.array_equal(whole.frames, decode_video(path, size=96))
         assert (np.diff(whole.edges_s) > 0).all()
-        (piece,) = pieces_of(timed_runs(path, size=96), Pauses(), longest=300)
+        (piece,) = cut_into_pieces(read_timed_chunks(path, size=96), Pauses(), longest=300)
         assert len(piece.frames) >= 0.85 * len(whole.frames)
-        assert np.median(energies(whole)) > Pauses().energy
+        assert np.median(motion_energies(whole)) > Pauses().energy
 
 
 def test_times_count_from_the_start_of_the_file(file: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    whole = whole_video(timed_runs(file, size=48))
+    whole = join_chunks(read_timed_chunks(file, size=48))
     assert whole.edges_s == pytest.approx(np.arange(181) / FPS)
     for number, frame in enumerate(whole.frames[:70]):
         Image.fromarray(frame).save(tmp_path / f"{number}.png")
-    pictured = whole_video(timed_runs(tmp_path, size=48, fps=10))
+    pictured = join_chunks(read_timed_chunks(tmp_path, size=48, fps=10))
     assert pictured.edges_s == pytest.approx(np.arange(71) / 10)
     assert np.array_equal(pictured.frames, whole.frames[:70])
 
@@ -144,7 +144,7 @@ def test_times_count_from_the_start_of_the_file(file: Path, tmp_path: Path) -> N
 def test_a_clip_beyond_the_limits_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signllm.data.pictures.MAX_FRAMES", 40)
     with pytest.raises(VideoError, match="more than 40 frames"):
-        whole_video(timed_runs(signing(50), size=48))
+        join_chunks(read_timed_chunks(signing(50), size=48))
     assert len(cut_up(signing(50), Windows(seconds=1.0))) == 2
 
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signllm.data.clip import Annotations, Clip
-from signllm.data.splitting import SPLITS, split_by_signer
+from signllm.data.signer_splits import SPLITS, split_by_signer
+from signllm.data.source_samples import Annotations, SourceSample
 from signllm.errors import UsageError
 
 
 def clips(sizes: dict[str, int]) -> Annotations:
     return Annotations(
-        clips=tuple(
-            Clip(id=f"{signer}{n}", video=Path("v"), text="t", split="all", signer=signer)
+        samples=tuple(
+            SourceSample(id=f"{signer}{n}", video=Path("v"), text="t", split="all", signer=signer)
             for signer, size in sizes.items()
             for n in range(size)
         ),
@@ -29,10 +29,10 @@ def clips(sizes: dict[str, int]) -> Annotations:
 def test_no_signer_stands_in_two_splits_and_none_is_empty(sizes: dict[str, int]) -> None:
     annotations = clips(sizes)
     made = split_by_signer(annotations, (0.8, 0.1, 0.1))
-    signers = {name: {clip.signer for clip in made.clips if clip.split == name} for name in SPLITS}
+    signers = {name: {clip.signer for clip in made.samples if clip.split == name} for name in SPLITS}
     assert all(signers.values())
     assert sum(map(len, signers.values())) == len(sizes)
-    assert sorted(clip.id for clip in made.clips) == sorted(clip.id for clip in annotations.clips)
+    assert sorted(clip.id for clip in made.samples) == sorted(clip.id for clip in annotations.samples)
     assert made == split_by_signer(annotations, (0.8, 0.1, 0.1))
     assert made.splits == SPLITS
     assert not made.official
@@ -40,9 +40,12 @@ def test_no_signer_stands_in_two_splits_and_none_is_empty(sizes: dict[str, int])
 
 def test_the_shares_are_met_where_signers_allow() -> None:
     made = split_by_signer(clips({f"s{n:02}": 5 for n in range(20)}), (8, 1, 1))
-    assert [sum(clip.split == name for clip in made.clips) for name in SPLITS] == [80, 10, 10]
+    assert [sum(clip.split == name for clip in made.samples) for name in SPLITS] == [80, 10, 10]
     without_dev = split_by_signer(clips({"a": 3, "b": 1}), (0.75, 0, 0.25))
-    assert [(clip.signer, clip.split) for clip in without_dev.clips] == [*[("a", "train")] * 3, ("b", "test")]
+    assert [(clip.signer, clip.split) for clip in without_dev.samples] == [
+        *[("a", "train")] * 3,
+        ("b", "test"),
+    ]
 
 
 def test_what_cannot_be_split() -> None:

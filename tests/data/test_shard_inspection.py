@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from signllm.data import inspection
-from signllm.data.clip import Annotations
+from signllm.data import shard_inspection
 from signllm.data.index import ShardIndex
-from signllm.data.info_table import info_table
-from signllm.data.inspection import shards_info, shards_verify
-from signllm.data.preview import shards_preview
+from signllm.data.info_table import format_info_table
+from signllm.data.preview import preview_shards
+from signllm.data.shard_inspection import summarize_shards, verify_shards
 from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.source_samples import Annotations
 from signllm.errors import UsageError
 
 Maker = Callable[..., Annotations]
@@ -25,13 +25,13 @@ Maker = Callable[..., Annotations]
 
 @pytest.fixture
 def shards(make_clips: Maker, tmp_path: Path) -> Path:
-    both = Annotations(clips=make_clips(6).clips + make_clips(2, split="dev").clips)
+    both = Annotations(samples=make_clips(6).samples + make_clips(2, split="dev").samples)
     write_shards(both, tmp_path / "shards", ShardConfig(encode="copy", show_progress=False))
     return tmp_path / "shards"
 
 
 def test_info_counts(shards: Path) -> None:
-    info = shards_info(shards)
+    info = summarize_shards(shards)
     train = info["splits"]["train"]
     assert (train["samples"], train["frames"], train["shortest_frames"]) == (6, 5 * 14 + 10 + 14, 14)
     assert train["hours"] == pytest.approx(94 / 25 / 3600, abs=1e-4)
@@ -41,7 +41,7 @@ def test_info_counts(shards: Path) -> None:
 
 
 def test_info_tells_what_splits_share_and_counts_words(make_clips: Maker, tmp_path: Path) -> None:
-    train, dev = make_clips(3).clips, make_clips(2, split="dev").clips
+    train, dev = make_clips(3).samples, make_clips(2, split="dev").samples
     texts = ["snow in the north", "rain", "snow and rain"]
     clips = [dataclasses.replace(clip, text=text) for clip, text in zip(train, texts, strict=True)]
     clips += [
@@ -49,8 +49,8 @@ def test_info_tells_what_splits_share_and_counts_words(make_clips: Maker, tmp_pa
         dataclasses.replace(dev[1], text="今天好", language="Chinese"),
     ]
     config = ShardConfig(encode="copy", show_progress=False)
-    write_shards(Annotations(clips=tuple(clips)), tmp_path, config)
-    info = shards_info(tmp_path)
+    write_shards(Annotations(samples=tuple(clips)), tmp_path, config)
+    info = summarize_shards(tmp_path)
     assert info["overlap"] == {"train-dev": {"texts": 1, "signers": 1}}
     found = info["splits"]["train"]
     assert [found[f"{what}_words"] for what in ("fewest", "median", "most", "distinct")] == [1, 3, 4, 6]
@@ -60,7 +60,7 @@ def test_info_tells_what_splits_share_and_counts_words(make_clips: Maker, tmp_pa
 
 
 def test_whole_shards_pass(shards: Path) -> None:
-    assert shards_verify(shards) == {"splits": {"train": 6, "dev": 2}, "decoded": True, "damaged": 0}
+    assert verify_shards(shards) == {"splits": {"train": 6, "dev": 2}, "decoded": True, "damaged": 0}
 
 
 @pytest.mark.parametrize("member", ["mp4", "txt", "json", "header"])
@@ -74,7 +74,7 @@ def test_one_flipped_byte_is_found(shards: Path, member: str) -> None:
         tar.write(bytes([byte ^ 1]))
     for options in ({"workers": 2}, {"decode": False}):
         with pytest.raises(UsageError, match=r"damaged shards: (.|\n)*train-000000\.tar: sha256 differs"):
-            shards_verify(shards, **options)
+            verify_shards(shards, **options)
 
 
 def test_the_sample_that_does_not_decode_is_named(shards: Path) -> None:
@@ -84,7 +84,7 @@ def test_the_sample_that_does_not_decode_is_named(shards: Path) -> None:
         tar.seek(offset)
         tar.write(b"\xff" * size)
     with pytest.raises(UsageError, match="clip3: not a video"):
-        shards_verify(shards)
+        verify_shards(shards)
 
 
 def test_verify_advances_a_few_samples_at_a_time(
@@ -93,34 +93,34 @@ def test_verify_advances_a_few_samples_at_a_time(
     write_shards(make_clips(20), tmp_path, ShardConfig(encode="copy", show_progress=False))
     told: list[int] = []
     bar = SimpleNamespace(advance=told.append)
-    monkeypatch.setattr(inspection, "progress", lambda *args, **options: nullcontext(bar))
+    monkeypatch.setattr(shard_inspection, "progress", lambda *args, **options: nullcontext(bar))
     for workers in (1, 2):
-        assert shards_verify(tmp_path, workers=workers)["splits"] == {"train": 20}
+        assert verify_shards(tmp_path, workers=workers)["splits"] == {"train": 20}
         assert told == [8, 8, 4]
         told.clear()
 
 
 def test_preview_names_what_it_cannot_show_or_write(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot be written: (.|\n)*remedy"):
-        shards_preview(shards, "/proc/none/sheet.png")
+        preview_shards(shards, "/proc/none/sheet.png")
     split = ShardIndex(shards).split("train")
     offset, size = split.samples[0].members["mp4"]
     with split.tars[0].open("r+b") as tar:
         tar.seek(offset)
         tar.write(b"\xff" * size)
     with pytest.raises(UsageError, match=r"clip0: not a video(.|\n)*train-000000\.tar"):
-        shards_preview(shards, tmp_path / "sheet.png")
+        preview_shards(shards, tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
 
 
 def test_preview_shows_every_split(shards: Path, tmp_path: Path) -> None:
-    with Image.open(shards_preview(shards, tmp_path / "sheet.png", samples=4)) as sheet:
+    with Image.open(preview_shards(shards, tmp_path / "sheet.png", samples=4)) as sheet:
         assert sheet.size == (6 * 112, 4 * (112 + 32))
         assert len(sheet.getcolors(1 << 20) or []) > 50
 
 
 def test_the_table_has_a_column_for_each_split(shards: Path) -> None:
-    lines = info_table(shards_info(shards)).splitlines()
+    lines = format_info_table(summarize_shards(shards)).splitlines()
     assert lines[1].split() == ["train", "dev"]
     assert ["samples", "6", "2"] in [line.split() for line in lines]
     assert any(line.startswith("made by: encode copy") for line in lines)

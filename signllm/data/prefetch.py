@@ -11,7 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(jobs: Iterable[Callable[[], T]], *, threads: int, waiting: int) -> Iterator[T]:
+def prefetch(jobs: Iterable[Callable[[], T]], *, threads: int, waiting: int) -> Iterator[T]:
     """Yield what ``jobs`` return, in their order.
 
     One more thread draws the jobs, which may itself be the work (a recording that is cut while it is

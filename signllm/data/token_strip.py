@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from signllm.data.lettering import lettered
+from signllm.data.fonts import choose_font
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -29,7 +29,7 @@ BLACK, GREY, LIGHT = (0, 0, 0), (120, 120, 120), (225, 225, 225)
 
 
 @dataclass(frozen=True)
-class Word:
+class WordSpan:
     """A word over characters ``start`` up to, not including, ``stop``; ``name`` is drawn."""
 
     name: str
@@ -40,7 +40,7 @@ class Word:
 def draw_strip(
     frames_THWC: NDArray[np.uint8],
     characters: Sequence[int],
-    words: Sequence[Word],
+    words: Sequence[WordSpan],
     lines: Sequence[str],
 ) -> NDArray[np.uint8]:
     """Return the picture, uint8 (H, W, 3).
@@ -58,7 +58,7 @@ def draw_strip(
     height = 2 * MARGIN + LINE * len(lines) + row_height * len(rows)
     picture = Image.new("RGB", (2 * MARGIN + IN_A_ROW * CELL, height), "white")
     draw = ImageDraw.Draw(picture)
-    write = partial(_write, draw)
+    write = partial(_draw_text, draw)
     for number, line in enumerate(lines):
         write(line, (MARGIN, MARGIN + number * LINE), size=14, width=picture.width - 2 * MARGIN)
     for number, row in enumerate(rows):
@@ -71,11 +71,11 @@ def draw_strip(
             box = (x, top + CELL, x + CELL - 1, top + CELL + BAND - 1)
             draw.rectangle(box, fill=LIGHT if again else "white", outline=GREY)
             write(str(characters[n]), (x + 4, top + CELL + 3), size=11, width=CELL - 6)
-        _brackets(draw, words, row, top + CELL + BAND)
+        _draw_brackets(draw, words, row, top + CELL + BAND)
     return np.asarray(picture)
 
 
-def _brackets(draw: ImageDraw, words: Sequence[Word], row: range, top: int) -> None:
+def _draw_brackets(draw: ImageDraw, words: Sequence[WordSpan], row: range, top: int) -> None:
     """Draw the words of two characters and more that reach into a row, open where they go on in another."""
     for word in words:
         start, stop = max(word.start, row.start), min(word.stop, row.stop)
@@ -86,12 +86,12 @@ def _brackets(draw: ImageDraw, words: Sequence[Word], row: range, top: int) -> N
         for x, ends in ((left, start == word.start), (right, stop == word.stop)):
             if ends:
                 draw.line((x, top, x, top + 4), fill=BLACK, width=2)
-        _write(draw, word.name, (left + 2, top + 6), size=11, width=right - left)
+        _draw_text(draw, word.name, (left + 2, top + 6), size=11, width=right - left)
 
 
-def _write(draw: ImageDraw, text: str, at: tuple[int, int], *, size: int, width: int) -> None:
+def _draw_text(draw: ImageDraw, text: str, at: tuple[int, int], *, size: int, width: int) -> None:
     """Write a line, cut where there is no room for more."""
-    text, font = lettered(text, size)
+    text, font = choose_font(text, size)
     if draw.textlength(text, font=font) > width:
         while text and draw.textlength(f"{text}…", font=font) > width:
             text = text[:-1]

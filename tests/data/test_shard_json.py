@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from signllm.data.annotations import read_annotations
-from signllm.data.clip import Annotations, Clip, LeftOut
 from signllm.data.formats.plain_pickle import read_plain_pickle
 from signllm.data.formats.video_tree import VideoTree
 from signllm.data.index import ShardIndex
-from signllm.data.inspection import shards_info, shards_verify
-from signllm.data.samples import EncodeConfig, make_sample
+from signllm.data.sample_encoding import EncodeConfig, encode_sample
+from signllm.data.shard_inspection import summarize_shards, verify_shards
 from signllm.data.shards import ShardConfig, write_shards
-from signllm.data.tar import tar_members
+from signllm.data.source_samples import Annotations, LeftOutSample, SourceSample
+from signllm.data.tar import list_tar_members
 from signllm.errors import UsageError
 
 Maker = Callable[..., Annotations]
@@ -82,7 +82,7 @@ def test_an_index_that_leads_astray_is_no_index(shards: Path, keys: tuple[Any, .
 def test_a_damaged_manifest_says_so(shards: Path, keys: tuple[Any, ...], value: Any) -> None:
     change(shards / "manifest.json", *keys, to=value)
     with pytest.raises(UsageError, match="a damaged manifest"):
-        shards_info(shards)
+        summarize_shards(shards)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": NaN}', "9" * 9000, "null"])
@@ -101,7 +101,7 @@ def test_a_tar_that_declares_absurd_sizes_ends_quickly(shards: Path, size: bytes
     header[148:156] = b"%06o\0 " % sum(header)
     path.write_bytes(bytes(header) + path.read_bytes()[512:])
     with pytest.raises(tarfile.TarError):
-        tar_members(path)
+        list_tar_members(path)
 
 
 def test_members_that_are_not_those_of_the_index_are_found(shards: Path, make_clips: Maker) -> None:
@@ -109,14 +109,14 @@ def test_members_that_are_not_those_of_the_index_are_found(shards: Path, make_cl
     members = json.loads((shards / "train-000000.json").read_bytes())["samples"][1]["members"]
     change(shards / "train-000000.json", "samples", 0, "members", to=members)
     with pytest.raises(UsageError, match="its members are not those of the index"):
-        shards_verify(shards, decode=False)
+        verify_shards(shards, decode=False)
 
 
 def test_names_that_cannot_be_written_are_left_out(tmp_path: Path) -> None:
     rows = [{"video": "v.mp4", "text": "half \ud800"}, {"video": "a\0b", "text": "t"}]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = read_annotations("table", tmp_path / "t.jsonl")
-    assert found.clips == ()
+    assert found.samples == ()
     assert [entry.reason.split(",")[0] for entry in found.left_out] == ["its name or text is not UTF-8"] * 2
 
 
@@ -139,5 +139,5 @@ def test_links_in_circles_and_pipes_end(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "v.mp4")
     pipe = VideoTree(tmp_path).find("v")
     assert pipe == tmp_path / "v.mp4"
-    left_out = make_sample(Clip(id="c", video=pipe, text="t", split="train"), EncodeConfig())
-    assert left_out == LeftOut(id="c", split="train", reason="v.mp4 is no regular file")
+    left_out = encode_sample(SourceSample(id="c", video=pipe, text="t", split="train"), EncodeConfig())
+    assert left_out == LeftOutSample(id="c", split="train", reason="v.mp4 is no regular file")

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from signllm.data.description import parsed
 from signllm.data.index import ShardIndex, Split
-from signllm.data.remote import beside, fetch
+from signllm.data.parallel_encoding import map_in_processes
+from signllm.data.remote import download, join_address
 from signllm.data.sample_table import SampleTable
-from signllm.data.sharding import in_processes
-from signllm.data.stored import stored_frames
-from signllm.data.tar import file_sha256, read_sidecar, tar_members
+from signllm.data.shard_json import parse_json
+from signllm.data.stored_frames import decode_stored_frames
+from signllm.data.tar import hash_file, list_tar_members, read_sidecar
 from signllm.data.unspaced_text import is_unspaced
 from signllm.data.video import VideoError
 from signllm.errors import UsageError
@@ -33,7 +33,7 @@ _PIECE = 8
 """Samples that a process checks at a time: few, so that progress is smooth in shards of 512 MB too."""
 
 
-def shards_info(out: Path | str) -> dict[str, Any]:
+def summarize_shards(out: Path | str) -> dict[str, Any]:
     """Return what is in the shards, and how they were made.
 
     Of every split samples, hours, frames, signers, languages and text statistics; of every two splits what
@@ -41,18 +41,20 @@ def shards_info(out: Path | str) -> dict[str, Any]:
     """
     index = ShardIndex(out)
     splits = [index.split(name) for name in index.splits]
-    shared = {f"{one.name}-{other.name}": _overlap(one, other) for one, other in combinations(splits, 2)}
+    shared = {
+        f"{one.name}-{other.name}": _count_overlap(one, other) for one, other in combinations(splits, 2)
+    }
     made = {name: index.manifest[name] for name in ("made", "clips_in_source", "left_out")}
     return {
         "root": str(index.root),
-        "splits": {split.name: _split_info(split) for split in splits},
+        "splits": {split.name: _summarize_split(split) for split in splits},
         "overlap": shared,
         **made,
-        "warnings": [*index.manifest.get("warnings", []), *_rate_warnings(splits)],
+        "warnings": [*index.manifest.get("warnings", []), *_warn_of_different_rates(splits)],
     }
 
 
-def _split_info(split: Split) -> dict[str, Any]:
+def _summarize_split(split: Split) -> dict[str, Any]:
     texts, frames = [sample.text for sample in split.samples], split.samples.frames
     return {
         "samples": len(split),
@@ -61,15 +63,15 @@ def _split_info(split: Split) -> dict[str, Any]:
         "frames": int(frames.sum()),
         "shortest_frames": int(frames.min()),
         "longest_frames": int(frames.max()),
-        "frame_rates": _frame_rates(split),
+        "frame_rates": _count_frame_rates(split),
         "signers": {name or "unknown": count for name, count in split.samples.signers().items()},
         "languages": dict(split.samples.languages()),
         "distinct_texts": len(set(texts)),
-        **_text_statistics(texts),
+        **_summarize_texts(texts),
     }
 
 
-def _frame_rates(split: Split) -> dict[str, int]:
+def _count_frame_rates(split: Split) -> dict[str, int]:
     """Return how many videos have each rate, rounded to whole frames per second if there are many rates."""
     rates = split.samples.fps
     rounded = next(
@@ -79,7 +81,7 @@ def _frame_rates(split: Split) -> dict[str, int]:
     return {f"{value:g}": count for value, count in zip(values.tolist(), counts.tolist(), strict=True)}
 
 
-def _rate_warnings(splits: Sequence[Split]) -> list[str]:
+def _warn_of_different_rates(splits: Sequence[Split]) -> list[str]:
     return [
         f"{split.name}: videos of {least:g} to {most:g} frames per second; a run reads all at one rate, by "
         "default the middle one of its training videos (--data.fps)"
@@ -88,7 +90,7 @@ def _rate_warnings(splits: Sequence[Split]) -> list[str]:
     ]
 
 
-def _text_statistics(texts: Sequence[str]) -> dict[str, Any]:
+def _summarize_texts(texts: Sequence[str]) -> dict[str, Any]:
     """Count words, or characters where most texts have no spaces between words (Chinese, Japanese, Thai)."""
     is_spaced = 2 * sum(map(is_unspaced, texts)) < len(texts)
     words = [text.split() if is_spaced else list(text) for text in texts]
@@ -104,7 +106,7 @@ def _text_statistics(texts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _overlap(one: Split, other: Split) -> dict[str, int]:
+def _count_overlap(one: Split, other: Split) -> dict[str, int]:
     texts = {sample.text for sample in one.samples}
     signers = [split.samples.signers().keys() - {""} for split in (one, other)]
     return {
@@ -113,7 +115,7 @@ def _overlap(one: Split, other: Split) -> dict[str, int]:
     }
 
 
-def shards_verify(
+def verify_shards(
     out: Path | str, *, decode: bool = True, workers: int = 1, show_progress: bool = False
 ) -> dict[str, Any]:
     """Check every byte: sha256 of each tar, members against the index, texts, each video decoded and counted.
@@ -137,17 +139,17 @@ def shards_verify(
     jobs = (
         (piece, entry, decode)
         for split in splits
-        for piece, entry in _pieces(split, index.manifest["splits"][split.name]["shards"])
+        for piece, entry in _split_into_pieces(split, index.manifest["splits"][split.name]["shards"])
     )
     damage: list[str] = []
     with (
         progress(sum(map(len, splits)), "verifying", unit="clips", enabled=show_progress) as bar,
-        closing(in_processes(_damage, jobs, workers)) as checked,
+        closing(map_in_processes(_find_damage, jobs, workers)) as checked,
     ):
         for samples, found in checked:
             damage += found
             bar.advance(samples)
-    damage += [said for split in splits for said in _twice(split)]
+    damage += [said for split in splits for said in _find_duplicate_keys(split)]
     if damage:
         more = f" (and {len(damage) - 10} more)" if len(damage) > 10 else ""
         raise UsageError(
@@ -160,10 +162,12 @@ def shards_verify(
     return {"splits": {split.name: len(split) for split in splits}, "decoded": decode, "damaged": 0}
 
 
-def _pieces(split: Split, entries: Sequence[dict[str, Any]]) -> Iterator[tuple[Split, dict[str, Any] | None]]:
+def _split_into_pieces(
+    split: Split, entries: Sequence[dict[str, Any]]
+) -> Iterator[tuple[Split, dict[str, Any] | None]]:
     """Yield a few samples of a shard at a time as a split of their own; with the first, the shard's entry."""
     for number, entry in enumerate(entries):
-        shard = split.of_shard(number)
+        shard = split.select_shard(number)
         size = _PIECE if isinstance(shard.tars[0], Path) else len(shard)  # what is fetched is fetched once
         for start in range(0, max(1, len(shard)), max(1, size)):
             samples = SampleTable(shard.samples[start : start + size])
@@ -171,21 +175,21 @@ def _pieces(split: Split, entries: Sequence[dict[str, Any]]) -> Iterator[tuple[S
             yield piece, None if start else entry
 
 
-def _damage(piece: Split, entry: dict[str, Any] | None, decode: bool) -> tuple[int, list[str]]:
+def _find_damage(piece: Split, entry: dict[str, Any] | None, decode: bool) -> tuple[int, list[str]]:
     """Return how many samples were looked at, and their damage; of their tar too if its entry is given."""
     try:
-        with _on_disk(piece.tars[0]) as tar:
+        with _local_copy(piece.tars[0]) as tar:
             here = replace(piece, tars=(tar,))
-            damage = list(_tar_damage(tar, entry)) if entry else []
+            damage = list(_find_tar_damage(tar, entry)) if entry else []
             for number in range(len(here)):
-                damage += _sample_damage(here, number, decode=decode)
+                damage += _find_sample_damage(here, number, decode=decode)
     except FileNotFoundError:
         damage = [f"{piece.tars[0]}: missing"]
     return len(piece), damage
 
 
 @contextmanager
-def _on_disk(tar: Path | str) -> Iterator[Path]:
+def _local_copy(tar: Path | str) -> Iterator[Path]:
     """Give out a shard as a file: itself, or a copy of what lies at its address while it is checked."""
     if isinstance(tar, Path):
         yield tar
@@ -193,21 +197,21 @@ def _on_disk(tar: Path | str) -> Iterator[Path]:
     with TemporaryDirectory(prefix="signllm-verify-") as folder:
         copy = Path(folder) / tar.rsplit("/", 1)[-1]
         for name in (copy.name, copy.with_suffix(".json").name):
-            fetch(str(beside(tar.rsplit("/", 1)[0], name)), copy.with_name(name))
+            download(str(join_address(tar.rsplit("/", 1)[0], name)), copy.with_name(name))
         yield copy
 
 
-def _twice(split: Split) -> Iterator[str]:
+def _find_duplicate_keys(split: Split) -> Iterator[str]:
     for key, count in Counter(sample.key for sample in split.samples).items():
         if count > 1:
             yield f"{split.name}: {key} stands {count} times"
 
 
-def _tar_damage(tar: Path, entry: dict[str, Any]) -> Iterator[str]:
-    if file_sha256(tar) != entry["sha256"]:
+def _find_tar_damage(tar: Path, entry: dict[str, Any]) -> Iterator[str]:
+    if hash_file(tar) != entry["sha256"]:
         yield f"{tar.name}: sha256 differs from the one written"
     try:
-        found = tar_members(tar)
+        found = list_tar_members(tar)
     except (tarfile.TarError, OSError) as error:
         yield f"{tar.name}: {error}"
         return
@@ -218,17 +222,17 @@ def _tar_damage(tar: Path, entry: dict[str, Any]) -> Iterator[str]:
         yield f"{tar.name}: its members are not those of the index"
 
 
-def _sample_damage(split: Split, number: int, *, decode: bool) -> Iterator[str]:
+def _find_sample_damage(split: Split, number: int, *, decode: bool) -> Iterator[str]:
     sample = split.samples[number]
     where = f"{split.tars[sample.shard].name}: {sample.key}"
     try:
         members = split.read(number)
-        described = parsed(members["json"])
+        described = parse_json(members["json"])
         told = isinstance(described, dict) and described.get("id") == sample.id
         if members["txt"].decode() != sample.text or not sample.text or not told:
             yield f"{where}: text or json differs from the index"
         if decode:
-            frames = len(stored_frames(members))
+            frames = len(decode_stored_frames(members))
             if frames != sample.frames:
                 yield f"{where}: {frames} frames, {sample.frames} in the index"
     except (VideoError, UsageError) as error:

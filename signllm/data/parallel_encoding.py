@@ -17,9 +17,9 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from signllm.data.clip import Clip, LeftOut
-from signllm.data.samples import EncodeConfig, Sample, make_sample
+from signllm.data.sample_encoding import EncodeConfig, EncodedSample, encode_sample
 from signllm.data.shared_waits import SharedWaits
+from signllm.data.source_samples import LeftOutSample, SourceSample
 from signllm.errors import UsageError
 from signllm.storage import set_storage_wait_policy, storage_timeout_s, wait_for_storage
 
@@ -29,19 +29,23 @@ _AHEAD = 4
 """Results per worker that may wait for the writer: enough to keep all busy, a bound on memory."""
 
 
-def encoded(clips: Sequence[Clip], config: EncodeConfig, workers: int) -> Generator[Sample | LeftOut]:
+def encode_samples(
+    clips: Sequence[SourceSample], config: EncodeConfig, workers: int
+) -> Generator[EncodedSample | LeftOutSample]:
     """Yield each clip's sample, or why there is none, in the order of the clips under any number of workers.
 
     Raises:
         UsageError: a worker process died, which is what running out of memory looks like.
         StorageError: the storage of a video stayed away.
     """
-    devices = {folder: _device_of(folder) for folder in {clip.video.parent for clip in clips}}
+    devices = {folder: _read_device(folder) for folder in {clip.video.parent for clip in clips}}
     jobs = ((clip, config, devices[clip.video.parent]) for clip in clips)
-    yield from in_processes(_encoded_clip, jobs, workers)
+    yield from map_in_processes(_encode_sample, jobs, workers)
 
 
-def _encoded_clip(clip: Clip, config: EncodeConfig, device: int | None) -> Sample | LeftOut:
+def _encode_sample(
+    clip: SourceSample, config: EncodeConfig, device: int | None
+) -> EncodedSample | LeftOutSample:
     """Return a clip's sample, or why there is none.
 
     Args:
@@ -51,25 +55,25 @@ def _encoded_clip(clip: Clip, config: EncodeConfig, device: int | None) -> Sampl
             such folder.
     """
 
-    def attempt() -> Sample | LeftOut:
-        made = make_sample(clip, config)
+    def attempt() -> EncodedSample | LeftOutSample:
+        made = encode_sample(clip, config)
         folder = clip.video.parent
-        if isinstance(made, LeftOut) and device is not None and not os.path.lexists(clip.video):
-            if _device_of(folder) != device:  # a missing video is left out, an unmounted folder is not
+        if isinstance(made, LeftOutSample) and device is not None and not os.path.lexists(clip.video):
+            if _read_device(folder) != device:  # a missing video is left out, an unmounted folder is not
                 raise OSError(errno.ENOTCONN, "the folder of the video is not there any more", str(folder))
         return made
 
     return wait_for_storage(attempt, clip.video)
 
 
-def _device_of(folder: Path) -> int | None:
+def _read_device(folder: Path) -> int | None:
     try:
         return wait_for_storage(folder.stat, folder).st_dev
     except OSError:
         return None
 
 
-def in_processes(
+def map_in_processes(
     function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], workers: int
 ) -> Generator[Result]:
     """Yield ``function(*job)`` for each job, in order; with one worker in this process.
@@ -81,7 +85,7 @@ def in_processes(
         yield from (function(*job) for job in jobs)
         return
     context, others, waits = get_context("spawn"), set(active_children()), SharedWaits()
-    with _stop_signals_blocked():
+    with _block_stop_signals():
         pool = ProcessPoolExecutor(
             workers,
             mp_context=context,
@@ -92,7 +96,7 @@ def in_processes(
         try:
             waiting: deque[Future[Result]] = deque()
             for job in jobs:
-                with _stop_signals_blocked():
+                with _block_stop_signals():
                     waiting.append(pool.submit(function, *job))
                 if len(waiting) >= workers * _AHEAD:
                     yield waiting.popleft().result()
@@ -113,7 +117,7 @@ def in_processes(
 
 
 @contextmanager
-def _stop_signals_blocked() -> Iterator[None]:
+def _block_stop_signals() -> Iterator[None]:
     """Let a process that is started here begin with the signals blocked that its parent alone answers."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
@@ -146,7 +150,7 @@ def _die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-def input_fingerprint(clip: Clip) -> str:
+def fingerprint_input(clip: SourceSample) -> str:
     """Return a checksum of all that decides a clip's sample: annotations, and size and time of its video.
 
     A frame inside a folder that is overwritten in place goes unnoticed; adding or removing one does not.

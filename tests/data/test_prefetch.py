@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from signllm.data.ahead import ahead
+from signllm.data.prefetch import prefetch
 
 
 def _square(number: int) -> int:
@@ -19,7 +19,7 @@ def _square(number: int) -> int:
 
 def test_results_come_in_the_order_of_the_jobs() -> None:
     jobs = (partial(_square, number) for number in range(30))
-    assert list(ahead(jobs, threads=3, waiting=4)) == [number * number for number in range(30)]
+    assert list(prefetch(jobs, threads=3, waiting=4)) == [number * number for number in range(30)]
 
 
 def test_no_more_than_asked_for_is_begun_and_an_early_end_leaves_no_thread() -> None:
@@ -31,7 +31,7 @@ def test_no_more_than_asked_for_is_begun_and_an_early_end_leaves_no_thread() -> 
             yield partial(int, number)
 
     before = threading.active_count()
-    results = ahead(jobs(), threads=2, waiting=3)
+    results = prefetch(jobs(), threads=2, waiting=3)
     assert next(results) == 0
     time.sleep(0.2)
     assert len(drawn) <= 6
@@ -50,7 +50,7 @@ def test_errors_are_raised_where_the_results_are_taken(where: str) -> None:
             fail()
         yield fail
 
-    results = ahead(jobs(), threads=1, waiting=2)
+    results = prefetch(jobs(), threads=1, waiting=2)
     assert next(results) == 7
     with pytest.raises(ValueError, match="lost"):
         next(results)

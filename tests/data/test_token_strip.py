@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from signllm.data.strip import BAND, CELL, IN_A_ROW, LINE, MARGIN, Word, draw_strip
+from signllm.data.token_strip import BAND, CELL, IN_A_ROW, LINE, MARGIN, WordSpan, draw_strip
 
 
 def frames(count: int) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_frames_stand_in_rows_each_in_the_middle_of_its_character() -> None:
 
 def test_words_of_two_have_brackets_that_are_open_where_they_go_on() -> None:
     characters = list(range(IN_A_ROW + 2))
-    words = [Word("a", 0, 1), Word("b", IN_A_ROW - 2, IN_A_ROW + 1)]
+    words = [WordSpan("a", 0, 1), WordSpan("b", IN_A_ROW - 2, IN_A_ROW + 1)]
     drawn, bare = (draw_strip(frames(200), characters, given, []) for given in (words, []))
     ys, xs = np.nonzero((drawn != bare).any(axis=2))
     row = CELL + 2 * BAND + MARGIN

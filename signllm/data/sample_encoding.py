@@ -17,21 +17,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from signllm.data.clip import Clip, LeftOut, safe_key
-from signllm.data.frame_folder import check_regular, encode_png, frame_files, image_size
+from signllm.data.frame_folder import check_regular_file, encode_png, list_frame_files, read_image_size
 from signllm.data.frame_rate import USUAL_FPS, Timing
 from signllm.data.missing_files import describe_missing
-from signllm.data.recording import read_cut
-from signllm.data.stream import Reading, opened
-from signllm.data.transcoding import Transcoded, transcoded
+from signllm.data.recording import read_time_span
+from signllm.data.source_samples import LeftOutSample, SourceSample, safe_key
+from signllm.data.stream import VideoReader, open_video
+from signllm.data.transcoding import EncodedVideo, transcode
 from signllm.data.video import (
     Fit,
     Video,
     VideoError,
+    decode_to_rgb,
     encode_h264,
-    fit_short_side,
     read_video,
-    rgb_video,
+    shrink_short_side,
 )
 from signllm.errors import UsageError
 from signllm.storage import wait_for_storage
@@ -81,7 +81,7 @@ class EncodeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class EncodedSample:
     """A clip ready to be written: its key, the bytes of each member by extension, and its description."""
 
     key: str
@@ -90,7 +90,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pictures:
+class _StoredPictures:
     members: dict[str, bytes]
     frames: int
     width: int
@@ -100,21 +100,21 @@ class _Pictures:
     transfer: str = ""
 
 
-class _Read(NamedTuple):
+class _ReadResult(NamedTuple):
     """What was read, and the name of the source's high dynamic range."""
 
-    video: Video | Transcoded
+    video: Video | EncodedVideo
     transfer: str
 
 
-def make_sample(clip: Clip, config: EncodeConfig) -> Sample | LeftOut:
-    """Read and encode one clip; whatever is wrong with it becomes the reason of a :class:`LeftOut`.
+def encode_sample(clip: SourceSample, config: EncodeConfig) -> EncodedSample | LeftOutSample:
+    """Read and encode one clip; whatever is wrong with it becomes the reason of a :class:`LeftOutSample`.
 
     Raises:
         StorageError: the storage of the video stayed away, which says nothing about the video.
     """
     try:
-        return wait_for_storage(lambda: _make_sample(clip, config), clip.video)
+        return wait_for_storage(lambda: _encode_once(clip, config), clip.video)
     except UsageError as error:
         reason = error.what
     except OSError as error:
@@ -123,13 +123,13 @@ def make_sample(clip: Clip, config: EncodeConfig) -> Sample | LeftOut:
             if isinstance(error, FileNotFoundError)
             else f"cannot be read: {error.strerror}"
         )
-    return LeftOut(id=clip.id, split=clip.split, reason=reason)
+    return LeftOutSample(id=clip.id, split=clip.split, reason=reason)
 
 
-def _make_sample(clip: Clip, config: EncodeConfig) -> Sample:
+def _encode_once(clip: SourceSample, config: EncodeConfig) -> EncodedSample:
     if not clip.text:
         raise UsageError("the text is empty")
-    pictures = _folder(clip, config) if os.path.isdir(clip.video) else _file(clip, config)
+    pictures = _encode_folder(clip, config) if os.path.isdir(clip.video) else _encode_file(clip, config)
     if pictures.frames < config.min_frames:
         raise UsageError(f"{pictures.frames} frames, fewer than min_frames = {config.min_frames}")
     meta = {
@@ -152,16 +152,18 @@ def _make_sample(clip: Clip, config: EncodeConfig) -> Sample:
     meta = dict(sorted(meta.items()))  # the order of a sample that a merge of slices reads back
     described = json.dumps(meta, ensure_ascii=False).encode()
     members = {**pictures.members, "txt": clip.text.encode(), "json": described}
-    return Sample(key=safe_key(clip.id), members=members, meta={**meta, "text": clip.text})
+    return EncodedSample(key=safe_key(clip.id), members=members, meta={**meta, "text": clip.text})
 
 
-def _file(clip: Clip, config: EncodeConfig) -> _Pictures:
+def _encode_file(clip: SourceSample, config: EncodeConfig) -> _StoredPictures:
     if clip.cut:
         if config.encode == "copy":
             raise VideoError("a clip cannot be cut out of a recording by encode copy; use h264 or frames")
         cut = clip.cut
-        return _kept(*_read_steadily(lambda use: read_cut(clip.video, cut, use), config), config)
-    check_regular(clip.video)
+        return _to_stored_pictures(
+            *_read_at_steady_rate(lambda use: read_time_span(clip.video, cut, use), config), config
+        )
+    check_regular_file(clip.video)
     data = clip.video.read_bytes()
     if not data:
         raise VideoError("the file has zero bytes")
@@ -171,21 +173,21 @@ def _file(clip: Clip, config: EncodeConfig) -> _Pictures:
             raise VideoError(
                 f"{clip.video.suffix} cannot be copied: only mp4 files and frame folders; use encode h264"
             )
-        with opened(data) as (container, stream):
-            reading = Reading(container, stream)
-            video = rgb_video(reading, fit=None, fps=None)
-        return replace(_described(video, {"mp4": data}, checksum), transfer=reading.transfer)
+        with open_video(data) as (container, stream):
+            reading = VideoReader(container, stream)
+            video = decode_to_rgb(reading, fit=None, fps=None)
+        return replace(_describe_pictures(video, {"mp4": data}, checksum), transfer=reading.transfer)
 
-    def read(use: Callable[[Reading], _Read]) -> tuple[_Read, str]:
-        with opened(data) as (container, stream):
-            return use(Reading(container, stream)), checksum
+    def read(use: Callable[[VideoReader], _ReadResult]) -> tuple[_ReadResult, str]:
+        with open_video(data) as (container, stream):
+            return use(VideoReader(container, stream)), checksum
 
-    return _kept(*_read_steadily(read, config), config)
+    return _to_stored_pictures(*_read_at_steady_rate(read, config), config)
 
 
-def _read_steadily(
-    read: Callable[[Callable[[Reading], _Read]], tuple[_Read, str]], config: EncodeConfig
-) -> tuple[_Read, str]:
+def _read_at_steady_rate(
+    read: Callable[[Callable[[VideoReader], _ReadResult]], tuple[_ReadResult, str]], config: EncodeConfig
+) -> tuple[_ReadResult, str]:
     """Read a video at a steady rate, which is what a stored sample has.
 
     Its time stamps are known when it has been decoded. If they contradict the rate that the file states, or
@@ -195,61 +197,61 @@ def _read_steadily(
         read: opens the video, hands it to its argument, and returns what that returned with a checksum.
         config: how the pictures are kept.
     """
-    encode: Callable[..., Video | Transcoded] = (
-        partial(rgb_video, fit=_fit(config))
+    encode: Callable[..., Video | EncodedVideo] = (
+        partial(decode_to_rgb, fit=_size_rule(config))
         if config.encode == "frames"
-        else partial(transcoded, fit=_fit(config), crf=config.crf)
+        else partial(transcode, fit=_size_rule(config), crf=config.crf)
     )
     timing: Timing | None = None
 
-    def as_stated(reading: Reading) -> _Read:
+    def as_stated(reading: VideoReader) -> _ReadResult:
         nonlocal timing
         stated_fps = reading.fps
         video = encode(reading, fps=config.fps)
         measured = reading.timing
         is_unsteady = config.fps is None and measured.steady_fps is not None
         timing = measured if is_unsteady or measured.fps != stated_fps else None
-        return _Read(video, reading.transfer)
+        return _ReadResult(video, reading.transfer)
 
-    def as_measured(reading: Reading) -> _Read:
+    def as_measured(reading: VideoReader) -> _ReadResult:
         assert timing is not None
         reading.fps = timing.fps
-        return _Read(encode(reading, fps=config.fps or timing.steady_fps), reading.transfer)
+        return _ReadResult(encode(reading, fps=config.fps or timing.steady_fps), reading.transfer)
 
     result = read(as_stated)
     return result if timing is None else read(as_measured)
 
 
-def _kept(read: _Read, checksum: str, config: EncodeConfig) -> _Pictures:
+def _to_stored_pictures(read: _ReadResult, checksum: str, config: EncodeConfig) -> _StoredPictures:
     video = read.video
     if isinstance(video, Video):
-        return replace(_encoded(video, config, checksum), transfer=read.transfer)
-    return _Pictures(
+        return replace(_encode_video(video, config, checksum), transfer=read.transfer)
+    return _StoredPictures(
         members={"mp4": video.mp4},
         frames=video.frames,
         width=video.width,
         height=video.height,
-        fps=_stated(video.fps),
+        fps=_round_rate(video.fps),
         checksum=checksum,
         transfer=read.transfer,
     )
 
 
-def _folder(clip: Clip, config: EncodeConfig) -> _Pictures:
-    files = _cut_out(frame_files(clip.video), clip)
+def _encode_folder(clip: SourceSample, config: EncodeConfig) -> _StoredPictures:
+    files = _select_time_span(list_frame_files(clip.video), clip)
     frames = [path.read_bytes() for path in files]
-    checksum = _checksum_of_frames(files, frames)
-    if config.encode == "copy" or (config.encode == "frames" and _pass_as_they_are(frames, clip, config)):
-        members = _numbered(
+    checksum = _hash_frames(files, frames)
+    if config.encode == "copy" or (config.encode == "frames" and _need_no_change(frames, clip, config)):
+        members = _number_frames(
             [(path.suffix.lower()[1:], data) for path, data in zip(files, frames, strict=True)]
         )
-        return _described(read_video(frames, fps_of_frames=clip.fps), members, checksum)
-    return _encoded(
-        read_video(frames, fit=_fit(config), fps=config.fps, fps_of_frames=clip.fps), config, checksum
+        return _describe_pictures(read_video(frames, fps_of_frames=clip.fps), members, checksum)
+    return _encode_video(
+        read_video(frames, fit=_size_rule(config), fps=config.fps, fps_of_frames=clip.fps), config, checksum
     )
 
 
-def _cut_out(files: list[Path], clip: Clip) -> list[Path]:
+def _select_time_span(files: list[Path], clip: SourceSample) -> list[Path]:
     """Return the frame files of a clip: all, or those whose times are within its cut."""
     if clip.cut is None:
         return files
@@ -266,44 +268,49 @@ def _cut_out(files: list[Path], clip: Clip) -> list[Path]:
     return kept
 
 
-def _pass_as_they_are(frames: list[bytes], clip: Clip, config: EncodeConfig) -> bool:
-    fits = config.size is None or max(min(image_size(frame)) for frame in frames) <= config.size
+def _need_no_change(frames: list[bytes], clip: SourceSample, config: EncodeConfig) -> bool:
+    fits = config.size is None or max(min(read_image_size(frame)) for frame in frames) <= config.size
     return fits and config.fps in (None, clip.fps)
 
 
-def _fit(config: EncodeConfig) -> Fit | None:
-    return None if config.size is None else fit_short_side(config.size)
+def _size_rule(config: EncodeConfig) -> Fit | None:
+    return None if config.size is None else shrink_short_side(config.size)
 
 
-def _encoded(video: Video, config: EncodeConfig, checksum: str) -> _Pictures:
+def _encode_video(video: Video, config: EncodeConfig, checksum: str) -> _StoredPictures:
     if config.encode == "frames":
-        members = _numbered([("png", encode_png(frame_HWC)) for frame_HWC in video.frames])
-        return _described(video, members, checksum)
+        members = _number_frames([("png", encode_png(frame_HWC)) for frame_HWC in video.frames])
+        return _describe_pictures(video, members, checksum)
     height, width = (side - side % 2 for side in video.frames.shape[1:3])
     if min(height, width) < 2:
         raise VideoError(f"frames of {width} x {height}, too small for h264")
     even = Video(frames=video.frames[:, :height, :width], fps=video.fps)
-    return _described(even, {"mp4": encode_h264(even.frames, even.fps, crf=config.crf)}, checksum)
+    return _describe_pictures(even, {"mp4": encode_h264(even.frames, even.fps, crf=config.crf)}, checksum)
 
 
-def _described(video: Video, members: dict[str, bytes], checksum: str) -> _Pictures:
+def _describe_pictures(video: Video, members: dict[str, bytes], checksum: str) -> _StoredPictures:
     frames, height, width = video.frames.shape[:3]
-    return _Pictures(
-        members=members, frames=frames, width=width, height=height, fps=_stated(video.fps), checksum=checksum
+    return _StoredPictures(
+        members=members,
+        frames=frames,
+        width=width,
+        height=height,
+        fps=_round_rate(video.fps),
+        checksum=checksum,
     )
 
 
-def _stated(fps: float) -> float:
+def _round_rate(fps: float) -> float:
     return round(float(Fraction(fps).limit_denominator(1001)), 6)
 
 
-def _numbered(frames: list[tuple[str, bytes]]) -> dict[str, bytes]:
+def _number_frames(frames: list[tuple[str, bytes]]) -> dict[str, bytes]:
     """Name frames 0001.png, 0002.png, ...: wide enough that the order of names is the order of frames."""
     digits = max(4, len(str(len(frames))))
     return {f"{number:0{digits}d}.{suffix}": data for number, (suffix, data) in enumerate(frames, start=1)}
 
 
-def _checksum_of_frames(files: list[Path], frames: list[bytes]) -> str:
+def _hash_frames(files: list[Path], frames: list[bytes]) -> str:
     whole = hashlib.sha256()
     for path, data in zip(files, frames, strict=True):
         whole.update(path.name.encode() + b"\0" + hashlib.sha256(data).digest())

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from signllm.data.clip import TOLERANCE_S
-from signllm.data.timed import Timed
+from signllm.data.source_samples import TOLERANCE_S
+from signllm.data.timed_frames import TimedFrames
 from signllm.errors import UsageError
 
 CELLS = 16
@@ -72,10 +72,10 @@ class Pauses:
             )
 
 
-Cut = Windows | Pauses
+CutRule = Windows | Pauses
 
 
-def pieces_of(runs: Iterable[Timed], cut: Cut, *, longest: int) -> Iterator[Timed]:
+def cut_into_pieces(runs: Iterable[TimedFrames], cut: CutRule, *, longest: int) -> Iterator[TimedFrames]:
     """Yield the pieces of a recording, as soon as each is whole.
 
     Args:
@@ -85,9 +85,9 @@ def pieces_of(runs: Iterable[Timed], cut: Cut, *, longest: int) -> Iterator[Time
             half of these, where it moves least.
     """
     if isinstance(cut, Windows):
-        yield from _windows(runs, cut)
+        yield from _cut_windows(runs, cut)
     else:
-        yield from _between_pauses(runs, cut, longest)
+        yield from _cut_at_pauses(runs, cut, longest)
 
 
 @dataclass
@@ -98,64 +98,64 @@ class _Frame:
     energy: float = 0.0
 
 
-def _frames(runs: Iterable[Timed]) -> Iterator[_Frame]:
+def _iterate_frames(runs: Iterable[TimedFrames]) -> Iterator[_Frame]:
     for run in runs:
         for place, picture in enumerate(run.frames):
             yield _Frame(picture, float(run.edges_s[place]), float(run.edges_s[place + 1]))
 
 
-def _piece(frames: list[_Frame]) -> Timed:
+def _make_piece(frames: list[_Frame]) -> TimedFrames:
     pictures = np.stack([frame.picture for frame in frames])
-    return Timed(pictures, np.array([*(frame.begin_s for frame in frames), frames[-1].end_s]))
+    return TimedFrames(pictures, np.array([*(frame.begin_s for frame in frames), frames[-1].end_s]))
 
 
-def _windows(runs: Iterable[Timed], cut: Windows) -> Iterator[Timed]:
+def _cut_windows(runs: Iterable[TimedFrames], cut: Windows) -> Iterator[TimedFrames]:
     held: list[_Frame] = []
     number, unseen = 0, 0
-    for frame in _frames(runs):
+    for frame in _iterate_frames(runs):
         while frame.begin_s >= number * (cut.seconds - cut.overlap) + cut.seconds - TOLERANCE_S:
             if unseen:
-                yield _piece(held)
+                yield _make_piece(held)
             number, unseen = number + 1, 0
             begin_s = number * (cut.seconds - cut.overlap) - TOLERANCE_S
             held = [one for one in held if one.begin_s >= begin_s]
         held.append(frame)
         unseen += 1
     if unseen:
-        yield _piece(held)
+        yield _make_piece(held)
 
 
-def _between_pauses(runs: Iterable[Timed], cut: Pauses, longest: int) -> Iterator[Timed]:
+def _cut_at_pauses(runs: Iterable[TimedFrames], cut: Pauses, longest: int) -> Iterator[TimedFrames]:
     held: list[_Frame] = []
     still, still_s = 0, 0.0
-    for frame in _with_energy(_frames(runs)):
+    for frame in _measure_energies(_iterate_frames(runs)):
         held.append(frame)
         is_still, frame_s = frame.energy < cut.energy, frame.end_s - frame.begin_s
         still, still_s = (still + 1, still_s + frame_s) if is_still else (0, 0.0)
         behind = min(still, math.ceil(cut.margin / max(frame_s, 1e-3)))
         if still_s >= cut.still - TOLERANCE_S:
-            if piece := _trimmed(held, cut):
-                yield _piece(piece)
-            held = _last(held, cut.margin)
+            if piece := _trim_pauses(held, cut):
+                yield _make_piece(piece)
+            held = _last_seconds(held, cut.margin)
         elif len(held) - still + behind >= longest:
             at = longest // 2 + int(np.argmin([one.energy for one in held[longest // 2 : longest]]))
-            if piece := _trimmed(held[:at], cut):
-                yield _piece(piece)
+            if piece := _trim_pauses(held[:at], cut):
+                yield _make_piece(piece)
             held = held[at:]
-    if piece := _trimmed(held, cut):
-        yield _piece(piece)
+    if piece := _trim_pauses(held, cut):
+        yield _make_piece(piece)
 
 
-def energies(timed: Timed) -> np.ndarray:
+def motion_energies(timed: TimedFrames) -> np.ndarray:
     """Return the energies (T - 1,) of the frames of a video but the first."""
-    return np.array([frame.energy for frame in _with_energy(_frames([timed]))][1:])
+    return np.array([frame.energy for frame in _measure_energies(_iterate_frames([timed]))][1:])
 
 
-def _with_energy(frames: Iterable[_Frame]) -> Iterator[_Frame]:
+def _measure_energies(frames: Iterable[_Frame]) -> Iterator[_Frame]:
     """Give each frame its energy; the first has none."""
     before: np.ndarray | None = None
     for frame in frames:
-        cells = cells_of(frame.picture)
+        cells = mean_grey_cells(frame.picture)
         if before is not None:
             seconds = max(frame.end_s - frame.begin_s, 1e-3)
             frame.energy = float(np.sqrt(np.square(cells - before).mean())) / (seconds * PER_S)
@@ -163,7 +163,7 @@ def _with_energy(frames: Iterable[_Frame]) -> Iterator[_Frame]:
         yield frame
 
 
-def cells_of(picture: np.ndarray) -> np.ndarray:
+def mean_grey_cells(picture: np.ndarray) -> np.ndarray:
     """Return the mean grey (16, 16) of the cells of a square picture (S, S, 3)."""
     side = max(1, len(picture) // CELLS)
     cells = len(picture) // side
@@ -171,11 +171,11 @@ def cells_of(picture: np.ndarray) -> np.ndarray:
     return np.asarray(grey.reshape(cells, side, cells, side).mean(axis=(1, 3)))
 
 
-def _last(frames: list[_Frame], seconds: float) -> list[_Frame]:
+def _last_seconds(frames: list[_Frame], seconds: float) -> list[_Frame]:
     return [one for one in frames if one.begin_s >= frames[-1].end_s - seconds - TOLERANCE_S]
 
 
-def _trimmed(frames: list[_Frame], cut: Pauses) -> list[_Frame]:
+def _trim_pauses(frames: list[_Frame], cut: Pauses) -> list[_Frame]:
     """Return the frames from the first movement to the last, with the margins; nothing if it is too short."""
     moving = [place for place, one in enumerate(frames) if one.energy >= cut.energy]
     if not moving or frames[moving[-1]].end_s - frames[moving[0]].begin_s < cut.least:

@@ -1,0 +1,41 @@
+"""The pictures of a sample as they are stored in a shard: one ``mp4`` member, or numbered frames."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from signllm.data.video import VideoError, decode_chunks, decode_video
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_FRAME = re.compile(r"\d{4,}\.(png|jpe?g)")
+
+
+def decode_stored_frames(members: dict[str, bytes], *, size: int | None = None) -> np.ndarray:
+    """Decode the pictures among a sample's members to uint8 (T, H, W, 3).
+
+    Args:
+        members: the members of the sample, by extension.
+        size: as in :func:`~signllm.data.video.decode_video`.
+
+    Raises:
+        VideoError: no pictures among the members, or damaged ones.
+    """
+    return decode_video(_select_pictures(members), size=size)
+
+
+def decode_stored_chunks(members: dict[str, bytes], *, size: int | None = None) -> Iterator[np.ndarray]:
+    """Yield what :func:`decode_stored_frames` returns as :func:`~signllm.data.video.decode_chunks` does."""
+    return decode_chunks(_select_pictures(members), size=size)
+
+
+def _select_pictures(members: dict[str, bytes]) -> bytes | list[bytes]:
+    if "mp4" in members:
+        return members["mp4"]
+    frames = [members[name] for name in sorted(name for name in members if _FRAME.fullmatch(name))]
+    if not frames:
+        raise VideoError(f"no video and no frames among the members: {', '.join(sorted(members))}")
+    return frames
