@@ -10,10 +10,12 @@ the video and the English; units, signs and boundaries are kept for analysis onl
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from types import MappingProxyType
 
 from signllm.errors import UsageError
 
@@ -153,7 +155,8 @@ def units(level: str = "easy") -> tuple[Unit, ...]:
     )
 
 
-def lexicon(level: str = "easy") -> dict[str, tuple[int, ...]]:
+@functools.cache  # every video asks for it, and drawing it took an eighth of the time of filming
+def lexicon(level: str = "easy") -> Mapping[str, tuple[int, ...]]:
     """Gloss → its 2 to 4 units (indices into :func:`units`).
 
     No sign holds a unit twice in a row, and none begins another sign.
@@ -168,7 +171,7 @@ def lexicon(level: str = "easy") -> dict[str, tuple[int, ...]]:
             begins = any(sign[: len(other)] == other[: len(sign)] for other in signs.values())
             if not begins and all(a != b for a, b in pairwise(sign)):
                 signs[gloss] = sign
-    return signs
+    return MappingProxyType(signs)
 
 
 def first_units(signs: Sequence[str], made: Sequence[int]) -> tuple[int, ...]:

@@ -35,6 +35,7 @@ def mmd(
     bandwidths: Sequence[float] | Tensor | None = None,
     weights_x: Tensor | None = None,
     weights_y: Tensor | None = None,
+    groups_x: Tensor | None = None,
     unbiased: bool = False,
 ) -> Tensor:
     """Return the squared MMD between x and y as a scalar; 0 where the weighted samples are equal.
@@ -47,6 +48,8 @@ def mmd(
         weights_x: (N,) non-negative weights (0 = the row is absent, whatever it holds), constants to the
             gradient; equal by default.
         weights_y: (M,) the same for y.
+        groups_x: (N,) int64; rows of x in the same group are known to be equal. Each group is computed as one
+            row with the weight of all: the same value and gradient, from G² / N² of the pairs.
         unbiased: leave the pairs (i, i) out: Σ_{i≠j} p_i p_j k(x_i, x_j) / (1 − Σ p_i²), likewise for y: the
             U-statistic of Gretton et al. (2012), Eq. 3, to which this comes down where weights are equal. Its
             mean is 0 for equal distributions, so it can be negative.
@@ -61,8 +64,27 @@ def mmd(
     _check(x, y, weights_x, weights_y, unbiased)
     if bandwidths is None:
         bandwidths = _median_bandwidths(x, y, weights_x, weights_y, MULTIPLES, 256)
+    if groups_x is not None:
+        if unbiased or groups_x.shape != (len(x),):
+            what = f"got {tuple(groups_x.shape)}, {unbiased=}"
+            raise ValueError(f"groups_x must be ({len(x)},), and the estimate biased; {what}")
+        x, weights_x = _merge_groups(x, groups_x, weights_x)
     value: Tensor = _mmd(x, y, _bandwidths(bandwidths), weights_x, weights_y, unbiased)
     return value
+
+
+def _merge_groups(x: Tensor, groups: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return one row for each group, (G, E), and its weight (G,): the weighted mean of rows that are equal.
+
+    The gradient of a group's row reaches its members in proportion to their weights, which is what each
+    would have got by itself.
+    """
+    weights = torch.ones_like(x[:, 0]) if weights is None else weights.to(_dtype(x, x))
+    numbers, group_N = torch.unique(groups, return_inverse=True)
+    weight_G = weights.new_zeros(len(numbers)).index_add(0, group_N, weights)
+    share_N = weights / torch.where(weight_G > 0, weight_G, 1.0)[group_N]
+    row_GE = x.new_zeros(len(numbers), x.shape[1]).index_add(0, group_N, x * share_N[:, None].to(x.dtype))
+    return row_GE, weight_G
 
 
 def median_bandwidths(

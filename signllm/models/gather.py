@@ -43,19 +43,24 @@ def gather_packed(x: Tensor, counts: Tensor) -> Tensor:
     Returns:
         (rows of all ranks, ...), identical on every rank.
     """
+    return gather_rows(x, gather_counts(counts))
+
+
+def gather_rows(x: Tensor, counts_all: Tensor) -> Tensor:
+    """As :func:`gather_packed`, given the counts of all ranks, (B * world,), in global video order."""
     if world_and_rank()[0] == 1:
         return x
-    return _Gather.apply(x, gather_counts(counts))
+    return _Gather.apply(x, counts_all)
 
 
 def gather_counts(counts: Tensor) -> Tensor:
-    """Return the values of all ranks' videos, (B * world,), in global video order."""
+    """Return the values (B, ...) of all ranks' videos, (B * world, ...), in global video order."""
     world, _ = world_and_rank()
     if world == 1:
         return counts
     parts = [torch.empty_like(counts) for _ in range(world)]
     dist.all_gather(parts, counts.contiguous())
-    return torch.stack(parts, dim=1).reshape(-1)
+    return torch.stack(parts, dim=1).flatten(0, 1)
 
 
 def starts_of(counts: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from signllm.cra.word_codebook import Segmentation, WordCodebook
 from signllm.errors import UsageError
 from signllm.kernels.mmd import median_bandwidths, mmd
-from signllm.models.gather import gather_packed, reduce_sum, world_and_rank
+from signllm.models.gather import gather_counts, gather_rows, reduce_sum, world_and_rank
 from signllm.models.generation import Candidate, GenerationConfig, seed_of
 from signllm.models.language_model import (
     LanguageModelConfig,
@@ -168,7 +168,7 @@ class SignLLM(nn.Module):
         words, characters = self._project(signs, segmentation)
         scored = self.language_model(words, segmentation.counts, batch.texts, batch.languages)
         l_sim, accounts = self._l_sim(scored, batch)
-        l_mmd = self._l_mmd(words, characters, segmentation.counts, signs.counts, batch)
+        l_mmd = self._l_mmd(words, characters, segmentation, signs, batch)
         loss = self.config.sim_weight * l_sim + self.config.mmd_weight * l_mmd
         if signs.losses:
             loss = loss + self.config.vq_weight * signs.losses["l_vq"]
@@ -183,8 +183,7 @@ class SignLLM(nn.Module):
             self._count_words(segmentation)
             shares |= self._counts(batch, signs, len(words) + len(characters), scored)
         else:
-            counts = segmentation.counts, signs.counts
-            shares["mmd_fixed"] = self._mmd(words, characters, *counts, batch, fixed=True)
+            shares["mmd_fixed"] = self._mmd(words, characters, segmentation, signs, batch, fixed=True)
             if batch.other_texts is not None:
                 others = self.language_model(words, segmentation.counts, batch.other_texts, batch.languages)
                 shares["l_sim_shuffled"], _ = self._l_sim(others, batch)
@@ -255,43 +254,54 @@ class SignLLM(nn.Module):
         self.recent_words.index_add_(0, segmentation.words, torch.ones_like(segmentation.words).float())
 
     def _l_mmd(
-        self, words: Tensor, characters: Tensor, word_counts: Tensor, character_counts: Tensor, batch: Batch
+        self, words: Tensor, characters: Tensor, segmentation: Segmentation, signs: _Signs, batch: Batch
     ) -> Tensor:
         """MMD of all ranks' projected signs to text embeddings; each rank computes it, counts 1/world."""
         if self.config.mmd_weight == 0.0:
             return words.new_zeros((), dtype=torch.float32)
-        return self._mmd(words, characters, word_counts, character_counts, batch)
+        return self._mmd(words, characters, segmentation, signs, batch)
 
     def _mmd(
         self,
         words: Tensor,
         characters: Tensor,
-        word_counts: Tensor,
-        character_counts: Tensor,
+        segmentation: Segmentation,
+        signs: _Signs,
         batch: Batch,
         *,
         fixed: bool = False,
     ) -> Tensor:
         """Words and characters weigh one each, whatever their kind; videos that fill up the batch none.
 
+        Every occurrence of a character has the same row, and so has every occurrence of a word with the same
+        share of the "slowing down" token: L_MMD is computed from one row of each.
+
         fixed: the unbiased estimate with bandwidths of the text alone, which no step and no batch moves.
         """
-        signs, weights = [], []
-        for rows, counts in ((words, word_counts), (characters, character_counts)):
-            signs.append(gather_packed(rows.float(), counts))
-            weights.append(gather_packed(row_weights(counts, batch.is_real), counts))
-        weight = torch.cat(weights)
-        if not bool((weight > 0).any()):
+        slow_bits = segmentation.slow_weight.view(torch.int32).long()  # equal floats have equal bits
+        word_groups = (segmentation.words << 32) + slow_bits
+        local_B3 = torch.stack([segmentation.counts, signs.counts, batch.is_real.long()], dim=1)
+        word_counts, character_counts, is_real = gather_counts(local_B3).unbind(dim=1)
+        if not bool(is_real.any()):
             return words.new_zeros((), dtype=torch.float32)
-        bandwidths = self._text_bandwidths if fixed else None
-        found = mmd(
-            torch.cat(signs),
+        rows, weights, groups = [], [], []
+        for vectors, group, counts in (
+            (words, word_groups, word_counts),
+            (characters, -1 - signs.index, character_counts),
+        ):
+            rows.append(gather_rows(vectors.float(), counts))
+            groups.append(gather_rows(group, counts))
+            weights.append(row_weights(counts, is_real))
+        has_groups = self.word_vectors is not None and not fixed
+        value = mmd(
+            torch.cat(rows),
             self.text_embeddings,
-            bandwidths=bandwidths,
-            weights_x=weight,
+            bandwidths=self._text_bandwidths if fixed else None,
+            weights_x=torch.cat(weights),
+            groups_x=torch.cat(groups) if has_groups else None,
             unbiased=fixed,
         )
-        return found / world_and_rank()[0]
+        return value / world_and_rank()[0]
 
     @cached_property
     def _text_bandwidths(self) -> list[float]:

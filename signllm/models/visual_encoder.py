@@ -8,7 +8,8 @@ neighbours in the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -118,34 +119,61 @@ class TemporalConv3d(nn.Conv3d):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, (TAPS, 3, 3), stride=(STRIDE, 1, 1), padding=(0, 1, 1))
+        self._kept_kernels: dict[tuple[int, int], Tensor] | None = None
 
     def forward(self, maps: Tensor, taps: Tensor) -> Tensor:  # type: ignore[override]
         """Return (P, outputs, h, w) of maps (F, inputs, h, w), given the frames (P, 5) each output sees."""
-        kernel = self.weight.transpose(1, 2).flatten(1, 2)
+        kernel = self._kernel(*maps.shape[2:])
         outputs_per_pass = max(1, STACKED_PER_PASS // (TAPS * maps[0].numel()))
         passes = taps.split(outputs_per_pass)
         return run_passes(self._convolve, [(maps, part, kernel) for part in passes])
 
+    @contextmanager
+    def keep_kernel(self) -> Iterator[None]:
+        """Prepare the kernel once for all calls inside the block, in which the weights do not change."""
+        self._kept_kernels = {}
+        try:
+            yield
+        finally:
+            self._kept_kernels = None
+
+    def _kernel(self, height: int, width: int) -> Tensor:
+        """Return what ``_convolve`` multiplies maps of a size with: a kernel, or a matrix for few cells."""
+        kept = self._kept_kernels
+        if kept is not None and (height, width) in kept:
+            return kept[height, width]
+        kernel = self.weight.transpose(1, 2).flatten(1, 2)
+        if height * width <= FEW_CELLS:
+            kernel = _matrix_of_kernel(kernel, height, width)
+        if kept is not None:
+            kept[height, width] = kernel
+        return kernel
+
     def _convolve(self, maps: Tensor, taps: Tensor, kernel: Tensor) -> Tensor:
         stacked = maps.index_select(0, taps.reshape(-1)).reshape(taps.shape[0], -1, *maps.shape[2:])
-        if maps.shape[2] * maps.shape[3] <= FEW_CELLS:
-            return _convolve_few_cells(stacked, kernel, self.bias)
-        return functional.conv2d(stacked, kernel, self.bias, padding=1)
+        if kernel.dim() == 4:
+            return functional.conv2d(stacked, kernel, self.bias, padding=1)
+        product = stacked.reshape(len(stacked), -1) @ kernel
+        result = product.reshape(len(stacked), -1, *maps.shape[2:])
+        return result if self.bias is None else result + self.bias[:, None, None]
 
 
-def _convolve_few_cells(maps: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-    """Return ``conv2d(maps, kernel, bias, padding=1)`` for a 3 x 3 kernel as one matrix product.
+def _matrix_of_kernel(kernel: Tensor, height: int, width: int) -> Tensor:
+    """Return the matrix (C·h·w, outputs·h·w) that convolves maps of few cells, padded by 1, with a kernel.
 
     Over maps of 2 x 2 cells a convolution multiplies zeros of the padding most of the time. On an AVX2
     processor a step through the product takes a third of the time: 17 instead of 50 ms for 352 maps.
+
+    Args:
+        kernel: (outputs, C, 3, 3).
+        height: h of the maps, in cells.
+        width: w of the maps, in cells.
     """
-    cells, (height, width) = maps.shape[2] * maps.shape[3], maps.shape[2:]
+    cells = height * width
     one_cell = torch.eye(cells, device=kernel.device).reshape(cells, 1, height, width)
     reached = functional.unfold(one_cell, 3, padding=1).reshape(cells, 9, cells)  # from cell, by tap, to cell
     matrix = torch.einsum("cto,nkt->kcno", reached.to(kernel.dtype), kernel.flatten(2))
-    product = maps.reshape(len(maps), -1) @ matrix.reshape(maps.shape[1] * cells, -1)
-    result = product.reshape(len(maps), -1, height, width)
-    return result if bias is None else result + bias[:, None, None]
+    return matrix.reshape(kernel.shape[1] * cells, -1)
 
 
 class VisualEncoder(nn.Module):
@@ -197,13 +225,15 @@ class VisualEncoder(nn.Module):
         and not a bit of an encoding depends on the other videos of the batch.
         """
         if torch.is_grad_enabled() or len(frame_counts) == 1:
-            return self._pool(frames, frame_counts)
+            return self._pool(frames, frame_counts, self._weights_key(frames))
         videos = zip(frames.split(frame_counts.tolist()), frame_counts.split(1), strict=True)
-        pooled, counts = zip(*(self._pool(*video) for video in videos), strict=True)
+        weights = self._weights_key(frames)
+        with self.first.keep_kernel(), self.second.keep_kernel():
+            pooled, counts = zip(*(self._pool(*video, weights) for video in videos), strict=True)
         return torch.cat(pooled), torch.cat(counts)
 
-    def _pool(self, frames: Tensor, frame_counts: Tensor) -> tuple[Tensor, Tensor]:
-        maps = self._maps(frames, frame_counts)
+    def _pool(self, frames: Tensor, frame_counts: Tensor, weights: str) -> tuple[Tensor, Tensor]:
+        maps = self._maps(frames, frame_counts, weights)
         if self.config.subtract_video_mean:
             maps = subtract_video_mean(maps, frame_counts)
         taps, counts = first_taps(frame_counts)
@@ -240,14 +270,17 @@ class VisualEncoder(nn.Module):
             self.backbone.eval()
         return self
 
-    def _maps(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
+    def _weights_key(self, frames: Tensor) -> str:
+        """Return the key of the backbone's weights in the feature cache; empty where there is no cache."""
+        if not self.config.freeze_backbone or frames.is_cuda or self.first.weight.dtype != torch.float32:
+            return ""
+        return "" if feature_cache() is None else weights_key(self.backbone, self._preparation)
+
+    def _maps(self, frames: Tensor, frame_counts: Tensor, weights: str) -> Tensor:
         """Return the backbone's maps (sum T, C, h, w), those of a frozen one from the feature cache."""
         if torch.is_grad_enabled() and not self.config.freeze_backbone:
             return self._features(frames, frame_counts)
-        cache = None
-        if self.config.freeze_backbone and not frames.is_cuda and self.first.weight.dtype == torch.float32:
-            cache = feature_cache()
-        weights = "" if cache is None else weights_key(self.backbone, self._preparation)
+        cache = feature_cache() if weights else None
         maps = []
         with torch.no_grad():
             # Each video alone, so that no neighbour changes a rounding.

@@ -78,6 +78,28 @@ def test_equals_the_formula_with_weights(
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
 
 
+def test_rows_of_a_group_give_the_value_and_gradient_that_they_give_one_by_one(
+    implementation: Implementation, device: torch.device
+) -> None:
+    distinct, y = samples(7, 5, 4, device=device)
+    groups = torch.tensor([3, 0, 3, 6, 1, 1, 3, 5, 5, 2], device=device)
+    x = distinct[groups]
+    weights = torch.tensor([1.0, 0, 2, 1, 0, 0, 1, 0, 3, 1], dtype=x.dtype, device=device)
+    for p in (None, weights):
+        one_by_one = with_gradients(lambda x, y, p=p: mmd(x, y, weights_x=p), x, y)
+        grouped = with_gradients(lambda x, y, p=p: mmd(x, y, weights_x=p, groups_x=groups), x, y)
+        for actual, expected in zip(grouped, one_by_one, strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_groups_of_another_length_or_without_bias_are_refused() -> None:
+    x, y = samples(4, 5, 3)
+    with pytest.raises(ValueError, match=r"\(4,\)"):
+        mmd(x, y, groups_x=torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="unbiased"):
+        mmd(x, y, groups_x=torch.zeros(4, dtype=torch.int64), unbiased=True)
+
+
 @pytest.mark.parametrize("offset", [0.0, 20.0])
 @pytest.mark.parametrize(("n", "m", "width"), [*AWKWARD, (129, 65, 31)])
 def test_error_is_at_most_twice_that_of_plain_float32(

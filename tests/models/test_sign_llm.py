@@ -81,6 +81,24 @@ def test_at_rest_the_discrepancy_is_also_told_by_a_measure_that_stays(model: Sig
     assert near["mmd_fixed"] < far <= further
 
 
+def test_l_mmd_is_that_of_every_occurrence_of_every_word_and_character(model: SignLLM) -> None:
+    batch = parts.batch_of()
+    signs = model._signs(batch)
+    segmentation = model._segment(signs)
+    rows = torch.cat(model._project(signs, segmentation))
+    assert len(signs.index.unique()) < len(signs.index)
+    expected = mmd(rows, model.text_embeddings)
+    actual = model(batch)["l_mmd"]
+    torch.testing.assert_close(actual, expected.detach())
+    words, characters = model._project(signs, segmentation)
+    merged = model._l_mmd(words, characters, segmentation, signs, batch)
+    weights = [parameter for name, parameter in model.named_parameters() if name.startswith("word_vectors")]
+    for one_by_one, together in zip(
+        torch.autograd.grad(expected, weights), torch.autograd.grad(merged, weights), strict=True
+    ):
+        torch.testing.assert_close(together, one_by_one)
+
+
 @torch.no_grad()
 def test_at_rest_the_loss_of_other_texts_is_told_beside_that_of_the_own(model: SignLLM) -> None:
     batch = parts.batch_of(real=(True, True, True, False))
