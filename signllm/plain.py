@@ -1,8 +1,8 @@
-"""Frozen dataclasses to plain JSON values and back, by their annotations: how ``config.json`` is read.
+"""Conversion of frozen dataclasses to plain JSON values and back, used for ``config.json``.
 
-No registry and no tags: the annotation says what a value must be. A union of dataclasses is told apart by its
-    field names.
-A wrong name or type is the user's mistake (a file edited by hand, another version) and says so.
+The annotation of a field decides how its value is read; the files contain no type tags. Which dataclass of a
+union is meant follows from the field names. An unknown name or a wrong type comes from a file that was edited
+by hand or written by another version, so it is reported as an error of the user.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from signllm.errors import UsageError
 
 
 def to_plain(value: Any) -> Any:
-    """Turn dataclasses, paths, enums and tuples into what ``json`` writes."""
+    """Convert dataclasses, paths, enums and tuples to values that ``json`` can write."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             item.name: to_plain(getattr(value, item.name)) for item in dataclasses.fields(value) if item.init
@@ -34,13 +34,13 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: Any, value: Any, *, where: object, name: str = "") -> Any:
-    """Build a value of the annotated type ``kind`` from JSON.
+    """Build a value of the annotated type ``kind`` from a JSON value.
 
     Args:
-        kind: a dataclass or any annotation a configuration uses.
-        value: what ``json`` or ``tomllib`` read.
-        where: the file, for messages.
-        name: the dotted name so far, for messages.
+        kind: a dataclass, or any other annotation that a configuration uses.
+        value: value as ``json`` or ``tomllib`` returned it.
+        where: file that the value comes from, for messages.
+        name: dotted name of the value, for messages.
 
     Raises:
         UsageError: an unknown name, a missing one, or a value of the wrong type.
@@ -55,8 +55,8 @@ def from_plain(kind: Any, value: Any, *, where: object, name: str = "") -> Any:
     if origin is typing.Literal:
         if value in choices:
             return value
-        near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
-        raise _wrong(name, value, f"one of {', '.join(map(str, choices))}", where, near)
+        similar = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
+        raise _value_error(name, value, f"one of {', '.join(map(str, choices))}", where, similar)
     if origin in (tuple, list) and isinstance(value, list):
         kinds = [choices[0]] * len(value) if origin is list or choices[-1] is Ellipsis else choices
         if len(kinds) == len(value):
@@ -83,7 +83,7 @@ def _scalar_from_plain(kind: Any, value: Any, *, where: object, name: str) -> An
         return None
     if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    raise _wrong(name, value, getattr(kind, "__name__", str(kind)), where)
+    raise _value_error(name, value, getattr(kind, "__name__", str(kind)), where)
 
 
 def _union_from_plain(choices: tuple[Any, ...], value: Any, *, where: object, name: str) -> Any:
@@ -91,45 +91,49 @@ def _union_from_plain(choices: tuple[Any, ...], value: Any, *, where: object, na
         return None
     if isinstance(value, dict):
         parts = [c for c in choices if dataclasses.is_dataclass(c)]
-        named = parts if len(parts) == 1 else [c for c in parts if set(value) == _settable(c)]
-        if named:
-            return from_plain(named[0], value, where=where, name=name)
+        matching = parts if len(parts) == 1 else [c for c in parts if set(value) == _field_names(c)]
+        if matching:
+            return from_plain(matching[0], value, where=where, name=name)
     for choice in choices:
         try:
             return from_plain(choice, value, where=where, name=name)
         except UsageError:
             continue
-    raise _wrong(name, value, " or ".join(getattr(c, "__name__", str(c)) for c in choices), where)
+    raise _value_error(name, value, " or ".join(getattr(c, "__name__", str(c)) for c in choices), where)
 
 
 def _dataclass_from_plain(kind: Any, value: Any, *, where: object, name: str) -> Any:
     if not isinstance(value, dict):
-        raise _wrong(name, value, f"a table of {', '.join(sorted(_settable(kind)))}", where)
+        raise _value_error(name, value, f"a table of {', '.join(sorted(_field_names(kind)))}", where)
     for key in value:
-        if key not in _settable(kind):
-            near = difflib.get_close_matches(key, _settable(kind), n=1)
+        if key not in _field_names(kind):
+            similar = difflib.get_close_matches(key, _field_names(kind), n=1)
             raise UsageError(
                 f"there is no setting {f'{name}.{key}'.lstrip('.')!r}",
                 where=where,
-                remedy=f"did you mean {near[0]!r}?"
-                if near
-                else f"there are {', '.join(sorted(_settable(kind)))}",
+                remedy=f"did you mean {similar[0]!r}?"
+                if similar
+                else f"the settings are {', '.join(sorted(_field_names(kind)))}",
             )
     hints = typing.get_type_hints(kind, include_extras=True)
     dotted = {key: f"{name}.{key}".lstrip(".") for key in value}
-    given = {
+    fields = {
         key: from_plain(hints[key], inner, where=where, name=dotted[key]) for key, inner in value.items()
     }
     try:
-        return kind(**given)
+        return kind(**fields)
     except TypeError as error:
-        raise UsageError(f"{name or kind.__name__} is not whole: {error}", where=where) from None
+        raise UsageError(f"{name or kind.__name__} is incomplete: {error}", where=where) from None
 
 
-def _settable(kind: Any) -> set[str]:
+def _field_names(kind: Any) -> set[str]:
+    """Return the names of the fields that the constructor of a dataclass takes."""
     return {item.name for item in dataclasses.fields(kind) if item.init}
 
 
-def _wrong(name: str, value: Any, wanted: str, where: object, near: list[str] | None = None) -> UsageError:
-    remedy = f"did you mean {near[0]!r}?" if near else f"give {wanted}"
-    return UsageError(f"{name or 'the value'} is {value!r}, not {wanted}", where=where, remedy=remedy)
+def _value_error(
+    name: str, value: Any, expected: str, where: object, similar: list[str] | None = None
+) -> UsageError:
+    """Return the error for a value that is not what its annotation expects."""
+    remedy = f"did you mean {similar[0]!r}?" if similar else f"give {expected}"
+    return UsageError(f"{name or 'the value'} is {value!r}, not {expected}", where=where, remedy=remedy)

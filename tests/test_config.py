@@ -70,7 +70,7 @@ def test_a_run_of_another_stage_is_refused_by_name(tmp_path: Path) -> None:
         ({"config": {"trainin": {}}}, "no setting 'trainin'"),
         ({"config": {"training": {"steps": "four"}}}, "training.steps is 'four'"),
         ({"config": {"training": {"steps": 4, "learning_rate": -1.0}}}, "learning_rate"),
-        ({"config": {}}, "not whole"),
+        ({"config": {}}, "incomplete"),
     ],
 )
 def test_an_edited_or_foreign_config_is_refused(change: dict[str, Any], told: str, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Data: any dataset → WebDataset shards → batches, each sample once per epoch on any number of ranks."""
+"""From a dataset to WebDataset shards, and from shards to the batches of every rank."""

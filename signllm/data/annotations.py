@@ -1,4 +1,4 @@
-"""The datasets that can be sharded: format name → reader. The door to ``formats/``."""
+"""Reading the annotations of a dataset by the name of its format; the table of all formats."""
 
 from __future__ import annotations
 
@@ -24,10 +24,16 @@ FORMATS: dict[str, Callable[[Path], Annotations]] = {
 
 
 def read_annotations(format: str, src: Path | str) -> Annotations:
-    """Read the dataset at ``src``, laid out as ``format`` says.
+    """Read the annotations of the dataset at ``src``.
+
+    Splits get their standard names. A sample whose names cannot be written as UTF-8 is left out.
+
+    Args:
+        format: name of the format, a key of ``FORMATS``.
+        src: file or folder of the dataset.
 
     Raises:
-        UsageError: unknown format, nothing at ``src``, or not that layout.
+        UsageError: the format is unknown, ``src`` does not exist, or it does not have that format.
     """
     if format not in FORMATS:
         raise UsageError(f"unknown dataset format {format!r}", remedy=f"one of: {', '.join(FORMATS)}")
@@ -39,42 +45,44 @@ def read_annotations(format: str, src: Path | str) -> Annotations:
         raise UsageError(
             f"a table cannot be read: {error}", where=src, remedy="use the files of the release"
         ) from None
-    unnamed = tuple(_leave_out_unnamed(clip) for clip in annotations.samples if not _is_named(clip))
-    named = replace(
+    unnamed = tuple(_leave_out_unnamed(sample) for sample in annotations.samples if not _is_encodable(sample))
+    encodable = replace(
         annotations,
-        samples=tuple(clip for clip in annotations.samples if _is_named(clip)),
+        samples=tuple(sample for sample in annotations.samples if _is_encodable(sample)),
         left_out=tuple(_replace_unencodable(entry) for entry in annotations.left_out) + unnamed,
     )
-    return _standardize_splits(named)
+    return _standardize_splits(encodable)
 
 
 def _standardize_splits(annotations: Annotations) -> Annotations:
-    """Return the annotations with the splits under the names that training and evaluation look for."""
-    clips, left_out = annotations.samples, annotations.left_out
-    names = standardize_splits([*(clip.split for clip in clips), *(entry.split for entry in left_out)])
+    """Return the annotations with the split names that training and evaluation expect."""
+    samples, left_out = annotations.samples, annotations.left_out
+    names = standardize_splits([*(sample.split for sample in samples), *(entry.split for entry in left_out)])
     renamed = sorted(f"{name!r} is {standard}" for name, standard in names.items() if name != standard)
     notices = [f"names of splits: {', '.join(renamed)}"] if renamed else []
     others = sorted({*names.values()} - {"train", "dev", "test"})
     if others:
-        named = ", ".join(map(repr, others))
-        notices.append(f"splits other than train, dev and test are used only where they are named: {named}")
+        listed = ", ".join(map(repr, others))
+        notices.append(
+            f"splits other than train, dev and test are used only where an option names them: {listed}"
+        )
     return replace(
         annotations,
-        samples=tuple(replace(clip, split=names[clip.split]) for clip in clips),
+        samples=tuple(replace(sample, split=names[sample.split]) for sample in samples),
         left_out=tuple(replace(entry, split=names[entry.split]) for entry in left_out),
         notices=(*annotations.notices, *map(_replace_unencodable_text, notices)),
     )
 
 
-def _is_named(clip: SourceSample) -> bool:
-    """Say whether all that a clip is called can be written as UTF-8 and asked of a file system."""
-    names = (clip.id, clip.text, clip.split, clip.language, clip.signer, str(clip.video))
-    return "\0" not in str(clip.video) and all(name == _replace_unencodable_text(name) for name in names)
+def _is_encodable(sample: SourceSample) -> bool:
+    """Return whether all texts of a sample can be encoded as UTF-8 and its path can exist."""
+    names = (sample.id, sample.text, sample.split, sample.language, sample.signer, str(sample.video))
+    return "\0" not in str(sample.video) and all(name == _replace_unencodable_text(name) for name in names)
 
 
-def _leave_out_unnamed(clip: SourceSample) -> LeftOutSample:
-    reason = "its name or text is not UTF-8, or its video no possible file name"
-    return _replace_unencodable(LeftOutSample(id=clip.id, split=clip.split, reason=reason))
+def _leave_out_unnamed(sample: SourceSample) -> LeftOutSample:
+    reason = "its name or its text is not UTF-8, or the path of its video cannot exist"
+    return _replace_unencodable(LeftOutSample(id=sample.id, split=sample.split, reason=reason))
 
 
 def _replace_unencodable(entry: LeftOutSample) -> LeftOutSample:
@@ -82,5 +90,5 @@ def _replace_unencodable(entry: LeftOutSample) -> LeftOutSample:
 
 
 def _replace_unencodable_text(text: str) -> str:
-    """Return the text with ``?`` for what UTF-8 cannot write: half characters, bytes of other encodings."""
+    """Return the text with ``?`` for every character that UTF-8 cannot encode, such as a lone surrogate."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,7 +1,8 @@
-"""Augmentation drawn once per video, so that it never flickers: tempo, a shifted crop, light and colour.
+"""Random augmentation of videos: tempo, a shifted crop, brightness, contrast, colour and mirroring.
 
-What is drawn is a pure function of (seed, epoch, position): resuming or changing the number of ranks changes
-nothing. Off by default; not stated in the paper.
+The parameters are drawn once per video, so that its frames do not flicker. They are a pure function of (seed,
+epoch, position): resuming, or another number of ranks, changes nothing. Augmentation is off by default; the
+paper does not state any.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ _STREAM, _TEMPO_STREAM = 2, 7
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How far each property may be moved; 0 is not at all.
+    """How strongly each property of a video may change; 0 switches a change off.
 
     Args:
-        shift: side of the decoded square over that of the crop, minus 1; the crop's place is drawn. 0.14 is
-            256 for 224. At rest it is the crop in the middle: signers are as large as in training.
-        brightness: largest change of the mean, as a share of 255.
-        contrast: largest change of the factor around the middle grey.
-        colour: largest change of the factor of each of the three channels.
-        tempo: largest change of the number of frames, as a share of it; frames are left out or shown twice.
-        mirror: share of the videos shown mirrored; handedness is part of a sign, so think twice.
+        shift: side of the decoded square divided by the side of the crop, minus 1; the position of the crop
+            is random. 0.14 decodes 256 pixels for a crop of 224. In evaluation the crop is the centre, so
+            signers appear as large as in training.
+        brightness: largest change of the mean value, as a share of 255.
+        contrast: largest change of the factor by which values are spread around the middle grey.
+        colour: largest change of the factor of each of the three colour channels.
+        tempo: largest change of the number of frames, as a share of it; frames are dropped or repeated.
+        mirror: share of the videos that are mirrored; handedness is part of a sign, so use it with care.
     """
 
     shift: float = 0.0
@@ -38,52 +40,59 @@ class AugmentConfig:
     mirror: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise :class:`UsageError` outside 0 to 1."""
+        """Raise :class:`UsageError` for a value outside 0 to 1."""
         for name, value in vars(self).items():
             if not 0 <= value < 1:
-                raise UsageError(f"augment.{name} = {value}", remedy="at least 0 (off) and below 1")
+                raise UsageError(
+                    f"augment.{name} = {value} is out of range",
+                    remedy="give at least 0 (off) and less than 1",
+                )
 
     def compute_decoded_size(self, size: int) -> int:
-        """Return the side of the square to decode for a crop of ``size``."""
+        """Return the side in pixels of the square to decode for a crop of side ``size``."""
         return round(size * (1 + self.shift))
 
     def count_most_frames(self, frames: np.ndarray) -> np.ndarray:
-        """Return the most frames that the slowest tempo makes of a number of frames."""
+        """Return the number of frames of videos at the slowest tempo, int64 (n,).
+
+        Args:
+            frames: number of frames of each video, int (n,).
+        """
         return np.ceil(np.asarray(frames) * (1 + self.tempo)).astype(np.int64)
 
 
 def draw_frame_numbers(
     frames: int, config: AugmentConfig, *, most: int, seed: int, epoch: int, position: int
 ) -> np.ndarray:
-    """Return which frames of a video are shown, int64 (T,): at the drawn tempo, ``most`` at most, evenly.
+    """Return the numbers of the frames that a video shows at a random tempo, int64 (T,), evenly spread.
 
     Args:
-        frames: that the video has.
-        config: how far to go.
-        most: frames beyond which a video is thinned.
-        seed: of the run.
-        epoch: from 0.
-        position: place in the epoch.
+        frames: number of frames of the video.
+        config: range of the tempo.
+        most: largest number of frames to return.
+        seed: random seed of the run.
+        epoch: number of the epoch, from 0.
+        position: position of the sample in the epoch.
     """
-    wanted = frames
+    count = frames
     if config.tempo:
         uniform = hash_integers(seed, epoch, position, _TEMPO_STREAM, count=1)[0] / 2**64
-        wanted = max(1, round(frames * (1 + config.tempo * (2 * float(uniform) - 1))))
-    return np.linspace(0, frames - 1, min(wanted, most)).round().astype(np.int64)
+        count = max(1, round(frames * (1 + config.tempo * (2 * float(uniform) - 1))))
+    return np.linspace(0, frames - 1, min(count, most)).round().astype(np.int64)
 
 
 def augment_frames(
     frames: np.ndarray, config: AugmentConfig, *, size: int, seed: int, epoch: int, position: int
 ) -> np.ndarray:
-    """Return the crop of ``size`` with the drawn place and colours.
+    """Return a crop at a random position with random brightness, contrast, colour and mirroring.
 
     Args:
         frames: uint8 (T, S, S, 3) with S = ``config.compute_decoded_size(size)``.
-        config: how far to go.
-        size: side of the crop.
-        seed: of the run.
-        epoch: from 0.
-        position: place in the epoch.
+        config: range of each change.
+        size: side of the crop in pixels.
+        seed: random seed of the run.
+        epoch: number of the epoch, from 0.
+        position: position of the sample in the epoch.
 
     Returns:
         uint8 (T, size, size, 3).
@@ -104,12 +113,18 @@ def augment_frames(
 
 
 def crop_center(frames: np.ndarray, size: int) -> np.ndarray:
-    """Return the crop of ``size`` in the middle of frames (T, S, S, 3): what a model at rest is shown."""
+    """Return the crop of side ``size`` at the centre of frames (T, S, S, 3), as evaluation uses it."""
     before = (frames.shape[1] - size) // 2
     return frames[:, before : before + size, before : before + size]
 
 
 def _colour_table(contrast: float, offset: float, factors: np.ndarray) -> np.ndarray:
-    """Return uint8 (3, 256): the new value of each old one, per channel."""
+    """Return the new value of each old value for each channel, uint8 (3, 256).
+
+    Args:
+        contrast: factor by which values are spread around the middle grey.
+        offset: value that is added to all channels.
+        factors: factor of each channel, (3,).
+    """
     values = (np.arange(256)[None] * factors[:, None] - 127.5) * contrast + 127.5 + offset
     return np.clip(values.round(), 0, 255).astype(np.uint8)

@@ -1,8 +1,8 @@
-"""What one rank trains on in one step: several videos packed one behind the other, with their counts.
+"""The batch that one rank trains on in one step: several packed videos, with the number of frames of each.
 
-Videos are not padded to one another. What is padded is the number of videos: the last batch of an epoch
-repeats samples with ``is_real`` False, so that every rank always holds equally many and none waits for
-another.
+The frames of the videos are concatenated, not padded to a common length. Only the number of videos is padded:
+the last batch of an epoch repeats samples with ``is_real`` False, so that every rank has the same number of
+videos and no rank waits for another.
 """
 
 from __future__ import annotations
@@ -20,24 +20,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One rank's part of a global batch of B videos.
+    """The B videos of a global batch that one rank processes.
 
     Args:
         ids: names of the videos.
         texts: reference sentences.
-        languages: of the sentences.
-        frames: uint8 (sum T, 3, H, W), or None if the batch holds characters. In memory the channels come
+        languages: languages of the sentences.
+        frames: uint8 (sum T, 3, H, W), or None if the batch contains characters. In memory the channels come
             last, as decoders write them and the encoder reads them (``torch.channels_last``).
-        frame_counts: int64 (B,), frames of each video; 0 if there are none.
-        characters: int64 (sum N,), or None if the batch holds frames. Without a codebook float32 (sum N, D).
-        character_counts: int64 (B,), or None.
-        is_real: bool (B,); False marks padding, which must weigh nothing.
-        positions: int64 (B,), place in this epoch over all ranks: rank r of w holds r, r + w, r + 2w, ... of
-            a batch. Padding continues the places of its batch; where batches are cut by frames it has 0.
-        epoch: from 0.
-        seed: of the order.
+        frame_counts: number of frames of each video, int64 (B,); 0 without frames.
+        characters: int64 (sum N,), or None if the batch contains frames. An encoder without a codebook gives
+            float32 (sum N, D) instead.
+        character_counts: number of characters of each video, int64 (B,), or None.
+        is_real: bool (B,); False marks padding, which must not contribute to any loss.
+        positions: position of each video in the epoch over all ranks, int64 (B,): rank r of w has positions
+            r, r + w, r + 2w, ... of a batch. Padding continues the positions of its batch; where a limit of
+            frames ends batches it has position 0.
+        epoch: number of the epoch, from 0.
+        seed: random seed of the sample order.
         bad: (id, reason) of samples that could not be read and were replaced by padding.
-        other_texts: for each video the sentence of another one, to ask whether the signs tell them apart.
+        other_texts: for each video the sentence of another video, to measure whether the signs distinguish
+            the sentences.
     """
 
     ids: list[str]
@@ -55,7 +58,7 @@ class Batch:
     other_texts: list[str] | None = None
 
     def __len__(self) -> int:
-        """Return B."""
+        """Return the number of videos."""
         return len(self.ids)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -63,7 +66,7 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, from which a copy to the GPU overlaps with computing."""
+        """Return the batch in page-locked memory, so that its copy to the GPU overlaps with computation."""
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, change: Any) -> Batch:
@@ -75,15 +78,15 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedSample:
-    """One sample as a source loads it: exactly one of frames and characters.
+    """One sample as a source loads it, with either frames or characters.
 
     Args:
         id: name of the video.
         text: reference sentence.
-        language: of the sentence.
-        frames: uint8 (T, H, W, 3).
-        characters: int (N,), or without a codebook float (N, D).
-        bad: why it could not be read; then the pictures are a stand-in.
+        language: language of the sentence.
+        frames: uint8 (T, H, W, 3), or None.
+        characters: int (N,), of an encoder without a codebook float (N, D), or None.
+        bad: reason why the sample could not be read; its frames are grey placeholders then.
     """
 
     id: str
@@ -103,9 +106,15 @@ def collate(
     seed: int,
     packed: PackedFrames | None = None,
 ) -> Batch:
-    """Pack items into a batch; an item that could not be read counts as padding and is named in ``bad``.
+    """Pack samples into a batch; a sample that could not be read counts as padding and is listed in ``bad``.
 
-    ``packed`` are the frames of all items if they lie in one array already.
+    Args:
+        items: the samples.
+        is_real: False for each sample that is padding.
+        positions: positions of the samples in the epoch, int64 (B,).
+        epoch: number of the epoch, from 0.
+        seed: random seed of the sample order.
+        packed: the frames of all samples, if they already are in one array.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Work that runs ahead of whoever needs it, in threads: decoding beside a model."""
+"""Running jobs in background threads before their results are needed, such as decoding next to a model."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ T = TypeVar("T")
 
 
 def prefetch(jobs: Iterable[Callable[[], T]], *, threads: int, waiting: int) -> Iterator[T]:
-    """Yield what ``jobs`` return, in their order.
+    """Yield the results of ``jobs`` in order; threads compute them before they are requested.
 
-    One more thread draws the jobs, which may itself be the work (a recording that is cut while it is
-    decoded). What a job raises is raised here.
+    A further thread iterates over ``jobs``, because producing a job can be the expensive part (a recording is
+    cut while it is decoded). An exception of a job, or of the iteration, is raised here.
 
     Args:
-        jobs: to be called once each.
-        threads: that call them.
-        waiting: results that may wait to be taken.
+        jobs: functions without arguments, each of which is called once.
+        threads: number of threads that call them.
+        waiting: largest number of results that wait to be taken.
     """
-    line: queue.Queue[Future[T] | BaseException | None] = queue.Queue(waiting)
-    ended = threading.Event()
+    pending: queue.Queue[Future[T] | BaseException | None] = queue.Queue(waiting)
+    stop = threading.Event()
 
-    def put(one: Future[T] | BaseException | None) -> None:
-        while not ended.is_set():
+    def put(item: Future[T] | BaseException | None) -> None:
+        while not stop.is_set():
             try:
-                line.put(one, timeout=0.1)
+                pending.put(item, timeout=0.1)
                 return
             except queue.Full:
                 continue
 
-    def draw() -> None:
+    def submit_jobs() -> None:
         try:
             for job in jobs:
-                if ended.is_set():
+                if stop.is_set():
                     return
                 put(pool.submit(job))
             put(None)
-        except BaseException as error:  # whoever takes the results raises it
+        except BaseException as error:  # the consumer raises it
             put(error)
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
-        drawing = threading.Thread(target=draw, daemon=True)
-        drawing.start()
+    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
+        submitting = threading.Thread(target=submit_jobs, daemon=True)
+        submitting.start()
         try:
-            while (one := line.get()) is not None:
-                if isinstance(one, BaseException):
-                    raise one
-                yield one.result()
+            while (item := pending.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item.result()
         finally:
-            ended.set()
-            drawing.join()
+            stop.set()
+            submitting.join()
             pool.shutdown(cancel_futures=True)
