@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from signllm.clip_geometry import clip_count
 from signllm.cluster.shapes import META, Rehearsal, rehearse
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
@@ -21,7 +22,6 @@ from signllm.data.batch import Batch
 from signllm.models.frozen_llm import recompute_activations
 from signllm.models.language_model import LanguageModel, LanguageModelConfig, language_model_class
 from signllm.models.sign_llm import SignLLM
-from signllm.models.visual_encoder import character_counts
 
 PROMPT_TOKENS = 16
 """Of prompt and separator: most tokenizers make about as many of ours."""
@@ -113,7 +113,7 @@ def batch_of(work: Work, *, size: int, video: bool) -> Batch:
     """Return a batch without values: every video, text and prompt as long as the others."""
     counts = torch.full((work.videos,), work.frames, dtype=torch.int64)
     frames: Tensor | None = None
-    characters = character_counts(counts)
+    characters = clip_count(counts)
     if video:
         shape = (work.videos * work.frames, size, size, 3)
         frames = torch.empty(shape, dtype=torch.uint8, device=META).permute(0, 3, 1, 2)

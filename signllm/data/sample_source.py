@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from signllm.clip_geometry import CLIP_FRAMES
 from signllm.data.augment import AugmentConfig, augment_frames, crop_center, draw_frame_numbers
 from signllm.data.batch import LoadedSample
 from signllm.data.frame_rate import count_frames_to_read, frame_numbers_to_read
@@ -17,8 +18,6 @@ from signllm.data.plan import Dataset
 from signllm.data.stored_frames import decode_stored_chunks
 from signllm.errors import UsageError
 from signllm.storage import DEFAULT_TIMEOUT_S
-
-_STAND_IN_FRAMES = 13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,7 @@ class DataConfig:
         """Raise :class:`UsageError` for a value that cannot work."""
         for name, least in (
             ("size", 16),
-            ("max_frames", 13),
+            ("max_frames", CLIP_FRAMES),
             ("workers", 0),
             ("window", 1),
             ("max_bad", 0),
@@ -165,7 +164,7 @@ class VideoSource:
                 packed.keep(begin, shown)
         except (UsageError, OSError) as error:  # of the decoder: reading raises StorageError
             bad = " ".join(str(error).split())  # with the shard where that is to blame
-            packed.extend([np.full((_STAND_IN_FRAMES, size, size, 3), 127, np.uint8)])
+            packed.extend([np.full((CLIP_FRAMES, size, size, 3), 127, np.uint8)])
         frames_THWC = packed.since(begin)
         return LoadedSample(
             id=sample.id, text=sample.text, language=sample.language, frames=frames_THWC, bad=bad

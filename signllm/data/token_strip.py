@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from signllm.clip_geometry import middle_frame
 from signllm.data.fonts import choose_font
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ CELL, BAND, LINE, MARGIN = 44, 20, 20, 8
 """Pixels: side of a frame, height of the bands of characters and words, of a line of text, margin."""
 IN_A_ROW = 24
 """Characters of a row."""
-FIRST, STRIDE = 6, 4
-"""Character n is read from frames 4n to 4n + 12; shown is the one in the middle."""
 BLACK, GREY, LIGHT = (0, 0, 0), (120, 120, 120), (225, 225, 225)
 
 
@@ -65,7 +64,7 @@ def draw_strip(
         top = MARGIN + LINE * len(lines) + number * row_height
         for n in row:
             x = MARGIN + (n - row.start) * CELL
-            frame = frames_THWC[min(FIRST + STRIDE * n, len(frames_THWC) - 1)]
+            frame = frames_THWC[min(middle_frame(n), len(frames_THWC) - 1)]
             picture.paste(Image.fromarray(frame).resize((CELL, CELL)), (x, top))
             again = n > 0 and characters[n] == characters[n - 1]
             box = (x, top + CELL, x + CELL - 1, top + CELL + BAND - 1)

@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
+from signllm.clip_geometry import CLIP_MIDDLE
 from signllm.cra.candidates import FIRST_CODE_POINT
 from signllm.cra.composition import WordsConfig, compose_words
 from signllm.cra.repeats import Collapsed, collapse_repeats
@@ -28,7 +29,7 @@ from signllm.cra.segmentation import Ints, Method
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.characters import load_split_characters
 from signllm.demo.studio import read_truth
-from signllm.demo.word_truth import MIDDLE, MomentTruth, moment_truth, score_characters, score_words
+from signllm.demo.word_truth import MomentTruth, moment_truth, score_characters, score_words
 from signllm.errors import UsageError
 
 SIZES = (32, 64, 128, 256, 512)
@@ -135,7 +136,7 @@ class Corpus:
     truth: MomentTruth
 
     @classmethod
-    def read(cls, folder: Path, *, frame: int = MIDDLE) -> Corpus:
+    def read(cls, folder: Path, *, frame: int = CLIP_MIDDLE) -> Corpus:
         """Read a finished demo; ``frame`` of each clip says which sign it shows.
 
         Raises:

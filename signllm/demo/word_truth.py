@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from signllm.clip_geometry import CLIP_MIDDLE, CLIP_STRIDE
 from signllm.cra.segmentation import Ints
 from signllm.cra.word_codebook import Segmentation
 from signllm.demo.language import glosses
 from signllm.errors import UsageError
 from signllm.inspection.information import entropy, mutual_information
 
-STRIDE, MIDDLE = 4, 6
 TOLERANCES = (0, 1)
 REST = -1
 SHUFFLES = 3
@@ -50,7 +50,7 @@ class MomentTruth:
 
 
 def moment_truth(
-    records: Sequence[dict[str, Any]], counts: Sequence[int] | Ints, *, frame: int = MIDDLE
+    records: Sequence[dict[str, Any]], counts: Sequence[int] | Ints, *, frame: int = CLIP_MIDDLE
 ) -> MomentTruth:
     """Read the truth of videos, one record of ``read_truth`` each, at their moments.
 
@@ -67,8 +67,8 @@ def moment_truth(
     signs: list[Ints] = []
     places: list[Ints] = []
     for record, count in zip(records, counts, strict=True):
-        middles = STRIDE * np.arange(count) + frame
-        if count > 0 and STRIDE * (count - 1) > record["ends"][-1]:
+        middles = CLIP_STRIDE * np.arange(count) + frame
+        if count > 0 and CLIP_STRIDE * (count - 1) > record["ends"][-1]:
             raise UsageError(
                 f"{count} characters for signs that end at frame {record['ends'][-1]}",
                 where=record["id"],

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from signllm.clip_geometry import interval_start
 from signllm.data.augment import crop_center
 from signllm.data.batch import LoadedSample, collate
 from signllm.data.prefetch import prefetch
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 FRAMES_AT_ONCE = 512
 """Frames of the pieces that are encoded together, unless one has more: a bound of memory."""
 _THREADS, _WAITING = 2, 4
-_STRIDE, _MIDDLE = 4, 4
-"""Character n is read from frames 4n to 4n + 12 and stands for the four in their middle, from 4n + 4 on."""
 
 log = logging.getLogger(__name__)
 
@@ -221,5 +220,5 @@ def bounds(characters: int, edges_s: np.ndarray) -> list[float]:
     """
     if characters == 1:
         return [float(edges_s[0]), float(edges_s[-1])]
-    frames = np.minimum(_STRIDE * np.arange(characters + 1) + _MIDDLE, len(edges_s) - 1)
+    frames = np.minimum(interval_start(np.arange(characters + 1)), len(edges_s) - 1)
     return [float(time_s) for time_s in edges_s[frames]]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from signllm.atomic_files import atomic_write
+from signllm.clip_geometry import CLIP_FRAMES, clip_frames
 from signllm.data.video_error import VideoError
 from signllm.errors import UsageError
 from signllm.evaluation.report.frames import THUMBNAIL_HEIGHT, Film, film_of
-from signllm.evaluation.report.timeline import CLIP_FRAMES, CLIP_STRIDE
 from signllm.inspection.reading import Reading, read_characters
 from signllm.inspection.sheet import Clip, Entry, Page, Section, draw_sheet
 from signllm.inspection.usage import Example, Usage, count_usage, usage_record
@@ -149,14 +149,14 @@ def sections_of(reading: Reading, usage: Usage, *, top: int) -> list[Section]:
 
 def frames_of_character(example: Example) -> tuple[int, ...]:
     """Return the frames to show of a character, the first and the last of its 13 included."""
-    first = example.start * CLIP_STRIDE
-    return _spread(first, first + CLIP_FRAMES - 1, CHARACTER_FRAMES)
+    frames = clip_frames(example.start, example.start + 1)
+    return _spread(frames[0], frames[-1], CHARACTER_FRAMES)
 
 
 def frames_of_word(example: Example) -> tuple[int, ...]:
     """Return the frames to show of a word, from the first that its characters see to the last."""
-    last = (example.stop - 1) * CLIP_STRIDE + CLIP_FRAMES - 1
-    return _spread(example.start * CLIP_STRIDE, last, WORD_FRAMES)
+    frames = clip_frames(example.start, example.stop)
+    return _spread(frames[0], frames[-1], WORD_FRAMES)
 
 
 def summary_lines(record: Mapping[str, Any]) -> list[str]:

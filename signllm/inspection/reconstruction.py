@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from signllm.atomic_files import atomic_file
+from signllm.clip_geometry import middle_frame
 from signllm.errors import UsageError
 from signllm.evaluation.hypotheses import deranged
 from signllm.evaluation.report.frames import film_of
-from signllm.evaluation.report.timeline import CLIP_FRAMES, CLIP_STRIDE
 from signllm.inspection.reading import Reading, read_characters
 from signllm.progress import progress
 
@@ -156,7 +156,7 @@ def _pictures(reading: Reading, config: ReconstructionConfig) -> Pictures:
         for place in chosen:
             sequence = reading.sequences[place]
             film = film_of(reading.split, reading.places[place], most=reading.max_frames, fps=reading.fps)
-            middle = np.arange(len(sequence)) * CLIP_STRIDE + CLIP_FRAMES // 2
+            middle = middle_frame(np.arange(len(sequence)))
             seen = torch.from_numpy(film.frames[np.minimum(middle, len(film.frames) - 1)]).movedim(3, 1)
             small = functional.adaptive_avg_pool2d(seen.float(), config.side)
             frames.append(small.round().to(torch.uint8))

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from signllm.clip_geometry import middle_frame
 from signllm.config import FinetuneConfig, PretrainConfig, load_config, run_stage
 from signllm.cra.word_codebook import Segmentation, WordCodebook
 from signllm.data.frame_rate import frame_numbers_to_read
@@ -35,8 +36,6 @@ from signllm.training.checkpoint import load_weights, whole_checkpoint
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-STRIDE, MIDDLE = 4, 6
-"""Character n reads frames 4n to 4n + 12."""
 SHUFFLES, MANTEL = 20, 999
 NO_SIGN = -1
 
@@ -86,7 +85,7 @@ def moments_of(reading: Reading, known: Mapping[str, Sequence[KnownSign]]) -> Mo
         cut = reading.words.segment(torch.from_numpy(sequence), torch.tensor([len(sequence)]))
         shown = np.full(len(sequence), NO_SIGN, np.int64)
         read = frame_numbers_to_read(sample.frames, sample.fps, reading.fps, reading.max_frames)
-        middles = STRIDE * np.arange(len(sequence)) + MIDDLE
+        middles = middle_frame(np.arange(len(sequence)))
         frames = read[np.minimum(middles, len(read) - 1)]
         for sign in known[sample.id]:
             shown[(frames >= sign.start) & (frames < sign.end)] = len(sign_of)

@@ -19,12 +19,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from signllm.clip_geometry import (
+    CLIP_FRAMES,
+    TEMPORAL_KERNEL,
+    TEMPORAL_STRIDE,
+    temporal_convolution_count,
+)
 from signllm.errors import UsageError
 from signllm.models.backbone import build_backbone, group_norm
 from signllm.models.feature_cache import content_key, feature_cache, weights_key
 from signllm.models.gather import starts_of, video_of_rows
 
-TAPS, STRIDE, CLIP_FRAMES = 5, 2, 13
 PIXELS_PER_PASS = {"cpu": 2**20, "cuda": 2**22}
 """Pixels of the frames in one pass through the backbone, by device, unless ``frames_per_chunk`` is given.
 
@@ -118,13 +123,15 @@ class TemporalConv3d(nn.Conv3d):
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, (TAPS, 3, 3), stride=(STRIDE, 1, 1), padding=(0, 1, 1))
+        super().__init__(
+            inputs, outputs, (TEMPORAL_KERNEL, 3, 3), stride=(TEMPORAL_STRIDE, 1, 1), padding=(0, 1, 1)
+        )
         self._kept_kernels: dict[tuple[int, int], Tensor] | None = None
 
     def forward(self, maps: Tensor, taps: Tensor) -> Tensor:  # type: ignore[override]
         """Return (P, outputs, h, w) of maps (F, inputs, h, w), given the frames (P, 5) each output sees."""
         kernel = self._kernel(*maps.shape[2:])
-        outputs_per_pass = max(1, STACKED_PER_PASS // (TAPS * maps[0].numel()))
+        outputs_per_pass = max(1, STACKED_PER_PASS // (TEMPORAL_KERNEL * maps[0].numel()))
         passes = taps.split(outputs_per_pass)
         return run_passes(self._convolve, [(maps, part, kernel) for part in passes])
 
@@ -356,11 +363,6 @@ def subtract_video_mean(x: Tensor, counts: Tensor) -> Tensor:
     return x - means.index_select(0, video_of_rows(counts))
 
 
-def character_counts(frame_counts: Tensor) -> Tensor:
-    """Return N = floor((max(T, 13) - 13) / 4) + 1 for each T."""
-    return (frame_counts.clamp(min=CLIP_FRAMES) - CLIP_FRAMES) // (STRIDE * STRIDE) + 1
-
-
 def first_taps(frame_counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return the frames (P, 5) that each output of the first convolution sees, and outputs per video (B,).
 
@@ -374,8 +376,8 @@ def first_taps(frame_counts: Tensor) -> tuple[Tensor, Tensor]:
 def taps_of(counts: Tensor, *, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the rows (P, 5) that each output (5 taps, stride 2) sees, and outputs per video (B,)."""
     starts = starts_of(counts) if starts is None else starts
-    outputs = (counts - TAPS) // STRIDE + 1
+    outputs = temporal_convolution_count(counts)
     video = video_of_rows(outputs)
     place = torch.arange(len(video), device=counts.device) - starts_of(outputs)[video]
-    first = starts[video] + STRIDE * place
-    return first[:, None] + torch.arange(TAPS, device=counts.device), outputs
+    first = starts[video] + TEMPORAL_STRIDE * place
+    return first[:, None] + torch.arange(TEMPORAL_KERNEL, device=counts.device), outputs

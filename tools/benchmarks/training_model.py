@@ -19,6 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from signllm.clip_geometry import CLIP_FRAMES, clip_count
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.batch import Batch
@@ -251,13 +252,13 @@ def draw_batch(
         factor = 1 + spread * (2 * torch.rand(work.videos, generator=generator) - 1)
         return [max(least, round(mean * one)) for one in factor.tolist()]
 
-    frame_counts = lengths(work.frames, 13)
+    frame_counts = lengths(work.frames, CLIP_FRAMES)
     words = size.llama["vocab_size"] - 3
     texts = [
         " ".join(f"w{word}" for word in torch.randint(words, (count - 1,), generator=generator).tolist())
         for count in lengths(work.text_tokens, 2)
     ]
-    counts = torch.tensor([(frames - 13) // 4 + 1 for frames in frame_counts])
+    counts = torch.tensor([clip_count(frames) for frames in frame_counts])
     frames = characters = None
     if signs == "video":
         side = config.data.size

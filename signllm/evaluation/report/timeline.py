@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
+from signllm.clip_geometry import CLIP_STRIDE, interval_start
 from signllm.evaluation.report.chart import round_ticks
 from signllm.evaluation.report.markup import Markup, joined, tag
 
 if TYPE_CHECKING:
     from signllm.evaluation.report.frames import Film
 
-CLIP_FRAMES, CLIP_STRIDE = 13, 4
 WIDTH, LEFT, RIGHT = 1000, 6, 6
 ROW_CHARACTERS = 32
 BLOCK, BRACKET, AXIS = 30, 30, 34
@@ -142,7 +142,7 @@ def _bracket(span: Span, start: int, stop: int, step: float, top: float) -> Mark
 
 def _axis(places: range, step: float, top: float) -> Markup:
     """Label frames below the blocks; character n's block begins at frame 4n + 4."""
-    first, last = places.start * CLIP_STRIDE + 4, places.stop * CLIP_STRIDE + 4
+    first, last = interval_start(places.start), interval_start(places.stop)
     per_frame = step / CLIP_STRIDE
     parts = [tag("line", x1=LEFT, x2=LEFT + len(places) * step, y1=top + 4, y2=top + 4, class_="axis")]
     ticks = round_ticks(first, last, max(1, round(len(places) * step / 120)))
@@ -161,7 +161,7 @@ def _film(film: Film, places: range, step: float) -> tuple[Markup, int]:
     count = math.ceil(width / film.width)
     shown_width = width / count
     height = round(shown_width * film.height / film.width)
-    first = places.start * CLIP_STRIDE + 4
+    first = interval_start(places.start)
     wanted = [int(first + (place + 0.5) * len(places) * CLIP_STRIDE / count) for place in range(count)]
     image = tag("image", href=film.strip(wanted), x=LEFT, y=0, width=width, height=height)
     return image, height + 8

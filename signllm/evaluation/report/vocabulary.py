@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from signllm.clip_geometry import clip_frames
 from signllm.evaluation.report.chart import Series, line_chart
 from signllm.evaluation.report.markup import Markup, joined, tag
 from signllm.evaluation.report.run_folder import RunFolder
-from signllm.evaluation.report.timeline import CLIP_FRAMES, CLIP_STRIDE, Span, spans_of, swatch
+from signllm.evaluation.report.timeline import Span, spans_of, swatch
 
 if TYPE_CHECKING:
     from signllm.cra.word_codebook import WordCodebook
@@ -104,7 +105,8 @@ class Vocabulary:
 
     def _clip(self, word: int, film: Film, span: Span) -> Markup:
         """Return the frames of a word in a video, from the first that its characters see to the last."""
-        first, last = span.start * CLIP_STRIDE, (span.stop - 1) * CLIP_STRIDE + CLIP_FRAMES - 1
+        frames = clip_frames(span.start, span.stop)
+        first, last = frames[0], frames[-1]
         shown = [first + round(place * (last - first) / (FRAMES - 1)) for place in range(FRAMES)]
         told = f"frames {first} to {last} of a video, read as word {word}"
         return tag("img", src=film.strip(shown), alt=told, width=FRAMES * film.width, height=film.height)
