@@ -37,7 +37,8 @@ class QuantizerConfig:
             (paper).
         kmeans_batches: batches of the training data that the k-means start looks at.
         revive_dead_after: a code unused for so many training steps becomes a vector of the batch; 0 never;
-            ``ema`` alone, because an optimizer would undo it.
+            ``ema`` alone, because an optimizer would undo it. Only until words are composed: see
+            ``Quantizer.keeps_codes``.
         seed: of the start and of the revivals.
     """
 
@@ -111,8 +112,11 @@ def _weigh_gradient(x: Tensor, weight: float) -> Tensor:
 class Quantizer(nn.Module):
     """Codebook (K, D) with nearest-code assignment; see the module's head.
 
-    ``recent_use``, float32 (K,): how often training used each code, over all ranks, since somebody last set
-    it to None; for whoever looks at a run.
+    Attributes:
+        recent_use: float32 (K,), how often training has used each code, over all ranks, since it was last set
+            to None.
+        keeps_codes: no code is revived. Words are spelled in codes: a code that moves to the vector of
+            another one takes over its clips, and every word that contains the other one no longer occurs.
     """
 
     codebook: Tensor
@@ -127,6 +131,7 @@ class Quantizer(nn.Module):
         self.config = config
         self.has_codes = config.update != "none"
         self.recent_use: Tensor | None = None
+        self.keeps_codes = False
         generator = torch.Generator().manual_seed(config.seed)
         initial = (torch.rand(config.codes, width, generator=generator) * 2 - 1) / config.codes
         if config.update == "gradient":
@@ -226,7 +231,7 @@ class Quantizer(nn.Module):
             torch.where(alive[:, None], self.sums / self.members.clamp(min=1e-3)[:, None], self.codebook)
         )
         self.idle_steps.add_(1).mul_((used == 0).to(self.idle_steps.dtype))
-        if self.config.revive_dead_after:
+        if self.config.revive_dead_after and not self.keeps_codes:
             self._revive(z, counts, weight)
 
     def _decay(self) -> float:

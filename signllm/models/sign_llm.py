@@ -147,6 +147,7 @@ class SignLLM(nn.Module):
             )
         self.config, self.words = config, words
         self.vq_sign = vq_sign
+        self.vq_sign.quantizer.keeps_codes = True
         width = vq_sign.config.encoder.width
         self.language_model = build_language_model(config.language_model, deepspeed=deepspeed)
         self.word_vectors = WordVectors(words, width) if vq_sign.quantizer.has_codes else None

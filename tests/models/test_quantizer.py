@@ -96,6 +96,17 @@ def test_dead_codes_become_vectors_of_the_batch_and_are_used() -> None:
     assert last.metrics["codes_used"] == 4
 
 
+def test_codes_that_words_are_spelled_in_are_not_revived() -> None:
+    model = with_codes(
+        quantizer(update="ema", revive_dead_after=2), [[0.0, 0.0], [50.0, 0], [60.0, 0], [70.0, 0]]
+    )
+    model.keeps_codes = True
+    for _ in range(6):
+        last = model(torch.randn(5, 2), COUNTS)
+    assert last.metrics["codes_used"] == 1
+    assert model.revivals == 0
+
+
 def test_characters_come_back_as_constant_codes() -> None:
     model = with_codes(quantizer(), SQUARE)
     found = model(torch.tensor([3, 0, 0, 1, 2]), COUNTS)
