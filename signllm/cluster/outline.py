@@ -17,10 +17,10 @@ from signllm.cluster.plan import Weight
 from signllm.config import FinetuneConfig, PretrainConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
-from signllm.models.adapters import with_lora
+from signllm.models.adapters import add_lora
 from signllm.models.backbone import SHORT_NAMES
-from signllm.models.frozen_llm import DTYPES, read_configuration, without_dropout
 from signllm.models.language_model import LanguageModelConfig
+from signllm.models.language_model_loading import DTYPES, disable_dropout, read_configuration
 from signllm.models.model_files import model_folder
 from signllm.models.projector import Projector
 from signllm.models.visual_encoder import VisualEncoderConfig
@@ -225,13 +225,13 @@ def _language_model(config: LanguageModelConfig, missing: list[str]) -> nn.Modul
     except UsageError:
         missing.append(f"language model: {config.path or 'no folder'} is not on this machine")
         return None
-    settings = without_dropout(read_configuration(config.path))
+    settings = disable_dropout(read_configuration(config.path))
     auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
     try:
         with torch.device("meta"):
             model: nn.Module = auto.from_config(settings, dtype=DTYPES[config.dtype])
             model.requires_grad_(False)
-            return model if config.lora is None else with_lora(model, config.lora)
+            return model if config.lora is None else add_lora(model, config.lora)
     except ValueError as error:
         raise UsageError(
             f"this is no configuration of a language model: {str(error).strip().splitlines()[0]}",

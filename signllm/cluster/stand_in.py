@@ -19,8 +19,8 @@ from signllm.cluster.shapes import META, Rehearsal, rehearse
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.batch import Batch
-from signllm.models.frozen_llm import recompute_activations
 from signllm.models.language_model import LanguageModel, LanguageModelConfig, language_model_class
+from signllm.models.language_model_loading import recompute_activations
 from signllm.models.sign_llm import SignLLM
 
 PROMPT_TOKENS = 16

@@ -21,7 +21,7 @@ from signllm.cluster.stand_in import Work, stand_in, step, with_checkpointing
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
-from signllm.models.quantization import Quantize
+from signllm.models.language_model_quantization import Quantize
 from signllm.models.sign_llm import SignLLM
 from signllm.training.engine import deepspeed_settings
 

@@ -21,8 +21,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from signllm.cra.merging import Merge
-from signllm.cra.packed import Ints, tally, whole_videos
+from signllm.cra.byte_pair_merging import Merge
+from signllm.cra.packed_sequences import Ints, count_characters, video_chunks
 
 FIRST_CODE_POINT = 0x10000
 """Characters start above the surrogates: 0x10FFFF − 0x10000 leaves room for a million."""
@@ -64,7 +64,7 @@ def learn_merges(
         longest: likewise.
         min_frequency: likewise.
     """
-    present = tally(characters).nonzero()[0]
+    present = count_characters(characters).nonzero()[0]
     if limit < 1 or longest < 2 or len(present) == 0:
         return ()
     pair_counts = _pair_counts(characters, counts)
@@ -100,7 +100,7 @@ def _pair_counts(characters: NDArray[np.integer], counts: Ints) -> Ints:
 def _neighbours(characters: NDArray[np.integer], counts: Ints, counters: int) -> Iterator[tuple[Ints, Ints]]:
     """Yield chunks of whole videos, and the counter of each character and the next; at an end the last."""
     alphabet = int(characters.max()) + 1
-    for chunk, chunk_counts in whole_videos(characters, counts):
+    for chunk, chunk_counts in video_chunks(characters, counts):
         counter = np.full(len(chunk), counters)
         counter[:-1] = (chunk[:-1] * alphabet + chunk[1:]) % counters
         counter[np.cumsum(chunk_counts[chunk_counts > 0]) - 1] = counters

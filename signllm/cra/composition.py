@@ -15,22 +15,22 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from signllm.cra.byte_pair_merging import Merge
 from signllm.cra.candidates import learn_merges, words_of_size
 from signllm.cra.frequencies import description_length, sample_of_videos, word_frequencies
-from signllm.cra.merging import Merge
-from signllm.cra.packed import Ints, Packed, tally
+from signllm.cra.packed_sequences import Ints, Packed, count_characters
 from signllm.cra.repeats import collapse_corpus, mean_run_length
 from signllm.cra.segmentation import Method, count_occurrences
-from signllm.cra.transport import SizeOutcome, TransportConfig, choose_size, describe_curve, solve_sizes
+from signllm.cra.transport import SizeResult, TransportConfig, choose_size, describe_curve, solve_sizes
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
 
 log = logging.getLogger(__name__)
 
-COLLAPSED = 1.5
+COLLAPSED_PERPLEXITY = 1.5
 """Perplexity below which there is nothing to compose: nearly all characters are the same one."""
 
-TELLING = 16
+MIN_JUDGED_CHARACTERS = 16
 """Characters from which it can be told: a clip of 13 frames is one character, whatever the codebook."""
 
 
@@ -136,9 +136,9 @@ def _check(characters: NDArray[np.integer], codes: int) -> None:
         raise UsageError("there are no characters", remedy="give a split with videos")
     if not (0 <= characters.min() and characters.max() < codes):
         raise ValueError(f"characters {characters.min()} to {characters.max()} for a codebook of {codes}")
-    p = tally(characters) / len(characters)
+    p = count_characters(characters) / len(characters)
     perplexity = float(np.exp(-(p[p > 0] * np.log(p[p > 0])).sum()))
-    if perplexity < COLLAPSED and len(characters) >= TELLING:
+    if perplexity < COLLAPSED_PERPLEXITY and len(characters) >= MIN_JUDGED_CHARACTERS:
         raise UsageError(
             f"the character codebook has collapsed: perplexity {perplexity:.2f} of {codes} codes over "
             f"{len(characters)} characters",
@@ -156,7 +156,7 @@ def _check_candidates(candidates: int, videos: int, characters: int, config: Wor
             remedy=f"give at most {candidates}, more videos, or a smaller --words.min-frequency "
             f"(now {config.min_frequency})",
         )
-    if config.size is None and candidates == 0 and characters >= TELLING:
+    if config.size is None and candidates == 0 and characters >= MIN_JUDGED_CHARACTERS:
         log.warning(
             "%s: no two characters follow each other %d times, so characters stand for themselves alone; "
             "give more videos, or a smaller --words.min-frequency",
@@ -171,7 +171,7 @@ def _sizes(candidates: int, config: WordsConfig) -> list[int]:
     return sorted(sizes | ({config.size} if config.size is not None else set()))
 
 
-def _choose(outcomes: list[SizeOutcome], sizes: list[int], config: WordsConfig) -> int:
+def _choose(outcomes: list[SizeResult], sizes: list[int], config: WordsConfig) -> int:
     """The place of the size: the one asked for, or the best; says so if the best is all that there was."""
     if config.size is not None:
         return sizes.index(config.size)
@@ -186,7 +186,7 @@ def _choose(outcomes: list[SizeOutcome], sizes: list[int], config: WordsConfig) 
 
 
 def _kept(
-    outcome: SizeOutcome, candidates: tuple[tuple[int, ...], ...], occurrences: Ints
+    outcome: SizeResult, candidates: tuple[tuple[int, ...], ...], occurrences: Ints
 ) -> tuple[tuple[tuple[int, ...], ...], Ints]:
     """The words that a size keeps, and the occurrences of all characters and these."""
     alphabet = len(occurrences) - len(candidates)
@@ -197,18 +197,18 @@ def _kept(
 
 
 def _told(
-    outcomes: list[SizeOutcome],
+    outcomes: list[SizeResult],
     short: Packed,
     candidates: tuple[tuple[int, ...], ...],
     occurrences: Ints,
     merges: tuple[Merge, ...],
     config: WordsConfig,
-) -> list[SizeOutcome]:
+) -> list[SizeResult]:
     """Tell (a sample of) the corpus in the words of every size; spare what is dropped at a loss."""
     sample, times = sample_of_videos(short)
     method = config.segmentation
 
-    def length(outcome: SizeOutcome) -> float:
+    def length(outcome: SizeResult) -> float:
         words, counted = _kept(outcome, candidates, occurrences)
         applied = words_of_size(merges, outcome.size) if method == "bpe" else ()
         found = word_frequencies(sample, words, counted, method=method, merges=applied)

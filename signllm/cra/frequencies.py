@@ -12,8 +12,8 @@ import zlib
 
 import numpy as np
 
-from signllm.cra.merging import Merge
-from signllm.cra.packed import Ints, Packed
+from signllm.cra.byte_pair_merging import Merge
+from signllm.cra.packed_sequences import Ints, Packed
 from signllm.cra.segmentation import Method, WordTable, count_words
 
 Words = tuple[tuple[int, ...], ...]

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from signllm.cra.packed import Ints, Packed, whole_videos
+from signllm.cra.packed_sequences import Ints, Packed, video_chunks
 
 
 @dataclass(frozen=True)
-class Collapsed:
+class CollapsedSequences:
     """Packed sequences without repeats, and where each original character went.
 
     Attributes:
@@ -47,7 +47,7 @@ def run_lengths(characters: Ints, counts: Ints) -> tuple[Ints, Ints]:
 def mean_run_length(characters: NDArray[np.integer], counts: Ints, *, repeated_only: bool = True) -> float:
     """Return α, the mean run length of a corpus; 1 where no run of the kind exists."""
     total = runs = 0
-    for chunk in whole_videos(characters, counts):
+    for chunk in video_chunks(characters, counts):
         _, lengths = run_lengths(*chunk)
         taken = lengths[lengths > 1] if repeated_only else lengths
         total, runs = total + int(taken.sum()), runs + len(taken)
@@ -67,7 +67,7 @@ def mean_run_lengths(characters: Ints, counts: Ints, *, repeated_only: bool = Tr
 
 def collapse_repeats(
     characters: Ints, counts: Ints, *, slow_down: int, alpha: float | None, repeated_only: bool = True
-) -> Collapsed:
+) -> CollapsedSequences:
     """Collapse the runs of packed sequences.
 
     Args:
@@ -91,7 +91,7 @@ def collapse_repeats(
     collapsed = np.full(len(lengths) + int(is_slow.sum()), slow_down, dtype=np.int64)
     collapsed[place] = kept
     new_counts = np.bincount(video_of_run, weights=1 + is_slow, minlength=len(counts)).astype(np.int64)
-    return Collapsed(collapsed, new_counts, place[run], lengths[run])
+    return CollapsedSequences(collapsed, new_counts, place[run], lengths[run])
 
 
 def collapse_corpus(
@@ -107,7 +107,7 @@ def collapse_corpus(
     Arguments are those of ``collapse_repeats``.
     """
     parts, new_counts = [np.zeros(0, dtype=np.min_scalar_type(slow_down))], [np.zeros(0, dtype=np.int64)]
-    for chunk in whole_videos(characters, counts):
+    for chunk in video_chunks(characters, counts):
         short = collapse_repeats(*chunk, slow_down=slow_down, alpha=alpha, repeated_only=repeated_only)
         parts.append(short.characters.astype(parts[0].dtype))
         new_counts.append(short.counts)

@@ -2,8 +2,8 @@
 
 Viterbi: the split of a sequence into words that maximises Σ log P(word), words independent (unigram model
 over the word frequencies of the corpus); ties go to the longer word. Longest: from left to right, the
-longest word that fits. Byte-pair order: ``signllm.cra.merging``. Every single character is a word, so
-nothing is ever lost.
+longest word that fits. Byte-pair order: ``signllm.cra.byte_pair_merging``. Every single character is a word,
+so nothing is ever lost.
 
 No word crosses most places, and there every split parts: sequences fall into short pieces which are solved
 by themselves, a step in time of all pieces of a chunk at once. Scores are whole numbers (2⁻²⁸ nats), whose
@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from signllm.cra.merging import Merge, MergeTable
-from signllm.cra.packed import whole_videos
+from signllm.cra.byte_pair_merging import Merge, MergeTable
+from signllm.cra.packed_sequences import video_chunks
 from signllm.cra.trie import Matches, Trie
 
 Ints = NDArray[np.int64]
@@ -94,7 +94,7 @@ def count_occurrences(
 ) -> Ints:
     """Count each character and each word, overlaps included: (alphabet + len(words),)."""
     trie, total = Trie(words, alphabet), np.zeros(alphabet + len(words), dtype=np.int64)
-    for chunk, chunk_counts in whole_videos(characters, counts):
+    for chunk, chunk_counts in video_chunks(characters, counts):
         spread, _ = _spread(chunk, chunk_counts, alphabet)
         total[:alphabet] += np.bincount(chunk, minlength=alphabet)
         for matches in trie.find(spread):
@@ -106,7 +106,7 @@ def _segmented(
     characters: NDArray[np.integer], counts: Ints, table: WordTable, method: Method
 ) -> Iterator[Ints]:
     """Yield the words of a chunk of whole videos after the other, as ``segment`` gives them."""
-    for chunk, chunk_counts in whole_videos(characters, counts):
+    for chunk, chunk_counts in video_chunks(characters, counts):
         spread, kept = _spread(chunk, chunk_counts, table.alphabet)
         yield _words(spread, table, method)[kept]
 

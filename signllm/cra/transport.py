@@ -87,7 +87,7 @@ class TransportConfig:
 
 
 @dataclass(frozen=True)
-class SizeOutcome:
+class SizeResult:
     """What transport says about one number of candidates.
 
     Attributes:
@@ -116,7 +116,7 @@ class SizeOutcome:
 
 def solve_sizes(
     words: Sequence[tuple[int, ...]], occurrences: Ints, sizes: Sequence[int], config: TransportConfig
-) -> list[SizeOutcome]:
+) -> list[SizeResult]:
     """Solve the transport of every size at once.
 
     Args:
@@ -138,7 +138,7 @@ def solve_sizes(
     received_BV, iterations, error = _solve(cost_KV, supply_K, demand_BV, config)
     kept_BV = received_BV >= config.keep_share * demand_BV
     return [
-        SizeOutcome(
+        SizeResult(
             size,
             kept_BV[b, alphabet : alphabet + size],
             *_entropy(received_BV[b] / length_V, received_BV[b]),
@@ -162,7 +162,7 @@ def word_costs(spellings: Sequence[tuple[int, ...]], occurrences: Ints, alphabet
     return surprise_KV + (-np.log(rate_V) / length_V - own_V)
 
 
-def marginal_utilities(outcomes: Sequence[SizeOutcome], normalisation: Normalisation) -> list[float]:
+def marginal_utilities(outcomes: Sequence[SizeResult], normalisation: Normalisation) -> list[float]:
     """Return −(H_r − H_{r−1})/(difference in size) for every size after the first, which is the reference."""
     pairs = zip(outcomes[1:], outcomes, strict=False)
     return [
@@ -171,7 +171,7 @@ def marginal_utilities(outcomes: Sequence[SizeOutcome], normalisation: Normalisa
     ]
 
 
-def choose_size(outcomes: Sequence[SizeOutcome], config: TransportConfig, *, min_size: int) -> int:
+def choose_size(outcomes: Sequence[SizeResult], config: TransportConfig, *, min_size: int) -> int:
     """Return the place of the best size of at least ``min_size``, the smallest of equals.
 
     Where no size reaches the minimum, the largest stands in.
@@ -186,14 +186,14 @@ def choose_size(outcomes: Sequence[SizeOutcome], config: TransportConfig, *, min
     return max(allowed, key=lambda place: scores[place], default=len(outcomes) - 1)
 
 
-def _known_lengths(outcomes: Sequence[SizeOutcome]) -> list[float]:
+def _known_lengths(outcomes: Sequence[SizeResult]) -> list[float]:
     lengths = [outcome.description_length for outcome in outcomes]
     if None in lengths:
         raise ValueError("a description length is not known before the corpus is segmented")
     return [length for length in lengths if length is not None]
 
 
-def describe_curve(outcomes: Sequence[SizeOutcome], chosen: int) -> tuple[dict[str, Any], ...]:
+def describe_curve(outcomes: Sequence[SizeResult], chosen: int) -> tuple[dict[str, Any], ...]:
     """Return one plain record per size, with both normalisations, for ``words.json``."""
     per_character = [None, *marginal_utilities(outcomes, "length")]
     per_word = [None, *marginal_utilities(outcomes, "none")]

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from signllm.atomic_files import atomic_file, atomic_write
-from signllm.cra.merging import Merge, MergeTable
+from signllm.cra.byte_pair_merging import Merge, MergeTable
 from signllm.cra.repeats import collapse_repeats
 from signllm.cra.segmentation import Method, WordTable, segment
 from signllm.errors import UsageError
@@ -61,7 +61,7 @@ class Segmentation:
     slow_weight: Tensor
 
     @classmethod
-    def one_each(cls, counts: Tensor) -> Segmentation:
+    def one_word_per_token(cls, counts: Tensor) -> Segmentation:
         """Return every token of videos with ``counts`` (B,) as a word by itself."""
         place = torch.arange(int(counts.sum()), device=counts.device)
         none, all_of_it = torch.zeros_like(place), torch.ones_like(place, dtype=torch.float32)
@@ -155,7 +155,7 @@ class WordCodebook:
         arrays = (words, word_counts, slot, position, *weights)
         return Segmentation(*(torch.from_numpy(array).to(characters.device) for array in arrays))
 
-    def covered(self, segmentation: Segmentation) -> Tensor:
+    def in_composed_words(self, segmentation: Segmentation) -> Tensor:
         """Say of each character, bool (sum N,), whether it went into a word of two and more."""
         return (segmentation.words > self.slow_down)[segmentation.slot]
 

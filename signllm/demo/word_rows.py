@@ -24,7 +24,7 @@ import torch
 from signllm.clip_geometry import CLIP_MIDDLE
 from signllm.cra.candidates import FIRST_CODE_POINT
 from signllm.cra.composition import WordsConfig, compose_words
-from signllm.cra.repeats import Collapsed, collapse_repeats
+from signllm.cra.repeats import CollapsedSequences, collapse_repeats
 from signllm.cra.segmentation import Ints, Method
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.characters import load_split_characters
@@ -200,7 +200,7 @@ class Table:
         return self.words(Row(label="default"))
 
     @cached_property
-    def _short(self) -> Collapsed:
+    def _short(self) -> CollapsedSequences:
         alone = self._compose(0, WordsConfig())
         return collapse_repeats(
             self.corpus.characters,
@@ -268,7 +268,7 @@ def chosen_size(curve: Sequence[dict[str, Any]], config: WordsConfig) -> int:
     return int(best["size"])
 
 
-def learn_unigram(short: Collapsed, *, size: int, longest: int) -> dict[tuple[int, ...], float]:
+def learn_unigram(short: CollapsedSequences, *, size: int, longest: int) -> dict[tuple[int, ...], float]:
     """Return the pieces of ``tokenizers``' unigram language model and their probabilities.
 
     Args:

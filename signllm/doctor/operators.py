@@ -13,7 +13,7 @@ from torch import Tensor
 from signllm.doctor.finding import Finding
 from signllm.errors import UsageError
 from signllm.kernels import mmd, sinkhorn, vq_assign
-from signllm.kernels.choice import choose
+from signllm.kernels.implementation import choose
 
 LARGEST_ERROR = 1e-5
 """What float32 may be off in problems of this size, where all numbers are about 1."""
@@ -33,7 +33,7 @@ def findings() -> list[Finding]:
 def _finding(name: str, error_on: Callable[[torch.device], float], device: torch.device) -> Finding:
     chosen = choose(device)
     title = f"{name} on {device}"
-    facts = {"implementation": chosen.implementation, "why": chosen.why}
+    facts = {"implementation": chosen.implementation, "why": chosen.reason}
     try:
         error = error_on(device)
     except UsageError:
@@ -44,7 +44,7 @@ def _finding(name: str, error_on: Callable[[torch.device], float], device: torch
             group="operators", name=title, state="wrong", told=told, remedy=_remedy(facts), facts=facts
         )
     is_right = error <= LARGEST_ERROR
-    told = f"{chosen.implementation}, {'max error' if is_right else 'WRONG by'} {error:.1e}; {chosen.why}"
+    told = f"{chosen.implementation}, {'max error' if is_right else 'WRONG by'} {error:.1e}; {chosen.reason}"
     return Finding(
         group="operators",
         name=title,

@@ -202,7 +202,7 @@ def covered_by(words: WordCodebook, sequences: Sequence[Sequence[int]]) -> dict[
         return {}
     characters = torch.tensor([character for one in sequences for character in one], dtype=torch.int64)
     segmentation = words.segment(characters, torch.tensor([len(one) for one in sequences]))
-    return {"covered": float(words.covered(segmentation).double().mean())}
+    return {"covered": float(words.in_composed_words(segmentation).double().mean())}
 
 
 def translate_split(

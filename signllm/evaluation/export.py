@@ -22,10 +22,10 @@ from signllm.atomic_files import report_full_disk
 from signllm.config import FinetuneConfig, datasets_of, load_config, save_config
 from signllm.errors import UsageError
 from signllm.evaluation.model_card import model_card
-from signllm.models.adapters import BASE_CLASS, is_adapter, peft_settings, to_peft
-from signllm.models.frozen_llm import load_tokenizer, read_configuration
+from signllm.models.adapters import BASE_CLASS, build_peft_config, is_adapter, to_peft
 from signllm.models.generation import library_settings
 from signllm.models.language_model import build_prompt
+from signllm.models.language_model_loading import load_tokenizer, read_configuration
 from signllm.models.model_files import model_folder
 from signllm.stages.finetuned import ADAPTER_FOLDER, LANGUAGE_MODEL, WEIGHTS, Trained, read_trained
 from signllm.training.checkpoint import best_checkpoint, whole_checkpoint
@@ -126,7 +126,7 @@ def _write_adapters(adapters: Mapping[str, Tensor], config: FinetuneConfig, fold
     learnt = model.lora or model.prompt_tuning
     assert learnt is not None
     base = read_configuration(model.path)
-    settings = peft_settings(learnt, base, tokenizer=model.path)
+    settings = build_peft_config(learnt, base, tokenizer=model.path)
     if base.architectures:
         settings.auto_mapping = {BASE_CLASS: base.architectures[0], "parent_library": "transformers"}
     settings.base_model_name_or_path, settings.inference_mode = model.path, True

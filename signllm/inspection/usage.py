@@ -106,7 +106,7 @@ def count_usage(words: WordCodebook, sequences: Sequence[Ints], *, examples: int
         word_of, slot = cut.words.numpy()[cut.slot.numpy()], cut.slot.numpy()
         characters += np.bincount(raw, minlength=words.codes)
         found += np.bincount(cut.words.numpy(), minlength=words.size)
-        covered += int(words.covered(cut).sum())
+        covered += int(words.in_composed_words(cut).sum())
         entries = _occurrences(raw, counts, slot, word_of, words.slow_down)
         entries[:, KEY] = drawn.integers(0, 2**62, len(entries))
         entries[:, VIDEO] += first_video

@@ -2,7 +2,8 @@
 
 Each is exact, bounded in memory and usable alone: nearest code, batched entropic transport, maximum mean
 discrepancy. Each has a torch reference, which is the CPU implementation, a Triton twin for CUDA, and is a
-``torch.library`` operator that differentiates and compiles; ``choice`` says which implementation runs.
+``torch.library`` operator that differentiates and compiles; ``implementation`` says which implementation
+runs.
 """
 
 from signllm.kernels.mmd import median_bandwidths, mmd

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from signllm.kernels.choice import choose
-from signllm.kernels.mmd_blocks import Pair, pairs, product, wide
+from signllm.kernels.implementation import choose
+from signllm.kernels.mmd_blocks import SamplePair, product, sample_pairs, wide_dtype
 
 MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Bandwidths by default, in units of the median distance (not stated in the paper)."""
@@ -188,7 +188,7 @@ def kernel_sum(
     for scale in scales.tolist():
         torch.mul(half_RC, scale, out=power_RC)
         by_row_R.addmv_(power_RC.exp2_(), q_C)
-    return p_R.to(wide(p_R.device)) @ by_row_R.to(wide(p_R.device))
+    return p_R.to(wide_dtype(p_R.device)) @ by_row_R.to(wide_dtype(p_R.device))
 
 
 def slopes(
@@ -246,12 +246,12 @@ def _mmd(
     value = x.new_zeros((), dtype=_dtype(x, y))
     scales = _scales(bandwidths, x, value.dtype)
     with torch.autocast(x.device.type, enabled=False):
-        for pair in pairs(x, y, weights_x, weights_y, unbiased, value.dtype, backward=False):
+        for pair in sample_pairs(x, y, weights_x, weights_y, unbiased, value.dtype, backward=False):
             value = value + pair.factor * _pair_sum(pair, scales, -math.inf if unbiased else 0.0, fold)
     return value.to(_dtype(x, y))
 
 
-def _pair_sum(pair: Pair, scales: Tensor, diagonal: float, fold: Callable[..., Tensor]) -> Tensor:
+def _pair_sum(pair: SamplePair, scales: Tensor, diagonal: float, fold: Callable[..., Tensor]) -> Tensor:
     """Σ p_i q_j k(x_i, y_j)."""
     sums = []
     for rows, columns, block in pair.blocks():
@@ -282,7 +282,7 @@ def _mmd_backward(
     dx_NE = x.new_zeros(x.shape if want_x else (0,), dtype=dtype)
     dy_ME = y.new_zeros(y.shape if want_y else (0,), dtype=dtype)
     with torch.autocast(x.device.type, enabled=False):
-        of_x, of_y, across = pairs(x, y, weights_x, weights_y, unbiased, dtype, backward=True)
+        of_x, of_y, across = sample_pairs(x, y, weights_x, weights_y, unbiased, dtype, backward=True)
         if want_x:
             _add_gradient(of_x, scales, upstream, fold, dx_NE, dx_NE)
         if want_y:
@@ -295,7 +295,7 @@ def _mmd_backward(
 
 
 def _add_gradient(
-    pair: Pair,
+    pair: SamplePair,
     scales: Tensor,
     upstream: Tensor,
     fold: Callable[..., Tensor],

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from signllm.kernels.choice import choose
+from signllm.kernels.implementation import choose
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -26,7 +26,7 @@ rows growing with E, and a product takes longer than its launch."""
 
 
 @dataclass(frozen=True)
-class Side:
+class WeightedSample:
     """A sample: its rows as they came, shares that add up to 1; may some be 0, are blocks centred."""
 
     rows_NE: Tensor
@@ -43,7 +43,7 @@ class Side:
 
     def total(self) -> Tensor:
         """Σ p: 1, but for the rounding of shares, which would not cancel between samples of unequal size."""
-        return self.share_N.sum(dtype=wide(self.share_N.device))
+        return self.share_N.sum(dtype=wide_dtype(self.share_N.device))
 
     def mean(self) -> Tensor:
         """(E,) mean by the shares."""
@@ -77,11 +77,11 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Pair:
+class SamplePair:
     """Two samples of the formula, the factor of their sum in it, and the shape of blocks."""
 
-    left: Side
-    right: Side
+    left: WeightedSample
+    right: WeightedSample
     factor: Tensor
     edges: tuple[int, int]
 
@@ -103,7 +103,7 @@ class Pair:
                 yield rows, columns, Block(left_RE, right_CE, (left_N[rows], right_M[columns]), square)
 
 
-def pairs(
+def sample_pairs(
     x: Tensor,
     y: Tensor,
     weights_x: Tensor | None,
@@ -112,7 +112,7 @@ def pairs(
     dtype: torch.dtype,
     *,
     backward: bool,
-) -> tuple[Pair, Pair, Pair]:
+) -> tuple[SamplePair, SamplePair, SamplePair]:
     """Return x with x, y with y and x with y; ``dtype`` is what is computed in.
 
     Raises:
@@ -128,13 +128,13 @@ def pairs(
         edges = EDGES["cpu" if x.device.type == "cpu" else "device"]
     minus_two_across = -2 / (left.total() * right.total())
     return (
-        Pair(left, left, _factor(left, unbiased), edges),
-        Pair(right, right, _factor(right, unbiased), edges),
-        Pair(left, right, minus_two_across, edges),
+        SamplePair(left, left, _factor(left, unbiased), edges),
+        SamplePair(right, right, _factor(right, unbiased), edges),
+        SamplePair(left, right, minus_two_across, edges),
     )
 
 
-def wide(device: torch.device) -> torch.dtype:
+def wide_dtype(device: torch.device) -> torch.dtype:
     """Return float64 where the device has it: what the few numbers are in whose differences the result is."""
     return torch.float32 if device.type == "mps" else torch.float64
 
@@ -146,16 +146,18 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right, out_dtype=torch.float32) if left.is_cuda else left.float() @ right.float()
 
 
-def _factor(side: Side, unbiased: bool) -> Tensor:
+def _factor(side: WeightedSample, unbiased: bool) -> Tensor:
     """1/(Σ p)², or 1/((Σ p)² − Σ p²) without the cancellation of that."""
     return 1 / (side.share_N * (side.total() - side.share_N)).sum() if unbiased else side.total() ** -2
 
 
 def _side(
     x: Tensor, weights: Tensor | None, name: str, unbiased: bool, dtype: torch.dtype, centred: bool
-) -> Side:
+) -> WeightedSample:
     if weights is None:
-        return Side(x, torch.full((len(x),), 1 / len(x), dtype=dtype, device=x.device), False, centred)
+        return WeightedSample(
+            x, torch.full((len(x),), 1 / len(x), dtype=dtype, device=x.device), False, centred
+        )
     wide_N = weights.detach().to(dtype)
     total, least = wide_N.sum(), 2 if unbiased else 1
     is_right = (wide_N >= 0).all() & (total > 0) & (total < torch.inf)
@@ -163,7 +165,7 @@ def _side(
         why = f"{int((wide_N > 0).sum())} positive ones with a sum of {float(total)}"
         what = f"{name} must be non-negative with a positive finite sum"
         raise ValueError(f"{what}{', two of them positive where unbiased' if unbiased else ''}; got {why}")
-    return Side(x, wide_N / total, True, centred)
+    return WeightedSample(x, wide_N / total, True, centred)
 
 
 def _slices(begin: int, end: int, step: int) -> Iterator[slice]:

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from signllm.kernels.choice import Specimen
+from signllm.kernels.implementation import KernelVariant
 
 ROWS = {torch.float32: 16, torch.float64: 2}
 COLUMNS = 256
@@ -167,7 +167,7 @@ def _constants(scales: Tensor, diagonal: float | None) -> dict[str, int]:
     return {"BANDWIDTHS": len(scales), "DIAGONAL": stands, "ROWS": ROWS[scales.dtype], "COLUMNS": COLUMNS}
 
 
-def specimens() -> list[Specimen]:
+def kernel_variants() -> list[KernelVariant]:
     """Return both kernels in both precisions, on the diagonal and beside it."""
     return [
         _specimen(kernel, dtype, diagonal)
@@ -177,13 +177,13 @@ def specimens() -> list[Specimen]:
     ]
 
 
-def _specimen(kernel: triton.JITFunction, dtype: torch.dtype, diagonal: float | None) -> Specimen:
+def _specimen(kernel: triton.JITFunction, dtype: torch.dtype, diagonal: float | None) -> KernelVariant:
     constants = _constants(torch.empty(5, dtype=dtype), diagonal)
     kind = f"fp{dtype.itemsize * 8}"
     signature = dict.fromkeys(kernel.arg_names, f"*{kind}")
     signature |= dict.fromkeys(("n_rows", "n_columns", "stride"), "i32")
     signature |= dict.fromkeys(constants, "constexpr")
-    return Specimen(
+    return KernelVariant(
         name=f"mmd{kernel.fn.__name__} {kind} diagonal {diagonal}",
         kernel=kernel,
         signature=signature,

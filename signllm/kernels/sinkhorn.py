@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from signllm.kernels import sinkhorn_torch
-from signllm.kernels.choice import choose
+from signllm.kernels.implementation import choose
 from signllm.kernels.sinkhorn_gradient import carry_back
 from signllm.kernels.sinkhorn_sides import EXACT, Exact, Side, Slack, Soft, from_numbers, to_numbers
 

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from signllm.kernels.choice import Specimen
+from signllm.kernels.implementation import KernelVariant
 from signllm.kernels.sinkhorn_sides import Side, to_numbers
 from signllm.kernels.sinkhorn_triton_iterate import iterate
 from signllm.kernels.sinkhorn_triton_steps import finish, log_step, survey
@@ -102,7 +102,7 @@ def solve(
     return plan, f, g, iterations, error
 
 
-def specimens() -> list[Specimen]:
+def kernel_variants() -> list[KernelVariant]:
     """Return the kernel for problems on chip, partly and wholly streamed, in both precisions."""
     shapes = {"fp32": ((64, 64), (128, 128), (256, 256), (1024, 1024)), "fp64": ((64, 128), (1024, 1024))}
     return [
@@ -113,7 +113,7 @@ def specimens() -> list[Specimen]:
     ]
 
 
-def _specimen(R: int, C: int, kind: str, sides: tuple[int, int]) -> Specimen:
+def _specimen(R: int, C: int, kind: str, sides: tuple[int, int]) -> KernelVariant:
     constants, options = _sizes(R, C, 4 if kind == "fp32" else 8, ON_CHIP_BYTES)
     constants |= {"ROW": sides[0], "COLUMN": sides[1], "HAS_START": False, "stride_c": 1}
     types = dict.fromkeys(("epsilons", "numbers", "errors", "offsets"), "*fp64") | {"iterations": "*i64"}
@@ -122,7 +122,7 @@ def _specimen(R: int, C: int, kind: str, sides: tuple[int, int]) -> Specimen:
     signature = {
         name: "constexpr" if name in constants else types.get(name, "i32") for name in solve_kernel.arg_names
     }
-    return Specimen(
+    return KernelVariant(
         name=f"sinkhorn {R}x{C} {kind} sides {sides}",
         kernel=solve_kernel,
         signature=signature,

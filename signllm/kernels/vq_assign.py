@@ -13,7 +13,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from signllm.kernels.choice import choose
+from signllm.kernels.implementation import choose
 from signllm.kernels.vq_assign_torch import accumulator, nearest_codes
 
 

@@ -32,7 +32,7 @@ MOST_CANDIDATES = 16
 """Mean per vector: beyond, deciding between them costs what bfloat16 saves."""
 
 
-def pays(codebook_KD: Tensor, dtype: torch.dtype, rows: int) -> bool:
+def is_worthwhile(codebook_KD: Tensor, dtype: torch.dtype, rows: int) -> bool:
     """Return whether the processor has bfloat16 products and the shape is large enough for them to pay."""
     codes, width = codebook_KD.shape
     return (
@@ -65,7 +65,7 @@ class Scratch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rounded:
+class RoundedCodes:
     """Centred codes in bfloat16, and the two parts of the error bound that do not depend on x.
 
     Attributes:
@@ -81,7 +81,7 @@ class Rounded:
     scratch: Scratch
 
     @classmethod
-    def read(cls, codes_CD: Tensor, norms_C: Tensor, rows: int) -> Rounded:
+    def from_codes(cls, codes_CD: Tensor, norms_C: Tensor, rows: int) -> RoundedCodes:
         """Round centred codes (C, D), to be met by blocks of at most ``rows`` vectors."""
         rounded_CD = codes_CD.to(torch.bfloat16)
         width = codes_CD.shape[1]

@@ -44,7 +44,7 @@ def nearest_codes(x: Tensor, codebook: Tensor, with_distance: bool) -> tuple[Ten
         ValueError: a value that is not finite, or too large to square.
     """
     dtype = accumulator(x, codebook)
-    codes = Codes.read(codebook, dtype, len(x))
+    codes = BlockedCodebook.from_tensor(codebook, dtype, len(x))
     index_N = torch.empty(len(x), dtype=torch.int64, device=x.device)
     distance_N = torch.empty(len(x) if with_distance else 0, dtype=dtype, device=x.device)
     is_finite = torch.ones((), dtype=torch.bool, device=x.device)
@@ -73,7 +73,7 @@ class CodeBlock:
     first: int
     centred_CD: Tensor
     norms_C: Tensor
-    rounded: bfloat16.Rounded | None
+    rounded: bfloat16.RoundedCodes | None
 
     def nearest(self, block_RD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the least score ‖c‖² − 2 x·c of centred vectors (R, D) and the code it belongs to."""
@@ -81,7 +81,7 @@ class CodeBlock:
 
 
 @dataclass
-class Codes:
+class BlockedCodebook:
     """A codebook that is read in centred blocks.
 
     Attributes:
@@ -101,7 +101,7 @@ class Codes:
     whole: list[CodeBlock] = field(default_factory=list)
 
     @classmethod
-    def read(cls, codebook_KD: Tensor, dtype: torch.dtype, vectors: int) -> Codes:
+    def from_tensor(cls, codebook_KD: Tensor, dtype: torch.dtype, vectors: int) -> BlockedCodebook:
         """Return the codebook with its mean, in blocks that suit so many vectors."""
         codes, width = codebook_KD.shape
         row_bytes = width * dtype.itemsize
@@ -110,7 +110,7 @@ class Codes:
         centre_D = torch.zeros(width, dtype=dtype, device=codebook_KD.device)
         for block_CD in codebook_KD.split(size):
             centre_D += block_CD.to(dtype).sum(dim=0) / codes
-        return cls(codebook_KD, centre_D, rows, size, bfloat16.pays(codebook_KD, dtype, rows))
+        return cls(codebook_KD, centre_D, rows, size, bfloat16.is_worthwhile(codebook_KD, dtype, rows))
 
     def nearest(self, block_RD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the score and the number of the nearest code of centred vectors (R, D)."""
@@ -138,7 +138,7 @@ class Codes:
         for first in range(0, len(self.codebook_KD), self.size):
             codes_CD = self.codebook_KD[first : first + self.size].to(self.centre_D.dtype) - self.centre_D
             norms_C = codes_CD.square().sum(dim=1)
-            rounded = bfloat16.Rounded.read(codes_CD, norms_C, self.rows) if self.screens else None
+            rounded = bfloat16.RoundedCodes.from_codes(codes_CD, norms_C, self.rows) if self.screens else None
             block = CodeBlock(first, codes_CD, norms_C, rounded)
             if len(codes_CD) == len(self.codebook_KD):
                 self.whole.append(block)

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from signllm.kernels.choice import Specimen
+from signllm.kernels.implementation import KernelVariant
 from signllm.kernels.vq_assign_torch import first_of_equals, name_what_is_not_finite
 
 NORM_CODES, NORM_WIDTH = 16, 128
@@ -224,7 +224,7 @@ def launch(x: Tensor, codebook: Tensor, with_distance: bool) -> tuple[Tensor, Te
     return distance_N, index_N
 
 
-def specimens() -> list[Specimen]:
+def kernel_variants() -> list[KernelVariant]:
     """Return the kernels as ``launch`` runs them, for compilation without a GPU."""
     cases = [
         (WIDE, "bf16", True),
@@ -237,13 +237,13 @@ def specimens() -> list[Specimen]:
     return [_nearest_specimen(*case) for case in cases] + [_norms_specimen("bf16"), _norms_specimen("fp32")]
 
 
-def _nearest_specimen(tile: Tile, dtype: str, with_distance: bool) -> Specimen:
+def _nearest_specimen(tile: Tile, dtype: str, with_distance: bool) -> KernelVariant:
     types = dict.fromkeys(("x", "codebook"), f"*{dtype}") | dict.fromkeys(("centre", "norms"), "*fp32")
     types |= {"index": "*i64", "distance": "*fp32", "flag": "*i32"}
     types |= dict.fromkeys(("n_rows", "n_codes", "width", "stride_n", "stride_k"), "i32")
     constants = {"stride_nd": 1, "stride_kd": 1, "CENTRED": dtype == "fp32", "WITH_DISTANCE": with_distance}
     what = " with distance" if with_distance else ""
-    return Specimen(
+    return KernelVariant(
         name=f"vq_assign {dtype} {tile.rows}x{tile.codes}x{tile.width}{what}",
         kernel=_nearest,
         signature={name: types.get(name, "constexpr") for name in _nearest.arg_names},
@@ -253,10 +253,10 @@ def _nearest_specimen(tile: Tile, dtype: str, with_distance: bool) -> Specimen:
     )
 
 
-def _norms_specimen(dtype: str) -> Specimen:
+def _norms_specimen(dtype: str) -> KernelVariant:
     types = {"codebook": f"*{dtype}", "centre": "*fp32", "norms": "*fp32", "flag": "*i32"}
     types |= dict.fromkeys(("n_codes", "width", "stride_k"), "i32")
-    return Specimen(
+    return KernelVariant(
         name=f"vq_assign norms {dtype}",
         kernel=_norms,
         signature={name: types.get(name, "constexpr") for name in _norms.arg_names},

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from signllm.errors import UsageError
-from signllm.models.gather import whole
+from signllm.models.collectives import gathered_parameters
 
 LORA_TARGETS = ("q_proj", "v_proj")
 IN_MODEL = "language_model.model."
@@ -80,7 +80,7 @@ class PromptTuningConfig:
             )
 
 
-def peft_settings(config: LoraConfig | PromptTuningConfig, model: Any, *, tokenizer: str = "") -> Any:
+def build_peft_config(config: LoraConfig | PromptTuningConfig, model: Any, *, tokenizer: str = "") -> Any:
     """Return adapters as ``peft`` configures them.
 
     Args:
@@ -112,7 +112,7 @@ def peft_settings(config: LoraConfig | PromptTuningConfig, model: Any, *, tokeni
     )
 
 
-def with_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
+def add_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
     """Put trainable adapters into a frozen model.
 
     Raises:
@@ -121,7 +121,7 @@ def with_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
     from peft import get_peft_model
 
     try:
-        adapted = get_peft_model(model, peft_settings(config, model.config))
+        adapted = get_peft_model(model, build_peft_config(config, model.config))
     except ValueError as error:
         raise UsageError(
             f"no adapter fits: {str(error).splitlines()[0]}",
@@ -131,7 +131,7 @@ def with_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
     return adapted
 
 
-def virtual_tokens(model: Any, config: PromptTuningConfig, *, tokenizer: str) -> nn.Module:
+def build_virtual_tokens(model: Any, config: PromptTuningConfig, *, tokenizer: str) -> nn.Module:
     """Return ``peft``'s table of learnt vectors for a model, partitioned or not (all ranks).
 
     ``init`` vocabulary and random draw from torch's generator: ranks that are seeded alike draw alike.
@@ -139,9 +139,9 @@ def virtual_tokens(model: Any, config: PromptTuningConfig, *, tokenizer: str) ->
     from peft import PromptEmbedding
 
     table = model.get_input_embeddings()
-    settings = peft_settings(config, model.config, tokenizer=tokenizer)
+    settings = build_peft_config(config, model.config, tokenizer=tokenizer)
     settings.token_dim = int(table.embedding_dim)
-    with whole([table.weight]):
+    with gathered_parameters([table.weight]):
         return PromptEmbedding(settings, table)
 
 

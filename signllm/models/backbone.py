@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from signllm.errors import UsageError
-from signllm.models.operations import FrameCost, frame_cost
+from signllm.models.operation_counts import FrameCost, frame_cost
 
 SHORT_NAMES = {
     "resnet18": "microsoft/resnet-18",
@@ -32,7 +32,7 @@ _NO_SHAPE = (
 )  # fmt: skip
 
 
-class BatchNormAtRest(nn.BatchNorm2d):
+class FixedStatisticsBatchNorm(nn.BatchNorm2d):
     """BatchNorm that computes with the statistics it was trained with; scale and shift learn.
 
     It is torch's in evaluation mode but for 16 bits: DeepSpeed then casts parameters and leaves statistics in
@@ -118,7 +118,8 @@ def build_backbone(
             ``random`` or ``shape`` is given.
         random: settings of a randomly initialised model: ``model_type`` (default ``resnet``) and fields of
             its configuration.
-        shape: of a pretrained model, as :func:`shape_of` returns it: built for weights that come later.
+        shape: of a pretrained model, as :func:`backbone_settings` returns it: built for weights that come
+            later.
         weights: a safetensors file with the weights of a backbone of this shape, laid over the initial ones.
 
     Raises:
@@ -134,7 +135,7 @@ def build_backbone(
     return backbone
 
 
-def shape_of(name: str) -> dict[str, Any]:
+def backbone_settings(name: str) -> dict[str, Any]:
     """Return the settings that a pretrained backbone is built from, for a run that is to need it no more.
 
     Raises:
@@ -184,8 +185,8 @@ def _swapped(module: nn.Module, other: Callable[[nn.BatchNorm2d], nn.Module]) ->
     return module
 
 
-def _at_rest(norm: nn.BatchNorm2d) -> BatchNormAtRest:
-    resting = BatchNormAtRest(norm.num_features, eps=norm.eps)
+def _at_rest(norm: nn.BatchNorm2d) -> FixedStatisticsBatchNorm:
+    resting = FixedStatisticsBatchNorm(norm.num_features, eps=norm.eps)
     resting.load_state_dict(norm.state_dict())
     return resting
 

@@ -13,11 +13,11 @@ from signllm.models.generation import Candidate, GenerationConfig
 from signllm.models.language_model import (
     IGNORED,
     LanguageModel,
-    Scored,
-    padded,
-    token_losses,
+    ReferenceScores,
+    pad_rows,
+    sum_token_losses,
 )
-from signllm.models.operations import language_model_cost
+from signllm.models.operation_counts import language_model_cost
 
 
 class CausalLanguageModel(LanguageModel):
@@ -31,11 +31,11 @@ class CausalLanguageModel(LanguageModel):
 
     def forward(
         self, words: Tensor, counts: Tensor, texts: Sequence[str], languages: Sequence[str]
-    ) -> Scored:
+    ) -> ReferenceScores:
         """Score reference texts that follow the sign words; padded at the end."""
         tokens = [self._text_tokens(text) for text in texts]
-        prefixes = self._prompted(words, counts, languages, rooms=[len(ids) for ids in tokens])
-        embedded, mask = padded(
+        prefixes = self._embed_prompts(words, counts, languages, rooms=[len(ids) for ids in tokens])
+        embedded, mask = pad_rows(
             [
                 torch.cat([prefix, self.embed(ids).to(prefix.dtype)])
                 for prefix, ids in zip(prefixes, tokens, strict=True)
@@ -48,7 +48,9 @@ class CausalLanguageModel(LanguageModel):
         logits = self.model(inputs_embeds=embedded, attention_mask=mask, use_cache=False).logits
         places = mask.sum(dim=1).tolist()
         counted = (targets != IGNORED).sum(dim=1)
-        return Scored(token_losses(logits, targets), counted, places, self.cost.operations(places))
+        return ReferenceScores(
+            sum_token_losses(logits, targets), counted, places, self.cost.operations(places)
+        )
 
     @torch.no_grad()
     def write(
@@ -61,7 +63,7 @@ class CausalLanguageModel(LanguageModel):
     ) -> list[tuple[Candidate, ...]]:
         """Write texts for every video, padded on the left (under ZeRO-3 all ranks, equally often)."""
         rooms = [generation.max_new_tokens] * len(languages)
-        prefixes = self._prompted(words, counts, languages, rooms=rooms)
+        prefixes = self._embed_prompts(words, counts, languages, rooms=rooms)
         longest = max(len(prefix) for prefix in prefixes)
         embedded = torch.stack(
             [functional.pad(prefix, (0, 0, longest - len(prefix), 0)) for prefix in prefixes]

@@ -87,7 +87,7 @@ class ChatTemplate:
     day: date
     thinking: Thinking = "off"
 
-    def around(self, prompt: str) -> tuple[str, str]:
+    def context_text(self, prompt: str) -> tuple[str, str]:
         """Return the texts before and after the signs when a user says ``prompt`` and the signs.
 
         Raises:

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from signllm.errors import UsageError
-from signllm.models.gather import gather_counts, gather_packed, own_rows, reduce_sum, starts_of, video_of_rows
+from signllm.models.collectives import (
+    gather_counts,
+    gather_packed,
+    own_rows,
+    reduce_sum,
+    sequence_starts,
+    video_of_each_row,
+)
 from signllm.models.negatives import Positions, draw_negatives, negative_weights
 from signllm.models.quantizer import row_weights
 
@@ -111,8 +118,8 @@ class ContextPredictor(nn.Module):
 
     def _positions(self, counts: Tensor, batch: Batch) -> tuple[Positions, Positions]:
         counts_all, real_all = gather_counts(counts), gather_counts(batch.is_real.to(counts.dtype)).bool()
-        video = video_of_rows(counts_all)
-        start = starts_of(counts_all)[video]
+        video = video_of_each_row(counts_all)
+        start = sequence_starts(counts_all)[video]
         row = torch.arange(len(video), device=counts.device)
         weight = row_weights(counts_all, real_all)
         everywhere = Positions(

@@ -18,11 +18,11 @@ from signllm.models.generation import Candidate, GenerationConfig
 from signllm.models.language_model import (
     IGNORED,
     LanguageModel,
-    Scored,
-    padded,
-    token_losses,
+    ReferenceScores,
+    pad_rows,
+    sum_token_losses,
 )
-from signllm.models.operations import encoder_decoder_cost
+from signllm.models.operation_counts import encoder_decoder_cost
 
 
 class EncoderDecoderLanguageModel(LanguageModel):
@@ -36,9 +36,9 @@ class EncoderDecoderLanguageModel(LanguageModel):
 
     def forward(
         self, words: Tensor, counts: Tensor, texts: Sequence[str], languages: Sequence[str]
-    ) -> Scored:
+    ) -> ReferenceScores:
         """Score reference texts that the decoder writes; both sides are padded at the end."""
-        embedded, mask = padded(self._sources(words, counts, languages))
+        embedded, mask = pad_rows(self._sources(words, counts, languages))
         starts = [self._start(name) for name in languages]
         tokens = [
             self._text_tokens(text, room=self._room(start)) for text, start in zip(texts, starts, strict=True)
@@ -60,8 +60,8 @@ class EncoderDecoderLanguageModel(LanguageModel):
             use_cache=False,
         ).logits
         read, written = mask.sum(dim=1).tolist(), given_mask.sum(dim=1).tolist()
-        return Scored(
-            token_losses(logits, targets),
+        return ReferenceScores(
+            sum_token_losses(logits, targets),
             (targets != IGNORED).sum(dim=1),
             [source + target for source, target in zip(read, written, strict=True)],
             self.cost.operations(read, written),
@@ -77,7 +77,7 @@ class EncoderDecoderLanguageModel(LanguageModel):
         seeds: Sequence[int] | None = None,
     ) -> list[tuple[Candidate, ...]]:
         """Write texts for every video (under ZeRO-3 all ranks, equally often)."""
-        embedded, mask = padded(self._sources(words, counts, languages))
+        embedded, mask = pad_rows(self._sources(words, counts, languages))
         starts = [self._start(name) for name in languages]
         inputs = {
             "inputs_embeds": embedded,
@@ -88,7 +88,7 @@ class EncoderDecoderLanguageModel(LanguageModel):
 
     def _sources(self, words: Tensor, counts: Tensor, languages: Sequence[str]) -> list[Tensor]:
         end = self.embed([self.tokenizer.eos_token_id])
-        rows = self._prompted(words, counts, languages, rooms=[len(end)] * len(languages))
+        rows = self._embed_prompts(words, counts, languages, rooms=[len(end)] * len(languages))
         return [torch.cat([row, end]) for row in rows]
 
     def _room(self, start: list[int]) -> int | None:

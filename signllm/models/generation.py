@@ -103,7 +103,7 @@ class Candidate:
     score: float
 
 
-def seed_of(words: Sequence[int], seed: int) -> int:
+def sampling_seed(words: Sequence[int], seed: int) -> int:
     """Return the seed of a video's draws: of its word ids, and of what the user gave."""
     named = repr((seed, list(words))).encode()
     return int.from_bytes(hashlib.sha256(named).digest()[:7], "big")

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from signllm.errors import UsageError
-from signllm.models.adapters import LoraConfig, PromptTuningConfig, virtual_tokens, with_lora
+from signllm.models.adapters import LoraConfig, PromptTuningConfig, add_lora, build_virtual_tokens
 from signllm.models.chat_template import Thinking
-from signllm.models.frozen_llm import (
+from signllm.models.collectives import gathered_parameters, world_and_rank
+from signllm.models.generation import Candidate, GenerationConfig, write
+from signllm.models.language_model_loading import (
     load_model,
     load_tokenizer,
     model_type,
@@ -30,11 +32,9 @@ from signllm.models.frozen_llm import (
     read_configuration,
     recompute_activations,
 )
-from signllm.models.gather import whole, world_and_rank
-from signllm.models.generation import Candidate, GenerationConfig, write
+from signllm.models.language_model_quantization import Quantize
 from signllm.models.model_files import model_folder
-from signllm.models.prompt import Prompt, family_of
-from signllm.models.quantization import Quantize
+from signllm.models.prompt import Prompt, find_family
 
 IGNORED = -100
 log = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ class LanguageModelConfig:
             with a warning, or an ``error``.
         gradient_checkpointing: recompute the model's activations in the backward pass.
         attention: how attention is computed; None: torch's SDPA, or ``eager`` where a family has none.
-        quantize: the frozen weights to 4 or 8 bits (:mod:`signllm.models.quantization`); not under ZeRO-3.
+        quantize: the frozen weights to 4 or 8 bits (:mod:`signllm.models.language_model_quantization`); not
+            under ZeRO-3.
         lora: low-rank adapters, or None.
         prompt_tuning: learnt vectors before the prompt, or None; not beside ``lora``.
     """
@@ -124,7 +125,7 @@ class LanguageModelConfig:
         """Whether a run recorded what decides its prompts."""
         return self.chat is not None and self.end_of_turn is not None
 
-    def as_older_runs(self) -> LanguageModelConfig:
+    def with_older_defaults(self) -> LanguageModelConfig:
         """Return settings that a run recorded; where it is older than such records, what it did then.
 
         Its texts ended with the tokenizer's end token, and its template was not asked not to think.
@@ -135,7 +136,7 @@ class LanguageModelConfig:
         return replace(self, end_of_turn=end, thinking=self.thinking or "template")
 
 
-class Scored(NamedTuple):
+class ReferenceScores(NamedTuple):
     """References as the model saw them.
 
     Attributes:
@@ -159,7 +160,8 @@ class LanguageModel(nn.Module, ABC):
         model: of ``transformers``, with adapters if there are any.
         tokenizer: of the model.
         prompt: what surrounds the signs.
-        virtual_tokens: learnt vectors before the prompt (:func:`signllm.models.adapters.virtual_tokens`).
+        virtual_tokens: learnt vectors before the prompt
+            (:func:`signllm.models.adapters.build_virtual_tokens`).
     """
 
     kind: Literal["causal", "encoder-decoder"]
@@ -177,12 +179,12 @@ class LanguageModel(nn.Module, ABC):
         self.config, self.model, self.tokenizer, self.prompt = config, model, tokenizer, prompt
         self.virtual_tokens = virtual_tokens
         self.limit = position_limit(model.config)
-        self._has_told = False
+        self._has_warned = False
 
     @abstractmethod
     def forward(
         self, words: Tensor, counts: Tensor, texts: Sequence[str], languages: Sequence[str]
-    ) -> Scored:
+    ) -> ReferenceScores:
         """Score reference texts given sign words.
 
         Args:
@@ -229,18 +231,18 @@ class LanguageModel(nn.Module, ABC):
     def sample_embeddings(self, count: int) -> Tensor:
         """Copy the embeddings of ``count`` tokens, evenly spread over the vocabulary, as float32."""
         table = self.model.get_input_embeddings()
-        with whole([table.weight]):
+        with gathered_parameters([table.weight]):
             rows = torch.linspace(0, len(table.weight) - 1, min(count, len(table.weight))).round().long()
             return self.embed(rows.tolist()).float().clone()
 
-    def _prompted(
+    def _embed_prompts(
         self, words: Tensor, counts: Tensor, languages: Sequence[str], *, rooms: Sequence[int]
     ) -> list[Tensor]:
         """Learnt vectors, prompt, words, what follows: one (L, E) for each video, in the model's dtype.
 
         ``rooms``: places that each text takes of those that the model has.
         """
-        around = {name: self.prompt.around(name) for name in sorted(set(languages))}
+        around = {name: self.prompt.context_tokens(name) for name in sorted(set(languages))}
         embedded = {name: (self.embed(before), self.embed(after)) for name, (before, after) in around.items()}
         dtype = self.model.get_input_embeddings().weight.dtype
         learnt = words.new_empty(0, words.shape[1], dtype=dtype)
@@ -266,9 +268,9 @@ class LanguageModel(nn.Module, ABC):
                 remedy="compose larger words, shorten language_model.max_text_tokens or the prompt"
                 + ("" if not kept else ", or set language_model.too_long to cut"),
             )
-        if not self._has_told:  # once: a dataset of long videos would fill the log
+        if not self._has_warned:  # once: a dataset of long videos would fill the log
             log.warning("%s: the last %d words are cut, and so of every such video", told, words - kept)
-            self._has_told = True
+            self._has_warned = True
         return kept
 
     def _written(
@@ -332,10 +334,10 @@ def build_language_model(
     prompt = build_prompt(config, tokenizer, model_type(model))
     learnt = None
     if config.lora is not None:
-        model = with_lora(model, config.lora)
+        model = add_lora(model, config.lora)
     if config.prompt_tuning is not None:
         folder = str(model_folder(config.path))
-        learnt = virtual_tokens(model, config.prompt_tuning, tokenizer=folder)
+        learnt = build_virtual_tokens(model, config.prompt_tuning, tokenizer=folder)
     return kind(config, model, tokenizer, prompt, virtual_tokens=learnt)
 
 
@@ -346,7 +348,7 @@ def build_prompt(config: LanguageModelConfig, tokenizer: Any, model_type: str) -
     """
     prompt = Prompt(
         tokenizer,
-        family_of(model_type),
+        find_family(model_type),
         text=config.prompt,
         separator=config.separator,
         chat=config.chat,
@@ -378,7 +380,7 @@ def language_model_class(*, is_encoder_decoder: bool) -> type[LanguageModel]:
     return EncoderDecoderLanguageModel if is_encoder_decoder else CausalLanguageModel
 
 
-def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def pad_rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return (B, L, E) padded at the end, and its mask (B, L) of 0 and 1."""
     lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
     embedded = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
@@ -386,7 +388,7 @@ def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return embedded, (places < lengths[:, None]).long()
 
 
-def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+def sum_token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum of cross-entropies per row; only the places that predict a target are turned into float32.
 
     Args:

@@ -15,12 +15,12 @@ from signllm.errors import UsageError
 
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 """Files that hold a tokenizer's words; what else a folder has of it does not do."""
-ABOUT_TOKENIZERS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 TEMPLATES = ("chat_template.*", "additional_chat_templates/*")
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 POINTER = b"version https://git-lfs"
 """First bytes of the small file that git leaves in place of a large one."""
-AGAIN = "fetch or copy the model again, in full"
+FETCH_AGAIN = "fetch or copy the model again, in full"
 
 
 def model_folder(name: str) -> Path:
@@ -101,7 +101,7 @@ def require_files(folder: Path, names: Iterable[str]) -> None:
                 remedy="run `git lfs pull` in the cloned folder, or fetch the model again: hf download",
             )
         if not content.strip() and file.name != "merges.txt":
-            raise UsageError(f"{file.name} is empty", where=file, remedy=AGAIN)
+            raise UsageError(f"{file.name} is empty", where=file, remedy=FETCH_AGAIN)
 
 
 def require_tokenizer_files(folder: Path, path: str) -> None:
@@ -116,7 +116,7 @@ def require_tokenizer_files(folder: Path, path: str) -> None:
             where=path,
             remedy="copy the tokenizer's files into it, from where the model is",
         )
-    require_files(folder, (*TOKENIZERS, *ABOUT_TOKENIZERS, *TEMPLATES))
+    require_files(folder, (*TOKENIZERS, *TOKENIZER_SETTINGS, *TEMPLATES))
 
 
 def require_safetensors(folder: Path, path: str) -> None:
@@ -136,7 +136,7 @@ def require_safetensors(folder: Path, path: str) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise UsageError(
-                f"{name} is cut off or damaged: {error}", where=folder / name, remedy=AGAIN
+                f"{name} is cut off or damaged: {error}", where=folder / name, remedy=FETCH_AGAIN
             ) from None
 
 
@@ -148,13 +148,13 @@ def _named_weights(folder: Path, path: str) -> list[str]:
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UsageError(f"{INDEX} cannot be read: {error}", where=index, remedy=AGAIN) from None
+            raise UsageError(f"{INDEX} cannot be read: {error}", where=index, remedy=FETCH_AGAIN) from None
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise UsageError(
                 f"{len(missing)} of {len(names)} files of weights are missing, first {missing[0]}",
                 where=path,
-                remedy=AGAIN,
+                remedy=FETCH_AGAIN,
             )
         return names
     if (folder / WEIGHTS).is_file():
@@ -163,7 +163,7 @@ def _named_weights(folder: Path, path: str) -> list[str]:
         raise UsageError(
             f"there are {len(shards)} files of weights, and {INDEX} is missing, which says what is in which",
             where=path,
-            remedy=AGAIN,
+            remedy=FETCH_AGAIN,
         )
     if (folder / "adapter_config.json").is_file():
         what, remedy = _what_else(folder, "")

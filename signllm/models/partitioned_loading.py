@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Shards:
+class WeightFiles:
     """The tensors of a model's folder, mapped; nothing is read before it is used.
 
     Args:
@@ -72,10 +72,10 @@ def load_partitioned(
         None where the weights of the file are not those of the model one by one: older names, experts stored
         apart. ``transformers`` knows how to turn them then.
     """
-    model = without_weights(auto, settings, dtype=dtype, **options)
+    model = build_without_weights(auto, settings, dtype=dtype, **options)
     with ExitStack() as stack:
-        shards = Shards(folder, stack)
-        places = places_of(model, shards)
+        shards = WeightFiles(folder, stack)
+        places = locate_weights(model, shards)
         if places is None:
             return None
         with torch.no_grad():
@@ -87,7 +87,7 @@ def load_partitioned(
     return loaded
 
 
-def without_weights(auto: Any, settings: Any, **options: Any) -> Any:
+def build_without_weights(auto: Any, settings: Any, **options: Any) -> Any:
     """Return a frozen model on torch's meta device, but for its buffers, which are computed."""
     from accelerate import init_empty_weights
 
@@ -97,7 +97,7 @@ def without_weights(auto: Any, settings: Any, **options: Any) -> Any:
     return model.requires_grad_(False)
 
 
-def places_of(model: Any, shards: Shards) -> dict[tuple[str, ...], str] | None:
+def locate_weights(model: Any, shards: WeightFiles) -> dict[tuple[str, ...], str] | None:
     """Return where each weight of a model is found, by its names; None if ``transformers`` has to turn some.
 
     A weight that several modules share may be stored by any of its names; by two only if both say the same.
@@ -133,7 +133,7 @@ def places_of(model: Any, shards: Shards) -> dict[tuple[str, ...], str] | None:
 
 def _cut(
     model: nn.Module,
-    shards: Shards,
+    shards: WeightFiles,
     places: Mapping[tuple[str, ...], str],
     deepspeed: Mapping[str, Any],
     dtype: torch.dtype,

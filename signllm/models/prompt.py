@@ -61,7 +61,7 @@ FAMILIES = {
 }
 
 
-def family_of(model_type: str) -> Family:
+def find_family(model_type: str) -> Family:
     """Return the family of a ``transformers`` model type; causal models share one."""
     return FAMILIES.get(model_type, CAUSAL)
 
@@ -134,7 +134,7 @@ class Prompt:
         """What writing stops at: the end of a text in training, and the tokenizer's own end token."""
         return list(dict.fromkeys([self.end, (self.tokenizer.eos_token_id,)]))
 
-    def decisions(self) -> dict[str, Any]:
+    def recorded_settings(self) -> dict[str, Any]:
         """Return what the tokenizer's files and the day decided, as fields of ``LanguageModelConfig``."""
         end = self._end_text or str(self.tokenizer.eos_token)
         decided = {"chat": self.chat, "end_of_turn": end if tuple(self.tokens(end)) == self.end else ""}
@@ -144,7 +144,7 @@ class Prompt:
             decided |= {"chat_template": text, "date": day, "thinking": thinking}
         return decided
 
-    def around(self, language: str) -> tuple[list[int], list[int]]:
+    def context_tokens(self, language: str) -> tuple[list[int], list[int]]:
         """Return the tokens before and after the signs of a video in ``language``.
 
         Raises:
@@ -157,7 +157,7 @@ class Prompt:
 
     def _tokens_around(self, text: str) -> tuple[list[int], list[int]]:
         if self.template is not None:
-            before, after = self.template.around(text)
+            before, after = self.template.context_text(text)
             return self.tokens(before), self.tokens(after)
         begin = self.tokenizer.bos_token_id if self.family.begins else None
         return [*([] if begin is None else [begin]), *self.tokens(text)], self.tokens(self.separator)

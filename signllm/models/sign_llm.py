@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from signllm.cra.word_codebook import Segmentation, WordCodebook
 from signllm.errors import UsageError
 from signllm.kernels.mmd import median_bandwidths, mmd
-from signllm.models.gather import gather_counts, gather_rows, reduce_sum, world_and_rank
-from signllm.models.generation import Candidate, GenerationConfig, seed_of
+from signllm.models.collectives import gather_counts, gather_rows, reduce_sum, world_and_rank
+from signllm.models.generation import Candidate, GenerationConfig, sampling_seed
 from signllm.models.language_model import (
     LanguageModelConfig,
     LoraConfig,
     PromptTuningConfig,
-    Scored,
+    ReferenceScores,
     build_language_model,
 )
-from signllm.models.operations import projector_operations, worked_on
+from signllm.models.operation_counts import projector_operations, work_counts
 from signllm.models.projector import Projector, ProjectorConfig
 from signllm.models.quantizer import row_weights
 from signllm.models.vq_sign import VQSign, VQSignConfig, build_vq_sign
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from signllm.data.batch import Batch
 
 __all__ = [
-    "Generated",
+    "GeneratedTranslation",
     "GenerationConfig",
     "LanguageModelConfig",
     "LoraConfig",
@@ -82,7 +82,7 @@ class SignLLMConfig:
 
 
 @dataclass(frozen=True)
-class Generated:
+class GeneratedTranslation:
     """A translation and what it was written from.
 
     Attributes:
@@ -191,18 +191,20 @@ class SignLLM(nn.Module):
         return {"loss": loss, **{name: value.detach() for name, value in shares.items()}}
 
     @torch.no_grad()
-    def generate(self, batch: Batch, generation: GenerationConfig | None = None) -> list[Generated]:
+    def generate(
+        self, batch: Batch, generation: GenerationConfig | None = None
+    ) -> list[GeneratedTranslation]:
         """Translate every video of a batch, padding included (under ZeRO-3 all ranks, equally often)."""
         signs = self._signs(batch)
         segmentation = self._segment(signs)
         words, _ = self._project(signs, segmentation)
         generation = generation or GenerationConfig()
         found = [part.tolist() for part in segmentation.words.split(segmentation.counts.tolist())]
-        seeds = [seed_of(ids, generation.seed) for ids in found]
+        seeds = [sampling_seed(ids, generation.seed) for ids in found]
         written = self.language_model.write(words, segmentation.counts, batch.languages, generation, seeds)
         characters = [part.tolist() for part in signs.index.split(signs.counts.tolist())]
         slots = [(part - part[0]).tolist() for part in segmentation.slot.split(signs.counts.tolist())]
-        return [Generated(*parts) for parts in zip(written, characters, found, slots, strict=True)]
+        return [GeneratedTranslation(*parts) for parts in zip(written, characters, found, slots, strict=True)]
 
     def _signs(self, batch: Batch) -> _Signs:
         if batch.frames is None:
@@ -222,7 +224,7 @@ class SignLLM(nn.Module):
     def _segment(self, signs: _Signs) -> Segmentation:
         """Split the characters into words; vectors that are no characters stay as they are."""
         if self.word_vectors is None:
-            return Segmentation.one_each(signs.counts)
+            return Segmentation.one_word_per_token(signs.counts)
         return self.words.segment(signs.index, signs.counts)
 
     def _project(self, signs: _Signs, segmentation: Segmentation) -> tuple[Tensor, Tensor]:
@@ -234,17 +236,17 @@ class SignLLM(nn.Module):
         projected = self.projector(torch.cat([words, signs.vectors.to(words.dtype)]))
         return projected[: len(words)], projected[len(words) :]
 
-    def _l_sim(self, scored: Scored, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _l_sim(self, scored: ReferenceScores, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy over the text tokens of the real videos of the global batch."""
         real_B = batch.is_real.float()
         total = reduce_sum((scored.tokens * real_B).sum()).clamp(min=1.0)
         return (scored.losses * real_B).sum() / total, {"text_tokens": (scored.tokens * real_B).sum()}
 
-    def _counts(self, batch: Batch, signs: _Signs, rows: int, scored: Scored) -> dict[str, Tensor]:
+    def _counts(self, batch: Batch, signs: _Signs, rows: int, scored: ReferenceScores) -> dict[str, Tensor]:
         """Count what this rank worked on; ``rows``: words and characters through the projector."""
         operations = signs.operations + projector_operations(self.projector, rows) + scored.operations
         frames = 0 if batch.frames is None else len(batch.frames)
-        return worked_on(
+        return work_counts(
             frames=frames, clips=len(signs.index), tokens=sum(scored.places), operations=operations
         )
 
@@ -312,7 +314,7 @@ class SignLLM(nn.Module):
 
     def _word_metrics(self, segmentation: Segmentation, batch: Batch) -> dict[str, Tensor]:
         """``covered``: share of characters in words of two and more; ``words``: sign words per video."""
-        composed = self.words.covered(segmentation).float()
+        composed = self.words.in_composed_words(segmentation).float()
         words_B = segmentation.counts * batch.is_real
         video = torch.repeat_interleave(
             torch.arange(len(words_B), device=composed.device), segmentation.counts

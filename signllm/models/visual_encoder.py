@@ -27,8 +27,8 @@ from signllm.clip_geometry import (
 )
 from signllm.errors import UsageError
 from signllm.models.backbone import build_backbone, group_norm
+from signllm.models.collectives import sequence_starts, video_of_each_row
 from signllm.models.feature_cache import content_key, feature_cache, weights_key
-from signllm.models.gather import starts_of, video_of_rows
 
 PIXELS_PER_PASS = {"cpu": 2**20, "cuda": 2**22}
 """Pixels of the frames in one pass through the backbone, by device, unless ``frames_per_chunk`` is given.
@@ -243,9 +243,9 @@ class VisualEncoder(nn.Module):
         maps = self._maps(frames, frame_counts, weights)
         if self.config.subtract_video_mean:
             maps = subtract_video_mean(maps, frame_counts)
-        taps, counts = first_taps(frame_counts)
+        taps, counts = first_convolution_inputs(frame_counts)
         maps = functional.relu(self.norm(self.first(maps, taps)))
-        taps, counts = taps_of(counts)
+        taps, counts = convolution_inputs(counts)
         maps = self.second(maps, taps)
         return (maps.mean(dim=(2, 3)) if self.flatten is None else maps.flatten(1)), counts
 
@@ -308,7 +308,7 @@ class VisualEncoder(nn.Module):
         passes: list[tuple[Tensor, ...]] = [(part,) for part in frames.split(frames_per_pass)]
         if self.config.subtract_video_mean:
             means = video_means(frames, frame_counts, self.first.weight.dtype, frames_per_pass)
-            videos = video_of_rows(frame_counts).split(frames_per_pass)
+            videos = video_of_each_row(frame_counts).split(frames_per_pass)
             passes = [(*part, means, video) for part, video in zip(passes, videos, strict=True)]
         return run_passes(self._one_pass, passes, recompute=self.config.recompute)
 
@@ -360,24 +360,26 @@ def video_means(frames: Tensor, counts: Tensor, dtype: torch.dtype, frames_per_p
 def subtract_video_mean(x: Tensor, counts: Tensor) -> Tensor:
     """Return packed frames or maps (sum T, ...) less the temporal mean of their own video."""
     means = torch.stack([part.mean(dim=0) for part in x.split(counts.tolist())])
-    return x - means.index_select(0, video_of_rows(counts))
+    return x - means.index_select(0, video_of_each_row(counts))
 
 
-def first_taps(frame_counts: Tensor) -> tuple[Tensor, Tensor]:
+def first_convolution_inputs(frame_counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return the frames (P, 5) that each output of the first convolution sees, and outputs per video (B,).
 
     A video shorter than 13 frames is continued by its last frame: the same index again.
     """
-    taps, counts = taps_of(frame_counts.clamp(min=CLIP_FRAMES), starts=starts_of(frame_counts))
-    last = starts_of(frame_counts) + frame_counts - 1
-    return torch.minimum(taps, last[video_of_rows(counts)][:, None]), counts
+    taps, counts = convolution_inputs(
+        frame_counts.clamp(min=CLIP_FRAMES), starts=sequence_starts(frame_counts)
+    )
+    last = sequence_starts(frame_counts) + frame_counts - 1
+    return torch.minimum(taps, last[video_of_each_row(counts)][:, None]), counts
 
 
-def taps_of(counts: Tensor, *, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def convolution_inputs(counts: Tensor, *, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the rows (P, 5) that each output (5 taps, stride 2) sees, and outputs per video (B,)."""
-    starts = starts_of(counts) if starts is None else starts
+    starts = sequence_starts(counts) if starts is None else starts
     outputs = temporal_convolution_count(counts)
-    video = video_of_rows(outputs)
-    place = torch.arange(len(video), device=counts.device) - starts_of(outputs)[video]
+    video = video_of_each_row(outputs)
+    place = torch.arange(len(video), device=counts.device) - sequence_starts(outputs)[video]
     first = starts[video] + TEMPORAL_STRIDE * place
     return first[:, None] + torch.arange(TEMPORAL_KERNEL, device=counts.device), outputs

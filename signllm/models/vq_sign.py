@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from signllm.errors import UsageError
 from signllm.models.context_predictor import ContextPredictor, ContextPredictorConfig
-from signllm.models.operations import (
+from signllm.models.operation_counts import (
     encoder_operations,
     predictor_operations,
     quantizer_operations,
-    worked_on,
+    work_counts,
 )
 from signllm.models.quantizer import Quantized, Quantizer, QuantizerConfig, gather_sample
 from signllm.models.visual_encoder import VisualEncoder, VisualEncoderConfig
@@ -45,7 +45,7 @@ class VQSignConfig:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedVideos:
     """A batch as characters: ``z`` (n, D) continuous, ``quantized``, ``counts`` (B,) of each video."""
 
     z: Tensor
@@ -70,10 +70,10 @@ class VQSign(nn.Module):
         shares = {"loss": losses.pop("l_vq"), **{name: value.detach() for name, value in losses.items()}}
         if self.training:
             operations = self.operations(encoded, batch)
-            shares |= worked_on(frames=len(batch.frames), clips=len(encoded.z), operations=operations)
+            shares |= work_counts(frames=len(batch.frames), clips=len(encoded.z), operations=operations)
         return shares
 
-    def operations(self, encoded: Encoded, batch: Batch) -> float:
+    def operations(self, encoded: EncodedVideos, batch: Batch) -> float:
         """Return the floating-point operations of this rank's forward and backward pass."""
         assert batch.frames is not None
         size = (batch.frames.shape[2], batch.frames.shape[3])
@@ -83,14 +83,14 @@ class VQSign(nn.Module):
             + predictor_operations(self.predictor, encoded.counts.tolist())
         )
 
-    def quantize(self, batch: Batch) -> Encoded:
+    def quantize(self, batch: Batch) -> EncodedVideos:
         """Encode and quantise the frames of a batch, with gradient."""
         if batch.frames is None:
             raise UsageError("this batch has no frames", remedy="VQ-Sign is trained on video")
         z, counts = self.encoder(batch.frames, batch.frame_counts)
-        return Encoded(z, self.quantizer(z, counts, batch.is_real), counts)
+        return EncodedVideos(z, self.quantizer(z, counts, batch.is_real), counts)
 
-    def losses(self, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, encoded: EncodedVideos, batch: Batch) -> dict[str, Tensor]:
         """Return shares of ``l_vq``, ``l_cp``, ``l_q`` and the metrics of the quantiser and the predictor."""
         quantized = encoded.quantized
         predicted = self.predictor(quantized.vectors, encoded.z, encoded.counts, batch)
@@ -124,7 +124,7 @@ class VQSign(nn.Module):
         self.quantizer.start(self.encoder.project(pooled))
 
 
-def known_by(weights: Mapping[str, Tensor], config: VQSignConfig) -> Tensor:
+def fingerprinted_tensor(weights: Mapping[str, Tensor], config: VQSignConfig) -> Tensor:
     """Return the weights whose fingerprint names what an encoder reads: words and recordings belong to it.
 
     The codebook, which moves whenever the encoder learns; without codes the encoder's last convolution.

@@ -17,7 +17,7 @@ from signllm.cra.word_codebook import WordCodebook, fingerprint
 from signllm.data.characters import FOLDER, load_split_characters
 from signllm.data.pipeline import DataConfig
 from signllm.errors import UsageError
-from signllm.models.vq_sign import known_by
+from signllm.models.vq_sign import fingerprinted_tensor
 from signllm.stages import pretrain
 from signllm.stages.batches import TRAIN
 from signllm.training.checkpoint import load_weights
@@ -40,7 +40,7 @@ def encoder_and_words(init: Path, words_folder: Path | None = None) -> tuple[dic
     """
     words = WordCodebook.load(words_folder or init)
     weights = load_weights(init, stage=pretrain.STAGE)
-    found = fingerprint(known_by(weights, load_config(init, PretrainConfig).vq_sign))
+    found = fingerprint(fingerprinted_tensor(weights, load_config(init, PretrainConfig).vq_sign))
     _require_same_codebook(found, words.codebook, (words_folder or init) / "words.json")
     return weights, words
 

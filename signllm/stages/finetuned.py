@@ -18,7 +18,7 @@ from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
 from signllm.models.adapters import BASE_CLASS, IN_MODEL, from_peft, is_adapter
-from signllm.models.frozen_llm import read_configuration
+from signllm.models.language_model_loading import read_configuration
 from signllm.models.model_files import model_folder
 from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.models.vq_sign import VQSign
@@ -81,7 +81,7 @@ def read_trained(folder: Path, checkpoint: Path | None = None) -> Trained:
 
 def _with_older_prompts(config: FinetuneConfig) -> FinetuneConfig:
     """Return the configuration of a run, its language model prompted as it was when the run was trained."""
-    model = config.sign_llm.language_model.as_older_runs()
+    model = config.sign_llm.language_model.with_older_defaults()
     return replace(config, sign_llm=replace(config.sign_llm, language_model=model))
 
 

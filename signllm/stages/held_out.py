@@ -17,7 +17,7 @@ from signllm.data.sample_table import ShardSample
 from signllm.errors import UsageError
 from signllm.evaluation.hypotheses import Hypothesis, gathered
 from signllm.evaluation.scores import METRICS, one_score, rules_for
-from signllm.models.gather import reduce_sum
+from signllm.models.collectives import reduce_sum
 from signllm.models.generation import GenerationConfig
 from signllm.models.sign_llm import SignLLM
 from signllm.stages.batches import DEV, agreement

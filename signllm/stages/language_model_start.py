@@ -18,10 +18,10 @@ from signllm.config import FinetuneConfig, load_config
 from signllm.data.index import Split
 from signllm.errors import UsageError
 from signllm.models.encoder_decoder_model import decoder_start
-from signllm.models.frozen_llm import DTYPES, check_attention, load_tokenizer, read_configuration
 from signllm.models.language_model import LanguageModelConfig, build_prompt
+from signllm.models.language_model_loading import DTYPES, check_attention, load_tokenizer, read_configuration
+from signllm.models.language_model_quantization import prequantized_loading_options, quantized_loading_options
 from signllm.models.model_files import model_folder, require_safetensors
-from signllm.models.quantization import quantized_loading, require_usable
 from signllm.training.engine import deepspeed_settings
 
 MOST_TEXTS = 2000
@@ -50,19 +50,19 @@ def settled_language_model(
     settings = read_configuration(model.path)
     is_cut = deepspeed_settings(config.training, world=world)["zero_optimization"]["stage"] == 3
     check_attention(model.attention, dtype=model.dtype)
-    quantized_loading(model.quantize, dtype=DTYPES[model.dtype], is_cut=is_cut)
-    require_usable(settings, model.path, quantize=model.quantize, is_cut=is_cut)
+    quantized_loading_options(model.quantize, dtype=DTYPES[model.dtype], is_cut=is_cut)
+    prequantized_loading_options(settings, model.path, quantize=model.quantize, is_cut=is_cut)
     require_safetensors(model_folder(model.path), model.path)
     tokenizer = load_tokenizer(model.path)
     prompt = build_prompt(model, tokenizer, settings.model_type)
     for language in split.samples.languages():
-        prompt.around(language)
+        prompt.context_tokens(language)
         if settings.is_encoder_decoder:
             decoder_start(tokenizer, settings, language)
     samples = split.samples
     places = range(0, len(samples), max(1, len(samples) // MOST_TEXTS))
     check_texts(tokenizer, [samples[place].text for place in places], model)
-    return replace(model, **prompt.decisions())
+    return replace(model, **prompt.recorded_settings())
 
 
 def _with_record(model: LanguageModelConfig, run: Path) -> LanguageModelConfig:
@@ -70,7 +70,7 @@ def _with_record(model: LanguageModelConfig, run: Path) -> LanguageModelConfig:
     has_begun = any(run.glob("**/checkpoints/step-*/COMPLETE"))
     if not has_begun or not (run / "config.json").is_file():
         return model
-    begun = load_config(run, FinetuneConfig).sign_llm.language_model.as_older_runs()
+    begun = load_config(run, FinetuneConfig).sign_llm.language_model.with_older_defaults()
     names = ("chat", "chat_template", "date", "thinking", "end_of_turn")
     options = {name: getattr(model, name) for name in names if getattr(model, name) is not None}
     return replace(model, **({name: getattr(begun, name) for name in names} | options))

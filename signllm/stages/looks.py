@@ -23,7 +23,7 @@ from signllm.data.index import Split
 from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import DataConfig, VideoSource
 from signllm.data.token_strip import WordSpan, draw_strip
-from signllm.models.gather import reduce_sum
+from signllm.models.collectives import reduce_sum
 from signllm.models.generation import GenerationConfig
 from signllm.models.quantizer import Quantizer
 from signllm.models.sign_llm import SignLLM

@@ -14,7 +14,7 @@ import torch
 from signllm.config import PretrainConfig, load_config, open_run
 from signllm.data.mixture import read_dataset_records
 from signllm.data.pipeline import VideoSource
-from signllm.models.backbone import shape_of
+from signllm.models.backbone import backbone_settings
 from signllm.models.vq_sign import VQSign, build_vq_sign
 from signllm.stages.agreement import once
 from signllm.stages.alarms import Watch
@@ -70,7 +70,7 @@ def _with_shape(config: PretrainConfig, begun: Path | None) -> PretrainConfig:
     if encoder.backbone_config is not None:
         return config
     shape = load_config(begun, PretrainConfig).vq_sign.encoder.backbone_shape if begun else None
-    encoder = replace(encoder, backbone_shape=shape or shape_of(encoder.backbone))
+    encoder = replace(encoder, backbone_shape=shape or backbone_settings(encoder.backbone))
     return replace(config, vq_sign=replace(config.vq_sign, encoder=encoder))
 
 

@@ -182,7 +182,7 @@ def _change(
 def covered(words: WordCodebook, characters: np.ndarray, counts: np.ndarray) -> float:
     """Return the share of packed characters (sum N,) that lie in words of two and more."""
     found = words.segment(torch.from_numpy(characters), torch.from_numpy(counts))
-    return float(words.covered(found).double().mean())
+    return float(words.in_composed_words(found).double().mean())
 
 
 def _log(run: Path, step: int, values: Mapping[str, float], training: TrainingConfig) -> None:

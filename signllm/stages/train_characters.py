@@ -22,7 +22,7 @@ from signllm.data.characters import characters_path, load_packed_characters, sav
 from signllm.data.index import Split
 from signllm.data.mixture import Mixture, open_mixture
 from signllm.errors import UsageError
-from signllm.models.vq_sign import VQSign, known_by
+from signllm.models.vq_sign import VQSign, fingerprinted_tensor
 from signllm.plain import to_plain
 from signllm.stages.batches import TRAIN
 from signllm.stages.encoding import encode_shards, missing_shards
@@ -136,7 +136,7 @@ def train_characters(
     index = open_mixture(shards)
     split = index.split(TRAIN)
     made_by: dict[str, Any] = {
-        "codebook": fingerprint(known_by(vq_sign.state_dict(), vq_sign.config)),
+        "codebook": fingerprint(fingerprinted_tensor(vq_sign.state_dict(), vq_sign.config)),
         "checkpoint": checkpoint.name if checkpoint else None,
         "size": config.data.size,
         "shift": config.data.augment.shift,

@@ -74,7 +74,7 @@ def test_shared_counters_chunks_and_narrow_integers_change_nothing(
     characters = np.minimum(rng.geometric(0.2, counts.sum()), 20)
     expected = candidates.learn_merges(characters, counts, limit=60, longest=5)
     monkeypatch.setattr(candidates, "COUNTERS", 97)
-    monkeypatch.setattr("signllm.cra.packed.CHUNK_CHARACTERS", 100)
+    monkeypatch.setattr("signllm.cra.packed_sequences.CHUNK_CHARACTERS", 100)
     assert candidates.learn_merges(characters.astype(np.uint8), counts, limit=60, longest=5) == expected
 
 

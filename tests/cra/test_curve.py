@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from signllm.cra.curve import PANELS, draw_curve, write_curve
-from signllm.cra.transport import SizeOutcome, describe_curve
+from signllm.cra.transport import SizeResult, describe_curve
 
 CURVE = describe_curve(
     [
-        SizeOutcome(size, np.ones(size, dtype=bool), 5 + size / 100, 1 + size / 50, 9, 0.0, 4 - size / 99)
+        SizeResult(size, np.ones(size, dtype=bool), 5 + size / 100, 1 + size / 50, 9, 0.0, 4 - size / 99)
         for size in (0, 32, 64, 96)
     ],
     2,
@@ -46,7 +46,7 @@ def test_the_chosen_size_is_named_and_marked_in_every_panel() -> None:
 
 
 def test_one_size_can_be_drawn_and_none_is_not(tmp_path: Path) -> None:
-    write_curve(tmp_path, describe_curve([SizeOutcome(0, np.zeros(0, bool), 3.0, 1.0, 1, 0.0)], 0))
+    write_curve(tmp_path, describe_curve([SizeResult(0, np.zeros(0, bool), 3.0, 1.0, 1, 0.0)], 0))
     assert (tmp_path / "words.png").is_file()
     write_curve(tmp_path / "none", ())
     assert not (tmp_path / "none").exists()

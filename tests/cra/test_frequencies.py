@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from signllm.cra.frequencies import description_length, sample_of_videos, word_frequencies
-from signllm.cra.packed import Packed
+from signllm.cra.packed_sequences import Packed
 from signllm.cra.segmentation import Method, count_occurrences
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signllm.cra.repeats import (
-    Collapsed,
+    CollapsedSequences,
     collapse_corpus,
     collapse_repeats,
     mean_run_length,
@@ -25,7 +25,7 @@ def packed(*sequences: list[int]) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def unpacked(collapsed: Collapsed) -> list[list[int]]:
+def unpacked(collapsed: CollapsedSequences) -> list[list[int]]:
     return [part.tolist() for part in np.split(collapsed.characters, np.cumsum(collapsed.counts)[:-1])]
 
 
@@ -85,7 +85,7 @@ def test_a_corpus_is_collapsed_chunk_by_chunk_as_it_is_whole(
     asked = {"slow_down": 256, "alpha": alpha, "repeated_only": repeated_only}
     whole = collapse_repeats(characters, counts, **asked)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("signllm.cra.packed.CHUNK_CHARACTERS", 5)
+        patch.setattr("signllm.cra.packed_sequences.CHUNK_CHARACTERS", 5)
         assert mean_run_length(narrow, counts, repeated_only=repeated_only) == mean
         found = collapse_corpus(narrow, counts, **asked)
     assert found.characters.tolist() == whole.characters.tolist()

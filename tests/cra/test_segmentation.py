@@ -120,7 +120,7 @@ def test_no_character_is_lost_and_a_batch_is_its_videos(
 def test_chunks_do_not_show(sequences: list[list[int]], method: Method) -> None:
     whole = split(sequences, table(), method)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("signllm.cra.packed.CHUNK_CHARACTERS", 8)
+        patch.setattr("signllm.cra.packed_sequences.CHUNK_CHARACTERS", 8)
         assert split(sequences, table(), method) == whole
 
 
@@ -131,7 +131,7 @@ def test_words_are_counted_where_they_are_found(sequences: list[list[int]], meth
     expected = [sum(words.count(w) for words in found) for w in range(ALPHABET + len(WORDS))]
     characters, counts = packed(sequences)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("signllm.cra.packed.CHUNK_CHARACTERS", 8)
+        patch.setattr("signllm.cra.packed_sequences.CHUNK_CHARACTERS", 8)
         assert count_words(characters.astype(np.uint8), counts, table(), method=method).tolist() == expected
 
 
@@ -154,7 +154,7 @@ def test_sequences_longer_than_any_chunk_are_handled() -> None:
     rng = np.random.default_rng(1)
     sequence = rng.integers(0, ALPHABET, 5000).tolist()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("signllm.cra.packed.CHUNK_CHARACTERS", 100)
+        patch.setattr("signllm.cra.packed_sequences.CHUNK_CHARACTERS", 100)
         (found,) = split([sequence], table(), "viterbi")
     assert spell(found) == sequence
     assert any(a >= ALPHABET and b >= ALPHABET for a, b in pairwise(found))

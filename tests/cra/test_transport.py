@@ -10,7 +10,7 @@ import pytest
 
 from signllm.cra.segmentation import count_occurrences
 from signllm.cra.transport import (
-    SizeOutcome,
+    SizeResult,
     TransportConfig,
     choose_size,
     describe_curve,
@@ -38,8 +38,8 @@ def corpus(alone: int) -> np.ndarray:
     return count_occurrences(sequence, np.array([len(sequence)]), HALVES + WHOLES, ALPHABET)
 
 
-def outcome(size: int, entropy: float, mean_length: float = 1.0) -> SizeOutcome:
-    return SizeOutcome(size, np.ones(size, dtype=bool), entropy, mean_length, 1, 0.0)
+def outcome(size: int, entropy: float, mean_length: float = 1.0) -> SizeResult:
+    return SizeResult(size, np.ones(size, dtype=bool), entropy, mean_length, 1, 0.0)
 
 
 def test_costs_are_those_of_the_definition() -> None:

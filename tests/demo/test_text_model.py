@@ -11,7 +11,7 @@ from signllm.demo.language import function_words, sentences
 from signllm.demo.studio import StudioConfig, split_sentences
 from signllm.demo.text_model import TextModelConfig, train_text_model
 from signllm.models.language_model import GenerationConfig, LanguageModelConfig, build_language_model
-from signllm.models.prompt import family_of
+from signllm.models.prompt import find_family
 
 TINY = {"width": 32, "layers": 1, "heads": 2, "batch_size": 8}
 TEXTS = [sentence.text for sentence in islice(sentences(0), 300)]
@@ -59,7 +59,7 @@ def test_a_sentence_is_spelled_as_its_words_are(trained: tuple[Path, float]) -> 
 
 
 def test_prompt_and_separator_are_those_of_stage_three() -> None:
-    text, stage = TextModelConfig(), family_of("llama")
+    text, stage = TextModelConfig(), find_family("llama")
     assert text.prompt == stage.prompt.format(language="English")
     assert text.separator == stage.separator
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from signllm.kernels.choice import Implementation, forced
+from signllm.kernels.implementation import Implementation, force_implementation
 
 
 @pytest.fixture(params=["torch", "triton"])
@@ -16,7 +16,7 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[Implementation]:
     """Run the test under each implementation."""
     if request.param == "triton" and importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed (extra `test`)")
-    with forced(request.param):
+    with force_implementation(request.param):
         yield request.param
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from signllm.kernels import median_bandwidths, mmd
-from signllm.kernels.choice import Implementation, forced
+from signllm.kernels.implementation import Implementation, force_implementation
 from signllm.kernels.mmd_blocks import EDGES
 
 BANDWIDTHS = (0.5, 2.0)
@@ -425,7 +425,7 @@ def test_large_samples_on_a_gpu(dtype: torch.dtype, masked: bool) -> None:
     for got, exact in zip(ours[1:], truth[1:], strict=True):
         limit = max(1e-4, 4 * torch.finfo(dtype).eps) * float(exact.abs().max())
         torch.testing.assert_close(got.double(), exact, rtol=0, atol=limit)
-    with forced("torch"):
+    with force_implementation("torch"):
         torch.testing.assert_close(mmd(x, y, weights_x=weights), ours[0], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(mmd(x, y, weights_x=weights), ours[0], rtol=0, atol=0)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from signllm.kernels import Exact, Side, Slack, Soft, objective, sinkhorn
-from signllm.kernels.choice import Implementation
+from signllm.kernels.implementation import Implementation
 
 SIDES = (Exact(), Slack(0.02), Soft(0.3))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from signllm.kernels import vq_assign
-from signllm.kernels.choice import Implementation
+from signllm.kernels.implementation import Implementation
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from signllm.kernels import vq_assign, vq_assign_bfloat16
-from signllm.kernels.choice import forced
+from signllm.kernels.implementation import force_implementation
 
 N, D, K = 300, 512, 96
 
@@ -41,7 +41,7 @@ def test_no_nearest_code_is_ruled_out(kind: str) -> None:
     centre = codebook.mean(dim=0)
     x, codebook = x - centre, codebook - centre
     norms = codebook.square().sum(dim=1)
-    rounded = vq_assign_bfloat16.Rounded.read(codebook, norms, len(x))
+    rounded = vq_assign_bfloat16.RoundedCodes.from_codes(codebook, norms, len(x))
     kept = rounded._candidates(x, norms)
     scores = norms.double() - 2 * x.double() @ codebook.double().T
     assert kept.gather(1, scores.argmin(dim=1, keepdim=True)).all()
@@ -54,10 +54,10 @@ def test_the_result_is_that_of_float32(kind: str, monkeypatch: pytest.MonkeyPatc
     x, codebook = data(kind)
     x[7] = codebook[5]
     codebook[50] = codebook[5]
-    with forced("torch"):
-        monkeypatch.setattr(vq_assign_bfloat16, "pays", lambda *_: True)
+    with force_implementation("torch"):
+        monkeypatch.setattr(vq_assign_bfloat16, "is_worthwhile", lambda *_: True)
         screened = vq_assign(x, codebook, return_distance=True)
-        monkeypatch.setattr(vq_assign_bfloat16, "pays", lambda *_: False)
+        monkeypatch.setattr(vq_assign_bfloat16, "is_worthwhile", lambda *_: False)
         plain = vq_assign(x, codebook, return_distance=True)
     torch.testing.assert_close(screened[1], plain[1], rtol=1e-6, atol=0)
     if kind != "denormal":
@@ -67,12 +67,12 @@ def test_the_result_is_that_of_float32(kind: str, monkeypatch: pytest.MonkeyPatc
 def test_codes_too_close_for_bfloat16_are_left_to_float32() -> None:
     x, codebook = sample(1, N, D), sample(3, 1, D) + 1e-4 * sample(2, K, D)
     norms = codebook.square().sum(dim=1)
-    rounded = vq_assign_bfloat16.Rounded.read(codebook, norms, N)
+    rounded = vq_assign_bfloat16.RoundedCodes.from_codes(codebook, norms, N)
     assert rounded.nearest(x, codebook, norms) is None
 
 
 def test_what_is_not_finite_is_left_to_float32_and_named() -> None:
     x, codebook = data("random")
     x[123, 45] = float("nan")
-    with forced("torch"), pytest.raises(ValueError, match="row 123 of x"):
+    with force_implementation("torch"), pytest.raises(ValueError, match="row 123 of x"):
         vq_assign(x, codebook)

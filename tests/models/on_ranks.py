@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from signllm.models.adapters import VIRTUAL, LoraConfig, PromptTuningConfig
-from signllm.models.frozen_llm import load_model
-from signllm.models.gather import gather_packed, reduce_sum, whole
+from signllm.models.collectives import gather_packed, gathered_parameters, reduce_sum
 from signllm.models.language_model import GenerationConfig, LanguageModelConfig
+from signllm.models.language_model_loading import load_model
 from signllm.models.partitioned_loading import load_partitioned
 from signllm.models.projector import ProjectorConfig
 from signllm.models.sign_llm import SignLLM, SignLLMConfig, build_sign_llm
@@ -117,7 +117,7 @@ def loaded_in_pieces(folder: Path, world: int) -> dict[str, Tensor]:
         for (own, p), (theirs, expected) in zip(
             cut.named_parameters(), whole_model.named_parameters(), strict=True
         ):
-            with whole([p]):
+            with gathered_parameters([p]):
                 other += own != theirs or not torch.equal(p, expected)
         buffers = dict(whole_model.named_buffers())
         other += sum(not torch.equal(b, buffers[own]) for own, b in cut.named_buffers())

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from signllm.errors import UsageError
-from signllm.models import quantization
+from signllm.models import language_model_quantization
 from signllm.models.adapters import LoraConfig, PromptTuningConfig
 from signllm.models.language_model import (
     GenerationConfig,
@@ -49,7 +49,7 @@ def alone(model: LanguageModel, plain: nn.Module, place: int) -> Tensor:
     """The loss of one text after a learnt prompt, by a plain model, without padding."""
     part = words().split(COUNTS.tolist())[place]
     learnt = model.virtual_tokens.embedding.weight
-    before, after = model.prompt.around(LANGUAGES[place])
+    before, after = model.prompt.context_tokens(LANGUAGES[place])
     text = torch.tensor([*model.prompt.tokens(TEXTS[place]), 1])
     prompt = torch.cat([learnt, model.embed(before), part, model.embed(after)])
     if model.kind == "causal":
@@ -255,7 +255,7 @@ def test_a_quantised_model_scores_nearly_as_the_whole_one_and_what_is_before_it_
 ) -> None:
     """On a CPU, which bitsandbytes can for tests, not for use."""
     pytest.importorskip("bitsandbytes")
-    monkeypatch.setattr(quantization, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(language_model_quantization, "device", lambda: torch.device("cpu"))
     parts.save_language_model(tmp_path, width=64)
     signs = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     model = loaded(tmp_path, dtype="bf16", quantize=bits, gradient_checkpointing=True, **learns).train()

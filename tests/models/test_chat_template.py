@@ -44,7 +44,7 @@ def test_the_signs_are_followed_by_what_precedes_an_answer_and_texts_end_as_answ
 ) -> None:
     template = TEMPLATES[name]
     model = loaded(save_chat_model(tmp_path, template.text, template.special))
-    before, after = (model.tokenizer.decode(ids) for ids in model.prompt.around("German"))
+    before, after = (model.tokenizer.decode(ids) for ids in model.prompt.context_tokens("German"))
     assert after == template.after
     assert before.endswith("Translate this sign language into German: ")
     assert model.tokenizer.decode(model.prompt.end) == template.end
@@ -120,9 +120,9 @@ def _written_ids(
 def test_a_template_that_cannot_be_used_is_refused_with_the_remedy(tmp_path: Path, name: str) -> None:
     folder = save_chat_model(tmp_path, BROKEN[name])
     with pytest.raises(UsageError, match="chat template") as raised:
-        loaded(folder).prompt.around("German")
+        loaded(folder).prompt.context_tokens("German")
     assert "chat False" in str(raised.value)
-    assert loaded(folder, chat=False).prompt.around("German")[1]
+    assert loaded(folder, chat=False).prompt.context_tokens("German")[1]
 
 
 def test_of_several_templates_the_default_or_the_only_or_the_named_one_is_taken(tmp_path: Path) -> None:
@@ -150,19 +150,21 @@ def test_the_day_of_a_template_is_that_of_the_settings(
 ) -> None:
     folder = save_chat_model(tmp_path, LLAMA3.text, LLAMA3.special)
     then = loaded(folder, date="2024-05-06").prompt
-    assert "06 May 2024" in then.tokenizer.decode(then.around("German")[0])
-    assert then.decisions()["date"] == "2024-05-06"
+    assert "06 May 2024" in then.tokenizer.decode(then.context_tokens("German")[0])
+    assert then.recorded_settings()["date"] == "2024-05-06"
     today = _Day(2031, 7, 8)
     monkeypatch.setattr("signllm.models.prompt.date", today)
     first = loaded(folder).prompt
-    assert "08 Jul 2031" in first.tokenizer.decode(first.around("German")[0])
-    recorded = first.decisions()
+    assert "08 Jul 2031" in first.tokenizer.decode(first.context_tokens("German")[0])
+    recorded = first.recorded_settings()
     assert recorded["date"] == "2031-07-08"
     monkeypatch.setattr("signllm.models.prompt.date", _Day(2040, 1, 1))
-    assert loaded(folder, **recorded).prompt.around("German") == first.around("German")
-    assert loaded(folder).prompt.around("German") != first.around("German")
+    assert loaded(folder, **recorded).prompt.context_tokens("German") == first.context_tokens("German")
+    assert loaded(folder).prompt.context_tokens("German") != first.context_tokens("German")
     plain = save_chat_model(tmp_path / "plain", CHATML.text, CHATML.special)
-    assert loaded(plain).prompt.decisions()["date"] is None, "runs of two days are alike but for the template"
+    assert loaded(plain).prompt.recorded_settings()["date"] is None, (
+        "runs of two days are alike but for the template"
+    )
     with pytest.raises(UsageError, match=r"date is '6\. Mai'"):
         LanguageModelConfig(date="6. Mai")
 
@@ -180,7 +182,7 @@ class _Day:
 def test_thinking_can_be_left_to_the_template(tmp_path: Path) -> None:
     folder = save_chat_model(tmp_path, QWEN3.text, QWEN3.special)
     left = loaded(folder, thinking="template").prompt
-    assert left.tokenizer.decode(left.around("German")[1]) == "<|im_end|>\n<|im_start|>assistant\n"
+    assert left.tokenizer.decode(left.context_tokens("German")[1]) == "<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.mark.parametrize(
@@ -206,42 +208,44 @@ def test_decisions_give_the_same_prompt_and_end_although_the_folder_has_changed(
 ) -> None:
     folder = save_chat_model(tmp_path, QWEN3.text, QWEN3.special)
     first = loaded(folder).prompt
-    recorded = first.decisions()
+    recorded = first.recorded_settings()
     assert recorded["end_of_turn"] == "<|im_end|>"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = SEVERAL_TOKENS.text
     tokenizer.save_pretrained(folder)
     with caplog.at_level("WARNING"):
         again = loaded(folder, **recorded).prompt
-    assert (again.around("German"), again.end) == (first.around("German"), first.end)
+    assert (again.context_tokens("German"), again.end) == (first.context_tokens("German"), first.end)
     assert str(folder) in caplog.text
-    assert loaded(folder).prompt.around("German") != first.around("German")
+    assert loaded(folder).prompt.context_tokens("German") != first.context_tokens("German")
     tokenizer.chat_template = None
     (folder / "chat_template.jinja").unlink()
     tokenizer.save_pretrained(folder)
-    assert loaded(folder, **recorded).prompt.around("German") == first.around("German")
+    assert loaded(folder, **recorded).prompt.context_tokens("German") == first.context_tokens("German")
 
 
 def test_a_run_without_a_template_does_not_take_one_that_appears_later(tmp_path: Path) -> None:
     folder = save_family(tmp_path, "qwen3")
     first = loaded(folder).prompt
-    recorded = first.decisions()
+    recorded = first.recorded_settings()
     assert recorded == {"chat": False, "end_of_turn": "</s>"}
     (folder / "chat_template.jinja").write_text(CHATML.text)
     assert loaded(folder).prompt.chat
     again = loaded(folder, **recorded).prompt
-    assert (again.around("German"), again.end) == (first.around("German"), first.end)
+    assert (again.context_tokens("German"), again.end) == (first.context_tokens("German"), first.end)
 
 
 def test_an_older_run_goes_on_as_it_was_begun(tmp_path: Path) -> None:
     """Its texts ended with the tokenizer's end token, and a thought was left open."""
     folder = save_chat_model(tmp_path, QWEN3.text, QWEN3.special)
-    older = LanguageModelConfig(path=str(folder), dtype="fp32").as_older_runs()
+    older = LanguageModelConfig(path=str(folder), dtype="fp32").with_older_defaults()
     prompt = build_prompt(older, AutoTokenizer.from_pretrained(folder), "llama")
     assert prompt.end == (prompt.tokenizer.eos_token_id,)
-    assert prompt.tokenizer.decode(prompt.around("German")[1]) == "<|im_end|>\n<|im_start|>assistant\n"
-    recorded = LanguageModelConfig(path=str(folder), **loaded(folder).prompt.decisions())
-    assert recorded.as_older_runs() == recorded
+    assert (
+        prompt.tokenizer.decode(prompt.context_tokens("German")[1]) == "<|im_end|>\n<|im_start|>assistant\n"
+    )
+    recorded = LanguageModelConfig(path=str(folder), **loaded(folder).prompt.recorded_settings())
+    assert recorded.with_older_defaults() == recorded
 
 
 def test_marks_are_unlikely_in_a_template() -> None:

@@ -22,7 +22,7 @@ from signllm.models.language_model import (
     LoraConfig,
     build_language_model,
 )
-from signllm.models.prompt import TRANSLATED, Prompt, family_of
+from signllm.models.prompt import TRANSLATED, Prompt, find_family
 from tests.models import on_ranks, parts
 from tests.models.families import CAUSAL, ENCODER_DECODER, save_family
 
@@ -164,10 +164,10 @@ def test_sign_llm_trains_and_translates_with_any_kind(folders: dict[str, Path], 
 
 def test_a_chat_template_surrounds_the_signs(tmp_path: Path, words: torch.Tensor) -> None:
     folder = save_family(tmp_path, "qwen3", chat=True)
-    around = loaded(folder).prompt.around("German")
+    around = loaded(folder).prompt.context_tokens("German")
     decoded = [AutoTokenizer.from_pretrained(folder).decode(ids) for ids in around]
     assert decoded == ["<s> user Translate this sign language into German :", "</s> model"]
-    assert loaded(folder, chat=False).prompt.around("German")[1] == []
+    assert loaded(folder, chat=False).prompt.context_tokens("German")[1] == []
     loaded(folder)(words, COUNTS, TEXTS, LANGUAGES)
     with pytest.raises(UsageError, match="no chat template"):
         loaded(save_family(tmp_path / "plain", "qwen3"), chat=True)
@@ -183,9 +183,9 @@ def test_a_prompt_in_the_language_of_the_text(tmp_path: Path) -> None:
             return {"input_ids": text}
 
     def asked(language: str, model_type: str = "llama", *, in_target: bool = True) -> str:
-        family = family_of(model_type)
+        family = find_family(model_type)
         given = {"text": None, "separator": None, "chat": None, "in_target": in_target}
-        return "".join(Prompt(Spelt(), family, **given).around(language)[0])
+        return "".join(Prompt(Spelt(), family, **given).context_tokens(language)[0])
 
     assert asked("German") == asked("de") == asked("de_DE") == "Übersetze diese Gebärdensprache ins Deutsche:"
     assert asked("Chinese") == "将这段手语翻译成中文："
@@ -198,8 +198,8 @@ def test_a_prompt_in_the_language_of_the_text(tmp_path: Path) -> None:
     assert all(find_language(code).code == code for code in TRANSLATED)
     assert len(set(TRANSLATED.values())) == len(TRANSLATED)
     folder = save_family(tmp_path, "qwen3", chat=True)
-    before, _ = loaded(folder, prompt_language="target").prompt.around("German")
-    assert before != loaded(folder).prompt.around("German")[0]
+    before, _ = loaded(folder, prompt_language="target").prompt.context_tokens("German")
+    assert before != loaded(folder).prompt.context_tokens("German")[0]
     with pytest.raises(UsageError, match="a prompt of your own is not translated"):
         LanguageModelConfig(prompt="Translate", prompt_language="target")
 
@@ -207,9 +207,9 @@ def test_a_prompt_in_the_language_of_the_text(tmp_path: Path) -> None:
 def test_a_template_that_hides_what_the_user_says_is_refused(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(save_family(tmp_path, "qwen3", chat=True))
     tokenizer.chat_template = "hello"
-    prompt = Prompt(tokenizer, family_of("qwen3"), text=None, separator=None, chat=None)
+    prompt = Prompt(tokenizer, find_family("qwen3"), text=None, separator=None, chat=None)
     with pytest.raises(UsageError, match="leaves out what the user says"):
-        prompt.around("German")
+        prompt.context_tokens("German")
 
 
 @pytest.mark.parametrize("name", ["llama", "mbart"])

@@ -15,7 +15,7 @@ from signllm.models.visual_encoder import (
     PIXELS_PER_PASS,
     TemporalConv3d,
     VisualEncoder,
-    first_taps,
+    first_convolution_inputs,
     subtract_video_mean,
     video_means,
 )
@@ -128,7 +128,7 @@ def test_a_temporal_convolution_keeps_no_stacked_frames_of_several_passes(
     torch.manual_seed(0)
     convolution = TemporalConv3d(3, 2)
     maps = torch.randn(80, 3, 4, 4, requires_grad=True)
-    taps, _ = first_taps(torch.tensor([30, 50]))
+    taps, _ = first_convolution_inputs(torch.tensor([30, 50]))
     results, kept = [], []
     for limit in (2**20, 5 * maps[0].numel() * 4):
         monkeypatch.setattr(visual_encoder, "STACKED_PER_PASS", limit)

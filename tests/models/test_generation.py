@@ -9,7 +9,7 @@ import torch
 
 from signllm.errors import UsageError
 from signllm.models import generation
-from signllm.models.generation import GenerationConfig, seed_of
+from signllm.models.generation import GenerationConfig, sampling_seed
 from signllm.models.language_model import LanguageModel, LanguageModelConfig, build_language_model
 from tests.models.families import save_family
 
@@ -132,8 +132,18 @@ def test_a_narrow_draw_is_the_likeliest_token(model: LanguageModel, words: torch
 
 
 def test_seeds_differ_by_the_words_and_by_the_seed() -> None:
-    assert len({seed_of([1, 2], 0), seed_of([1, 2], 1), seed_of([2, 1], 0), seed_of([12], 0)}) == 4
-    assert seed_of([1, 2], 0) == seed_of((1, 2), 0)
+    assert (
+        len(
+            {
+                sampling_seed([1, 2], 0),
+                sampling_seed([1, 2], 1),
+                sampling_seed([2, 1], 0),
+                sampling_seed([12], 0),
+            }
+        )
+        == 4
+    )
+    assert sampling_seed([1, 2], 0) == sampling_seed((1, 2), 0)
 
 
 @pytest.mark.parametrize(

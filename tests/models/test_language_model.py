@@ -99,7 +99,7 @@ def test_generation_does_not_depend_on_the_batch(llm: Path, words: torch.Tensor,
 def test_greedy_generation_takes_the_most_probable_token_each_time(llm: Path, words: torch.Tensor) -> None:
     writer = model(llm)
     (text,) = writer.generate(words[:3], COUNTS[:1], ["English"], GenerationConfig(max_new_tokens=4))
-    (prefix,) = writer._prompted(words[:3], COUNTS[:1], ["English"], rooms=[4])
+    (prefix,) = writer._embed_prompts(words[:3], COUNTS[:1], ["English"], rooms=[4])
     tokens: list[int] = []
     while len(tokens) < 4 and (not tokens or tokens[-1] != writer.tokenizer.eos_token_id):
         embedded = torch.cat([prefix, writer.embed(tokens)])[None]

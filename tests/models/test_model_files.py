@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from signllm.errors import UsageError
-from signllm.models import quantization
-from signllm.models.frozen_llm import load_model, load_tokenizer, read_configuration
+from signllm.models import language_model_quantization
 from signllm.models.language_model import LanguageModelConfig, build_language_model
+from signllm.models.language_model_loading import load_model, load_tokenizer, read_configuration
 from signllm.models.model_files import model_folder
 from tests.models.families import save_family
 
@@ -199,7 +199,7 @@ def test_a_checkpoint_that_is_quantised_already_is_not_quantised_again(
 ) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": QUANTISED["gptq"]}))
-    monkeypatch.setattr(quantization, "device", lambda: 0)
+    monkeypatch.setattr(language_model_quantization, "device", lambda: 0)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     told = refused(folder, quantize="4bit")
     assert "quantised already (gptq)" in told

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from signllm.models.partitioned_loading import Shards, places_of, without_weights
+from signllm.models.partitioned_loading import WeightFiles, build_without_weights, locate_weights
 from tests.models.families import CAUSAL, ENCODER_DECODER, save_family
 
 Ranks = tuple[dict[str, Tensor], list[dict[str, Tensor]]]
@@ -21,11 +21,11 @@ Ranks = tuple[dict[str, Tensor], list[dict[str, Tensor]]]
 def places(folder: Path) -> dict[tuple[str, ...], str] | None:
     settings = AutoConfig.from_pretrained(folder)
     auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
-    model = without_weights(auto, settings, dtype=torch.float32)
+    model = build_without_weights(auto, settings, dtype=torch.float32)
     assert all(p.is_meta for p in model.parameters())
     assert not any(b.is_meta for b in model.buffers())
     with ExitStack() as stack:
-        return places_of(model, Shards(folder, stack))
+        return locate_weights(model, WeightFiles(folder, stack))
 
 
 def change(folder: Path, changed: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:

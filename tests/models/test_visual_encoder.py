@@ -18,8 +18,8 @@ from signllm.models.backbone import Backbone, build_backbone, group_norm
 from signllm.models.visual_encoder import (
     TemporalConv3d,
     VisualEncoder,
+    convolution_inputs,
     subtract_video_mean,
-    taps_of,
 )
 from tests.models import parts
 
@@ -76,7 +76,7 @@ def test_the_temporal_convolution_is_a_conv3d_with_the_same_parameters() -> None
     torch.manual_seed(0)
     ours = TemporalConv3d(3, 4).double()
     maps = torch.randn(11, 3, 5, 6, dtype=torch.float64)
-    taps, _ = taps_of(torch.tensor([11]))
+    taps, _ = convolution_inputs(torch.tensor([11]))
     plain = torch.nn.functional.conv3d(
         maps.transpose(0, 1)[None], ours.weight, ours.bias, stride=ours.stride, padding=ours.padding
     )
@@ -255,7 +255,7 @@ def test_a_temporal_convolution_over_few_cells_is_that_of_torch(size: tuple[int,
     torch.manual_seed(0)
     convolution = TemporalConv3d(6, 5).double()
     maps = torch.randn(25, 6, *size, dtype=torch.float64, requires_grad=True)
-    taps, _ = taps_of(torch.tensor([25]))
+    taps, _ = convolution_inputs(torch.tensor([25]))
     expected = nn.Conv3d.forward(convolution, maps.transpose(0, 1)[None])[0].transpose(0, 1)
     actual = convolution(maps, taps)
     torch.testing.assert_close(actual, expected)

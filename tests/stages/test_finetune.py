@@ -13,7 +13,7 @@ import torch
 from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
-from signllm.models import quantization
+from signllm.models import language_model_quantization
 from signllm.models.adapters import VIRTUAL, LoraConfig
 from signllm.stages.finetune import finetune
 from signllm.stages.finetuned import load_sign_llm
@@ -128,7 +128,7 @@ def test_adapters_learn_in_a_quantised_model_through_the_engine(
 ) -> None:
     """On a CPU, which bitsandbytes can for tests; weights of 4 bits stay as they are and are not saved."""
     pytest.importorskip("bitsandbytes")
-    monkeypatch.setattr(quantization, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(language_model_quantization, "device", lambda: torch.device("cpu"))
     llm = parts.save_language_model(tmp_path / "llm", width=64)
     config = path.finetune_config(llm, deepspeed="zero2")
     model = replace(

@@ -114,7 +114,7 @@ def test_evaluation_and_export_prompt_as_training_did(
     llm, run = dated
     on_day(LATER, monkeypatch)
     prompt = load_sign_llm(run).language_model.prompt
-    before, _ = prompt.around("English")
+    before, _ = prompt.context_tokens("English")
     assert "02 Jan 2030" in prompt.tokenizer.decode(before)
     changed = Path(shutil.copytree(llm, tmp_path / "llm"))
     (changed / "chat_template.jinja").write_text(PHI3.text)
@@ -124,7 +124,10 @@ def test_evaluation_and_export_prompt_as_training_did(
     with caplog.at_level(logging.WARNING):
         moved = load_sign_llm(run, llm=str(changed)).language_model.prompt
     assert str(changed) in caplog.text
-    assert (moved.around("English"), moved.ends) == (prompt.around("English"), prompt.ends)
+    assert (moved.context_tokens("English"), moved.ends) == (
+        prompt.context_tokens("English"),
+        prompt.ends,
+    )
     out = _exported(run, changed, tmp_path / "out")
     inside = AutoTokenizer.from_pretrained(out / "language-model")
     assert inside.chat_template == LLAMA3.text
@@ -134,7 +137,10 @@ def test_evaluation_and_export_prompt_as_training_did(
     assert "repetition_penalty" not in settings or settings["repetition_penalty"] in (None, 1.0)
     assert settings["max_new_tokens"] == read_trained(run).config.generation.max_new_tokens
     again = load_sign_llm(out).language_model.prompt
-    assert (again.around("English"), again.ends) == (prompt.around("English"), prompt.ends)
+    assert (again.context_tokens("English"), again.ends) == (
+        prompt.context_tokens("English"),
+        prompt.ends,
+    )
 
 
 def _exported(run: Path, llm: Path, out: Path) -> Path:
@@ -157,7 +163,7 @@ def test_a_run_of_before_such_records_goes_on_as_it_was_begun(
     (run / "config.json").write_text(json.dumps(record))
     older = load_sign_llm(run).language_model.prompt
     assert older.ends == [(older.tokenizer.eos_token_id,)]
-    assert older.tokenizer.decode(older.around("English")[1]) == "<|im_end|>\n<|im_start|>assistant\n"
+    assert older.tokenizer.decode(older.context_tokens("English")[1]) == "<|im_end|>\n<|im_start|>assistant\n"
     trained(composed, config_of(llm), run)
     assert (recorded(run).end_of_turn, recorded(run).thinking) == ("</s>", "template")
     through = trained(composed, config_of(llm, end_of_turn="", thinking="template"), tmp_path / "through")

@@ -218,7 +218,7 @@ def test_a_kernel_that_cannot_be_compiled_is_told_of(monkeypatch: pytest.MonkeyP
 
     troubles = [kernel.trouble for kernel in _compiled_of("signllm.kernels.absent_triton", None)]
     assert len(troubles) == 1
-    assert troubles[0].startswith("no specimens: ModuleNotFoundError")
+    assert troubles[0].startswith("no kernel_variants: ModuleNotFoundError")
 
 
 def test_the_kernel_tests_need_torch_pytest_and_triton_alone(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import machine, measure, operators, table
 from benchmarks.contender import Case, Row
-from signllm.kernels.choice import choose
+from signllm.kernels.implementation import choose
 
 NOTES = """\
 examples:

@@ -23,7 +23,7 @@ from signllm.clip_geometry import CLIP_FRAMES, clip_count
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.batch import Batch
-from signllm.models.frozen_llm import DTYPES, zero3_loading
+from signllm.models.language_model_loading import DTYPES, zero3_loading
 from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.models.vq_sign import VQSignConfig
 from signllm.recipes import find_recipe

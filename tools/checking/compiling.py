@@ -1,9 +1,9 @@
 """Compiles every Triton kernel here for Hopper, which needs no GPU, and reads what ptxas says of it.
 
-Each module ``signllm/kernels/*_triton.py`` lists its kernels as they are launched (``specimens()``). Each
-is compiled twice: for tensors whose sizes and addresses are multiples of 16, and for any others. A kernel
-that spills registers, or wants more shared memory than a multiprocessor has, fails the check: it would be
-slow, or not start.
+Each module ``signllm/kernels/*_triton.py`` lists its kernels as they are launched (``kernel_variants()``).
+Each is compiled twice: for tensors whose sizes and addresses are multiples of 16, and for any others. A
+kernel that spills registers, or wants more shared memory than a multiprocessor has, fails the check: it
+would be slow, or not start.
 """
 
 from __future__ import annotations
@@ -66,20 +66,20 @@ def main(target: Path) -> int:
 def _compiled_of(module_name: str, pool: Executor) -> list[Compiled]:
     """Compile a module's kernels, several at once; each process finds its own by number."""
     try:
-        specimens = importlib.import_module(module_name).specimens()
+        kernel_variants = importlib.import_module(module_name).kernel_variants()
     except Exception as error:
-        trouble = f"no specimens: {type(error).__name__}: {error}"
+        trouble = f"no kernel_variants: {type(error).__name__}: {error}"
         return [Compiled(name=module_name, sizes="-", trouble=trouble)]
     jobs = [
         pool.submit(_numbered, module_name, number, *sizes)
-        for number, specimen in enumerate(specimens)
+        for number, specimen in enumerate(kernel_variants)
         for sizes in (("x16", 16), ("any", None))[: 1 if specimen.is_aligned else 2]
     ]
     return [job.result() for job in jobs]
 
 
 def _numbered(module_name: str, number: int, sizes: str, alignment: int | None) -> Compiled:
-    return _compiled(importlib.import_module(module_name).specimens()[number], sizes, alignment)
+    return _compiled(importlib.import_module(module_name).kernel_variants()[number], sizes, alignment)
 
 
 def _compiled(specimen: Any, sizes: str, alignment: int | None) -> Compiled:

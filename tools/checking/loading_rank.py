@@ -18,7 +18,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 from torch import nn
 
-from signllm.models.gather import whole
+from signllm.models.collectives import gathered_parameters
 from signllm.models.language_model import LanguageModelConfig, build_language_model
 from signllm.training.engine import TrainingConfig, deepspeed_settings, import_deepspeed
 
@@ -47,7 +47,7 @@ def unlike(model: nn.Module, folder: Path) -> list[str]:
     files = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     wrong = []
     for name, p in model.named_parameters():
-        with whole([p]), safe_open(folder / files[name], "pt") as file:
+        with gathered_parameters([p]), safe_open(folder / files[name], "pt") as file:
             if not torch.equal(p, file.get_tensor(name)):
                 wrong.append(name)
     return wrong

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from checking.loading import write_model
-from signllm.models import quantization
+from signllm.models import language_model_quantization
 from signllm.models.adapters import LoraConfig
 from signllm.models.language_model import (
     GenerationConfig,
@@ -34,7 +34,7 @@ def main() -> int:
     """Check each way, print a line of it; return the exit code."""
     device = torch.device(sys.argv[1])
     if device.type == "cpu":  # bitsandbytes can, for rehearsal
-        quantization.device = lambda: device
+        language_model_quantization.device = lambda: device
     width, layers = (2048, 8) if device.type == "cuda" else (256, 2)
     failed = False
     with tempfile.TemporaryDirectory() as folder:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from signllm.models.visual_encoder import VisualEncoder
 
 
-def worked_on(
+def work_counts(
     *, frames: int = 0, clips: int = 0, tokens: int = 0, operations: float = 0.0
 ) -> dict[str, Tensor]:
     """Return what a forward pass of this rank worked on, as the loop reads it beside the losses.

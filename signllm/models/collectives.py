@@ -63,12 +63,12 @@ def gather_counts(counts: Tensor) -> Tensor:
     return torch.stack(parts, dim=1).flatten(0, 1)
 
 
-def starts_of(counts: Tensor) -> Tensor:
+def sequence_starts(counts: Tensor) -> Tensor:
     """Return the packed place of each sequence's first row, (B,)."""
     return counts.cumsum(0) - counts
 
 
-def video_of_rows(counts: Tensor) -> Tensor:
+def video_of_each_row(counts: Tensor) -> Tensor:
     """Return the video of each packed row, (sum of counts,)."""
     return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
@@ -76,7 +76,7 @@ def video_of_rows(counts: Tensor) -> Tensor:
 def own_rows(counts_all: Tensor) -> Tensor:
     """Return where this rank's packed rows lie among the gathered ones."""
     world, rank = world_and_rank()
-    places = video_of_rows(counts_all)
+    places = video_of_each_row(counts_all)
     return (places % world == rank).nonzero()[:, 0]
 
 
@@ -86,7 +86,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, counts_all: Tensor) -> Tensor:
         world, _ = world_and_rank()
-        place = video_of_rows(counts_all)
+        place = video_of_each_row(counts_all)
         rows_of_rank = [(place % world == rank).nonzero()[:, 0] for rank in range(world)]
         longest = max(len(rows) for rows in rows_of_rank)
         padded = x.new_zeros(longest, *x.shape[1:])
@@ -108,7 +108,7 @@ class _Gather(torch.autograd.Function):
 
 
 @contextmanager
-def whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def gathered_parameters(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Make parameters that ZeRO-3 has partitioned readable in full inside the block (all ranks)."""
     partitioned = [p for p in parameters if hasattr(p, "ds_id")]
     if not partitioned:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
+from signllm.cra.byte_pair_merging import Merge, MergeTable
 from signllm.cra.candidates import learn_merges, words_of_size
-from signllm.cra.merging import Merge, MergeTable
 from signllm.cra.segmentation import WordTable, segment
 
 ALPHABET = 4

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from signllm.models.language_model import LanguageModelConfig, LoraConfig, build_language_model
-from signllm.models.operations import (
+from signllm.models.operation_counts import (
     encoder_operations,
     frame_cost,
     predictor_operations,
     projector_operations,
-    worked_on,
+    work_counts,
 )
 from signllm.models.projector import Projector, ProjectorConfig
 from tests.models import on_ranks, parts
@@ -98,7 +98,7 @@ def test_a_frozen_language_model_costs_four_per_weight_and_place(llm: Path, lora
 def test_a_training_step_tells_frames_clips_and_tokens_and_an_evaluation_nothing(llm: Path) -> None:
     model, batch = on_ranks.sign_llm(llm).train(), parts.batch_of()
     shares = model(batch)
-    told = {name: float(shares[name]) for name in worked_on()}
+    told = {name: float(shares[name]) for name in work_counts()}
     assert told["count/frames"] == sum(parts.LENGTHS)
     assert told["count/clips"] == sum((length - 13) // 4 + 1 for length in parts.LENGTHS)
     assert told["count/tokens"] > float(shares["text_tokens"])
@@ -106,4 +106,4 @@ def test_a_training_step_tells_frames_clips_and_tokens_and_an_evaluation_nothing
     assert recorded["count/frames"] == 0
     assert recorded["count/clips"] == shares["count/clips"]
     assert recorded["count/operations"] < shares["count/operations"]
-    assert not set(model.eval()(batch)) & set(worked_on())
+    assert not set(model.eval()(batch)) & set(work_counts())

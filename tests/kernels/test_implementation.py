@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from signllm.errors import UsageError
-from signllm.kernels import choice
-from signllm.kernels.choice import choose, forced
+from signllm.kernels import implementation
+from signllm.kernels.implementation import choose, force_implementation
 
 CPU = torch.device("cpu")
 
 
 def in_a_process(variable: str) -> subprocess.CompletedProcess[str]:
-    code = "import torch; from signllm.kernels.choice import choose; print(choose(torch.device('cpu')))"
+    code = (
+        "import torch; from signllm.kernels.implementation import choose; print(choose(torch.device('cpu')))"
+    )
     environment = {"SIGNLLM_KERNELS": variable, "PYTHONPATH": ":".join(sys.path)}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
@@ -22,23 +24,23 @@ def in_a_process(variable: str) -> subprocess.CompletedProcess[str]:
 def test_a_cpu_uses_the_torch_reference() -> None:
     chosen = choose(CPU)
     assert chosen.implementation == "torch"
-    assert "cpu" in chosen.why
+    assert "cpu" in chosen.reason
 
 
-def test_forcing_lasts_as_long_as_the_block(implementation: choice.Implementation) -> None:
+def test_forcing_lasts_as_long_as_the_block(implementation: implementation.Implementation) -> None:
     assert choose(CPU).implementation == implementation
-    with forced("torch"):
+    with force_implementation("torch"):
         assert choose(CPU).implementation == "torch"
     assert choose(CPU).implementation == implementation
 
 
 def test_triton_cannot_be_forced_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    monkeypatch.setattr(choice, "_has_triton", lambda: True)
-    with forced("triton"), pytest.raises(UsageError, match="cannot run on cpu"):
+    monkeypatch.setattr(implementation, "_has_triton", lambda: True)
+    with force_implementation("triton"), pytest.raises(UsageError, match="cannot run on cpu"):
         choose(CPU)
-    monkeypatch.setattr(choice, "_has_triton", lambda: False)
-    with forced("triton"), pytest.raises(UsageError, match="not installed"):
+    monkeypatch.setattr(implementation, "_has_triton", lambda: False)
+    with force_implementation("triton"), pytest.raises(UsageError, match="not installed"):
         choose(CPU)
 
 

@@ -31,7 +31,7 @@ class Packed(NamedTuple):
     counts: Ints
 
 
-def whole_videos(characters: NDArray[np.integer], counts: Ints) -> Iterator[tuple[Ints, Ints]]:
+def video_chunks(characters: NDArray[np.integer], counts: Ints) -> Iterator[tuple[Ints, Ints]]:
     """Yield characters as int64 and the counts of their videos, chunk by chunk; a video is never parted."""
     ends, video, begin = np.cumsum(counts), 0, 0
     while video < len(counts):
@@ -41,7 +41,7 @@ def whole_videos(characters: NDArray[np.integer], counts: Ints) -> Iterator[tupl
         video, begin = after, end
 
 
-def tally(characters: NDArray[np.integer]) -> Ints:
+def count_characters(characters: NDArray[np.integer]) -> Ints:
     """(largest + 1,) how often each character occurs."""
     total = np.zeros(int(characters.max()) + 1 if len(characters) > 0 else 0, dtype=np.int64)
     for begin in range(0, len(characters), CHUNK_CHARACTERS):

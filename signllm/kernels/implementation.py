@@ -35,11 +35,11 @@ class Choice:
     """An implementation and the reason for it, fit to be read by a user."""
 
     implementation: Implementation
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Specimen:
+class KernelVariant:
     """A Triton kernel with types and constants as it is launched: what can be compiled without a GPU.
 
     Attributes:
@@ -66,12 +66,12 @@ def choose(device: torch.device) -> Choice:
         UsageError: an implementation was forced that this machine cannot run on that device.
     """
     if _forced:
-        return _demand(_forced[-1], device.type, "a caller's `forced`")
+        return _demand(_forced[-1], device.type, "a caller's `force_implementation`")
     return _choose(device.type, device.index)
 
 
 @contextmanager
-def forced(implementation: Implementation) -> Iterator[None]:
+def force_implementation(implementation: Implementation) -> Iterator[None]:
     """Use one implementation inside the block, whatever the device: for tests and benchmarks."""
     _forced.append(implementation)
     try:

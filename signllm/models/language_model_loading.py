@@ -16,8 +16,13 @@ import torch
 from torch import nn
 
 from signllm.errors import UsageError
+from signllm.models.language_model_quantization import (
+    Quantize,
+    prequantized_loading_options,
+    quantized_loading_options,
+)
 from signllm.models.model_files import (
-    AGAIN,
+    FETCH_AGAIN,
     TOKENIZERS,
     model_folder,
     require_files,
@@ -25,7 +30,6 @@ from signllm.models.model_files import (
     require_tokenizer_files,
 )
 from signllm.models.partitioned_loading import load_partitioned
-from signllm.models.quantization import Quantize, quantized_loading, require_usable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -104,7 +108,9 @@ def _unreadable_tokenizer(folder: Path, path: str, error: Exception) -> UsageErr
             try:
                 json.loads(file.read_text(encoding="utf-8"))
             except ValueError:
-                return UsageError(f"tokenizer.json is cut off or damaged: {reason}", where=file, remedy=AGAIN)
+                return UsageError(
+                    f"tokenizer.json is cut off or damaged: {reason}", where=file, remedy=FETCH_AGAIN
+                )
             return UsageError(
                 f"tokenizer.json cannot be read by tokenizers {tokenizers.__version__}: {reason}",
                 where=file,
@@ -147,7 +153,7 @@ def model_type(model: Any) -> str:
     return str(model.config.model_type)
 
 
-def without_dropout(settings: Any) -> Any:
+def disable_dropout(settings: Any) -> Any:
     """Return a configuration, itself, with every dropout of its own at 0, and with logits as its only output.
 
     ``output_attentions`` and its like would cost memory, and an attention that computes them.
@@ -193,13 +199,13 @@ def load_model(
     auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
     is_cut = deepspeed is not None and deepspeed["zero_optimization"]["stage"] == 3
     check_attention(attention, dtype=dtype)
-    options = quantized_loading(quantize, dtype=DTYPES[dtype], is_cut=is_cut)
+    options = quantized_loading_options(quantize, dtype=DTYPES[dtype], is_cut=is_cut)
     options |= {} if attention is None else {"attn_implementation": attention}
     folder, settings = model_folder(path), read_configuration(path)
-    options |= require_usable(settings, path, quantize=quantize, is_cut=is_cut)
+    options |= prequantized_loading_options(settings, path, quantize=quantize, is_cut=is_cut)
     require_safetensors(folder, path)
     try:
-        without_dropout(settings)
+        disable_dropout(settings)
         options |= {"dtype": DTYPES[dtype]}
         if is_cut:
             loaded_as = {**(deepspeed or {}), "bf16": {"enabled": dtype == "bf16"}}

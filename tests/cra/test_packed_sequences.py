@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signllm.cra.packed import tally, whole_videos
+from signllm.cra.packed_sequences import count_characters, video_chunks
 
 
 @given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 12))
 def test_chunks_are_whole_videos_that_add_up(lengths: list[int], size: int) -> None:
     counts, characters = np.array(lengths, dtype=np.int64), np.arange(sum(lengths), dtype=np.uint8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("signllm.cra.packed.CHUNK_CHARACTERS", size)
-        chunks = list(whole_videos(characters, counts))
+        patch.setattr("signllm.cra.packed_sequences.CHUNK_CHARACTERS", size)
+        chunks = list(video_chunks(characters, counts))
     for chunk, chunk_counts in chunks:
         assert chunk.dtype == np.int64
         assert len(chunk) == chunk_counts.sum()
@@ -25,5 +25,12 @@ def test_chunks_are_whole_videos_that_add_up(lengths: list[int], size: int) -> N
 
 
 def test_characters_are_tallied() -> None:
-    assert tally(np.array([3, 0, 3, 255, 3], dtype=np.uint8)).tolist() == [1, 0, 0, 3, *[0] * 251, 1]
-    assert tally(np.zeros(0, dtype=np.uint8)).tolist() == []
+    assert count_characters(np.array([3, 0, 3, 255, 3], dtype=np.uint8)).tolist() == [
+        1,
+        0,
+        0,
+        3,
+        *[0] * 251,
+        1,
+    ]
+    assert count_characters(np.zeros(0, dtype=np.uint8)).tolist() == []

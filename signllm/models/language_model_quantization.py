@@ -18,7 +18,7 @@ Quantize = Literal["none", "4bit", "8bit"]
 OPTION = "--sign-llm.language-model.quantize"
 
 
-def quantized_loading(quantize: Quantize, *, dtype: torch.dtype, is_cut: bool) -> dict[str, Any]:
+def quantized_loading_options(quantize: Quantize, *, dtype: torch.dtype, is_cut: bool) -> dict[str, Any]:
     """Return what ``from_pretrained`` has to be given; nothing for ``none``.
 
     Args:
@@ -62,7 +62,9 @@ def quantized_loading(quantize: Quantize, *, dtype: torch.dtype, is_cut: bool) -
     return {"quantization_config": settings, "device_map": {"": device()}}
 
 
-def require_usable(settings: Any, path: str, *, quantize: Quantize, is_cut: bool) -> dict[str, Any]:
+def prequantized_loading_options(
+    settings: Any, path: str, *, quantize: Quantize, is_cut: bool
+) -> dict[str, Any]:
     """Check a checkpoint that may be quantised already; return what ``from_pretrained`` is given for it.
 
     Args:
