@@ -1,9 +1,10 @@
-"""Character sequences on disk: what VQ-Sign read from every video, so that none need be decoded again.
+"""Files of the character sequences into which VQ-Sign encoded the videos, so that no video is decoded again.
 
-One safetensors file per shard, ``run/characters/SPLIT-000000.safetensors``: the shard's sequences packed,
-their counts, and in its header the ids, the fingerprint of the codebook they belong to, and what else decided
-them. Each is there whole or not at all, so an encoding that was stopped goes on with the files that are
-missing. An encoder without a codebook leaves vectors, float32 (N, D), where others leave characters.
+There is one safetensors file per shard, ``run/characters/SPLIT-000000.safetensors``. It contains the packed
+sequences of the shard and their lengths; its header contains the ids, the fingerprint of the codebook, and
+the settings that the sequences depend on. Each file is written atomically, so an interrupted encoding
+continues with the missing files. An encoder without a codebook produces vectors, float32 (N, D), instead of
+characters.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ _REMEDY = "run signllm compose again"
 
 @dataclass(frozen=True)
 class _CharactersFile:
-    """One file: ``packed`` int32 (sum N,) or float32 (sum N, D), ``counts`` int64 (B,), and its header."""
+    """Contents of one file.
+
+    Attributes:
+        packed: concatenated sequences, int32 (sum N,) or float32 (sum N, D).
+        counts: length of each sequence, int64 (B,).
+        ids: id of each video.
+        codebook: fingerprint of the codebook.
+        made_by: other settings that the sequences depend on.
+    """
 
     packed: np.ndarray
     counts: np.ndarray
@@ -38,15 +47,15 @@ class _CharactersFile:
 
 
 def characters_path(run: Path, split: str, shard: int) -> Path:
-    """Return where the characters of a shard belong in a run folder."""
+    """Return the path of the characters of a shard in a run folder."""
     return run / FOLDER / f"{split}-{shard:06d}.safetensors"
 
 
 def list_characters_files(run: Path, split: str) -> list[Path]:
-    """List the files of a split in the order of its shards; of an earlier version's run, its one file."""
-    earlier = run / f"characters.{split}.safetensors"
-    found = sorted((run / FOLDER).glob(f"{split}-{'[0-9]' * 6}.safetensors"))
-    return found or ([earlier] if earlier.is_file() else [])
+    """Return the files of a split in the order of its shards; an older run has one file per split."""
+    older = run / f"characters.{split}.safetensors"
+    paths = sorted((run / FOLDER).glob(f"{split}-{'[0-9]' * 6}.safetensors"))
+    return paths or ([older] if older.is_file() else [])
 
 
 def save_characters(
@@ -55,9 +64,13 @@ def save_characters(
     codebook: str,
     made_by: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write id → characters (N,) or vectors (N, D), with the codebook's fingerprint; whole or not at all.
+    """Write the sequences of a shard to a file atomically.
 
-    ``made_by``: what else decided them, as plain values; :func:`read_provenance` gives it back.
+    Args:
+        path: the file.
+        characters: characters (N,) or vectors (N, D) of each id.
+        codebook: fingerprint of the codebook.
+        made_by: other settings that the sequences depend on, as plain values, for :func:`read_provenance`.
     """
     from safetensors.numpy import save
 
@@ -77,25 +90,28 @@ def save_characters(
 
 def _to_array(sequence: np.ndarray) -> np.ndarray:
     """Return characters as int32 (N,), vectors as float32 (N, D)."""
-    given = np.asarray(sequence)
-    return given.astype(np.float32) if given.dtype.kind == "f" else given.astype(np.int32).reshape(-1)
+    array = np.asarray(sequence)
+    return array.astype(np.float32) if array.dtype.kind == "f" else array.astype(np.int32).reshape(-1)
 
 
 def load_characters(path: Path | str) -> tuple[dict[str, np.ndarray], str]:
-    """Return id → int64 (N,) or float32 (N, D) of one file, and the fingerprint of the codebook.
+    """Read one file; return the sequence of each id and the fingerprint of the codebook.
+
+    Returns:
+        A dictionary of int64 (N,) or float32 (N, D), and the fingerprint.
 
     Raises:
-        UsageError: no such file, or not one that :func:`save_characters` wrote.
+        UsageError: the file does not exist, or :func:`save_characters` did not write it.
     """
     file = _read_file(Path(path))
     return _split_sequences(file), file.codebook
 
 
 def load_split_characters(run: Path, split: str) -> tuple[dict[str, np.ndarray], str]:
-    """Return the same of a whole split, in the order of its shards.
+    """Read all files of a split in the order of its shards; return what :func:`load_characters` returns.
 
     Raises:
-        UsageError: there are none, a file is damaged, or they are of several codebooks.
+        UsageError: there is no file, a file is damaged, or the files belong to several codebooks.
     """
     characters: dict[str, np.ndarray] = {}
     codebook = ""
@@ -104,21 +120,28 @@ def load_split_characters(run: Path, split: str) -> tuple[dict[str, np.ndarray],
         codebook = codebook or file.codebook
         if file.codebook != codebook:
             raise UsageError(
-                f"characters of codebook {file.codebook} beside those of {codebook}: an encoding was stopped",
+                f"the split has characters of codebook {file.codebook} and of codebook {codebook}, because "
+                "an encoding was interrupted",
                 where=path,
                 remedy=_REMEDY,
             )
         characters |= _split_sequences(file)
     if not codebook:
-        raise UsageError(f"no character sequences of the split {split!r}", where=run / FOLDER, remedy=_REMEDY)
+        raise UsageError(
+            f"there are no character sequences of the split {split!r}", where=run / FOLDER, remedy=_REMEDY
+        )
     return characters, codebook
 
 
 def load_packed_characters(paths: Sequence[Path]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-    """Return the characters of several files (sum N,) and the counts of their videos, int64 (B,).
+    """Read several files without separating their sequences.
 
-    Characters come in the smallest integers that hold them all: a byte each up to K = 256. A vector is the
-    character 0.
+    Args:
+        paths: the files.
+
+    Returns:
+        The characters (sum N,) in the smallest sufficient integer type, which is one byte up to K = 256, and
+        the length of each sequence, int64 (B,). Vectors are returned as the character 0.
 
     Raises:
         UsageError: a file is missing or damaged.
@@ -134,7 +157,7 @@ def load_packed_characters(paths: Sequence[Path]) -> tuple[NDArray[np.integer], 
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
-    """Return what decided the characters of a file, with their ``codebook``; None if it is not whole."""
+    """Return the settings that a file's characters depend on, with ``codebook``; None if it is unreadable."""
     try:
         file = _read_file(path)
     except UsageError:
@@ -155,7 +178,7 @@ def _read_file(path: Path) -> _CharactersFile:
         with safe_open(str(path), framework="numpy") as file:
             header = file.metadata() or {}
             if header.get("format") != _FORMAT:
-                raise UsageError("not a file of character sequences", where=path, remedy=_REMEDY)
+                raise UsageError("the file contains no character sequences", where=path, remedy=_REMEDY)
             return header, file.get_tensor("characters"), file.get_tensor("counts")
 
     try:
@@ -164,7 +187,9 @@ def _read_file(path: Path) -> _CharactersFile:
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"no character sequences: {error}", where=path, remedy=_REMEDY) from None
+        raise UsageError(f"no character sequences can be read: {error}", where=path, remedy=_REMEDY) from None
     if len(ids) != len(counts) or counts.sum() != len(packed):
-        raise UsageError(f"{len(ids)} names for {len(counts)} sequences", where=path, remedy=_REMEDY)
+        raise UsageError(
+            f"the file has {len(ids)} names for {len(counts)} sequences", where=path, remedy=_REMEDY
+        )
     return _CharactersFile(packed, counts, ids, header["codebook"], made_by)

@@ -1,10 +1,10 @@
-"""Which library decodes videos at their own size: PyAV, or torchcodec where it gives the very same pictures.
+"""Choice of the library that decodes videos at their own size: PyAV, or torchcodec if it is identical.
 
-torchcodec is taken if it is installed and agrees with PyAV, frame by frame and bit by bit, on clips drawn
-here; what it cannot read whole, PyAV reads or refuses. Pictures that are scaled while they are decoded, as
-for training, are PyAV's alone: torchcodec scales what it has turned into RGB, ours are scaled as they are
-coded (``pictures.py``), which gives other pictures and is faster (``tools/bench_pipeline`` shows both where
-torchcodec loads).
+torchcodec is used if it is installed and its frames equal PyAV's, bit by bit, on videos that are generated
+here. A video that it cannot read completely is left to PyAV. Frames that are scaled while they are decoded,
+as for training, always come from PyAV: torchcodec scales frames after their conversion to RGB, whereas
+``pictures.py`` scales them before it, which gives other values and is faster (``tools/bench_pipeline``
+measures both where torchcodec loads).
 """
 
 from __future__ import annotations
@@ -25,78 +25,81 @@ if TYPE_CHECKING:
     import numpy as np
 
 VARIABLE = "SIGNLLM_DECODER"
-"""Environment variable that demands ``pyav`` or ``torchcodec``; read once."""
+"""Environment variable that prescribes ``pyav`` or ``torchcodec``; it is read once."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DecoderChoice:
-    """A decoder and the reason for it, fit to be read by a user."""
+    """A decoder and the reason for its choice, as words for the user."""
 
     decoder: Literal["pyav", "torchcodec"]
-    why: str
+    reason: str
 
 
 @functools.cache
 def choose_decoder() -> DecoderChoice:
-    """Return what decodes videos at their own size on this machine; told once in the log.
+    """Return the decoder of videos at their own size on this machine, and log it once.
 
     Raises:
-        UsageError: torchcodec is demanded and cannot be used, or something else is demanded.
+        UsageError: the environment variable prescribes torchcodec, which cannot be used, or an unknown value.
     """
-    wanted = os.environ.get(VARIABLE, "")
-    if wanted not in ("", "pyav", "torchcodec"):
+    prescribed = os.environ.get(VARIABLE, "")
+    if prescribed not in ("", "pyav", "torchcodec"):
         raise UsageError(
-            f"{VARIABLE}={wanted}", where="environment", remedy="pyav or torchcodec, or unset it"
+            f"{VARIABLE}={prescribed} is not a decoder",
+            where="environment",
+            remedy="set it to pyav or torchcodec, or unset it",
         )
-    problem = f"{VARIABLE}=pyav" if wanted == "pyav" else find_torchcodec_problem()
-    if problem and wanted == "torchcodec":
+    problem = f"{VARIABLE}=pyav" if prescribed == "pyav" else find_torchcodec_problem()
+    if problem and prescribed == "torchcodec":
         raise UsageError(
             f"{VARIABLE}=torchcodec: {problem}",
             where="environment",
-            remedy="unset it, or install a torchcodec that fits this torch and has FFmpeg's libraries",
+            remedy="unset it, or install a torchcodec that matches this torch and finds FFmpeg's libraries",
         )
     if problem:
         choice = DecoderChoice("pyav", problem)
     else:
-        choice = DecoderChoice("torchcodec", "its pictures equal PyAV's, frame by frame")
-    _log.info("videos of their own size are decoded by %s: %s", choice.decoder, choice.why)
+        choice = DecoderChoice("torchcodec", "its frames equal PyAV's")
+    _log.info("videos at their own size are decoded by %s: %s", choice.decoder, choice.reason)
     return choice
 
 
 def find_torchcodec_problem() -> str:
-    """Say why torchcodec cannot stand in for PyAV; nothing if it can."""
+    """Return the reason why torchcodec cannot replace PyAV, "" if it can."""
     import numpy as np
 
     from signllm.data.video import decode_by_pyav
 
-    for name, clip in _make_probe_videos().items():
+    for name, video in _make_probe_videos().items():
         try:
-            theirs = _read_by_torchcodec(clip)
+            frames_THWC = _read_by_torchcodec(video)
         except ImportError:
             return "torchcodec is not installed"
         except (OSError, RuntimeError, ValueError, AttributeError, TypeError) as error:
-            told = (str(error).splitlines() or [""])[0]
-            return f"torchcodec does not work: {type(error).__name__}: {told[:100]}"
-        if theirs is None or not np.array_equal(theirs, decode_by_pyav(clip)):
-            return f"torchcodec's pictures differ from PyAV's ({name})"
+            first_line = (str(error).splitlines() or [""])[0]
+            return f"torchcodec does not work: {type(error).__name__}: {first_line[:100]}"
+        if frames_THWC is None or not np.array_equal(frames_THWC, decode_by_pyav(video)):
+            return f"torchcodec's frames differ from PyAV's ({name})"
     return ""
 
 
 def decode_by_torchcodec(source: bytes | Path) -> np.ndarray | None:
-    """Decode a video at its own size by torchcodec, if that is chosen; None leaves it to PyAV.
+    """Decode a video at its own size by torchcodec, if it is the chosen decoder.
 
     Returns:
-        uint8 (T, H, W, 3), if the video is within the limits of ``pictures.py`` and all there, and shown as
-        it is coded: whether torchcodec heeds what a file asks for differs from version to version.
+        uint8 (T, H, W, 3), or None if PyAV must decode the video: it is beyond the limits of ``pictures.py``,
+        incomplete, or has a rotation, an aspect ratio or an edit list, which some versions of torchcodec
+        ignore.
     """
     if choose_decoder().decoder == "pyav":
         return None
     try:
         return _read_by_torchcodec(source) if is_shown_as_coded(source) else None
     except (OSError, RuntimeError, ValueError, VideoError):
-        return None  # PyAV has the named error, or reads it nevertheless
+        return None  # PyAV raises the error with a better message, or can read the video
 
 
 def _read_by_torchcodec(source: bytes | Path) -> np.ndarray | None:
@@ -105,17 +108,17 @@ def _read_by_torchcodec(source: bytes | Path) -> np.ndarray | None:
     from signllm.data.pictures import check_size, check_total
 
     video = VideoDecoder(source, dimension_order="NHWC", num_ffmpeg_threads=1)
-    about, count = video.metadata, len(video)
-    check_size(about.width, about.height)
-    check_total(count, about.width, about.height)
-    if count == 0 or about.num_frames_from_header not in (None, count):
+    metadata, count = video.metadata, len(video)
+    check_size(metadata.width, metadata.height)
+    check_total(count, metadata.width, metadata.height)
+    if count == 0 or metadata.num_frames_from_header not in (None, count):
         return None
     frames_THWC: np.ndarray = video.get_frames_in_range(0, count).data.numpy()
     return frames_THWC
 
 
 def _make_probe_videos() -> dict[str, bytes]:
-    """Draw the clips on which the two are compared: sizes, rates, containers in which they could differ."""
+    """Return random videos of sizes, rates and containers in which the two decoders could differ, by name."""
     import numpy as np
     from PIL import Image
 

@@ -1,7 +1,8 @@
-"""How decoded pictures are to be shown: turned and mirrored, with square pixels, in the colours of a screen.
+"""How the frames of a video are to be displayed: their rotation, mirroring and pixel aspect ratio.
 
-A file states these apart from its pictures. Cameras record as their sensor lies and add a matrix that sets
-the picture upright, front cameras one that mirrors it; television and DVD have pixels that are not square.
+A file states these apart from its frames. Cameras record in the orientation of their sensor and add a matrix
+that rotates the frames upright; that of front cameras mirrors them. Television and DVD have pixels that are
+not square.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ if TYPE_CHECKING:
     import numpy as np
 
 MOST_ASPECT = 5
-"""Pixels this many times as wide as high, or as high as wide, are taken for damage. The widest in use are
-128:45 (352 x 576 shown as 16:9)."""
+"""Largest accepted aspect ratio of a pixel; a larger one is taken for damage. The widest in use is 128:45
+(352 x 576 shown as 16:9)."""
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """One of the eight ways in which a picture can lie, in the order in which it is undone.
+    """One of the eight orientations of a picture, as the steps that turn it upright, in this order.
 
     Attributes:
-        transposed: rows and columns are swapped first.
-        mirrored: then left and right are swapped.
-        upside_down: then top and bottom are swapped.
+        transposed: whether rows and columns must be swapped first.
+        mirrored: whether left and right must be swapped then.
+        upside_down: whether top and bottom must be swapped last.
     """
 
     transposed: bool = False
@@ -37,8 +38,8 @@ class Orientation:
         """Return the orientation nearest to a display matrix.
 
         Args:
-            matrix: int32 (9,), a b u c d v x y w as in the track header of an mp4 file: the pixel in column p
-                and row q is shown in column a p + c q and row b p + d q.
+            matrix: int32 (9,), the entries a b u c d v x y w as in the track header of an mp4 file: the pixel
+                in column p and row q is shown in column a p + c q and row b p + d q.
         """
         a, b, _, c, d = (int(value) for value in matrix[:5])
         if abs(b) + abs(c) > abs(a) + abs(d):
@@ -47,18 +48,18 @@ class Orientation:
 
     @property
     def is_upright(self) -> bool:
-        """Whether nothing has to be done."""
+        """Whether the picture already is upright."""
         return not (self.transposed or self.mirrored or self.upside_down)
 
     def turn_upright(self, frames: np.ndarray) -> np.ndarray:
-        """Return frames (T, H, W, 3) as they are to be shown, without copying them."""
-        shown_THWC = frames.swapaxes(1, 2) if self.transposed else frames
-        shown_THWC = shown_THWC[:, :, ::-1] if self.mirrored else shown_THWC
-        return shown_THWC[:, ::-1] if self.upside_down else shown_THWC
+        """Return frames (T, H, W, 3) turned upright, as a view without a copy."""
+        upright_THWC = frames.swapaxes(1, 2) if self.transposed else frames
+        upright_THWC = upright_THWC[:, :, ::-1] if self.mirrored else upright_THWC
+        return upright_THWC[:, ::-1] if self.upside_down else upright_THWC
 
 
 def read_orientation(frame: Any) -> Orientation | None:
-    """Return the orientation that a PyAV frame states, None if it states none."""
+    """Return the orientation that a PyAV frame states, or None."""
     import numpy as np
 
     side_data = frame.side_data
@@ -69,7 +70,7 @@ def read_orientation(frame: Any) -> Orientation | None:
 
 
 def read_pixel_aspect(stream: Any) -> Fraction:
-    """Return a pixel's width over its height: as the container says, else as the codec says, else 1."""
+    """Return the width of a pixel over its height as the container states it, else the codec, else 1."""
     for stated in (stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio):
         if stated and Fraction(1, MOST_ASPECT) <= stated <= MOST_ASPECT:
             return Fraction(stated)
@@ -77,7 +78,7 @@ def read_pixel_aspect(stream: Any) -> Fraction:
 
 
 def size_with_square_pixels(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
-    """Return the size with square pixels: the height stays; an even width stays even."""
+    """Return (width, height) with square pixels; the height stays, and an even width stays even."""
     if aspect == 1:
         return width, height
     step = 1 if width % 2 else 2

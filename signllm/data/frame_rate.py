@@ -1,7 +1,7 @@
-"""How many frames a second a video has, and which of them it shows at another rate.
+"""The frame rate of a video, and the frames that it shows at another rate.
 
-What a container states of its rate is believed where the time stamps agree: browsers write no rate at all,
-and FFmpeg then guesses from the unit of time (1000 frames per second).
+The rate that a container states is used if the time stamps agree with it. Browsers write no rate, and FFmpeg
+then guesses one from the unit of time (1000 frames per second).
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 Picture = TypeVar("Picture")
 
 USUAL_FPS = 25.0
-"""Frames per second of what states none: folders of pictures, and files with a single frame."""
+"""Assumed rate of videos that state none, such as folders of pictures, in frames per second."""
 SLOWEST_FPS, FASTEST_FPS = 0.01, 1000.0
 _FILM_FPS = 23.0
-"""A little less than the 23.976 of film, the slowest rate at which video is commonly recorded."""
+"""Slightly less than the 23.976 frames per second of film, the slowest common rate of recordings."""
 _AGREE = 0.05
-"""A stated rate is believed if it differs from the time stamps' by at most this share.
+"""Largest relative difference at which a stated rate counts as agreeing with the time stamps.
 
-FFmpeg estimates that of a gif."""
+FFmpeg, for example, only estimates the rate of a gif."""
 _BURSTS = 1.25
-"""Frames that mostly follow each other this much faster than on average come in bursts."""
+"""If the median distance of frames is shorter than the mean by this factor, frames come in bursts."""
 _EARLY = 0.25
-"""A frame counts as begun this share of a frame early: times are rounded, and webcams are not punctual."""
+"""Share of a frame by which a frame may begin late, because times are rounded and webcams are irregular."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Timing:
     """When the frames of a video are shown.
 
     Attributes:
-        fps: frames per second on average.
-        steady_fps: another rate, at which the video should be shown, if its frames are not evenly spread:
-            some would be shown more than one frame's time from where they belong. None: they are.
+        fps: average rate in frames per second.
+        steady_fps: rate to which the video should be resampled, if at the average rate some frame would be
+            shown more than one frame's time too early or too late; None if the frames are evenly spread.
     """
 
     fps: float
@@ -48,12 +48,18 @@ class Timing:
 
 
 def is_possible_rate(fps: float) -> bool:
-    """Return whether a video may have this rate."""
+    """Return whether a video may have this rate in frames per second."""
     return SLOWEST_FPS <= fps <= FASTEST_FPS
 
 
 def estimate_last_duration_s(times_s: Sequence[float], stated_s: float, fps: float) -> float:
-    """Return for how many seconds the last frame is shown: as stated, unless that contradicts the others."""
+    """Return the duration of the last frame in seconds: the stated one, unless it contradicts the others.
+
+    Args:
+        times_s: begin of each frame in seconds.
+        stated_s: duration of the last frame that the file states, in seconds.
+        fps: rate in frames per second, which is used if all frames begin at the same time.
+    """
     span_s = max(times_s) - times_s[0]
     mean_s = span_s / (len(times_s) - 1) if span_s > 0 else 1 / fps
     return stated_s if 3 / 4 * mean_s <= stated_s <= 4 * mean_s else mean_s
@@ -63,9 +69,9 @@ def measure_timing(times_s: Sequence[float], stated_s: float, stated_fps: float)
     """Return the timing of a video.
 
     Args:
-        times_s: begin of each frame.
-        stated_s: how long the last frame is shown as the file says, 0 if it is silent.
-        stated_fps: rate that the file states.
+        times_s: begin of each frame in seconds.
+        stated_s: duration of the last frame that the file states, in seconds; 0 if it states none.
+        stated_fps: rate that the file states, in frames per second.
     """
     import numpy as np
 
@@ -82,35 +88,37 @@ def measure_timing(times_s: Sequence[float], stated_s: float, stated_fps: float)
     gaps_s = np.diff(begins_s)
     usual_fps = 1 / float(np.median(gaps_s[gaps_s > 0]))
     steady_fps = usual_fps if _BURSTS * fps < usual_fps <= FASTEST_FPS else fps
-    if begins_s[-1] * steady_fps > MAX_FRAMES:  # time stamps that jump so far are damaged
+    if begins_s[-1] * steady_fps > MAX_FRAMES:  # time stamps that span so many frames are damaged
         return Timing(stated_fps)
     return Timing(fps, steady_fps)
 
 
 def monotonic_begins_s(begins_s: np.ndarray) -> np.ndarray:
-    """Return the begins of frames counted from the first, none before the one before it."""
+    """Return the begins of frames relative to the first, made monotonic, in seconds, (T,)."""
     import numpy as np
 
     return np.maximum.accumulate(begins_s) - begins_s[0]
 
 
 def begin_tolerance_s(source_fps: float, fps: float) -> float:
-    """Return by how many seconds a frame may begin late and still be shown, when one rate becomes another."""
+    """Return by how many seconds a frame may begin late and still be shown when a video is resampled."""
     return _EARLY / max(source_fps, fps)
 
 
 def count_frames_at_rate(seconds: float, fps: float) -> int:
-    """Return how many frames a video of some seconds has at a rate; half a frame counts as one."""
+    """Return the number of frames of a video of some seconds at a rate; half a frame is rounded up."""
     return max(1, math.floor(seconds * fps + 0.5 + 1e-6))
 
 
 def frame_numbers_at_rate(begins_s: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
-    """Return which frames are shown at a rate, int64: at each instant the last that had begun.
+    """Return the numbers of the frames that a video shows at a rate, int64 (n,).
+
+    At each instant of the new rate it is the last frame that has begun.
 
     Args:
-        begins_s: begin of each frame, (T,), in any order that a damaged file gives.
-        source_fps: how long the last frame is shown, as frames per second.
-        fps: the new rate.
+        begins_s: begin of each frame in seconds, (T,); a damaged file may not be in order.
+        source_fps: inverse of the duration of the last frame, in frames per second.
+        fps: new rate in frames per second.
     """
     import numpy as np
 
@@ -120,12 +128,12 @@ def frame_numbers_at_rate(begins_s: np.ndarray, source_fps: float, fps: float) -
 
 
 def count_frames_to_read(frames: np.ndarray, source_fps: np.ndarray, fps: float | None) -> np.ndarray:
-    """Return how many frames of stored videos a model reads, int64 (n,), before long ones are thinned.
+    """Return how many frames of each stored video a model reads, int64 (n,), without a limit of frames.
 
     Args:
-        frames: of each video, int (n,).
-        source_fps: rate of each, (n,).
-        fps: rate at which the model reads them; None takes every frame.
+        frames: number of frames of each video, int (n,).
+        source_fps: rate of each video in frames per second, (n,).
+        fps: rate at which the model reads videos; None reads every frame.
     """
     import numpy as np
 
@@ -141,10 +149,10 @@ def frame_numbers_to_read(frames: int, source_fps: float, fps: float | None, mos
     They are those of :func:`frame_numbers_at_rate` for a video of constant rate.
 
     Args:
-        frames: that the video has.
-        source_fps: its rate.
-        fps: rate at which the model reads it; None takes every frame.
-        most: frames to which a longer video is thinned, spread evenly; None is no limit.
+        frames: number of frames of the video.
+        source_fps: rate of the video in frames per second.
+        fps: rate at which the model reads videos; None reads every frame.
+        most: largest number of frames; of a longer video evenly spread frames are read. None is no limit.
     """
     import numpy as np
 
@@ -160,32 +168,32 @@ def frame_numbers_to_read(frames: int, source_fps: float, fps: float | None, mos
 
 
 def choose_common_rate(seconds: np.ndarray, fps: np.ndarray) -> float:
-    """Return the rate at which some videos are best read: their own, if all have the same.
+    """Return the rate at which to read videos of several rates; it is their own if all have the same.
 
-    Otherwise it is that of the middle second of all. Where that is slower than film, it is 25, or the fastest
-    of them: showing a picture twice loses nothing, and leaving pictures out does.
+    Otherwise it is the median rate, weighted by duration. If that is slower than film, the result is 25 or,
+    if lower, the fastest rate of the videos, because repeating frames loses nothing and dropping frames does.
 
     Args:
-        seconds: length of each video, (n,), n > 0.
-        fps: rate of each.
+        seconds: duration of each video in seconds, (n,), n > 0.
+        fps: rate of each video in frames per second, (n,).
     """
     import numpy as np
 
     order = np.argsort(fps, kind="stable")
-    before = np.cumsum(seconds[order])
-    middle = float(fps[order][np.searchsorted(before, before[-1] / 2)])
-    return middle if middle >= _FILM_FPS else min(USUAL_FPS, float(fps.max()))
+    cumulative_s = np.cumsum(seconds[order])
+    median = float(fps[order][np.searchsorted(cumulative_s, cumulative_s[-1] / 2)])
+    return median if median >= _FILM_FPS else min(USUAL_FPS, float(fps.max()))
 
 
 def resample_pictures(
     timed: Iterable[tuple[float, Picture]], source_fps: float, fps: float
 ) -> Iterator[Picture]:
-    """Yield the pictures of :func:`frame_numbers_at_rate`, holding no more of them than must be.
+    """Yield the pictures that :func:`frame_numbers_at_rate` selects, keeping as few as possible in memory.
 
     Args:
-        timed: (begin in seconds, picture), in order.
-        source_fps: how long the last picture is shown, as frames per second.
-        fps: the rate wanted.
+        timed: pairs of begin in seconds and picture, in order.
+        source_fps: inverse of the duration of the last picture, in frames per second.
+        fps: new rate in frames per second.
     """
     waiting: list[tuple[float, Picture]] = []
     first_s, latest_s, shown, count = None, 0.0, 0, 0

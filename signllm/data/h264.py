@@ -1,4 +1,4 @@
-"""Frames → h264 in an mp4 file: small, quick to decode in order, and the same bytes on every run."""
+"""Encoding of frames as h264 in an mp4 file, with the same bytes on every run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LONGEST_SIDE = 16_384
 _UNNAMED = (0, 2)
-"""ITU-T H.273: matrix coefficients of RGB, and unspecified."""
+"""Values of matrix_coefficients in ITU-T H.273 that name no YUV matrix: RGB and unspecified."""
 
 
 def encode_h264(
@@ -23,15 +23,16 @@ def encode_h264(
     """Encode frames as an mp4 file, the same bytes for the same frames every time.
 
     Args:
-        frames: uint8 (H, W, 3) each, RGB, all of one size; an odd last row or column is dropped (4:2:0 needs
-            even).
-        fps: frames per second.
-        crf: x264's constant rate factor; at 21 the real clips of 600 x 338 differ by 1.6 of 255 on average.
-        group: frames from one key frame to the next; short, so that a damaged one spoils little.
-        preset: x264's speed against size.
+        frames: RGB frames of one size, uint8 (H, W, 3) each; an odd last row or column is dropped, because
+            4:2:0 needs even sides.
+        fps: rate in frames per second.
+        crf: constant rate factor of x264; at 21 the frames of real videos of 600 x 338 change by 1.6 of 255
+            on average.
+        group: number of frames from one key frame to the next; small, so that a damaged frame affects few.
+        preset: preset of x264, which trades speed for size.
 
     Raises:
-        ValueError: no frames, or frames below 2 x 2.
+        ValueError: there are no frames, or they are smaller than 2 x 2.
     """
     import av
     import numpy as np
@@ -39,7 +40,7 @@ def encode_h264(
     def even(frame_HWC: np.ndarray) -> Any:
         height, width = (side - side % 2 for side in frame_HWC.shape[:2])
         if min(height, width) < 2:
-            raise ValueError(f"frames of {width} x {height}; h264 needs at least 2 x 2")
+            raise ValueError(f"the frames are {width} x {height}; h264 needs at least 2 x 2")
         return av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC[:height, :width]), format="rgb24")
 
     return encode_av_frames(map(even, frames), fps, crf=crf, group=group, preset=preset)
@@ -48,13 +49,13 @@ def encode_h264(
 def encode_av_frames(
     pictures: Iterable[Any], fps: float, *, crf: int = 21, group: int = 12, preset: str = "veryfast"
 ) -> bytes:
-    """Encode PyAV frames, rgb24 or yuv420p, with even sides; the rest as :func:`encode_h264`.
+    """Encode PyAV frames of format rgb24 or yuv420p and even sides; otherwise as :func:`encode_h264`.
 
-    The matrix that the first yuv420p frame names for its colours is named by the file.
+    The file states the colour matrix of the first yuv420p frame.
 
     Raises:
         VideoError: a side is too long for x264.
-        ValueError: no frames.
+        ValueError: there are no frames.
     """
     import av
 
@@ -65,7 +66,7 @@ def encode_av_frames(
             if stream is None:
                 if max(picture.width, picture.height) > LONGEST_SIDE:
                     raise VideoError(
-                        f"frames of {picture.width} x {picture.height}; h264 takes {LONGEST_SIDE} a side"
+                        f"the frames are {picture.width} x {picture.height}; the limit is {LONGEST_SIDE}"
                     )
                 stream = container.add_stream("libx264", rate=rate)
                 stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
@@ -73,7 +74,7 @@ def encode_av_frames(
                 coder.thread_count = 1
                 if picture.format.name == "yuv420p" and picture.colorspace not in _UNNAMED:
                     coder.colorspace = picture.colorspace
-                # mbtree reads memory that nobody wrote: 7 different files in 25 runs at 48 x 48
+                # mbtree reads uninitialised memory: it gave 7 different files in 25 runs at 48 x 48
                 stream.options = {
                     "crf": str(crf),
                     "preset": preset,
@@ -83,6 +84,6 @@ def encode_av_frames(
             picture.pts, picture.time_base = number, 1 / rate
             container.mux(stream.encode(picture))
         if stream is None:
-            raise ValueError("no frames to encode")
+            raise ValueError("there are no frames to encode")
         container.mux(stream.encode(None))
     return target.getvalue()

@@ -1,8 +1,8 @@
-"""Files that annotations name and that are not there: other spellings of a name, and what is nearest.
+"""Missing files that annotations name: other spellings of a name, and the nearest existing path.
 
 A Mac writes ``é`` in file names as two code points where tables have one, and Windows writes backslashes
-between folders. What cannot be found is reported with the path that was tried and the nearest one that
-exists, because a whole folder under another name is the most common reason.
+between folders. A missing file is reported with the path that was tried and the nearest path that exists,
+because the most common reason is a folder with another name.
 """
 
 from __future__ import annotations
@@ -20,32 +20,35 @@ from signllm.errors import UsageError
 
 _SHOWN = 5
 _MOST_COMPARED = 2000
-"""Names of a folder that are compared letter by letter; of more, those that begin alike."""
+"""Largest number of names that are compared letter by letter; larger folders are filtered by prefix first."""
 
 
 def find_path_by_spelling(folder: Path, name: str) -> Path:
-    """Return the path of a file that a table names, in the spelling in which it exists.
+    """Return the path of a file that a table names, in the spelling in which the file exists.
 
-    Other spellings are tried only where a name has letters beyond ASCII or backslashes.
+    Other spellings are tried only if the name has letters beyond ASCII or backslashes. If no spelling exists,
+    the path has the spelling of the table.
     """
     path = folder / name
     if (name.isascii() and "\\" not in name) or "\0" in name or os.path.exists(path):
         return path
     slashed = name.replace("\\", "/")
-    forms = [unicodedata.normalize(form, one) for one in (name, slashed) for form in ("NFC", "NFD")]
-    return next((folder / form for form in forms if os.path.exists(folder / form)), path)
+    spellings = [
+        unicodedata.normalize(form, variant) for variant in (name, slashed) for form in ("NFC", "NFD")
+    ]
+    return next((folder / spelling for spelling in spellings if os.path.exists(folder / spelling)), path)
 
 
-def check_some_exist(clips: Sequence[SourceSample]) -> None:
-    """Raise :class:`UsageError` where not a single video of a dataset exists, before anything is written.
+def check_some_exist(samples: Sequence[SourceSample]) -> None:
+    """Raise :class:`UsageError` if none of the videos of a dataset exists, before anything is written.
 
-    A storage that does not answer is not taken for an absent file.
+    A file on storage that does not answer does not count as missing.
     """
-    if clips and all(is_missing(clip.video) for clip in clips):
+    if samples and all(is_missing(sample.video) for sample in samples):
         raise UsageError(
-            f"none of the {len(clips)} videos exists: the first would be {clips[0].video}",
-            where=find_nearest_existing(clips[0].video),
-            remedy="give the dataset with its videos; link them to that place if they lie elsewhere",
+            f"none of the {len(samples)} videos exists: the first would be {samples[0].video}",
+            where=find_nearest_existing(samples[0].video),
+            remedy="give the dataset with its videos; if they are elsewhere, link them to that path",
         )
 
 
@@ -61,26 +64,27 @@ def is_missing(path: Path) -> bool:
 
 
 def describe_missing(path: Path) -> str:
-    """Return that a video is missing: the path that was tried, and the nearest that exists."""
+    """Return a sentence with the path of a missing video and the nearest path that exists."""
     return f"the video is missing: {path}; {find_nearest_existing(path)}"
 
 
 def find_nearest_existing(path: Path) -> str:
-    """Return a sentence about what exists nearest to a path that does not.
+    """Return a sentence with the existing path that is nearest to a missing path.
 
-    It is the most similar name in the deepest folder that exists, or that folder itself.
+    It is the most similar name in the deepest existing parent folder, or that folder itself.
     """
     folder, missing = path.parent, path.name
     while folder != folder.parent and not folder.is_dir():
         folder, missing = folder.parent, folder.name
     names = _list_names(folder, _changed_ns(folder))
     if nearest := _find_nearest_name(missing, names):
-        return f"the nearest that exists is {folder / nearest}"
+        return f"the nearest existing path is {folder / nearest}"
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    return f"the nearest that exists is the folder {folder}, which holds {shown or 'nothing'}"
+    return f"the nearest existing path is the folder {folder}, which contains {shown or 'nothing'}"
 
 
 def _find_nearest_name(name: str, names: tuple[str, ...]) -> str | None:
+    """Return the most similar name: equal but for case, then but for the suffix, then in most letters."""
     plain = _plain_name(name)
     same = [other for other in names if _plain_name(other) == plain]
     same += [other for other in names if _stem(other) == _stem(name)]
@@ -110,7 +114,7 @@ def _changed_ns(folder: Path) -> int:
 
 @lru_cache(maxsize=8)
 def _list_names(folder: Path, changed_ns: int) -> tuple[str, ...]:
-    """Return the names in a folder; it is listed again when it has changed."""
+    """Return the names in a folder, from the cache unless its modification time ``changed_ns`` is new."""
     try:
         return tuple(sorted(name for name in os.listdir(folder) if not is_system_name(name)))
     except OSError:

@@ -88,9 +88,9 @@ class _TimeSpanReader(VideoReader):
         for time_s, frame in decoded:
             self._last_s = time_s
             self.record_orientation(frame)
-            if self.cut.is_over(time_s):
+            if self.cut.ends_by(time_s):
                 break
-            if self.cut.has_begun(time_s):
+            if self.cut.starts_by(time_s):
                 yield self.record_frame(frame, time_s)
         self._check_end()
 

@@ -1,10 +1,10 @@
-"""A long recording → pieces that a model reads one by one: equal windows, or what lies between pauses.
+"""Cutting a long recording into pieces for a model: equal windows, or the signing between pauses.
 
-Both read the recording once, from its beginning, and hold no more than a piece. Where signing pauses is our
-own rule, simple on purpose: the picture is averaged to 16 x 16 cells, which removes the noise of camera and
-codec, and the energy of a frame is the root mean square of the change of the cells since the frame before,
-in grey levels (of 256) per 1/25 s. Signing has energies of 3 and more, a resting signer less than 1
-(``tools/bench_translate --energy`` prints those of any videos).
+Both ways read the recording once, from its start, and keep no more than one piece in memory. How pauses are
+detected is our own, deliberately simple rule. The picture is averaged to 16 x 16 cells, which removes the
+noise of camera and codec. The energy of a frame is the root mean square of the change of the cells since the
+previous frame, in grey levels (of 256) per 1/25 s. Signing has energies of 3 and more, a resting signer less
+than 1 (``tools/bench_translate --energy`` prints the energies of any videos).
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from signllm.data.timed_frames import TimedFrames
 from signllm.errors import UsageError
 
 CELLS = 16
+"""Cells per side of the averaged picture."""
 PER_S = 25.0
+"""Rate in Hz to which energies are scaled, so that they do not depend on the frame rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """Cut every so many seconds.
+    """Cut a recording into windows of equal length.
 
     Attributes:
-        seconds: length of a window.
-        overlap: seconds that a window shares with the one before, so that no sign is cut in all windows.
+        seconds: length of a window in seconds.
+        overlap: length in seconds that a window shares with the previous one, so that every sign is complete
+            in some window.
     """
 
     seconds: float
@@ -38,21 +41,22 @@ class Windows:
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < self.seconds < float("inf"):
             raise UsageError(
-                f"windows of {self.seconds:g} s that overlap by {self.overlap:g} s",
+                f"windows of {self.seconds:g} s cannot overlap by {self.overlap:g} s",
                 where="windows",
-                remedy="give windows more than 0 s, and an overlap shorter than them",
+                remedy="give windows longer than 0 s, and an overlap shorter than a window",
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pauses:
-    """Cut where signing pauses, and leave the pauses out.
+    """Cut a recording where signing pauses, and omit the pauses.
 
     Attributes:
-        still: seconds without movement that are a pause.
-        energy: movement below this is none; see the module's head.
-        margin: seconds of a pause that stay with the piece before it, and with the one behind it.
-        least: movement shorter than this many seconds is no signing.
+        still: shortest time without movement that counts as a pause, in seconds.
+        energy: energy below which a frame counts as still; the module's docstring defines it.
+        margin: time of a pause that stays at the end of the piece before and at the start of the piece after
+            it, in seconds.
+        least: shortest movement that counts as signing, in seconds.
     """
 
     still: float = 0.5
@@ -65,43 +69,45 @@ class Pauses:
             self.still > 0 and self.energy > 0 and 0 <= self.margin <= self.still / 2 and self.least >= 0
         ):
             raise UsageError(
-                f"pauses of {self.still:g} s below {self.energy:g}, margin {self.margin:g} s, "
-                f"least {self.least:g} s",
+                f"pauses are impossible with still {self.still:g} s, energy {self.energy:g}, "
+                f"margin {self.margin:g} s, least {self.least:g} s",
                 where="pauses",
-                remedy="give more than 0, and a margin of at most half a pause",
+                remedy="give values above 0, and a margin of at most half of still",
             )
 
 
 CutRule = Windows | Pauses
 
 
-def cut_into_pieces(runs: Iterable[TimedFrames], cut: CutRule, *, longest: int) -> Iterator[TimedFrames]:
-    """Yield the pieces of a recording, as soon as each is whole.
+def cut_into_pieces(chunks: Iterable[TimedFrames], cut: CutRule, *, longest: int) -> Iterator[TimedFrames]:
+    """Yield the pieces of a recording, each as soon as it is complete.
 
     Args:
-        runs: the recording.
-        cut: where.
-        longest: frames of the longest piece between pauses; signing that goes on longer is cut in the second
-            half of these, where it moves least.
+        chunks: the frames of the recording.
+        cut: rule by which it is cut.
+        longest: largest number of frames of a piece between pauses; longer signing is cut at the frame of
+            least energy in the second half of that length.
     """
     if isinstance(cut, Windows):
-        yield from _cut_windows(runs, cut)
+        yield from _cut_windows(chunks, cut)
     else:
-        yield from _cut_at_pauses(runs, cut, longest)
+        yield from _cut_at_pauses(chunks, cut, longest)
 
 
 @dataclass
 class _Frame:
+    """A frame (S, S, 3) with its begin and end in seconds, and its energy."""
+
     picture: np.ndarray
     begin_s: float
     end_s: float
     energy: float = 0.0
 
 
-def _iterate_frames(runs: Iterable[TimedFrames]) -> Iterator[_Frame]:
-    for run in runs:
-        for place, picture in enumerate(run.frames):
-            yield _Frame(picture, float(run.edges_s[place]), float(run.edges_s[place + 1]))
+def _iterate_frames(chunks: Iterable[TimedFrames]) -> Iterator[_Frame]:
+    for chunk in chunks:
+        for number, picture in enumerate(chunk.frames):
+            yield _Frame(picture, float(chunk.edges_s[number]), float(chunk.edges_s[number + 1]))
 
 
 def _make_piece(frames: list[_Frame]) -> TimedFrames:
@@ -109,62 +115,63 @@ def _make_piece(frames: list[_Frame]) -> TimedFrames:
     return TimedFrames(pictures, np.array([*(frame.begin_s for frame in frames), frames[-1].end_s]))
 
 
-def _cut_windows(runs: Iterable[TimedFrames], cut: Windows) -> Iterator[TimedFrames]:
-    held: list[_Frame] = []
-    number, unseen = 0, 0
-    for frame in _iterate_frames(runs):
+def _cut_windows(chunks: Iterable[TimedFrames], cut: Windows) -> Iterator[TimedFrames]:
+    window: list[_Frame] = []
+    number, new_frames = 0, 0
+    for frame in _iterate_frames(chunks):
         while frame.begin_s >= number * (cut.seconds - cut.overlap) + cut.seconds - TOLERANCE_S:
-            if unseen:
-                yield _make_piece(held)
-            number, unseen = number + 1, 0
+            if new_frames:  # a window with only frames of the previous window adds nothing
+                yield _make_piece(window)
+            number, new_frames = number + 1, 0
             begin_s = number * (cut.seconds - cut.overlap) - TOLERANCE_S
-            held = [one for one in held if one.begin_s >= begin_s]
-        held.append(frame)
-        unseen += 1
-    if unseen:
-        yield _make_piece(held)
+            window = [earlier for earlier in window if earlier.begin_s >= begin_s]
+        window.append(frame)
+        new_frames += 1
+    if new_frames:
+        yield _make_piece(window)
 
 
-def _cut_at_pauses(runs: Iterable[TimedFrames], cut: Pauses, longest: int) -> Iterator[TimedFrames]:
-    held: list[_Frame] = []
-    still, still_s = 0, 0.0
-    for frame in _measure_energies(_iterate_frames(runs)):
-        held.append(frame)
+def _cut_at_pauses(chunks: Iterable[TimedFrames], cut: Pauses, longest: int) -> Iterator[TimedFrames]:
+    frames: list[_Frame] = []
+    still, still_s = 0, 0.0  # number and duration of the still frames at the end of ``frames``
+    for frame in _measure_energies(_iterate_frames(chunks)):
+        frames.append(frame)
         is_still, frame_s = frame.energy < cut.energy, frame.end_s - frame.begin_s
         still, still_s = (still + 1, still_s + frame_s) if is_still else (0, 0.0)
-        behind = min(still, math.ceil(cut.margin / max(frame_s, 1e-3)))
+        margin_frames = min(still, math.ceil(cut.margin / max(frame_s, 1e-3)))
         if still_s >= cut.still - TOLERANCE_S:
-            if piece := _trim_pauses(held, cut):
+            if piece := _trim_pauses(frames, cut):
                 yield _make_piece(piece)
-            held = _last_seconds(held, cut.margin)
-        elif len(held) - still + behind >= longest:
-            at = longest // 2 + int(np.argmin([one.energy for one in held[longest // 2 : longest]]))
-            if piece := _trim_pauses(held[:at], cut):
+            frames = _last_seconds(frames, cut.margin)
+        elif len(frames) - still + margin_frames >= longest:
+            energies = [candidate.energy for candidate in frames[longest // 2 : longest]]
+            end = longest // 2 + int(np.argmin(energies))
+            if piece := _trim_pauses(frames[:end], cut):
                 yield _make_piece(piece)
-            held = held[at:]
-    if piece := _trim_pauses(held, cut):
+            frames = frames[end:]
+    if piece := _trim_pauses(frames, cut):
         yield _make_piece(piece)
 
 
 def motion_energies(timed: TimedFrames) -> np.ndarray:
-    """Return the energies (T - 1,) of the frames of a video but the first."""
+    """Return the energy of each frame of a video except the first, (T - 1,)."""
     return np.array([frame.energy for frame in _measure_energies(_iterate_frames([timed]))][1:])
 
 
 def _measure_energies(frames: Iterable[_Frame]) -> Iterator[_Frame]:
-    """Give each frame its energy; the first has none."""
-    before: np.ndarray | None = None
+    """Yield the frames with their energies; the first frame has energy 0."""
+    previous: np.ndarray | None = None
     for frame in frames:
         cells = mean_grey_cells(frame.picture)
-        if before is not None:
+        if previous is not None:
             seconds = max(frame.end_s - frame.begin_s, 1e-3)
-            frame.energy = float(np.sqrt(np.square(cells - before).mean())) / (seconds * PER_S)
-        before = cells
+            frame.energy = float(np.sqrt(np.square(cells - previous).mean())) / (seconds * PER_S)
+        previous = cells
         yield frame
 
 
 def mean_grey_cells(picture: np.ndarray) -> np.ndarray:
-    """Return the mean grey (16, 16) of the cells of a square picture (S, S, 3)."""
+    """Return the mean grey level of each cell of a square picture (S, S, 3), float32 (16, 16)."""
     side = max(1, len(picture) // CELLS)
     cells = len(picture) // side
     grey = picture[: cells * side, : cells * side].mean(axis=2, dtype=np.float32)
@@ -172,14 +179,15 @@ def mean_grey_cells(picture: np.ndarray) -> np.ndarray:
 
 
 def _last_seconds(frames: list[_Frame], seconds: float) -> list[_Frame]:
-    return [one for one in frames if one.begin_s >= frames[-1].end_s - seconds - TOLERANCE_S]
+    """Return the frames of the last seconds of a list of frames."""
+    return [frame for frame in frames if frame.begin_s >= frames[-1].end_s - seconds - TOLERANCE_S]
 
 
 def _trim_pauses(frames: list[_Frame], cut: Pauses) -> list[_Frame]:
-    """Return the frames from the first movement to the last, with the margins; nothing if it is too short."""
-    moving = [place for place, one in enumerate(frames) if one.energy >= cut.energy]
+    """Return the frames from the first to the last movement with the margins; none if it is too short."""
+    moving = [number for number, frame in enumerate(frames) if frame.energy >= cut.energy]
     if not moving or frames[moving[-1]].end_s - frames[moving[0]].begin_s < cut.least:
         return []
     first_s = frames[moving[0]].begin_s - cut.margin - TOLERANCE_S
     last_s = frames[moving[-1]].end_s + cut.margin - TOLERANCE_S
-    return [one for one in frames if first_s <= one.begin_s < last_s]
+    return [frame for frame in frames if first_s <= frame.begin_s < last_s]

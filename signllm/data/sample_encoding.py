@@ -145,7 +145,7 @@ def _encode_once(clip: SourceSample, config: EncodeConfig) -> EncodedSample:
         "source": clip.video.name,
         "source_sha256": pictures.checksum,
     }
-    if clip.cut:
+    if clip.time_span:
         meta |= {"start_s": clip.start_s, "end_s": clip.end_s}
     if pictures.transfer:
         meta |= {"tone_mapped_from": pictures.transfer}
@@ -156,10 +156,10 @@ def _encode_once(clip: SourceSample, config: EncodeConfig) -> EncodedSample:
 
 
 def _encode_file(clip: SourceSample, config: EncodeConfig) -> _StoredPictures:
-    if clip.cut:
+    if clip.time_span:
         if config.encode == "copy":
             raise VideoError("a clip cannot be cut out of a recording by encode copy; use h264 or frames")
-        cut = clip.cut
+        cut = clip.time_span
         return _to_stored_pictures(
             *_read_at_steady_rate(lambda use: read_time_span(clip.video, cut, use), config), config
         )
@@ -253,17 +253,17 @@ def _encode_folder(clip: SourceSample, config: EncodeConfig) -> _StoredPictures:
 
 def _select_time_span(files: list[Path], clip: SourceSample) -> list[Path]:
     """Return the frame files of a clip: all, or those whose times are within its cut."""
-    if clip.cut is None:
+    if clip.time_span is None:
         return files
     times_s = [number / (clip.fps or USUAL_FPS) for number in range(len(files))]
     kept = [
         path
         for path, time_s in zip(files, times_s, strict=True)
-        if clip.cut.has_begun(time_s) and not clip.cut.is_over(time_s)
+        if clip.time_span.starts_by(time_s) and not clip.time_span.ends_by(time_s)
     ]
     if not kept:
         raise VideoError(
-            f"no frame from {clip.cut.start_s:g} to {clip.cut.end_s:g} s; {len(files)} frames there"
+            f"none of {len(files)} frames lies from {clip.time_span.start_s:g} to {clip.time_span.end_s:g} s"
         )
     return kept
 

@@ -1,8 +1,9 @@
-"""The JSON beside tars, read without trust: what is not as ``signllm shard`` writes it is refused once, here.
+"""Validation of the JSON files next to the tars: manifests, and the index ("sidecar") of each shard.
 
-Whoever gets a manifest or a shard's index from here can rely on names, types and ranges: names stay
-inside the folder, every span lies inside its tar, and numbers are finite. What a file declares of itself
-decides no amount of memory: a shard's bytes bound those of its samples.
+A file that differs from what ``signllm shard`` writes is refused here. Code that gets a validated manifest or
+index can rely on names, types and ranges: names stay inside the folder, every byte range lies inside its tar,
+and numbers are finite. No number in a file can cause a large allocation, because the size of a shard bounds
+that of its samples.
 """
 
 from __future__ import annotations
@@ -21,32 +22,32 @@ SHARD_VERSION = 1
 SHARD_NAME = re.compile(r"\w+-\d{6,}\.(tar|json)")
 _KEY = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_-]{{0,{KEY_LENGTH - 1}}}")
 _MOST = 1 << 53
-"""No file is larger, and up to here a number is the same as int and as float."""
+"""Largest accepted number; no file is larger, and up to here float represents every integer exactly."""
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Return what JSON says.
+    """Return the value of a JSON text.
 
     Raises:
-        ValueError: not JSON, NaN or Infinity in it, or nested deeper than anything we write.
+        ValueError: the text is not JSON, contains NaN or Infinity, or is nested too deeply.
     """
     try:
         return json.loads(data, parse_constant=_refuse_constant)
     except RecursionError:
-        raise ValueError("nested too deep") from None
+        raise ValueError("it is nested too deeply") from None
 
 
-def _refuse_constant(written: str) -> float:
-    raise ValueError(f"{written} is no number")
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
 
 
 def has_shard_format(value: Any) -> bool:
-    """Say whether JSON is a manifest or an index of our format, whatever its version."""
+    """Return whether a JSON value is a manifest or an index of any version of our format."""
     return isinstance(value, dict) and value.get("format") == SHARD_FORMAT
 
 
 def is_valid_manifest(value: dict[str, Any]) -> bool:
-    """Say whether a manifest of our format has all it must have; that of a slice may have no splits."""
+    """Return whether a manifest of our format has all fields; the manifest of a slice may have no splits."""
     splits = value.get("splits")
     return (
         isinstance(splits, dict)
@@ -81,7 +82,7 @@ def _is_shard(split: str, value: Any) -> bool:
 
 
 def is_valid_sidecar(value: Any, *, tar: str) -> bool:
-    """Say whether JSON is the index of the shard ``tar`` in our format and version, with all it must have."""
+    """Return whether a JSON value is a complete index, of our format and version, of the shard ``tar``."""
     if not has_shard_format(value) or value.get("version") != SHARD_VERSION or value.get("tar") != tar:
         return False
     samples, size = value.get("samples"), value.get("size_bytes")
@@ -113,7 +114,7 @@ def _is_sample(value: Any, size: int) -> bool:
 
 
 def _are_members(value: Any, size: int) -> bool:
-    """Say whether spans lie inside a tar of ``size`` bytes, and are not more than it together."""
+    """Return whether all byte ranges lie inside a tar of ``size`` bytes and together do not exceed it."""
     if not isinstance(value, dict) or "txt" not in value or "json" not in value:
         return False
     total = 0

@@ -212,7 +212,9 @@ def _check_splits(annotations: Annotations) -> None:
 
 
 def _check_time_spans(annotations: Annotations, config: ShardConfig) -> None:
-    cut = next((clip for clip in annotations.samples if clip.cut and not os.path.isdir(clip.video)), None)
+    cut = next(
+        (clip for clip in annotations.samples if clip.time_span and not os.path.isdir(clip.video)), None
+    )
     if cut and config.encode == "copy":
         raise UsageError(
             f"encode = copy keeps whole files, but {cut.id} is a part of {cut.video.name}",

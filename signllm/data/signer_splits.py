@@ -1,7 +1,8 @@
-"""Splits in which no signer stands twice: a model that knows its test signers is easily overrated.
+"""Splits that share no signer, because a model that has seen its test signers is easily overrated.
 
-Whole signers are dealt out, the one with most clips first, each to the split that lacks most clips of its
-share. Nothing is drawn, so the same dataset always gives the same splits.
+Each signer is assigned with all samples to one split. The signer with the most samples comes first, and goes
+to the split that lacks the most samples of its share. Nothing is random, so a dataset always gives the same
+splits.
 """
 
 from __future__ import annotations
@@ -17,43 +18,49 @@ SPLITS = ("train", "dev", "test")
 
 
 def split_by_signer(annotations: Annotations, proportions: Sequence[float]) -> Annotations:
-    """Return the annotations with every clip in ``train``, ``dev`` or ``test`` by its signer.
+    """Return the annotations with every sample in ``train``, ``dev`` or ``test`` by its signer.
 
     Args:
-        annotations: of a dataset; their own splits are dropped.
-        proportions: share of the clips wanted in train, dev and test; 0 leaves a split out.
+        annotations: annotations of a dataset; their own splits are ignored.
+        proportions: target shares of the samples in train, dev and test; 0 omits a split.
 
     Raises:
-        UsageError: clips without a signer, or fewer signers than splits.
+        UsageError: there are samples without a signer, or fewer signers than splits.
     """
-    wanted = {name: share for name, share in zip(SPLITS, proportions, strict=True) if share}
-    sizes = Counter(clip.signer for clip in annotations.samples)
+    shares = {name: share for name, share in zip(SPLITS, proportions, strict=True) if share}
+    sizes = Counter(sample.signer for sample in annotations.samples)
     if sizes[""]:
         raise UsageError(
-            f"{sizes['']} of {len(annotations.samples)} clips name no signer",
+            f"{sizes['']} of {len(annotations.samples)} samples name no signer",
             remedy="add a column signer, or keep the dataset's own splits",
         )
-    if len(sizes) < len(wanted):
+    if len(sizes) < len(shares):
         raise UsageError(
-            f"{len(sizes)} signers for {len(wanted)} splits",
+            f"{len(sizes)} signers are too few for {len(shares)} splits",
             remedy="set a share of --proportions to 0, or keep the dataset's own splits",
         )
-    dealt = _assign_signers(sizes, wanted)
-    clips = sorted(
-        (replace(clip, split=dealt[clip.signer]) for clip in annotations.samples),
-        key=lambda clip: SPLITS.index(clip.split),
+    assigned = _assign_signers(sizes, shares)
+    samples = sorted(
+        (replace(sample, split=assigned[sample.signer]) for sample in annotations.samples),
+        key=lambda sample: SPLITS.index(sample.split),
     )
-    return replace(annotations, samples=tuple(clips), official={})
+    return replace(annotations, samples=tuple(samples), official={})
 
 
-def _assign_signers(sizes: Counter[str], wanted: dict[str, float]) -> dict[str, str]:
-    """Return signer → split."""
-    total = sum(sizes.values()) / sum(wanted.values())
-    lacking = {name: share * total for name, share in wanted.items()}
-    dealt: dict[str, str] = {}
+def _assign_signers(sizes: Counter[str], shares: dict[str, float]) -> dict[str, str]:
+    """Return the split of each signer.
+
+    Args:
+        sizes: number of samples of each signer.
+        shares: target share of each split.
+    """
+    total = sum(sizes.values()) / sum(shares.values())
+    lacking = {name: share * total for name, share in shares.items()}
+    assigned: dict[str, str] = {}
     for signer in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        empty = [name for name in wanted if name not in dealt.values()]
-        open_to = empty if len(sizes) - len(dealt) <= len(empty) else list(wanted)
-        dealt[signer] = max(open_to, key=lambda name: lacking[name])
-        lacking[dealt[signer]] -= sizes[signer]
-    return dealt
+        empty = [name for name in shares if name not in assigned.values()]
+        # The last signers go to splits that have none yet, so that no split stays empty.
+        candidates = empty if len(sizes) - len(assigned) <= len(empty) else list(shares)
+        assigned[signer] = max(candidates, key=lambda name: lacking[name])
+        lacking[assigned[signer]] -= sizes[signer]
+    return assigned

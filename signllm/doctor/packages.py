@@ -34,7 +34,7 @@ def decoder_finding() -> Finding:
     from signllm.data.decoder import choose_decoder
 
     choice = choose_decoder()
-    told = f"{choice.decoder} at their own size: {choice.why}; scaled, as for training: pyav"
+    told = f"{choice.decoder} at their own size: {choice.reason}; scaled, as for training: pyav"
     return Finding(group="packages", name="videos", told=told, facts={"decoder": choice.decoder})
 
 

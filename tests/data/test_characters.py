@@ -43,7 +43,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"x": np.zeros(2, np.float32)}, tmp_path / "other.safetensors")
     (tmp_path / "a.pickle").write_bytes(pickle.dumps({"a": [1]}))
     for name, message in (
-        ("other.safetensors", "not a file of character"),
+        ("other.safetensors", "no character sequences"),
         ("a.pickle", "no character"),
         ("none", "no character"),
     ):
@@ -83,5 +83,5 @@ def test_no_files_and_files_of_two_codebooks_are_refused(tmp_path: Path) -> None
         load_split_characters(tmp_path, "train")
     for shard, codebook in enumerate(("one", "two")):
         save_characters(characters_path(tmp_path, "train", shard), {}, codebook)
-    with pytest.raises(UsageError, match="codebook two beside those of one"):
+    with pytest.raises(UsageError, match="codebook two .*codebook one"):
         load_split_characters(tmp_path, "train")

@@ -106,7 +106,7 @@ def test_another_picture_or_a_broken_install_leaves_pyav(
     install(monkeypatch, video_decoder)
     choice = decoder.choose_decoder()
     assert choice.decoder == "pyav"
-    assert why in choice.why
+    assert why in choice.reason
     decoder.choose_decoder.cache_clear()
     monkeypatch.setenv(decoder.VARIABLE, "torchcodec")
     with pytest.raises(UsageError, match=f"SIGNLLM_DECODER=torchcodec: .*{why}"):

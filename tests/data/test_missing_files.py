@@ -29,14 +29,14 @@ def test_the_nearest_is_named(tmp_path: Path, missing: str, existing: str) -> No
         (tmp_path / name).touch()
     reason = describe_missing(tmp_path / missing)
     assert str(tmp_path / missing) in reason
-    assert reason.endswith(f"the nearest that exists is {tmp_path / existing}")
+    assert reason.endswith(f"{tmp_path / existing}")
 
 
 def test_without_a_similar_name_the_folder_is_named(tmp_path: Path) -> None:
-    assert f"the folder {tmp_path}, which holds nothing" in describe_missing(tmp_path / "clip.mp4")
+    assert f"the folder {tmp_path}, which contains nothing" in describe_missing(tmp_path / "clip.mp4")
     for name in ("xyz", "uvw"):
         (tmp_path / name).touch()
-    assert f"the folder {tmp_path}, which holds uvw, xyz" in describe_missing(tmp_path / "clip.mp4")
+    assert f"the folder {tmp_path}, which contains uvw, xyz" in describe_missing(tmp_path / "clip.mp4")
 
 
 def test_nothing_is_written_where_no_video_exists(tmp_path: Path) -> None:

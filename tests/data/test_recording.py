@@ -184,4 +184,4 @@ def test_real_recordings_are_cut(realdata: Path) -> None:
             read_cut(path, TimeSpan(0, 1.5))[0].frames,
         )
         assert (first == whole[len(stop) - len(read_cut(path, TimeSpan(1, 1.5))[0].frames)]).all()
-    assert read_annotations("table", realdata / "clips.tsv").samples[0].cut is None
+    assert read_annotations("table", realdata / "clips.tsv").samples[0].time_span is None

@@ -1,11 +1,12 @@
-"""CSL-Daily: Chinese daily life, frames in folders, labels in a pickle that is read without running it.
+"""Reader of CSL-Daily: Chinese sentences of daily life, as folders of frames with labels in a pickle.
 
-``sentence_label/`` holds ``split_1.txt`` (``name|split``) and ``csl2020ct_v2.pkl`` (key ``info``: a list of
-dicts with ``name``, ``label_char`` and more) or, in some copies, ``video_map.txt`` with the same columns
-separated by ``|``. Frames are ``sentence/frames_512x512/NAME/*.jpg``; copies have them under other sizes,
-directly in ``sentence/NAME``, or as one video ``sentence/NAME.mp4`` per clip. The text is the characters
-without spaces, the unit in which the papers score. The files state no frame rate; the paper (Zhou et al.,
-CVPR 2021) says 30 frames per second. The signer is the ``P`` number of a name.
+``sentence_label/`` contains ``split_1.txt`` (``name|split``) and ``csl2020ct_v2.pkl`` (key ``info``: a list
+of dicts with ``name``, ``label_char`` and more) or, in some copies, ``video_map.txt`` with the same columns
+separated by ``|``. The pickle is parsed without executing it. Frames are
+``sentence/frames_512x512/NAME/*.jpg``; copies have folders of other sizes, folders directly in
+``sentence/NAME``, or one video ``sentence/NAME.mp4`` per sample. The text consists of the Chinese characters
+without spaces, the unit that the papers score. The files state no frame rate; the paper (Zhou et al., CVPR
+2021) states 30 frames per second. The signer is the ``P`` number in a name.
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ OFFICIAL: OfficialCounts = {
     "test": {"samples": 1_176},
 }
 MISNAMED = {"S000005_P0004_T00": "S000007_P0003_T00"}
-"""``split_1.txt`` names one clip as neither the frames nor the labels do."""
+"""One name of ``split_1.txt`` that neither the frames nor the labels have, and the name that these have."""
 _FRAMES = "sentence/frames_512x512"
 _CLIPS = (_FRAMES, "sentence_frames-512x512/frames_512x512", "frames_512x512", "sentence", "videos", ".")
-"""Folders of the clips in the release and in copies, in the order in which they are tried."""
+"""Folders of the videos in the release and in copies, in the order in which they are tried."""
 
 
 def read(src: Path) -> Annotations:
     """Read the release from its folder.
 
     Raises:
-        UsageError: no ``sentence_label`` there, or labels that are not the release's.
+        UsageError: there is no ``sentence_label``, or its labels are not those of the release.
     """
     labels_folder = next((src / name for name in ("sentence_label", ".") if _split_file(src / name)), None)
     if labels_folder is None:
         raise UsageError(
             "this is not a CSL-Daily release: sentence_label/split_1.txt is missing",
             where=src,
-            remedy="give the folder that holds sentence_label/ and sentence/",
+            remedy="give the folder that contains sentence_label/ and sentence/",
         )
-    clips: list[SourceSample] = []
+    samples: list[SourceSample] = []
     listed, left_out = _splits(labels_folder / "split_1.txt")
     labels, unlabelled = _labels(labels_folder)
     folders = VideoFolders()
@@ -57,17 +58,19 @@ def read(src: Path) -> Annotations:
         other = MISNAMED.get(listed_name, listed_name)
         name = listed_name if listed_name in labels else other
         if name in labels:
-            clips.append(_clip(name, split, labels[name], folders.find(frames, name) or frames / name))
+            video = folders.find(frames, name) or frames / name
+            samples.append(_make_sample(name, split, labels[name], video))
         else:
-            left_out.append(LeftOutSample(id=name, split=split, reason="in split_1.txt, but without a label"))
-    named = {clip.id for clip in clips}
+            reason = "it is listed in split_1.txt, but has no label"
+            left_out.append(LeftOutSample(id=name, split=split, reason=reason))
+    named = {sample.id for sample in samples}
     left_out += [
-        LeftOutSample(id=name, split="train", reason="has a label, but is not in split_1.txt")
+        LeftOutSample(id=name, split="train", reason="it has a label, but is not listed in split_1.txt")
         for name in labels
         if name not in named
     ]
     return Annotations(
-        samples=tuple(clips),
+        samples=tuple(samples),
         left_out=(*left_out, *unlabelled),
         official=OFFICIAL,
         notices=tuple(folders.notices),
@@ -79,20 +82,20 @@ def _split_file(folder: Path) -> bool:
 
 
 def _candidates(src: Path) -> list[Path]:
-    """Return the folders that may hold the clips, after the release's own."""
+    """Return the folders that may contain the videos, the release's own first."""
     others = [folder for parent in list_subfolders(src) for folder in (parent, *list_subfolders(parent))]
     return [*(src / name for name in _CLIPS), *list_subfolders(src / "sentence"), *others]
 
 
 def _splits(path: Path) -> tuple[list[tuple[str, str]], list[LeftOutSample]]:
-    """Return (name, split) of each clip that the release lists, and the lines that cannot be read."""
+    """Return (name, split) of each sample that the release lists, and the rows that cannot be read."""
     table = read_table(path, ("name", "split"), remedy="use the file of the release, lines of name|split")
     good = [(row["name"].strip(), standardize_split(row["split"])) for row in table.rows if not row.problem]
     return good, _unusable(table)
 
 
 def _unusable(table: Table) -> list[LeftOutSample]:
-    """Return the rows that cannot be used."""
+    """Return the rows of a table that cannot be read as samples that are left out."""
     return [
         LeftOutSample(id=row.text("name"), split="train", reason=f"{table.path.name}: {row.problem}")
         for row in table.rows
@@ -101,21 +104,21 @@ def _unusable(table: Table) -> list[LeftOutSample]:
 
 
 def _labels(folder: Path) -> tuple[dict[str, str], list[LeftOutSample]]:
-    """Return name → text, and the rows of labels that cannot be read."""
+    """Return the text of each name, and the rows that cannot be read."""
     pickled, path = folder / "csl2020ct_v2.pkl", folder / "video_map.txt"
     if pickled.is_file():
         try:
             return {_name(row["name"]): _text(row["label_char"]) for row in _pickled_rows(pickled)}, []
         except (KeyError, TypeError):
             raise UsageError(
-                "entries without name and characters", where=pickled, remedy="use the file of the release"
+                "an entry has no name or no characters", where=pickled, remedy="use the file of the release"
             ) from None
     if path.is_file():
         table = read_table(path, ("name", "char"), remedy="use the file of the release")
         labels = {row["name"].strip(): _text(row["char"]) for row in table.rows if not row.problem}
         return labels, _unusable(table)
     raise UsageError(
-        "no labels: neither csl2020ct_v2.pkl nor video_map.txt",
+        "there are no labels: neither csl2020ct_v2.pkl nor video_map.txt exists",
         where=folder,
         remedy="unpack the release's sentence_label",
     )
@@ -132,7 +135,7 @@ def _pickled_rows(path: Path) -> list[Any]:
 
 
 def _text(characters: Any) -> str:
-    """Join a list of characters, or a text of them separated by spaces; ``TypeError`` for anything else."""
+    """Join a list of characters, or a text of characters and spaces; raise ``TypeError`` otherwise."""
     return unicodedata.normalize("NFC", "".join("".join(characters).split()))
 
 
@@ -142,7 +145,7 @@ def _name(name: Any) -> str:
     return name
 
 
-def _clip(name: str, split: str, text: str, video: Path) -> SourceSample:
+def _make_sample(name: str, split: str, text: str, video: Path) -> SourceSample:
     signer = re.search(r"_P(\d+)_", name)
     return SourceSample(
         id=name,

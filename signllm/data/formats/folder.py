@@ -1,8 +1,9 @@
-"""A folder of videos, each beside a ``.txt`` of the same name: for somebody who starts from nothing.
+"""Reader of a folder of videos, each with its sentence in a ``.txt`` file of the same name.
 
-``NAME.mp4`` + ``NAME.txt`` at any depth, or a folder of frames ``NAME/`` + ``NAME.txt``. Where the first
-level is named like a split (``train``, ``dev``, ``val``, ``Test``, ...), those are the splits; everything
-else is ``train``. System files are ignored (:mod:`signllm.data.system_files`).
+The folder contains, at any depth, pairs ``NAME.mp4`` + ``NAME.txt``, or a folder of frames ``NAME/`` +
+``NAME.txt``. Folders of the first level that are named like a split (``train``, ``dev``, ``val``, ``Test``,
+...) are the splits; everything else belongs to ``train``. System files are ignored
+(:mod:`signllm.data.system_files`).
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from signllm.errors import UsageError
 
 
 def read(src: Path) -> Annotations:
-    """Read all pairs below ``src`` in order of their names; a video or a text alone is left out by name.
+    """Read all pairs below ``src`` in the order of their names; a video or text without partner is left out.
 
     Raises:
-        UsageError: ``src`` is no folder, or holds no pair at all.
+        UsageError: ``src`` is not a folder, or contains no pair.
     """
     if not src.is_dir():
         raise UsageError(
@@ -35,38 +36,38 @@ def read(src: Path) -> Annotations:
         _entry(stem.relative_to(_to_nfc(src)), videos.get(stem, []), texts.get(stem, []), notices)
         for stem in sorted({*texts, *videos})
     ]
-    clips = tuple(entry for entry in entries if isinstance(entry, SourceSample))
-    if not clips:
+    samples = tuple(entry for entry in entries if isinstance(entry, SourceSample))
+    if not samples:
         raise UsageError(
-            f"no video with a text beside it ({len(videos)} videos, {len(texts)} texts)",
+            f"no video has a text of the same name ({len(videos)} videos, {len(texts)} texts)",
             where=src,
-            remedy="put the sentence of NAME.mp4 into NAME.txt beside it",
+            remedy="write the sentence of NAME.mp4 into NAME.txt in the same folder",
         )
     return Annotations(
-        samples=clips,
+        samples=samples,
         left_out=tuple(entry for entry in entries if isinstance(entry, LeftOutSample)),
         notices=_summarize(notices),
     )
 
 
 def _list_files(src: Path) -> tuple[dict[Path, list[Path]], dict[Path, list[Path]]]:
-    """Return stem → texts, and stem → video files and frame folders, of that stem."""
+    """Return the text files, and the video files and frame folders, by their paths without suffix."""
     texts: dict[Path, list[Path]] = {}
     videos: dict[Path, list[Path]] = {}
     for folder, names in list_files_recursively(src):
         paths = [folder / name for name in names]
         has_frames = any(map(is_image, paths)) and not any(map(is_video_name, paths))
-        if folder != src and has_frames:  # pictures next to videos are previews of them
+        if folder != src and has_frames:  # pictures in a folder with videos are previews of these
             videos.setdefault(_to_nfc(folder), []).append(folder)
         for path in paths:
-            of_kind = texts if path.suffix.lower() == ".txt" else videos if is_video_name(path) else None
-            if of_kind is not None and path.is_file():
-                of_kind.setdefault(_to_nfc(path.with_suffix("")), []).append(path)
+            kind = texts if path.suffix.lower() == ".txt" else videos if is_video_name(path) else None
+            if kind is not None and path.is_file():
+                kind.setdefault(_to_nfc(path.with_suffix("")), []).append(path)
     return texts, videos
 
 
 def _to_nfc(path: Path) -> Path:
-    """Return a path with each letter as one code point, so that ``é.mp4`` of a Mac fits any ``é.txt``."""
+    """Return a path in Unicode form NFC, so that ``é.mp4`` of a Mac matches any ``é.txt``."""
     return Path(unicodedata.normalize("NFC", str(path)))
 
 
@@ -77,11 +78,11 @@ def _entry(
     has_split = len(parts) > 1 and is_known_split(parts[0])
     split, name = (parts[0], "/".join(parts[1:])) if has_split else ("train", "/".join(parts))
     if not texts:
-        return LeftOutSample(id=name, split=split, reason=f"no {stem.name}.txt beside {videos[0].name}")
+        return LeftOutSample(id=name, split=split, reason=f"there is no {stem.name}.txt for {videos[0].name}")
     if len(videos) != 1 or len(texts) != 1:
-        named = ", ".join(path.name for path in (*videos, *texts[1:])) or "none"
+        listed = ", ".join(path.name for path in (*videos, *texts[1:])) or "none"
         return LeftOutSample(
-            id=name, split=split, reason=f"{texts[0].name} needs one video of that name; found: {named}"
+            id=name, split=split, reason=f"{texts[0].name} needs one video of that name; found: {listed}"
         )
     try:
         decoded = read_text(texts[0])
@@ -95,6 +96,6 @@ def _entry(
 
 
 def _summarize(notices: list[str]) -> tuple[str, ...]:
-    """Return one notice for all texts in another encoding."""
+    """Return one notice for all texts that are not UTF-8."""
     more = f" (and {len(notices) - 1} more texts)" if len(notices) > 1 else ""
     return (f"{notices[0]}{more}",) if notices else ()

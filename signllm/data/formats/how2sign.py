@@ -1,12 +1,12 @@
-"""How2Sign: American Sign Language of instructional videos, one tab-separated ``.csv`` per split.
+"""Reader of How2Sign: American Sign Language of instructional videos, one tab-separated ``.csv`` per split.
 
 ``how2sign_realigned_{train,val,test}.csv`` has the columns ``VIDEO_ID VIDEO_NAME SENTENCE_ID SENTENCE_NAME
 START_REALIGNED END_REALIGNED SENTENCE`` and no quoting: a ``"`` is a character of the text. Without the
-realigned file ``how2sign_SPLIT.csv`` (``START END``) is taken. The official download has the clips
-``SENTENCE_NAME.mp4`` in ``sentence_level/SPLIT/rgb_front/raw_videos``, the recordings ``VIDEO_NAME.mp4`` in
-``video_level/SPLIT/rgb_front/raw_videos``; copies differ, so both are looked for by name below the folder. A
-clip that is not there is cut out of its recording. ``val`` becomes ``dev``, the name of the other datasets.
-The signer is the number in a name before ``-rgb_front``.
+realigned file ``how2sign_SPLIT.csv`` (``START END``) is used. The official download has one video per
+sentence, ``SENTENCE_NAME.mp4``, in ``sentence_level/SPLIT/rgb_front/raw_videos``, and the recordings
+``VIDEO_NAME.mp4`` in ``video_level/SPLIT/rgb_front/raw_videos``. Copies differ, so both are searched by name
+below the folder. A sentence without a video of its own is cut out of its recording. ``val`` becomes ``dev``,
+the name in the other datasets. The signer is the number before ``-rgb_front`` in a name.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from signllm.errors import UsageError
 OFFICIAL: OfficialCounts = {"test": {"samples": 2_357}}
 _TABLE = re.compile(r"how2sign_(realigned_)?(train|val|dev|valid|validation|test)\.(csv|tsv)", re.IGNORECASE)
 _FOLDERS = {"train": "train", "dev": "val", "test": "test"}
-_CLIPS = "sentence_level/{}/rgb_front/raw_videos"
+_VIDEOS = "sentence_level/{}/rgb_front/raw_videos"
 _COLUMNS = ("VIDEO_NAME", "SENTENCE_NAME", "SENTENCE")
 
 
 def read(src: Path) -> Annotations:
-    """Read every split whose ``.csv`` lies anywhere below ``src``.
+    """Read every split whose ``.csv`` file lies anywhere below ``src``.
 
     Raises:
-        UsageError: no such file, or one without the release's columns.
+        UsageError: there is no such file, or it lacks columns of the release.
     """
     paths = _find_tables(src)
     if not paths:
         raise UsageError(
             "this is not How2Sign: there is no how2sign_realigned_SPLIT.csv",
             where=src,
-            remedy="give the folder that holds sentence_level/, or the .csv files and the videos",
+            remedy="give the folder that contains sentence_level/, or the .csv files and the videos",
         )
     tree = VideoTree(src)
     remedy = "use the file of the release as it is, separated by tabs"
@@ -55,13 +55,13 @@ def read(src: Path) -> Annotations:
 
 
 def _find_tables(src: Path) -> dict[str, Path]:
-    """Return split → its table: the realigned one if there is one, then the first in the order of paths."""
+    """Return the table of each split: the realigned one if there is one, else the first in path order."""
     paths: dict[str, list[tuple[bool, Path]]] = {"train": [], "dev": [], "test": []}
     for folder, names in list_files_recursively(src):
         for name in names:
             if match := _TABLE.fullmatch(name):
                 paths[standardize_split(match[2])].append((match[1] is None, folder / name))
-    return {split: min(found)[1] for split, found in paths.items() if found}
+    return {split: min(candidates)[1] for split, candidates in paths.items() if candidates}
 
 
 def _entry(row: Row, split: str, tree: VideoTree) -> SourceSample | LeftOutSample:
@@ -78,11 +78,11 @@ def _entry(row: Row, split: str, tree: VideoTree) -> SourceSample | LeftOutSampl
         except ValueError as error:
             return LeftOutSample(id=name, split=split, reason=f"line {row.line}: {error}")
         if end_s is None:
-            return LeftOutSample(id=name, split=split, reason=f"line {row.line} says no end of the clip")
+            return LeftOutSample(id=name, split=split, reason=f"line {row.line} states no end of the sample")
     signer = re.search(r"-(\d+)-rgb_", name)
     return SourceSample(
         id=name,
-        video=video or recording or tree.expected_path(name, tree.root / _CLIPS.format(_FOLDERS[split])),
+        video=video or recording or tree.expected_path(name, tree.root / _VIDEOS.format(_FOLDERS[split])),
         text=tidy_text(row["SENTENCE"]),
         split=split,
         language="English",

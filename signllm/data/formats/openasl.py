@@ -1,11 +1,11 @@
-"""OpenASL: American Sign Language from the web, one ``openasl-v1.0.tsv`` and videos that one downloads.
+"""Reader of OpenASL: American Sign Language from the web, one ``openasl-v1.0.tsv`` and downloaded videos.
 
 The release (github.com/chevalierNoir/OpenASL, ``data/``) has the columns ``vid yid start end raw-text
-tokenized-text gloss split``, times as ``HH:MM:SS.mmm``; ``raw-text`` is taken, with its outer and double
-spaces removed. Its ``prep/download.py`` fetches recordings ``YID.mp4``; ``prep/crop_video.py`` makes clips of
-them, cropped to the signer, as ``VID.mp4`` with ``%`` in place of every ``:``. Both are looked for by name
-below the folder. A clip that is not there is cut out of its recording, then without the crop. ``valid``
-becomes ``dev``. The release names no signers.
+tokenized-text gloss split``, with times as ``HH:MM:SS.mmm``. The reader uses ``raw-text`` without its outer
+and double spaces. The release's ``prep/download.py`` downloads recordings ``YID.mp4``, and
+``prep/crop_video.py`` cuts them into sentences, cropped to the signer, as ``VID.mp4`` with ``%`` in place of
+every ``:``. Both are searched by name below the folder. A sentence without a video of its own is cut out of
+its recording, without the crop. ``valid`` becomes ``dev``. The release names no signers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def read(src: Path) -> Annotations:
     """Read the release's table and find its videos below ``src``.
 
     Raises:
-        UsageError: no such table, or one without the release's columns.
+        UsageError: there is no such table, or it lacks columns of the release.
     """
     tables = (
         folder / name
@@ -42,7 +42,7 @@ def read(src: Path) -> Annotations:
         raise UsageError(
             "this is not OpenASL: there is no openasl-v1.0.tsv",
             where=src,
-            remedy="give the folder that holds data/openasl-v1.0.tsv and the videos",
+            remedy="give the folder that contains data/openasl-v1.0.tsv and the videos",
         )
     tree = VideoTree(src)
     table = read_table(path, _COLUMNS, remedy="use the file of the release as it is, separated by tabs")
@@ -68,7 +68,7 @@ def _entry(row: Row, tree: VideoTree) -> SourceSample | LeftOutSample:
         except ValueError as error:
             return LeftOutSample(id=name, split=split, reason=f"line {row.line}: {error}")
         if end_s is None:
-            return LeftOutSample(id=name, split=split, reason=f"line {row.line} says no end of the clip")
+            return LeftOutSample(id=name, split=split, reason=f"line {row.line} states no end of the sample")
     return SourceSample(
         id=name,
         video=video or recording or tree.expected_path(name, tree.root / "video-clip"),

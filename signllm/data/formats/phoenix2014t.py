@@ -1,11 +1,12 @@
-"""RWTH-PHOENIX-Weather 2014 T: German weather forecasts, frames in folders, annotations separated by ``|``.
+"""Reader of RWTH-PHOENIX-Weather 2014 T: German weather forecasts as folders of frames.
 
-The annotation files have no quoting: a ``"`` is a character of the text. Their ``video`` column says
-``NAME/1/*.png``; in the unpacked release the frames lie in ``NAME/`` itself, in PHOENIX-2014 and some copies
-in ``NAME/1/``: both are taken. The release has the frames in ``features/fullFrame-210x260px/SPLIT``;
-copies have them resized in other folders (``fullFrame-256x256px``, ``fullFrame-227x227px``), without the
-folder of the size or of the split, or as one video per clip. The release states no frame rate in its files;
-the broadcast and the papers have 25 frames per second.
+The columns of the annotation files are separated by ``|``. The files have no quoting: a ``"`` is a character
+of the text. Their ``video`` column contains ``NAME/1/*.png``; in the unpacked release the frames lie in
+``NAME/``, in PHOENIX-2014 and some copies in ``NAME/1/``, and both are accepted. The release has the frames
+in ``features/fullFrame-210x260px/SPLIT``; copies have resized frames in other folders
+(``fullFrame-256x256px``, ``fullFrame-227x227px``), lack the folder of the size or of the split, or have one
+video per sample. The files of the release state no frame rate; the broadcast and the papers have 25 frames
+per second.
 """
 
 from __future__ import annotations
@@ -28,42 +29,42 @@ OFFICIAL: OfficialCounts = {
 SPLITS = ("train", "dev", "test")
 _FRAMES = "features/fullFrame-210x260px"
 _NO_FRAMES = ("annotations", "evaluation", "models", "tracked")
-"""Beginnings of folder names that hold no full frames: PHOENIX-2014 has pictures of the right hand too."""
+"""Prefixes of folders without full frames; PHOENIX-2014, for example, also has pictures of the right hand."""
 _COLUMNS = ("name", "video", "speaker", "translation")
 
 
 def read(src: Path) -> Annotations:
-    """Read the release from its folder, or from a folder that holds the release.
+    """Read the release from its folder, or from a folder that contains the release.
 
     Raises:
-        UsageError: no annotation files there, or files without the release's columns.
+        UsageError: there are no annotation files, or they lack columns of the release.
     """
     tables = _find_tables(src)
     folders = VideoFolders()
-    clips: list[SourceSample] = []
+    samples: list[SourceSample] = []
     left_out: list[LeftOutSample] = []
     for split, path in tables.items():
         root = path.parents[2] if path.parent.name == "manual" else path.parent
         table = read_table(path, _COLUMNS, remedy="use the file of the release as it is, separated by |")
         folders.notices += table.notices
-        names = [_clip_name(row) for row in table.rows]
+        names = [_read_video_name(row) for row in table.rows]
         official = root / _FRAMES / split
         frames = folders.choose(_candidates(root, split), names, official=official, label=split)
         for row, name in zip(table.rows, names, strict=True):
             entry = _entry(row, folders.find(frames, name) or frames / name, split)
-            (clips if isinstance(entry, SourceSample) else left_out).append(entry)  # type: ignore[arg-type]
+            (samples if isinstance(entry, SourceSample) else left_out).append(entry)  # type: ignore[arg-type]
     return Annotations(
-        samples=tuple(clips), left_out=tuple(left_out), official=OFFICIAL, notices=tuple(folders.notices)
+        samples=tuple(samples), left_out=tuple(left_out), official=OFFICIAL, notices=tuple(folders.notices)
     )
 
 
 def _find_tables(src: Path) -> dict[str, Path]:
-    """Return split → its annotation file, from the highest folder at or below ``src`` that has any."""
+    """Return the annotation file of each split, from the topmost folder at or below ``src`` that has any."""
     names = {f"PHOENIX-2014-T.{split}.corpus.csv": split for split in SPLITS}
     for folder, folders, files in os.walk(src):
-        if found := {names[name]: Path(folder, name) for name in files if name in names}:
-            return {split: found[split] for split in SPLITS if split in found}
-        # the folders of frames are a million files, and hold no annotations
+        if paths := {names[name]: Path(folder, name) for name in files if name in names}:
+            return {split: paths[split] for split in SPLITS if split in paths}
+        # The folders of frames contain a million files and no annotations.
         folders[:] = sorted(
             name
             for name in folders
@@ -77,7 +78,7 @@ def _find_tables(src: Path) -> dict[str, Path]:
 
 
 def _candidates(root: Path, split: str) -> list[Path]:
-    """Return the folders that may hold the clips of a split, after the release's own."""
+    """Return the folders that may contain the videos of a split, the release's own first."""
     features = root / "features"
     above = [
         *(folder for folder in list_subfolders(features) if folder.name.startswith("fullFrame")),
@@ -95,11 +96,11 @@ def _candidates(root: Path, split: str) -> list[Path]:
     ]
     usable = [folder for folder in above if not folder.name.startswith(_NO_FRAMES)]
     names = (split, "val", "valid", "validation") if split == "dev" else (split,)
-    return [place for folder in usable for place in (*(folder / name for name in names), folder)]
+    return [candidate for folder in usable for candidate in (*(folder / name for name in names), folder)]
 
 
-def _clip_name(row: Row) -> str:
-    """Return the folder that the row's ``video`` names: ``NAME`` of ``NAME/1/*.png``."""
+def _read_video_name(row: Row) -> str:
+    """Return the folder in the column ``video`` of a row: ``NAME`` of ``NAME/1/*.png``."""
     video = row["video"].strip() or row["name"].strip()
     parts = video.split("/")
     if parts[-1].endswith((".png", ".jpg")):

@@ -1,8 +1,9 @@
-"""A pickle of plain values, read without running it: CSL-Daily delivers its labels as one.
+"""Reading a pickle of plain values without executing it; CSL-Daily delivers its labels as a pickle.
 
-``pickle.load`` calls whatever a file names, and forbidding names afterwards has been got around before. Here
-the file is only parsed (``pickletools``), and a machine of a stack and a memo rebuilds dict, list, tuple,
-text, number, bool and None. Any other instruction, above all those that name or call something, is refused.
+``pickle.load`` calls whatever a file names, and restrictions of the allowed names have been circumvented
+before. Here the file is only parsed (``pickletools``), and an interpreter with a stack and a memo rebuilds
+dictionaries, lists, tuples, texts, numbers, booleans and None. Every other instruction is refused, above all
+those that import or call something.
 """
 
 from __future__ import annotations
@@ -25,33 +26,35 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """Return the value that a pickle of plain values holds.
+    """Return the value of a pickle that contains only plain values.
 
     Raises:
-        UsageError: not a pickle, a damaged one, or one that holds more than plain values.
+        UsageError: the file is not a pickle, is damaged, or contains more than plain values.
     """
     machine = _PickleMachine()
     try:
         for opcode, argument, _ in pickletools.genops(path.read_bytes()):
             if not machine.step(opcode.name, argument):
                 raise UsageError(
-                    f"the pickle holds more than plain values ({opcode.name}), which could run code",
+                    f"the pickle contains more than plain values ({opcode.name}), which could run code",
                     where=path,
-                    remedy="use the file of the release; nothing of this one was run",
+                    remedy="use the file of the release; no code of this file was run",
                 )
         (value,) = machine.stack
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UsageError(f"not a pickle, or a damaged one: {error}", where=path) from None
+        raise UsageError(f"the file is not a pickle, or is damaged: {error}", where=path) from None
     return value
 
 
 class _PickleMachine:
+    """Interpreter of those pickle instructions that build plain values."""
+
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> bool:
-        """Carry out one instruction; return False, and do nothing, if it is not one of plain values."""
+        """Execute one instruction and return True; return False without effect if it is not allowed."""
         if name in _VALUES:
             self.stack.append(argument)
         elif name in _TEXTS_OF_PYTHON_2:
@@ -113,7 +116,7 @@ class _PickleMachine:
 
 
 def _plain(key: Any) -> Any:
-    """Return a key that is no tuple: to hash deeply nested ones overflows the interpreter's own stack."""
+    """Return a key unless it is a tuple: hashing deeply nested tuples overflows Python's own stack."""
     if isinstance(key, tuple):
-        raise TypeError("a tuple as key")
+        raise TypeError("a key is a tuple")
     return key

@@ -1,8 +1,8 @@
-"""Any dataset as one table: a row per clip with its video file and its text.
+"""Reader of any dataset that is described by one table with a row per sample.
 
-The columns ``video`` and ``text`` are needed, ``id split language signer start_s end_s`` are optional. How
-tables are read, and what a quote in them means, is said in :mod:`signllm.data.tables`. Videos are named
-relative to the table's folder.
+The columns ``video`` and ``text`` are required, ``id split language signer start_s end_s`` are optional.
+Paths of videos are relative to the folder of the table. :mod:`signllm.data.tables` documents the syntax of
+tables.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read(src: Path) -> Annotations:
     """Read the table file ``src``.
 
     Raises:
-        UsageError: no such file, another suffix, an unknown encoding, or a needed column missing.
+        UsageError: the file does not exist, or has another suffix, an unknown encoding, or a missing column.
     """
     if not src.is_file() or src.suffix.lower() not in _SUFFIXES:
         raise UsageError(
@@ -56,7 +56,7 @@ def _entry(row: Row, folder: Path) -> SourceSample | LeftOutSample:
     except ValueError as error:
         return LeftOutSample(id=name, split=split, reason=f"line {row.line}: {error}")
     return SourceSample(
-        id=id or _name_of(video, start_s, end_s),
+        id=id or _make_id(video, start_s, end_s),
         video=find_path_by_spelling(folder, video),
         text=tidy_text(row.text("text")),
         split=split,
@@ -67,8 +67,8 @@ def _entry(row: Row, folder: Path) -> SourceSample | LeftOutSample:
     )
 
 
-def _name_of(video: str, start_s: float | None, end_s: float | None) -> str:
-    """Return the id of a row that gives none: the video without its suffix, and its times if it has some."""
+def _make_id(video: str, start_s: float | None, end_s: float | None) -> str:
+    """Return the id of a row without one: the path of the video without suffix, and the times if stated."""
     stem = Path(video).with_suffix("").as_posix()
     if start_s is None and end_s is None:
         return stem

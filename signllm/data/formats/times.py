@@ -1,4 +1,4 @@
-"""Times of clips as annotations write them: seconds, or ``HH:MM:SS.mmm``."""
+"""Parsing the start and end times of annotations: seconds, or ``HH:MM:SS.mmm``."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import math
 import re
 
 MOST_S = 1e7
-"""Longer than any recording: 115 days."""
+"""Largest accepted time: 115 days, longer than any recording."""
 _DECIMAL_COMMA = re.compile(r"[\d:]*\d,\d+")
-"""``12,5`` of a German Excel, ``00:01:02,500`` of subtitles."""
+"""Matches ``12,5`` as a German Excel writes it, and ``00:01:02,500`` as subtitles have it."""
 _NO_DAYS = re.compile(r"0 days +(?=\d+:)")
-"""What pandas writes before a duration."""
+"""Matches the prefix that pandas writes before a duration."""
 
 
 def parse_seconds(written: str | None) -> float | None:
-    """Return the seconds that ``12.5``, ``12,5`` or ``00:01:02.500`` says; None where nothing is written.
+    """Return the seconds of a time such as ``12.5``, ``12,5`` or ``00:01:02.500``; None for an empty text.
 
     Raises:
-        ValueError: not a time.
+        ValueError: the text is not a time.
     """
     if written is None or not written.strip():
         return None
@@ -37,6 +37,6 @@ def parse_seconds(written: str | None) -> float | None:
 
 
 def check_span(start_s: float | None, end_s: float | None) -> None:
-    """Raise ``ValueError`` for a clip that ends where it starts, or earlier."""
+    """Raise ``ValueError`` if a sample ends where it starts, or earlier."""
     if end_s is not None and end_s <= (start_s or 0.0):
-        raise ValueError(f"the clip ends at {end_s:g} s, but starts at {start_s or 0:g} s")
+        raise ValueError(f"the sample ends at {end_s:g} s, but starts at {start_s or 0:g} s")

@@ -1,8 +1,8 @@
-"""Where a copy of a release keeps its clips: people resize frames, rename folders and make videos of frames.
+"""Finding the folder in which a copy of a release has its videos.
 
-The publisher's folder is tried first, then those that copies have, always in the same order. The first that
-has clips of the annotations is taken for all of a split; if it is not the publisher's, or not the only one, a
-notice names it.
+People resize frames, rename folders and make videos of frames. The folder of the publisher is tried first,
+then those of known copies, always in the same order. The first folder that contains videos of the annotations
+is used for the complete split. If it is not the publisher's, or not the only one, a notice names it.
 """
 
 from __future__ import annotations
@@ -16,59 +16,59 @@ from signllm.data.system_files import list_folder
 from signllm.data.video_files import is_video_name
 
 _PROBED = 50
-"""Clips of the annotations, evenly spread, by which a folder is recognised."""
+"""Number of names of the annotations, evenly spread, that are searched in a folder."""
 _MOST_FOLDERS = 50
 
 
 class VideoFolders:
-    """Finds the clips of a release by their names; lists every folder once."""
+    """Finds the videos of a release by their names; every folder is listed only once."""
 
     def __init__(self) -> None:
         self._listings: dict[Path, dict[str, str]] = {}
         self.notices: list[str] = []
 
     def choose(self, candidates: Sequence[Path], names: Sequence[str], *, official: Path, label: str) -> Path:
-        """Return the folder that holds clips of these names; add a notice where there was a choice.
+        """Return the folder that contains videos of these names; add a notice if it is not the only choice.
 
         Args:
             candidates: folders in the order of preference, after the publisher's.
-            names: names of clips, which may have parts separated by ``/``.
-            official: the publisher's folder, which is returned where no candidate has a clip.
-            label: what the folder is for, such as a split, for the notice.
+            names: names of videos, which may have parts that ``/`` separates.
+            official: folder of the publisher, which is returned if no candidate has a video.
+            label: purpose of the folder, such as the name of a split, for the notice.
         """
         probed = names[:: max(1, len(names) // _PROBED)]
-        holding = [
+        matching = [
             folder
             for folder in dict.fromkeys((official, *candidates))
             if any(self.find(folder, name) for name in probed)
         ]
-        if not holding:
+        if not matching:
             return official
-        if holding != [official]:
-            reason = "" if holding[0] == official else f", because {official} has none"
-            others = f"; not taken: {', '.join(map(str, holding[1:]))}" if holding[1:] else ""
-            self.notices.append(f"{label}: clips are taken from {holding[0]}{reason}{others}")
-        return holding[0]
+        if matching != [official]:
+            reason = "" if matching[0] == official else f", because {official} has none"
+            others = f"; not used: {', '.join(map(str, matching[1:]))}" if matching[1:] else ""
+            self.notices.append(f"{label}: the videos are read from {matching[0]}{reason}{others}")
+        return matching[0]
 
     def find(self, folder: Path, name: str) -> Path | None:
-        """Return the clip of this name in a folder: its folder of frames, or its video file.
+        """Return the video of this name in a folder, a folder of frames or a video file, or None.
 
-        Frames may lie one level deeper, in ``NAME/1``, as those of PHOENIX-2014.
+        The frames may lie one level deeper, in ``NAME/1``, as in PHOENIX-2014.
         """
         parent, _, last = name.rpartition("/")
-        place = folder / parent if parent else folder
-        if place not in self._listings:
-            self._listings[place] = _list_videos(place)
-        entry = self._listings[place].get(_to_nfc(last))
+        directory = folder / parent if parent else folder
+        if directory not in self._listings:
+            self._listings[directory] = _list_videos(directory)
+        entry = self._listings[directory].get(_to_nfc(last))
         if entry is None:
             return None
-        path = place / entry
+        path = directory / entry
         deeper = path / "1"
         return deeper if not is_video_name(entry) and deeper.is_dir() else path
 
 
 def _list_videos(folder: Path) -> dict[str, str]:
-    """Return name → entry of each folder and video in a folder; a folder comes before a video of its name."""
+    """Return the entry of each video name in a folder; a folder has precedence over a video of its name."""
     try:
         folders, files = list_folder(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -80,13 +80,14 @@ def _list_videos(folder: Path) -> dict[str, str]:
 
 
 def _to_nfc(name: str) -> str:
+    """Return a name in Unicode form NFC; a Mac writes ``é`` as two code points."""
     return unicodedata.normalize("NFC", name)
 
 
 def list_subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder in order, without those of systems.
+    """Return the subfolders of a folder in the order of their names, without system folders.
 
-    There are none where the folder does not exist, or where it has so many that they must be the clips.
+    The list is empty if the folder does not exist, or has so many subfolders that these must be the videos.
     """
     try:
         names, _ = list_folder(folder)

@@ -1,4 +1,4 @@
-"""Which video carries a name, anywhere below a dataset's folder: one walk, many questions."""
+"""Index of all videos below the folder of a dataset, by which readers find a video by its name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from signllm.data.video_files import is_video_name
 
 
 class VideoTree:
-    """All videos below a folder by their name without suffix: files, and folders of frames.
+    """All videos below a folder by their names without suffix: video files and folders of frames.
 
-    Copies of How2Sign differ in the folders above the videos, and OpenASL prescribes none, so a name is
-    looked for everywhere. Of several videos of one name the one below a folder named like the split counts,
-    then the first in the order of paths; :attr:`notices` says for how many names there was a choice.
+    Copies of How2Sign differ in the folders above the videos, and OpenASL prescribes no folders, so a name is
+    searched everywhere. If several videos have one name, the one below a folder named like the split is used,
+    else the first in the order of paths; :attr:`notices` states for how many names this was the case.
+
+    Args:
+        root: folder of the dataset.
     """
 
     def __init__(self, root: Path) -> None:
@@ -37,7 +40,12 @@ class VideoTree:
         self._videos.setdefault(_to_nfc(name), []).append(path)
 
     def find(self, stem: str, split: str = "") -> Path | None:
-        """Return the video of this name, None if there is none."""
+        """Return the video of the name ``stem``, None if there is none.
+
+        Args:
+            stem: file name without suffix.
+            split: name of the split, by which one of several videos is preferred.
+        """
         videos = self._videos.get(_to_nfc(stem), [])
         below = [path for path in videos if split and split in self._splits_of(path)]
         candidates = below or videos
@@ -46,7 +54,7 @@ class VideoTree:
         return next(iter(candidates), None)
 
     def expected_path(self, name: str, official: Path) -> Path:
-        """Return where a video that is not there would lie: where most videos lie, else in ``official``."""
+        """Return the expected path of a missing video: in the folder of most videos, else in ``official``."""
         if self._fullest is None and self._videos:
             folders = Counter(videos[0].parent for videos in self._videos.values())
             self._fullest = folders.most_common(1)[0][0]
@@ -57,13 +65,13 @@ class VideoTree:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What a user should know: names of which several videos exist."""
+        """Notices for the user: for how many names several videos exist."""
         if not self._choices:
             return ()
         (taken, other) = next(iter(self._choices.values()))
-        return (f"{len(self._choices)} names have several videos: {taken} was taken, not {other}",)
+        return (f"{len(self._choices)} names have several videos: {taken} was used, not {other}",)
 
 
 def _to_nfc(name: str) -> str:
-    """Return a name with each letter as one code point, as tables have it; a Mac writes two for ``é``."""
+    """Return a name in Unicode form NFC, as tables have it; a Mac writes ``é`` as two code points."""
     return unicodedata.normalize("NFC", name)

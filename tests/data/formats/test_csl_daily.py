@@ -91,8 +91,8 @@ def test_lists_that_disagree_are_told(tmp_path: Path) -> None:
     labels["info"].append({"name": "extra", "label_char": ["天"]})
     (root / "sentence_label/csl2020ct_v2.pkl").write_bytes(pickle.dumps(labels))
     assert [dataclasses.astuple(entry) for entry in read_annotations("csl-daily", root).left_out] == [
-        ("S999999_P0000_T00", "dev", "in split_1.txt, but without a label"),
-        ("extra", "train", "has a label, but is not in split_1.txt"),
+        ("S999999_P0000_T00", "dev", "it is listed in split_1.txt, but has no label"),
+        ("extra", "train", "it has a label, but is not listed in split_1.txt"),
     ]
 
 
@@ -103,7 +103,7 @@ def test_what_is_no_release_says_so(tmp_path: Path) -> None:
     pickled = root / "sentence_label/csl2020ct_v2.pkl"
     for value, message in (
         ([], "no list under the key info"),
-        ({"info": [{"name": "x"}]}, "without name and"),
+        ({"info": [{"name": "x"}]}, "no name or no characters"),
     ):
         pickled.write_bytes(pickle.dumps(value))
         with pytest.raises(UsageError, match=message):

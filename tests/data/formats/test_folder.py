@@ -46,7 +46,7 @@ def test_what_stands_alone_or_twice_is_left_out_by_name(tmp_path: Path) -> None:
     annotations = read_annotations("folder", tmp_path)
     assert [clip.id for clip in annotations.samples] == ["a"]
     assert {entry.id: entry.reason for entry in annotations.left_out} == {
-        "b": "no b.txt beside b.mp4",
+        "b": "there is no b.txt for b.mp4",
         "c": "c.txt needs one video of that name; found: none",
         "d": "d.txt needs one video of that name; found: d.gif, d.mp4",
     }

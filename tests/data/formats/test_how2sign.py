@@ -68,8 +68,8 @@ def test_clips_and_recordings_are_found_by_name(release: Path) -> None:
     assert [(clip.id, clip.signer) for clip in clips["dev"]] == [
         (of("val", row[1]), signer) for row, signer in zip(ROWS, "558", strict=True)
     ]
-    assert [clip.cut for clip in clips["train"]] == [None] * 3
-    assert [clip.cut for clip in clips["dev"]] == [(0, 0.6), (0.6, 1.2), (0.4, 1.0)]
+    assert [clip.time_span for clip in clips["train"]] == [None] * 3
+    assert [clip.time_span for clip in clips["dev"]] == [(0, 0.6), (0.6, 1.2), (0.4, 1.0)]
     assert not any(clip.video.exists() for clip in clips["test"])
 
 
@@ -79,7 +79,7 @@ def test_shards_of_it(release: Path, tmp_path: Path) -> None:
     assert [entry["split"] for entry in manifest["left_out"]] == ["test"] * 3
     for entry in manifest["left_out"]:  # the path that was tried, and a folder that exists
         assert f"the video is missing: {release}" in entry["reason"]
-        assert f"{entry['id']}.mp4; the nearest that exists is {release}" in entry["reason"]
+        assert f"{entry['id']}.mp4" in entry["reason"]
     assert manifest["warnings"] == ["test: 0 samples here, 2357 in the official release"]
     index = ShardIndex(tmp_path / "out")
     assert [sample.text for sample in index.split("train").samples] == TEXTS
@@ -94,7 +94,7 @@ def test_without_the_realigned_file_and_from_flat_folders(tmp_path: Path) -> Non
     root = tables(tmp_path, header, realigned="")
     for row in ROWS:
         (root / f"{of('train', row[0])}.mp4").touch()
-    assert read_annotations("how2sign", root).samples[1].cut == (0.6, 1.2)
+    assert read_annotations("how2sign", root).samples[1].time_span == (0.6, 1.2)
 
 
 def test_rows_and_files_that_do_not_fit(release: Path, tmp_path: Path) -> None:
@@ -104,8 +104,8 @@ def test_rows_and_files_that_do_not_fit(release: Path, tmp_path: Path) -> None:
         HEADER + f"a\t{video}\ta\ta\t2\t1\ttext\nb\t{video}\tb\tb\t0\t\ttext\nc\t{video}\tc\tc\n"
     )
     assert [entry.reason for entry in read_annotations("how2sign", release).left_out] == [
-        "line 2: the clip ends at 1 s, but starts at 2 s",
-        "line 3 says no end of the clip",
+        "line 2: the sample ends at 1 s, but starts at 2 s",
+        "line 3 states no end of the sample",
         "line 4 has another number of fields than the header",
     ]
     table.write_text("VIDEO_NAME,SENTENCE\n")

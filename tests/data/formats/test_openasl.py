@@ -42,7 +42,7 @@ def release(tmp_path: Path) -> Path:
 
 def test_the_release(release: Path) -> None:
     annotations = read_annotations("openasl", release)
-    assert [(clip.id, clip.split, clip.cut) for clip in annotations.samples] == [
+    assert [(clip.id, clip.split, clip.time_span) for clip in annotations.samples] == [
         (NAMES[0], "train", (0.32, 1)),
         (NAMES[1], "dev", (1, 1.48)),
         (NAMES[2], "test", None),

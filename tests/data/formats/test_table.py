@@ -81,7 +81,7 @@ def test_rows_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
 def test_rows_with_times_are_clips_of_a_recording(tmp_path: Path) -> None:
     rows = "long.mp4\ta\t1.5\t2.25\nlong.mp4\tb\t00:01:02.500\t\nlong.mp4\tc\t\t3\nshort.mp4\td\t\t\n"
     annotations = read_annotations("table", table(tmp_path, "a.tsv", "video\ttext\tstart_s\tend_s\n" + rows))
-    assert [(clip.id, clip.cut) for clip in annotations.samples] == [
+    assert [(clip.id, clip.time_span) for clip in annotations.samples] == [
         ("long-1.500-2.250", (1.5, 2.25)),
         ("long-62.500-end", (62.5, float("inf"))),
         ("long-0.000-3.000", (0, 3)),
@@ -95,8 +95,8 @@ def test_rows_with_times_are_clips_of_a_recording(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("start", "end", "reason"),
     [
-        ("2", "2", "line 2: the clip ends at 2 s, but starts at 2 s"),
-        ("", "0", "line 2: the clip ends at 0 s, but starts at 0 s"),
+        ("2", "2", "line 2: the sample ends at 2 s, but starts at 2 s"),
+        ("", "0", "line 2: the sample ends at 0 s, but starts at 0 s"),
         ("-1", "2", "line 2: '-1' is not a time in seconds"),
         ("soon", "2", "line 2: 'soon' is not a time in seconds"),
         ("nan", "2", "line 2: 'nan' is not a time in seconds"),
@@ -126,7 +126,7 @@ def test_what_pandas_and_excel_quote_is_learnt_without_their_quotes(tmp_path: Pa
     ]
     text = ';Video ; TEXT;split;start_s;end_s\r\n0;a.mp4;"gut; sehr ""gut""";Val;1,5;2,25\r\n'
     (clip,) = read_annotations("table", table(tmp_path, "b.csv", text)).samples
-    assert (clip.text, clip.split, clip.cut) == ('gut; sehr "gut"', "dev", (1.5, 2.25))
+    assert (clip.text, clip.split, clip.time_span) == ('gut; sehr "gut"', "dev", (1.5, 2.25))
 
 
 def test_a_lost_quote_leaves_one_row_out(tmp_path: Path) -> None:
