@@ -1,7 +1,7 @@
-"""Decoded frames → RGB arrays, within limits of pixels, frames and memory.
+"""Conversion of decoded frames to RGB arrays, and the limits of pixels, frames and memory.
 
-4:2:0 frames are scaled as they are, not on the way to RGB, and converted many at a time, stacked into one
-tall picture, because per-frame calls on small frames cost more than decoding.
+4:2:0 frames are scaled before their conversion to RGB. They are converted many at a time, stacked into one
+tall picture, because one call per small frame costs more than decoding the frame.
 """
 
 from __future__ import annotations
@@ -18,89 +18,104 @@ if TYPE_CHECKING:
     import numpy as np
 
 Fit = Callable[[int, int], tuple[int, int]]
-"""(width, height) of the source → (width, height) of the pictures."""
+"""Function from the (width, height) of a source to the (width, height) of the scaled frames."""
 
 MAX_FRAMES = 20_000
-"""Longest clip: 13 minutes at 25 frames per second; a sentence has 3 to 20 seconds."""
+"""Most frames of a sample: 13 minutes at 25 frames per second, whereas a sentence takes 3 to 20 seconds."""
 MAX_DECODED_BYTES = 4 << 30
 MAX_SOURCE_PIXELS = 50_000_000_000
-"""Pixels of all frames before they are scaled: ``MAX_FRAMES`` of 1920 x 1080 and a fifth more. It bounds
-time: a gif of a few kilobytes may hold thousands of frames of ``MAX_PIXELS``."""
+"""Most pixels of all frames before scaling: ``MAX_FRAMES`` of 1920 x 1080 and a fifth more.
+
+The limit bounds the decoding time, because a gif of a few kilobytes may contain thousands of large frames."""
 _STACKED_PIXELS = ("yuv420p", "yuvj420p")
 _STACKED_FRAMES = 32
-"""Converted at once: enough to spread the cost of a call, few enough to stay in the cache."""
+"""Frames per conversion: enough to amortise the cost of a call, few enough to stay in the cache."""
 
 
 def check_size(width: int, height: int) -> None:
     """Raise :class:`VideoError` for frames of more than ``MAX_PIXELS``."""
     if width * height > MAX_PIXELS:
-        raise VideoError(f"frames of {width} x {height}, limit {MAX_PIXELS} pixels")
+        raise VideoError(f"the frames have {width} x {height} pixels, the limit is {MAX_PIXELS} pixels")
 
 
 def check_total(frames: int, width: int, height: int) -> None:
     """Raise :class:`VideoError` for more than ``MAX_FRAMES`` frames or ``MAX_DECODED_BYTES``."""
     if frames > MAX_FRAMES:
-        raise VideoError(f"more than {MAX_FRAMES} frames", remedy="cut the recording into sentences")
+        raise VideoError(
+            f"the video has more than {MAX_FRAMES} frames", remedy="cut the recording into sentences"
+        )
     if frames * width * height * 3 > MAX_DECODED_BYTES:
         raise VideoError(
-            f"more than {MAX_DECODED_BYTES >> 30} GiB decoded", remedy="cut it, or shrink the frames"
+            f"the decoded video takes more than {MAX_DECODED_BYTES >> 30} GiB",
+            remedy="cut it, or shrink the frames",
         )
 
 
 def convert_to_rgb(frames: Iterable[Any], fit: Fit | None) -> Iterator[np.ndarray]:
-    """Turn PyAV frames into runs of RGB uint8 (T, H, W, 3), all of the size that ``fit`` gives the first.
+    """Convert PyAV frames to chunks of RGB frames, uint8 (T, H, W, 3).
+
+    Args:
+        frames: decoded frames.
+        fit: rule that gives the size of all frames from that of the first; None keeps its size.
 
     Raises:
-        VideoError: beyond the limits.
+        VideoError: the video exceeds the limits.
     """
     from av.video.reformatter import VideoReformatter
 
-    reformatter, wanted, done, seen = VideoReformatter(), None, 0, 0
-    for (*_, pixels), alike in groupby(frames, key=_picture_kind):
-        while run := list(islice(alike, _STACKED_FRAMES)):
-            size = run[0].width, run[0].height
-            wanted = wanted or (fit(*size) if fit else size)
-            check_size(*wanted)
-            done += len(run)
-            seen += len(run) * size[0] * size[1]
-            check_total(done, *wanted)
-            if seen > MAX_SOURCE_PIXELS:
-                raise VideoError(f"more than {MAX_SOURCE_PIXELS} pixels", remedy="cut it into sentences")
-            is_even = wanted[0] % 2 == wanted[1] % 2 == 0
-            if pixels in _STACKED_PIXELS and is_even and not is_high_dynamic_range(run[0]):
+    reformatter, target, frame_count, pixel_count = VideoReformatter(), None, 0, 0
+    for (*_, pixels), equal_frames in groupby(frames, key=_picture_kind):
+        while chunk := list(islice(equal_frames, _STACKED_FRAMES)):
+            size = chunk[0].width, chunk[0].height
+            target = target or (fit(*size) if fit else size)
+            check_size(*target)
+            frame_count += len(chunk)
+            pixel_count += len(chunk) * size[0] * size[1]
+            check_total(frame_count, *target)
+            if pixel_count > MAX_SOURCE_PIXELS:
+                raise VideoError(
+                    f"the video has more than {MAX_SOURCE_PIXELS} pixels", remedy="cut it into sentences"
+                )
+            is_even = target[0] % 2 == target[1] % 2 == 0
+            if pixels in _STACKED_PIXELS and is_even and not is_high_dynamic_range(chunk[0]):
                 yield _convert_stacked(
-                    [_resize(reformatter, frame, wanted, pixels) for frame in run], like=run[0]
+                    [_resize(reformatter, frame, target, pixels) for frame in chunk], like=chunk[0]
                 )
             else:
-                yield from (scale_to_rgb(reformatter, frame, wanted)[None] for frame in run)
+                yield from (scale_to_rgb(reformatter, frame, target)[None] for frame in chunk)
 
 
-def scale_to_rgb(reformatter: Any, frame: Any, wanted: tuple[int, int]) -> np.ndarray:
-    """Scale one PyAV frame to (width, height), as RGB uint8 (H, W, 3) for an ordinary screen."""
+def scale_to_rgb(reformatter: Any, frame: Any, target: tuple[int, int]) -> np.ndarray:
+    """Return a PyAV frame scaled to ``target`` (width, height), as RGB of standard range, uint8 (H, W, 3)."""
     if is_high_dynamic_range(frame):
-        picture = _resize(reformatter, frame, wanted, "rgb48le").to_ndarray()
+        picture = _resize(reformatter, frame, target, "rgb48le").to_ndarray()
         return map_tones(picture, frame.color_trc, frame.color_primaries)
-    return _resize(reformatter, frame, wanted, "rgb24").to_ndarray()
+    return _resize(reformatter, frame, target, "rgb24").to_ndarray()
 
 
-def _resize(reformatter: Any, frame: Any, wanted: tuple[int, int], pixels: str) -> Any:
+def _resize(reformatter: Any, frame: Any, target: tuple[int, int], pixels: str) -> Any:
+    """Return a PyAV frame scaled to ``target`` (width, height), in the pixel format ``pixels``."""
     import av
 
-    try:  # one thread: more would wait for the other ranks on a shared machine
-        return reformatter.reformat(frame, *wanted, format=pixels, interpolation="BICUBIC", threads=1)
-    except av.FFmpegError as error:  # it cannot enlarge a picture of a few pixels a thousand times
-        sizes = f"{frame.width} x {frame.height} to {wanted[0]} x {wanted[1]} pixels"
+    try:  # one thread, because more would compete with other ranks on a shared machine
+        return reformatter.reformat(frame, *target, format=pixels, interpolation="BICUBIC", threads=1)
+    except av.FFmpegError as error:  # FFmpeg cannot enlarge a picture of a few pixels a thousand times
+        sizes = f"{frame.width} x {frame.height} to {target[0]} x {target[1]} pixels"
         raise VideoError(f"FFmpeg cannot scale {sizes}: {error.strerror or error}") from None
 
 
 def _picture_kind(frame: Any) -> tuple[Any, ...]:
+    """Return the properties that frames must share to be converted together; the last is the pixel format."""
     check_size(frame.width, frame.height)
     kind = frame.width, frame.height, frame.colorspace, frame.color_range, is_high_dynamic_range(frame)
     return *kind, frame.format.name
 
 
 def _convert_stacked(frames: list[Any], *, like: Any) -> np.ndarray:
-    """Convert equal 4:2:0 frames as one tall picture; with even heights no chroma crosses a border."""
+    """Convert 4:2:0 frames of one kind as one tall picture; return uint8 (T, H, W, 3).
+
+    The heights must be even, so that no chroma sample covers two frames.
+    """
     import av
     import numpy as np
 

@@ -1,7 +1,8 @@
-"""One clip out of a long recording: seek to the key frame before it, decode from there to its end.
+"""Reading a part of a long recording: seek to the key frame before it, and decode from there to its end.
 
-A seek lands where the container's index says, and with B-frames or a coarse index that may lie behind the
-wanted instant; then the next attempt starts further back, the last one at the beginning of the file.
+A seek ends at a position from the container's index. With B-frames or a coarse index that position may lie
+after the requested time; then the next attempt seeks further back, and the last one decodes from the start of
+the file.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from signllm.data.video_error import VideoError
 Result = TypeVar("Result")
 
 _BACK_S = (0.0, 2.0, 20.0)
-"""Seconds before the clip to which successive attempts seek; the last attempt does not seek at all."""
+"""Seconds before the part to which successive attempts seek; the last attempt does not seek at all."""
 _MICROSECONDS = 1_000_000
 
 
 class _SeekMissedError(Exception):
-    """The seek landed behind the wanted instant, or the container cannot seek."""
+    """The seek ended after the requested time, or the container cannot seek."""
 
 
 def read_time_span(
@@ -34,16 +35,18 @@ def read_time_span(
     """Read a part of a recording; times count from the container's start, as ``ffmpeg -ss`` counts them.
 
     Args:
-        recording: a video file.
-        cut: the part.
-        use: is handed the part and consumes its frames; after a missed seek once more, from the beginning.
+        recording: path of a video file.
+        cut: the part to read.
+        use: function that consumes the frames of the part; after a missed seek it is called again with a new
+            reader.
 
     Returns:
-        what ``use`` returned, and the sha256 of the packets it was decoded from: reading the whole recording
-        for every clip of it would cost more than decoding the clip.
+        The result of ``use``, and the sha256 of the packets that were decoded. The checksum does not cover
+        the complete recording, because reading that for every sample would cost more than decoding the
+        sample.
 
     Raises:
-        VideoError: no frame in that part, a recording that ends before half of it, or what ``use`` raises.
+        VideoError: no frame lies in the part, the recording ends before half of it, or ``use`` raises it.
         OSError: the file cannot be read.
     """
     for seek_s in (cut.start_s - back_s for back_s in _BACK_S if cut.start_s > back_s):
@@ -63,7 +66,14 @@ def _read_after_seek(
 
 
 class _TimeSpanReader(VideoReader):
-    """The frames of a cut, decoded from the key frame before ``seek_s`` or, if None, from the beginning."""
+    """Reader of the frames of a time span.
+
+    Args:
+        container: the open PyAV container.
+        stream: its video stream.
+        cut: the time span.
+        seek_s: time in seconds to seek to; None decodes from the start.
+    """
 
     def __init__(self, container: Any, stream: Any, cut: TimeSpan, seek_s: float | None) -> None:
         super().__init__(container, stream)
@@ -73,10 +83,10 @@ class _TimeSpanReader(VideoReader):
         self._last_s = -math.inf
 
     def frames(self) -> Iterator[Any]:
-        """Yield the frames of the cut.
+        """Yield the frames of the time span.
 
         Raises:
-            VideoError: at the end, if the recording ended before half of the cut.
+            VideoError: at the end, if the recording ended before half of the time span.
         """
         decoded = self._decoded(counts=self._seek_s is None)
         if self._seek_s is not None:
@@ -99,7 +109,7 @@ class _TimeSpanReader(VideoReader):
         ends_s = max(0.0, self._last_s + (self.last_duration_s if self.times_s else 1 / self.fps))
         if not self.times_s or (end_s < math.inf and ends_s < (start_s + end_s) / 2):
             raise VideoError(
-                f"the clip lies from {start_s:g} to {end_s:g} s, the recording ends at {ends_s:.2f} s"
+                f"the sample lies from {start_s:g} to {end_s:g} s, the recording ends at {ends_s:.2f} s"
             )
 
     def _seek(self, seek_s: float) -> None:
@@ -111,7 +121,12 @@ class _TimeSpanReader(VideoReader):
             raise _SeekMissedError from None
 
     def _decoded(self, *, counts: bool) -> Iterator[tuple[float, Any]]:
-        """Yield (seconds from the start, frame); frames without a time stamp are counted from the start."""
+        """Yield the time of each decoded frame in seconds from the start, and the frame.
+
+        Args:
+            counts: True computes the time of a frame without time stamp from its number, which is possible
+                only when decoding from the start.
+        """
         number = 0
         for packet in self.container.demux(self.stream):
             self.checksum.update(bytes(packet))

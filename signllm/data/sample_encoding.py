@@ -174,9 +174,9 @@ def _encode_file(clip: SourceSample, config: EncodeConfig) -> _StoredPictures:
                 f"{clip.video.suffix} cannot be copied: only mp4 files and frame folders; use encode h264"
             )
         with open_video(data) as (container, stream):
-            reading = VideoReader(container, stream)
-            video = decode_to_rgb(reading, fit=None, fps=None)
-        return replace(_describe_pictures(video, {"mp4": data}, checksum), transfer=reading.transfer)
+            reader = VideoReader(container, stream)
+            video = decode_to_rgb(reader, fit=None, fps=None)
+        return replace(_describe_pictures(video, {"mp4": data}, checksum), transfer=reader.transfer)
 
     def read(use: Callable[[VideoReader], _ReadResult]) -> tuple[_ReadResult, str]:
         with open_video(data) as (container, stream):
@@ -204,19 +204,19 @@ def _read_at_steady_rate(
     )
     timing: Timing | None = None
 
-    def as_stated(reading: VideoReader) -> _ReadResult:
+    def as_stated(reader: VideoReader) -> _ReadResult:
         nonlocal timing
-        stated_fps = reading.fps
-        video = encode(reading, fps=config.fps)
-        measured = reading.timing
+        stated_fps = reader.fps
+        video = encode(reader, fps=config.fps)
+        measured = reader.timing
         is_unsteady = config.fps is None and measured.steady_fps is not None
         timing = measured if is_unsteady or measured.fps != stated_fps else None
-        return _ReadResult(video, reading.transfer)
+        return _ReadResult(video, reader.transfer)
 
-    def as_measured(reading: VideoReader) -> _ReadResult:
+    def as_measured(reader: VideoReader) -> _ReadResult:
         assert timing is not None
-        reading.fps = timing.fps
-        return _ReadResult(encode(reading, fps=config.fps or timing.steady_fps), reading.transfer)
+        reader.fps = timing.fps
+        return _ReadResult(encode(reader, fps=config.fps or timing.steady_fps), reader.transfer)
 
     result = read(as_stated)
     return result if timing is None else read(as_measured)

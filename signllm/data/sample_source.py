@@ -1,4 +1,4 @@
-"""Where a batch's samples come from: videos of a split, or the character sequences read from them."""
+"""The sources of the samples of a batch: the videos of a split, or their character sequences."""
 
 from __future__ import annotations
 
@@ -25,21 +25,23 @@ class DataConfig:
     """How samples are read.
 
     Args:
-        size: side of the square pictures in pixels.
-        fps: frames per second at which every video is read, whatever its own rate. None: training takes the
-            rate of its videos, if they differ the middle one but not less than 25 where some have that, and
-            records it; of a run that recorded none, every frame is read.
-        max_frames: a longer video is thinned to this many frames spread evenly over it; not stated in the
-            paper.
-        max_frames_per_batch: most frames of one forward pass, over all ranks; batches then hold videos of
-            like length, fewer than ``batch_size`` where they are long. None is no limit.
-        workers: processes per rank that decode ahead; 0 decodes ahead in a thread of the training process.
-        window: shards whose samples are shuffled together.
-        max_bad: share of an epoch's samples that may turn out damaged while training.
-        cache_gb: decoded videos that a rank keeps in memory, for small datasets; only with ``workers`` 0.
-        storage_timeout_s: seconds that a read waits for storage that is away, before the run ends; 0 does not
-            wait. No sample is replaced for it.
-        augment: changes drawn per video.
+        size: side of the square frames in pixels.
+        fps: rate in frames per second at which all videos are read. None: training uses the rate of its
+            videos, or their median rate (at least 25 where some have that) if they differ, and records it;
+            for a run that recorded no rate, every frame is read.
+        max_frames: largest number of frames of a video; of a longer video this many evenly spread frames are
+            read. The paper does not state it.
+        max_frames_per_batch: largest number of frames of one forward pass over all ranks. With a limit,
+            batches contain videos of similar length, and fewer than ``batch_size`` if these are long. None is
+            no limit.
+        workers: number of processes per rank that decode in the background; 0 decodes in a thread of the
+            training process.
+        window: number of shards whose samples are shuffled together.
+        max_bad: largest share of the samples that may turn out to be damaged during training.
+        cache_gb: memory in GiB for decoded videos that a rank keeps, for small datasets; needs ``workers`` 0.
+        storage_timeout_s: longest wait of a read for unavailable storage in seconds, after which the run
+            ends; 0 does not wait. No sample is replaced because of unavailable storage.
+        augment: random augmentation of the videos.
     """
 
     size: int = 224
@@ -65,31 +67,35 @@ class DataConfig:
             ("storage_timeout_s", 0),
         ):
             if getattr(self, name) < least:
-                raise UsageError(f"data.{name} = {getattr(self, name)}", remedy=f"at least {least}")
+                raise UsageError(
+                    f"data.{name} = {getattr(self, name)} is too small", remedy=f"give at least {least}"
+                )
         if self.fps is not None and not 1 <= self.fps <= 240:
             raise UsageError(
-                f"data.fps = {self.fps}", remedy="1 to 240 frames per second, or nothing for the videos' own"
+                f"data.fps = {self.fps} is out of range",
+                remedy="give 1 to 240 frames per second, or omit it to use the rate of the videos",
             )
         if self.max_frames_per_batch is not None and self.max_frames_per_batch < self.max_frames:
             raise UsageError(
-                f"data.max_frames_per_batch = {self.max_frames_per_batch}, and one video may have "
-                f"{self.max_frames} frames (data.max_frames)",
+                f"data.max_frames_per_batch = {self.max_frames_per_batch} is less than the {self.max_frames} "
+                "frames that one video may have (data.max_frames)",
                 remedy="raise the first or lower the second",
             )
         if self.cache_gb and self.workers:
             raise UsageError(
-                f"data.cache_gb = {self.cache_gb} with data.workers = {self.workers}: each keeps its own",
-                remedy="data.workers 0, or no cache",
+                f"data.cache_gb = {self.cache_gb} needs data.workers = 0, not {self.workers}, because "
+                "each worker would have its own cache",
+                remedy="set data.workers to 0, or use no cache",
             )
 
 
 class SampleSource(Protocol):
-    """What a :class:`~signllm.data.pipeline.Loader` reads from.
+    """Interface of the sources that a :class:`~signllm.data.pipeline.Loader` reads samples from.
 
     Attributes:
-        datasets: what an epoch is mixed of.
-        frame_counts: int (n,), most frames of each sample; None if batches are not to be cut by frames.
-        config: how it is read.
+        datasets: datasets that an epoch is mixed from.
+        frame_counts: largest number of frames of each sample, int (n,); None if there is no limit of frames.
+        config: how samples are read.
     """
 
     datasets: tuple[Dataset, ...]
@@ -102,19 +108,26 @@ class SampleSource(Protocol):
     def load(
         self, index: int, *, seed: int, epoch: int, position: int, packed: PackedFrames | None = None
     ) -> LoadedSample:
-        """Return sample ``index``, augmented as the next three decide; a damaged one has ``bad``.
+        """Load one sample; a damaged sample has the reason in ``bad``.
 
-        Storage that stays away is no damage: it raises StorageError. The frames are written behind those of
-        ``packed``, if that is given.
+        Args:
+            index: number of the sample.
+            seed: random seed of the run, for the augmentation.
+            epoch: number of the epoch, for the augmentation.
+            position: position of the sample in the epoch, for the augmentation.
+            packed: array to which the frames are appended; None uses a new one.
+
+        Raises:
+            StorageError: the storage stayed unavailable, which does not count as damage.
         """
 
 
 class VideoSource:
-    """The videos of a split, decoded.
+    """The decoded videos of a split.
 
     Args:
-        split: of a :class:`~signllm.data.index.ShardIndex`.
-        config: how to read it.
+        split: split of a :class:`~signllm.data.index.ShardIndex`.
+        config: how its samples are read.
         augment: False shows every video unchanged, cropped at the centre, as in evaluation.
     """
 
@@ -125,7 +138,7 @@ class VideoSource:
         frames = config.augment.count_most_frames(frames) if augment else frames
         self.frame_counts: np.ndarray | None = np.minimum(frames, config.max_frames)
         self._cache: dict[int, np.ndarray] = {}
-        self._room_bytes = int(config.cache_gb * 2**30)
+        self._cache_bytes_left = int(config.cache_gb * 2**30)
 
     def __len__(self) -> int:
         """Return the number of videos."""
@@ -134,7 +147,7 @@ class VideoSource:
     def load(
         self, index: int, *, seed: int, epoch: int, position: int, packed: PackedFrames | None = None
     ) -> LoadedSample:
-        """Decode one video; a damaged one is a stand-in of grey frames, with the reason in ``bad``.
+        """Decode one video; a damaged video becomes grey frames, with the reason in ``bad``.
 
         Raises:
             StorageError: the shard cannot be read.
@@ -143,15 +156,17 @@ class VideoSource:
         packed = PackedFrames(sample.frames) if packed is None else packed
         begin = len(packed)
         try:
-            runs = (
-                augment_frames(run, self.config.augment, size=size, seed=seed, epoch=epoch, position=position)
+            chunks = (
+                augment_frames(
+                    chunk, self.config.augment, size=size, seed=seed, epoch=epoch, position=position
+                )
                 if self.augment
-                else crop_center(run, size)
-                for run in self._runs(index)
+                else crop_center(chunk, size)
+                for chunk in self._read_chunks(index)
             )
-            count = packed.extend(runs)
+            count = packed.extend(chunks)
             if count > self.config.max_frames:
-                packed.keep(begin, self._thinned(count))
+                packed.keep_frames(begin, self._choose_evenly(count))
             if self.config.augment.tempo and self.augment:
                 shown = draw_frame_numbers(
                     len(packed) - begin,
@@ -161,78 +176,79 @@ class VideoSource:
                     epoch=epoch,
                     position=position,
                 )
-                packed.keep(begin, shown)
-        except (UsageError, OSError) as error:  # of the decoder: reading raises StorageError
-            bad = " ".join(str(error).split())  # with the shard where that is to blame
+                packed.keep_frames(begin, shown)
+        except (UsageError, OSError) as error:  # an error of the decoder; reading would raise StorageError
+            bad = " ".join(str(error).split())  # on one line, with the shard if its content is wrong
             packed.extend([np.full((CLIP_FRAMES, size, size, 3), 127, np.uint8)])
-        frames_THWC = packed.since(begin)
+        frames_THWC = packed.frames_from(begin)
         return LoadedSample(
             id=sample.id, text=sample.text, language=sample.language, frames=frames_THWC, bad=bad
         )
 
-    def _runs(self, index: int) -> Iterable[np.ndarray]:
-        """Return a video's frames as they are decoded, or from the cache, before augmentation."""
+    def _read_chunks(self, index: int) -> Iterable[np.ndarray]:
+        """Return the frames of a video in chunks before augmentation, decoded or from the cache."""
         if index in self._cache:
             return [self._cache[index]]
         size = self.config.augment.compute_decoded_size(self.config.size)
         sample, fps = self.split.samples[index], self.config.fps
-        runs: Iterable[np.ndarray] = decode_stored_chunks(self._members(index), size=size)
+        chunks: Iterable[np.ndarray] = decode_stored_chunks(self._members(index), size=size)
         if fps is not None and fps != sample.fps:
-            runs = _select_frames(
-                runs, frame_numbers_to_read(sample.frames, sample.fps, fps, self.config.max_frames)
+            chunks = _select_frames(
+                chunks, frame_numbers_to_read(sample.frames, sample.fps, fps, self.config.max_frames)
             )
-        if not self._room_bytes:
-            return runs
+        if not self._cache_bytes_left:
+            return chunks
         packed = PackedFrames(sample.frames)
-        packed.extend(runs)
+        packed.extend(chunks)
         frames_THWC = packed.all()
         if len(frames_THWC) > self.config.max_frames:
-            frames_THWC = frames_THWC[self._thinned(len(frames_THWC))]
-        if frames_THWC.nbytes <= self._room_bytes:
-            self._room_bytes -= frames_THWC.nbytes
+            frames_THWC = frames_THWC[self._choose_evenly(len(frames_THWC))]
+        if frames_THWC.nbytes <= self._cache_bytes_left:
+            self._cache_bytes_left -= frames_THWC.nbytes
             self._cache[index] = frames_THWC
         return [frames_THWC]
 
     def _members(self, index: int) -> dict[str, bytes]:
-        """Read a sample from its shard.
+        """Read the members of a sample from its shard, by extension.
 
         Raises:
             StorageError: the shard cannot be read.
-            UsageError: at its place lies another sample: the shard was made anew, or is damaged.
+            UsageError: there is another sample at its position, because the shard was rewritten or is
+                damaged.
         """
         sample, members = self.split.samples[index], self.split.read(index)
         if members["txt"] != sample.text.encode("utf-8", "surrogatepass"):
             raise UsageError(
-                f"the shard holds another text than its index for sample {sample.id}",
+                f"the shard has another text than its index for sample {sample.id}",
                 where=self.split.tars[sample.shard],
                 remedy="`signllm shards verify` names the damage",
             )
         return members
 
-    def _thinned(self, frames: int) -> np.ndarray:
+    def _choose_evenly(self, frames: int) -> np.ndarray:
         return np.linspace(0, frames - 1, self.config.max_frames).round().astype(int)
 
 
-def _select_frames(runs: Iterable[np.ndarray], places: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the frames of these numbers, which ascend, out of runs of frames."""
+def _select_frames(chunks: Iterable[np.ndarray], places: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the frames of the given ascending numbers from chunks of frames."""
     done = 0
-    for run in runs:
-        first, end = np.searchsorted(places, (done, done + len(run)))
+    for chunk in chunks:
+        first, end = np.searchsorted(places, (done, done + len(chunk)))
         if end > first:
-            yield run[places[first:end] - done]
-        done += len(run)
+            yield chunk[places[first:end] - done]
+        done += len(chunk)
 
 
 class CharacterSource:
-    """The character sequences of a split: same samples, same order, nothing decoded.
+    """The character sequences of a split, in the same order as its videos, without decoding these.
 
     Args:
-        split: of a :class:`~signllm.data.index.ShardIndex`.
-        characters: id → int (N,), as :func:`~signllm.data.characters.load_characters` returns.
-        config: its ``window`` decides the order.
+        split: split of a :class:`~signllm.data.index.ShardIndex`.
+        characters: sequence of each id, int (N,), from :func:`~signllm.data.characters.load_characters`.
+        config: configuration whose ``window`` determines the order.
 
     Raises:
-        UsageError: sequences are missing for videos of the split.
+        UsageError: some videos of the split have no sequence.
     """
 
     def __init__(
@@ -243,7 +259,7 @@ class CharacterSource:
         missing = [id for id in split.samples.ids if len(characters.get(id, ())) == 0]
         if missing:
             raise UsageError(
-                f"no character sequence for {len(missing)} of {len(split)} videos, first {missing[0]}",
+                f"{len(missing)} of {len(split)} videos have no character sequence, first {missing[0]}",
                 remedy="run signllm compose on these shards",
             )
         self._characters = characters
@@ -255,7 +271,7 @@ class CharacterSource:
     def load(
         self, index: int, *, seed: int, epoch: int, position: int, packed: PackedFrames | None = None
     ) -> LoadedSample:
-        """Return one sequence with its sentence; there are no frames to write."""
+        """Return one sequence with its sentence; ``packed`` is not used, because there are no frames."""
         sample = self.split.samples[index]
         return LoadedSample(
             id=sample.id, text=sample.text, language=sample.language, characters=self._characters[sample.id]

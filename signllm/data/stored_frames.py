@@ -1,4 +1,4 @@
-"""The pictures of a sample as they are stored in a shard: one ``mp4`` member, or numbered frames."""
+"""Decoding the frames of a sample as a shard stores them: as one ``mp4`` member, or as numbered images."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def decode_stored_frames(members: dict[str, bytes], *, size: int | None = None) 
         size: as in :func:`~signllm.data.video.decode_video`.
 
     Raises:
-        VideoError: no pictures among the members, or damaged ones.
+        VideoError: the members contain no video and no images, or damaged ones.
     """
     return decode_video(_select_pictures(members), size=size)
 
 
 def decode_stored_chunks(members: dict[str, bytes], *, size: int | None = None) -> Iterator[np.ndarray]:
-    """Yield what :func:`decode_stored_frames` returns as :func:`~signllm.data.video.decode_chunks` does."""
+    """Yield the frames of :func:`decode_stored_frames` in chunks, as ``video.decode_chunks`` does."""
     return decode_chunks(_select_pictures(members), size=size)
 
 
@@ -37,5 +37,5 @@ def _select_pictures(members: dict[str, bytes]) -> bytes | list[bytes]:
         return members["mp4"]
     frames = [members[name] for name in sorted(name for name in members if _FRAME.fullmatch(name))]
     if not frames:
-        raise VideoError(f"no video and no frames among the members: {', '.join(sorted(members))}")
+        raise VideoError(f"there is no video and no frame among the members: {', '.join(sorted(members))}")
     return frames

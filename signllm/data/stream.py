@@ -1,11 +1,12 @@
-"""One video stream, opened for decoding, and what its file shows: the only place that decides it.
+"""Opening a video stream for decoding, and the rules by which its frames are shown.
 
-Which frames: those that an edit list does not hide. When: by the frames' own time stamps (``frame_rate.py``).
-How: turned and mirrored as the file asks, with square pixels (``display.py``). Everything that reads videos
-goes through here. Interlaced video is shown as it is coded, both fields of a frame at once, as FFmpeg does.
+All code that reads videos uses this module. The frames are those that no edit list hides. Their times are
+their own time stamps (``frame_rate.py``). They are rotated and mirrored as the file states, with square
+pixels (``display.py``). Interlaced video is shown as it is coded, both fields of a frame at once, as FFmpeg
+does.
 
-The decoder gets one thread: parallelism is over clips. What is declared is believed only within limits
-(``pictures.py``).
+The decoder gets one thread, because different videos are decoded in parallel. Sizes and counts that a file
+declares are accepted only within limits (``pictures.py``).
 """
 
 from __future__ import annotations
@@ -33,16 +34,20 @@ from signllm.data.video_error import VideoError
 from signllm.storage import WaitingFile
 
 _LIKELY_FPS = 240.0
-"""A rate above it is a guess of FFmpeg's from the unit of time, not one that a camera states."""
+"""A higher stated rate is a guess of FFmpeg from the unit of time, not the rate of a camera."""
 
 
 class VideoReader:
-    """The frames of a stream, decoded once.
+    """Decodes the frames of a stream once, and records what they state about their display.
+
+    Args:
+        container: the open PyAV container.
+        stream: its video stream.
 
     Attributes:
-        fps: frames per second that the stream states on average; 25 if it states none.
-        times_s: when each frame decoded so far begins, in seconds.
-        transfer: name of the first frame's high dynamic range, "" for an ordinary picture.
+        fps: average rate that the stream states, in frames per second; 25 if it states none.
+        times_s: begin of each frame that has been decoded so far, in seconds.
+        transfer: transfer function of a first frame with high dynamic range, "" for standard range.
     """
 
     def __init__(self, container: Any, stream: Any) -> None:
@@ -55,31 +60,34 @@ class VideoReader:
 
     @cached_property
     def declared_frames(self) -> int:
-        """Frames that the stream says it shows; 0 where it is silent. Long recordings take time to count."""
+        """Number of shown frames that the stream declares, 0 if unknown; slow for long recordings."""
         return _count_declared_frames(self.stream)
 
     @cached_property
     def orientation(self) -> Orientation:
-        """How the pictures lie: as stated by the first frame that states it, of those decoded by now."""
+        """Orientation that the first of the frames decoded so far states, upright if none states one."""
         return self._stated_orientation or Orientation()
 
     @cached_property
     def pixel_aspect(self) -> Fraction:
-        """Width of a pixel over its height."""
+        """Width of a pixel divided by its height."""
         return read_pixel_aspect(self.stream)
 
-    def square(self, fit: Fit | None) -> Fit:
-        """Return a fit that is given the size of square pixels, before the picture is turned upright."""
+    def with_square_pixels(self, fit: Fit | None) -> Fit:
+        """Return the fit for coded frames: it converts a size to square pixels and then applies ``fit``.
 
-        def fitted(width: int, height: int) -> tuple[int, int]:
+        The sizes are those before the frame is turned upright.
+        """
+
+        def fit_square_pixels(width: int, height: int) -> tuple[int, int]:
             size = size_with_square_pixels(width, height, self.pixel_aspect)
             return fit(*size) if fit else size
 
-        return fitted
+        return fit_square_pixels
 
     @property
     def timing(self) -> Timing:
-        """When the frames decoded so far are shown."""
+        """Timing of the frames that have been decoded so far."""
         return (
             measure_timing(self.times_s, self._last_duration_s, self.fps)
             if self.times_s
@@ -88,14 +96,14 @@ class VideoReader:
 
     @property
     def last_duration_s(self) -> float:
-        """For how many seconds the last frame decoded so far is shown."""
+        """Duration in seconds of the last frame that has been decoded so far."""
         return estimate_last_duration_s(self.times_s, self._last_duration_s, self.fps)
 
     def frames(self) -> Iterator[Any]:
-        """Yield PyAV's frames in order.
+        """Yield the PyAV frames in order.
 
         Raises:
-            VideoError: at the end, if there were none, or fewer than half of those declared.
+            VideoError: at the end, if there were no frames, or fewer than half of the declared number.
         """
         for frame in self.container.decode(self.stream):
             yield self.record_frame(frame, len(self.times_s) / self.fps if frame.time is None else frame.time)
@@ -103,11 +111,11 @@ class VideoReader:
             raise VideoError("no frame could be decoded")
         if len(self.times_s) < self.declared_frames / 2:
             raise VideoError(
-                f"truncated: {len(self.times_s)} frames of {self.declared_frames} could be decoded"
+                f"the video is truncated: {len(self.times_s)} of {self.declared_frames} frames can be decoded"
             )
 
     def record_frame(self, frame: Any, time_s: float) -> Any:
-        """Note a frame that begins at ``time_s``, and return it."""
+        """Record the time and the display properties of a frame, and return the frame."""
         if not self.times_s:
             self.transfer = TRANSFER_NAMES.get(frame.color_trc, "")
         self.times_s.append(time_s)
@@ -116,12 +124,12 @@ class VideoReader:
         return frame
 
     def record_orientation(self, frame: Any) -> None:
-        """Note what a frame states of its orientation, which the frames behind it may leave out."""
+        """Record the orientation that a frame states; later frames may omit it."""
         self._stated_orientation = self._stated_orientation or read_orientation(frame)
 
 
 def _read_stated_rate(stream: Any) -> float:
-    """Return the frames per second that a PyAV stream states on average, or a usual one."""
+    """Return the average rate in frames per second that a PyAV stream states, else 25."""
     for stated in (stream.average_rate, stream.guessed_rate):
         if stated and is_possible_rate(float(stated)) and stated <= _LIKELY_FPS:
             return float(stated)
@@ -129,9 +137,9 @@ def _read_stated_rate(stream: Any) -> float:
 
 
 def _count_declared_frames(stream: Any) -> int:
-    """Return how many frames a PyAV stream says it shows; 0 if it is silent.
+    """Return the number of shown frames that a PyAV stream declares, 0 if it declares none.
 
-    An mp4 header counts all frames, also those that an edit list hides; FFmpeg's index marks these.
+    An mp4 header counts all frames, including those that an edit list hides; FFmpeg's index marks the latter.
     """
     entries = stream.index_entries if stream.frames else ()
     shown = sum(not entry.is_discard for entry in entries) if "mp4" in stream.container.format.name else 0
@@ -140,21 +148,22 @@ def _count_declared_frames(stream: Any) -> int:
 
 @contextmanager
 def open_video(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
-    """Open a video's main stream for decoding with one thread; FFmpeg's errors become :class:`VideoError`.
+    """Open the main video stream of a file for decoding with one thread; yield the container and the stream.
 
-    A playlist posing as a video may name other files or hosts: only the file itself may be opened.
+    A playlist with the name of a video may refer to other files or hosts, so FFmpeg may open only the file
+    itself.
 
     Raises:
-        VideoError: what FFmpeg cannot decode. Some of its errors are also Python's, such as PermissionError
-            for a damaged gif.
-        OSError: the file cannot be read, which is tried before FFmpeg is.
-        StorageError: the storage of the file stayed away.
+        VideoError: FFmpeg cannot decode the file. It replaces FFmpeg's own errors, some of which are also
+            OSErrors, such as PermissionError for a damaged gif.
+        OSError: the file cannot be read, which is checked before FFmpeg opens it.
+        StorageError: the storage of the file stayed unavailable.
     """
     import av
 
     if isinstance(source, Path):
         check_readable(source)
-    # FFmpeg itself would take a failed read of storage that is away for damage
+    # FFmpeg would take a failed read of unavailable storage for damage of the file.
     target = WaitingFile(source) if isinstance(source, Path) else io.BytesIO(source)
     try:
         with (
@@ -163,7 +172,7 @@ def open_video(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
         ):
             stream: Any = container.streams.best("video")
             if stream is None:
-                raise VideoError("no video stream in the file")
+                raise VideoError("there is no video stream in the file")
             if stream.codec_context is None:
                 raise VideoError("the video stream has a codec that FFmpeg does not know")
             check_size(stream.codec_context.width, stream.codec_context.height)
@@ -174,25 +183,25 @@ def open_video(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
 
 
 def is_shown_as_coded(source: Path | bytes) -> bool:
-    """Return whether a decoder that knows nothing of edit lists, orientation and aspect shows a video right.
+    """Return whether a video has no edit list, rotation or pixel aspect that a decoder must support.
 
     Raises:
         VideoError: as :func:`open_video`.
         OSError: as :func:`open_video`.
     """
     with open_video(source) as (container, stream):
-        reading = VideoReader(container, stream)
-        next(reading.frames())
-        is_plain = reading.orientation.is_upright and reading.pixel_aspect == 1 and not reading.transfer
-        return is_plain and reading.declared_frames == stream.frames
+        reader = VideoReader(container, stream)
+        next(reader.frames())
+        is_plain = reader.orientation.is_upright and reader.pixel_aspect == 1 and not reader.transfer
+        return is_plain and reader.declared_frames == stream.frames
 
 
 def check_readable(path: Path) -> None:
     """Check that a file can be opened and read.
 
     Raises:
-        VideoError: no regular file, or one of zero bytes.
-        OSError: it is not there, or may not be read.
+        VideoError: the path is not a regular file, or the file has zero bytes.
+        OSError: the file does not exist or cannot be read.
     """
     if check_regular_file(path) == 0:
         raise VideoError("the file has zero bytes")

@@ -1,9 +1,9 @@
-"""High dynamic range to what an ordinary screen shows: 10-bit HLG and PQ video, as phones record it.
+"""Tone mapping of high dynamic range video (10-bit HLG and PQ, as phones record it) to standard range.
 
-The steps are those of ITU-R BT.2100 and BT.2390: the signal becomes light in cd/m² (the displayed light of a
-screen of 1000), its BT.2020 colours become those of BT.709, highlights above the knee are compressed, and the
-result is coded for a screen of gamma 2.4 (BT.1886). White paper, 203 cd/m² (BT.2408), becomes nearly white.
-FFmpeg's own filters need the zimg library, which the FFmpeg in PyAV does not have.
+The steps are those of ITU-R BT.2100 and BT.2390. The signal is converted to light in cd/m² (the light of a
+display of 1000 cd/m²), its BT.2020 colours to those of BT.709; highlights above a knee are compressed, and
+the result is coded for a display of gamma 2.4 (BT.1886). White paper, 203 cd/m² (BT.2408), becomes nearly
+white. FFmpeg's own filters need the zimg library, which the FFmpeg in PyAV lacks.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ PQ, HLG = 16, 18
 TRANSFER_NAMES = {PQ: "PQ", HLG: "HLG"}
 _BT2020 = 9
 _WHITE, _PEAK = 203.0, 1000.0
-"""cd/m²: of white paper, and of the brightest light that is distinguished."""
+"""Luminance in cd/m² of white paper, and of the brightest light that is distinguished."""
 _KNEE = 0.6
-"""Up to this share of white paper light is kept as it is."""
+"""Share of the luminance of white paper up to which light is not compressed."""
 _LUMA_2020 = (0.2627, 0.6780, 0.0593)
 _TO_BT709 = ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187))
-"""Linear light in BT.2020's colours to BT.709's (ITU-R BT.2087)."""
+"""Matrix from linear light in BT.2020 colours to BT.709 colours (ITU-R BT.2087)."""
 
 
 def is_high_dynamic_range(frame: Any) -> bool:
-    """Return whether a PyAV frame is coded with more light than an ordinary screen has."""
+    """Return whether a PyAV frame has high dynamic range (PQ or HLG)."""
     return frame.color_trc in TRANSFER_NAMES
 
 
 def map_tones(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
-    """Return a picture of high dynamic range as an ordinary one.
+    """Return a picture of high dynamic range converted to standard range.
 
     Args:
-        picture: uint16 (H, W, 3), R'G'B' as coded.
-        transfer: ``PQ`` or ``HLG``.
-        primaries: of ITU-T H.273; 1 is BT.709, everything else is taken for BT.2020.
+        picture: coded R'G'B', uint16 (H, W, 3).
+        transfer: transfer characteristics, ``PQ`` or ``HLG``.
+        primaries: colour primaries of ITU-T H.273; 1 is BT.709, every other value is treated as BT.2020.
 
     Returns:
-        uint8 (H, W, 3).
+        R'G'B', uint8 (H, W, 3).
     """
     import numpy as np
 
     light_HWC = _light_table(transfer)[picture]
-    if transfer == HLG:  # scene light becomes that of a screen: gamma 1.2 on its luminance
+    if transfer == HLG:  # light of the scene becomes light of the display: gamma 1.2 on the luminance
         luminance_HW1 = light_HWC @ np.array(_LUMA_2020, np.float32)[:, None]
         light_HWC = light_HWC * np.maximum(luminance_HW1, 1e-6) ** np.float32(0.2)
     light_HWC = light_HWC * np.float32(_PEAK / _WHITE)
@@ -60,7 +60,7 @@ def map_tones(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
 
 @cache
 def _light_table(transfer: int) -> np.ndarray:
-    """Return the light of each code of 16 bits, float32 (65536,), as a share of the peak."""
+    """Return the light of each 16-bit code as a share of the peak, float32 (65536,)."""
     import numpy as np
 
     code = np.arange(1 << 16) / ((1 << 16) - 1)
@@ -68,14 +68,14 @@ def _light_table(transfer: int) -> np.ndarray:
         m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
         root = code ** (1 / m2)
         light = 10_000 / _PEAK * (np.maximum(root - c1, 0) / (c2 - c3 * root)) ** (1 / m1)
-    else:  # ARIB STD-B67: light of the scene
+    else:  # ARIB STD-B67 gives the light of the scene
         a, b, c = 0.17883277, 0.28466892, 0.55991073
         light = np.where(code <= 0.5, code**2 / 3, (np.exp((code - c) / a) + b) / 12)
     return np.minimum(light, 1).astype(np.float32)
 
 
 def _compress_highlights(light: np.ndarray) -> np.ndarray:
-    """Compress light above the knee, so that the peak becomes 1, by a Möbius curve that begins smoothly."""
+    """Compress light above the knee by a Möbius transformation with a smooth start; the peak becomes 1."""
     import numpy as np
 
     peak, knee = _PEAK / _WHITE, _KNEE

@@ -1,9 +1,9 @@
-"""A stream → h264 as it is decoded: frame by frame, scaled in its own colours, without a detour over RGB.
+"""Transcoding a stream to h264 frame by frame: frames are scaled in their own colour space, not in RGB.
 
-Only one frame is held at a time, and the coded values change no more than scaling asks for. Colours keep
-their matrix, which the new file names, and full range becomes limited range, which every reader expects.
-Turned, mirrored and odd-sized pictures take the way over RGB, because 4:2:0 cannot hold an odd row, and so do
-those of high dynamic range, whose light is computed from RGB.
+Only one frame is in memory at a time, and the coded values change only by the scaling. Colours keep their
+matrix, which the new file states. Full range becomes limited range, which every reader expects. Rotated,
+mirrored and odd-sized frames are converted over RGB, because 4:2:0 has no odd rows, and so are frames of high
+dynamic range, whose tone mapping needs RGB.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ from signllm.data.video_error import VideoError
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedVideo:
-    """An mp4 file, how many frames it holds, their size, and frames per second."""
+    """A video that was encoded as mp4.
+
+    Attributes:
+        mp4: bytes of the file.
+        frames: number of frames.
+        width: width in pixels.
+        height: height in pixels.
+        fps: rate in frames per second.
+    """
 
     mp4: bytes
     frames: int
@@ -32,42 +40,48 @@ class EncodedVideo:
     fps: float
 
 
-def transcode(reading: VideoReader, *, fit: Fit | None, fps: float | None, crf: int) -> EncodedVideo:
-    """Decode an opened stream and encode it as mp4, scaled and resampled in time as ``read_video`` does.
+def transcode(reader: VideoReader, *, fit: Fit | None, fps: float | None, crf: int) -> EncodedVideo:
+    """Decode an open stream and encode it as mp4, scaled and resampled in time as ``read_video`` does.
+
+    Args:
+        reader: reader of the stream.
+        fit: rule by which the frames are scaled; None keeps their size.
+        fps: rate in frames per second to resample to; None keeps every frame.
+        crf: constant rate factor of x264.
 
     Raises:
-        VideoError: damaged, too small, or beyond the limits of pixels, frames and memory.
+        VideoError: the video is damaged, too small, or exceeds the limits of pixels, frames and memory.
     """
     last: Any = None
     count = 0
 
     def counted() -> Iterator[Any]:
         nonlocal last, count
-        timed = ((reading.times_s[-1], picture) for picture in _prepare_pictures(reading, fit))
+        timed = ((reader.times_s[-1], picture) for picture in _prepare_pictures(reader, fit))
         for picture in (
-            resample_pictures(timed, reading.fps, fps) if fps else (picture for _, picture in timed)
+            resample_pictures(timed, reader.fps, fps) if fps else (picture for _, picture in timed)
         ):
             last, count = picture, count + 1
             check_total(count, picture.width, picture.height)
             yield picture
 
-    mp4 = encode_av_frames(counted(), fps or reading.fps, crf=crf)
-    return EncodedVideo(mp4=mp4, frames=count, width=last.width, height=last.height, fps=fps or reading.fps)
+    mp4 = encode_av_frames(counted(), fps or reader.fps, crf=crf)
+    return EncodedVideo(mp4=mp4, frames=count, width=last.width, height=last.height, fps=fps or reader.fps)
 
 
-def _prepare_pictures(reading: VideoReader, fit: Fit | None) -> Iterator[Any]:
-    """Yield PyAV frames for the encoder, upright, with even sides, all of the size that the first gets."""
+def _prepare_pictures(reader: VideoReader, fit: Fit | None) -> Iterator[Any]:
+    """Yield upright PyAV frames with even sides for the encoder, all of the size of the first."""
     from av.video.reformatter import VideoReformatter
 
     reformatter, size, orientation = VideoReformatter(), (0, 0), Orientation()
-    for number, frame in enumerate(reading.frames(), start=1):
+    for number, frame in enumerate(reader.frames(), start=1):
         check_size(frame.width, frame.height)
         if number == 1:
-            size = reading.square(fit)(frame.width, frame.height)
-            orientation = reading.orientation
+            size = reader.with_square_pixels(fit)(frame.width, frame.height)
+            orientation = reader.orientation
             check_size(*size)
             if min(size) < 2:
-                raise VideoError(f"frames of {size[0]} x {size[1]}, too small for h264")
+                raise VideoError(f"the frames are {size[0]} x {size[1]}, too small for h264")
         check_total(number, *size)
         is_even = size[0] % 2 == size[1] % 2 == 0
         if not orientation.is_upright or not is_even or is_high_dynamic_range(frame):
@@ -81,11 +95,12 @@ def _prepare_pictures(reading: VideoReader, fit: Fit | None) -> Iterator[Any]:
             dst_color_range="MPEG",
             threads=1,
         )
-        picture.pict_type = 0  # the encoder would copy the source's key frames
+        picture.pict_type = 0  # otherwise the encoder would repeat the key frames of the source
         yield picture
 
 
 def _convert_over_rgb(frame_HWC: Any, orientation: Orientation) -> Any:
+    """Return an RGB frame turned upright, with even sides, as a PyAV frame."""
     import av
     import numpy as np
 

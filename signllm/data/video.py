@@ -1,7 +1,7 @@
-"""Pictures in: a video file, a frame folder, a video's bytes or its encoded frames → one uint8 array.
+"""Decoding a video file, a folder of frames, the bytes of a video or its encoded frames to one uint8 array.
 
-PyAV carries its own FFmpeg, so this runs wherever pip does, on anything FFmpeg reads. What is decoded comes
-in runs of some frames (``pictures.py``), which are copied once, to where they are wanted.
+PyAV contains its own FFmpeg, so this works wherever pip installs it, for every format that FFmpeg reads.
+Frames are decoded in chunks (``pictures.py``), each of which is copied once, to its final place in memory.
 """
 
 from __future__ import annotations
@@ -35,29 +35,35 @@ __all__ = [
 ]
 
 DecodableVideo = Path | bytes | Sequence[bytes]
-"""A video file or frame folder, a video's bytes, or the encoded frames of a video."""
+"""Path of a video file or folder of frames, the bytes of a video, or the encoded frames of a video."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
-    """A decoded video: frames uint8 (T, H, W, 3), upright, and frames per second (the average)."""
+    """A decoded video.
+
+    Attributes:
+        frames: upright frames, uint8 (T, H, W, 3).
+        fps: average rate in frames per second.
+    """
 
     frames: np.ndarray
     fps: float
 
 
 def decode_video(source: DecodableVideo, *, size: int | None = None) -> np.ndarray:
-    """Decode all frames, in order, by what :func:`signllm.data.decoder.choose_decoder` says.
+    """Decode all frames of a video in order, by the decoder of :func:`signllm.data.decoder.choose_decoder`.
 
     Args:
-        source: where the video is.
-        size: scale the short side to this and crop the centre square; None keeps the video's own size.
+        source: the video.
+        size: side in pixels to which the short side is scaled and the centre is cropped; None keeps the size.
 
     Returns:
-        uint8 (T, H, W, 3), RGB, rotated as the file asks.
+        RGB frames, uint8 (T, H, W, 3), rotated as the file states.
 
     Raises:
-        VideoError: no video stream, damaged, or beyond the limits of pixels, frames and memory.
+        VideoError: there is no video stream, it is damaged, or it exceeds the limits of pixels, frames and
+            memory.
         OSError: the file cannot be read.
     """
     from signllm.data.decoder import decode_by_torchcodec
@@ -70,12 +76,12 @@ def decode_video(source: DecodableVideo, *, size: int | None = None) -> np.ndarr
 
 
 def decode_by_pyav(source: DecodableVideo, *, size: int | None = None) -> np.ndarray:
-    """Decode as :func:`decode_video` does, by PyAV whatever is chosen."""
+    """Decode as :func:`decode_video` does, but always by PyAV."""
     from signllm.data.packed_frames import PackedFrames
 
-    with _open_chunks(source, size) as (declared, runs):
+    with _open_chunks(source, size) as (declared, chunks):
         packed = PackedFrames(declared)
-        packed.extend(runs)
+        packed.extend(chunks)
     return packed.all()
 
 
@@ -84,28 +90,28 @@ def decode_chunks(source: DecodableVideo, *, size: int | None = None) -> Iterato
 
     The caller must copy a chunk before it requests the next one, which may reuse the memory.
     """
-    with _open_chunks(source, size) as (_, runs):
-        yield from runs
+    with _open_chunks(source, size) as (_, chunks):
+        yield from chunks
 
 
 @contextmanager
 def _open_chunks(source: DecodableVideo, size: int | None) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
-    """Open a source; yield how many frames it declares and the runs of its frames."""
+    """Open a video; yield the number of frames that it declares and the chunks of its frames."""
     fit = None if size is None else partial(scale_short_side, short_side=size)
     source = _read_frame_files(source)
     if isinstance(source, (bytes, Path)):
         with open_video(source) as (container, stream):
-            reading = VideoReader(container, stream)
+            reader = VideoReader(container, stream)
             yield (
-                reading.declared_frames,
-                (crop_center_square(run, size) for run in decode_upright_chunks(reading, fit)),
+                reader.declared_frames,
+                (crop_center_square(chunk, size) for chunk in decode_upright_chunks(reader, fit)),
             )
     else:
-        yield len(source), (crop_center_square(run, size) for run in decode_image_chunks(source, fit))
+        yield len(source), (crop_center_square(chunk, size) for chunk in decode_image_chunks(source, fit))
 
 
 def crop_center_square(frames: np.ndarray, size: int | None) -> np.ndarray:
-    """Cut the centre square of side ``size`` out of frames (T, H, W, 3); None leaves them whole."""
+    """Return the centre square of side ``size`` of frames (T, H, W, 3); None returns them unchanged."""
     if size is None:
         return frames
     top, left = (frames.shape[1] - size) // 2, (frames.shape[2] - size) // 2
@@ -113,6 +119,7 @@ def crop_center_square(frames: np.ndarray, size: int | None) -> np.ndarray:
 
 
 def _read_frame_files(source: DecodableVideo) -> DecodableVideo:
+    """Return the encoded frames of a folder; other sources are returned unchanged."""
     if isinstance(source, Path) and source.is_dir():
         return [path.read_bytes() for path in list_frame_files(source)]
     return source
@@ -125,10 +132,20 @@ def read_video(
     fps: float | None = None,
     fps_of_frames: float | None = None,
 ) -> Video:
-    """Decode a video, scaled as ``fit`` says and, if ``fps`` is given, resampled in time to that rate.
+    """Decode a video, scale it, and resample it in time.
 
-    Resampling shows at each new instant the last frame that had begun by then, so it copes with a varying
-    rate and with a first time stamp that is not 0. Raises as :func:`decode_video`.
+    Resampling shows at each new instant the last frame that has begun, so it works for a varying rate and for
+    a first time stamp other than 0.
+
+    Args:
+        source: the video.
+        fit: rule by which the frames are scaled; None keeps their size.
+        fps: rate in frames per second to resample to; None keeps every frame.
+        fps_of_frames: rate of separate frames, which state none; 25 by default.
+
+    Raises:
+        VideoError: as :func:`decode_video`.
+        OSError: the file cannot be read.
     """
     import numpy as np
 
@@ -144,20 +161,20 @@ def read_video(
     return video if fps is None else resample_video(video, np.arange(len(packed)) / video.fps, fps)
 
 
-def decode_to_rgb(reading: VideoReader, *, fit: Fit | None, fps: float | None) -> Video:
-    """Decode an opened stream, or the part of it that ``reading`` is, as :func:`read_video` does."""
+def decode_to_rgb(reader: VideoReader, *, fit: Fit | None, fps: float | None) -> Video:
+    """Decode the frames of a reader as :func:`read_video` does."""
     import numpy as np
 
     from signllm.data.packed_frames import PackedFrames
 
-    packed = PackedFrames(reading.declared_frames)
-    packed.extend(decode_upright_chunks(reading, fit))
-    video = Video(frames=packed.all(), fps=reading.timing.fps)
-    return video if fps is None else resample_video(video, np.array(reading.times_s), fps)
+    packed = PackedFrames(reader.declared_frames)
+    packed.extend(decode_upright_chunks(reader, fit))
+    video = Video(frames=packed.all(), fps=reader.timing.fps)
+    return video if fps is None else resample_video(video, np.array(reader.times_s), fps)
 
 
 def shrink_short_side(short_side: int) -> Fit:
-    """Return a fit that shrinks the short side to ``short_side`` and never enlarges."""
+    """Return a fit that shrinks frames to this short side in pixels, and never enlarges them."""
     return partial(_shrink, short_side=short_side)
 
 
@@ -168,45 +185,56 @@ def _shrink(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 
 def scale_short_side(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Return the size with this short side; the long one is even, which decodes faster (``pictures.py``)."""
+    """Return (width, height) scaled to this short side; the long side is even, which is faster to convert."""
     factor = short_side / min(width, height)
     scaled_width, scaled_height = (max(short_side, 2 * round(side * factor / 2)) for side in (width, height))
     return scaled_width, scaled_height
 
 
 def resample_video(video: Video, times_s: np.ndarray, fps: float) -> Video:
-    """Return the video at ``fps``: at each new instant the last frame that had begun (``times_s``, (T,))."""
+    """Return a video at another rate: at each new instant the last frame that has begun.
+
+    Args:
+        video: the video.
+        times_s: begin of each frame in seconds, (T,).
+        fps: new rate in frames per second.
+    """
     count = count_frames_at_rate(float(monotonic_begins_s(times_s)[-1]) + 1 / video.fps, fps)
     check_total(count, video.frames.shape[2], video.frames.shape[1])
     return Video(frames=video.frames[frame_numbers_at_rate(times_s, video.fps, fps)], fps=fps)
 
 
 def decode_image_chunks(images: Sequence[bytes], fit: Fit | None) -> Iterator[np.ndarray]:
-    """Yield each picture as a run of one frame, all of the size that ``fit`` gives the first."""
+    """Yield each encoded image as a chunk of one frame, all of the size that ``fit`` gives the first."""
     import av
     from av.video.reformatter import VideoReformatter
 
     if not images:
-        raise VideoError("no frames")
-    reformatter, wanted = VideoReformatter(), None
+        raise VideoError("there are no frames")
+    reformatter, target = VideoReformatter(), None
     for done, data in enumerate(images, start=1):
         frame_HWC = decode_image(data)
         height, width = frame_HWC.shape[:2]
-        wanted = wanted or (fit(width, height) if fit else (width, height))
-        if (width, height) != wanted:
+        target = target or (fit(width, height) if fit else (width, height))
+        if (width, height) != target:
             frame_HWC = scale_to_rgb(
-                reformatter, av.VideoFrame.from_ndarray(frame_HWC, format="rgb24"), wanted
+                reformatter, av.VideoFrame.from_ndarray(frame_HWC, format="rgb24"), target
             )
-        check_total(done, *wanted)
+        check_total(done, *target)
         yield frame_HWC[None]
 
 
 def decode_upright_chunks(
-    reading: VideoReader, fit: Fit | None, frames: Iterator[Any] | None = None
+    reader: VideoReader, fit: Fit | None, frames: Iterator[Any] | None = None
 ) -> Iterator[np.ndarray]:
-    """Yield runs of frames (T, H, W, 3) as the file shows them: upright, of square pixels, scaled by ``fit``.
+    """Yield chunks of frames (T, H, W, 3) as the file shows them: upright, with square pixels, scaled.
 
-    ``frames`` are those of ``reading`` that are wanted, all by default.
+    Args:
+        reader: reader of the stream.
+        fit: rule by which the frames are scaled; None keeps their size.
+        frames: frames of the reader to convert; all by default.
     """
-    for run in convert_to_rgb(reading.frames() if frames is None else frames, reading.square(fit)):
-        yield reading.orientation.turn_upright(run)
+    for chunk in convert_to_rgb(
+        reader.frames() if frames is None else frames, reader.with_square_pixels(fit)
+    ):
+        yield reader.orientation.turn_upright(chunk)

@@ -1,4 +1,4 @@
-"""The one error of all that reads pictures, apart so that frame folders and videos can both raise it."""
+"""The exception of all modules that read frames, defined here so that each of them can import it."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from signllm.errors import UsageError
 
 
 class VideoError(UsageError):
-    """A video or a frame that cannot be used: damaged, empty, or beyond the limits."""
+    """A video or a frame cannot be used because it is damaged, empty, or exceeds a limit."""

@@ -1,9 +1,10 @@
-"""Which file names are those of videos: what FFmpeg opens and what commonly holds moving pictures.
+"""The file name extensions of videos.
 
-The list is fixed, so that a dataset has the same clips whatever FFmpeg is installed. It is FFmpeg's own list
-of extensions without pictures, sound, subtitles, playlists and raw video, whose size no file states, and with
-the names that cameras, broadcasters and old programs give to the same containers. Extensions that other
-programs use more often (``.dat``, ``.sub``, ``.ogg``) are not in it: such a file can be named explicitly.
+The list is fixed, so that a dataset has the same samples with every version of FFmpeg. It is FFmpeg's own
+list of extensions without those of pictures, sound, subtitles, playlists and raw video, whose files state no
+size, and with the extensions that cameras, broadcasters and old programs give to the same containers.
+Extensions that other programs use more often (``.dat``, ``.sub``, ``.ogg``) are not in the list; such a file
+can be named explicitly.
 """
 
 from __future__ import annotations
@@ -26,14 +27,13 @@ VIDEO_SUFFIXES = frozenset(
     for group in (_MP4, _MATROSKA, _MPEG, _MICROSOFT, _STREAMING, _STUDIO, _ANIMATION, _ELEMENTARY)
     for extension in group.split()
 )
-"""Extensions of videos in lower case, with their dots."""
+"""Extensions of videos in lower case with their dots."""
 
 
 def is_video_name(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path is named like a video file.
+    """Return whether a path has the name of a video file, in upper or lower case.
 
-    Upper and lower case are the same. A hidden file, whose name begins with a dot, is none: ``._clip.mp4`` is
-    what a Mac writes next to ``clip.mp4``.
+    A hidden file is not a video: a Mac writes ``._clip.mp4`` next to ``clip.mp4``.
     """
     name = os.path.basename(os.fspath(path))
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")

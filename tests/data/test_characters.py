@@ -83,5 +83,5 @@ def test_no_files_and_files_of_two_codebooks_are_refused(tmp_path: Path) -> None
         load_split_characters(tmp_path, "train")
     for shard, codebook in enumerate(("one", "two")):
         save_characters(characters_path(tmp_path, "train", shard), {}, codebook)
-    with pytest.raises(UsageError, match="codebook two .*codebook one"):
+    with pytest.raises(UsageError, match=r"codebook two .*codebook one"):
         load_split_characters(tmp_path, "train")

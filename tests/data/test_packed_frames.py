@@ -19,7 +19,7 @@ def test_runs_lie_behind_one_another_whatever_was_expected(expected: int) -> Non
     packed = PackedFrames(expected)
     assert [packed.extend([run]) for run in runs] == [1, 5, 11]
     np.testing.assert_array_equal(packed.all(), np.concatenate(runs))
-    np.testing.assert_array_equal(packed.since(6), runs[2])
+    np.testing.assert_array_equal(packed.frames_from(6), runs[2])
 
 
 def test_a_video_that_breaks_leaves_nothing_behind() -> None:
@@ -39,7 +39,7 @@ def test_a_video_that_breaks_leaves_nothing_behind() -> None:
 def test_frames_can_be_left_out_and_shown_twice(shown: list[int]) -> None:
     packed = PackedFrames(10)
     packed.extend([drawn(4), drawn(6, seed=1)])
-    packed.keep(4, np.array(shown))
+    packed.keep_frames(4, np.array(shown))
     np.testing.assert_array_equal(packed.all(), np.concatenate([drawn(4), drawn(6, seed=1)[shown]]))
 
 

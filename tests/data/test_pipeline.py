@@ -315,7 +315,7 @@ def test_characters_flow_in_the_same_order_as_videos(split: Split, tmp_path: Pat
             batch.ids, batch.characters.split(batch.character_counts.tolist()), strict=True
         ):
             assert part.tolist() == sequences[name].tolist()
-    with pytest.raises(UsageError, match="no character sequence for 22 of 23 videos"):
+    with pytest.raises(UsageError, match="22 of 23 videos"):
         CharacterSource(split, {"clip0": np.arange(2)})
 
 
@@ -358,7 +358,7 @@ def test_what_cannot_be_shared_or_resumed(split: Split) -> None:
         Loader(source, batch_size=5, rank=0, world=2)
     with pytest.raises(UsageError, match="stands at sample 24, these shards hold 23"):
         Loader(source, batch_size=5).load_state_dict({"seed": 0, "epoch": 0, "samples_consumed": 24})
-    with pytest.raises(UsageError, match=r"max_frames_per_batch = 299, and one video may have 300"):
+    with pytest.raises(UsageError, match=r"max_frames_per_batch = 299 .* 300 frames"):
         DataConfig(max_frames_per_batch=299)
     with pytest.raises(UsageError, match=r"data\.cache_gb"):
         DataConfig(cache_gb=1, workers=2)

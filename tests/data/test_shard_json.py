@@ -117,7 +117,9 @@ def test_names_that_cannot_be_written_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = read_annotations("table", tmp_path / "t.jsonl")
     assert found.samples == ()
-    assert [entry.reason.split(",")[0] for entry in found.left_out] == ["its name or its text is not UTF-8"] * 2
+    assert [entry.reason.split(",")[0] for entry in found.left_out] == [
+        "its name or its text is not UTF-8"
+    ] * 2
 
 
 def test_a_release_in_another_encoding(tmp_path: Path) -> None:

@@ -51,5 +51,5 @@ def test_the_shares_are_met_where_signers_allow() -> None:
 def test_what_cannot_be_split() -> None:
     with pytest.raises(UsageError, match="2 of 5 samples"):
         split_by_signer(clips({"": 2, "a": 3}), (0.8, 0.1, 0.1))
-    with pytest.raises(UsageError, match="2 signers .* 3 splits"):
+    with pytest.raises(UsageError, match=r"2 signers .* 3 splits"):
         split_by_signer(clips({"b": 2, "a": 3}), (0.8, 0.1, 0.1))
