@@ -31,7 +31,7 @@ INTERVAL_START = (CLIP_FRAMES - CLIP_STRIDE) // 2
 Number = TypeVar("Number", int, "NDArray[np.int64]", "Tensor")
 
 
-def clip_count(frames: Number) -> Number:
+def count_clips(frames: Number) -> Number:
     """Return the number of clips N = floor((max(T, 13) - 13) / 4) + 1 of videos with T frames, T >= 1.
 
     A video shorter than a clip has one clip: the encoder continues it by its last frame.
@@ -40,7 +40,7 @@ def clip_count(frames: Number) -> Number:
     return beyond_first_clip * (beyond_first_clip > 0) // CLIP_STRIDE + 1
 
 
-def temporal_convolution_count(rows: Number) -> Number:
+def count_convolution_outputs(rows: Number) -> Number:
     """Return the outputs, floor((rows - 5) / 2) + 1, of one temporal convolution over 5 or more rows."""
     return (rows - TEMPORAL_KERNEL) // TEMPORAL_STRIDE + 1
 

@@ -6,11 +6,11 @@ import torch
 from signllm.clip_geometry import (
     CLIP_FRAMES,
     CLIP_STRIDE,
-    clip_count,
     clip_frames,
+    count_clips,
+    count_convolution_outputs,
     interval_start,
     middle_frame,
-    temporal_convolution_count,
 )
 
 LENGTHS = [1, 5, 12, 13, 14, 16, 17, 20, 21, 147, 300]
@@ -25,18 +25,18 @@ def test_clips_have_13_frames_and_begin_every_4() -> None:
 def test_the_number_of_clips_is_the_number_of_clips_that_fit() -> None:
     for frames in LENGTHS:
         fitting = [n for n in range(frames) if clip_frames(n, n + 1).stop <= frames]
-        assert clip_count(frames) == max(1, len(fitting))
+        assert count_clips(frames) == max(1, len(fitting))
 
 
 def test_two_temporal_convolutions_make_as_many_outputs_as_there_are_clips() -> None:
     for frames in range(13, 60):
-        assert temporal_convolution_count(temporal_convolution_count(frames)) == clip_count(frames)
+        assert count_convolution_outputs(count_convolution_outputs(frames)) == count_clips(frames)
 
 
 def test_integers_arrays_and_tensors_give_equal_counts() -> None:
-    expected = [clip_count(frames) for frames in LENGTHS]
-    assert clip_count(np.array(LENGTHS)).tolist() == expected
-    assert clip_count(torch.tensor(LENGTHS)).tolist() == expected
+    expected = [count_clips(frames) for frames in LENGTHS]
+    assert count_clips(np.array(LENGTHS)).tolist() == expected
+    assert count_clips(torch.tensor(LENGTHS)).tolist() == expected
 
 
 def test_an_interval_is_in_the_middle_of_its_clip_and_touches_the_next() -> None:

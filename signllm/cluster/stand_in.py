@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from signllm.clip_geometry import clip_count
+from signllm.clip_geometry import count_clips
 from signllm.cluster.shapes import META, Rehearsal, rehearse
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.batch import Batch
-from signllm.models.language_model import LanguageModel, LanguageModelConfig, language_model_class
+from signllm.models.language_model import LanguageModel, LanguageModelConfig
+from signllm.models.language_model_builder import select_language_model_class
 from signllm.models.language_model_loading import recompute_activations
 from signllm.models.sign_llm import SignLLM
 
@@ -93,7 +94,7 @@ def _language_model(config: LanguageModelConfig, parts: Mapping[str, Any]) -> La
             recompute_activations(inner)
     tokens: Any = _Tokens()
     learnt = parts["virtual_tokens"] if "virtual_tokens" in parts else None
-    kind = language_model_class(is_encoder_decoder=inner.config.is_encoder_decoder)
+    kind = select_language_model_class(is_encoder_decoder=inner.config.is_encoder_decoder)
     return kind(config, inner, tokens, tokens, virtual_tokens=learnt)
 
 
@@ -113,7 +114,7 @@ def batch_of(work: Work, *, size: int, video: bool) -> Batch:
     """Return a batch without values: every video, text and prompt as long as the others."""
     counts = torch.full((work.videos,), work.frames, dtype=torch.int64)
     frames: Tensor | None = None
-    characters = clip_count(counts)
+    characters = count_clips(counts)
     if video:
         shape = (work.videos * work.frames, size, size, 3)
         frames = torch.empty(shape, dtype=torch.uint8, device=META).permute(0, 3, 1, 2)

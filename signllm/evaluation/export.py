@@ -24,7 +24,7 @@ from signllm.errors import UsageError
 from signllm.evaluation.model_card import model_card
 from signllm.models.adapters import BASE_CLASS, build_peft_config, is_adapter, to_peft
 from signllm.models.generation import library_settings
-from signllm.models.language_model import build_prompt
+from signllm.models.language_model_builder import build_prompt
 from signllm.models.language_model_loading import load_tokenizer, read_configuration
 from signllm.models.model_files import model_folder
 from signllm.stages.finetuned import ADAPTER_FOLDER, LANGUAGE_MODEL, WEIGHTS, Trained, read_trained

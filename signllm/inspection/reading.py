@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from signllm.clip_geometry import clip_count
+from signllm.clip_geometry import count_clips
 from signllm.config import FinetuneConfig, PretrainConfig, load_config, run_stage
 from signllm.cra.word_codebook import WordCodebook, fingerprint
 from signllm.data.index import Split
@@ -142,7 +142,7 @@ def _check_same_videos(
 ) -> None:
     """Names alone do not tell: every demo has a train-0000. Lengths do."""
     frames = VideoSource(videos, data, augment=False).frame_counts
-    expected = dict(zip(videos.samples.ids, clip_count(torch.as_tensor(frames)).tolist(), strict=True))
+    expected = dict(zip(videos.samples.ids, count_clips(torch.as_tensor(frames)).tolist(), strict=True))
     wrong = [name for name, sequence in characters.items() if expected.get(name) != len(sequence)]
     if wrong:
         found = expected.get(wrong[0])

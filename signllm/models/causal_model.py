@@ -1,4 +1,7 @@
-"""A frozen causal language model: [begin] prompt, sign words, separator, text, [end]."""
+"""A frozen causal language model as the generator of translations.
+
+It reads and continues the sequence: [begin token] prompt, sign words, separator, text, [end token].
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from signllm.models.operation_counts import language_model_cost
 
 
 class CausalLanguageModel(LanguageModel):
-    """LLaMA and its like, through ``AutoModelForCausalLM``; see :class:`LanguageModel`."""
+    """A model of ``AutoModelForCausalLM``, such as LLaMA; see :class:`LanguageModel`."""
 
     kind = "causal"
 
@@ -32,7 +35,7 @@ class CausalLanguageModel(LanguageModel):
     def forward(
         self, words: Tensor, counts: Tensor, texts: Sequence[str], languages: Sequence[str]
     ) -> ReferenceScores:
-        """Score reference texts that follow the sign words; padded at the end."""
+        """Compute the losses of reference texts after the sign words; the batch is padded at the end."""
         tokens = [self._text_tokens(text) for text in texts]
         prefixes = self._embed_prompts(words, counts, languages, rooms=[len(ids) for ids in tokens])
         embedded, mask = pad_rows(
@@ -53,7 +56,7 @@ class CausalLanguageModel(LanguageModel):
         )
 
     @torch.no_grad()
-    def write(
+    def generate_candidates(
         self,
         words: Tensor,
         counts: Tensor,
@@ -61,7 +64,7 @@ class CausalLanguageModel(LanguageModel):
         generation: GenerationConfig,
         seeds: Sequence[int] | None = None,
     ) -> list[tuple[Candidate, ...]]:
-        """Write texts for every video, padded on the left (under ZeRO-3 all ranks, equally often)."""
+        """Generate the candidate translations of every video; the batch is padded at the beginning."""
         rooms = [generation.max_new_tokens] * len(languages)
         prefixes = self._embed_prompts(words, counts, languages, rooms=rooms)
         longest = max(len(prefix) for prefix in prefixes)
@@ -70,4 +73,4 @@ class CausalLanguageModel(LanguageModel):
         )
         lengths = torch.tensor([len(prefix) for prefix in prefixes], device=embedded.device)
         mask = (torch.arange(longest, device=embedded.device) >= longest - lengths[:, None]).long()
-        return self._written({"inputs_embeds": embedded, "attention_mask": mask}, generation, seeds)
+        return self._run_generation({"inputs_embeds": embedded, "attention_mask": mask}, generation, seeds)

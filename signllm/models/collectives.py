@@ -1,7 +1,9 @@
-"""What the ranks of one step have to agree on: sums, and packed rows in the global order of the videos.
+"""Collective operations of one training step: sums over the ranks, and packed rows in global video order.
 
-Place i of rank r is global place i * world + r, whatever the number of ranks, so what is drawn or summed in
-that order is the same on 1 rank and on 64. Without ``torch.distributed`` every function is the identity.
+A rank's batch is *packed*: the rows of its videos are concatenated, and ``counts`` (B,) gives the number of
+rows of each video. Video i of rank r is video i * world_size + r of the global batch, whatever the number of
+ranks. Random numbers that are drawn and sums that are formed in this order are therefore the same on 1 rank
+and on 64. Without ``torch.distributed`` there is one rank, and nothing is communicated.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 
 def world_and_rank() -> tuple[int, int]:
-    """Return how many ranks take part and which one this is; (1, 0) without a process group."""
+    """Return the number of ranks and the number of this rank; (1, 0) without a process group."""
     if not (dist.is_available() and dist.is_initialized()):
         return 1, 0
     return dist.get_world_size(), dist.get_rank()
@@ -33,28 +35,33 @@ def reduce_sum(value: Tensor) -> Tensor:
 def gather_packed(x: Tensor, counts: Tensor) -> Tensor:
     """Return the packed rows of all ranks in global video order.
 
-    The gradient of a row is summed over the ranks that used it, as the sum of the ranks' loss shares asks
-    for.
+    The backward pass sums the gradient of a row over all ranks, because the loss is the sum of the shares
+    that the ranks return.
 
     Args:
-        x: (n, ...) rows of this rank, one video after the other.
-        counts: (B,) rows of each video, B equal on every rank.
+        x: (n, ...) packed rows of this rank.
+        counts: (B,) number of rows of each video; B must be equal on every rank.
 
     Returns:
-        (rows of all ranks, ...), identical on every rank.
+        (total number of rows, ...) tensor, identical on every rank.
     """
     return gather_rows(x, gather_counts(counts))
 
 
 def gather_rows(x: Tensor, counts_all: Tensor) -> Tensor:
-    """As :func:`gather_packed`, given the counts of all ranks, (B * world,), in global video order."""
+    """Return :func:`gather_packed` for known counts of all ranks.
+
+    Args:
+        x: (n, ...) packed rows of this rank.
+        counts_all: (B * world_size,) number of rows of each video, in global video order.
+    """
     if world_and_rank()[0] == 1:
         return x
     return _Gather.apply(x, counts_all)
 
 
 def gather_counts(counts: Tensor) -> Tensor:
-    """Return the values (B, ...) of all ranks' videos, (B * world, ...), in global video order."""
+    """Return the values (B, ...) of the videos of all ranks, (B * world_size, ...), in global order."""
     world, _ = world_and_rank()
     if world == 1:
         return counts
@@ -64,24 +71,24 @@ def gather_counts(counts: Tensor) -> Tensor:
 
 
 def sequence_starts(counts: Tensor) -> Tensor:
-    """Return the packed place of each sequence's first row, (B,)."""
+    """Return the index (B,) of the first packed row of each sequence."""
     return counts.cumsum(0) - counts
 
 
 def video_of_each_row(counts: Tensor) -> Tensor:
-    """Return the video of each packed row, (sum of counts,)."""
+    """Return the number of the video that each packed row is part of, (sum of counts,)."""
     return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
 
 def own_rows(counts_all: Tensor) -> Tensor:
-    """Return where this rank's packed rows lie among the gathered ones."""
+    """Return the indices of this rank's rows among the rows that :func:`gather_packed` returns."""
     world, rank = world_and_rank()
     places = video_of_each_row(counts_all)
     return (places % world == rank).nonzero()[:, 0]
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather of unequal numbers of rows; backward sums over ranks and keeps the own rows."""
+    """All-gather of an unequal number of rows; the backward pass sums over ranks and selects the own rows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, counts_all: Tensor) -> Tensor:
@@ -109,7 +116,10 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def gathered_parameters(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Make parameters that ZeRO-3 has partitioned readable in full inside the block (all ranks)."""
+    """Gather parameters that ZeRO-3 has partitioned, so that they are readable in full inside the block.
+
+    Every rank must enter the block. Parameters that are not partitioned are left as they are.
+    """
     partitioned = [p for p in parameters if hasattr(p, "ds_id")]
     if not partitioned:
         yield

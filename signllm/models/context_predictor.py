@@ -1,10 +1,14 @@
-"""Context prediction: from the characters so far, tell the next vectors from others (paper section 3.2).
+"""Context prediction: the contrastive loss L_cp of VQ-Sign (paper section 3.2).
 
-L_cp = - sum_{k=1..3} mean_tau [ log s(z_{tau+k} . W_k h_tau) + lambda E_{z'} log s(-z' . W_k h_tau) ], h =
-g(codes up to tau), s the logistic function. The mean is over the positions of all real videos of the global
-batch that have a target; the paper sums. g is a GRU (the paper's convolutional one with a 1x1 kernel on
-pooled maps). Dot products are divided by sqrt(D), ours: at D=1024 the raw ones saturate. Continuous z is the
-target, the quantised codes are the context.
+From the codes up to position tau, the model distinguishes the vector at position tau + k from *negatives*,
+that is, vectors from other videos or from other positions of the same video:
+
+    L_cp = - sum_{k=1..3} mean_tau [ log s(z_{tau+k} . W_k h_tau) + lambda E_{z'} log s(-z' . W_k h_tau) ]
+
+h = g(codes up to tau), and s is the logistic function. The quantized codes are the context; the continuous
+vectors z are targets and negatives. The mean is over the positions of all real videos of the global batch
+that have a target; the paper sums. g is a GRU, which is the paper's convolutional GRU with a 1x1 kernel on
+pooled maps. We divide dot products by sqrt(D), because at D = 1024 they would saturate s.
 """
 
 from __future__ import annotations
@@ -35,19 +39,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ContextPredictorConfig:
-    """Horizon, context network and negatives.
+    """Configuration of context prediction.
 
-    Contradictory or not stated in the paper, so ours: lambda, the negatives, the hidden width.
+    The paper contradicts itself about lambda and the negatives, or does not state them; these defaults and
+    the hidden width are our choice.
 
     Attributes:
-        steps: K_pred, how many positions ahead (paper: 3).
-        hidden: width of h; None takes D.
-        negatives: vectors drawn for every prediction; 0 takes the exact expectation over all admissible ones,
-            which has no sampling noise and costs (own positions) x (positions of the global batch).
-        negative_weight: lambda.
-        same_video_share: share of the negatives from the same video, the rest from other videos.
-        exclude: positions around the target that are no negatives in the same video (a clip overlaps its
-            neighbours).
+        steps: K_pred, the number of positions that are predicted ahead (paper: 3).
+        hidden: width of h; None means D.
+        negatives: number of negatives drawn for every prediction; 0 computes the exact expectation over all
+            admissible negatives. That has no sampling noise, and its cost is the number of this rank's
+            positions times the number of positions of the global batch.
+        negative_weight: lambda, the weight of the negatives.
+        same_video_share: share of the negatives that come from the same video; the others come from other
+            videos.
+        exclude: number of positions before and after the target that are not used as negatives in the same
+            video, because a clip overlaps its neighbours.
     """
 
     steps: int = 3
@@ -70,7 +77,7 @@ class ContextPredictorConfig:
 
 
 class ContextPredictor(nn.Module):
-    """GRU over the codes and one linear head per step ahead."""
+    """A GRU over the codes, and one linear head W_k per number of positions ahead."""
 
     def __init__(self, config: ContextPredictorConfig, width: int) -> None:
         super().__init__()
@@ -80,18 +87,21 @@ class ContextPredictor(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(hidden, width, bias=False) for _ in range(config.steps))
 
     def forward(self, codes: Tensor, z: Tensor, counts: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return shares of ``l_cp`` and ``cp_accuracy``, how often targets score above 0 and negatives below.
+        """Return this rank's shares of the loss ``l_cp`` and of the metric ``cp_accuracy``.
+
+        The accuracy is the share of targets with a positive score and of negatives with a negative one.
 
         Args:
-            codes: (n, D) straight-through vectors, packed: the context.
-            z: (n, D) continuous vectors: targets and negatives.
-            counts: (B,) positions of each video.
-            batch: gives ``is_real`` and what seeds the negatives: ``seed``, ``epoch``, ``positions``.
+            codes: (n, D) packed straight-through vectors, the context.
+            z: (n, D) packed continuous vectors, the targets and negatives.
+            counts: (B,) number of positions of each video.
+            batch: its ``is_real`` marks the videos that count; its ``seed``, ``epoch`` and ``positions`` seed
+                the drawing of negatives.
         """
         positions, all_positions = self._positions(counts, batch)
         context = self._context(codes, counts)
         pool = gather_packed(z.float(), counts)
-        generator = _generator(batch)
+        generator = _seeded_generator(batch)
         loss = torch.zeros((), device=z.device)
         correct = torch.zeros((), device=z.device)
         for ahead, head in enumerate(self.heads, start=1):
@@ -100,7 +110,9 @@ class ContextPredictor(nn.Module):
             total = reduce_sum(weight.sum()).clamp(min=1.0)
             predicted = head(context[anchors]).float() / math.sqrt(z.shape[1])
             hit = (predicted * z[anchors + ahead].float()).sum(dim=1)
-            miss, right = self._miss(predicted, pool, positions, all_positions, anchors + ahead, generator)
+            miss, right = self._score_negatives(
+                predicted, pool, positions, all_positions, anchors + ahead, generator
+            )
             loss = (
                 loss
                 + ((functional.softplus(-hit) + self.config.negative_weight * miss) * weight).sum() / total
@@ -109,7 +121,7 @@ class ContextPredictor(nn.Module):
         return {"l_cp": loss, "cp_accuracy": correct / self.config.steps}
 
     def _context(self, codes: Tensor, counts: Tensor) -> Tensor:
-        """Return packed h (n, hidden); the GRU runs over (B, N, D), padded on the right."""
+        """Return packed h (n, hidden); the GRU runs over codes (B, N, D) that are padded at the end."""
         longest = int(counts.max())
         inside = torch.arange(longest, device=counts.device) < counts[:, None]
         padded_BND = codes.new_zeros(*inside.shape, codes.shape[1]).masked_scatter(inside[..., None], codes)
@@ -117,17 +129,18 @@ class ContextPredictor(nn.Module):
         return hidden_BNH[inside]
 
     def _positions(self, counts: Tensor, batch: Batch) -> tuple[Positions, Positions]:
+        """Return the positions of this rank's videos and those of the global batch."""
         counts_all, real_all = gather_counts(counts), gather_counts(batch.is_real.to(counts.dtype)).bool()
         video = video_of_each_row(counts_all)
         start = sequence_starts(counts_all)[video]
         row = torch.arange(len(video), device=counts.device)
         weight = row_weights(counts_all, real_all)
-        everywhere = Positions(
+        all_positions = Positions(
             row=row, start=start, place=row - start, length=counts_all[video], weight=weight
         )
-        return everywhere.at(own_rows(counts_all)), everywhere
+        return all_positions.at(own_rows(counts_all)), all_positions
 
-    def _miss(
+    def _score_negatives(
         self,
         predicted: Tensor,
         pool: Tensor,
@@ -136,7 +149,16 @@ class ContextPredictor(nn.Module):
         targets: Tensor,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Return E log-loss of the negatives of each prediction, and the share of them that score below 0."""
+        """Return for each prediction the expected loss of its negatives, and the share with a score <= 0.
+
+        Args:
+            predicted: (m, D) predictions W_k h, divided by sqrt(D).
+            pool: (R, D) vectors of the global batch, from which negatives are taken.
+            positions: positions of this rank.
+            all_positions: positions of the global batch.
+            targets: (m,) index among this rank's positions of the target of each prediction.
+            generator: draws the negatives; its state is identical on every rank.
+        """
         own = positions.at(targets)
         share, exclude = self.config.same_video_share, self.config.exclude
         if self.config.negatives == 0:
@@ -155,8 +177,11 @@ class ContextPredictor(nn.Module):
         return (functional.softplus(scores) * weights).sum(dim=1), ((scores <= 0) * weights).sum(dim=1)
 
 
-def _generator(batch: Batch) -> torch.Generator:
-    """Seed by (seed, epoch, positions of the global batch): the same on any number of ranks."""
+def _seeded_generator(batch: Batch) -> torch.Generator:
+    """Return a random generator for the negatives, seeded equally for any number of ranks.
+
+    The seed is computed from the seed, the epoch and the sample positions of the global batch.
+    """
     places = gather_counts(batch.positions.to(torch.int64))
     mixed = int((places * torch.arange(1, len(places) + 1, device=places.device)).sum())
     return torch.Generator().manual_seed((batch.seed * 1_000_003 + batch.epoch * 9_176_263 + mixed) % (2**63))

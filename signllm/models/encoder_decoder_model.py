@@ -1,7 +1,8 @@
-"""A frozen encoder-decoder: prompt, sign words, separator, [end] go in; the decoder writes the text.
+"""A frozen encoder-decoder language model as the generator of translations.
 
-The decoder begins as its family does: T5 with its start token, mBART and its like with the code of the
-language that is to be written.
+The encoder reads the sequence: prompt, sign words, separator, [end token]. The decoder generates the text. It
+begins with the tokens that its family expects: T5 with a start token, mBART and similar models with the code
+of the target language.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from signllm.models.operation_counts import encoder_decoder_cost
 
 
 class EncoderDecoderLanguageModel(LanguageModel):
-    """T5, mBART and their like, through ``AutoModelForSeq2SeqLM``; see :class:`LanguageModel`."""
+    """A model of ``AutoModelForSeq2SeqLM``, such as T5 or mBART; see :class:`LanguageModel`."""
 
     kind = "encoder-decoder"
 
@@ -37,29 +38,29 @@ class EncoderDecoderLanguageModel(LanguageModel):
     def forward(
         self, words: Tensor, counts: Tensor, texts: Sequence[str], languages: Sequence[str]
     ) -> ReferenceScores:
-        """Score reference texts that the decoder writes; both sides are padded at the end."""
+        """Compute the losses of reference texts; inputs of encoder and decoder are padded at the end."""
         embedded, mask = pad_rows(self._sources(words, counts, languages))
         starts = [self._start(name) for name in languages]
         tokens = [
             self._text_tokens(text, room=self._room(start)) for text, start in zip(texts, starts, strict=True)
         ]
         longest = max(len(start) + len(ids) - 1 for start, ids in zip(starts, tokens, strict=True))
-        given = torch.full((len(texts), longest), self.tokenizer.eos_token_id, dtype=torch.int64)
-        targets, given_mask = torch.full_like(given, IGNORED), torch.zeros_like(given)
+        inputs = torch.full((len(texts), longest), self.tokenizer.eos_token_id, dtype=torch.int64)
+        targets, inputs_mask = torch.full_like(inputs, IGNORED), torch.zeros_like(inputs)
         for place, (start, ids) in enumerate(zip(starts, tokens, strict=True)):
             sequence = torch.tensor([*start, *ids])
-            given[place, : len(sequence) - 1] = sequence[:-1]
-            given_mask[place, : len(sequence) - 1] = 1
+            inputs[place, : len(sequence) - 1] = sequence[:-1]
+            inputs_mask[place, : len(sequence) - 1] = 1
             targets[place, len(start) - 1 : len(sequence) - 1] = torch.tensor(ids)
         targets = targets.to(words.device)
         logits = self.model(
             inputs_embeds=embedded,
             attention_mask=mask,
-            decoder_input_ids=given.to(words.device),
-            decoder_attention_mask=given_mask.to(words.device),
+            decoder_input_ids=inputs.to(words.device),
+            decoder_attention_mask=inputs_mask.to(words.device),
             use_cache=False,
         ).logits
-        read, written = mask.sum(dim=1).tolist(), given_mask.sum(dim=1).tolist()
+        read, written = mask.sum(dim=1).tolist(), inputs_mask.sum(dim=1).tolist()
         return ReferenceScores(
             sum_token_losses(logits, targets),
             (targets != IGNORED).sum(dim=1),
@@ -68,7 +69,7 @@ class EncoderDecoderLanguageModel(LanguageModel):
         )
 
     @torch.no_grad()
-    def write(
+    def generate_candidates(
         self,
         words: Tensor,
         counts: Tensor,
@@ -76,7 +77,7 @@ class EncoderDecoderLanguageModel(LanguageModel):
         generation: GenerationConfig,
         seeds: Sequence[int] | None = None,
     ) -> list[tuple[Candidate, ...]]:
-        """Write texts for every video (under ZeRO-3 all ranks, equally often)."""
+        """Generate the candidate translations of every video."""
         embedded, mask = pad_rows(self._sources(words, counts, languages))
         starts = [self._start(name) for name in languages]
         inputs = {
@@ -84,15 +85,16 @@ class EncoderDecoderLanguageModel(LanguageModel):
             "attention_mask": mask,
             "decoder_input_ids": torch.tensor(starts, device=words.device),
         }
-        return self._written(inputs, generation, seeds, room=self._room(starts[0]))
+        return self._run_generation(inputs, generation, seeds, room=self._room(starts[0]))
 
     def _sources(self, words: Tensor, counts: Tensor, languages: Sequence[str]) -> list[Tensor]:
+        """Return the encoder's input (L, E) of each video."""
         end = self.embed([self.tokenizer.eos_token_id])
         rows = self._embed_prompts(words, counts, languages, rooms=[len(end)] * len(languages))
         return [torch.cat([row, end]) for row in rows]
 
     def _room(self, start: list[int]) -> int | None:
-        """Return how many tokens the decoder can write behind its start."""
+        """Return how many tokens the decoder can generate after its start; None if there is no limit."""
         return None if self.limit is None else self.limit - len(start) + 1
 
     def _start(self, language: str) -> list[int]:
@@ -100,14 +102,14 @@ class EncoderDecoderLanguageModel(LanguageModel):
 
 
 def decoder_start(tokenizer: Any, config: Any, language: str) -> list[int]:
-    """Return the tokens that a decoder begins with, by a model's configuration and for a language.
+    """Return the tokens that a decoder begins with to generate text in a language.
 
-    A model that knows languages by codes (``de_DE``, ``__de__``, ``deu_Latn``) starts with the code of the
-    language, after the end token where its configuration makes that the decoder's start (mBART-50, M2M100,
-    NLLB); other models (T5) start with the start token of the configuration.
+    A model with language codes (``de_DE``, ``__de__``, ``deu_Latn``) begins with the code of the language.
+    If its configuration names the end token as start token (mBART-50, M2M100, NLLB), the end token precedes
+    the code. Other models (T5) begin with the start token of the configuration.
 
     Raises:
-        UsageError: the model has language codes, and none for this language.
+        UsageError: the model has language codes, but none for this language.
     """
     start = config.decoder_start_token_id
     codes = language_codes(tokenizer)
@@ -128,9 +130,9 @@ def decoder_start(tokenizer: Any, config: Any, language: str) -> list[int]:
 
 
 def language_codes(tokenizer: Any) -> list[str]:
-    """Return the tokens of a tokenizer that stand for languages."""
+    """Return the tokens of a tokenizer that are language codes."""
     added = sorted(tokenizer.get_added_vocab(), key=tokenizer.get_added_vocab().__getitem__)
-    own = getattr(tokenizer, "lang_token_to_id", {})  # of M2M100, where they are neither special nor added
+    own = getattr(tokenizer, "lang_token_to_id", {})  # in M2M100, codes are neither special nor added tokens
     return [token for token in dict.fromkeys([*tokenizer.all_special_tokens, *added, *own]) if is_code(token)]
 
 
@@ -147,10 +149,11 @@ def is_code(token: str) -> bool:
 
 
 def _find_code(spelling: str, codes: Sequence[str]) -> str | None:
-    """Return which of a model's codes stands for a language; None if none does.
+    """Return which of a model's codes denotes a language, or None.
 
-    The model's own spelling comes first, then the code that its family has for the language, then any code
-    that means the same language (``de_AT``), then a code that begins like one this project does not know.
+    The first match counts: a code spelled like ``spelling``, the code of the model's family for the language
+    (:mod:`signllm.languages`), any other code of the same language (``de_AT``). A language that this project
+    does not know matches a code that begins with ``spelling``.
     """
     by_key = {code.strip("_").casefold(): code for code in reversed(codes)}
     key = spelling.strip().strip("_").replace("-", "_").casefold()

@@ -1,11 +1,12 @@
-"""How text is decoded (greedy, beams, sampling, n-best), and what a text's score is.
+"""Text generation (greedy, beam search, sampling, n-best), and the scores of the generated texts.
 
-Sampling adds Gumbel noise to the logits and takes the largest, which draws from their softmax exactly. The
-noise of a row comes from a generator of its own, so a draw depends on the seed and on what is read, not on
-the other rows of a batch, on ranks or on the device.
+Sampling adds Gumbel noise to the logits and takes the largest, which is an exact draw from their softmax. The
+noise of each row comes from its own random generator. A sampled text therefore depends on the seed and on the
+input of its row, but not on the other rows of the batch, on the number of ranks or on the device.
 
-Nothing but these options decides how text is decoded: what a model's own ``generation_config.json`` or
-``config.json`` asks for (a repetition penalty, a least length, a forced first token) is not read.
+Only the options of :class:`GenerationConfig` determine how text is generated. The settings in a model's own
+``generation_config.json`` or ``config.json`` (a repetition penalty, a minimum length, a forced first token)
+are ignored.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ from signllm.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """How text is decoded; not stated in the paper. Greedy by default.
+    """How text is generated; not stated in the paper. The default is greedy decoding.
 
     Attributes:
-        beams: 1 is greedy.
-        max_new_tokens: a translation ends here at the latest.
-        length_penalty: above 0 favours longer beams.
-        no_repeat_ngram: n-grams of this length occur once; 0 allows all.
-        language: asked for where a video names none; None until ``finetune`` fills in the commonest of its
-            training texts.
-        temperature: draws each token instead of taking the likeliest, from logits divided by this; None
-            does not draw.
-        top_p: draws among the likeliest tokens that have this probability together; 1 among all.
-        top_k: draws among so many of the likeliest tokens; 0 among all.
-        seed: of the draws; a video is drawn alike with any batch, ranks and device.
-        n_best: texts to return: the best beams, or so many draws; equal ones once.
+        beams: number of beams; 1 is greedy decoding.
+        max_new_tokens: largest number of tokens of a translation.
+        length_penalty: exponent of the length in the score of a beam; values above 0 favour longer beams.
+        no_repeat_ngram: length of n-grams that may occur only once in a text; 0 allows all repetitions.
+        language: target language of a video without one; None until ``finetune`` fills in the most frequent
+            language of its training texts.
+        temperature: if given, each token is sampled, from the softmax of the logits divided by this value;
+            None does not sample.
+        top_p: sample from the most probable tokens whose probabilities sum to this value; 1 means all tokens.
+        top_k: sample from this number of the most probable tokens; 0 means all tokens.
+        seed: random seed of sampling; the sampled text of a video does not depend on batch, ranks or device.
+        n_best: number of texts to return, the best beams or as many samples; duplicates are removed.
     """
 
     beams: int = 1
@@ -52,39 +53,47 @@ class GenerationConfig:
     n_best: int = 1
 
     def __post_init__(self) -> None:
-        """Raise :class:`UsageError` for a value, or a combination, that cannot work."""
+        """Raise :class:`UsageError` for an invalid value or a contradictory combination."""
         if self.beams < 1 or self.max_new_tokens < 1 or self.n_best < 1:
             raise UsageError(
-                f"beams {self.beams}, max_new_tokens {self.max_new_tokens}, n_best {self.n_best}",
+                f"beams is {self.beams}, max_new_tokens {self.max_new_tokens}, n_best {self.n_best}; each "
+                "must be at least 1",
                 where="generation",
                 remedy="give 1 or more",
             )
-        for told, remedy in self._contradictions():
-            raise UsageError(told, where="generation", remedy=remedy)
+        for problem, remedy in self._find_contradictions():
+            raise UsageError(problem, where="generation", remedy=remedy)
 
     @property
     def samples(self) -> bool:
-        """Say whether tokens are drawn."""
+        """Whether tokens are sampled."""
         return self.temperature is not None
 
-    def _contradictions(self) -> list[tuple[str, str]]:
-        """Return what is wrong and its remedy; nothing if all is well."""
+    def _find_contradictions(self) -> list[tuple[str, str]]:
+        """Return each invalid value or combination as a pair of problem and remedy."""
         wrong = []
         if self.temperature is not None and not 0 < self.temperature < float("inf"):
             wrong.append(
-                (f"temperature is {self.temperature}", "give more than 0, or nothing for no drawing")
+                (f"temperature is {self.temperature}", "give more than 0, or leave it out to not sample")
             )
         if not 0 < self.top_p <= 1 or self.top_k < 0:
             wrong.append((f"top_p is {self.top_p}, top_k {self.top_k}", "top_p in (0, 1], top_k 0 or more"))
         if self.samples and self.beams > 1:
-            wrong.append((f"beams is {self.beams} and tokens are drawn", "give beams or a temperature"))
+            wrong.append(
+                (
+                    f"beams is {self.beams}, but a temperature samples tokens without beam search",
+                    "give beams or a temperature",
+                )
+            )
         if not self.samples and (self.top_p < 1 or self.top_k):
-            wrong.append(("top_p and top_k say how tokens are drawn", "give a temperature, 1 for instance"))
+            wrong.append(
+                ("top_p and top_k have no effect without sampling", "give a temperature, for instance 1")
+            )
         if not self.samples and self.n_best > self.beams:
             wrong.append(
                 (
-                    f"n_best is {self.n_best}, and {self.beams} are searched for",
-                    f"set beams to {self.n_best} or more, or draw with a temperature",
+                    f"n_best is {self.n_best}, but there are only {self.beams} beams",
+                    f"set beams to {self.n_best} or more, or sample with a temperature",
                 )
             )
         return wrong
@@ -92,11 +101,11 @@ class GenerationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A text that the language model wrote.
+    """A generated text.
 
     Attributes:
-        text: without its end.
-        score: mean log probability of its tokens, the end included.
+        text: the text without its end token.
+        score: mean log probability of its tokens, including the end token.
     """
 
     text: str
@@ -104,13 +113,13 @@ class Candidate:
 
 
 def sampling_seed(words: Sequence[int], seed: int) -> int:
-    """Return the seed of a video's draws: of its word ids, and of what the user gave."""
+    """Return the random seed for sampling a video's texts, from its word ids and the seed of the options."""
     named = repr((seed, list(words))).encode()
     return int.from_bytes(hashlib.sha256(named).digest()[:7], "big")
 
 
 @torch.no_grad()
-def write(
+def run_generation(
     model: Any,
     tokenizer: Any,
     inputs: Mapping[str, Tensor],
@@ -121,55 +130,59 @@ def write(
     room: int | None = None,
     synced: bool = False,
 ) -> list[tuple[Candidate, ...]]:
-    """Write texts with a model of ``transformers``.
+    """Generate texts with a ``transformers`` model.
 
     Args:
-        model: causal, or encoder-decoder.
-        tokenizer: of the model.
-        inputs: of its ``generate``, each (B, ...): embeddings, mask, the tokens that a decoder begins with.
-        generation: how.
-        seeds: of the draws, B of them.
-        ends: sequences of tokens, each of which ends a text.
-        room: no more tokens than these.
-        synced: go on until all ranks have ended (ZeRO-3: all ranks, equally often).
+        model: causal or encoder-decoder model.
+        tokenizer: tokenizer of the model.
+        inputs: arguments of its ``generate``, each (B, ...): embeddings, attention mask, and for an
+            encoder-decoder the tokens that the decoder begins with.
+        generation: how texts are generated.
+        seeds: B random seeds for sampling.
+        ends: token sequences, each of which ends a text.
+        room: largest number of new tokens that the model has positions for, or None.
+        synced: continue until the texts of all ranks are complete; ZeRO-3 requires it, because every rank
+            must call the model equally often.
 
     Returns:
-        of each video its candidates, best first: draws by their score, beams as the search ranks them
-        (``length_penalty``).
+        The candidates of each video, best first: samples by their score, beams in the order of the search,
+            which
+        depends on ``length_penalty``.
     """
     draws = generation.n_best if generation.samples else 1
     inputs = {name: value.repeat_interleave(draws, dim=0) for name, value in inputs.items()}
     noise = [seed + draw for seed in seeds for draw in range(draws)]
-    chosen = _ChosenInBeams(generation.beams) if generation.beams > 1 else _Chosen(ends)
+    chosen = _BeamTokenScores(generation.beams) if generation.beams > 1 else _ChosenTokenScores(ends)
     settings = library_settings(generation, tokenizer, ends)
     settings.return_dict_in_generate = generation.beams > 1
     if room is not None:
         settings.max_new_tokens = min(settings.max_new_tokens, room)
-    if "decoder_input_ids" in inputs:  # generate() puts its own start before them unless they begin with it
+    if "decoder_input_ids" in inputs:  # otherwise generate() prepends its own start token
         settings.decoder_start_token_id = int(inputs["decoder_input_ids"][0, 0])
     written = model.generate(
         **inputs,
         generation_config=settings,
         synced_gpus=synced,
-        logits_processor=_processors(generation, chosen, noise),
-        stopping_criteria=_stopping(ends),
+        logits_processor=_logits_processors(generation, chosen, noise),
+        stopping_criteria=_stopping_criteria(ends),
     )
     sequences = written.sequences if generation.beams > 1 else written
     scores = chosen.means(sequences, getattr(written, "beam_indices", None)).tolist()
     started = inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 0
     tokens = [row[: _find_end(row, ends)[0]] for row in sequences[:, started:].tolist()]
-    # A tokenizer's clean_up_tokenization_spaces would decide what "rain ." reads like: it is switched off.
+    # Otherwise a tokenizer with clean_up_tokenization_spaces would turn "rain ." into "rain." on decoding.
     decoded = tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     texts = [text.strip() for text in decoded]
     candidates = [Candidate(text=text, score=score) for text, score in zip(texts, scores, strict=True)]
     every = range(0, len(candidates), generation.n_best)
-    return [_ranked(candidates[at : at + generation.n_best], generation) for at in every]
+    return [_rank_candidates(candidates[at : at + generation.n_best], generation) for at in every]
 
 
 def library_settings(generation: GenerationConfig, tokenizer: Any, ends: Sequence[Sequence[int]]) -> Any:
-    """Return our options as ``transformers`` names them; everything else has the library's own default.
+    """Return our options as a generation configuration of ``transformers``.
 
-    The model's own settings were emptied when it was loaded, for ``generate`` fills gaps from them.
+    All other options have the library's defaults. ``generate`` would take missing options from the model's
+    own settings; these were cleared when the model was loaded.
     """
     from transformers import GenerationConfig as LibrarySettings
 
@@ -177,7 +190,7 @@ def library_settings(generation: GenerationConfig, tokenizer: Any, ends: Sequenc
         max_new_tokens=generation.max_new_tokens,
         num_beams=generation.beams,
         num_return_sequences=1 if generation.samples else generation.n_best,
-        do_sample=False,  # write() draws by itself
+        do_sample=False,  # run_generation() samples by adding noise
         use_cache=True,
         length_penalty=generation.length_penalty if generation.beams > 1 else None,
         pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
@@ -186,15 +199,15 @@ def library_settings(generation: GenerationConfig, tokenizer: Any, ends: Sequenc
     )
 
 
-def _stopping(ends: Sequence[Sequence[int]]) -> Any:
-    """Return what stops a row at an end of several tokens; ``generate`` itself knows those of one."""
+def _stopping_criteria(ends: Sequence[Sequence[int]]) -> Any:
+    """Return stopping criteria for ends of several tokens; ``generate`` handles single end tokens itself."""
     from transformers import StoppingCriteriaList
 
-    return StoppingCriteriaList([_EndsWith(end) for end in ends if len(end) > 1])
+    return StoppingCriteriaList([_EndSequenceStop(end) for end in ends if len(end) > 1])
 
 
-class _EndsWith:
-    """Stops the rows of a batch that end with a sequence of tokens."""
+class _EndSequenceStop:
+    """Stopping criterion: a row is complete if it ends with a given sequence of tokens."""
 
     def __init__(self, end: Sequence[int]) -> None:
         self.end = list(end)
@@ -207,7 +220,10 @@ class _EndsWith:
 
 
 def _find_end(tokens: list[int], ends: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """Return how many tokens a text has without its end and with it; all of them if it has none."""
+    """Return the number of tokens before the first end of a text, and including it.
+
+    Without an end, both are the number of all tokens.
+    """
     for place in range(len(tokens)):
         for end in ends:
             if tokens[place : place + len(end)] == list(end):
@@ -215,22 +231,26 @@ def _find_end(tokens: list[int], ends: Sequence[Sequence[int]]) -> tuple[int, in
     return len(tokens), len(tokens)
 
 
-def _ranked(candidates: list[Candidate], generation: GenerationConfig) -> tuple[Candidate, ...]:
-    """Return candidates of one video, best first, equal texts once."""
+def _rank_candidates(candidates: list[Candidate], generation: GenerationConfig) -> tuple[Candidate, ...]:
+    """Return the candidates of one video, best first, without duplicate texts."""
     if generation.samples:
-        candidates = sorted(candidates, key=lambda one: -one.score)
+        candidates = sorted(candidates, key=lambda candidate: -candidate.score)
     by_text: dict[str, Candidate] = {}
-    for one in candidates:
-        by_text.setdefault(one.text, one)
+    for candidate in candidates:
+        by_text.setdefault(candidate.text, candidate)
     return tuple(by_text.values())
 
 
-def _processors(generation: GenerationConfig, chosen: Any, seeds: list[int]) -> list[Any]:
-    """Return what is done to logits in turn; probabilities are noted before anything else is."""
+def _logits_processors(generation: GenerationConfig, chosen: Any, seeds: list[int]) -> list[Any]:
+    """Return the logits processors in the order they are applied.
+
+    Greedy decoding and sampling record the model's own log probabilities first; beam search records those it
+    searches with, last.
+    """
     from transformers.generation import logits_process as library
 
-    noted_first = [chosen] if generation.beams == 1 else []
-    processors: list[Any] = library.LogitsProcessorList(noted_first)
+    recorded_first = [chosen] if generation.beams == 1 else []
+    processors: list[Any] = library.LogitsProcessorList(recorded_first)
     if generation.no_repeat_ngram:
         processors.append(library.NoRepeatNGramLogitsProcessor(generation.no_repeat_ngram))
     if generation.temperature is not None:
@@ -239,14 +259,14 @@ def _processors(generation: GenerationConfig, chosen: Any, seeds: list[int]) -> 
             processors.append(library.TopKLogitsWarper(generation.top_k))
         if generation.top_p < 1:
             processors.append(library.TopPLogitsWarper(generation.top_p))
-        processors.append(_Gumbel(seeds))
+        processors.append(_GumbelNoise(seeds))
     if generation.beams > 1:
-        processors.append(chosen)  # what is searched among; a token that is forbidden is never chosen
+        processors.append(chosen)  # beam search sees these logits; it never chooses a forbidden token
     return processors
 
 
-class _Gumbel:
-    """Adds noise to logits (B, V), row by row, so that their largest is a draw from their softmax."""
+class _GumbelNoise:
+    """Adds Gumbel noise to logits (B, V), so that the largest entry of a row is a sample of its softmax."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -259,8 +279,11 @@ class _Gumbel:
         return scores + noise.to(scores)
 
 
-class _Chosen:
-    """Log probabilities of tokens taken one by one: of the logits of a step, that of the token seen next."""
+class _ChosenTokenScores:
+    """Records the log probabilities of generated tokens.
+
+    Of the logits of a step, it takes that of the token which is seen in the next step.
+    """
 
     def __init__(self, ends: Sequence[Sequence[int]]) -> None:
         self.ends, self.steps, self._begin = ends, list[Tensor](), 0
@@ -268,7 +291,9 @@ class _Chosen:
 
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
         if self._last is None:
-            self._begin = ids.shape[1]  # a family may put its own start before the decoder's
+            self._begin = ids.shape[
+                1
+            ]  # length of the decoder's start, to which a model family may prepend a token
         else:
             self._note(ids[:, -1])
         self._last = scores
@@ -280,7 +305,7 @@ class _Chosen:
         self.steps.append(taken - self._last.logsumexp(dim=1))
 
     def means(self, sequences: Tensor, beams: Tensor | None) -> Tensor:
-        """Return the mean (B,) over what was written in each of ``sequences`` (B, any) up to its end."""
+        """Return the mean log probability (B,) of each of ``sequences`` (B, L) up to its end."""
         tokens = sequences[:, self._begin :]
         if len(self.steps) < tokens.shape[1]:
             self._note(tokens[:, len(self.steps)])
@@ -290,10 +315,11 @@ class _Chosen:
         return (taken_BL * counted_BL).sum(dim=1) / counted_BL.sum(dim=1)
 
 
-class _ChosenInBeams:
-    """Log probabilities of tokens that a beam search takes; they are always among the best of their beam.
+class _BeamTokenScores:
+    """Records the log probabilities of tokens that beam search can choose.
 
-    ``transformers`` would keep all of them: steps x beams x vocabulary.
+    These are the 2 x beams best of each beam. ``transformers`` itself would keep steps x beams x vocabulary
+    values.
     """
 
     def __init__(self, beams: int) -> None:
@@ -306,12 +332,15 @@ class _ChosenInBeams:
         return scores
 
     def means(self, sequences: Tensor, beams: Tensor | None) -> Tensor:
-        """Return the mean (B,) over the tokens that came from the rows ``beams`` (B, L), -1 behind them."""
+        """Return the mean log probability (B,) of each of ``sequences``.
+
+        ``beams`` (B, L) is the row from which each token was chosen, -1 after the end.
+        """
         assert beams is not None
         tokens = sequences[:, self._begin :]
         total = torch.zeros(len(tokens), device=tokens.device)
         for step, (values, indices) in enumerate(self.steps[: beams.shape[1]]):
             row = beams[:, step].long()
-            found = (indices[row] == tokens[:, step, None]) & (row >= 0)[:, None]
-            total += torch.where(found, values[row], 0.0).sum(dim=1)
+            is_chosen = (indices[row] == tokens[:, step, None]) & (row >= 0)[:, None]
+            total += torch.where(is_chosen, values[row], 0.0).sum(dim=1)
         return total / (beams >= 0).sum(dim=1)

@@ -1,8 +1,8 @@
-"""Which vectors are negatives of a target: those of other real videos, and of its own away from the target.
+"""The negatives of context prediction: vectors of other videos, and of the same video far from the target.
 
-Both the exact weights (an expectation without noise) and a draw are made over the *global* batch, so 1 and 64
-ranks agree; a draw is made for every row of the global batch on every rank (a few thousand integers) and each
-uses its own.
+They are either drawn at random or replaced by the exact expectation, as a weight for every vector. Both
+refer to the *global* batch, so that 1 and 64 ranks compute the same loss. Every rank draws for every row of
+the global batch, which is a few thousand integers, and uses the draws of its own rows.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Positions:
-    """Packed rows of the global batch: each field (n,).
+    """Where packed rows are in the global batch; each field has the shape (n,).
 
     Attributes:
-        row: place among the rows of the global batch.
-        start: row of the first position of its video.
-        place: position within its video.
-        length: positions of its video.
-        weight: 1.0 in a real video, 0.0 in one that only fills up the batch.
+        row: index of the row in the global batch.
+        start: index of the first row of its video.
+        place: position of the row within its video.
+        length: number of positions of its video.
+        weight: 1.0 for the row of a real video, 0.0 for that of a video that only fills up the batch.
     """
 
     row: Tensor
@@ -32,7 +32,7 @@ class Positions:
     weight: Tensor
 
     def at(self, index: Tensor) -> Positions:
-        """Return the rows at ``index`` only."""
+        """Return the positions of the rows at ``index``."""
         return Positions(
             row=self.row[index],
             start=self.start[index],
@@ -43,10 +43,17 @@ class Positions:
 
 
 def negative_weights(targets: Positions, pool: Positions, *, same_video_share: float, exclude: int) -> Tensor:
-    """Return the weight (n, R) of every pool row as a negative of every target; rows sum to 1, or 0 if none.
+    """Return the weight (n, R) of every row of the pool as a negative of every target.
 
-    The same video's admissible positions share ``same_video_share`` evenly, the other videos' the rest; where
-    one kind does not exist the other takes its share.
+    The weights of a target sum to 1, or to 0 if it has no negative. The admissible positions of its own
+    video have the share ``same_video_share`` in equal parts, those of other videos the rest. If one kind
+    does not exist, the other has the full share.
+
+    Args:
+        targets: n targets.
+        pool: R rows of the global batch.
+        same_video_share: share of the target's own video.
+        exclude: positions of the own video at most this far from the target are not admissible.
     """
     same = targets.start[:, None] == pool.start[None, :]
     far = (targets.place[:, None] - pool.place[None, :]).abs() > exclude
@@ -61,14 +68,15 @@ def draw_negatives(
 ) -> tuple[Tensor, Tensor]:
     """Draw ``count`` negatives for every row of the global batch as a target.
 
-    The first round(count * same_video_share) come from the same video; where a kind is absent the other is
-    drawn.
+    The first round(count * same_video_share) come from the same video, the others from other videos. If one
+    kind does not exist, all come from the other.
 
     Returns:
-        rows (R, count) int64 and valid (R, count) bool, False where no negative exists at all.
+        indices of the drawn rows, (R, count) int64, and whether a negative exists, (R, count) bool.
     """
     real_rows = (pool.weight > 0).nonzero()[:, 0]
-    # Nothing is drawn for what only fills up a batch: under a limit of frames, that depends on the ranks.
+    # Nothing is drawn for videos that only fill up the batch. Where frames per batch are limited, the number
+    # of these videos depends on the number of ranks.
     drawn = torch.rand(len(real_rows), count, generator=generator, dtype=torch.float64).to(pool.row.device)
     uniform = drawn.new_zeros(len(pool.row), count).index_copy(0, real_rows, drawn)
     other, other_exists = _draw_other(pool, real_rows, uniform)
@@ -79,7 +87,11 @@ def draw_negatives(
 
 
 def _draw_other(pool: Positions, real_rows: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """A place among the real rows with the own video's cut out: places after it move up by its length."""
+    """Return rows of other videos, (R, count), and whether there are any, (R,).
+
+    A uniform number selects one of the real rows without those of the own video: indices from the own video
+    on are shifted by its length.
+    """
     before = torch.searchsorted(real_rows, pool.start)
     own = torch.where(pool.weight > 0, pool.length, torch.zeros_like(pool.length))
     free = len(real_rows) - own
@@ -90,7 +102,11 @@ def _draw_other(pool: Positions, real_rows: Tensor, uniform: Tensor) -> tuple[Te
 
 
 def _draw_same(pool: Positions, uniform: Tensor, exclude: int) -> tuple[Tensor, Tensor]:
-    """A position of the same video with the window around the target cut out."""
+    """Return rows of the same video, (R, count), and whether there are any, (R,).
+
+    A uniform number selects a position outside the excluded window around the target: positions from the
+    window on are shifted by its length.
+    """
     low = (pool.place - exclude).clamp(min=0)
     high = torch.minimum(pool.place + exclude, pool.length - 1)
     window = high - low + 1
@@ -103,4 +119,5 @@ def _draw_same(pool: Positions, uniform: Tensor, exclude: int) -> tuple[Tensor, 
 
 
 def _evenly(mask: Tensor) -> Tensor:
+    """Return equal weights for the True entries of each row, with sum 1; 0 for a row without any."""
     return mask / mask.sum(dim=1, keepdim=True).clamp(min=1)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from signllm.clip_geometry import CLIP_FRAMES, clip_count, temporal_convolution_count
+from signllm.clip_geometry import CLIP_FRAMES, count_clips, count_convolution_outputs
 
 if TYPE_CHECKING:
     from signllm.models.context_predictor import ContextPredictor
@@ -83,8 +83,8 @@ def encoder_operations(encoder: VisualEncoder, frame_counts: Sequence[int], size
     cost = backbone.cost(size)
     learns = not encoder.config.freeze_backbone and _learns(backbone)
     total = sum(frame_counts) * (cost.trained if learns else cost.frozen)
-    first = [temporal_convolution_count(max(frames, CLIP_FRAMES)) for frames in frame_counts]
-    clips = [clip_count(frames) for frames in frame_counts]
+    first = [count_convolution_outputs(max(frames, CLIP_FRAMES)) for frames in frame_counts]
+    clips = [count_clips(frames) for frames in frame_counts]
     for convolution, outputs in ((encoder.first, first), (encoder.second, clips)):
         rows = sum(outputs) * cost.cells
         total += linear(

@@ -1,8 +1,10 @@
-"""SignLLM: video to sign words to text, L_ft = L_VQ + 0.5 L_MMD + 1.0 L_sim (paper section 3.4).
+"""SignLLM: the full model of stage 3, from video over sign words to text (paper section 3.4).
 
-Trains encoder, codebook, context predictor, word vectors and projector (and adapters, if asked) against a
-frozen language model. A batch of recorded characters instead of frames runs no encoder: the code vectors are
-constants then, L_VQ is absent, and what follows the characters learns alone, about a hundred times as fast.
+Its loss is L_ft = L_VQ + 0.5 L_MMD + 1.0 L_sim. It trains the encoder, the codebook, the context predictor,
+the word vectors and the projector (and adapters, if configured) with a frozen language model. A batch may
+also contain recorded characters instead of frames. Then the encoder does not run, the code vectors are
+constants and L_VQ is absent; only the parts after the characters are trained, which is about a hundred times
+as fast.
 """
 
 from __future__ import annotations
@@ -20,13 +22,8 @@ from signllm.errors import UsageError
 from signllm.kernels.mmd import median_bandwidths, mmd
 from signllm.models.collectives import gather_counts, gather_rows, reduce_sum, world_and_rank
 from signllm.models.generation import Candidate, GenerationConfig, sampling_seed
-from signllm.models.language_model import (
-    LanguageModelConfig,
-    LoraConfig,
-    PromptTuningConfig,
-    ReferenceScores,
-    build_language_model,
-)
+from signllm.models.language_model import LanguageModelConfig, LoraConfig, PromptTuningConfig, ReferenceScores
+from signllm.models.language_model_builder import build_language_model
 from signllm.models.operation_counts import projector_operations, work_counts
 from signllm.models.projector import Projector, ProjectorConfig
 from signllm.models.quantizer import row_weights
@@ -50,15 +47,17 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class SignLLMConfig:
-    """Parts and weights of stage 3.
+    """Configuration of the model of stage 3.
 
     Attributes:
-        vq_sign: the encoder's configuration; None until ``finetune`` fills in that of the run it starts from.
-        mmd_weight: of L_MMD (paper: 0.5).
-        sim_weight: of L_sim (paper: 1.0).
-        vq_weight: of L_VQ (paper: 1).
-        mmd_text_tokens: rows of the text embeddings that L_MMD compares with, evenly spaced over the
-            vocabulary (ours).
+        vq_sign: configuration of VQ-Sign; None until ``finetune`` copies it from the run it starts from.
+        projector: configuration of the projector.
+        language_model: configuration of the frozen language model.
+        mmd_weight: weight of L_MMD (paper: 0.5).
+        sim_weight: weight of L_sim (paper: 1.0).
+        vq_weight: weight of L_VQ (paper: 1).
+        mmd_text_tokens: number of text embeddings that L_MMD compares with, evenly spaced over the vocabulary
+            (not stated in the paper).
     """
 
     vq_sign: VQSignConfig | None = None
@@ -73,7 +72,9 @@ class SignLLMConfig:
         for name in ("mmd_weight", "sim_weight", "vq_weight"):
             if getattr(self, name) < 0:
                 raise UsageError(
-                    f"{name} is {getattr(self, name)}; it must not be negative", where="sign_llm"
+                    f"{name} is {getattr(self, name)}; it must not be negative",
+                    where="sign_llm",
+                    remedy="give 0 or more",
                 )
         if self.mmd_text_tokens < 1:
             raise UsageError(
@@ -83,13 +84,13 @@ class SignLLMConfig:
 
 @dataclass(frozen=True)
 class GeneratedTranslation:
-    """A translation and what it was written from.
+    """The translation of one video, and the tokens it was generated from.
 
     Attributes:
         candidates: the n best texts, best first.
-        characters: N of them.
-        words: M ids.
-        slots: N places of the word that each character went into.
+        characters: the N characters of the video.
+        words: ids of its M sign words.
+        slots: for each of the N characters, the index in ``words`` of its word.
     """
 
     candidates: tuple[Candidate, ...]
@@ -105,7 +106,15 @@ class GeneratedTranslation:
 
 @dataclass(frozen=True)
 class _Signs:
-    """Characters of a batch: straight-through ``vectors`` (n, D), ``index`` (n,), ``counts`` (B,), losses."""
+    """The characters of a batch, from video or as they were recorded.
+
+    Attributes:
+        vectors: (n, D) packed straight-through vectors.
+        index: (n,) their codes.
+        counts: (B,) number of characters of each video.
+        losses: losses and metrics of VQ-Sign; empty for recorded characters and without gradients.
+        operations: floating-point operations of VQ-Sign in training mode.
+    """
 
     vectors: Tensor
     index: Tensor
@@ -115,18 +124,19 @@ class _Signs:
 
 
 class SignLLM(nn.Module):
-    """The whole model of stage 3; see the module's head.
+    """The full model of stage 3; see the docstring of this module.
 
     Args:
-        vq_sign: the encoder of stage 1. Without codes (``quantizer.update`` none) its vectors go to the
-            projector as they are, each as a word: the ablation without VQ.
-        words: the word codebook of stage 2; it must belong to the encoder's number of codes.
-        config: parts and weights.
-        deepspeed: the engine's settings (ZeRO-3 partitions the language model while loading it).
+        vq_sign: VQ-Sign of stage 1. Without codes (``quantizer.update`` is "none") the projector receives its
+            continuous vectors, each as a word of its own: the ablation without vector quantization.
+        words: word codebook of stage 2; it must be composed for the same number of codes.
+        config: configuration of the parts and weights of the losses.
+        deepspeed: settings of the DeepSpeed engine; with ZeRO-3 the language model is partitioned as it is
+            loaded.
 
     Attributes:
-        recent_words: float32 (V,), how often this rank's training read each word since somebody last set it
-            to None; for whoever looks at a run.
+        recent_words: float32 (V,), how often this rank has read each word in training since the attribute was
+            last set to None. It is logged as the use of the words.
     """
 
     recent_words: Tensor | None = None
@@ -143,7 +153,7 @@ class SignLLM(nn.Module):
         if words.codes != vq_sign.config.quantizer.codes:
             raise UsageError(
                 f"the words are made of {words.codes} characters, not {vq_sign.config.quantizer.codes}",
-                remedy="compose words again from this encoder",
+                remedy="compose the words again, from this encoder: signllm compose",
             )
         self.config, self.words = config, words
         self.vq_sign = vq_sign
@@ -158,11 +168,17 @@ class SignLLM(nn.Module):
             self.projector.scale_to(float(text.square().mean().sqrt()))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return shares: ``loss``, ``l_sim``, ``l_mmd``, with video L_VQ's, metrics, counts in training.
+        """Return this rank's shares of the losses and the metrics (see :mod:`signllm.models`).
 
-        At rest also ``mmd_fixed``: MMD with bandwidths that do not follow the signs, 0 in the mean for signs
-        that are distributed as the text (``unbiased`` of ``kernels.mmd``); and, where the batch has them,
-        ``l_sim_shuffled``: L_sim of other videos' texts.
+        The keys are ``loss``, ``l_sim``, ``l_mmd``, the losses and metrics of VQ-Sign if the batch has
+        frames, and the metrics of the words. Training mode adds the counts of
+        :func:`~signllm.models.operation_counts.work_counts`. Evaluation mode adds two metrics:
+
+        - ``mmd_fixed``: the unbiased estimate of the MMD (``unbiased`` of :func:`signllm.kernels.mmd`). Its
+          bandwidths depend on the text embeddings only, so values from different steps are comparable; its
+          mean is 0 if signs and text are equally distributed.
+        - ``l_sim_shuffled``: L_sim when each video is paired with another video's sentence, if the batch has
+          these sentences.
         """
         signs = self._signs(batch)
         segmentation = self._segment(signs)
@@ -194,21 +210,30 @@ class SignLLM(nn.Module):
     def generate(
         self, batch: Batch, generation: GenerationConfig | None = None
     ) -> list[GeneratedTranslation]:
-        """Translate every video of a batch, padding included (under ZeRO-3 all ranks, equally often)."""
+        """Translate every video of a batch, including the videos that only fill it up.
+
+        With ZeRO-3 every rank must call this, and equally often.
+        """
         signs = self._signs(batch)
         segmentation = self._segment(signs)
         words, _ = self._project(signs, segmentation)
         generation = generation or GenerationConfig()
-        found = [part.tolist() for part in segmentation.words.split(segmentation.counts.tolist())]
-        seeds = [sampling_seed(ids, generation.seed) for ids in found]
-        written = self.language_model.write(words, segmentation.counts, batch.languages, generation, seeds)
+        word_ids = [part.tolist() for part in segmentation.words.split(segmentation.counts.tolist())]
+        seeds = [sampling_seed(ids, generation.seed) for ids in word_ids]
+        candidates = self.language_model.generate_candidates(
+            words, segmentation.counts, batch.languages, generation, seeds
+        )
         characters = [part.tolist() for part in signs.index.split(signs.counts.tolist())]
         slots = [(part - part[0]).tolist() for part in segmentation.slot.split(signs.counts.tolist())]
-        return [GeneratedTranslation(*parts) for parts in zip(written, characters, found, slots, strict=True)]
+        return [
+            GeneratedTranslation(*parts)
+            for parts in zip(candidates, characters, word_ids, slots, strict=True)
+        ]
 
     def _signs(self, batch: Batch) -> _Signs:
+        """Return the characters of a batch: encoded from its frames, or as they were recorded."""
         if batch.frames is None:
-            return self._recorded(batch)
+            return self._recorded_signs(batch)
         encoded = self.vq_sign.quantize(batch)
         vectors, index = encoded.quantized.vectors, encoded.quantized.index
         if not torch.is_grad_enabled():
@@ -216,19 +241,19 @@ class SignLLM(nn.Module):
         operations = self.vq_sign.operations(encoded, batch) if self.training else 0.0
         return _Signs(vectors, index, encoded.counts, self.vq_sign.losses(encoded, batch), operations)
 
-    def _recorded(self, batch: Batch) -> _Signs:
-        """Characters of an earlier encoding: rows of the codebook, without gradient."""
+    def _recorded_signs(self, batch: Batch) -> _Signs:
+        """Return recorded characters with their codes as vectors, without gradient."""
         quantized = self.vq_sign.quantizer(batch.characters, batch.character_counts)
         return _Signs(quantized.vectors, quantized.index, batch.character_counts, {})
 
     def _segment(self, signs: _Signs) -> Segmentation:
-        """Split the characters into words; vectors that are no characters stay as they are."""
+        """Segment the characters into words; without codes, every vector is a word of its own."""
         if self.word_vectors is None:
             return Segmentation.one_word_per_token(signs.counts)
         return self.words.segment(signs.index, signs.counts)
 
     def _project(self, signs: _Signs, segmentation: Segmentation) -> tuple[Tensor, Tensor]:
-        """Return projected words (M, E) and characters (n, E), through one call of the projector."""
+        """Return projected words (M, E) and characters (n, E); both go through one call of the projector."""
         if self.word_vectors is None:
             projected = self.projector(signs.vectors)
             return projected, projected
@@ -237,13 +262,19 @@ class SignLLM(nn.Module):
         return projected[: len(words)], projected[len(words) :]
 
     def _l_sim(self, scored: ReferenceScores, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy over the text tokens of the real videos of the global batch."""
+        """Return this rank's shares of L_sim and of the number of text tokens.
+
+        L_sim is the mean cross-entropy over the text tokens of the real videos of the global batch.
+        """
         real_B = batch.is_real.float()
         total = reduce_sum((scored.tokens * real_B).sum()).clamp(min=1.0)
         return (scored.losses * real_B).sum() / total, {"text_tokens": (scored.tokens * real_B).sum()}
 
     def _counts(self, batch: Batch, signs: _Signs, rows: int, scored: ReferenceScores) -> dict[str, Tensor]:
-        """Count what this rank worked on; ``rows``: words and characters through the projector."""
+        """Return the work counts of this rank's forward and backward pass.
+
+        ``rows`` is the number of words and characters that went through the projector.
+        """
         operations = signs.operations + projector_operations(self.projector, rows) + scored.operations
         frames = 0 if batch.frames is None else len(batch.frames)
         return work_counts(
@@ -251,7 +282,7 @@ class SignLLM(nn.Module):
         )
 
     def _count_words(self, segmentation: Segmentation) -> None:
-        """Add this rank's words to ``recent_words``, float32 (V,), for whoever looks at the run."""
+        """Add the words of this rank's batch to ``recent_words``."""
         if self.recent_words is None:
             self.recent_words = torch.zeros(self.words.size, device=segmentation.words.device)
         self.recent_words.index_add_(0, segmentation.words, torch.ones_like(segmentation.words).float())
@@ -259,7 +290,10 @@ class SignLLM(nn.Module):
     def _l_mmd(
         self, words: Tensor, characters: Tensor, segmentation: Segmentation, signs: _Signs, batch: Batch
     ) -> Tensor:
-        """MMD of all ranks' projected signs to text embeddings; each rank computes it, counts 1/world."""
+        """Return this rank's share of L_MMD between the projected signs of all ranks and text embeddings.
+
+        Every rank computes the same value; its share is 1 / world_size of it. L_MMD is 0 if its weight is 0.
+        """
         if self.config.mmd_weight == 0.0:
             return words.new_zeros((), dtype=torch.float32)
         return self._mmd(words, characters, segmentation, signs, batch)
@@ -274,12 +308,12 @@ class SignLLM(nn.Module):
         *,
         fixed: bool = False,
     ) -> Tensor:
-        """Words and characters weigh one each, whatever their kind; videos that fill up the batch none.
+        """Return this rank's share of the MMD; ``fixed`` selects the unbiased estimate with fixed bandwidths.
 
-        Every occurrence of a character has the same row, and so has every occurrence of a word with the same
-        share of the "slowing down" token: L_MMD is computed from one row of each.
-
-        fixed: the unbiased estimate with bandwidths of the text alone, which no step and no batch moves.
+        Each projected word and each projected character has the weight 1; those of videos that only fill up
+        the batch have the weight 0. The fixed bandwidths depend on the text embeddings only. All occurrences
+        of a character have equal rows, and so have all occurrences of a word with the same share of the
+        "slowing down" token. Therefore L_MMD is computed from one row of each group of equal rows.
         """
         slow_bits = segmentation.slow_weight.view(torch.int32).long()  # equal floats have equal bits
         word_groups = (segmentation.words << 32) + slow_bits
@@ -308,12 +342,16 @@ class SignLLM(nn.Module):
 
     @cached_property
     def _text_bandwidths(self) -> list[float]:
-        """Bandwidths of the text embeddings alone, which stay: so MMDs of different steps can be compared."""
+        """Bandwidths that depend on the text embeddings only, so MMDs of different steps are comparable."""
         text = self.text_embeddings.float()
         return median_bandwidths(text, text)
 
     def _word_metrics(self, segmentation: Segmentation, batch: Batch) -> dict[str, Tensor]:
-        """``covered``: share of characters in words of two and more; ``words``: sign words per video."""
+        """Return this rank's shares of two metrics.
+
+        ``covered`` is the share of characters in words of two or more characters; ``words`` is the mean
+        number of sign words per video.
+        """
         composed = self.words.in_composed_words(segmentation).float()
         words_B = segmentation.counts * batch.is_real
         video = torch.repeat_interleave(
@@ -330,11 +368,19 @@ class SignLLM(nn.Module):
 def build_sign_llm(
     config: SignLLMConfig, words: WordCodebook, *, deepspeed: Mapping[str, Any] | None = None
 ) -> SignLLM:
-    """Build SignLLM from its configuration, encoder included; weights are then installed from a checkpoint.
+    """Build SignLLM, including VQ-Sign, from its configuration.
+
+    VQ-Sign has random weights; the caller loads those of a checkpoint.
+
+    Args:
+        config: configuration of the model.
+        words: word codebook of stage 2.
+        deepspeed: settings of the DeepSpeed engine; with ZeRO-3 the language model is partitioned as it is
+            loaded.
 
     Raises:
-        UsageError: the configuration names no encoder, the language model is missing, or the words do not
-            fit.
+        UsageError: the configuration has no ``vq_sign``, there is no language model, or the words are
+            composed for another number of codes.
     """
     if config.vq_sign is None:
         raise UsageError(

@@ -1,15 +1,15 @@
-"""Video to vectors z: a backbone on every frame once, then two temporal Conv3D (paper section 3.2).
+"""The visual encoder: it turns the clips of a video into vectors z (paper section 3.2).
 
-Kernel (5,3,3), stride (2,1,1), no temporal padding, twice: receptive field 13 frames, stride 4. That equals
-the paper's clips of 13 frames with gap 4 encoded one by one, without computing a frame 3.25 times. Videos are
-packed, never padded: each output gathers its own five frames, so a video's encoding cannot depend on its
-neighbours in the batch.
+An image backbone computes a feature map of every frame. Two Conv3D with kernel (5, 3, 3), stride (2, 1, 1)
+and no temporal padding combine the maps; their receptive field is a clip of 13 frames, their stride is 4
+frames (:mod:`signllm.clip_geometry`). The result equals encoding the paper's overlapping clips one by one,
+but each frame passes the backbone once instead of 3.25 times. Videos are packed, not padded: each output of a
+convolution gathers its own five frames, so the encoding of a video does not depend on the other videos of the
+batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -17,67 +17,64 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from signllm.clip_geometry import (
-    CLIP_FRAMES,
-    TEMPORAL_KERNEL,
-    TEMPORAL_STRIDE,
-    temporal_convolution_count,
-)
 from signllm.errors import UsageError
 from signllm.models.backbone import build_backbone, group_norm
-from signllm.models.collectives import sequence_starts, video_of_each_row
+from signllm.models.collectives import video_of_each_row
 from signllm.models.feature_cache import content_key, feature_cache, weights_key
+from signllm.models.temporal_convolution import (
+    TemporalConv3d,
+    convolution_inputs,
+    first_convolution_inputs,
+    run_passes,
+)
 
 PIXELS_PER_PASS = {"cpu": 2**20, "cuda": 2**22}
-"""Pixels of the frames in one pass through the backbone, by device, unless ``frames_per_chunk`` is given.
+"""Largest number of pixels in one pass through the backbone, by device; ``frames_per_chunk`` overrides it.
 
-Measured with EfficientNet-Lite0 on a CPU: a pixel takes 2 KB where the backbone learns, so a pass 2 GB, and
-0.3 KB where it does not. A GPU has the memory for larger passes, and needs them to be busy.
+Measured with EfficientNet-Lite0 on a CPU: a pixel takes 2 KB of memory if the backbone is trained, so a pass
+takes 2 GB, and 0.3 KB if it is frozen. A GPU has memory for larger passes and needs them for full
+utilization.
 """
-STACKED_PER_PASS = 2**26
-"""Floats of the frames laid side by side for a temporal convolution at a time: 256 MB."""
-FEW_CELLS = 4
-"""Most cells of a map over which a convolution is computed as a matrix product."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisualEncoderConfig:
-    """How frames become vectors.
+    """Configuration of the visual encoder.
 
-    Not stated in the paper, so ours: everything but backbone, kernels, strides and width.
+    The paper states the backbone, the kernels, the strides and the width; everything else is our choice.
 
     Attributes:
-        backbone: ``resnet18``, a folder with a ``transformers`` image model, or its name on the hub.
-        backbone_config: settings of a randomly initialised backbone instead (``model_type``, default resnet,
-            and its fields).
-        backbone_shape: settings of the pretrained ``backbone``, recorded by ``pretrain``: whoever reads the
-            run needs neither the hub nor a folder, because its checkpoints hold the weights.
+        backbone: ``resnet18``, a folder with a ``transformers`` image model, or the name of one on the hub.
+        backbone_config: settings of a randomly initialized backbone, used instead of ``backbone``:
+            ``model_type`` (default ``resnet``) and the fields of its ``transformers`` configuration.
+        backbone_shape: settings of the pretrained ``backbone``, recorded by ``pretrain``. With them a run
+            can be loaded without the hub or a model folder, because its checkpoints contain the weights.
         backbone_weights: safetensors file with weights for the backbone.
-        freeze_backbone: the backbone does not learn, and keeps no activations. On a CPU its maps are stored
-            for later epochs where the environment variable SIGNLLM_FEATURE_CACHE names a folder for them.
+        freeze_backbone: whether the backbone is frozen; it then keeps no activations. On a CPU its maps are
+            stored for later epochs if the environment variable SIGNLLM_FEATURE_CACHE names a folder.
         width: D, the width of z.
-        hidden: channels between the two Conv3D; None takes ``width``.
-        pooling: ``mean`` over the last map (the paper's); ``flatten`` keeps the place of things (a linear
-            layer to D).
-        frame_size: side of the frames, read by ``flatten`` alone.
-        whitened_start: with ``flatten``, the linear layer starts as the PCA whitening of its inputs on the
-            videos of the codebook's k-means start: D decorrelated directions of equal variance, so that
-            nothing loud (where the hand is) hides what is quiet (its shape) from the first codes.
-        final_norm: ``layer`` gives every z norm sqrt(D), so that dot products do not saturate; ``none``
-            leaves z as it is.
-        subtract_video_mean: take a video's temporal mean out of its frames and its features; without it codes
-            name the signer.
-        frames_per_chunk: largest number of frames in one pass through the backbone, in every stage and
-            whatever the batch; 0 takes as many as have ``PIXELS_PER_PASS`` pixels together (20 of 224 x 224
-            and 83 of 112 x 112 on a CPU, four times as many on a GPU), at least one. Results are the same
-            up to rounding.
+        hidden: channels between the two Conv3D; None means ``width``.
+        pooling: ``mean`` averages over the cells of the last map (as the paper does); ``flatten`` applies a
+            linear layer to all cells, so that positions in the frame are distinguished.
+        frame_size: height and width of the frames in pixels; only ``flatten`` needs it.
+        whitened_start: with ``flatten``, initialize the linear layer to the PCA whitening of its inputs,
+            computed on the videos of the codebook's k-means initialization. Its D outputs are then
+            decorrelated and of equal variance, so that a large variation (the position of the hand) does not
+            hide a small one (its shape) from the first codes.
+        final_norm: ``layer`` scales every z to norm sqrt(D), so that dot products do not saturate; ``none``
+            leaves z unchanged.
+        subtract_video_mean: subtract the temporal mean of a video from its frames and from its feature maps;
+            without it, codes tend to identify the signer.
+        frames_per_chunk: largest number of frames in one pass through the backbone, in every stage and for
+            every batch size; 0 means as many as have ``PIXELS_PER_PASS`` pixels together, at least one (20
+            frames of 224 x 224 pixels or 83 of 112 x 112 on a CPU, four times as many on a GPU). Results are
+            equal up to rounding.
         recompute: recompute the backbone in the backward pass instead of keeping the activations of all
             frames of the step. On a CPU, where a lack of memory kills the process, a step of several passes
-            is always recomputed; a ``frames_per_chunk`` that holds the whole step avoids that work, which is
-            a third of the backbone's.
+            is always recomputed. That costs a third more work in the backbone; a ``frames_per_chunk`` as
+            large as the step avoids it.
     """
 
     backbone: str = "resnet18"
@@ -110,81 +107,13 @@ class VisualEncoderConfig:
             )
 
     def frames_per_pass(self, height: int, width: int, device: str = "cpu") -> int:
-        """Return how many frames of a size go through the backbone at a time on a type of device, at most."""
+        """Return the largest number of frames of height x width pixels in one pass through the backbone."""
         pixels = PIXELS_PER_PASS.get(device, PIXELS_PER_PASS["cuda"])
         return self.frames_per_chunk or max(1, pixels // (height * width))
 
 
-class TemporalConv3d(nn.Conv3d):
-    """A Conv3D (5,3,3), stride (2,1,1), over packed videos, with the parameters of ``nn.Conv3d``.
-
-    The five frames of an output are laid side by side as channels of one Conv2D: exact, and no work on
-    borders between videos.
-    """
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(
-            inputs, outputs, (TEMPORAL_KERNEL, 3, 3), stride=(TEMPORAL_STRIDE, 1, 1), padding=(0, 1, 1)
-        )
-        self._kept_kernels: dict[tuple[int, int], Tensor] | None = None
-
-    def forward(self, maps: Tensor, taps: Tensor) -> Tensor:  # type: ignore[override]
-        """Return (P, outputs, h, w) of maps (F, inputs, h, w), given the frames (P, 5) each output sees."""
-        kernel = self._kernel(*maps.shape[2:])
-        outputs_per_pass = max(1, STACKED_PER_PASS // (TEMPORAL_KERNEL * maps[0].numel()))
-        passes = taps.split(outputs_per_pass)
-        return run_passes(self._convolve, [(maps, part, kernel) for part in passes])
-
-    @contextmanager
-    def keep_kernel(self) -> Iterator[None]:
-        """Prepare the kernel once for all calls inside the block, in which the weights do not change."""
-        self._kept_kernels = {}
-        try:
-            yield
-        finally:
-            self._kept_kernels = None
-
-    def _kernel(self, height: int, width: int) -> Tensor:
-        """Return what ``_convolve`` multiplies maps of a size with: a kernel, or a matrix for few cells."""
-        kept = self._kept_kernels
-        if kept is not None and (height, width) in kept:
-            return kept[height, width]
-        kernel = self.weight.transpose(1, 2).flatten(1, 2)
-        if height * width <= FEW_CELLS:
-            kernel = _matrix_of_kernel(kernel, height, width)
-        if kept is not None:
-            kept[height, width] = kernel
-        return kernel
-
-    def _convolve(self, maps: Tensor, taps: Tensor, kernel: Tensor) -> Tensor:
-        stacked = maps.index_select(0, taps.reshape(-1)).reshape(taps.shape[0], -1, *maps.shape[2:])
-        if kernel.dim() == 4:
-            return functional.conv2d(stacked, kernel, self.bias, padding=1)
-        product = stacked.reshape(len(stacked), -1) @ kernel
-        result = product.reshape(len(stacked), -1, *maps.shape[2:])
-        return result if self.bias is None else result + self.bias[:, None, None]
-
-
-def _matrix_of_kernel(kernel: Tensor, height: int, width: int) -> Tensor:
-    """Return the matrix (C·h·w, outputs·h·w) that convolves maps of few cells, padded by 1, with a kernel.
-
-    Over maps of 2 x 2 cells a convolution multiplies zeros of the padding most of the time. On an AVX2
-    processor a step through the product takes a third of the time: 17 instead of 50 ms for 352 maps.
-
-    Args:
-        kernel: (outputs, C, 3, 3).
-        height: h of the maps, in cells.
-        width: w of the maps, in cells.
-    """
-    cells = height * width
-    one_cell = torch.eye(cells, device=kernel.device).reshape(cells, 1, height, width)
-    reached = functional.unfold(one_cell, 3, padding=1).reshape(cells, 9, cells)  # from cell, by tap, to cell
-    matrix = torch.einsum("cto,nkt->kcno", reached.to(kernel.dtype), kernel.flatten(2))
-    return matrix.reshape(kernel.shape[1] * cells, -1)
-
-
 class VisualEncoder(nn.Module):
-    """Backbone, two temporal convolutions, pooling; see the module's head."""
+    """Backbone, two temporal convolutions and pooling, as the docstring of this module describes."""
 
     def __init__(self, config: VisualEncoderConfig) -> None:
         super().__init__()
@@ -203,7 +132,7 @@ class VisualEncoder(nn.Module):
         self.norm = group_norm(hidden)
         self.second = TemporalConv3d(hidden, config.width if config.pooling == "mean" else hidden)
         self.flatten = (
-            nn.Linear(hidden * self._cells(), config.width) if config.pooling == "flatten" else None
+            nn.Linear(hidden * self._count_cells(), config.width) if config.pooling == "flatten" else None
         )
         self.final_norm = (
             nn.LayerNorm(config.width, elementwise_affine=False) if config.final_norm == "layer" else None
@@ -216,20 +145,21 @@ class VisualEncoder(nn.Module):
 
         Args:
             frames: (sum T, 3, H, W), uint8 or floats in [0, 1].
-            frame_counts: (B,) frames of each video, each at least 1.
+            frame_counts: (B,) number of frames of each video, each at least 1.
 
         Returns:
-            z (sum N, D) and its counts (B,), N = floor((max(T, 13) - 13) / 4) + 1; short videos repeat their
-            last frame.
+            z (sum N, D) and the number of clips N of each video, (B,). A video with fewer than 13 frames is
+            continued by its last frame.
         """
         pooled, counts = self.pool(frames, frame_counts)
         return self.project(pooled), counts
 
     def pool(self, frames: Tensor, frame_counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pooled maps (sum N, F) that :meth:`project` takes, and their counts (B,).
+        """Return the pooled maps (sum N, F) that :meth:`project` takes, and the number of clips N, (B,).
 
-        Where nothing learns, each video is encoded alone: the memory does not depend on the number of videos,
-        and not a bit of an encoding depends on the other videos of the batch.
+        Without gradients, each video is encoded separately: the memory does not depend on the number of
+            videos,
+        and the encoding of a video is bit-identical in every batch.
         """
         if torch.is_grad_enabled() or len(frame_counts) == 1:
             return self._pool(frames, frame_counts, self._weights_key(frames))
@@ -250,15 +180,18 @@ class VisualEncoder(nn.Module):
         return (maps.mean(dim=(2, 3)) if self.flatten is None else maps.flatten(1)), counts
 
     def project(self, pooled: Tensor) -> Tensor:
-        """Return z (sum N, D) of pooled maps (sum N, F): linear layer and final norm, where there are any."""
+        """Return z (sum N, D) from pooled maps (sum N, F): linear layer and final norm, if configured."""
         z = pooled if self.flatten is None else self.flatten(pooled)
         return z if self.final_norm is None else self.final_norm(z)
 
     @torch.no_grad()
     def whiten(self, pooled: Tensor) -> None:
-        """Set the linear layer to the PCA whitening of a sample of its inputs (n, F), equal on every rank.
+        """Set the linear layer to the PCA whitening of its inputs.
 
-        Directions in which the sample does not vary (one vector varies in none) keep their first weights.
+        Outputs for which the sample has no further direction of variance keep their random weights.
+
+        Args:
+            pooled: (n, F) sample of the inputs, identical on every rank.
         """
         assert self.flatten is not None
         mean = pooled.double().mean(dim=0)
@@ -271,7 +204,7 @@ class VisualEncoder(nn.Module):
         self.flatten.bias.copy_(-(self.flatten.weight @ mean.to(weight.dtype)))
 
     def train(self, mode: bool = True) -> VisualEncoder:
-        """Switch the mode; a frozen backbone stays in evaluation."""
+        """Switch between training and evaluation mode; a frozen backbone stays in evaluation mode."""
         super().train(mode)
         if self.config.freeze_backbone:
             self.backbone.eval()
@@ -290,7 +223,7 @@ class VisualEncoder(nn.Module):
         cache = feature_cache() if weights else None
         maps = []
         with torch.no_grad():
-            # Each video alone, so that no neighbour changes a rounding.
+            # Each video separately, so that rounding does not depend on the other videos of the batch.
             for video, count in zip(frames.split(frame_counts.tolist()), frame_counts.split(1), strict=True):
                 compute = partial(self._features, video, count)
                 maps.append(compute() if cache is None else cache.maps(content_key(video, weights), compute))
@@ -298,11 +231,11 @@ class VisualEncoder(nn.Module):
 
     @cached_property
     def _preparation(self) -> str:
-        """What decides the maps of a frame, except for the weights of the backbone."""
+        """Everything that determines the maps of a frame, except the weights of the backbone."""
         return f"{self.backbone.model.config} subtract_video_mean={self.config.subtract_video_mean}"
 
     def _features(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
-        """Return the backbone's maps (sum T, C, h, w), computed in passes of a bounded number of frames."""
+        """Return the backbone's maps (sum T, C, h, w), computed in passes over a limited number of frames."""
         height, width = frames.shape[2:]
         frames_per_pass = self.config.frames_per_pass(height, width, frames.device.type)
         passes: list[tuple[Tensor, ...]] = [(part,) for part in frames.split(frames_per_pass)]
@@ -313,7 +246,13 @@ class VisualEncoder(nn.Module):
         return run_passes(self._one_pass, passes, recompute=self.config.recompute)
 
     def _one_pass(self, frames: Tensor, means: Tensor | None = None, videos: Tensor | None = None) -> Tensor:
-        """Return the maps of frames (F, 3, H, W), given the temporal means and the video of each frame."""
+        """Return the backbone's maps (F, C, h, w) for the frames of one pass.
+
+        Args:
+            frames: (F, 3, H, W), uint8 or floats in [0, 1].
+            means: (B, 3, H, W) temporal mean of each video, subtracted if given.
+            videos: (F,) number of the video that each frame is part of; only needed with ``means``.
+        """
         dtype = self.first.weight.dtype
         scale = 255.0 if frames.dtype == torch.uint8 else 1.0
         pixels = frames.to(dtype=dtype, memory_format=torch.channels_last)
@@ -324,31 +263,18 @@ class VisualEncoder(nn.Module):
         return self.backbone(pixels)
 
     @torch.no_grad()
-    def _cells(self) -> int:
+    def _count_cells(self) -> int:
+        """Return the number of cells, h * w, of the backbone's map of a frame."""
         size = self.config.frame_size
         maps = self.backbone(torch.zeros(1, 3, size, size))
         return int(maps.shape[2] * maps.shape[3])
 
 
-def run_passes(
-    function: Callable[..., Tensor], passes: Sequence[tuple[Tensor, ...]], *, recompute: bool = False
-) -> Tensor:
-    """Return the rows that ``function`` computes from the arguments of each pass, one pass after the other.
-
-    Args:
-        function: what a pass computes.
-        passes: the tensors that each pass takes.
-        recompute: keep the arguments for the backward pass, and compute everything else again. On a CPU
-            several passes are always recomputed; otherwise they would take the memory of one large pass.
-    """
-    if torch.is_grad_enabled() and (recompute or (len(passes) > 1 and passes[0][0].device.type == "cpu")):
-        function = partial(checkpoint, function, use_reentrant=False)
-    rows = [function(*tensors) for tensors in passes]
-    return torch.cat(rows) if len(rows) > 1 else rows[0]
-
-
 def video_means(frames: Tensor, counts: Tensor, dtype: torch.dtype, frames_per_pass: int) -> Tensor:
-    """Return the temporal mean (B, 3, H, W) of each video, converting a pass of frames at a time."""
+    """Return the temporal mean (B, 3, H, W) of each packed video.
+
+    At most ``frames_per_pass`` frames are converted to floating point at a time.
+    """
     sums_dtype = torch.promote_types(dtype, torch.float32)
     means = []
     for video in frames.split(counts.tolist()):
@@ -358,28 +284,6 @@ def video_means(frames: Tensor, counts: Tensor, dtype: torch.dtype, frames_per_p
 
 
 def subtract_video_mean(x: Tensor, counts: Tensor) -> Tensor:
-    """Return packed frames or maps (sum T, ...) less the temporal mean of their own video."""
+    """Subtract from packed frames or maps (sum T, ...) the temporal mean of their own video."""
     means = torch.stack([part.mean(dim=0) for part in x.split(counts.tolist())])
     return x - means.index_select(0, video_of_each_row(counts))
-
-
-def first_convolution_inputs(frame_counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the frames (P, 5) that each output of the first convolution sees, and outputs per video (B,).
-
-    A video shorter than 13 frames is continued by its last frame: the same index again.
-    """
-    taps, counts = convolution_inputs(
-        frame_counts.clamp(min=CLIP_FRAMES), starts=sequence_starts(frame_counts)
-    )
-    last = sequence_starts(frame_counts) + frame_counts - 1
-    return torch.minimum(taps, last[video_of_each_row(counts)][:, None]), counts
-
-
-def convolution_inputs(counts: Tensor, *, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the rows (P, 5) that each output (5 taps, stride 2) sees, and outputs per video (B,)."""
-    starts = sequence_starts(counts) if starts is None else starts
-    outputs = temporal_convolution_count(counts)
-    video = video_of_each_row(outputs)
-    place = torch.arange(len(video), device=counts.device) - sequence_starts(outputs)[video]
-    first = starts[video] + TEMPORAL_STRIDE * place
-    return first[:, None] + torch.arange(TEMPORAL_KERNEL, device=counts.device), outputs

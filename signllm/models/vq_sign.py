@@ -1,7 +1,8 @@
-"""VQ-Sign: video to characters, learnt from video alone (paper section 3.2): L_VQ = L_cp + L_q.
+"""VQ-Sign: the model that turns a video into discrete sign codes ("characters"), paper section 3.2.
 
-Encoder, quantiser and context predictor in one module, so that one DeepSpeed engine holds them; stage 3
-trains it further.
+It consists of the visual encoder, the quantizer and the context predictor and learns from video alone, with
+the loss L_VQ = L_cp + L_q. The three parts are one module because a DeepSpeed engine wraps one module. Stage
+1 (``pretrain``) trains it; stage 3 (``finetune``) trains it further.
 """
 
 from __future__ import annotations
@@ -30,7 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class VQSignConfig:
-    """The three parts, and the weights of L_cp and L_q in L_VQ (paper: 1 each)."""
+    """Configuration of VQ-Sign.
+
+    Attributes:
+        encoder: configuration of the visual encoder.
+        quantizer: configuration of the quantizer.
+        predictor: configuration of the context predictor.
+        context_weight: weight of L_cp in L_VQ (paper: 1).
+        quantizer_weight: weight of L_q in L_VQ (paper: 1).
+    """
 
     encoder: VisualEncoderConfig = field(default_factory=VisualEncoderConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
@@ -46,7 +55,13 @@ class VQSignConfig:
 
 @dataclass(frozen=True)
 class EncodedVideos:
-    """A batch as characters: ``z`` (n, D) continuous, ``quantized``, ``counts`` (B,) of each video."""
+    """The sign codes of a batch of videos.
+
+    Attributes:
+        z: (n, D) continuous vectors of the encoder, packed.
+        quantized: the quantizer's output for ``z``.
+        counts: (B,) number of clips, and so of characters, of each video.
+    """
 
     z: Tensor
     quantized: Quantized
@@ -54,7 +69,7 @@ class EncodedVideos:
 
 
 class VQSign(nn.Module):
-    """Video to characters; ``forward`` gives the losses of stage 1."""
+    """Encoder, quantizer and context predictor; ``forward`` returns the losses of stage 1."""
 
     def __init__(self, config: VQSignConfig) -> None:
         super().__init__()
@@ -64,7 +79,11 @@ class VQSign(nn.Module):
         self.predictor = ContextPredictor(config.predictor, config.encoder.width)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return shares: ``loss`` (L_VQ) first, then ``l_cp``, ``l_q``, metrics, and counts in training."""
+        """Return this rank's shares of the loss and the metrics (see :mod:`signllm.models`).
+
+        The keys are ``loss`` (L_VQ), ``l_cp``, ``l_q``, the metrics of the quantizer and of the predictor,
+        and in training mode the counts of :func:`~signllm.models.operation_counts.work_counts`.
+        """
         encoded = self.quantize(batch)
         losses = self.losses(encoded, batch)
         shares = {"loss": losses.pop("l_vq"), **{name: value.detach() for name, value in losses.items()}}
@@ -74,7 +93,7 @@ class VQSign(nn.Module):
         return shares
 
     def operations(self, encoded: EncodedVideos, batch: Batch) -> float:
-        """Return the floating-point operations of this rank's forward and backward pass."""
+        """Return the floating-point operations of this rank's forward and backward pass over a batch."""
         assert batch.frames is not None
         size = (batch.frames.shape[2], batch.frames.shape[3])
         return (
@@ -84,14 +103,17 @@ class VQSign(nn.Module):
         )
 
     def quantize(self, batch: Batch) -> EncodedVideos:
-        """Encode and quantise the frames of a batch, with gradient."""
+        """Encode and quantize the frames of a batch, with gradients."""
         if batch.frames is None:
-            raise UsageError("this batch has no frames", remedy="VQ-Sign is trained on video")
+            raise UsageError(
+                "this batch has no frames",
+                remedy="VQ-Sign is trained on video: give shards with videos",
+            )
         z, counts = self.encoder(batch.frames, batch.frame_counts)
         return EncodedVideos(z, self.quantizer(z, counts, batch.is_real), counts)
 
     def losses(self, encoded: EncodedVideos, batch: Batch) -> dict[str, Tensor]:
-        """Return shares of ``l_vq``, ``l_cp``, ``l_q`` and the metrics of the quantiser and the predictor."""
+        """Return this rank's shares of ``l_vq``, ``l_cp``, ``l_q`` and of the metrics of both parts."""
         quantized = encoded.quantized
         predicted = self.predictor(quantized.vectors, encoded.z, encoded.counts, batch)
         l_vq = self.config.context_weight * predicted["l_cp"] + self.config.quantizer_weight * quantized.loss
@@ -105,19 +127,31 @@ class VQSign(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: Tensor, frame_counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the characters (sum N,) int64 of packed videos and their counts (B,); changes nothing."""
+        """Return the characters (sum N,), int64, of packed videos and their number per video (B,).
+
+        Neither the codebook nor its statistics change if the model is in evaluation mode.
+        """
         z, counts = self.encoder(frames, frame_counts)
         return self.quantizer(z, counts).index, counts
 
     @torch.no_grad()
-    def start(self, batches: Iterable[Batch]) -> None:
-        """Give the codebook its k-means start from the first batches (all ranks, before the engine)."""
+    def initialize_codebook(self, batches: Iterable[Batch]) -> None:
+        """Initialize the codebook by k-means on the first batches of the training data.
+
+        Every rank must call this, before the model is wrapped by the DeepSpeed engine.
+
+        Raises:
+            UsageError: there is no batch.
+        """
         sample = []
         for _, batch in zip(range(self.config.quantizer.kmeans_batches), batches, strict=False):
             pooled, counts = self.encoder.pool(batch.frames, batch.frame_counts)
             sample.append(gather_sample(pooled, counts, batch.is_real))
         if not sample:
-            raise UsageError("the k-means start found no video", remedy="check that the split has samples")
+            raise UsageError(
+                "there is no video to initialize the codebook from (quantizer.kmeans_start)",
+                remedy="check that the training split has samples",
+            )
         pooled = torch.cat(sample)
         if self.config.encoder.whitened_start:
             self.encoder.whiten(pooled)
@@ -125,14 +159,20 @@ class VQSign(nn.Module):
 
 
 def fingerprinted_tensor(weights: Mapping[str, Tensor], config: VQSignConfig) -> Tensor:
-    """Return the weights whose fingerprint names what an encoder reads: words and recordings belong to it.
+    """Return the tensor whose fingerprint identifies an encoder.
 
-    The codebook, which moves whenever the encoder learns; without codes the encoder's last convolution.
+    Words that were composed and characters that were recorded with one encoder cannot be used with another;
+    their files record this fingerprint. The tensor is the codebook, which changes whenever the encoder
+    learns. Without codes (``quantizer.update`` is "none") it is the weight of the encoder's last convolution.
+
+    Args:
+        weights: state dict of a :class:`VQSign`.
+        config: its configuration.
     """
     has_codes = config.quantizer.update != "none"
     return weights["quantizer.codebook" if has_codes else "encoder.second.weight"]
 
 
 def build_vq_sign(config: VQSignConfig) -> VQSign:
-    """Build VQ-Sign; random weights come from torch's global generator, which the stage seeds."""
+    """Build VQ-Sign with random weights from torch's global generator, which the stage has seeded."""
     return VQSign(config)

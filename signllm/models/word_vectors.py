@@ -1,10 +1,11 @@
-"""Words as vectors: the mean of a word's characters plus a learned offset that starts at 0 (design 2.2).
+"""Vectors of sign words: the mean of the vectors of a word's characters, plus learned offsets.
 
-Through the mean the gradient of the text reaches codebook and encoder. Two things that all words share keep
-what a mean forgets and carry over to rare words, as n-grams do in fastText (Bojanowski et al. 2017): a
-character's own offset, which it brings into every word, and gains by its position within the word, so that
-order matters. The vector of the "slowing down" token s0 is its offset. All start at 0: a plain mean. None of
-this is stated in the paper, which gives the mean.
+Through the mean, the gradient of the translation loss reaches the codebook and the encoder. Besides an
+offset of its own, a word has two parameters that all words share and that therefore also serve rare words,
+as n-grams do in fastText (Bojanowski et al. 2017): an offset of each character, which is added wherever the
+character occurs, and gains for the positions within a word, so that the order of characters matters. The
+vector of the "slowing down" token s0 is its offset. All parameters start at 0, where a word vector is the
+plain mean. The paper states only the mean.
 """
 
 from __future__ import annotations
@@ -15,18 +16,16 @@ from torch import Tensor, nn
 from signllm.cra.word_codebook import Segmentation, WordCodebook
 
 POSITIONS = 8
-"""Positions within a word that have gains of their own; later ones share the last's."""
+"""Number of positions within a word with gains of their own; later positions use those of the last."""
 
 
 class WordVectors(nn.Module):
-    """Offsets of characters and of words, and gains by position.
+    """Computes the vectors of sign words from those of characters.
 
     Attributes:
-        characters: (K + 1, D) offset of every character, s0 last.
-        words: (1 + V, D) offset of s0 by itself and of every word of two characters and more.
-        gains: (POSITIONS, D) how much a character counts at each position, less 1.
-
-    The rows of one video never touch another's.
+        characters: (K + 1, D) offset of every character; the last row is that of s0.
+        words: (1 + V, D) offset of s0 as a word of its own, then of every word of two or more characters.
+        gains: (POSITIONS, D) factor of a character's vector at each position, minus 1.
     """
 
     def __init__(self, words: WordCodebook, width: int) -> None:
@@ -37,7 +36,13 @@ class WordVectors(nn.Module):
         self.gains = nn.Parameter(torch.zeros(POSITIONS, width))
 
     def forward(self, vectors: Tensor, index: Tensor, segmentation: Segmentation) -> Tensor:
-        """Return the word vectors (sum M, D) of characters (sum N, D) with the indices (sum N,), packed."""
+        """Return the vectors (sum M, D) of the packed words.
+
+        Args:
+            vectors: (sum N, D) packed vectors of the characters.
+            index: (sum N,) their codes.
+            segmentation: which characters each word consists of.
+        """
         dtype = self.characters.dtype
         gains = 1 + self.gains[segmentation.position.clamp(max=POSITIONS - 1)]
         shares = (vectors.to(dtype) + self.characters[index]) * gains * segmentation.weight[:, None].to(dtype)

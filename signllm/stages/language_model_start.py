@@ -18,7 +18,8 @@ from signllm.config import FinetuneConfig, load_config
 from signllm.data.index import Split
 from signllm.errors import UsageError
 from signllm.models.encoder_decoder_model import decoder_start
-from signllm.models.language_model import LanguageModelConfig, build_prompt
+from signllm.models.language_model import LanguageModelConfig
+from signllm.models.language_model_builder import build_prompt
 from signllm.models.language_model_loading import DTYPES, check_attention, load_tokenizer, read_configuration
 from signllm.models.language_model_quantization import prequantized_loading_options, quantized_loading_options
 from signllm.models.model_files import model_folder, require_safetensors

@@ -48,7 +48,7 @@ def pretrain(config: PretrainConfig, run: Path, shards: Path | str) -> Outcome:
     model = build_vq_sign(given.vq_sign if begins else config.vq_sign).to(ranks.device)
     if config.vq_sign.quantizer.kmeans_start and begins:
         batches = training_batches(source, config.training, ranks)
-        model.start(batch.to(ranks.device) for batch in batches)
+        model.initialize_codebook(batch.to(ranks.device) for batch in batches)
     if config.training.steps == 0:
         once(lambda: _save_start(model, run), ranks)
         return Outcome(step=0)

@@ -153,7 +153,7 @@ def pretraining(rank: int, world: int, quantizer: dict, negatives: int) -> dict[
     for name, parameter in model.named_parameters():
         found[f"grad/{name}"] = reduce_sum(parameter.grad)
     found["codebook"] = model.quantizer.codebook.detach().clone()
-    model.start(batches)
+    model.initialize_codebook(batches)
     return found | {"kmeans": model.quantizer.codebook.detach()}
 
 

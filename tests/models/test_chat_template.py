@@ -14,12 +14,8 @@ from signllm.errors import UsageError
 from signllm.models import chat_template
 from signllm.models.chat_template import closing_of_thought
 from signllm.models.generation import GenerationConfig
-from signllm.models.language_model import (
-    LanguageModel,
-    LanguageModelConfig,
-    build_language_model,
-    build_prompt,
-)
+from signllm.models.language_model import LanguageModel, LanguageModelConfig
+from signllm.models.language_model_builder import build_language_model, build_prompt
 from tests.models.chat_templates import BROKEN, CHATML, LLAMA3, QWEN3, SEVERAL_TOKENS, TEMPLATES
 from tests.models.families import save_chat_model, save_family
 
@@ -112,7 +108,7 @@ def _written_ids(
 
     with monkeypatch.context() as patched:
         patched.setattr(model.model, "generate", noted)
-        model.write(words, COUNTS, LANGUAGES, generation)
+        model.generate_candidates(words, COUNTS, LANGUAGES, generation)
     return rows
 
 

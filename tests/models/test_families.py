@@ -15,13 +15,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from signllm.errors import UsageError
 from signllm.languages import find_language
 from signllm.models.encoder_decoder_model import decoder_start, is_code, language_codes
-from signllm.models.language_model import (
-    GenerationConfig,
-    LanguageModel,
-    LanguageModelConfig,
-    LoraConfig,
-    build_language_model,
-)
+from signllm.models.language_model import GenerationConfig, LanguageModel, LanguageModelConfig, LoraConfig
+from signllm.models.language_model_builder import build_language_model
 from signllm.models.prompt import TRANSLATED, Prompt, find_family
 from tests.models import on_ranks, parts
 from tests.models.families import CAUSAL, ENCODER_DECODER, save_family
@@ -200,7 +195,7 @@ def test_a_prompt_in_the_language_of_the_text(tmp_path: Path) -> None:
     folder = save_family(tmp_path, "qwen3", chat=True)
     before, _ = loaded(folder, prompt_language="target").prompt.context_tokens("German")
     assert before != loaded(folder).prompt.context_tokens("German")[0]
-    with pytest.raises(UsageError, match="a prompt of your own is not translated"):
+    with pytest.raises(UsageError, match="prompt_language is target"):
         LanguageModelConfig(prompt="Translate", prompt_language="target")
 
 
@@ -226,7 +221,7 @@ def test_a_sign_sentence_too_long_for_the_model_is_cut_and_said_or_refused(
     assert caplog.text.count("words are cut") == 1, "once is enough"
     written = len(TEXTS[0].split()) + 1
     assert found.places[0] == (64 if name == "llama" else 64 + written), "the decoder has places of its own"
-    with pytest.raises(UsageError, match="do not fit into the model's 64 places"):
+    with pytest.raises(UsageError, match="64 positions"):
         loaded(folders[name], too_long="error")(long, counts, TEXTS, ["German"] * 2)
 
 

@@ -10,15 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from signllm.models import visual_encoder
-from signllm.models.visual_encoder import (
-    PIXELS_PER_PASS,
-    TemporalConv3d,
-    VisualEncoder,
-    first_convolution_inputs,
-    subtract_video_mean,
-    video_means,
-)
+from signllm.models import temporal_convolution
+from signllm.models.temporal_convolution import TemporalConv3d, first_convolution_inputs
+from signllm.models.visual_encoder import PIXELS_PER_PASS, VisualEncoder, subtract_video_mean, video_means
 from tests.models import parts
 
 LENGTHS = (13, 30, 5, 17)
@@ -76,7 +70,7 @@ def test_values_and_gradients_are_those_of_one_pass(
 ) -> None:
     results = []
     for frames_per_chunk, stacked in ((1000, 2**30), (frames, 3000)):
-        monkeypatch.setattr(visual_encoder, "STACKED_PER_PASS", stacked)
+        monkeypatch.setattr(temporal_convolution, "STACKED_PER_PASS", stacked)
         model = encoder(frames_per_chunk=frames_per_chunk, **changes).double()
         z = torch.cat(encode(model, parts.frames_of(LENGTHS)))
         z.square().sum().backward()
@@ -131,7 +125,7 @@ def test_a_temporal_convolution_keeps_no_stacked_frames_of_several_passes(
     taps, _ = first_convolution_inputs(torch.tensor([30, 50]))
     results, kept = [], []
     for limit in (2**20, 5 * maps[0].numel() * 4):
-        monkeypatch.setattr(visual_encoder, "STACKED_PER_PASS", limit)
+        monkeypatch.setattr(temporal_convolution, "STACKED_PER_PASS", limit)
         kept.append(bytes_kept_for_the_backward_pass(lambda: convolution(maps, taps)))
         y = convolution(maps, taps)
         results.append((y, *torch.autograd.grad(y.square().sum(), (maps, *convolution.parameters()))))

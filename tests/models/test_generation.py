@@ -10,7 +10,8 @@ import torch
 from signllm.errors import UsageError
 from signllm.models import generation
 from signllm.models.generation import GenerationConfig, sampling_seed
-from signllm.models.language_model import LanguageModel, LanguageModelConfig, build_language_model
+from signllm.models.language_model import LanguageModel, LanguageModelConfig
+from signllm.models.language_model_builder import build_language_model
 from tests.models.families import save_family
 
 COUNTS = torch.tensor([3, 1])
@@ -56,8 +57,8 @@ def test_a_score_is_the_mean_log_probability_that_training_gives_the_text(
         return written
 
     monkeypatch.setattr(model.model, "generate", noted)
-    monkeypatch.setattr(generation, "_ranked", lambda candidates, _: tuple(candidates))
-    found = model.write(words, COUNTS, LANGUAGES, settings, [1, 2])
+    monkeypatch.setattr(generation, "_rank_candidates", lambda candidates, _: tuple(candidates))
+    found = model.generate_candidates(words, COUNTS, LANGUAGES, settings, [1, 2])
     scores = [one.score for candidates in found for one in candidates]
     assert len(scores) == len(rows) == 2 * settings.n_best
     monkeypatch.undo()
@@ -89,7 +90,7 @@ def test_equal_texts_are_one_candidate_and_the_best_comes_first(
     model: LanguageModel, words: torch.Tensor
 ) -> None:
     settings = GenerationConfig(max_new_tokens=1, temperature=1.0, n_best=40)
-    for candidates in model.write(words, COUNTS, LANGUAGES, settings, [1, 2]):
+    for candidates in model.generate_candidates(words, COUNTS, LANGUAGES, settings, [1, 2]):
         assert 1 < len(candidates) < 40
         assert len({one.text for one in candidates}) == len(candidates)
         assert [one.score for one in candidates] == sorted((one.score for one in candidates), reverse=True)
@@ -100,10 +101,10 @@ def test_candidates_do_not_depend_on_the_batch(
     model: LanguageModel, words: torch.Tensor, decoding: dict[str, Any]
 ) -> None:
     settings = GenerationConfig(max_new_tokens=6, **decoding)
-    together = model.write(words, COUNTS, LANGUAGES, settings, [7, 8])
+    together = model.generate_candidates(words, COUNTS, LANGUAGES, settings, [7, 8])
     for place, part in enumerate(words.split(COUNTS.tolist())):
         counts = torch.tensor([len(part)])
-        (alone,) = model.write(part, counts, [LANGUAGES[place]], settings, [7 + place])
+        (alone,) = model.generate_candidates(part, counts, [LANGUAGES[place]], settings, [7 + place])
         assert [one.text for one in alone] == [one.text for one in together[place]]
         for one, other in zip(alone, together[place], strict=True):
             assert one.score == pytest.approx(other.score, rel=1e-4)
@@ -114,7 +115,9 @@ def test_draws_come_as_often_as_their_probability(model: LanguageModel, words: t
     rows, temperature = 3000, 2.0
     settings = GenerationConfig(max_new_tokens=1, temperature=temperature)
     counts = torch.full((rows,), 1)
-    found = model.write(words[:1].repeat(rows, 1), counts, ["German"] * rows, settings, list(range(rows)))
+    found = model.generate_candidates(
+        words[:1].repeat(rows, 1), counts, ["German"] * rows, settings, list(range(rows))
+    )
     drawn = [texts[0].score for texts in found]  # a token's own log probability tells it from the others
     for score in set(drawn):
         share = drawn.count(score) / rows
@@ -149,13 +152,13 @@ def test_seeds_differ_by_the_words_and_by_the_seed() -> None:
 @pytest.mark.parametrize(
     ("settings", "told", "remedy"),
     [
-        ({"n_best": 3}, "n_best is 3, and 1 are searched for", "set beams to 3"),
-        ({"n_best": 3, "beams": 2}, "and 2 are searched for", "temperature"),
+        ({"n_best": 3}, "n_best is 3, .* 1 beams", "set beams to 3"),
+        ({"n_best": 3, "beams": 2}, "n_best is 3, .* 2 beams", "temperature"),
         ({"n_best": 0}, "n_best 0", "1 or more"),
         ({"temperature": 0.0}, "temperature is 0.0", "more than 0"),
-        ({"temperature": 1.0, "beams": 2}, "tokens are drawn", "beams or a temperature"),
+        ({"temperature": 1.0, "beams": 2}, "beams is 2", "beams or a temperature"),
         ({"temperature": 1.0, "top_p": 1.5}, "top_p is 1.5", "(0, 1]"),
-        ({"top_k": 5}, "say how tokens are drawn", "give a temperature"),
+        ({"top_k": 5}, "top_k", "give a temperature"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(

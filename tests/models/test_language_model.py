@@ -9,13 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from signllm.errors import UsageError
-from signllm.models.language_model import (
-    GenerationConfig,
-    LanguageModel,
-    LanguageModelConfig,
-    LoraConfig,
-    build_language_model,
-)
+from signllm.models.language_model import GenerationConfig, LanguageModel, LanguageModelConfig, LoraConfig
+from signllm.models.language_model_builder import build_language_model
 
 PROMPT, SEPARATOR = "translate {language}", ":"
 COUNTS = torch.tensor([3, 1])
@@ -139,5 +134,5 @@ def test_a_model_that_is_not_there_names_the_remedy(tmp_path: Path, llm: Path) -
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match="cannot be loaded"):
         model(tmp_path)
-    with pytest.raises(UsageError, match="only place to fill"):
+    with pytest.raises(UsageError, match=r"\{language\}"):
         LanguageModelConfig(prompt="Translate {tongue}")

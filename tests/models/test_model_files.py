@@ -13,7 +13,8 @@ import pytest
 
 from signllm.errors import UsageError
 from signllm.models import language_model_quantization
-from signllm.models.language_model import LanguageModelConfig, build_language_model
+from signllm.models.language_model import LanguageModelConfig
+from signllm.models.language_model_builder import build_language_model
 from signllm.models.language_model_loading import load_model, load_tokenizer, read_configuration
 from signllm.models.model_files import model_folder
 from tests.models.families import save_family

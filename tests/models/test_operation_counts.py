@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from signllm.models.language_model import LanguageModelConfig, LoraConfig, build_language_model
+from signllm.models.language_model import LanguageModelConfig, LoraConfig
+from signllm.models.language_model_builder import build_language_model
 from signllm.models.operation_counts import (
     encoder_operations,
     frame_cost,

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from signllm.models.generation import GenerationConfig
-from signllm.models.language_model import LanguageModelConfig, LoraConfig, build_language_model
+from signllm.models.language_model import LanguageModelConfig, LoraConfig
+from signllm.models.language_model_builder import build_language_model
 from tests.models.families import save_family
 
 COUNTS = torch.tensor([3, 1])
@@ -66,10 +67,12 @@ def written(folder: Path, words: torch.Tensor, *, alone: bool = False, **changes
     texts = {}
     for name, decoding in DECODINGS.items():
         settings = GenerationConfig(max_new_tokens=6, **decoding)
-        together = model.write(words, COUNTS, LANGUAGES, settings, [1, 2])
+        together = model.generate_candidates(words, COUNTS, LANGUAGES, settings, [1, 2])
         texts[name] = [[one.text for one in candidates] for candidates in together]
         for place, part in enumerate(words.split(COUNTS.tolist()) if alone else ()):
-            (candidates,) = model.write(part, torch.tensor([len(part)]), ["German"], settings, [1 + place])
+            (candidates,) = model.generate_candidates(
+                part, torch.tensor([len(part)]), ["German"], settings, [1 + place]
+            )
             assert [one.text for one in candidates] == texts[name][place]
     return texts
 

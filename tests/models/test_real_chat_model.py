@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from signllm.models.generation import GenerationConfig
-from signllm.models.language_model import LanguageModel, LanguageModelConfig, build_language_model
+from signllm.models.language_model import LanguageModel, LanguageModelConfig
+from signllm.models.language_model_builder import build_language_model
 
 FOLDER = Path(os.environ.get("SIGNLLM_TEST_MODELS") or "no-models") / "smollm2-135m"
 QUESTIONS = ("What is the capital of France?", "Who wrote Romeo and Juliet?")
@@ -44,11 +45,11 @@ def test_it_answers_what_is_in_place_of_the_signs_and_stops(
     words, counts = questions
     settings = GenerationConfig(max_new_tokens=24)
     assert model.tokenizer.decode(model.prompt.end) == "<|im_end|>"
-    together = model.write(words, counts, ENGLISH, settings)
+    together = model.generate_candidates(words, counts, ENGLISH, settings)
     assert together[0][0].text == RIGHT[0], "and nothing after it"
     assert "Shakespeare" in together[1][0].text
     for part, candidates in zip(words.split(counts.tolist()), together, strict=True):
-        (alone,) = model.write(part, torch.tensor([len(part)]), ["English"], settings)
+        (alone,) = model.generate_candidates(part, torch.tensor([len(part)]), ["English"], settings)
         assert alone[0].text == candidates[0].text
         assert alone[0].score == pytest.approx(candidates[0].score, abs=1e-4)
     scored = model(words, counts, RIGHT, ENGLISH)

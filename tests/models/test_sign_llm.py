@@ -18,7 +18,7 @@ from tests.models import on_ranks, parts
 @pytest.fixture
 def model(llm: Path) -> SignLLM:
     built = on_ranks.sign_llm(llm)
-    built.vq_sign.start([parts.batch_of()])
+    built.vq_sign.initialize_codebook([parts.batch_of()])
     return built
 
 

@@ -12,15 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from signllm.clip_geometry import clip_count
+from signllm.clip_geometry import count_clips
 from signllm.errors import UsageError
 from signllm.models.backbone import Backbone, build_backbone, group_norm
-from signllm.models.visual_encoder import (
-    TemporalConv3d,
-    VisualEncoder,
-    convolution_inputs,
-    subtract_video_mean,
-)
+from signllm.models.temporal_convolution import TemporalConv3d, convolution_inputs
+from signllm.models.visual_encoder import VisualEncoder, subtract_video_mean
 from tests.models import parts
 
 VARIANTS = [
@@ -44,7 +40,7 @@ def encode(model: VisualEncoder, videos: list[Tensor]) -> list[Tensor]:
 def test_a_video_of_t_frames_has_floor_of_t_minus_13_by_4_plus_1_characters() -> None:
     lengths = [13, 14, 16, 17, 20, 21, 147, 300]
     expected = [1, 1, 1, 2, 2, 3, 34, 72]
-    assert clip_count(torch.tensor(lengths)).tolist() == expected
+    assert count_clips(torch.tensor(lengths)).tolist() == expected
     _, counts = encoder()(torch.cat(parts.frames_of(lengths[:6])), torch.tensor(lengths[:6]))
     assert counts.tolist() == expected[:6]
 

@@ -27,7 +27,7 @@ def test_every_part_learns_from_the_loss() -> None:
 def test_encoding_is_the_same_for_one_video_and_for_many_and_changes_nothing() -> None:
     model = parts.vq_sign(parts.vq_config(quantizer={"update": "ema"}))
     batch = parts.batch_of()
-    model.start([batch])
+    model.initialize_codebook([batch])
     before = {name: value.clone() for name, value in model.state_dict().items()}
     characters, counts = model.eval().encode(batch.frames, batch.frame_counts)
     assert len(torch.unique(characters)) > 2
@@ -43,11 +43,11 @@ def test_encoding_is_the_same_for_one_video_and_for_many_and_changes_nothing() -
 def test_the_start_uses_real_videos_only() -> None:
     model, other = (parts.vq_sign(parts.vq_config(quantizer={"kmeans_start": True})) for _ in range(2))
     batch = parts.batch_of()
-    model.start([replace(batch, is_real=torch.tensor([True, True, False, False]))])
-    other.start([parts.batch_of(lengths=parts.LENGTHS[:2])])
+    model.initialize_codebook([replace(batch, is_real=torch.tensor([True, True, False, False]))])
+    other.initialize_codebook([parts.batch_of(lengths=parts.LENGTHS[:2])])
     torch.testing.assert_close(model.quantizer.codebook, other.quantizer.codebook)
     with pytest.raises(UsageError, match="no video"):
-        model.start([])
+        model.initialize_codebook([])
 
 
 def test_a_batch_without_frames_is_refused() -> None:
@@ -63,7 +63,7 @@ def test_training_lowers_the_loss(quantizer: dict) -> None:
         ),
         parts.batch_of(lengths=parts.LENGTHS[:3]),
     )
-    model.start([batch])
+    model.initialize_codebook([batch])
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(60):

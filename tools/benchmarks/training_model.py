@@ -19,7 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from signllm.clip_geometry import CLIP_FRAMES, clip_count
+from signllm.clip_geometry import CLIP_FRAMES, count_clips
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.batch import Batch
@@ -205,7 +205,7 @@ def _drawn_weights(device: torch.device, seed: int) -> Iterator[None]:
         frozen: nn.Module = model.requires_grad_(False)
         return frozen
 
-    with patch("signllm.models.language_model.load_model", load_model):
+    with patch("signllm.models.language_model_builder.load_model", load_model):
         yield
 
 
@@ -258,7 +258,7 @@ def draw_batch(
         " ".join(f"w{word}" for word in torch.randint(words, (count - 1,), generator=generator).tolist())
         for count in lengths(work.text_tokens, 2)
     ]
-    counts = torch.tensor([clip_count(frames) for frames in frame_counts])
+    counts = torch.tensor([count_clips(frames) for frames in frame_counts])
     frames = characters = None
     if signs == "video":
         side = config.data.size

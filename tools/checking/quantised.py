@@ -17,12 +17,8 @@ import torch
 from checking.loading import write_model
 from signllm.models import language_model_quantization
 from signllm.models.adapters import LoraConfig
-from signllm.models.language_model import (
-    GenerationConfig,
-    LanguageModel,
-    LanguageModelConfig,
-    build_language_model,
-)
+from signllm.models.language_model import GenerationConfig, LanguageModel, LanguageModelConfig
+from signllm.models.language_model_builder import build_language_model
 
 COUNTS = torch.tensor([12, 7])
 TEXTS, LANGUAGES = ["sign language sign", "language"], ["German", "German"]
