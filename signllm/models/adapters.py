@@ -1,9 +1,10 @@
-"""What may learn in a frozen language model, through ``peft``: LoRA, or a prompt of learnt vectors.
+"""Adapters of the frozen language model, through ``peft``: LoRA, or prompt tuning.
 
-Neither is in the paper; off unless given, one at a time, saved in ``peft``'s own format. LoRA puts low-rank
-updates into linear layers (arXiv 2106.09685). Prompt tuning (arXiv 2104.08691) puts vectors before all else
-that the model reads, in an encoder-decoder before what its encoder reads. We place them ourselves, as rows of
-the prompt like the sign words, so that masks, lengths and generation are those of any prompt.
+Neither is in the paper. They are off by default, exclude each other, and are saved in the format of
+``peft``. LoRA adds low-rank updates to linear layers (arXiv 2106.09685). Prompt tuning (arXiv 2104.08691)
+puts learnt vectors before the input of the model, in an encoder-decoder before the input of the encoder.
+This project inserts them itself as rows of the prompt, like the sign words, so that masks, lengths and
+generation need no special case.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from signllm.models.collectives import gathered_parameters
 
 LORA_TARGETS = ("q_proj", "v_proj")
 IN_MODEL = "language_model.model."
-"""Begins the names of LoRA's tensors in a SignLLM; ``peft`` writes what follows, without ``.default``."""
+"""Prefix of the names of LoRA tensors in a SignLLM; ``peft`` saves the rest, without ``.default``."""
 VIRTUAL = "language_model.virtual_tokens.embedding.weight"
 PEFT_VIRTUAL = "prompt_embeddings"
-"""The learnt vectors in a SignLLM, and in a file of ``peft``."""
+"""Name of the learnt vectors in a SignLLM, and in a file of ``peft``."""
 BASE_CLASS = "base_model_class"
-"""Where ``peft`` records, in ``auto_mapping``, the class of the model that adapters were trained in."""
+"""Key in ``auto_mapping`` of ``peft`` for the class of the model in which adapters were trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Low-rank adapters in the language model, through ``peft``; not in the paper, off unless given.
+    """Configuration of low-rank adapters (LoRA) in the language model.
 
     Attributes:
-        rank: of the update.
-        alpha: the update is scaled by alpha / rank.
-        dropout: on the adapters' input.
-        targets: names of the linear layers that get one; None: those that ``peft`` names for the family,
-            for an unknown one the attention's queries and values.
+        rank: rank of the update.
+        alpha: scale of the update; it is multiplied by alpha / rank.
+        dropout: dropout probability of the adapters' input.
+        targets: names of the linear layers that have an adapter; None means the default of ``peft`` for the
+            model's family, or the queries and values of the attention for an unknown family.
     """
 
     rank: int = 16
@@ -47,21 +48,21 @@ class LoraConfig:
     def __post_init__(self) -> None:
         if self.rank < 1 or self.targets == ():
             raise UsageError(
-                f"lora.rank is {self.rank}, targets {self.targets}",
+                f"lora.rank is {self.rank} and lora.targets {self.targets}",
                 where="language_model.lora",
-                remedy="give a rank and target layers",
+                remedy="give a rank of at least 1, and at least one target layer or None",
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTuningConfig:
-    """Learnt vectors before the prompt, through ``peft``; not in the paper, off unless given.
+    """Configuration of prompt tuning: learnt vectors before the prompt.
 
     Attributes:
-        tokens: how many; each takes a place of those that the model has.
-        init: what they begin as: ``vocabulary``, the embeddings of random tokens; ``text``, those of
-            ``text``, cut or repeated; ``random``, normal numbers.
-        text: for ``init`` text.
+        tokens: number of vectors; each takes one of the model's positions.
+        init: initial values: ``vocabulary``, the embeddings of random tokens; ``text``, the embeddings of
+            ``text``, cut or repeated to the number of vectors; ``random``, normally distributed numbers.
+        text: text for the initial values, with ``init`` "text".
     """
 
     tokens: int = 20
@@ -74,19 +75,19 @@ class PromptTuningConfig:
             raise UsageError(f"prompt_tuning.tokens is {self.tokens}", where=where, remedy="give 1 or more")
         if (self.init == "text") != bool(self.text):
             raise UsageError(
-                f"prompt_tuning.init is {self.init}, text {self.text!r}",
+                f"prompt_tuning.init is {self.init} and prompt_tuning.text {self.text!r}",
                 where=where,
-                remedy="give a text and init text, or neither",
+                remedy="give a text together with init text, or neither",
             )
 
 
 def build_peft_config(config: LoraConfig | PromptTuningConfig, model: Any, *, tokenizer: str = "") -> Any:
-    """Return adapters as ``peft`` configures them.
+    """Return the ``peft`` configuration of adapters.
 
     Args:
-        config: which.
-        model: the ``transformers`` configuration of the language model.
-        tokenizer: folder of it; only ``init`` text reads it, when the vectors are made.
+        config: configuration of the adapters.
+        model: ``transformers`` configuration of the language model.
+        tokenizer: folder of the tokenizer; only needed to build vectors with ``init`` "text".
     """
     task = "SEQ_2_SEQ_LM" if model.is_encoder_decoder else "CAUSAL_LM"
     if isinstance(config, LoraConfig):
@@ -105,7 +106,7 @@ def build_peft_config(config: LoraConfig | PromptTuningConfig, model: Any, *, to
     return PeftPrompt(
         task_type=task,
         num_virtual_tokens=config.tokens,
-        num_transformer_submodules=1,  # peft would give a decoder's side of an encoder-decoder a prompt too
+        num_transformer_submodules=1,  # otherwise peft adds a prompt to the decoder as well
         prompt_tuning_init=kinds[config.init],
         prompt_tuning_init_text=config.text,
         tokenizer_name_or_path=tokenizer if config.init == "text" else None,
@@ -113,10 +114,10 @@ def build_peft_config(config: LoraConfig | PromptTuningConfig, model: Any, *, to
 
 
 def add_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
-    """Put trainable adapters into a frozen model.
+    """Add trainable LoRA adapters to a frozen model.
 
     Raises:
-        UsageError: no layer is called as ``config.targets`` says.
+        UsageError: the model has no layer with a name in ``config.targets``.
     """
     from peft import get_peft_model
 
@@ -124,17 +125,23 @@ def add_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
         adapted = get_peft_model(model, build_peft_config(config, model.config))
     except ValueError as error:
         raise UsageError(
-            f"no adapter fits: {str(error).splitlines()[0]}",
+            f"adapters cannot be added to the language model: {str(error).splitlines()[0]}",
             where="language_model.lora.targets",
-            remedy="name linear layers",
+            remedy="give names of linear layers of this model",
         ) from None
     return adapted
 
 
 def build_virtual_tokens(model: Any, config: PromptTuningConfig, *, tokenizer: str) -> nn.Module:
-    """Return ``peft``'s table of learnt vectors for a model, partitioned or not (all ranks).
+    """Build the learnt vectors of prompt tuning for a model, as a ``peft`` embedding.
 
-    ``init`` vocabulary and random draw from torch's generator: ranks that are seeded alike draw alike.
+    Every rank must call this, because ZeRO-3 may have partitioned the model. With ``init`` "vocabulary" and
+    "random", the values come from torch's global generator, which must have the same seed on every rank.
+
+    Args:
+        model: ``transformers`` model, partitioned or not.
+        config: configuration of prompt tuning.
+        tokenizer: folder of the tokenizer.
     """
     from peft import PromptEmbedding
 
@@ -146,12 +153,12 @@ def build_virtual_tokens(model: Any, config: PromptTuningConfig, *, tokenizer: s
 
 
 def is_adapter(name: str) -> bool:
-    """Say whether a tensor of SignLLM belongs to an adapter, LoRA's or the learnt vectors."""
+    """Return whether a tensor of SignLLM is part of an adapter: of LoRA or of prompt tuning."""
     return name == VIRTUAL or name.startswith(IN_MODEL)
 
 
 def to_peft(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return adapters by the names that ``peft`` gives them in a file."""
+    """Rename the adapter tensors of a SignLLM to the names that ``peft`` uses in a file."""
     return {
         PEFT_VIRTUAL if name == VIRTUAL else name.removeprefix(IN_MODEL).replace(".default.", "."): tensor
         for name, tensor in tensors.items()
@@ -159,9 +166,9 @@ def to_peft(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_peft(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the adapters of a file of ``peft`` by the names that they have in a SignLLM."""
-    found = {}
+    """Rename the adapter tensors in a file of ``peft`` to the names that they have in a SignLLM."""
+    renamed = {}
     for name, tensor in tensors.items():
         part, _, kind = name.rpartition(".")
-        found[VIRTUAL if name == PEFT_VIRTUAL else f"{IN_MODEL}{part}.default.{kind}"] = tensor
-    return found
+        renamed[VIRTUAL if name == PEFT_VIRTUAL else f"{IN_MODEL}{part}.default.{kind}"] = tensor
+    return renamed

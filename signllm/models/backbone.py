@@ -1,8 +1,8 @@
-"""The image backbone of the visual encoder: one feature map per frame, from any ``transformers`` image model.
+"""The image backbone of the visual encoder: any ``transformers`` image model, applied to every frame.
 
-Frames of all videos of a batch go through it at once, so nothing in it may mix frames: pretrained BatchNorm
-keeps its statistics, a randomly initialised ResNet gets GroupNorm. The paper uses ResNet-18 trained on
-ImageNet.
+Frames of different videos go through the backbone in one batch, so no layer may combine frames: BatchNorm
+layers of a pretrained model keep their statistics, and a randomly initialized model has GroupNorm instead.
+The paper uses ResNet-18 trained on ImageNet.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ _NO_SHAPE = (
 
 
 class FixedStatisticsBatchNorm(nn.BatchNorm2d):
-    """BatchNorm that computes with the statistics it was trained with; scale and shift learn.
+    """BatchNorm that always normalizes with its pretrained statistics; its scale and shift are trained.
 
-    It is torch's in evaluation mode but for 16 bits: DeepSpeed then casts parameters and leaves statistics in
-    32, a mixture that torch refuses. Here all four have 32, and the frames 16.
+    It equals torch's BatchNorm in evaluation mode, and it also works in 16 bits: DeepSpeed casts the
+    parameters but leaves the statistics in 32 bits, a mixture that torch refuses. Here all four tensors are
+    converted to 32 bits while the frames have 16.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised maps (F, C, h, w), in their own type."""
+        """Return the normalized maps (F, C, h, w), in the dtype of the input."""
         dtype = torch.promote_types(input.dtype, torch.float32)
         tensors = (self.running_mean, self.running_var, self.weight, self.bias)
         mean, var, weight, bias = (tensor.to(dtype) for tensor in tensors if tensor is not None)
@@ -48,14 +49,15 @@ class FixedStatisticsBatchNorm(nn.BatchNorm2d):
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm that is fast on the CPU for maps whose channels come last.
+    """GroupNorm that is fast on a CPU for maps in the ``channels_last`` memory format.
 
-    torch's own needs 7.6 ms for 180 maps of 16 x 24 x 24 in that order and 0.5 ms with the channels first: it
-    was half of the time of the demo's backbone. Two copies cost less, except for the smallest maps.
+    torch's own implementation takes 7.6 ms for 180 maps of 16 x 24 x 24 in this format and 0.5 ms in the
+    default format; it took half of the time of the demo's backbone. Converting the maps there and back is
+    faster, except for the smallest maps.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised maps (F, C, h, w), in the same order in memory."""
+        """Return the normalized maps (F, C, h, w), in the memory format of the input."""
         is_last = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)
         if input.device.type != "cpu" or not is_last or input.shape[2] * input.shape[3] < 64:
             return super().forward(input)
@@ -63,22 +65,26 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Backbone(nn.Module):
-    """A ``transformers`` image model as a function from frames to feature maps.
+    """A ``transformers`` image model that computes a feature map per frame.
 
     Args:
-        model: what ``AutoModel`` gives: its ``last_hidden_state`` is a map (F, C, h, w) or tokens (F, special
-            + h * w, C).
+        model: image model of ``AutoModel``. Its ``last_hidden_state`` is a map (F, C, h, w), or tokens
+            (F, special + h * w, C), where ``special`` is the number of tokens that are not patches.
+
+    Attributes:
+        channels: number of channels C of the feature maps.
+        saved_when_frozen: whether checkpoints contain the weights although they are frozen.
     """
 
     saved_when_frozen = False
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = subsample_before_pointwise(_swapped(model, _at_rest))
+        self.model = subsample_before_pointwise(_replace_batch_norms(model, _fix_statistics))
         config: Any = model.config
         if not hasattr(config, "hidden_sizes") and not hasattr(config, "hidden_size"):
             raise UsageError(
-                "the number of channels of the image backbone's last map is not in its configuration",
+                "the configuration of the image backbone does not state the channels of its last map",
                 where=f"encoder.backbone, a {config.model_type}",
                 remedy="write hidden_size into its config.json, or into encoder.backbone_config",
             )
@@ -89,7 +95,7 @@ class Backbone(nn.Module):
         self._costs: dict[tuple[int, int], FrameCost] = {}
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Return the feature maps (F, C, h, w) of frames (F, 3, H, W), normalised floats."""
+        """Return the feature maps (F, C, h, w) of normalized frames (F, 3, H, W)."""
         features = self.model(pixel_values=frames).last_hidden_state
         if features.ndim == 4:
             return features
@@ -98,7 +104,7 @@ class Backbone(nn.Module):
         return patches_FPC.transpose(1, 2).unflatten(2, (rows, columns))
 
     def cost(self, size: tuple[int, int]) -> FrameCost:
-        """Return what a frame of ``size`` (height, width) costs; counted once for each size."""
+        """Return the operations for a frame of ``size`` (height, width); they are counted once per size."""
         if size not in self._costs:
             self._costs[size] = frame_cost(self.model, size)
         return self._costs[size]
@@ -111,24 +117,23 @@ def build_backbone(
     shape: Mapping[str, Any] | None = None,
     weights: str | None = None,
 ) -> Backbone:
-    """Load a pretrained backbone, or initialise one at random.
+    """Load a pretrained backbone, or build one with random weights.
 
     Args:
-        name: a short name (``resnet18``), a local folder, or a name on the Hugging Face hub; not read when
-            ``random`` or ``shape`` is given.
-        random: settings of a randomly initialised model: ``model_type`` (default ``resnet``) and fields of
-            its configuration.
-        shape: of a pretrained model, as :func:`backbone_settings` returns it: built for weights that come
-            later.
-        weights: a safetensors file with the weights of a backbone of this shape, laid over the initial ones.
+        name: short name (``resnet18``), local folder, or name on the Hugging Face hub; ignored if ``random``
+            or ``shape`` is given.
+        random: settings of a randomly initialized model: ``model_type`` (default ``resnet``) and the fields
+            of its ``transformers`` configuration.
+        shape: settings of a pretrained model from :func:`backbone_settings`; its weights are loaded later.
+        weights: safetensors file with weights of a backbone of this shape, which replace the initial ones.
 
     Raises:
-        UsageError: no such model, unknown settings, or weights that do not fit.
+        UsageError: there is no such model, settings are unknown, or the weights do not fit.
     """
     if random is not None:
-        model = replace_batch_norm(_of_settings(random))
+        model = replace_batch_norm(_build_from_settings(random))
     else:
-        model = _pretrained(name) if shape is None else _of_settings(shape)
+        model = _load_pretrained(name) if shape is None else _build_from_settings(shape)
     backbone = Backbone(model)
     if weights is not None:
         _load_weights(backbone, Path(weights))
@@ -136,31 +141,36 @@ def build_backbone(
 
 
 def backbone_settings(name: str) -> dict[str, Any]:
-    """Return the settings that a pretrained backbone is built from, for a run that is to need it no more.
+    """Return the settings from which a pretrained backbone can be built without its folder.
+
+    A run records them; its checkpoints contain the weights.
 
     Raises:
-        UsageError: no such model.
+        UsageError: there is no such model.
     """
     from transformers import AutoConfig
 
-    with _told(name):
+    with _report_loading_errors(name):
         config = AutoConfig.from_pretrained(SHORT_NAMES.get(name, name))
     settings = {key: value for key, value in config.to_diff_dict().items() if key not in _NO_SHAPE}
     return {"model_type": config.model_type, **settings}
 
 
 def replace_batch_norm(module: nn.Module) -> nn.Module:
-    """Put GroupNorm (at most 8 groups) in the place of every BatchNorm2d, in place; return the module."""
-    return _swapped(module, lambda norm: group_norm(norm.num_features))
+    """Replace every BatchNorm2d of a module by GroupNorm with at most 8 groups; return the module."""
+    return _replace_batch_norms(module, lambda norm: group_norm(norm.num_features))
 
 
 def subsample_before_pointwise(module: nn.Module) -> nn.Module:
-    """Let every strided 1x1 convolution drop the skipped pixels first and convolve with stride 1, in place.
+    """Change every strided 1x1 convolution of a module to subsample its input and convolve with stride 1.
 
-    The result is the same: such a convolution never reads the pixels in between. It is needed because oneDNN
-    3.12 (torch 2.13) writes beyond its buffer in the backward pass of a 1x1 convolution with stride 2, 2 to 7
-    input channels and ``channels_last`` input on processors without AVX-512, which corrupts the heap. With
-    stride 1 that code is not reached, whatever the channels, the memory format, the type and the processor.
+    The result is equal, because such a convolution never reads the pixels in between. The reason is a bug of
+    oneDNN 3.12 (torch 2.13): the backward pass of a 1x1 convolution with stride 2, 2 to 7 input channels and
+    ``channels_last`` input writes beyond its buffer on processors without AVX-512, which corrupts the heap.
+    With stride 1 that code is not used.
+
+    Returns:
+        the module, changed in place.
     """
     for convolution in module.modules():
         if isinstance(convolution, nn.Conv2d) and set(convolution.kernel_size) == {1}:
@@ -172,23 +182,23 @@ def subsample_before_pointwise(module: nn.Module) -> nn.Module:
 
 
 def _subsample(stride: tuple[int, int], _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    # A mean over one pixel is that pixel. Unlike slicing, this keeps channels_last in the gradient too.
+    # The mean of one pixel is that pixel. Unlike slicing, this keeps the gradient in channels_last as well.
     return (functional.avg_pool2d(inputs[0], 1, stride), *inputs[1:])
 
 
-def _swapped(module: nn.Module, other: Callable[[nn.BatchNorm2d], nn.Module]) -> nn.Module:
+def _replace_batch_norms(module: nn.Module, replacement: Callable[[nn.BatchNorm2d], nn.Module]) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, other(child))
+            setattr(module, name, replacement(child))
         else:
-            _swapped(child, other)
+            _replace_batch_norms(child, replacement)
     return module
 
 
-def _at_rest(norm: nn.BatchNorm2d) -> FixedStatisticsBatchNorm:
-    resting = FixedStatisticsBatchNorm(norm.num_features, eps=norm.eps)
-    resting.load_state_dict(norm.state_dict())
-    return resting
+def _fix_statistics(norm: nn.BatchNorm2d) -> FixedStatisticsBatchNorm:
+    fixed = FixedStatisticsBatchNorm(norm.num_features, eps=norm.eps)
+    fixed.load_state_dict(norm.state_dict())
+    return fixed
 
 
 def group_norm(channels: int) -> GroupNorm:
@@ -196,16 +206,17 @@ def group_norm(channels: int) -> GroupNorm:
     return GroupNorm(next(groups for groups in range(MAX_GROUPS, 0, -1) if channels % groups == 0), channels)
 
 
-def _pretrained(name: str) -> nn.Module:
+def _load_pretrained(name: str) -> nn.Module:
     from transformers import AutoModel
 
-    with _told(name):
+    with _report_loading_errors(name):
         model: nn.Module = AutoModel.from_pretrained(SHORT_NAMES.get(name, name), dtype=torch.float32)
     return model
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def _report_loading_errors(name: str) -> Iterator[None]:
+    """Turn errors of ``transformers`` inside the block into a :class:`UsageError` for the user."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -217,7 +228,7 @@ def _told(name: str) -> Iterator[None]:
         ) from None
 
 
-def _of_settings(settings: Mapping[str, Any]) -> nn.Module:
+def _build_from_settings(settings: Mapping[str, Any]) -> nn.Module:
     from transformers import AutoConfig, AutoModel
 
     fields = dict(settings)
@@ -237,7 +248,11 @@ def _load_weights(backbone: Backbone, path: Path) -> None:
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise UsageError("there are no backbone weights", where=path, remedy="give a safetensors file")
+        raise UsageError(
+            "the file with the backbone's weights does not exist",
+            where=path,
+            remedy="give a safetensors file",
+        )
     try:
         backbone.load_state_dict(load_file(path))
     except (RuntimeError, ValueError) as error:

@@ -1,8 +1,9 @@
-"""What a chat template puts around the signs, and the token with which it ends an answer.
+"""Chat templates: the text that a template puts before and after the sign words, and how it ends an answer.
 
-A template is a program that came with the model. It may read today's date, think before it answers, end a
-turn with another token than the tokenizer's end token, or fail. All that is settled here, from the template's
-own output; :class:`~signllm.models.language_model.LanguageModelConfig` records it for the run.
+A chat template is a Jinja program that comes with a model. It may print today's date, open a reasoning
+section before the answer, end an answer with another token than the tokenizer's end token, or fail. This
+module finds out by rendering the template; :class:`~signllm.models.language_model.LanguageModelConfig`
+records the results for a run.
 """
 
 from __future__ import annotations
@@ -18,37 +19,41 @@ from signllm.errors import UsageError
 
 Thinking = Literal["off", "template"]
 SIGNS, ANSWER, QUESTION = "904173628504", "815264937162", "726153948271"
-"""Stand for the sign words, an answer and a next question while a template is filled in.
+"""Placeholders for the sign words, an answer and a next question while a template is rendered.
 
-Digits are what no template changes: it may trim, escape or lower what it is given.
+They are digits, because a template may trim, escape or lower-case other text.
 """
-THOUGHT = re.compile(
+REASONING_TAG = re.compile(
     r"(?P<open>(?:<\|?|\[|◁)(?!END_)(?:START_)?(?:[\w:]*think(?:ing)?|thought|reasoning)(?:\|?>|\]|▷))",
     re.IGNORECASE,
 )
-"""A tag that opens a thought: ``<think>``, ``<seed:think>``, ``[THINK]``, ``<|START_THINKING|>``."""
+"""A tag that opens a reasoning section: ``<think>``, ``<seed:think>``, ``[THINK]``,
+``<|START_THINKING|>``."""
 NO_THINKING = {"enable_thinking": False, "thinking": False}
-"""Names by which templates are asked not to think: Qwen3, GLM-4.5 and SmolLM3; DeepSeek-V3.1 and Granite."""
-WITHOUT_CHAT = "give --sign-llm.language-model.chat False, which prompts the model without its template"
+"""Variables that disable reasoning: the first in templates of Qwen3, GLM-4.5 and SmolLM3, the second in those
+of DeepSeek-V3.1 and Granite."""
+WITHOUT_CHAT = "give --sign-llm.language-model.chat False, which uses a prompt without a chat template"
 
 
 def select_template(tokenizer: Any, choice: str | None) -> str:
     """Return the text of a chat template.
 
     Args:
-        tokenizer: has one template, several by their names, or none.
-        choice: the text of a template, the name of one of the tokenizer's, or a file; None: the tokenizer's
-            only one, or that called ``default``.
+        tokenizer: tokenizer with one template, several named ones, or none.
+        choice: text of a template, name of one of the tokenizer's templates, or a file; None means the
+            tokenizer's only template, or the one named ``default``.
 
     Raises:
-        UsageError: there is none, there are several and none is the default, or no such template.
+        UsageError: there is no template, none of that name, or there are several and none is the default.
     """
     own = getattr(tokenizer, "chat_template", None)
     named = own if isinstance(own, dict) else {} if own is None else {"default": own}
     if choice is None:
         if not named:
             raise UsageError(
-                "the tokenizer has no chat template", where="language_model.chat", remedy="leave it out"
+                "the tokenizer has no chat template",
+                where="language_model.chat",
+                remedy="leave out the option chat",
             )
         if "default" in named or len(named) == 1:
             return str(named.get("default", next(iter(named.values()))))
@@ -64,7 +69,7 @@ def select_template(tokenizer: Any, choice: str | None) -> str:
     if Path(choice).is_file():
         return Path(choice).read_text(encoding="utf-8")
     raise UsageError(
-        f"there is no chat template {choice!r}: neither of the tokenizer nor a file",
+        f"there is no chat template {choice!r}: it is neither a name in the tokenizer nor a file",
         where="language_model.chat_template",
         remedy=f"give one of {', '.join(sorted(named))}" if named else "give a file, or leave it out",
     )
@@ -72,14 +77,14 @@ def select_template(tokenizer: Any, choice: str | None) -> str:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A chat template of a tokenizer, with all that its output depends on.
+    """A chat template with everything that its output depends on.
 
     Attributes:
-        tokenizer: knows which texts are special tokens.
+        tokenizer: its special tokens are variables of the template.
         text: Jinja source of the template.
-        day: what the template reads as today.
-        thinking: ``off`` asks the template not to think and closes a thought that it opens by itself, so
-            that the answer follows; ``template`` leaves the template its own default.
+        day: date that the template reads as today.
+        thinking: ``off`` asks the template for no reasoning and closes a reasoning section that it opens all
+            the same, so that the answer follows; ``template`` keeps the template's default.
     """
 
     tokenizer: Any
@@ -88,49 +93,49 @@ class ChatTemplate:
     thinking: Thinking = "off"
 
     def context_text(self, prompt: str) -> tuple[str, str]:
-        """Return the texts before and after the signs when a user says ``prompt`` and the signs.
+        """Return the texts before and after the sign words in a message of ``prompt`` and sign words.
 
         Raises:
-            UsageError: the template raises, or does not show what the user says exactly once.
+            UsageError: the template fails, or does not contain the user's message exactly once.
         """
         asked = self._render([self._turn("user", f"{prompt} {SIGNS}")], answers=True)
-        before, found, after = asked.partition(SIGNS)
-        if not found or SIGNS in after:
+        before, match, after = asked.partition(SIGNS)
+        if not match or SIGNS in after:
             raise UsageError(
-                "the chat template leaves out what the user says"
-                if not found
-                else "the chat template repeats what the user says",
+                "the chat template leaves out the user's message"
+                if not match
+                else "the chat template repeats the user's message",
                 where="language_model.chat",
                 remedy=WITHOUT_CHAT,
             )
         if self.thinking == "off":
-            after += self._lead_in(prompt, asked)
-            after += closing_of_thought(after)
+            after += self._find_lead_in(prompt, asked)
+            after += close_reasoning(after)
         return before, after
 
     def end_of_turn(self) -> str:
-        """Return the text with which the template ends an answer: a special token, or a line.
+        """Return the text with which the template ends an answer: a special token, or a line of text.
 
-        Whitespace around it does not belong to it. Empty: nothing follows an answer that ends it, and the
-        tokenizer's end token has to.
+        The text has no whitespace at its ends. It is empty if the template ends an answer with nothing; then
+        the tokenizer's end token has to end it.
         """
         user, answer = self._turn("user", SIGNS), self._turn("assistant", ANSWER)
         try:
             before, _, after = self._render([user, answer], answers=False).partition(ANSWER)
             if after.strip():
                 end = self._first_end(after)
-                # A template that always asks for another answer ends with what precedes an answer.
+                # A template that always opens another answer ends with the text that precedes an answer.
                 return "" if before.rstrip().endswith(end) else end
-            # Some templates end an answer only where another turn follows.
+            # Some templates end an answer only if another turn follows.
             rendered = self._render([user, answer, self._turn("user", QUESTION)], answers=False)
-        except UsageError:  # a template for one question and no answers
+        except UsageError:  # the template supports one question without an answer only
             return ""
         between = rendered.partition(ANSWER)[2].partition(QUESTION)[0].strip()
         begins_turn = rendered.partition(SIGNS)[0].rstrip().endswith(between)
         return "" if begins_turn else self._first_end(between, is_special=True)
 
     def reads_date(self) -> bool:
-        """Return whether the prompt differs from day to day."""
+        """Return whether the prompt depends on the date."""
         turns = [self._turn("user", SIGNS)]
         days = (date(2001, 2, 3), date(2022, 11, 25))
         first, second = (self._render(turns, answers=True, day=day) for day in days)
@@ -138,7 +143,7 @@ class ChatTemplate:
 
     @cached_property
     def _reads_parts(self) -> bool:
-        """Whether the template reads a message as a list of parts, as those of multimodal models do."""
+        """Whether the template expects a message as a list of parts, as those of multimodal models do."""
         for has_parts in (False, True):
             content: Any = [{"type": "text", "text": SIGNS}] if has_parts else SIGNS
             try:
@@ -150,15 +155,25 @@ class ChatTemplate:
         return False
 
     def _turn(self, role: str, content: str) -> dict[str, Any]:
+        """Return a message of the conversation in the form that the template expects."""
         return {
             "role": role,
             "content": [{"type": "text", "text": content}] if self._reads_parts else content,
         }
 
     def _render(self, turns: list[dict[str, Any]], *, answers: bool, day: date | None = None) -> str:
-        """Fill in the template; ``answers``: with what precedes an answer."""
-        # apply_chat_template() gives its templates the clock of the machine and lets nobody replace that, so
-        # the sandbox in which it runs them is used without it.
+        """Render the template.
+
+        Args:
+            turns: messages of the conversation.
+            answers: whether to append the text that precedes an answer.
+            day: date that the template reads as today, by default that of this template.
+
+        Raises:
+            UsageError: the template fails.
+        """
+        # apply_chat_template() always passes the current date to a template. Therefore this calls the
+        # sandbox in which it runs templates.
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
         midnight = datetime.combine(day or self.day, datetime.min.time())
@@ -172,28 +187,32 @@ class ChatTemplate:
                 add_generation_prompt=answers,
                 strftime_now=lambda form: midnight.strftime(form),
             )
-        except Exception as error:  # the template is a program of others: it may raise anything
+        except Exception as error:  # the template is a foreign program: it may raise any exception
             first_line = str(error).strip().partition("\n")[0]
             raise UsageError(
-                f"the chat template raises {type(error).__name__}: {first_line}",
+                f"the chat template fails with {type(error).__name__}: {first_line}",
                 where="language_model.chat",
                 remedy=WITHOUT_CHAT,
             ) from None
         return str(rendered)
 
-    def _lead_in(self, prompt: str, asked: str) -> str:
-        """Return what the template writes between its prompt and an answer, for example a channel's name."""
+    def _find_lead_in(self, prompt: str, asked: str) -> str:
+        """Return the text that the template puts between a prompt and an answer, such as a channel's name."""
         turns = [self._turn("user", f"{prompt} {SIGNS}"), self._turn("assistant", ANSWER)]
         try:
             rendered = self._render(turns, answers=False)
         except UsageError:
             return ""
-        before, found, _ = rendered.partition(ANSWER)
+        before, match, _ = rendered.partition(ANSWER)
         lead = before.removeprefix(asked) if before.startswith(asked) else ""
-        return lead if found and lead.strip() else ""
+        return lead if match and lead.strip() else ""
 
     def _first_end(self, text: str, *, is_special: bool = False) -> str:
-        """Return the first special token of a text, or the first line before it; ``is_special``: no line."""
+        """Return the text that ends an answer, from the text that follows the answer in the template.
+
+        It is the first line up to the first special token, or that token if it begins the line. If
+        ``is_special``, it is the first special token of the line.
+        """
         lines = text.strip().splitlines()
         if not lines:
             return ""
@@ -203,21 +222,21 @@ class ChatTemplate:
         )
         places = {token: line.find(token) for token in special if token and token in line}
         if not places:
-            return "" if is_special else self._known(line)
+            return "" if is_special else self._text_if_known(line)
         first = min(places, key=lambda token: (places[token], -len(token)))
         if places[first] == 0 or is_special:
             return first
-        return self._known(line[: places[first]].strip())
+        return self._text_if_known(line[: places[first]].strip())
 
-    def _known(self, text: str) -> str:
-        """Return a text, or nothing if the tokenizer does not know it."""
+    def _text_if_known(self, text: str) -> str:
+        """Return ``text``, or an empty string if the tokenizer has unknown tokens for it."""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return "" if not ids or self.tokenizer.unk_token_id in ids else text
 
 
-def closing_of_thought(text: str) -> str:
-    """Return what closes a thought that ``text`` opens and leaves open; nothing if it does not."""
-    opened = list(THOUGHT.finditer(text))
+def close_reasoning(text: str) -> str:
+    """Return the text that closes a reasoning section which ``text`` leaves open; empty if it leaves none."""
+    opened = list(REASONING_TAG.finditer(text))
     if not opened:
         return ""
     tag = opened[-1]["open"]
@@ -229,5 +248,5 @@ def closing_of_thought(text: str) -> str:
     rest = text[opened[-1].end() :]
     if closing in rest:
         return ""
-    # An empty thought as Qwen3 writes it: <think>, an empty line, </think>, an empty line.
+    # An empty section as Qwen3 writes it: <think>, an empty line, </think>, an empty line.
     return ("\n" if rest.endswith("\n") else "\n\n") + closing + "\n\n"

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from signllm.errors import UsageError
 from signllm.models import chat_template
-from signllm.models.chat_template import closing_of_thought
+from signllm.models.chat_template import close_reasoning
 from signllm.models.generation import GenerationConfig
 from signllm.models.language_model import LanguageModel, LanguageModelConfig
 from signllm.models.language_model_builder import build_language_model, build_prompt
@@ -196,7 +196,7 @@ def test_thinking_can_be_left_to_the_template(tmp_path: Path) -> None:
     ],
 )
 def test_an_open_thought_is_closed(text: str, closing: str) -> None:
-    assert closing_of_thought(text) == closing
+    assert close_reasoning(text) == closing
 
 
 def test_decisions_give_the_same_prompt_and_end_although_the_folder_has_changed(

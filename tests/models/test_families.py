@@ -203,7 +203,7 @@ def test_a_template_that_hides_what_the_user_says_is_refused(tmp_path: Path) -> 
     tokenizer = AutoTokenizer.from_pretrained(save_family(tmp_path, "qwen3", chat=True))
     tokenizer.chat_template = "hello"
     prompt = Prompt(tokenizer, find_family("qwen3"), text=None, separator=None, chat=None)
-    with pytest.raises(UsageError, match="leaves out what the user says"):
+    with pytest.raises(UsageError, match="leaves out the user's message"):
         prompt.context_tokens("German")
 
 

@@ -186,7 +186,7 @@ def test_backbone_weights_are_read_from_a_file_and_must_fit(tmp_path: Path) -> N
     wider = {**parts.TINY_RESNET, "hidden_sizes": [4, 16]}
     with pytest.raises(UsageError, match="do not fit"):
         build_backbone("", random=wider, weights=str(tmp_path / "weights.safetensors"))
-    with pytest.raises(UsageError, match="no backbone weights"):
+    with pytest.raises(UsageError, match="does not exist"):
         build_backbone("", random=wider, weights=str(tmp_path / "missing.safetensors"))
 
 
