@@ -1,1 +1,1 @@
-"""What each part of the method brings: a recipe without it, over seeds, as one table and one figure."""
+"""Ablations: the recipe without one of its parts, trained over several seeds and compared in a table."""

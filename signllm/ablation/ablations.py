@@ -1,8 +1,9 @@
-"""The ablations: each is a function from the full recipe to the recipe without some part of it.
+"""The ablations: functions from the full recipe to a recipe in which one part is left out or changed.
 
-A further one is one more function here, in :data:`ABLATIONS`: its name is its folder and what ``--only``
-takes, the first line of its docstring its row of the table. What it leaves as it was is not trained again: a
-stage whose configuration, and those of the stages before it, are an earlier ablation's is that one's.
+To add an ablation, write one more function and list it in :data:`ABLATIONS`. The function's name is the name
+of its folder and the value that ``--only`` takes; the first line of its docstring is its row of the table. A
+stage that two ablations configure identically, together with all stages before it, is trained once and
+reused.
 """
 
 from __future__ import annotations
@@ -20,119 +21,119 @@ FULL = "full"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
-    """What an ablation may need beside the recipe.
+class AblationInputs:
+    """Inputs that some ablations need in addition to the recipe.
 
     Attributes:
-        encoder_decoder_llm: a language model of that kind, folder or name; None: there is none.
-        words: how many words of two characters and more the full model composed; None while it has none.
+        encoder_decoder_llm: folder or name of an encoder-decoder language model; None if there is none.
+        words: number of words of two or more characters of the full model; None before they are composed.
     """
 
     encoder_decoder_llm: str | None = None
     words: int | None = None
 
 
-Ablation = Callable[[Recipe, Given], Recipe]
+Ablation = Callable[[Recipe, AblationInputs], Recipe]
 
 
-def full(recipe: Recipe, given: Given) -> Recipe:
+def full(recipe: Recipe, inputs: AblationInputs) -> Recipe:
     """Full model."""
     return recipe
 
 
-def no_vq(recipe: Recipe, given: Given) -> Recipe:
+def no_vq(recipe: Recipe, inputs: AblationInputs) -> Recipe:
     """Without VQ: continuous features.
 
-    There are no characters, so there are no words, and L_VQ is L_cp. Everything else is the same, the epochs
-    with the encoder at rest too: its features are recorded instead of characters.
+    There are no characters and therefore no words, and L_VQ consists of L_cp only. Everything else stays the
+    same. In the epochs with a frozen encoder, its recorded features replace the recorded characters.
     """
     quantizer = replace(recipe.pretrain.vq_sign.quantizer, update="none", revive_dead_after=0)
-    return _vq_sign(recipe, quantizer=quantizer)
+    return _change_vq_sign(recipe, quantizer=quantizer)
 
 
-def characters(recipe: Recipe, given: Given) -> Recipe:
+def characters(recipe: Recipe, inputs: AblationInputs) -> Recipe:
     """Without CRA: characters only."""
-    return _words(recipe, size=0)
+    return _change_words(recipe, size=0)
 
 
-def bpe(recipe: Recipe, given: Given) -> Recipe:
-    """Byte-pair words, as many, instead of transport.
+def bpe(recipe: Recipe, inputs: AblationInputs) -> Recipe:
+    """Byte-pair words instead of optimal transport.
 
-    The same candidates in the order in which byte-pair encoding learns them, as many as the full model has
-    words, none dropped by transport, and applied in that order.
+    The words are the first candidates in the order in which byte-pair encoding learns them, as many as the
+    full model has. None is dropped by transport, and the segmentation applies the merges in the same order.
     """
-    size = recipe.compose.words.size if given.words is None else given.words
+    size = recipe.compose.words.size if inputs.words is None else inputs.words
     transport = replace(recipe.compose.words.transport, keep_share=0.0)
-    return _words(recipe, size=size, segmentation="bpe", transport=transport)
+    return _change_words(recipe, size=size, segmentation="bpe", transport=transport)
 
 
-def no_mmd(recipe: Recipe, given: Given) -> Recipe:
+def no_mmd(recipe: Recipe, inputs: AblationInputs) -> Recipe:
     """Without MMD."""
-    return _sign_llm(recipe, mmd_weight=0.0)
+    return _change_sign_llm(recipe, mmd_weight=0.0)
 
 
-def no_pretraining(recipe: Recipe, given: Given) -> Recipe:
+def no_pretraining(recipe: Recipe, inputs: AblationInputs) -> Recipe:
     """Without pretraining: stage 3 alone.
 
-    The encoder as it is initialised (no whitening, which looks at the data), and the codebook that its
-    configuration starts with.
+    Stage 3 starts from a randomly initialised encoder, without whitening because that uses the data, and from
+    the initial codebook of the configuration.
     """
     pretrain = recipe.pretrain
     encoder = replace(pretrain.vq_sign.encoder, whitened_start=False)
     pretrain = replace(pretrain, training=replace(pretrain.training, steps=0))
-    return _vq_sign(replace(recipe, pretrain=pretrain), encoder=encoder)
+    return _change_vq_sign(replace(recipe, pretrain=pretrain), encoder=encoder)
 
 
-def no_context(recipe: Recipe, given: Given) -> Recipe:
+def no_context(recipe: Recipe, inputs: AblationInputs) -> Recipe:
     """Without context prediction: L_VQ is L_q."""
-    return _vq_sign(recipe, context_weight=0.0)
+    return _change_vq_sign(recipe, context_weight=0.0)
 
 
-def half_codes(recipe: Recipe, given: Given) -> Recipe:
+def half_codes(recipe: Recipe, inputs: AblationInputs) -> Recipe:
     """Half as many codes."""
-    return _codes(recipe, recipe.pretrain.vq_sign.quantizer.codes // 2)
+    return _change_codes(recipe, recipe.pretrain.vq_sign.quantizer.codes // 2)
 
 
-def double_codes(recipe: Recipe, given: Given) -> Recipe:
+def double_codes(recipe: Recipe, inputs: AblationInputs) -> Recipe:
     """Twice as many codes."""
-    return _codes(recipe, recipe.pretrain.vq_sign.quantizer.codes * 2)
+    return _change_codes(recipe, recipe.pretrain.vq_sign.quantizer.codes * 2)
 
 
-def frozen_encoder(recipe: Recipe, given: Given) -> Recipe:
-    """Encoder at rest in stage 3.
+def frozen_encoder(recipe: Recipe, inputs: AblationInputs) -> Recipe:
+    """Encoder frozen throughout stage 3.
 
     Raises:
-        UsageError: the recipe counts steps, not epochs.
+        UsageError: The recipe gives a number of steps instead of epochs.
     """
     epochs = recipe.finetune.training.epochs
     if epochs is None:
         raise UsageError(
-            "the encoder rests for whole epochs, and the recipe has none",
+            "the encoder can only be frozen for whole epochs, and the recipe gives no number of epochs",
             where="ablation frozen_encoder",
             remedy="give --finetune.training.epochs, or leave it out with --only",
         )
     return replace(recipe, finetune=replace(recipe.finetune, frozen_epochs=epochs))
 
 
-def lora(recipe: Recipe, given: Given) -> Recipe:
+def lora(recipe: Recipe, inputs: AblationInputs) -> Recipe:
     """With LoRA in the language model."""
     model = recipe.finetune.sign_llm.language_model
-    return _sign_llm(recipe, language_model=replace(model, lora=LoraConfig()))
+    return _change_sign_llm(recipe, language_model=replace(model, lora=LoraConfig()))
 
 
-def encoder_decoder(recipe: Recipe, given: Given) -> Recipe:
+def encoder_decoder(recipe: Recipe, inputs: AblationInputs) -> Recipe:
     """With an encoder-decoder language model.
 
     Raises:
-        UsageError: none was given.
+        UsageError: No encoder-decoder language model is given.
     """
-    if given.encoder_decoder_llm is None:
+    if inputs.encoder_decoder_llm is None:
         raise UsageError(
-            "there is no encoder-decoder language model",
+            "no encoder-decoder language model is given",
             where="ablation encoder_decoder",
-            remedy="--encoder-decoder-llm FOLDER|NAME, for example flan-t5-xl",
+            remedy="add --encoder-decoder-llm FOLDER|NAME, for example flan-t5-xl",
         )
-    return replace(recipe, finetune=recipe.finetune.with_llm(given.encoder_decoder_llm))
+    return replace(recipe, finetune=recipe.finetune.with_llm(inputs.encoder_decoder_llm))
 
 
 ABLATIONS: dict[str, Ablation] = {
@@ -152,46 +153,54 @@ ABLATIONS: dict[str, Ablation] = {
         encoder_decoder,
     )
 }
-"""In the order of the table; the full model is first, and the others are held against it."""
+"""All ablations in the order of the table. The full model comes first; the others are compared with it."""
 
 
-def title(name: str) -> str:
-    """Return an ablation's row of the table; a name that is none any more is its own."""
-    about = ABLATIONS[name].__doc__ if name in ABLATIONS else name
-    return str(about).partition("\n")[0].rstrip(".")
+def ablation_title(name: str) -> str:
+    """Return the title of an ablation in the table; a folder of no known ablation is shown by its name."""
+    documentation = ABLATIONS[name].__doc__ if name in ABLATIONS else name
+    return str(documentation).partition("\n")[0].rstrip(".")
 
 
-def chosen(only: Sequence[str], given: Given) -> list[str]:
-    """Return the ablations asked for, all that are possible by default, in the order of the table.
+def select_ablations(only: Sequence[str], inputs: AblationInputs) -> list[str]:
+    """Return the names of the ablations to run, in the order of the table.
+
+    Args:
+        only: names of ablations; if empty, every ablation whose inputs are available is selected.
+        inputs: inputs of ablations that are available.
 
     Raises:
-        UsageError: there is none of a name.
+        UsageError: There is no ablation of this name.
     """
     for name in only:
         if name not in ABLATIONS:
-            near = difflib.get_close_matches(name, ABLATIONS, n=1)
+            similar = difflib.get_close_matches(name, ABLATIONS, n=1)
             raise UsageError(
                 f"there is no ablation {name!r}",
                 where="--only",
-                remedy=f"did you mean {near[0]}?" if near else f"one of {', '.join(ABLATIONS)}",
+                remedy=f"did you mean {similar[0]}?" if similar else f"use one of {', '.join(ABLATIONS)}",
             )
-    asked = only or [name for name in ABLATIONS if name != "encoder_decoder" or given.encoder_decoder_llm]
-    return [name for name in ABLATIONS if name in asked]
+    selected = only or [name for name in ABLATIONS if name != "encoder_decoder" or inputs.encoder_decoder_llm]
+    return [name for name in ABLATIONS if name in selected]
 
 
-def _vq_sign(recipe: Recipe, **changes: Any) -> Recipe:
+def _change_vq_sign(recipe: Recipe, **changes: Any) -> Recipe:
+    """Return the recipe with other settings of VQ-Sign."""
     pretrain = recipe.pretrain
     return replace(recipe, pretrain=replace(pretrain, vq_sign=replace(pretrain.vq_sign, **changes)))
 
 
-def _codes(recipe: Recipe, codes: int) -> Recipe:
-    return _vq_sign(recipe, quantizer=replace(recipe.pretrain.vq_sign.quantizer, codes=codes))
+def _change_codes(recipe: Recipe, codes: int) -> Recipe:
+    """Return the recipe with another number of codes."""
+    return _change_vq_sign(recipe, quantizer=replace(recipe.pretrain.vq_sign.quantizer, codes=codes))
 
 
-def _words(recipe: Recipe, **changes: Any) -> Recipe:
+def _change_words(recipe: Recipe, **changes: Any) -> Recipe:
+    """Return the recipe with other settings of the composition of words."""
     return replace(recipe, compose=replace(recipe.compose, words=replace(recipe.compose.words, **changes)))
 
 
-def _sign_llm(recipe: Recipe, **changes: Any) -> Recipe:
+def _change_sign_llm(recipe: Recipe, **changes: Any) -> Recipe:
+    """Return the recipe with other settings of the model of stage 3."""
     finetune = recipe.finetune
     return replace(recipe, finetune=replace(finetune, sign_llm=replace(finetune.sign_llm, **changes)))

@@ -1,8 +1,10 @@
-"""One ablation with one seed, from its stages to its scores: ``OUT/NAME/seed-S/{pretrain,words,finetune}``.
+"""Cells of an ablation study: one ablation with one seed, from its stages to its scores.
 
-What ablations share is made once, by whoever comes first, also where each is a job of its own: a shared
-folder is locked while it is made, and the lock goes with its process. Each stage continues by itself, so the
-same command goes on after a kill; a cell that has its scores is not touched again.
+The folders of a cell are ``OUT/NAME/seed-S/{pretrain,words,finetune}``. A stage that several ablations share
+is trained once, by the first cell that needs it, even if every cell is a job of its own: a folder is locked
+while a job works in it, and the operating system releases the lock when the process ends. Every stage
+resumes, so the same command continues after an interruption. A cell that has its scores is not changed any
+more.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from signllm.ablation.ablations import ABLATIONS, FULL, Given
+from signllm.ablation.ablations import ABLATIONS, FULL, AblationInputs
 from signllm.atomic_files import atomic_write
 from signllm.config import ComposeConfig, FinetuneConfig, Recipe, differences
 from signllm.cra.word_codebook import WordCodebook
@@ -37,25 +39,26 @@ from signllm.training.preemption import leave_together
 log = logging.getLogger(__name__)
 RECORD = "ablation.json"
 POLL_S = 2.0
+"""Seconds between two attempts to lock a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What all ablations have in common.
+    """The settings that all ablations of a study have in common.
 
     Attributes:
-        out: folder of all of them.
-        recipe: of the full model.
-        shards: folder or address.
-        split: that is translated and scored.
-        given: what some ablations need.
+        out: folder of the study.
+        recipe: recipe of the full model.
+        shards: folder or address of the shards.
+        split: name of the split that is translated and scored.
+        inputs: inputs that some ablations need in addition.
     """
 
     out: Path
     recipe: Recipe
     shards: str
     split: str
-    given: Given
+    inputs: AblationInputs
 
     def folder(self, name: str, seed: int) -> Path:
         """Return the folder of an ablation with a seed."""
@@ -65,9 +68,9 @@ class Study:
         """Return the recipe of an ablation with a seed.
 
         Raises:
-            UsageError: the ablation cannot be made of this recipe.
+            UsageError: This recipe does not allow the ablation.
         """
-        recipe = ABLATIONS[name](self.recipe, self.given)
+        recipe = ABLATIONS[name](self.recipe, self.inputs)
         return replace(
             recipe,
             pretrain=replace(recipe.pretrain, training=replace(recipe.pretrain.training, seed=seed)),
@@ -75,19 +78,19 @@ class Study:
         )
 
     def is_done(self, name: str, seed: int) -> bool:
-        """Whether a cell has its scores.
+        """Return whether a cell has its scores.
 
         Raises:
-            UsageError: they are of other settings.
+            UsageError: The cell was begun with other settings.
         """
-        self.refuse_others(name, seed)
-        return scores_file(self.out, name, seed, self.split).is_file()
+        self.check_recorded_settings(name, seed)
+        return scores_path(self.out, name, seed, self.split).is_file()
 
-    def refuse_others(self, name: str, seed: int) -> None:
-        """Raise where a cell was begun with other settings or data.
+    def check_recorded_settings(self, name: str, seed: int) -> None:
+        """Check that a cell was begun with the same settings and data, if it was begun at all.
 
         Raises:
-            UsageError: names each with both values.
+            UsageError: Settings differ; the message names each of them with both values.
         """
         path = self.folder(name, seed) / RECORD
         if not path.is_file():
@@ -99,44 +102,55 @@ class Study:
             changed.append(f"--data: {begun['shards']} -> {self.shards}")
         if changed:
             raise UsageError(
-                f"this ablation was begun otherwise: {'; '.join(changed)}",
+                f"this ablation was begun with other settings: {'; '.join(changed)}",
                 where=path,
-                remedy="give the same settings to continue it, or another --out",
+                remedy="give the same settings to continue it, or choose another --out",
             )
 
     def record(self, name: str, seed: int) -> None:
-        """Write down what a cell is made with (one rank)."""
+        """Write the settings of a cell into its folder (called by one rank)."""
         record = {"recipe": to_plain(self.recipe_of(name, seed)), "shards": self.shards}
         atomic_write(self.folder(name, seed) / RECORD, json.dumps(record, indent=1) + "\n")
 
 
-def scores_file(out: Path, name: str, seed: int, split: str) -> Path:
-    """Return where the scores of a cell belong."""
+def scores_path(out: Path, name: str, seed: int, split: str) -> Path:
+    """Return the path of the scores of a cell."""
     return out / name / f"seed-{seed}" / "finetune" / f"scores.{split}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folders:
-    """Where the stages of a cell lie: its own folder, or that of the ablation that it shares them with."""
+class CellFolders:
+    """The folders of the stages of a cell; a shared stage is in the folder of the ablation that comes first.
+
+    Attributes:
+        pretrain: run folder of stage 1.
+        words: folder of the word codebook.
+        finetune: run folder of stage 3.
+    """
 
     pretrain: Path
     words: Path
     finetune: Path
 
 
-def folders(study: Study, name: str, seed: int) -> Folders:
-    """Return the folders of a cell; a stage is shared with the first ablation that has the same up to it."""
+def cell_folders(study: Study, name: str, seed: int) -> CellFolders:
+    """Return the folders of a cell.
+
+    A stage that two ablations configure identically is trained once and reused: its folder is that of the
+        first
+    such ablation in the order of the table.
+    """
     own = study.recipe_of(name, seed)
     pretrain_of = words_of = name
     for other in reversed(list(ABLATIONS)[: list(ABLATIONS).index(name)]):
         try:
             recipe = study.recipe_of(other, seed)
         except UsageError:
-            continue  # not to be made of this recipe
+            continue  # the recipe does not allow this ablation
         if recipe.pretrain == own.pretrain:
             pretrain_of = other
             words_of = other if recipe.compose == own.compose else words_of
-    return Folders(
+    return CellFolders(
         pretrain=study.folder(pretrain_of, seed) / "pretrain",
         words=study.folder(words_of, seed) / "words",
         finetune=study.folder(name, seed) / "finetune",
@@ -144,61 +158,65 @@ def folders(study: Study, name: str, seed: int) -> Folders:
 
 
 def run_cell(study: Study, name: str, seed: int) -> None:
-    """Make what a cell lacks (all ranks).
+    """Run those stages of a cell that are not finished, and its evaluation (collective).
 
     Raises:
-        UsageError: it was begun otherwise, or a stage refuses its settings.
-        StoppedEarlyError: asked to leave; the same command goes on.
+        UsageError: The cell was begun with other settings, or a stage rejects its settings.
+        StoppedEarlyError: The job was asked to stop; the same command continues.
     """
     ranks = start_distributed(timeout_s=study.recipe.pretrain.training.timeout_s)
     if once(lambda: study.is_done(name, seed), ranks):
         return
     once(lambda: study.record(name, seed), ranks)
-    recipe, where = study.recipe_of(name, seed), folders(study, name, seed)
-    with held(where.pretrain, ranks):
-        _to_its_end(pretrain(recipe.pretrain, run=where.pretrain, shards=study.shards))
+    recipe, cell = study.recipe_of(name, seed), cell_folders(study, name, seed)
+    with lock_folder(cell.pretrain, ranks):
+        _require_complete(pretrain(recipe.pretrain, run=cell.pretrain, shards=study.shards))
         gc.collect()
         words = _words_config(study, name, seed, recipe.compose, ranks)
-        compose(where.pretrain, study.shards, words, out=where.words)
-    with held(where.finetune, ranks):
+        compose(cell.pretrain, study.shards, words, out=cell.words)
+    with lock_folder(cell.finetune, ranks):
         if once(lambda: study.is_done(name, seed), ranks):
             return
-        _finetune(recipe.finetune, where, study.shards)
-        gc.collect()  # under ZeRO-3 transformers would cut the next model too, while this one's engine lives
-        evaluate(where.finetune, study.shards, study.split, EvaluateConfig())
+        _finetune(recipe.finetune, cell, study.shards)
+        gc.collect()  # while a ZeRO-3 engine exists, transformers would partition the next model as well
+        evaluate(cell.finetune, study.shards, study.split, EvaluateConfig())
 
 
-def _finetune(config: FinetuneConfig, where: Folders, shards: str) -> None:
-    _to_its_end(
-        finetune(config, run=where.finetune, init=where.pretrain, shards=shards, words_folder=where.words)
+def _finetune(config: FinetuneConfig, cell: CellFolders, shards: str) -> None:
+    _require_complete(
+        finetune(config, run=cell.finetune, init=cell.pretrain, shards=shards, words_folder=cell.words)
     )
 
 
 def _words_config(study: Study, name: str, seed: int, config: ComposeConfig, ranks: Ranks) -> ComposeConfig:
-    """Return how an ablation's words are composed, where that depends on how many the full model has."""
-    if ABLATIONS[name](study.recipe, replace(study.given, words=1)).compose == config:
+    """Return the settings of a cell's word composition.
+
+    If they depend on the number of words of the full model, those words are composed first.
+    """
+    if ABLATIONS[name](study.recipe, replace(study.inputs, words=1)).compose == config:
         return config
-    of_full = folders(study, FULL, seed)
-    compose(of_full.pretrain, study.shards, study.recipe_of(FULL, seed).compose, out=of_full.words)
-    words = once(lambda: len(WordCodebook.load(of_full.words).words), ranks)
-    return ABLATIONS[name](study.recipe, replace(study.given, words=words)).compose
+    full = cell_folders(study, FULL, seed)
+    compose(full.pretrain, study.shards, study.recipe_of(FULL, seed).compose, out=full.words)
+    words = once(lambda: len(WordCodebook.load(full.words).words), ranks)
+    return ABLATIONS[name](study.recipe, replace(study.inputs, words=words)).compose
 
 
-def _to_its_end(outcome: Outcome) -> None:
+def _require_complete(outcome: Outcome) -> None:
+    """Raise a ``StoppedEarlyError`` if a stage was interrupted before its end."""
     if outcome.preempted:
         raise StoppedEarlyError(f"asked to stop: saved after step {outcome.step}; the same command continues")
 
 
 @contextmanager
-def held(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Hold a folder for the ranks of one job; wait for another that has it (all ranks).
+def lock_folder(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Lock a folder for the ranks of this job; wait if another job has locked it (collective).
 
     Raises:
-        StoppedEarlyError: asked to leave while waiting.
+        StoppedEarlyError: The job was asked to stop while it waited.
     """
     handle = -1
 
-    def take() -> bool:
+    def try_lock() -> bool:
         nonlocal handle
         if handle < 0:
             folder.mkdir(parents=True, exist_ok=True)
@@ -208,15 +226,18 @@ def held(folder: Path, ranks: Ranks) -> Iterator[None]:
         except BlockingIOError:
             return False
         except OSError:
-            log.warning("%s: this file system has no locks; run ablations that share it in turn", folder)
+            log.warning(
+                "%s: this file system has no locks; run ablations that share this folder one after the other",
+                folder,
+            )
         return True
 
     try:
-        told = False
-        while not once(take, ranks):
-            if not told and ranks.rank == 0:
+        is_logged = False
+        while not once(try_lock, ranks):
+            if not is_logged and ranks.rank == 0:
                 log.warning("waiting for another job that works in %s", folder)
-            told = True
+            is_logged = True
             leave_together(ranks.device)
             time.sleep(POLL_S)
         yield

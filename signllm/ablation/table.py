@@ -1,6 +1,6 @@
-"""All ablations side by side: mean and deviation over seeds, and how far each is from the full model.
+"""The table of ablations: mean and standard deviation over seeds, and the difference to the full model.
 
-Read from the run folders; nothing is trained or translated. What is missing is a row that says so.
+It is read from the run folders; nothing is trained or translated. An ablation without scores is a row too.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from signllm.ablation.ablations import ABLATIONS, FULL, title
-from signllm.ablation.cells import scores_file
+from signllm.ablation.ablations import ABLATIONS, FULL, ablation_title
+from signllm.ablation.cells import scores_path
 from signllm.data.split_names import standardize_split
 from signllm.errors import UsageError
-from signllm.evaluation.paired_runs import against
-from signllm.evaluation.scores import METRICS, titles
+from signllm.evaluation.paired_runs import compare_with_baseline
+from signllm.evaluation.scores import METRICS, metric_titles
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One ablation.
+class AblationRow:
+    """The results of one ablation.
 
     Attributes:
-        name: of it.
-        title: what it is without.
-        seeds: that have scores.
-        mean: of each metric over them, 0 to 100.
-        sd: of each metric, n - 1 in the denominator; 0 of one seed.
-        gains: BLEU-4 less that of the full model, of each seed that both have.
-        p: the largest over these seeds of the paired bootstrap's p-values: how surely the difference is one
-            of every seed. None without a seed in common.
+        name: name of the ablation.
+        title: what the ablation changes.
+        seeds: seeds that have been scored.
+        mean: mean of each metric over the seeds, 0 to 100.
+        sd: standard deviation of each metric, with n - 1 in the denominator; 0 for a single seed.
+        gains: seed → BLEU-4 minus that of the full model, for the seeds that both have.
+        p: the largest of the p-values of the paired bootstrap tests of these seeds, which is small only if
+            the difference is significant for every seed. None if there is no common seed.
     """
 
     name: str
@@ -45,73 +45,73 @@ class Row:
 
     @property
     def gain(self) -> float | None:
-        """Mean of the gains."""
+        """Mean of the gains, None without a common seed."""
         return statistics.mean(self.gains.values()) if self.gains else None
 
     @property
     def gain_sd(self) -> float:
-        """Standard deviation of the gains, 0 of one."""
-        return _sd([*self.gains.values()])
+        """Standard deviation of the gains, 0 for a single one."""
+        return _deviation([*self.gains.values()])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """The rows, and how their numbers came about.
+class AblationTable:
+    """The rows of the table, and how they were scored.
 
     Attributes:
-        split: that was translated.
-        rows: the full model first.
-        samples: sentences of the split.
-        signature: of the scores.
+        split: name of the split that was translated.
+        rows: results of the ablations, the full model first.
+        samples: number of sentences of the split.
+        signature: signature of the metrics.
     """
 
     split: str
-    rows: tuple[Row, ...]
+    rows: tuple[AblationRow, ...]
     samples: int
     signature: str
 
     @property
     def seeds(self) -> int:
-        """Seeds of the row that has most."""
+        """Largest number of seeds of a row."""
         return max(len(row.seeds) for row in self.rows)
 
 
-def read_table(out: Path, split: str) -> Table:
-    """Read what the ablations in a folder have scored.
+def read_ablation_table(out: Path, split: str) -> AblationTable:
+    """Read the scores of all ablations in the folder of a study.
 
     Raises:
-        UsageError: there is none, or they were not scored alike.
+        UsageError: There are no scores of this split, or the ablations were scored by different rules.
     """
-    cells = _cells(out, split)
+    cells = _read_cells(out, split)
     if not cells:
         split = standardize_split(split)
-        cells = _cells(out, split)
+        cells = _read_cells(out, split)
     if not cells:
         raise UsageError(
             f"no ablation has scores of the split {split}",
             where=out,
             remedy="signllm ablate --data SHARDS --llm LLM --out OUT makes them",
         )
-    scored = [scores for of_seeds in cells.values() for scores in of_seeds.values()]
+    scored = [scores for by_seed in cells.values() for scores in by_seed.values()]
     kinds = {(scores["samples"], scores["signature"]) for scores in scored}
     if len(kinds) > 1:
         raise UsageError(
-            f"the ablations were not scored alike: {sorted(kinds)}",
+            f"the ablations were scored by different rules or on different videos: {sorted(kinds)}",
             where=out,
             remedy="translate and score the same split of the same data by one version of the program",
         )
     ((samples, signature),) = kinds
-    rows = tuple(_row(out, name, cells, split) for name in _names(out))
-    return Table(split=split, rows=rows, samples=samples, signature=signature)
+    rows = tuple(_build_row(out, name, cells, split) for name in _find_ablations(out))
+    return AblationTable(split=split, rows=rows, samples=samples, signature=signature)
 
 
-def _names(out: Path) -> list[str]:
-    """Return the ablations that were begun, in order; those of no function any more last."""
+def _find_ablations(out: Path) -> list[str]:
+    """Return the ablations that were begun, in the order of the table; folders of unknown ones come last."""
     begun = {path.name for path in out.iterdir() if any(path.glob("seed-*"))}
     return [name for name in ABLATIONS if name in begun] + sorted(begun - ABLATIONS.keys())
 
 
-def _cells(out: Path, split: str) -> dict[str, dict[int, dict[str, Any]]]:
+def _read_cells(out: Path, split: str) -> dict[str, dict[int, dict[str, Any]]]:
     """Return ablation → seed → its scores."""
     cells: dict[str, dict[int, dict[str, Any]]] = {}
     for path in sorted(out.glob(f"*/seed-*/finetune/scores.{split}.json")):
@@ -122,56 +122,64 @@ def _cells(out: Path, split: str) -> dict[str, dict[int, dict[str, Any]]]:
     return cells
 
 
-def _row(out: Path, name: str, cells: Mapping[str, Mapping[int, Mapping[str, Any]]], split: str) -> Row:
+def _build_row(
+    out: Path, name: str, cells: Mapping[str, Mapping[int, Mapping[str, Any]]], split: str
+) -> AblationRow:
     own, full = cells.get(name, {}), cells.get(FULL, {})
     if not own:
-        return Row(name=name, title=title(name))
+        return AblationRow(name=name, title=ablation_title(name))
     known = [metric for metric in METRICS if all(metric in scores for scores in own.values())]
     columns = {metric: [own[seed][metric] for seed in sorted(own)] for metric in known}
     common = [] if name == FULL else sorted(own.keys() & full.keys())
-    runs = {seed: [scores_file(out, one, seed, split).parent for one in (name, FULL)] for seed in common}
-    found = {seed: against(run, of_full, split) for seed, (run, of_full) in runs.items()}
-    return Row(
+    runs = {
+        seed: [scores_path(out, ablation, seed, split).parent for ablation in (name, FULL)] for seed in common
+    }
+    differences = {
+        seed: compare_with_baseline(run, full_run, split) for seed, (run, full_run) in runs.items()
+    }
+    return AblationRow(
         name=name,
-        title=title(name),
+        title=ablation_title(name),
         seeds=tuple(sorted(own)),
         mean={metric: statistics.mean(values) for metric, values in columns.items()},
-        sd={metric: _sd(values) for metric, values in columns.items()},
-        gains={seed: one["difference"] for seed, one in found.items()},
-        p=max((one["p"] for one in found.values()), default=None),
+        sd={metric: _deviation(values) for metric, values in columns.items()},
+        gains={seed: result["difference"] for seed, result in differences.items()},
+        p=max((result["p"] for result in differences.values()), default=None),
     )
 
 
-def _sd(values: Sequence[float]) -> float:
+def _deviation(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def head() -> tuple[str, ...]:
-    """Return the names of the columns."""
-    return ("ablation", "seeds", *titles(brief=True).values(), "BLEU-4 - full", "p")
+def column_titles() -> tuple[str, ...]:
+    """Return the titles of the columns."""
+    return ("ablation", "seeds", *metric_titles(brief=True).values(), "BLEU-4 - full", "p")
 
 
-def cells_of(row: Row, table: Table) -> tuple[str, ...]:
-    """Return a row as text, in the columns of :func:`head`."""
-    shown = titles(brief=True)
+def format_row(row: AblationRow, table: AblationTable) -> tuple[str, ...]:
+    """Return a row as text, one cell for each of :func:`column_titles`."""
+    metrics = metric_titles(brief=True)
     if not row.seeds:
-        return (row.title, "0", *("-" for _ in shown), "not scored yet", "-")
+        return (row.title, "0", *("-" for _ in metrics), "not scored yet", "-")
     seeds = str(len(row.seeds)) if len(row.seeds) == table.seeds else f"{len(row.seeds)} of {table.seeds}"
-    spread = len(row.seeds) > 1
+    has_deviation = len(row.seeds) > 1
     means = {
-        name: f"{mean:.1f}" + (f" ± {row.sd[name]:.1f}" if spread else "") for name, mean in row.mean.items()
+        name: f"{mean:.1f}" + (f" ± {row.sd[name]:.1f}" if has_deviation else "")
+        for name, mean in row.mean.items()
     }
-    scores = [means.get(name, "-") for name in shown]
+    scores = [means.get(name, "-") for name in metrics]
     if row.gain is None or row.p is None:
         return (row.title, seeds, *scores, "-", "-")
     gain = f"{row.gain:+.1f}" + (f" ± {row.gain_sd:.1f}" if len(row.gains) > 1 else "")
     return (row.title, seeds, *scores, gain, "< 0.01" if row.p < 0.01 else f"{row.p:.2f}")
 
 
-def about(table: Table) -> list[str]:
-    """Return what a reader of the table must know."""
+def table_notes(table: AblationTable) -> list[str]:
+    """Return the sentences below the table: how it was scored and how to read it."""
     return [
         f"Split {table.split}, {table.samples} sentences; {table.signature}.",
-        "Mean ± standard deviation over seeds of the training. p: paired bootstrap over the sentences, the "
-        "largest of all seeds; where the deviation is as large as the difference, it is none.",
+        "Mean ± standard deviation over the training seeds. p: p-value of the paired bootstrap test over the "
+        "sentences, the largest of all seeds. A difference no larger than its standard deviation over the "
+        "seeds is not a finding.",
     ]

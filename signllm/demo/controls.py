@@ -75,7 +75,7 @@ def true_characters(folder: Path, split: str) -> dict[str, np.ndarray]:
 def translate_truth(run: Path, folder: Path, shards: Path, split: str, config: FinetuneConfig) -> None:
     """Translate a split's true signs with the oracle's run: hypotheses and scores like any evaluation's."""
     from signllm.data.pipeline import CharacterSource, Loader
-    from signllm.evaluation.hypotheses import Hypothesis, write_scored
+    from signllm.evaluation.hypotheses import Hypothesis, write_hypotheses_and_scores
     from signllm.evaluation.scores import score
     from signllm.stages.batches import open_split
     from signllm.stages.finetuned import load_sign_llm
@@ -100,7 +100,7 @@ def translate_truth(run: Path, folder: Path, shards: Path, split: str, config: F
                     )
                 )
     scores = score([one.hypothesis for one in found], [one.reference for one in found])
-    write_scored(run, split, found, scores | {"split": split})
+    write_hypotheses_and_scores(run, split, found, scores | {"split": split})
 
 
 def content_word_accuracy(hypotheses: Path) -> float:

@@ -172,7 +172,7 @@ class Demo:
 
     def _summarise(self) -> dict[str, Any]:
         from signllm.demo.controls import content_word_accuracy
-        from signllm.evaluation.report import report
+        from signllm.evaluation.report import write_report
         from signllm.evaluation.scores import METRICS
 
         found = {
@@ -197,7 +197,7 @@ class Demo:
             "seed": self.config.studio.seed,
         }
         write_atomically(self.out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
-        report(self.out, shards=self.shards)
+        write_report(self.out, shards=self.shards)
         return summary
 
 

@@ -1,1 +1,1 @@
-"""SignLLM: evaluation."""
+"""Evaluation: translation of splits and single videos, scores, comparisons, reports and exports."""

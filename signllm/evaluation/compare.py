@@ -17,10 +17,10 @@ from typing import Any
 
 from signllm.data.split_names import find_split
 from signllm.errors import UsageError
-from signllm.evaluation.paired_runs import against
+from signllm.evaluation.paired_runs import compare_with_baseline
 from signllm.evaluation.report.run_folder import RunFolder, finite, read_object, read_run
 from signllm.evaluation.report.tables import flattened
-from signllm.evaluation.scores import METRICS, titles
+from signllm.evaluation.scores import METRICS, metric_titles
 
 MAIN = "bleu4"
 """The metric whose interval, mean and difference are told."""
@@ -28,7 +28,7 @@ AGAINST = ("BLEU-4 - first", "p")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
+class ComparedRun:
     """One run of a comparison.
 
     Attributes:
@@ -69,7 +69,7 @@ class Compared:
         return Path(self.llm).name
 
 
-def compare(runs: Sequence[Path], split: str) -> list[Compared]:
+def compare_runs(runs: Sequence[Path], split: str) -> list[ComparedRun]:
     """Read the runs, the smallest language model first; the first one named is what others are held against.
 
     Raises:
@@ -90,7 +90,7 @@ def compare(runs: Sequence[Path], split: str) -> list[Compared]:
     return sorted(found, key=lambda one: (one.parameters or 0, one.llm, one.settings, one.seed or 0, one.run))
 
 
-def _compared(run: RunFolder, split: str) -> Compared:
+def _compared(run: RunFolder, split: str) -> ComparedRun:
     config = run.config.get("config")
     settings: dict[str, Any] = json.loads(json.dumps(config)) if isinstance(config, dict) else {}
     model = settings.get("sign_llm", {}).get("language_model", {})
@@ -103,7 +103,7 @@ def _compared(run: RunFolder, split: str) -> Compared:
     if "bleu4" not in values:
         values = {}
         problem = f"{run.path}: {_lacks(run, split)}"
-    return Compared(
+    return ComparedRun(
         run=str(run.path),
         llm=llm,
         family=family,
@@ -118,12 +118,12 @@ def _compared(run: RunFolder, split: str) -> Compared:
     )
 
 
-def _gain(one: Compared, first: Compared, split: str) -> tuple[float | None, float | None]:
+def _gain(one: ComparedRun, first: ComparedRun, split: str) -> tuple[float | None, float | None]:
     """Return how far a run is from the first, and p, if they can be held against each other."""
     if one.run == first.run or not one.scores or not first.scores:
         return None, None
     try:
-        found = against(Path(one.run), Path(first.run), split)
+        found = compare_with_baseline(Path(one.run), Path(first.run), split)
     except (UsageError, ValueError, KeyError):
         return None, None
     return found["difference"], found["p"]
@@ -174,7 +174,7 @@ def _interval(scores: Mapping[str, Any]) -> float | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class ScorePoint:
     """Runs that differ in the seed alone: BLEU-4 of one, or mean and standard deviation of several."""
 
     llm: str
@@ -185,9 +185,9 @@ class Point:
     spread: float | None
 
 
-def points(compared: Sequence[Compared]) -> list[Point]:
+def group_over_seeds(compared: Sequence[ComparedRun]) -> list[ScorePoint]:
     """Return the scored runs as points; ``spread`` is the interval of one run, the deviation of several."""
-    groups: dict[str, list[Compared]] = {}
+    groups: dict[str, list[ComparedRun]] = {}
     for one in compared:
         if one.scores:
             groups.setdefault(one.settings, []).append(one)
@@ -196,7 +196,7 @@ def points(compared: Sequence[Compared]) -> list[Point]:
         values = [one.scores["bleu4"] for one in group]
         first = group[0]
         found.append(
-            Point(
+            ScorePoint(
                 llm=first.llm_name,
                 family=first.family,
                 parameters=first.parameters,
@@ -208,22 +208,22 @@ def points(compared: Sequence[Compared]) -> list[Point]:
     return found
 
 
-def rows(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
+def table_rows(compared: Sequence[ComparedRun]) -> list[tuple[str, ...]]:
     """Return the table: a row for each run, then one for the mean of runs that differ in the seed alone."""
     head = ("run", "language model", "parameters", "seed")
-    table: list[tuple[str, ...]] = [(*head, *_scored(titles(), "95 %"), *AGAINST)]
+    table: list[tuple[str, ...]] = [(*head, *_scored(metric_titles(), "95 %"), *AGAINST)]
     for one in compared:
         half = "-" if one.interval is None else f"± {one.interval:.2f}"
         seed = "-" if one.seed is None else str(one.seed)
-        known = (one.run, one.llm_name or "-", count_text(one.parameters), seed)
+        known = (one.run, one.llm_name or "-", format_count(one.parameters), seed)
         gain = "-" if one.gain is None else f"{one.gain:+.2f}"
         p = "-" if one.p is None else f"{one.p:.3f}"
         scores = {name: f"{value:.2f}" for name, value in one.scores.items()}
         table.append((*known, *_scored(scores, half), gain, p))
-    for point in points(compared):
+    for point in group_over_seeds(compared):
         if point.runs > 1:
-            known = (f"mean of {point.runs} seeds", point.llm, count_text(point.parameters), "")
-            mean = dict.fromkeys(titles(), "") | {MAIN: f"{point.bleu4:.2f}"}
+            known = (f"mean of {point.runs} seeds", point.llm, format_count(point.parameters), "")
+            mean = dict.fromkeys(metric_titles(), "") | {MAIN: f"{point.bleu4:.2f}"}
             table.append((*known, *_scored(mean, f"sd {point.spread:.2f}"), "", ""))
     return table
 
@@ -231,12 +231,12 @@ def rows(compared: Sequence[Compared]) -> list[tuple[str, ...]]:
 def _scored(values: Mapping[str, str], beside: str) -> list[str]:
     """Return the cells of the metrics shown, and ``beside`` behind the main one's."""
     cells: list[str] = []
-    for name in titles(brief=True):
+    for name in metric_titles(brief=True):
         cells += [values.get(name, "-"), beside] if name == MAIN else [values.get(name, "-")]
     return cells
 
 
-def aligned(table: Sequence[Sequence[str]], *, names: int) -> list[str]:
+def align_columns(table: Sequence[Sequence[str]], *, names: int) -> list[str]:
     """Return the lines of a table as text: the first ``names`` columns to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
@@ -248,7 +248,7 @@ def aligned(table: Sequence[Sequence[str]], *, names: int) -> list[str]:
     ]
 
 
-def short(runs: Sequence[str]) -> list[str]:
+def shorten_run_names(runs: Sequence[str]) -> list[str]:
     """Return the folders' names without what all begin and end with."""
     parts = [Path(run).parts for run in runs]
     least = min(map(len, parts))
@@ -257,7 +257,7 @@ def short(runs: Sequence[str]) -> list[str]:
     return ["/".join(one[first : len(one) - last]) for one in parts]
 
 
-def count_text(number: int | None) -> str:
+def format_count(number: int | None) -> str:
     """Return a number of parameters as papers write it: ``6.7 B``."""
     if number is None:
         return "-"
@@ -267,7 +267,7 @@ def count_text(number: int | None) -> str:
     return str(number)
 
 
-def cautions(compared: Sequence[Compared]) -> list[str]:
+def list_warnings(compared: Sequence[ComparedRun]) -> list[str]:
     """Return what a reader of the table must know: what is missing, what cannot be compared."""
     told = [one.problem for one in compared if one.problem]
     for name in ("signature", "samples"):

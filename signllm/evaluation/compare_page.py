@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from signllm.atomic_files import atomic_file, atomic_write
 from signllm.errors import UsageError
-from signllm.evaluation.compare import Compared, Point, cautions, count_text, points, rows, short
+from signllm.evaluation.compare import (
+    ComparedRun,
+    ScorePoint,
+    format_count,
+    group_over_seeds,
+    list_warnings,
+    shorten_run_names,
+    table_rows,
+)
 from signllm.evaluation.report.chart import Series, line_chart
 from signllm.evaluation.report.markup import Markup, joined, tag
 from signllm.evaluation.report.page import named_rows, page
@@ -32,22 +40,22 @@ OWN_STYLE = "section img{max-width:100%;background:white}"
 DIFFER = "What the runs differ in"
 
 
-def write_comparison(compared: Sequence[Compared], split: str, out: Path) -> None:
+def write_comparison(compared: Sequence[ComparedRun], split: str, out: Path) -> None:
     """Write a page (``.html``) or the picture alone (``.png``, ``.svg``, ``.pdf``), whole or not at all.
 
     Raises:
         UsageError: another kind of file, a full disk, or no size of a language model is known.
     """
-    refuse_kind(out)
+    check_file_kind(out)
     if out.suffix != ".html":
-        figure = draw(points(compared), split)
+        figure = draw_scores(group_over_seeds(compared), split)
         with atomic_file(out) as unfinished:
             figure.savefig(unfinished, format=out.suffix[1:], dpi=150)
         return
     atomic_write(out, _page(compared, split))
 
 
-def refuse_kind(out: Path) -> None:
+def check_file_kind(out: Path) -> None:
     """Raise where a comparison cannot be written to such a file.
 
     Raises:
@@ -61,7 +69,7 @@ def refuse_kind(out: Path) -> None:
         )
 
 
-def draw(found: Sequence[Point], split: str) -> Figure:
+def draw_scores(found: Sequence[ScorePoint], split: str) -> Figure:
     """Draw BLEU-4 over the parameters of the language model; bars are intervals, or deviations over seeds.
 
     Raises:
@@ -87,7 +95,7 @@ def draw(found: Sequence[Point], split: str) -> Figure:
     sizes = sorted({point.parameters or 0 for point in known})
     axes.set_xlim(sizes[0] / 1.6, sizes[-1] * 1.6)
     ticks = [size for place, size in enumerate(sizes) if not place or size > 1.3 * sizes[place - 1]]
-    axes.set_xticks(ticks, [count_text(size) for size in ticks])
+    axes.set_xticks(ticks, [format_count(size) for size in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("parameters of the language model")
     axes.set_ylabel(f"BLEU-4, {split}")
@@ -99,7 +107,7 @@ def draw(found: Sequence[Point], split: str) -> Figure:
     return figure
 
 
-def _family(axes: Axes, found: Sequence[Point], mark: str, name: str) -> None:
+def _family(axes: Axes, found: Sequence[ScorePoint], mark: str, name: str) -> None:
     """Draw the points of one family; a line joins them where each size has one."""
     sizes = [point.parameters or 0 for point in found]
     heights = [point.bleu4 for point in found]
@@ -110,14 +118,14 @@ def _family(axes: Axes, found: Sequence[Point], mark: str, name: str) -> None:
     )  # fmt: skip
 
 
-def _label(axes: Axes, known: Sequence[Point]) -> None:
+def _label(axes: Axes, known: Sequence[ScorePoint]) -> None:
     for point in known:
         axes.annotate(
             point.llm, (point.parameters or 0, point.bleu4), (8, -12), textcoords="offset points", fontsize=8
         )
 
 
-def _bars(known: Sequence[Point]) -> str:
+def _bars(known: Sequence[ScorePoint]) -> str:
     """Say what the bars are."""
     kinds = []
     if any(point.runs > 1 for point in known):
@@ -127,14 +135,14 @@ def _bars(known: Sequence[Point]) -> str:
     return "\n".join(kinds)
 
 
-def _page(compared: Sequence[Compared], split: str) -> str:
+def _page(compared: Sequence[ComparedRun], split: str) -> str:
     title = f"{len(compared)} runs on {split}"
-    head, *body = rows(compared)
+    head, *body = table_rows(compared)
     runs = [one.run for one in compared]
-    names = dict(zip(runs, short(runs), strict=True))
+    names = dict(zip(runs, shorten_run_names(runs), strict=True))
     body = [(names.get(row[0], row[0]), *row[1:]) for row in body]
     told = [tag("p", f"{name}: {run}", class_="hint") for run, name in names.items() if name != run]
-    told += [tag("p", line) for line in cautions(compared)]
+    told += [tag("p", line) for line in list_warnings(compared)]
     signatures = sorted({one.signature for one in compared} - {""})
     parts = [
         ("Scores", joined((named_rows(head, body, "Scores"), *told))),
@@ -147,37 +155,39 @@ def _page(compared: Sequence[Compared], split: str) -> str:
     return page(title, tag("header", tag("h1", title)), main, style=OWN_STYLE)
 
 
-def _picture(compared: Sequence[Compared], split: str) -> Markup | None:
+def _picture(compared: Sequence[ComparedRun], split: str) -> Markup | None:
     """Return the picture, if there are sizes to draw it over."""
-    found = points(compared)
+    found = group_over_seeds(compared)
     if len({point.parameters for point in found if point.parameters}) < 2:
         return None
     picture = io.BytesIO()
-    draw(found, split).savefig(picture, format="png", dpi=150)
+    draw_scores(found, split).savefig(picture, format="png", dpi=150)
     source = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
     return tag(
         "img", src=source, alt="BLEU-4 over the parameters of the language model: the table has the numbers"
     )
 
 
-def _settings(compared: Sequence[Compared]) -> Markup | None:
+def _settings(compared: Sequence[ComparedRun]) -> Markup | None:
     """Return the settings that differ, a row for each, a column for each run."""
     names = list(dict.fromkeys(name for one in compared for name in one.differing))
     if not names:
         return None
     body = [[name, *(one.differing.get(name, "-") for one in compared)] for name in names]
-    return named_rows(["setting", *short([one.run for one in compared])], body, DIFFER)
+    return named_rows(["setting", *shorten_run_names([one.run for one in compared])], body, DIFFER)
 
 
-def _curves(compared: Sequence[Compared]) -> Markup | None:
+def _curves(compared: Sequence[ComparedRun]) -> Markup | None:
     """Return charts with a line for each run, over both phases of fine-tuning."""
     shown_runs = [one.run for one in compared[:MOST_CURVES]]
-    runs = {name: read_run(Path(run)) for name, run in zip(short(shown_runs), shown_runs, strict=True)}
+    runs = {
+        name: read_run(Path(run)) for name, run in zip(shorten_run_names(shown_runs), shown_runs, strict=True)
+    }
     begun = {run.frozen_steps for run in runs.values()}
     mark = (float(begun.pop()), "") if len(begun) == 1 and 0 not in begun else None
     charts = []
     for name in CURVES:
-        series = [Series(name=called, points=_points(run.whole_log, name)) for called, run in runs.items()]
+        series = [Series(name=called, points=_points(run.combined_log, name)) for called, run in runs.items()]
         title, note = KNOWN.get(name.rpartition("/")[2], (name, ""))
         held_out = " on held-out videos" if name.startswith("validate/") else ""
         drawn = line_chart(

@@ -1,11 +1,12 @@
-"""Translate a split with a fine-tuned run and score it: ``hypotheses.S.jsonl``, ``scores.S.json``.
+"""Translation and scoring of a split with a fine-tuned run: ``hypotheses.S.jsonl``, ``scores.S.json``.
 
-S is the split's name, and for other data than the run was trained on ``SPLIT@DATA``.
+S is the name of the split, or ``SPLIT@DATA`` if the data is not the data that the run was trained on.
 
-The split is cut into batches before it is dealt out to the ranks, so a video meets the same neighbours, and
-gives the same translation to the last bit, on 1, 2 or 3 ranks; every video counts once. The language
-model is whole on each rank, without DeepSpeed, or partitioned by ZeRO-3, with all ranks in step. Texts are
-written freely, never with the reference as input; choose models on dev, translate test once.
+The split is cut into batches before the batches are distributed over the ranks. A video therefore always has
+the same neighbours in its batch, and its translation is identical to the last bit on 1, 2 or 3 ranks. Every
+video counts once. Each rank holds the complete language model, without DeepSpeed, or the language model is
+partitioned by ZeRO-3 and all ranks work in step. The model generates freely and never sees the reference.
+Select models on dev, and translate test once.
 """
 
 from __future__ import annotations
@@ -30,22 +31,27 @@ from signllm.data.index import Split
 from signllm.data.mixture import make_absolute, open_mixture, read_dataset_records
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.errors import UsageError
-from signllm.evaluation.board import show_scores
-from signllm.evaluation.breakdown import Sentence, breakdowns
-from signllm.evaluation.hypotheses import Hypothesis, gathered, shuffled, write_scored
+from signllm.evaluation.breakdown import Sentence, compute_breakdowns
+from signllm.evaluation.hypotheses import (
+    Hypothesis,
+    exchange_translations,
+    gather_hypotheses,
+    write_hypotheses_and_scores,
+)
+from signllm.evaluation.partial_translations import PartialTranslations
+from signllm.evaluation.rank_share import RankShare
 from signllm.evaluation.scores import (
-    SAMPLES,
+    RESAMPLES,
     Case,
     FinalPeriod,
     ScoreConfig,
-    convention_named,
-    normalised,
-    rules_for,
+    build_tokenizer,
+    choose_score_rules,
+    get_convention,
+    normalize_texts,
     score,
-    tokenizer_of,
 )
-from signllm.evaluation.share import Share
-from signllm.evaluation.unfinished import Unfinished
+from signllm.evaluation.tensorboard_scores import write_scores_to_tensorboard
 from signllm.models.sign_llm import GenerationConfig, SignLLM
 from signllm.progress import progress
 from signllm.stages.alarms import alarms_of_scores
@@ -65,7 +71,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 TRAINING = "train"
 KEEP_EVERY = 16
-"""Batches of a rank after which the translations so far are written down."""
+"""Number of batches of a rank after which the translations so far are written to a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,18 +79,21 @@ class EvaluateConfig:
     """How a split is translated and scored.
 
     Attributes:
-        batch_size: videos that a rank translates at a time; with bf16 weights, translations may depend on it.
-        beams: of the search; None takes the run's own setting.
-        convention: of the scores; None takes ``csl-daily`` for Chinese texts, else ``phoenix2014t``.
-        final_period: what happens to a sentence's last period before scoring.
-        case: that of the convention, or both sides lowered, or kept.
-        bootstrap: resamples of the 95 % intervals; 0 leaves them out.
-        shuffled: also score every translation against another video's reference: what the language model
-            reaches without looking at the video.
-        workers: processes that decode ahead; None takes the run's own setting.
-        deepspeed: ``zero3`` partitions the language model over the ranks, for one that fits on none of them;
-            None: each rank holds all of it, which is faster.
-        checkpoint: of the run: its last, or the one of its best validated value.
+        batch_size: number of videos that a rank translates at a time; with bf16 weights, translations may
+            depend on it.
+        beams: number of beams of the search; None uses the setting of the run.
+        convention: convention of the scores; None uses ``csl-daily`` for Chinese texts, else
+            ``phoenix2014t``.
+        final_period: what is done with the final period of a sentence before scoring.
+        case: whether the convention decides about lower case, or both sides are lowered, or kept.
+        bootstrap: number of resamples for the 95 % confidence intervals; 0 computes none.
+        shuffled: also score every translation against the reference of another video, which shows what the
+            language model achieves without the video.
+        workers: number of processes that decode videos in the background; None uses the setting of the run.
+        deepspeed: ``zero3`` partitions the language model over the ranks, for one that does not fit on a
+            single device; None keeps the complete model on each rank, which is faster.
+        checkpoint: which checkpoint of the run is used: the last one, or the one with the best validation
+            value.
     """
 
     batch_size: int = 8
@@ -92,7 +101,7 @@ class EvaluateConfig:
     convention: str | None = None
     final_period: FinalPeriod = "keep"
     case: Case = "convention"
-    bootstrap: int = SAMPLES
+    bootstrap: int = RESAMPLES
     shuffled: bool = False
     workers: int | None = None
     deepspeed: str | None = None
@@ -104,33 +113,36 @@ class EvaluateConfig:
                 f"batch_size is {self.batch_size}", where="--batch-size", remedy="give 1 or more"
             )
         if self.convention is not None:
-            convention_named(self.convention)
+            get_convention(self.convention)
 
 
 def evaluate(
     run: Path, shards: Path | str, split: str, config: EvaluateConfig | None = None
 ) -> dict[str, Any]:
-    """Translate and score a split into the run folder (all ranks; rank 0 writes, all return the scores).
+    """Translate and score a split, and write the results into the run folder (collective).
+
+    Rank 0 writes the files; all ranks return the scores.
 
     Args:
         run: folder of a fine-tuned run.
-        shards: folder or address of shards, or a mixture of them, each video once; of the training data or
-            any other.
-        split: which of its splits.
-        config: by default ``EvaluateConfig()``.
+        shards: folder or address of shards, or a mixture of them, with the training data or any other data.
+        split: name of the split.
+        config: settings; by default ``EvaluateConfig()``.
 
     Returns:
-        What ``scores.S.json`` holds (S: :func:`label_of`): scores with their intervals, ``breakdowns``, how
-        they were made; with ``shuffled`` also those of ``scores.S.shuffled.json`` under that key.
+        The contents of ``scores.S.json`` (S: :func:`make_label`): scores with their intervals,
+        ``breakdowns``, and how they were computed; with ``shuffled`` also those of
+        ``scores.S.shuffled.json`` under that key.
 
     Raises:
-        UsageError: not a fine-tuned run, no checkpoint, no such split, or videos that cannot be read.
+        UsageError: This is not a fine-tuned run, it has no checkpoint, there is no such split, or videos
+            cannot be read.
     """
     config = config or EvaluateConfig()
     trained = load_config(run, FinetuneConfig)
     warn_if_unknown(trained.data)
     videos = open_mixture(shards).split(split)
-    split = videos.name  # dev where val was asked for
+    split = videos.name  # the standard name: dev if val was asked for
     ranks = start_distributed()
     checkpoint = best_checkpoint(run) if config.checkpoint == "best" else whole_checkpoint(run)
     model = load_sign_llm(run, checkpoint, zero_file=config.deepspeed)
@@ -139,7 +151,7 @@ def evaluate(
     generation = trained.generation
     if config.beams is not None:
         generation = dataclasses.replace(generation, beams=config.beams)
-    begun = time.perf_counter()
+    begin = time.perf_counter()
     search = dataclasses.asdict(generation) | {"batch_size": config.batch_size}
     made_with = {
         "checkpoint": [checkpoint.name, json.loads((checkpoint / COMPLETE).read_text())],
@@ -147,61 +159,65 @@ def evaluate(
         "generation": search,
         "deepspeed": config.deepspeed,
     }
-    label = label_of(run, shards, split)
-    unfinished = Unfinished(run, label, made_with)
+    label = make_label(run, shards, split)
+    partial = PartialTranslations(run, label, made_with)
     with failing_together(run, ranks.rank, f"evaluate {split}"):
-        hypotheses = translate_split(model, videos, trained.data, generation, config, ranks, unfinished)
-    about = {
+        hypotheses = translate_split(model, videos, trained.data, generation, config, ranks, partial)
+    details = {
         "split": split,
         "checkpoint": checkpoint.name,
         "shards": make_absolute(shards),
         "generation": search,
-        "seconds": round(time.perf_counter() - begun, 1),
-        **covered_by(model.words, [one.characters for one in hypotheses]),
+        "seconds": round(time.perf_counter() - begin, 1),
+        **measure_word_coverage(model.words, [hypothesis.characters for hypothesis in hypotheses]),
     }
-    rules = _rules(hypotheses, config)
-    groups = breakdowns(_sentences(hypotheses, videos, rules), rules, _seen_in_training(shards, rules))
-    scores = _scored(label, hypotheses, config, rules)
-    scores = {name: found | about | {"split": name} for name, found in scores.items()}
+    rules = _choose_rules(hypotheses, config)
+    groups = compute_breakdowns(
+        _sentences(hypotheses, videos, rules), rules, _count_training_words(shards, rules)
+    )
+    scores = _score_pairings(label, hypotheses, config, rules)
+    scores = {name: values | details | {"split": name} for name, values in scores.items()}
     scores[label]["breakdowns"] = groups
     alarms = alarms_of_scores(scores[label], scores.get(f"{label}.shuffled"))
     if ranks.rank == 0:
         for name, pairs in _pairings(label, hypotheses, config):
-            write_scored(run, name, pairs, scores[name])
+            write_hypotheses_and_scores(run, name, pairs, scores[name])
         if trained.training.tensorboard:
-            show_scores(run, read_state(checkpoint).step, scores, hypotheses, alarms)
-        unfinished.remove()
+            write_scores_to_tensorboard(run, read_state(checkpoint).step, scores, hypotheses, alarms)
+        partial.remove()
         for alarm in alarms:
             log.warning("%s", alarm)
     control = scores.get(f"{label}.shuffled")
     return scores[label] | ({"shuffled": control} if control else {})
 
 
-def label_of(run: Path, shards: Path | str, split: str) -> str:
-    """Return what a split is called in the files of a run: ``SPLIT``, or ``SPLIT@DATA`` of other data.
+def make_label(run: Path, shards: Path | str, split: str) -> str:
+    """Return the name of a split in the files of a run: ``SPLIT``, or ``SPLIT@DATA`` for other data.
 
-    Data is known by its ``train`` split: where that is not beside the split, it is other data. A run that
-    recorded none has the split's name.
+    Datasets are identified by their ``train`` split; data without a ``train`` split counts as other data.
+    For a run that recorded no training data, the label is the name of the split.
     """
     own = {record.sha256 for record in datasets_of(run)}
-    given = read_dataset_records(shards, TRAINING)
-    if not own or {record.sha256 for record in given} == own:
+    records = read_dataset_records(shards, TRAINING)
+    if not own or {record.sha256 for record in records} == own:
         return split
-    given = given or read_dataset_records(shards, split)
-    names = [re.sub(r"[^\w-]+", "-", record.name) for record in given]
+    records = records or read_dataset_records(shards, split)
+    names = [re.sub(r"[^\w-]+", "-", record.name) for record in records]
     return f"{split}@{'+'.join(names)}"
 
 
-def covered_by(words: WordCodebook, sequences: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Return ``covered`` as training logs it: the share of the characters in words of two and more.
+def measure_word_coverage(words: WordCodebook, sequences: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Return ``covered`` as training logs it: the share of characters in words of two or more characters.
 
-    It falls when an encoder learns on and its words stay as they were. Where characters are all the words
-    there are, it says nothing about them, and is left out.
+    It decreases if the encoder is trained further while the words stay the same. If the word codebook has no
+    composed words, the value would be meaningless and the result is empty.
     """
     if not words.words:
         return {}
-    characters = torch.tensor([character for one in sequences for character in one], dtype=torch.int64)
-    segmentation = words.segment(characters, torch.tensor([len(one) for one in sequences]))
+    characters = torch.tensor(
+        [character for sequence in sequences for character in sequence], dtype=torch.int64
+    )
+    segmentation = words.segment(characters, torch.tensor([len(sequence) for sequence in sequences]))
     return {"covered": float(words.in_composed_words(segmentation).double().mean())}
 
 
@@ -212,27 +228,28 @@ def translate_split(
     generation: GenerationConfig,
     config: EvaluateConfig,
     ranks: Ranks,
-    unfinished: Unfinished,
+    partial: PartialTranslations,
 ) -> list[Hypothesis]:
-    """Translate every video of a split once (all ranks); all ranks return all, in the split's order.
+    """Translate every video of a split once (collective); every rank returns all translations in order.
 
-    Translations are kept in ``unfinished`` every ``KEEP_EVERY`` batches and when the ranks are asked to
-    leave; those kept there before, by any number of ranks, are not made again.
+    The translations so far are written to ``partial`` every ``KEEP_EVERY`` batches and when the job is asked
+    to stop. Those that are there already, written by any number of ranks, are not computed again.
 
     Raises:
-        UsageError: videos cannot be read; raised by all ranks, after all others were tried.
-        StoppedEarlyError: asked to leave between two batches.
-        DataLostError: the storage of the videos stayed away.
+        UsageError: Videos cannot be read; raised on all ranks after all other videos have been translated.
+        StoppedEarlyError: The job was asked to stop between two batches.
+        DataLostError: The storage of the videos did not come back in time.
     """
-    # An unreadable video is reported below, by all ranks alike: no rank may leave while others wait for it.
+    # Unreadable videos are reported at the end, by all ranks alike: if one rank raised an error at once, the
+    # others would wait for it forever.
     data = dataclasses.replace(data, max_bad=math.inf)
-    found = gathered(unfinished.read() if ranks.rank == 0 else [], ranks)
-    share = Share(
+    translated = gather_hypotheses(partial.read() if ranks.rank == 0 else [], ranks)
+    share = RankShare(
         VideoSource(split, data, augment=False),
         batch_size=config.batch_size,
         rank=ranks.rank,
         world=ranks.world,
-        done=[one.place for one in found],
+        done=[hypothesis.place for hypothesis in translated],
     )
     if len(share):
         loader = Loader(
@@ -247,76 +264,78 @@ def translate_split(
         with progress(batches, f"translating {split.name}", unit="batches", enabled=ranks.rank == 0) as bar:
             try:
                 for number, batch in enumerate(loader, 1):
-                    found += _translated(model, batch.to(ranks.device), share, generation)
+                    translated += _translate_batch(model, batch.to(ranks.device), share, generation)
                     bar.advance()
                     leave_together(ranks.device)
                     if number % KEEP_EVERY == 0:
-                        found = _kept(found, unfinished, ranks)
-            except (StoppedEarlyError, DataLostError):  # of all ranks alike
-                found = _kept(found, unfinished, ranks)
+                        translated = _keep(translated, partial, ranks)
+            except (StoppedEarlyError, DataLostError):  # raised on all ranks together
+                translated = _keep(translated, partial, ranks)
                 raise
-    everything = gathered(found, ranks)
-    unreadable = [one for one in everything if one.problem]
+    hypotheses = gather_hypotheses(translated, ranks)
+    unreadable = [hypothesis for hypothesis in hypotheses if hypothesis.problem]
     if unreadable:
         first = unreadable[0]
         raise UsageError(
-            f"{len(unreadable)} of {len(everything)} videos cannot be read",
+            f"{len(unreadable)} of {len(hypotheses)} videos cannot be read",
             where=f"{split.tars[split.samples[first.place].shard]}: {first.id}: {first.problem}",
             remedy="`signllm shards verify` names the damage; shard these videos again",
         )
-    return everything
+    return hypotheses
 
 
-def _kept(found: list[Hypothesis], unfinished: Unfinished, ranks: Ranks) -> list[Hypothesis]:
-    """Write what all ranks have translated so far and return it (all ranks)."""
-    everything = gathered(found, ranks)
+def _keep(translated: list[Hypothesis], partial: PartialTranslations, ranks: Ranks) -> list[Hypothesis]:
+    """Write what all ranks have translated so far to ``partial``, and return it (collective)."""
+    hypotheses = gather_hypotheses(translated, ranks)
     if ranks.rank == 0:
-        unfinished.write(everything)
-    return everything
+        partial.write(hypotheses)
+    return hypotheses
 
 
-def _translated(model: SignLLM, batch: Batch, share: Share, generation: GenerationConfig) -> list[Hypothesis]:
-    """Translate a batch; what only fills it up is left out, unreadable videos are kept with the reason."""
+def _translate_batch(
+    model: SignLLM, batch: Batch, share: RankShare, generation: GenerationConfig
+) -> list[Hypothesis]:
+    """Translate a batch, without the samples that only pad it; unreadable videos are kept with the reason."""
     problems = dict(batch.bad)
-    found = []
-    for place, written in enumerate(model.generate(batch, generation)):
+    hypotheses = []
+    for place, generated in enumerate(model.generate(batch, generation)):
         name = batch.ids[place]
         position = int(batch.positions[place])
         if position < len(share):
-            found.append(
+            hypotheses.append(
                 Hypothesis(
                     place=share.place(position),
                     id=name,
-                    hypothesis=written.text,
+                    hypothesis=generated.text,
                     reference=batch.texts[place],
-                    characters=written.characters,
-                    words=written.words,
+                    characters=generated.characters,
+                    words=generated.words,
                     problem=problems.get(name, ""),
                     language=batch.languages[place],
                 )
             )
-    return found
+    return hypotheses
 
 
-def _rules(hypotheses: Sequence[Hypothesis], config: EvaluateConfig) -> ScoreConfig:
-    """Return how these texts are scored: by their language, unless something else is asked for."""
-    return rules_for(
-        {one.language for one in hypotheses},
-        [one.reference for one in hypotheses],
+def _choose_rules(hypotheses: Sequence[Hypothesis], config: EvaluateConfig) -> ScoreConfig:
+    """Return the rules for scoring these texts: by their language, unless the configuration names others."""
+    return choose_score_rules(
+        {hypothesis.language for hypothesis in hypotheses},
+        [hypothesis.reference for hypothesis in hypotheses],
         convention=config.convention,
         final_period=config.final_period,
         case=config.case,
     )
 
 
-def _scored(
+def _score_pairings(
     split: str, hypotheses: list[Hypothesis], config: EvaluateConfig, rules: ScoreConfig
 ) -> dict[str, dict[str, Any]]:
-    """Score translations, and their deranged pairing if asked, each under its name."""
+    """Return the scores of the translations, and of the shuffled ones if configured, each by its name."""
     return {
         name: score(
-            [one.hypothesis for one in pairs],
-            [one.reference for one in pairs],
+            [pair.hypothesis for pair in pairs],
+            [pair.reference for pair in pairs],
             rules,
             bootstrap=config.bootstrap,
         )
@@ -325,35 +344,39 @@ def _scored(
 
 
 def _sentences(hypotheses: Sequence[Hypothesis], videos: Split, rules: ScoreConfig) -> list[Sentence]:
-    """Return the translations with what they are grouped by."""
-    texts = normalised([one.hypothesis for one in hypotheses], [one.reference for one in hypotheses], rules)
+    """Return the translations with the properties by which the breakdowns group them."""
+    texts = normalize_texts(
+        [hypothesis.hypothesis for hypothesis in hypotheses],
+        [hypothesis.reference for hypothesis in hypotheses],
+        rules,
+    )
     return [
         Sentence(
-            hypothesis=written,
-            reference=said,
-            characters=len(one.characters),
-            words=len(one.words),
-            signer=videos.samples[one.place].signer,
+            hypothesis=text,
+            reference=reference,
+            characters=len(hypothesis.characters),
+            words=len(hypothesis.words),
+            signer=videos.samples[hypothesis.place].signer,
         )
-        for one, written, said in zip(hypotheses, *texts, strict=True)
+        for hypothesis, text, reference in zip(hypotheses, *texts, strict=True)
     ]
 
 
-def _seen_in_training(shards: Path | str, rules: ScoreConfig) -> Counter[str] | None:
-    """Count the words of the training texts beside a split; None if there are none."""
+def _count_training_words(shards: Path | str, rules: ScoreConfig) -> Counter[str] | None:
+    """Return word → its count in the training texts of the same data; None if there is no train split."""
     data = open_mixture(shards)
     if TRAINING not in data.splits:
         return None
     texts = [sample.text for sample in data.split(TRAINING).samples]
-    tokens = tokenizer_of(rules)
-    return Counter(word for text in normalised(texts, texts, rules)[0] for word in tokens(text))
+    tokens = build_tokenizer(rules)
+    return Counter(word for text in normalize_texts(texts, texts, rules)[0] for word in tokens(text))
 
 
 def _pairings(
     split: str, hypotheses: list[Hypothesis], config: EvaluateConfig
 ) -> list[tuple[str, list[Hypothesis]]]:
-    """Return what is scored under which name."""
+    """Return the names of the scores, and the hypotheses that are scored under each."""
     pairings = [(split, hypotheses)]
     if config.shuffled:
-        pairings.append((f"{split}.shuffled", shuffled(hypotheses)))
+        pairings.append((f"{split}.shuffled", exchange_translations(hypotheses)))
     return pairings

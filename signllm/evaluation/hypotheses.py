@@ -1,4 +1,4 @@
-"""Translations of a split as records: collected from the ranks, paired wrongly on purpose, written."""
+"""Translations of a split as records: gathered from the ranks, shuffled for a control, and written."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ FIELDS = ("id", "hypothesis", "reference", "characters", "words")
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
-    """One video's translation.
+    """The translation of one video of a split.
 
     Attributes:
-        place: of the video in its split.
-        id: the dataset's name of the video.
-        hypothesis: what the model wrote.
-        reference: what was said.
-        characters: codes of the video.
-        words: word ids that the language model read.
+        place: index of the video in its split.
+        id: id of the video in its dataset.
+        hypothesis: the generated sentence.
+        reference: the reference sentence.
+        characters: sign codes of the video.
+        words: ids of the sign words that the language model read.
         problem: why the video could not be read, else empty.
-        language: of the reference.
+        language: language of the reference.
     """
 
     place: int
@@ -44,24 +44,27 @@ class Hypothesis:
     language: str = ""
 
 
-def gathered(own: Sequence[Hypothesis], ranks: Ranks) -> list[Hypothesis]:
-    """Return the translations of all ranks in the split's order, each once: the lowest rank's (all ranks).
+def gather_hypotheses(own: Sequence[Hypothesis], ranks: Ranks) -> list[Hypothesis]:
+    """Return the translations of all ranks, in the order of the split (collective).
 
-    They travel as JSON bytes: ``all_gather_object`` would pickle them.
+    If several ranks translated a video, that of the lowest rank is taken. The records are sent as JSON,
+    because ``all_gather_object`` would pickle them.
     """
     if ranks.world == 1:
         parts = [list(own)]
     else:
-        texts = all_bytes(json.dumps([dataclasses.asdict(one) for one in own]).encode(), ranks)
+        texts = all_gather_bytes(
+            json.dumps([dataclasses.asdict(hypothesis) for hypothesis in own]).encode(), ranks
+        )
         parts = [[Hypothesis(**fields) for fields in json.loads(text)] for text in texts]
     by_place: dict[int, Hypothesis] = {}
-    for one in (one for part in parts for one in part):
-        by_place.setdefault(one.place, one)
+    for hypothesis in (hypothesis for part in parts for hypothesis in part):
+        by_place.setdefault(hypothesis.place, hypothesis)
     return [by_place[place] for place in sorted(by_place)]
 
 
-def all_bytes(own: bytes, ranks: Ranks) -> list[bytes]:
-    """Return every rank's bytes, in the order of the ranks."""
+def all_gather_bytes(own: bytes, ranks: Ranks) -> list[bytes]:
+    """Return the bytes of every rank, in the order of the ranks (collective)."""
     import torch
     import torch.distributed as dist
 
@@ -75,47 +78,53 @@ def all_bytes(own: bytes, ranks: Ranks) -> list[bytes]:
     return [bytes(part[: int(size)].cpu().numpy()) for part, size in zip(parts, sizes, strict=True)]
 
 
-def shuffled(hypotheses: Sequence[Hypothesis], seed: int = 0) -> list[Hypothesis]:
-    """Give every video another one's translation, as if their frames had been exchanged beforehand.
+def exchange_translations(hypotheses: Sequence[Hypothesis], seed: int = 0) -> list[Hypothesis]:
+    """Pair every reference with the translation of another video, as if the videos had been exchanged.
 
-    One cycle through all videos (Sattolo), so none keeps its own. Where languages differ, a translation keeps
-    that of the video it was made from.
+    The exchange is a single cycle through all videos (Sattolo's algorithm), so no video keeps its own
+    translation. In a split of several languages, a translation stays in the language of the video that it
+    was made from.
 
     Raises:
-        UsageError: fewer than two videos.
+        UsageError: There are fewer than two videos.
     """
     if len(hypotheses) < 2:
         raise UsageError(
-            f"{len(hypotheses)} video cannot be exchanged with another",
+            f"the shuffled control needs two videos, and the split has {len(hypotheses)}",
             where="shuffled",
-            remedy="evaluate a split of two videos and more, or without --shuffled",
+            remedy="evaluate a split of two or more videos, or leave out --shuffled",
         )
-    given = deranged(len(hypotheses), seed)
+    partners = draw_derangement(len(hypotheses), seed)
     return [
         dataclasses.replace(
-            one,
-            hypothesis=hypotheses[other].hypothesis,
-            characters=hypotheses[other].characters,
-            words=hypotheses[other].words,
+            hypothesis,
+            hypothesis=hypotheses[partner].hypothesis,
+            characters=hypotheses[partner].characters,
+            words=hypotheses[partner].words,
         )
-        for one, other in zip(hypotheses, given, strict=True)
+        for hypothesis, partner in zip(hypotheses, partners, strict=True)
     ]
 
 
-def deranged(count: int, seed: int = 0) -> list[int]:
-    """Return a permutation without a fixed point: a single cycle, the same for the same seed."""
-    drawn, order = random.Random(seed), list(range(count))
+def draw_derangement(count: int, seed: int = 0) -> list[int]:
+    """Return a permutation that is a single cycle, so that it has no fixed point; equal for equal seeds."""
+    rng, order = random.Random(seed), list(range(count))
     for place in range(count - 1, 0, -1):
-        other = drawn.randrange(place)
+        other = rng.randrange(place)
         order[place], order[other] = order[other], order[place]
     return order
 
 
-def write_scored(run: Path, name: str, hypotheses: Sequence[Hypothesis], scores: dict[str, Any]) -> None:
-    """Write ``hypotheses.NAME.jsonl``, then ``scores.NAME.json``: never scores beside other translations."""
+def write_hypotheses_and_scores(
+    run: Path, name: str, hypotheses: Sequence[Hypothesis], scores: dict[str, Any]
+) -> None:
+    """Write ``hypotheses.NAME.jsonl`` and ``scores.NAME.json``.
+
+    Old scores are removed first, so that an interruption never leaves scores of other translations.
+    """
     target = run / f"scores.{name}.json"
     target.unlink(missing_ok=True)
-    lines = [{field: getattr(one, field) for field in FIELDS} for one in hypotheses]
+    lines = [{field: getattr(hypothesis, field) for field in FIELDS} for hypothesis in hypotheses]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     atomic_write(run / f"hypotheses.{name}.jsonl", text)
     atomic_write(target, json.dumps(scores, ensure_ascii=False, indent=2) + "\n")

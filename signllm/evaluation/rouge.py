@@ -1,8 +1,9 @@
-"""ROUGE-L of the sign language papers (neccam/slt), which no package computes, as a metric of sacrebleu.
+"""ROUGE-L as the sign language papers compute it (neccam/slt), implemented as a metric of sacrebleu.
 
     R = LCS/|reference|, P = LCS/|hypothesis|, F = (1 + b^2) P R / (R + b^2 P), b = 1.2, mean over sentences
 
-As a ``sacrebleu`` metric it gets its intervals and tests of significance from there, as BLEU and chrF do.
+No package computes this variant. As a metric of sacrebleu it has the same confidence intervals and
+significance tests as BLEU and chrF.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ BETA = 1.2
 
 
 class RougeSignature(Signature):
-    """What ROUGE-L was computed with."""
+    """The signature of ROUGE-L: case, tokenizer, and the variant of the formula."""
 
     def __init__(self, args: dict[str, Any]) -> None:
         super().__init__(args)
@@ -25,11 +26,11 @@ class RougeSignature(Signature):
 
 
 class RougeL(Metric):
-    """Mean over sentences of the F measure of the longest common subsequence of tokens.
+    """The mean over sentences of the F-measure of the longest common subsequence of tokens.
 
     Args:
-        tokens: cuts a sentence.
-        tokenize: how that is called in the signature.
+        tokens: function that tokenizes a sentence.
+        tokenize: name of the tokenizer in the signature.
         lowercase: whether case is ignored.
     """
 
@@ -46,9 +47,9 @@ class RougeL(Metric):
         return {"references": [self.tokens(reference) for reference in refs]}
 
     def _compute_segment_statistics(self, hypothesis: str, ref_kwargs: Mapping[str, Any]) -> list[float]:
-        """Return what is summed over sentences: F, and one sentence."""
-        written = self.tokens(hypothesis)
-        return [max(rouge_l(written, reference) for reference in ref_kwargs["references"]), 1.0]
+        """Return the statistics that are summed over sentences: the F-measure, and 1 for the sentence."""
+        tokens = self.tokens(hypothesis)
+        return [max(rouge_l(tokens, reference) for reference in ref_kwargs["references"]), 1.0]
 
     def _compute_score_from_stats(self, stats: Sequence[float]) -> Score:
         return Score("ROUGE-L", float(100.0 * stats[0] / stats[1]))
@@ -58,7 +59,7 @@ class RougeL(Metric):
 
 
 def rouge_l(hypothesis: Sequence[str], reference: Sequence[str], beta: float = BETA) -> float:
-    """Return ROUGE-L of one sentence, between 0 and 1: the F measure of the longest common subsequence."""
+    """Return ROUGE-L of one sentence, the F-measure of the longest common subsequence, between 0 and 1."""
     common = longest_common_subsequence(hypothesis, reference)
     if common == 0:
         return 0.0

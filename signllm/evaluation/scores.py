@@ -1,12 +1,14 @@
-"""Scores of translations: BLEU-1 to 4, ROUGE-L and chrF, each under a named convention.
+"""Scores of translations: BLEU-1 to BLEU-4, ROUGE-L and chrF, each under a named convention.
 
-The same sentences give a BLEU-4 of 21.2 or 22.2 depending on a final period, and three things called ROUGE-L
-differ by 3 points; so a convention is named, and its signature is stored beside the numbers. BLEU and chrF
-are sacrebleu's, ROUGE-L is the sign language papers' (:mod:`signllm.evaluation.rouge`); intervals and tests
-of significance are sacrebleu's for all of them (:mod:`signllm.evaluation.significance`).
+The same sentences have a BLEU-4 of 21.2 or of 22.2 depending on a final period, and three definitions of
+ROUGE-L differ by 3 points. The convention therefore has a name, and its signature is stored with the scores.
+BLEU and chrF are computed by sacrebleu. ROUGE-L is that of the sign language papers
+(:mod:`signllm.evaluation.rouge`). Confidence intervals and significance tests are those of sacrebleu for
+every metric (:mod:`signllm.evaluation.significance`).
 
-A further metric is one entry of :data:`METRICS`: scores, tables, report and comparisons have it then. For
-free-running translations only: teacher-forced output scored this way is not a translation score.
+To add a metric, add one entry to :data:`METRICS`: scores, tables, report and comparisons then include it.
+The scores are meant for freely generated translations only; teacher-forced output must not be scored as a
+translation.
 """
 
 from __future__ import annotations
@@ -31,22 +33,23 @@ Case = Literal["convention", "lower", "keep"]
 Unit = Literal["auto", "word", "character", "mixed"]
 _CHINESE = ("Chinese", "Traditional Chinese", "Cantonese")
 _ALL, _SOME = 0.9, 0.02
-"""Shares of sentences in scripts without spaces, from which on all, or some, are taken to be written so."""
+"""Share of sentences in scripts without spaces from which on all sentences, or some, count as written so."""
 NORMAL_FORM: Literal["NFC"] = "NFC"
-"""Form of Unicode in which both sides are compared: ``ü`` is one code point, as a Mac's two are made."""
-SAMPLES = 1000
-"""Resamples of the bootstrap, as in sacrebleu."""
+"""Unicode form in which both sides are compared: ``ü`` is one code point, even if macOS wrote two."""
+RESAMPLES = 1000
+"""Default number of bootstrap resamples, as in sacrebleu."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Convention:
-    """How a data set's papers turn sentences into tokens, and how they smooth.
+    """How the papers about a dataset tokenize sentences and smooth BLEU.
 
     Attributes:
-        lower: both sides in lower case.
-        by_character: tokens are characters (spaces removed first), as for Chinese.
-        tokenize: sacrebleu's tokeniser; ``"none"`` splits at whitespace.
-        smooth: sacrebleu's smoothing method; ``"floor"`` (value 0) makes BLEU 0 when an order has no match.
+        lower: whether both sides are converted to lower case.
+        by_character: whether tokens are single characters (spaces are removed first), as for Chinese.
+        tokenize: tokenizer of sacrebleu; ``"none"`` splits at whitespace.
+        smooth: smoothing method of sacrebleu; ``"floor"`` (value 0) makes BLEU 0 if an n-gram order has no
+            match.
     """
 
     lower: bool
@@ -62,11 +65,11 @@ CONVENTIONS: dict[str, Convention] = {
 }
 
 
-def convention_named(name: str) -> Convention:
-    """Return the convention of this name.
+def get_convention(name: str) -> Convention:
+    """Return the convention with this name.
 
     Raises:
-        UsageError: no such convention.
+        UsageError: There is no such convention.
     """
     if name not in CONVENTIONS:
         raise UsageError(
@@ -77,17 +80,19 @@ def convention_named(name: str) -> Convention:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """By what rules sentences are scored.
+    """The rules by which sentences are scored.
 
     Attributes:
-        convention: phoenix2014t, csl-daily or sacrebleu: how text is cut into words.
-        unit: what a word is. ``auto`` decides by the language and by the references: ``character`` where they
-            are written without spaces, ``mixed`` where some of them are (only these are cut into characters).
-        final_period: what happens to a sentence's last "." on *both* sides. Official PHOENIX-2014T files have
-            none, neccam-style references end in " ."; scores of the two kinds cannot be compared.
-        case: that of the convention, or both sides lowered, or kept.
-        language: of the sentences, by any name or code: decides the unit. Under sacrebleu Chinese has a
-            tokeniser of its own.
+        convention: phoenix2014t, csl-daily or sacrebleu: how sentences are tokenized.
+        unit: what counts as a word. ``auto`` decides by the language and the references: ``character`` if
+            they are written without spaces, ``mixed`` if some of them are (only these are split into
+            characters).
+        final_period: what is done with the last "." of a sentence on *both* sides. The official PHOENIX-2014T
+            files have none, references in the style of neccam/slt end in " ."; scores of the two are not
+            comparable.
+        case: whether the convention decides about lower case, or both sides are lowered, or kept.
+        language: language of the sentences, as any name or code; it decides the unit. With the convention
+            sacrebleu, Chinese has a tokenizer of its own.
     """
 
     convention: str = "phoenix2014t"
@@ -97,7 +102,7 @@ class ScoreConfig:
     language: str | None = None
 
     def __post_init__(self) -> None:
-        convention_named(self.convention)
+        get_convention(self.convention)
         if self.final_period not in ("keep", "add", "drop"):
             raise UsageError(f"final_period is {self.final_period!r}", remedy="use keep, add or drop")
         if self.case not in ("convention", "lower", "keep"):
@@ -106,8 +111,8 @@ class ScoreConfig:
             raise UsageError(f"unit is {self.unit!r}", remedy="use auto, word, character or mixed")
 
     @property
-    def rule(self) -> Convention:
-        """The convention, with the case and the unit that were asked for."""
+    def effective_convention(self) -> Convention:
+        """The convention, changed by the configured case and unit."""
         rule = CONVENTIONS[self.convention]
         if self.case != "convention":
             rule = replace(rule, lower=self.case == "lower")
@@ -117,9 +122,10 @@ class ScoreConfig:
         return replace(rule, by_character=is_character)
 
     def for_texts(self, references: Sequence[str]) -> ScoreConfig:
-        """Return the rules with the unit that suits the language and these references, in place of ``auto``.
+        """Return the rules with ``auto`` replaced by the unit that suits the language and these references.
 
-        By whitespace a sentence without spaces would be one word, and BLEU 0 unless it is repeated exactly.
+        Split at whitespace, a sentence without spaces would be a single word, and BLEU would be 0 unless the
+        hypothesis equals the reference.
         """
         if self.unit != "auto":
             return self
@@ -134,7 +140,7 @@ class ScoreConfig:
         return replace(self, unit="mixed" if share >= _SOME else "word")
 
 
-def rules_for(
+def choose_score_rules(
     languages: Collection[str],
     references: Sequence[str],
     *,
@@ -142,10 +148,10 @@ def rules_for(
     final_period: FinalPeriod = "keep",
     case: Case = "convention",
 ) -> ScoreConfig:
-    """Return the rules for references of these languages.
+    """Return the rules for references in these languages.
 
-    The convention is ``csl-daily`` where all are written without spaces, as Chinese and Japanese are, and
-    ``phoenix2014t`` elsewhere. If only some are, these alone are cut into characters.
+    By default the convention is ``csl-daily`` if all references are written without spaces, as in Chinese and
+    Japanese, and ``phoenix2014t`` otherwise. If only some are, only these are split into characters.
     """
     unspaced = [name for name in languages if is_written_without_spaces(name)]
     rules = ScoreConfig(
@@ -166,56 +172,58 @@ def score(
     *,
     bootstrap: int = 0,
 ) -> dict[str, Any]:
-    """Score hypotheses against one reference each.
+    """Score hypotheses, each against one reference.
 
     Args:
-        hypotheses: a system's sentences.
-        references: the reference of each, in the same order.
-        config: by which rules; ``phoenix2014t`` by default.
-        bootstrap: resamples for the intervals; 0 leaves them out.
+        hypotheses: sentences of a system.
+        references: the reference of each hypothesis, in the same order.
+        config: rules of scoring; ``phoenix2014t`` by default.
+        bootstrap: number of resamples for the confidence intervals; 0 computes none.
 
     Returns:
-        Each of ``METRICS`` (0 to 100), ``intervals`` (of each metric the ends of its 95 % interval),
-        ``samples``, ``convention``, ``signature``.
+        Each metric of ``METRICS`` (0 to 100), ``intervals`` (metric → ends of its 95 % confidence interval),
+        ``samples``, ``convention`` and ``signature``.
 
     Raises:
-        UsageError: no sentences, or unequal numbers of them.
+        UsageError: There are no sentences, or the numbers of hypotheses and references differ.
     """
-    from signllm.evaluation.significance import intervals
+    from signllm.evaluation.significance import bootstrap_intervals
 
     config = (config or ScoreConfig()).for_texts(references)
-    ours, theirs = normalised(hypotheses, references, config)
-    metrics = metrics_of(config)
+    hypotheses, references = normalize_texts(hypotheses, references, config)
+    metrics = build_metrics(config)
     result: dict[str, Any] = {
-        name: metric.corpus_score(ours, [theirs]).score for name, metric in metrics.items()
+        name: metric.corpus_score(hypotheses, [references]).score for name, metric in metrics.items()
     }
-    result |= {"samples": len(ours), "convention": config.convention}
+    result |= {"samples": len(hypotheses), "convention": config.convention}
     unit = "token" if config.unit == "word" else config.unit
-    signed = (
+    metric_signatures = (
         f"{re.sub('[0-9]$', 'n', METRICS[name].title)} {metric.get_signature()}"
         for name, metric in metrics.items()
     )
     rules = f"{config.convention}|unit:{unit}|final_period:{config.final_period}|{NORMAL_FORM}"
-    result["signature"] = "; ".join((rules, *dict.fromkeys(signed)))
+    result["signature"] = "; ".join((rules, *dict.fromkeys(metric_signatures)))
     if bootstrap:
-        result["intervals"] = intervals(ours, theirs, metrics, samples=bootstrap)
+        result["intervals"] = bootstrap_intervals(hypotheses, references, metrics, samples=bootstrap)
     return result
 
 
-def one_score(name: str, hypotheses: Sequence[str], references: Sequence[str], config: ScoreConfig) -> float:
-    """Return one of ``METRICS``, as :func:`score` gives it."""
+def compute_metric(
+    name: str, hypotheses: Sequence[str], references: Sequence[str], config: ScoreConfig
+) -> float:
+    """Return a single metric of ``METRICS``, with the same value as :func:`score`."""
     config = config.for_texts(references)
-    ours, theirs = normalised(hypotheses, references, config)
-    return METRICS[name].build(config).corpus_score(ours, [theirs]).score
+    hypotheses, references = normalize_texts(hypotheses, references, config)
+    return METRICS[name].build(config).corpus_score(hypotheses, [references]).score
 
 
-def normalised(
+def normalize_texts(
     hypotheses: Sequence[str], references: Sequence[str], config: ScoreConfig
 ) -> tuple[list[str], list[str]]:
-    """Return both sides as every metric sees them.
+    """Return hypotheses and references in the form in which every metric compares them.
 
     Raises:
-        UsageError: no sentences, or unequal numbers of them.
+        UsageError: There are no sentences, or the numbers of hypotheses and references differ.
     """
     if len(hypotheses) != len(references):
         raise UsageError(
@@ -226,49 +234,51 @@ def normalised(
         raise UsageError(
             "there is nothing to score: no hypotheses", remedy="check that the split is not empty"
         )
-    normalise = _normaliser(config)
-    return [normalise(text) for text in hypotheses], [normalise(text) for text in references]
+    normalize = _build_normalizer(config)
+    return [normalize(text) for text in hypotheses], [normalize(text) for text in references]
 
 
-def metrics_of(config: ScoreConfig) -> dict[str, Metric]:
-    """Return the metrics of a convention by their names in results; sentences are normalised before."""
+def build_metrics(config: ScoreConfig) -> dict[str, Metric]:
+    """Return name → metric under these rules; the sentences must have been normalized before."""
     return {name: kind.build(config) for name, kind in METRICS.items()}
 
 
 def _bleu(order: int, config: ScoreConfig) -> BLEU:
-    """Return sacrebleu's BLEU up to n-grams of this order."""
+    """Return BLEU of sacrebleu with n-grams up to this order."""
     from sacrebleu.metrics import BLEU
 
-    rule = config.rule
+    rule = config.effective_convention
     value = 0.0 if rule.smooth == "floor" else None
     return BLEU(
-        lowercase=rule.lower, tokenize=_tokenize(config), smooth_method=rule.smooth, smooth_value=value,
+        lowercase=rule.lower, tokenize=_tokenizer_name(config), smooth_method=rule.smooth, smooth_value=value,
         force=True, max_ngram_order=order,
     )  # fmt: skip
 
 
 def _rouge_l(config: ScoreConfig) -> Metric:
-    """Return the sign language papers' ROUGE-L."""
+    """Return ROUGE-L as the sign language papers define it."""
     from signllm.evaluation.rouge import RougeL
 
-    return RougeL(tokenizer_of(config), tokenize=_tokenize(config), lowercase=config.rule.lower)
+    return RougeL(
+        build_tokenizer(config), tokenize=_tokenizer_name(config), lowercase=config.effective_convention.lower
+    )
 
 
 def _chrf(config: ScoreConfig) -> Metric:
-    """Return sacrebleu's chrF2."""
+    """Return chrF2 of sacrebleu."""
     from sacrebleu.metrics import CHRF
 
-    return CHRF(char_order=6, word_order=0, beta=2, lowercase=config.rule.lower)
+    return CHRF(char_order=6, word_order=0, beta=2, lowercase=config.effective_convention.lower)
 
 
 @dataclass(frozen=True)
 class MetricKind:
-    """A metric of corpora, as sacrebleu has them.
+    """A corpus-level metric in the form of sacrebleu.
 
     Attributes:
-        title: for people.
-        build: returns the metric under the rules of a configuration.
-        is_brief: also in tables with a row for each of many systems.
+        title: name of the metric in tables.
+        build: function that returns the metric under the rules of a configuration.
+        is_brief: whether the metric is also shown in tables with many systems.
     """
 
     title: str
@@ -284,29 +294,30 @@ METRICS: dict[str, MetricKind] = {
     "rouge_l": MetricKind("ROUGE-L", _rouge_l),
     "chrf": MetricKind("chrF", _chrf),
 }
-"""Every metric by its name in results."""
+"""All metrics by their names in results."""
 
 
-def titles(*, brief: bool = False) -> dict[str, str]:
-    """Return name → title of all metrics, or of those in tables of many systems."""
+def metric_titles(*, brief: bool = False) -> dict[str, str]:
+    """Return name → title of all metrics; with ``brief``, of those shown in tables with many systems."""
     return {name: kind.title for name, kind in METRICS.items() if kind.is_brief or not brief}
 
 
-def tokenizer_of(config: ScoreConfig) -> Callable[[str], list[str]]:
-    """Return what cuts a normalised sentence: the papers' ``split(" ")``, or the words of BLEU's tokeniser.
+def build_tokenizer(config: ScoreConfig) -> Callable[[str], list[str]]:
+    """Return the tokenizer of normalized sentences: ``split(" ")`` as in the papers, or as BLEU does.
 
-    ``"".split(" ")`` is one empty token: two empty sentences agree, and an empty hypothesis scores 0.
+    Note that ``"".split(" ")`` is one empty token, so two empty sentences agree, and an empty hypothesis
+    scores 0 against any other reference.
     """
-    tokenize = _tokenize(config)
+    tokenize = _tokenizer_name(config)
     if tokenize == "none":
         return lambda sentence: sentence.split(" ")
     bleu = _bleu(4, config)
     return lambda sentence: bleu.tokenizer(sentence).split(" ")
 
 
-def _tokenize(config: ScoreConfig) -> str:
-    """Return the name of sacrebleu's tokeniser."""
-    return config.rule.tokenize
+def _tokenizer_name(config: ScoreConfig) -> str:
+    """Return the name of the tokenizer in sacrebleu."""
+    return config.effective_convention.tokenize
 
 
 def _is_chinese(language: str | None) -> bool:
@@ -314,11 +325,11 @@ def _is_chinese(language: str | None) -> bool:
     return known is not None and known.name in _CHINESE
 
 
-def _normaliser(config: ScoreConfig) -> Callable[[str], str]:
-    """Return what happens to every sentence, hypothesis and reference alike, before any metric sees it."""
-    rule, is_mixed = config.rule, config.unit == "mixed"
+def _build_normalizer(config: ScoreConfig) -> Callable[[str], str]:
+    """Return the function that is applied to every hypothesis and reference before any metric is computed."""
+    rule, is_mixed = config.effective_convention, config.unit == "mixed"
 
-    def normalise(sentence: str) -> str:
+    def normalize(sentence: str) -> str:
         sentence = " ".join(unicodedata.normalize(NORMAL_FORM, sentence).split())
         if config.final_period != "keep":
             sentence = sentence.rstrip(" .。")
@@ -330,4 +341,4 @@ def _normaliser(config: ScoreConfig) -> Callable[[str], str]:
             sentence = separate_characters(sentence)
         return sentence.lower() if rule.lower else sentence
 
-    return normalise
+    return normalize

@@ -1,7 +1,8 @@
-"""How sure a score is: intervals by the bootstrap, and whether two systems differ by more than chance.
+"""Statistical significance: bootstrap confidence intervals, and tests of the difference between two systems.
 
-All of it is sacrebleu's (Koehn 2004; Riezler and Maxwell 2005), for every metric alike. It is about the
-choice of *sentences* only; how much a score moves with the seed of the training is what several seeds tell.
+The methods are those of sacrebleu (Koehn 2004; Riezler and Maxwell 2005) and work for every metric. They
+account for the random choice of *sentences* only. How much a score varies with the training seed can only be
+measured by training with several seeds.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
-from signllm.evaluation.scores import METRICS, SAMPLES
+from signllm.evaluation.scores import METRICS, RESAMPLES
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
@@ -18,29 +19,29 @@ if TYPE_CHECKING:
 Test = Literal["bootstrap", "randomization"]
 
 
-def intervals(
+def bootstrap_intervals(
     hypotheses: Sequence[str],
     references: Sequence[str],
     metrics: Mapping[str, Metric],
     *,
-    samples: int = SAMPLES,
+    samples: int = RESAMPLES,
 ) -> dict[str, list[float]]:
-    """Return of each metric the ends of its 95 % bootstrap interval over sentences.
+    """Return metric → ends of its 95 % bootstrap confidence interval over sentences.
 
     Args:
-        hypotheses: normalised sentences of a system.
-        references: the reference of each.
-        metrics: by name.
-        samples: how often as many sentences are drawn again, with replacement.
+        hypotheses: normalized sentences of a system.
+        references: the reference of each hypothesis.
+        metrics: metrics by name.
+        samples: number of bootstrap samples, each with as many sentences, drawn with replacement.
     """
-    found = {}
+    intervals = {}
     for name, metric in metrics.items():
-        (result,) = _tested([hypotheses], references, metric, "bs", samples)
-        found[name] = [float(result.mean - result.ci), float(result.mean + result.ci)]
-    return found
+        (result,) = _run_sacrebleu_test([hypotheses], references, metric, "bs", samples)
+        intervals[name] = [float(result.mean - result.ci), float(result.mean + result.ci)]
+    return intervals
 
 
-def differences(
+def compute_paired_differences(
     hypotheses: Sequence[str],
     baseline: Sequence[str],
     references: Sequence[str],
@@ -49,33 +50,34 @@ def differences(
     test: Test = "bootstrap",
     samples: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Return of each metric by how much a system beats a baseline, and the p-value of that.
+    """Return, for each metric, the difference of a system to a baseline and its p-value.
 
     Args:
-        hypotheses: normalised sentences of the system.
-        baseline: those of the other one, of the same videos.
-        references: the reference of each.
-        metrics: by name.
+        hypotheses: normalized sentences of the system.
+        baseline: normalized sentences of the baseline, for the same videos.
+        references: the reference of each sentence.
+        metrics: metrics by name.
         test: paired bootstrap, or approximate randomization.
-        samples: resamples or shuffles; 0 takes sacrebleu's 1000 or 10000.
+        samples: number of resamples or shuffles; 0 uses sacrebleu's default, 1000 or 10000.
 
     Returns:
-        metric → ``difference`` and ``p``: how often chance alone would give so large a difference.
+        metric → ``difference`` (system minus baseline) and ``p``, the probability of a difference at least as
+        large if the two systems were equally good.
     """
     kind = {"bootstrap": "bs", "randomization": "ar"}[test]
-    found = {}
+    results = {}
     for name, metric in metrics.items():
-        first, second = _tested([baseline, hypotheses], references, metric, kind, samples)
+        first, second = _run_sacrebleu_test([baseline, hypotheses], references, metric, kind, samples)
         difference = float(second.score - first.score)
-        # sacrebleu counts only draws that differ by more, and would call two equal systems different
-        found[name] = {"difference": difference, "p": float(second.p_value) if difference else 1.0}
-    return found
+        # sacrebleu counts only draws with a larger difference, so two equal systems would get p near 0.
+        results[name] = {"difference": difference, "p": float(second.p_value) if difference else 1.0}
+    return results
 
 
-def _tested(
+def _run_sacrebleu_test(
     systems: Sequence[Sequence[str]], references: Sequence[str], metric: Metric, kind: str, samples: int
 ) -> list[Any]:
-    """Return sacrebleu's result of every system, the first of which is the baseline of the others."""
+    """Return sacrebleu's result for every system; the first one is the baseline of the others."""
     from sacrebleu.significance import PairedTest
 
     named = [(str(place), system) for place, system in enumerate(systems)]
@@ -84,11 +86,11 @@ def _tested(
     return list(results)
 
 
-def over_seeds(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return ``mean`` and ``sd`` (n - 1 in its denominator; of one run 0) of each metric over runs."""
+def mean_and_deviation(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return ``mean`` and ``sd`` of each metric over runs; ``sd`` divides by n - 1, and is 0 for one run."""
     columns = {name: [record[name] for record in records] for name in METRICS}
-    spread = stdev if len(records) > 1 else lambda _values: 0.0
+    deviation = stdev if len(records) > 1 else lambda _values: 0.0
     return {
         "mean": {name: mean(values) for name, values in columns.items()},
-        "sd": {name: float(spread(values)) for name, values in columns.items()},
+        "sd": {name: float(deviation(values)) for name, values in columns.items()},
     }

@@ -1,8 +1,10 @@
-"""Translate any video with a fine-tuned run: ``signllm.load(run).translate("clip.mp4").text``.
+"""Translation of any video with a fine-tuned run: ``signllm.load(run).translate("clip.mp4").text``.
 
-One path for one video and for thousands: pieces are decoded ahead in threads, read as characters, sorted by
-their number within a window so that a batch pads little, translated in batches, and told in their order.
-Which pieces share a batch does not depend on ranks: they are dealt afterwards.
+One video and thousands of them take the same path. The videos, or the pieces of long recordings, are decoded
+in background threads and encoded as characters. Within a window, they are sorted by their number of
+characters, so that a batch contains little padding; they are translated in batches and returned in their
+original order. The batches are formed before they are distributed, so which pieces share a batch does not
+depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from signllm.config import FinetuneConfig, load_config
 from signllm.data.batch import Batch, LoadedSample, collate
 from signllm.data.recording_pieces import CutRule, Pauses, Windows
 from signllm.errors import RunFailedError, UsageError
-from signllm.evaluation.footage import Footage, footage_of
-from signllm.evaluation.hypotheses import all_bytes
-from signllm.evaluation.signs import Signs, read_signs
-from signllm.evaluation.translation import Candidate, Translation, word_times
+from signllm.evaluation.hypotheses import all_gather_bytes
+from signllm.evaluation.piece_encoding import EncodedPiece, encode_pieces
+from signllm.evaluation.translation import Candidate, Translation, compute_word_times
+from signllm.evaluation.video_input import VideoInput, as_video_input
 from signllm.models.sign_llm import GenerationConfig
 from signllm.plain import from_plain, to_plain
 from signllm.stages.finetuned import load_sign_llm
@@ -40,19 +42,20 @@ if TYPE_CHECKING:
 __all__ = ["Candidate", "Pauses", "Translation", "Translator", "Windows", "load"]
 
 BATCH = 8
-_BATCHES_SORTED = 8
+_WINDOW_BATCHES = 8
+"""Largest number of batches whose pieces are sorted by length together."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Told:
-    """What is told of one piece: its translation, or why there is none.
+class TranslationOutcome:
+    """The translation of one piece, or the reason why there is none.
 
     Attributes:
-        video: number of the video that it is of.
-        name: of that video.
-        translation: None if the video cannot be read.
-        problem: then what, where and remedy.
+        video: index of the video.
+        name: name of the video.
+        translation: the translation; None if the video cannot be read.
+        problem: in that case what went wrong, where, and the remedy.
     """
 
     video: int
@@ -62,12 +65,13 @@ class Told:
 
 
 class Translator:
-    """A fine-tuned run, ready to translate; made by :func:`load`.
+    """A fine-tuned run that is ready to translate; created by :func:`load`.
 
     Args:
-        model: in evaluation mode, on its device.
-        config: of the run: frame size, frame limit, decoding.
-        partitioned: whether the language model is, over the ranks, which then all generate equally often.
+        model: the model in evaluation mode, on its device.
+        config: configuration of the run: frame size, frame limit, decoding.
+        partitioned: whether the language model is partitioned over the ranks, which then must call its
+            forward pass equally often.
     """
 
     def __init__(self, model: SignLLM, config: FinetuneConfig, *, partitioned: bool = False) -> None:
@@ -82,28 +86,29 @@ class Translator:
         fps: float | None = None,
         batch: int = BATCH,
     ) -> Any:
-        """Translate one video, or a list of them.
+        """Translate one video, or a list of videos.
 
         Args:
             video: a video file, a folder of frame pictures, or frames uint8 (T, H, W, 3) or (T, 3, H, W) in
-                RGB, as an array or a tensor; or a list of such.
-            language: of the text, in English ("German"), for the prompt; by default that of training.
-            generation: how text is decoded; by default as the run says.
-            fps: frames per second of pictures and arrays; by default those that the run was trained on. A
-                file states its own.
-            batch: videos of a list that are translated at a time.
+                RGB, as an array or a tensor; or a list of these.
+            language: English name of the target language ("German") for the prompt; by default the language
+                of training.
+            generation: decoding settings; by default those of the run.
+            fps: frame rate of pictures and arrays; by default the rate that the run was trained on. Video
+                files contain their own.
+            batch: number of videos of a list that are translated at a time.
 
         Returns:
-            :class:`Translation`; of a list, a list of them in its order.
+            A :class:`Translation`; for a list, a list of them in the same order.
 
         Raises:
-            UsageError: no such file, no readable video, or frames of another form.
+            UsageError: There is no such file, a video cannot be read, or frames have another type or shape.
         """
-        several = isinstance(video, list | tuple)
-        footage = [footage_of(one, fps) for one in (video if several else [video])]
-        told = self.stream(footage, language=language, generation=generation, batch=batch)
-        translations = [_or_raise(one) for one in told]
-        return translations if several else translations[0]
+        is_list = isinstance(video, list | tuple)
+        inputs = [as_video_input(item, fps) for item in (video if is_list else [video])]
+        outcomes = self.stream(inputs, language=language, generation=generation, batch=batch)
+        translations = [_require_translation(outcome) for outcome in outcomes]
+        return translations if is_list else translations[0]
 
     def translate_recording(
         self,
@@ -115,101 +120,110 @@ class Translator:
         fps: float | None = None,
         batch: int = BATCH,
     ) -> list[Translation]:
-        """Translate a long recording piece by piece; no more of it than some pieces is held in memory.
+        """Translate a long recording piece by piece; only a few pieces are in memory at a time.
 
         Args:
-            video: as :meth:`translate` takes one.
+            video: the recording, in any form that :meth:`translate` accepts.
             cut: :class:`Windows` or :class:`Pauses`.
-            language, generation, fps, batch: as :meth:`translate` takes them.
+            language, generation, fps, batch: as in :meth:`translate`.
 
         Returns:
-            the pieces in order, with their times in the recording.
+            The translations of the pieces in order, with their times in the recording.
 
         Raises:
-            UsageError: as :meth:`translate`, or nothing moves in it.
+            UsageError: As in :meth:`translate`, or nothing moves in the recording.
         """
-        told = self.stream(
-            [footage_of(video, fps)], cut=cut, language=language, generation=generation, batch=batch
+        outcomes = self.stream(
+            [as_video_input(video, fps)], cut=cut, language=language, generation=generation, batch=batch
         )
-        return [_or_raise(one) for one in told]
+        return [_require_translation(outcome) for outcome in outcomes]
 
     def stream(
         self,
-        videos: Sequence[Footage],
+        videos: Sequence[VideoInput],
         *,
         cut: CutRule | None = None,
         language: str | None = None,
         generation: GenerationConfig | None = None,
         batch: int = BATCH,
         ranks: Ranks | None = None,
-    ) -> Iterator[Told]:
-        """Yield what became of videos, in their order, as it is known (all ranks; all yield the same).
+    ) -> Iterator[TranslationOutcome]:
+        """Yield the outcome of each video or piece in order, as soon as it is known (collective).
 
-        Each rank decodes and translates its part; of recordings that are cut, every rank decodes all. A video
-        that cannot be read is told and the others go on.
+        Every rank yields all outcomes. Each rank decodes and translates its part of the videos; recordings
+        that are cut are decoded by every rank. A video that cannot be read is reported in its outcome, and
+        the others are translated.
 
         Raises:
-            UsageError: a batch of no videos.
-            StoppedEarlyError: asked to leave.
+            UsageError: ``batch`` is less than 1.
+            StoppedEarlyError: The job was asked to stop.
         """
         if batch < 1:
             raise UsageError(f"batch is {batch}", where="--batch", remedy="give 1 or more")
         ranks = ranks or Ranks(device=torch.device("cpu"))
         settings = generation or self.config.generation
-        asked = language or settings.language or self.config.generation.language or "English"
-        read = read_signs(videos, self.model.vq_sign, self.config.data, cut, ranks)
-        size = batch  # at first few, so that the first is known soon
+        target_language = language or settings.language or self.config.generation.language or "English"
+        own_pieces = encode_pieces(videos, self.model.vq_sign, self.config.data, cut, ranks)
+        size = batch  # the first window is small, so that the first translations appear soon
         while True:
-            window = _of_all(list(islice(read, size)), Signs, ranks)
-            if not window:
+            merged = _merge_over_ranks(list(islice(own_pieces, size)), EncodedPiece, ranks)
+            if not merged:
                 return
-            signs = [one for one in window if one is not None]
-            assert len(signs) == len(window)  # each piece is some rank's
-            yield from self._window(signs, settings, asked, batch, ranks)
+            window = [piece for piece in merged if piece is not None]
+            assert len(window) == len(merged), "every piece is encoded by exactly one rank"
+            yield from self._translate_window(window, settings, target_language, batch, ranks)
             leave_together(ranks.device)
-            size = min(2 * size, _BATCHES_SORTED * batch)
+            size = min(2 * size, _WINDOW_BATCHES * batch)
 
-    def _window(
-        self, window: list[Signs], generation: GenerationConfig, language: str, batch: int, ranks: Ranks
-    ) -> Iterator[Told]:
-        """Translate pieces in batches of like length, dealt over the ranks; yield them in order."""
-        good = [place for place, signs in enumerate(window) if signs.problem is None]
-        good.sort(key=lambda place: len(window[place].characters))
-        batches = [good[at : at + batch] for at in range(0, len(good), batch)]
-        written: list[Translation | None] = [None] * len(window)
-        own = batches[ranks.rank :: ranks.world]
-        for places in own:
-            found = self._written([window[place] for place in places], generation, language)
-            for place, one in zip(places, found, strict=True):
-                written[place] = one
-        if self.partitioned and len(own) < math.ceil(len(batches) / ranks.world):
-            self._written([window[good[0]]], generation, language)  # the others wait for this rank's part
-        if good:
-            written = _of_all(written, Translation, ranks)
-        for signs, translation in zip(window, written, strict=True):
-            yield Told(signs.video, signs.name, translation, signs.problem)
+    def _translate_window(
+        self,
+        window: list[EncodedPiece],
+        generation: GenerationConfig,
+        language: str,
+        batch: int,
+        ranks: Ranks,
+    ) -> Iterator[TranslationOutcome]:
+        """Translate pieces in batches of similar length, distributed over the ranks; yield them in order."""
+        readable = [place for place, piece in enumerate(window) if piece.problem is None]
+        readable.sort(key=lambda place: len(window[place].characters))
+        batches = [readable[start : start + batch] for start in range(0, len(readable), batch)]
+        translations: list[Translation | None] = [None] * len(window)
+        own_batches = batches[ranks.rank :: ranks.world]
+        for places in own_batches:
+            results = self._translate_batch([window[place] for place in places], generation, language)
+            for place, result in zip(places, results, strict=True):
+                translations[place] = result
+        if self.partitioned and len(own_batches) < math.ceil(len(batches) / ranks.world):
+            # The other ranks gather this rank's part of the language model for one more batch.
+            self._translate_batch([window[readable[0]]], generation, language)
+        if readable:
+            translations = _merge_over_ranks(translations, Translation, ranks)
+        for piece, translation in zip(window, translations, strict=True):
+            yield TranslationOutcome(piece.video, piece.name, translation, piece.problem)
 
     @torch.inference_mode()
-    def _written(self, pieces: list[Signs], generation: GenerationConfig, language: str) -> list[Translation]:
-        begun = time.perf_counter()
+    def _translate_batch(
+        self, pieces: list[EncodedPiece], generation: GenerationConfig, language: str
+    ) -> list[Translation]:
+        begin = time.perf_counter()
         device = next(self.model.parameters()).device
-        generated = self.model.generate(_batch_of(pieces, language).to(device), generation)
-        share_s = (time.perf_counter() - begun) / len(pieces)
+        results = self.model.generate(_collate_pieces(pieces, language).to(device), generation)
+        share_s = (time.perf_counter() - begin) / len(pieces)
         return [
             Translation(
-                text=found.text,
-                score=found.candidates[0].score,
-                characters=tuple(found.characters),
-                words=tuple(found.words),
-                word_times=word_times(found.slots, len(found.words), signs.bounds_s),
-                candidates=found.candidates,
-                start_s=signs.start_s,
-                end_s=signs.end_s,
-                frames=signs.frames,
-                frames_read=signs.frames_read,
-                seconds=signs.seconds + share_s,
+                text=result.text,
+                score=result.candidates[0].score,
+                characters=tuple(result.characters),
+                words=tuple(result.words),
+                word_times=compute_word_times(result.slots, len(result.words), piece.bounds_s),
+                candidates=result.candidates,
+                start_s=piece.start_s,
+                end_s=piece.end_s,
+                frames=piece.frames,
+                frames_read=piece.frames_read,
+                seconds=piece.seconds + share_s,
             )
-            for signs, found in zip(pieces, generated, strict=True)
+            for piece, result in zip(pieces, results, strict=True)
         ]
 
 
@@ -223,15 +237,17 @@ def load(
     """Load a fine-tuned run, or an export of one.
 
     Args:
-        run: its folder.
-        llm: folder of the language model that it was trained with, if it lies elsewhere here.
-        device: where it computes; by default the first GPU if there is one.
+        run: the run folder or exported folder.
+        llm: folder of the language model that the run was trained with, if it is in another place here.
+        device: device to compute on; by default the first GPU, or the CPU if there is none.
         deepspeed: ``zero3`` partitions the language model over the ranks that torchrun or Slurm started, each
-            on a device of its own: for one that fits on none of them. All ranks then make the same calls.
+            with its own device, for a language model that does not fit on a single one. All ranks must then
+            make the same calls.
 
     Raises:
-        UsageError: neither a run of stage 3 nor an export, of another version, no whole checkpoint, no
-            language model, no such device, or a file of another ZeRO stage.
+        UsageError: The folder is neither a run of stage 3 nor an export, or it is of another version, it has
+            no complete checkpoint, the language model or the device is missing, or the DeepSpeed file does
+            not partition the model.
     """
     run = Path(run)
     config = load_config(run, FinetuneConfig)
@@ -239,9 +255,9 @@ def load(
     if deepspeed is not None:
         if device is not None:
             raise UsageError(
-                f"the device {device} for a model that {deepspeed} partitions",
+                f"the device {device} is given for a model that {deepspeed} partitions",
                 where="device",
-                remedy="leave it out: each rank has one of its own",
+                remedy="leave it out: each rank has its own device",
             )
         return Translator(load_sign_llm(run, zero_file=deepspeed, llm=llm), config, partitioned=True)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -249,51 +265,56 @@ def load(
     try:
         return Translator(model.to(chosen), config)
     except (RuntimeError, AssertionError) as error:
-        told = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise UsageError(
-            f"the model cannot be moved to {chosen}: {told}", where="device", remedy="cpu, cuda or cuda:N"
+            f"the model cannot be moved to {chosen}: {reason}",
+            where="device",
+            remedy="give cpu, cuda or cuda:N",
         ) from error
 
 
-def _batch_of(pieces: Sequence[Signs], language: str) -> Batch:
-    """Return a batch of characters, or of vectors in single precision as the encoder gave them."""
-    read = [np.array(one.characters) for one in pieces]
+def _collate_pieces(pieces: Sequence[EncodedPiece], language: str) -> Batch:
+    """Return a batch of characters; without a codebook, of feature vectors in single precision."""
+    sequences = [np.array(piece.characters) for piece in pieces]
     items = [
         LoadedSample(
-            id=one.name,
+            id=piece.name,
             text="",
             language=language,
-            characters=given.astype(np.float32) if given.dtype.kind == "f" else given,
+            characters=sequence.astype(np.float32) if sequence.dtype.kind == "f" else sequence,
         )
-        for one, given in zip(pieces, read, strict=True)
+        for piece, sequence in zip(pieces, sequences, strict=True)
     ]
     positions = np.arange(len(items))
     return collate(items, is_real=[True] * len(items), positions=positions, epoch=0, seed=0)
 
 
-def _or_raise(told: Told) -> Translation:
-    if told.problem is not None:
-        what, where, remedy = told.problem
+def _require_translation(outcome: TranslationOutcome) -> Translation:
+    """Return the translation, or raise the problem of a video that cannot be read as a ``UsageError``."""
+    if outcome.problem is not None:
+        what, where, remedy = outcome.problem
         raise UsageError(what, where=where, remedy=remedy)
-    assert told.translation is not None
-    return told.translation
+    assert outcome.translation is not None
+    return outcome.translation
 
 
-def _of_all(own: list[T | None], kind: type[T], ranks: Ranks) -> list[T | None]:
-    """Return a list of which each rank knows some (all ranks); they travel as JSON.
+def _merge_over_ranks(own: list[T | None], kind: type[T], ranks: Ranks) -> list[T | None]:
+    """Return a list whose entries are each known to one rank only (collective); they travel as JSON.
 
     Raises:
-        RunFailedError: the ranks did not cut recordings alike.
+        RunFailedError: The ranks have lists of different lengths, because they cut a recording differently.
     """
     if ranks.world == 1:
         return own
-    texts = all_bytes(json.dumps(to_plain(own)).encode(), ranks)
+    texts = all_gather_bytes(json.dumps(to_plain(own)).encode(), ranks)
     parts = [json.loads(text) for text in texts]
     if len({len(part) for part in parts}) > 1:
-        raise RunFailedError("the ranks read different videos: is every file the same on each machine?")
+        raise RunFailedError(
+            "the ranks cut the recordings into different pieces: is every file the same on each machine?"
+        )
     merged: list[T | None] = []
-    for known in zip(*parts, strict=True):
-        values = [value for value in known if value is not None]
-        assert len(values) <= 1
-        merged.append(from_plain(kind, values[0], where="another rank") if values else None)
+    for entries in zip(*parts, strict=True):
+        known = [entry for entry in entries if entry is not None]
+        assert len(known) <= 1
+        merged.append(from_plain(kind, known[0], where="another rank") if known else None)
     return merged

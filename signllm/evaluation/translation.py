@@ -1,4 +1,4 @@
-"""What becomes of a video, or of a piece of a recording: a sentence, what it was read from, and when."""
+"""The result of translating a video, or one piece of a recording: the sentence and the times of its words."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from signllm.models.generation import Candidate
 
 @dataclass(frozen=True, kw_only=True)
 class Translation:
-    """What became of a video, or of a piece of a longer recording.
+    """The translation of a video, or of one piece of a longer recording.
 
     Attributes:
-        text: the sentence: that of the first candidate.
-        score: its mean log probability of a token, the end included.
-        characters: its codes, one for every 4 frames.
-        words: the word ids that the language model read.
-        word_times: of each word, where it begins and ends, in seconds from the start of the video file. A
-            character stands for the four middle frames of the 13 it is read from; a word that only says
-            "slowing down" has the times of the word before it.
-        candidates: the n best, best first; at least one.
-        start_s: where the piece begins in its recording; 0 for a whole video.
-        end_s: where it ends; for a whole video its duration.
-        frames: of the video or the piece.
-        frames_read: fewer, spread evenly, where the model was trained on no more.
-        seconds: decoding and translating, on the clock.
+        text: the sentence, that is, the text of the best candidate.
+        score: mean log probability per token of that candidate, including the end token.
+        characters: sign codes of the video, one for every 4 frames.
+        words: ids of the sign words that the language model read.
+        word_times: begin and end of each word in seconds from the start of the video file. A character stands
+            for the four middle frames of its clip of 13; a word that consists of the "slowing down" token
+            only has the times of the word before it.
+        candidates: the n best candidates, best first; at least one.
+        start_s: begin of the piece within its recording in seconds; 0 for a complete video.
+        end_s: end of the piece in seconds; for a complete video its duration.
+        frames: number of frames of the video or piece.
+        frames_read: number of frames that the model read; fewer if the video is longer than the model was
+            trained on, and then evenly spaced.
+        seconds: wall-clock time of decoding and translating.
     """
 
     text: str
@@ -41,15 +42,15 @@ class Translation:
     seconds: float
 
 
-def word_times(
+def compute_word_times(
     slots: Sequence[int], words: int, bounds_s: Sequence[float]
 ) -> tuple[tuple[float, float], ...]:
-    """Return where each word begins and ends.
+    """Return the begin and end of each word in seconds.
 
     Args:
-        slots: N places of the word that each character went into, in order.
-        words: M.
-        bounds_s: N + 1 times between which the characters stand.
+        slots: (N,) index of the word that each character is part of, in order.
+        words: number of words M.
+        bounds_s: (N + 1,) begin of each character, and the end of the last one, in seconds.
     """
     times: list[tuple[float, float]] = []
     first: dict[int, int] = {}

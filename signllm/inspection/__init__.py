@@ -1,1 +1,1 @@
-"""SignLLM: what the characters and words of a run hold."""
+"""Experiments that examine what the characters and words of a trained run represent."""

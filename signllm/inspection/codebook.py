@@ -1,4 +1,4 @@
-"""What the characters and words of a run stand for: numbers for programs, lines and a picture for people."""
+"""What the characters and words of a run represent: usage counts, and a contact sheet of example frames."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from signllm.atomic_files import atomic_write
 from signllm.clip_geometry import CLIP_FRAMES, clip_frames
 from signllm.data.video_error import VideoError
 from signllm.errors import UsageError
-from signllm.evaluation.report.frames import THUMBNAIL_HEIGHT, Film, film_of
-from signllm.inspection.reading import Reading, read_characters
-from signllm.inspection.sheet import Clip, Entry, Page, Section, draw_sheet
-from signllm.inspection.usage import Example, Usage, count_usage, usage_record
+from signllm.evaluation.report.video_frames import THUMBNAIL_HEIGHT, VideoFrames, load_video_frames
+from signllm.inspection.codebook_usage import Example, Usage, count_usage, usage_record
+from signllm.inspection.contact_sheet import Clip, Entry, Page, Section, draw_sheet
+from signllm.inspection.encoded_split import EncodedSplit, load_or_encode_split
 
 CHARACTER_FRAMES, WORD_FRAMES = 4, 6
-MOST = {"top": 256, "examples": 8}
-"""Limits of a picture that can still be opened: about 40,000 pixels high."""
+LIMITS = {"top": 256, "examples": 8}
+"""Largest values of the options; the contact sheet is then about 40,000 pixels high and can be opened."""
 
 
 def inspect_codebook(
@@ -32,82 +32,94 @@ def inspect_codebook(
     json_file: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Count how a split uses the codebooks of a run, draw the contact sheet, and return the numbers.
+    """Count how a split uses the codebooks of a run, draw a contact sheet, and return the counts.
 
     Args:
         run: a pretrained and composed run, or a fine-tuned one.
         shards: folder or address of the shards, or the mixture that the run was composed from.
-        split: which of its splits.
-        top: how many characters and how many words are drawn and listed.
-        examples: clips of each, of different videos.
-        out: PNG file; None draws nothing and decodes nothing.
-        json_file: gets the numbers.
-        seed: of the choice of clips.
+        split: name of the split.
+        top: number of characters, and of words, that are drawn and listed.
+        examples: number of example clips of each, from different videos.
+        out: PNG file; None draws nothing and decodes no video.
+        json_file: file to which the counts are written as JSON.
+        seed: random seed of the choice of examples.
 
     Raises:
-        UsageError: no such run or split, no words yet, shards of other videos, or a video that cannot be
-            read.
+        UsageError: There is no such run or split, the run has no words yet, the shards hold other videos, or
+            a video cannot be read.
     """
     for name, value in (("top", top), ("examples", examples)):
-        if not 1 <= value <= MOST[name]:
-            raise UsageError(f"{name} is {value}", where=f"--{name}", remedy=f"give 1 to {MOST[name]}")
-    reading = read_characters(run, shards, split)
-    usage = count_usage(reading.words, reading.sequences, examples=examples, seed=seed)
+        if not 1 <= value <= LIMITS[name]:
+            raise UsageError(f"{name} is {value}", where=f"--{name}", remedy=f"give 1 to {LIMITS[name]}")
+    encoded = load_or_encode_split(run, shards, split)
+    usage = count_usage(encoded.words, encoded.sequences, examples=examples, seed=seed)
     record = {
         "run": str(run),
-        "stage": reading.stage,
+        "stage": encoded.stage,
         "split": split,
-        "read": "recorded by compose" if reading.is_recorded else "encoded now",
-        "codebook": "moved since its words were composed" if reading.codebook_moved else "that of its words",
+        "read": "recorded by compose" if encoded.is_recorded else "encoded now",
+        "codebook": "moved since its words were composed" if encoded.codebook_moved else "that of its words",
         "videos": usage.videos,
-        "unread_videos": len(reading.split) - len(reading.places),
+        "unread_videos": len(encoded.split) - len(encoded.places),
     } | usage_record(usage, top=top)
     if out is not None:
         record["sheet"] = str(out)
-        draw_codebook(reading, usage, out, top=top, title=f"{run.resolve().name}, {split} split")
+        draw_codebook(encoded, usage, out, top=top, title=f"{run.resolve().name}, {split} split")
     if json_file is not None:
         atomic_write(json_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return record
 
 
-def draw_codebook(reading: Reading, usage: Usage, out: Path, *, top: int, title: str) -> Page:
-    """Draw the contact sheet of a reading into a PNG file and return where everything stands."""
-    return draw_sections(reading, sections_of(reading, usage, top=top), out, title, title_lines(usage))
+def draw_codebook(encoded: EncodedSplit, usage: Usage, out: Path, *, top: int, title: str) -> Page:
+    """Draw the contact sheet of a split's characters and words into a PNG file, and return its layout."""
+    sections = choose_sections(encoded, usage, top=top)
+    return draw_sections(encoded, sections, out, title, format_title_lines(usage))
 
 
 def draw_sections(
-    reading: Reading, sections: Sequence[Section], out: Path, title: str, lines: Sequence[str]
+    encoded: EncodedSplit, sections: Sequence[Section], out: Path, title: str, lines: Sequence[str]
 ) -> Page:
-    """Draw sections with clips of a reading's videos into a PNG file."""
-    shown = {clip.video for section in sections for entry in section.entries for clip in entry.clips}
-    samples = [reading.split.samples[video] for video in shown]
+    """Draw sections with clips of a split's videos into a PNG file, and return the layout.
+
+    Args:
+        encoded: the split that the clips are from.
+        sections: sections of the sheet.
+        out: PNG file.
+        title: heading of the sheet.
+        lines: lines of text below the heading.
+    """
+    videos = {clip.video for section in sections for entry in section.entries for clip in entry.clips}
+    samples = [encoded.split.samples[video] for video in videos]
     aspect = max((sample.width / sample.height for sample in samples), default=1.0)
     thumbnail = max(8, round(THUMBNAIL_HEIGHT * aspect))
-    return draw_sheet(sections, out, title=title, lines=lines, film=_films_of(reading), thumbnail=thumbnail)
+    return draw_sheet(
+        sections, out, title=title, lines=lines, decode=_video_decoder(encoded), thumbnail=thumbnail
+    )
 
 
-def title_lines(usage: Usage) -> list[str]:
-    """Return the numbers that stand on the sheet."""
+def format_title_lines(usage: Usage) -> list[str]:
+    """Return the lines below the heading of the sheet: how many characters and words are in use."""
     record = usage_record(usage, top=1)
     characters, words = record["characters"], record["words"]
     return [
         f"{characters['read']:,} characters of {usage.videos:,} videos: {characters['codes_used']} of "
-        f"{characters['codes']} codes used, {characters['dead_codes']} dead, perplexity "
+        f"{characters['codes']} codes used, {characters['dead_codes']} unused, perplexity "
         f"{characters['perplexity']:.1f}",
-        f"{words['known']} words of two characters and more, {words['used']} of them used, hold "
+        f"{words['known']} words of two or more characters, {words['used']} of them used; they cover "
         f"{words['covered']:.1%} of the characters",
     ]
 
 
-def sections_of(reading: Reading, usage: Usage, *, top: int) -> list[Section]:
-    """Choose what stands on the sheet: the most used characters, then the most used words."""
+def choose_sections(encoded: EncodedSplit, usage: Usage, *, top: int) -> list[Section]:
+    """Return the sections of the sheet: the most used characters, then the most used words."""
 
-    def clips(number: int, frames: Callable[[Example], tuple[int, ...]]) -> tuple[Clip, ...]:
+    def clips(number: int, choose_frames: Callable[[Example], tuple[int, ...]]) -> tuple[Clip, ...]:
         return tuple(
-            Clip(video=reading.places[one.video], frames=frames(one)) for one in usage.examples[number]
+            Clip(video=encoded.places[example.video], frames=choose_frames(example))
+            for example in usage.examples[number]
         )
 
-    read = max(1, int(usage.found.sum()))
+    words_read = max(1, int(usage.word_counts.sum()))
     characters = tuple(
         Entry(
             name=str(code),
@@ -121,8 +133,8 @@ def sections_of(reading: Reading, usage: Usage, *, top: int) -> list[Section]:
         Entry(
             name=f"w{word}",
             spelling=f"= {usage.spelling(word)}",
-            count=int(usage.found[word]),
-            share=float(usage.found[word]) / read,
+            count=int(usage.word_counts[word]),
+            share=float(usage.word_counts[word]) / words_read,
             clips=clips(word, frames_of_word),
         )
         for word in usage.most_used_words(top)
@@ -130,15 +142,15 @@ def sections_of(reading: Reading, usage: Usage, *, top: int) -> list[Section]:
     return [
         Section(
             title=f"The {len(characters)} most used characters",
-            hint=f"each row another video: {CHARACTER_FRAMES} of the {CLIP_FRAMES} frames that a character "
-            "sees, the first and the last among them. Rows alike: it means one thing",
+            hint=f"each row is another video: {CHARACTER_FRAMES} of the {CLIP_FRAMES} frames of a "
+            "character's clip, from the first to the last. Similar rows: the code has one meaning",
             frames=CHARACTER_FRAMES,
             entries=characters,
         ),
         Section(
-            title=f"The {len(words)} most used words" if words else "No word joins characters here",
-            hint=f"each row another video: {WORD_FRAMES} moments from the first frame that the word's "
-            "characters see to the last. s₀: held for long"
+            title=f"The {len(words)} most used words" if words else "There is no word of several characters",
+            hint=f"each row is another video: {WORD_FRAMES} frames from the first to the last that the "
+            "word's characters are read from. s₀: the sign is held for long"
             if words
             else "",
             frames=WORD_FRAMES,
@@ -148,19 +160,19 @@ def sections_of(reading: Reading, usage: Usage, *, top: int) -> list[Section]:
 
 
 def frames_of_character(example: Example) -> tuple[int, ...]:
-    """Return the frames to show of a character, the first and the last of its 13 included."""
+    """Return evenly spaced frames of a character's clip, including its first and its last one."""
     frames = clip_frames(example.start, example.start + 1)
-    return _spread(frames[0], frames[-1], CHARACTER_FRAMES)
+    return _spaced_frames(frames[0], frames[-1], CHARACTER_FRAMES)
 
 
 def frames_of_word(example: Example) -> tuple[int, ...]:
-    """Return the frames to show of a word, from the first that its characters see to the last."""
+    """Return evenly spaced frames of a word, from the first to the last that its characters are read from."""
     frames = clip_frames(example.start, example.stop)
-    return _spread(frames[0], frames[-1], WORD_FRAMES)
+    return _spaced_frames(frames[0], frames[-1], WORD_FRAMES)
 
 
-def summary_lines(record: Mapping[str, Any]) -> list[str]:
-    """Return the numbers as aligned lines: single ones first, then what is used most and what is longest."""
+def format_summary(record: Mapping[str, Any]) -> list[str]:
+    """Return the counts as aligned lines: first the single values, then the most used and longest entries."""
     numbers: dict[str, Any] = {}
     for key, value in record.items():
         if isinstance(value, dict):
@@ -176,28 +188,28 @@ def summary_lines(record: Mapping[str, Any]) -> list[str]:
                 f"{'id':>8}{'count':>10}{'share':>9}  {'spelling' if 'words' in key else ''}".rstrip()
             )
         lines += [
-            f"{one['id']:>8}{one['count']:>10}{one['share']:>9.2%}  {one.get('spelling', '')}".rstrip()
-            for one in record[key]
+            f"{item['id']:>8}{item['count']:>10}{item['share']:>9.2%}  {item.get('spelling', '')}".rstrip()
+            for item in record[key]
         ]
     return lines
 
 
-def _spread(first: int, last: int, count: int) -> tuple[int, ...]:
+def _spaced_frames(first: int, last: int, count: int) -> tuple[int, ...]:
     return tuple(first + round(place * (last - first) / (count - 1)) for place in range(count))
 
 
-def _films_of(reading: Reading) -> Callable[[int], tuple[str, Film]]:
-    """Return a function that decodes a video of the reading, thinned as it was read."""
+def _video_decoder(encoded: EncodedSplit) -> Callable[[int], tuple[str, VideoFrames]]:
+    """Return a function that decodes a video of the split: the frames that the encoder read."""
 
-    def film(video: int) -> tuple[str, Film]:
-        name = reading.split.samples[video].id
+    def decode(video: int) -> tuple[str, VideoFrames]:
+        name = encoded.split.samples[video].id
         try:
-            return name, film_of(reading.split, video, most=reading.max_frames, fps=reading.fps)
+            return name, load_video_frames(encoded.split, video, most=encoded.max_frames, fps=encoded.fps)
         except VideoError as error:
             raise UsageError(
                 f"video {name} cannot be read: {error.what}",
-                where=reading.split.tars[reading.split.samples[video].shard],
+                where=encoded.split.tars[encoded.split.samples[video].shard],
                 remedy="`signllm shards verify` names the damage",
             ) from error
 
-    return film
+    return decode

@@ -20,8 +20,8 @@ from typing import Any
 
 from signllm.data.recording_pieces import CutRule, Pauses, Windows
 from signllm.errors import UsageError
-from signllm.evaluation.footage import Footage
-from signllm.evaluation.translate import Told, Translator
+from signllm.evaluation.translate import TranslationOutcome, Translator
+from signllm.evaluation.video_input import VideoInput
 from signllm.plain import to_plain
 
 Line = dict[str, Any]
@@ -148,7 +148,7 @@ class Service:
         """Translate in the model's thread; every end is told."""
         try:
             for one in self.translator.stream(
-                [Footage(name, video)],
+                [VideoInput(name, video)],
                 cut=wish.how,
                 language=wish.language,
                 generation=self._decoding(wish),
@@ -173,7 +173,7 @@ class Service:
         beams = usual.beams if usual.samples else max(usual.beams, wish.candidates)
         return dataclasses.replace(usual, beams=beams, n_best=wish.candidates)
 
-    def _told(self, one: Told) -> Line:
+    def _told(self, one: TranslationOutcome) -> Line:
         if one.problem is not None:
             what, where, remedy = one.problem
             return {"error": {"what": what, "where": where, "remedy": remedy}}

@@ -15,8 +15,8 @@ from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.data.sample_table import ShardSample
 from signllm.errors import UsageError
-from signllm.evaluation.hypotheses import Hypothesis, gathered
-from signllm.evaluation.scores import METRICS, one_score, rules_for
+from signllm.evaluation.hypotheses import Hypothesis, gather_hypotheses
+from signllm.evaluation.scores import METRICS, choose_score_rules, compute_metric
 from signllm.models.collectives import reduce_sum
 from signllm.models.generation import GenerationConfig
 from signllm.models.sign_llm import SignLLM
@@ -107,7 +107,7 @@ def _validate(
                 written += _written(model, batch, generation)
         values = {name: total / max(videos, 1.0) for name, total in totals.items()}
         if generation is not None and training.keep_best is not None:
-            values[training.keep_best] = _score(training.keep_best, gathered(written, ranks))
+            values[training.keep_best] = _score(training.keep_best, gather_hypotheses(written, ranks))
         return values
 
     return validate
@@ -133,8 +133,8 @@ def _written(model: nn.Module, batch: Batch, generation: GenerationConfig) -> li
 
 def _score(name: str, written: Sequence[Hypothesis]) -> float:
     references = [one.reference for one in written]
-    rules = rules_for({one.language for one in written}, references)
-    return one_score(name, [one.hypothesis for one in written], references, rules)
+    rules = choose_score_rules({one.language for one in written}, references)
+    return compute_metric(name, [one.hypothesis for one in written], references, rules)
 
 
 def other_texts(samples: Sequence[ShardSample]) -> dict[str, str]:

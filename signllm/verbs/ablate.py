@@ -28,7 +28,7 @@ TABLE = "signllm ablate table runs/ablations --split dev"
 def _ablate(arguments: list[str]) -> Job:
     import tyro
 
-    from signllm.ablation.ablations import ABLATIONS, title
+    from signllm.ablation.ablations import ABLATIONS, ablation_title
     from signllm.config import Recipe
 
     if arguments[:1] == ["table"]:
@@ -63,26 +63,26 @@ def _ablate(arguments: list[str]) -> Job:
             json: print the table as JSON.
             config: settings of the full recipe, each can be changed.
         """
-        from signllm.ablation.ablations import Given, chosen
+        from signllm.ablation.ablations import AblationInputs, select_ablations
         from signllm.ablation.cells import Study
         from signllm.cluster.sweep import values_of
         from signllm.data.split_names import standardize_split
 
         split = standardize_split(split)
-        given = Given(encoder_decoder_llm=encoder_decoder_llm)
-        names = chosen(only, given)
+        inputs = AblationInputs(encoder_decoder_llm=encoder_decoder_llm)
+        names = select_ablations(only, inputs)
         config = _with_llm(config, llm)
-        study = Study(out=out, recipe=config, shards=data, split=split, given=given)
+        study = Study(out=out, recipe=config, shards=data, split=split, inputs=inputs)
         cells = [(one, _number(seed)) for seed in values_of(seeds) for one in names]
         for cell in cells:
-            study.refuse_others(*cell)
+            study.check_recorded_settings(*cell)
         if "WORLD_SIZE" in os.environ:  # a rank of a job
             run_on_ranks("ablate", arguments, ranks, lambda: _run(study, cells), folder=out)
             return
         _run_apart(study, cells, arguments, ranks)
         _show(out, split, json=json)
 
-    listed = "\n".join(f"  {one:<16} {title(one)}" for one in ABLATIONS)
+    listed = "\n".join(f"  {one:<16} {ablation_title(one)}" for one in ABLATIONS)
     about = Verb(SUMMARY, f"{EXAMPLE}\n\n{ON_SLURM}\n\n{TABLE}\n\nAblations:\n{listed}", _ablate)
     return prepare_job(ablate, options, verb="ablate", about=about)
 
@@ -102,13 +102,13 @@ def _number(seed: str) -> int:
 def _run(study: "Study", cells: Sequence[tuple[str, int]]) -> None:
     """Make cells one after the other on the ranks of this job."""
     from signllm.ablation.cells import run_cell
-    from signllm.ablation.page import write_table
-    from signllm.ablation.table import read_table
+    from signllm.ablation.table import read_ablation_table
+    from signllm.ablation.table_files import write_table_files
 
     for name, seed in cells:
         run_cell(study, name, seed)
     if is_first_rank():
-        write_table(read_table(study.out, study.split), study.out)
+        write_table_files(read_ablation_table(study.out, study.split), study.out)
 
 
 def _run_apart(
@@ -144,12 +144,12 @@ def _for_cell(arguments: Sequence[str], name: str, seed: int) -> list[str]:
 
 
 def _show(out: Path, split: str, *, json: bool) -> None:
-    from signllm.ablation.page import text, write_table
-    from signllm.ablation.table import read_table
+    from signllm.ablation.table import read_ablation_table
+    from signllm.ablation.table_files import format_table, write_table_files
 
-    table = read_table(out, split)
-    page = write_table(table, out)
-    print_result(to_plain(table), json=True) if json else print(text(table))
+    table = read_ablation_table(out, split)
+    page = write_table_files(table, out)
+    print_result(to_plain(table), json=True) if json else print(format_table(table))
     print(page, file=sys.stderr)
 
 

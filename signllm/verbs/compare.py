@@ -22,20 +22,19 @@ def _compare(arguments: list[str]) -> Job:
                 picture.png, .svg, .pdf.
             json: print JSON.
         """
-        from signllm.evaluation.compare import aligned, cautions, rows
-        from signllm.evaluation.compare import compare as compared
-        from signllm.evaluation.compare_page import refuse_kind, write_comparison
+        from signllm.evaluation.compare import align_columns, compare_runs, list_warnings, table_rows
+        from signllm.evaluation.compare_page import check_file_kind, write_comparison
 
         if not runs:
             raise UsageError("no run", where="signllm compare RUN...", remedy="name one run folder or more")
         if out is not None:
-            refuse_kind(out)
-        found = compared(runs, split)
+            check_file_kind(out)
+        found = compare_runs(runs, split)
         if json:
             print(json_format.dumps([to_plain(one) for one in found], indent=2))
         else:
-            print("\n".join(aligned(rows(found), names=2)))
-        for line in cautions(found):
+            print("\n".join(align_columns(table_rows(found), names=2)))
+        for line in list_warnings(found):
             print(f"signllm: {line}", file=sys.stderr)
         if out is not None:
             write_comparison(found, split, out)

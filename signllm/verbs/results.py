@@ -57,8 +57,8 @@ def _brief(scores: dict[str, Any]) -> dict[str, Any]:
 def _score(arguments: list[str]) -> Job:
     import tyro
 
-    from signllm.evaluation.score_files import score_files, score_table
-    from signllm.evaluation.scores import SAMPLES, ScoreConfig
+    from signllm.evaluation.score_files import format_score_table, score_files
+    from signllm.evaluation.scores import RESAMPLES, ScoreConfig
     from signllm.evaluation.significance import Test
 
     settings, default = Annotated[ScoreConfig, tyro.conf.arg(name="")], ScoreConfig()
@@ -69,7 +69,7 @@ def _score(arguments: list[str]) -> Job:
         references: Path,
         baseline: tuple[Path, ...] = (),
         test: Test = "bootstrap",
-        bootstrap: int = SAMPLES,
+        bootstrap: int = RESAMPLES,
         json: bool = False,
         config: settings = default,
     ) -> None:
@@ -86,7 +86,7 @@ def _score(arguments: list[str]) -> Job:
             config: by which rules.
         """
         found = score_files(hypotheses, references, config, baseline=baseline, test=test, bootstrap=bootstrap)
-        print_result(found, json=True) if json else print(score_table(found))
+        print_result(found, json=True) if json else print(format_score_table(found))
 
     return prepare_job(score, arguments, verb="score", about=SCORE)
 
@@ -100,9 +100,9 @@ def _report(arguments: list[str]) -> Job:
             data: folder or address of shards, or several as A,B: shows frames beside the tokens.
             out: the file, if not report.html in the run folder.
         """
-        from signllm.evaluation.report import report
+        from signllm.evaluation.report import write_report
 
-        print(report(run, shards=data, out=out))
+        print(write_report(run, shards=data, out=out))
 
     return prepare_job(report, arguments, verb="report", about=REPORT)
 

@@ -16,7 +16,7 @@ from signllm.plain import to_plain
 
 if TYPE_CHECKING:
     from signllm.data.recording_pieces import CutRule, Pauses
-    from signllm.evaluation.translate import Told, Translator
+    from signllm.evaluation.translate import TranslationOutcome, Translator
     from signllm.training.engine import Ranks
 
 
@@ -132,11 +132,11 @@ def _work(
         UsageError: no video, or the only one cannot be read.
         RunFailedError: some of several cannot be read; the others are translated.
     """
-    from signllm.evaluation.footage import found
+    from signllm.evaluation.video_input import collect_video_inputs
     from signllm.progress import progress
     from signllm.stages.agreement import once
 
-    videos = once(lambda: found(names, sys.stdin.buffer.read, fps), ranks)
+    videos = once(lambda: collect_video_inputs(names, sys.stdin.buffer.read, fps), ranks)
     translator = load()
     speaks = ranks.rank == 0
     bar_shows = speaks and len(videos) > 1 and (out is not None or not sys.stdout.isatty())
@@ -208,7 +208,7 @@ def _lines_to(out: Path | None) -> Iterator[Callable[[str], None]]:
         yield lambda line: print(line, file=file)
 
 
-def _line(one: "Told", *, json: bool, has_times: bool, several: bool) -> str:
+def _line(one: "TranslationOutcome", *, json: bool, has_times: bool, several: bool) -> str:
     """Return the line, or the lines, of a translation."""
     found = one.translation
     assert found is not None

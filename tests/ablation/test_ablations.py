@@ -1,4 +1,4 @@
-"""Each ablation takes away what it says and nothing else."""
+"""Each ablation changes the settings that it names and no others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from signllm.ablation.ablations import ABLATIONS, Given, chosen, title
+from signllm.ablation.ablations import ABLATIONS, AblationInputs, ablation_title, select_ablations
 from signllm.config import Recipe, differences
 from signllm.errors import UsageError
 from signllm.recipes import demo, phoenix2014t
@@ -35,40 +35,42 @@ CHANGES = {
     "lora": ["finetune.sign_llm.language_model.lora: None -> LoraConfig"],
     "encoder_decoder": ["finetune.sign_llm.language_model.path: language-model -> t5"],
 }
-GIVEN = Given(encoder_decoder_llm="t5", words=57)
+INPUTS = AblationInputs(encoder_decoder_llm="t5", words=57)
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_changes_what_it_says_and_nothing_else(name: str) -> None:
-    found = differences(demo(), ABLATIONS[name](demo(), GIVEN))
-    assert [line.partition("(")[0] for line in found] == CHANGES[name]
+def test_an_ablation_changes_only_its_own_settings(name: str) -> None:
+    changes = differences(demo(), ABLATIONS[name](demo(), INPUTS))
+    assert [line.partition("(")[0] for line in changes] == CHANGES[name]
 
 
 @pytest.mark.parametrize("name", sorted(ABLATIONS.keys() - {"full"}))
-def test_every_ablation_can_be_made_of_the_paper_s_recipe(name: str) -> None:
-    made = ABLATIONS[name](phoenix2014t(), GIVEN)
+def test_the_paper_s_recipe_allows_every_ablation(name: str) -> None:
+    made = ABLATIONS[name](phoenix2014t(), INPUTS)
     assert isinstance(made, Recipe)
     assert made != phoenix2014t()
 
 
-def test_by_default_all_that_are_possible_in_the_order_of_the_table() -> None:
-    assert chosen((), GIVEN) == list(ABLATIONS)
-    assert chosen((), Given()) == [name for name in ABLATIONS if name != "encoder_decoder"]
-    assert chosen(("no_mmd", "full"), Given()) == ["full", "no_mmd"]
+def test_by_default_every_possible_ablation_is_selected_in_order() -> None:
+    assert select_ablations((), INPUTS) == list(ABLATIONS)
+    assert select_ablations((), AblationInputs()) == [name for name in ABLATIONS if name != "encoder_decoder"]
+    assert select_ablations(("no_mmd", "full"), AblationInputs()) == ["full", "no_mmd"]
 
 
-def test_what_cannot_be_made_says_what_is_missing() -> None:
+def test_errors_name_what_is_missing() -> None:
     with pytest.raises(UsageError, match="did you mean no_mmd"):
-        chosen(("no_mdm",), Given())
+        select_ablations(("no_mdm",), AblationInputs())
     with pytest.raises(UsageError, match="--encoder-decoder-llm"):
-        ABLATIONS["encoder_decoder"](demo(), Given())
+        ABLATIONS["encoder_decoder"](demo(), AblationInputs())
     steps = replace(demo().finetune, training=replace(demo().finetune.training, epochs=None, steps=9))
     with pytest.raises(UsageError, match="whole epochs"):
-        ABLATIONS["frozen_encoder"](replace(demo(), finetune=replace(steps, frozen_epochs=0)), Given())
+        ABLATIONS["frozen_encoder"](
+            replace(demo(), finetune=replace(steps, frozen_epochs=0)), AblationInputs()
+        )
 
 
-def test_titles_are_one_line_and_apart() -> None:
-    titles = [title(name) for name in ABLATIONS]
+def test_titles_are_short_and_distinct() -> None:
+    titles = [ablation_title(name) for name in ABLATIONS]
     assert len(set(titles)) == len(titles)
-    assert all(len(one) < 60 and not one.endswith(".") for one in titles)
-    assert title("gone") == "gone"
+    assert all(len(title) < 60 and not title.endswith(".") for title in titles)
+    assert ablation_title("gone") == "gone"

@@ -1,4 +1,4 @@
-"""Ablations in miniature, from their stages to the table: shared stages once, nothing twice."""
+"""Small ablations, from their stages to the table: shared stages are trained once, and nothing twice."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import pytest
 import torch
 
 from signllm.ablation import cells
-from signllm.ablation.ablations import Given
-from signllm.ablation.cells import Study, folders, held, run_cell
-from signllm.ablation.page import NAME, markdown, text, write_table
-from signllm.ablation.table import read_table
+from signllm.ablation.ablations import AblationInputs
+from signllm.ablation.cells import Study, cell_folders, lock_folder, run_cell
+from signllm.ablation.table import read_ablation_table
+from signllm.ablation.table_files import NAME, format_markdown, format_table, write_table_files
 from signllm.config import FinetuneConfig, Recipe, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.characters import load_split_characters
 from signllm.errors import UsageError
 from signllm.evaluation.export import export
 from signllm.evaluation.translate import load
-from signllm.inspection.reading import read_characters
+from signllm.inspection.encoded_split import load_or_encode_split
 from signllm.stages import composed as composed_run
 from signllm.stages.composed import encoder_and_words
 from signllm.training.checkpoint import load_weights
@@ -41,19 +41,19 @@ def study(composed: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     recipe = Recipe(
         pretrain=path.PRETRAIN, compose=path.COMPOSE, finetune=path.finetune_config(composed / "llm")
     )
-    found = Study(
+    study = Study(
         out=tmp_path_factory.mktemp("ablations"),
         recipe=recipe,
         shards=str(composed / "shards"),
         split="dev",
-        given=Given(),
+        inputs=AblationInputs(),
     )
     for name in NAMES:
-        run_cell(found, name, 0)
-    return found
+        run_cell(study, name, 0)
+    return study
 
 
-def written(study: Study) -> dict[str, int]:
+def file_times(study: Study) -> dict[str, int]:
     return {
         str(file.relative_to(study.out)): file.stat().st_mtime_ns
         for file in study.out.rglob("*")
@@ -61,7 +61,7 @@ def written(study: Study) -> dict[str, int]:
     }
 
 
-def test_what_ablations_share_is_made_once(study: Study) -> None:
+def test_shared_stages_are_trained_once(study: Study) -> None:
     made = {name: sorted(p.name for p in study.folder(name, 0).iterdir() if p.is_dir()) for name in NAMES}
     assert made == {
         "full": ["finetune", "pretrain", "words"],
@@ -70,16 +70,16 @@ def test_what_ablations_share_is_made_once(study: Study) -> None:
         "bpe": ["finetune", "words"],
         "no_pretraining": ["finetune", "pretrain", "words"],
     }
-    of_full, of_mmd = folders(study, "full", 0), folders(study, "no_mmd", 0)
-    assert (of_mmd.pretrain, of_mmd.words) == (of_full.pretrain, of_full.words)
-    assert folders(study, "no_mmd", 1).pretrain == study.out / "full" / "seed-1" / "pretrain"
+    full, no_mmd = cell_folders(study, "full", 0), cell_folders(study, "no_mmd", 0)
+    assert (no_mmd.pretrain, no_mmd.words) == (full.pretrain, full.words)
+    assert cell_folders(study, "no_mmd", 1).pretrain == study.out / "full" / "seed-1" / "pretrain"
 
 
 def test_without_vq_vectors_take_the_place_of_characters(study: Study) -> None:
-    where = folders(study, "no_vq", 0)
+    where = cell_folders(study, "no_vq", 0)
     recorded, _ = load_split_characters(where.pretrain, "train")
     assert len(recorded) == 5
-    assert all(one.dtype == np.float32 and one.shape[1] == 8 for one in recorded.values())
+    assert all(vectors.dtype == np.float32 and vectors.shape[1] == 8 for vectors in recorded.values())
     weights = load_weights(where.finetune)
     assert not any(name.startswith("word_vectors") for name in weights)
     before = load_weights(where.pretrain)["encoder.first.weight"]
@@ -91,10 +91,10 @@ def test_without_vq_vectors_take_the_place_of_characters(study: Study) -> None:
     )
 
 
-def test_without_vq_features_of_an_encoder_that_learnt_on_are_noticed(
+def test_without_vq_features_of_an_encoder_that_was_trained_further_are_rejected(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    where = folders(study, "no_vq", 0)
+    where = cell_folders(study, "no_vq", 0)
     weights, _ = encoder_and_words(where.pretrain, where.words)
     monkeypatch.setattr(composed_run, "load_weights", lambda *_, **__: weights)
     encoder_and_words(where.pretrain, where.words)
@@ -103,34 +103,34 @@ def test_without_vq_features_of_an_encoder_that_learnt_on_are_noticed(
         encoder_and_words(where.pretrain, where.words)
 
 
-def test_without_vq_there_are_no_characters_to_look_at(study: Study) -> None:
-    where = folders(study, "no_vq", 0)
+def test_without_vq_there_are_no_characters_to_inspect(study: Study) -> None:
+    where = cell_folders(study, "no_vq", 0)
     for run in (where.pretrain, where.finetune):
-        with pytest.raises(UsageError, match="trained without VQ"):
-            read_characters(run, study.shards, "dev")
+        with pytest.raises(UsageError, match="trained without a codebook"):
+            load_or_encode_split(run, study.shards, "dev")
 
 
 def test_without_vq_a_run_is_exported_and_translates_as_it_was_evaluated(
     study: Study, tmp_path: Path
 ) -> None:
-    run = folders(study, "no_vq", 0).finetune
+    run = cell_folders(study, "no_vq", 0).finetune
     export(run, tmp_path / "export")
     written = [json.loads(line) for line in (run / "hypotheses.dev.jsonl").read_text().splitlines()]
     for video, expected in zip(parts.frames_of(path.LENGTHS["dev"], seed=3), written, strict=True):
-        found = load(tmp_path / "export").translate(video)
-        assert (found.text, list(found.words)) == (expected["hypothesis"], expected["words"])
+        translation = load(tmp_path / "export").translate(video)
+        assert (translation.text, list(translation.words)) == (expected["hypothesis"], expected["words"])
 
 
-def test_without_pretraining_the_encoder_is_random_at_first_and_learns_in_stage_3(study: Study) -> None:
-    where = folders(study, "no_pretraining", 0)
+def test_without_pretraining_the_encoder_starts_random_and_is_trained_in_stage_3(study: Study) -> None:
+    where = cell_folders(study, "no_pretraining", 0)
     assert [p.name for p in (where.pretrain / "checkpoints").glob("step-*")] == ["step-00000000"]
     before, after = load_weights(where.pretrain), load_weights(where.finetune)
     assert not torch.equal(before["encoder.first.weight"], after["vq_sign.encoder.first.weight"])
 
 
-def test_words_differ_as_the_ablations_say(study: Study) -> None:
+def test_the_ablations_of_cra_have_other_words(study: Study) -> None:
     full, only, pairs = (
-        WordCodebook.load(folders(study, name, 0).words) for name in ("full", "characters", "bpe")
+        WordCodebook.load(cell_folders(study, name, 0).words) for name in ("full", "characters", "bpe")
     )
     assert len(full.words) > 0
     assert only.words == ()
@@ -142,18 +142,18 @@ def test_words_differ_as_the_ablations_say(study: Study) -> None:
 def test_seeds_are_seeds_of_the_training(study: Study) -> None:
     recipe = study.recipe_of("no_mmd", 7)
     assert (recipe.pretrain.training.seed, recipe.finetune.training.seed) == (7, 7)
-    stored = load_config(folders(study, "full", 0).finetune, FinetuneConfig)
+    stored = load_config(cell_folders(study, "full", 0).finetune, FinetuneConfig)
     assert stored.training.seed == 0
 
 
-def test_a_finished_cell_is_not_touched_and_an_unfinished_one_goes_on(study: Study) -> None:
-    before = written(study)
+def test_a_finished_cell_is_not_changed_and_an_unfinished_one_continues(study: Study) -> None:
+    before = file_times(study)
     run_cell(study, "full", 0)
-    assert written(study) == before
+    assert file_times(study) == before
     scores = study.folder("full", 0) / "finetune" / "scores.dev.json"
     scores.unlink()
     run_cell(study, "full", 0)
-    after = written(study)
+    after = file_times(study)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert "full/seed-0/finetune/scores.dev.json" in changed
     assert not any("checkpoints" in name or "/words/" in name for name in changed), changed
@@ -170,7 +170,7 @@ def test_other_settings_and_other_data_are_refused(study: Study) -> None:
         run_cell(replace(study, shards="elsewhere"), "full", 0)
 
 
-def test_a_folder_that_another_job_holds_is_waited_for(
+def test_a_job_waits_for_a_folder_that_another_job_has_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cells, "POLL_S", 0.01)
@@ -185,7 +185,7 @@ def test_a_folder_that_another_job_holds_is_waited_for(
 
     thread = threading.Thread(target=release)
     thread.start()
-    with held(tmp_path, start_distributed()):
+    with lock_folder(tmp_path, start_distributed()):
         order.append("taken")
         again = (tmp_path / ".lock").open("w")
         with pytest.raises(BlockingIOError):
@@ -195,9 +195,9 @@ def test_a_folder_that_another_job_holds_is_waited_for(
     assert order == ["released", "taken"]
 
 
-def test_the_table_holds_what_was_scored(study: Study, tmp_path: Path) -> None:
+def test_the_table_has_a_row_for_every_ablation_that_was_begun(study: Study, tmp_path: Path) -> None:
     study.folder("no_mmd", 0).mkdir(parents=True, exist_ok=True)
-    table = read_table(study.out, "dev")
+    table = read_ablation_table(study.out, "dev")
     assert [row.name for row in table.rows] == [
         "full",
         "no_vq",
@@ -208,27 +208,27 @@ def test_the_table_holds_what_was_scored(study: Study, tmp_path: Path) -> None:
     ]
     scores = json.loads((study.folder("bpe", 0) / "finetune" / "scores.dev.json").read_text())
     assert table.rows[3].mean["rouge_l"] == scores["rouge_l"]
-    assert "not scored yet" in text(table).splitlines()[5]
-    page = write_table(table, tmp_path)
+    assert "not scored yet" in format_table(table).splitlines()[5]
+    page = write_table_files(table, tmp_path)
     assert "Without CRA: characters only" in page.read_text()
     assert {file.suffix for file in tmp_path.glob(f"{NAME}.*")} == {".html", ".md", ".json", ".png"}
-    assert markdown(table).splitlines()[2].startswith("| Full model | 1 |")
+    assert format_markdown(table).splitlines()[2].startswith("| Full model | 1 |")
 
 
-def test_a_cell_that_fails_leaves_the_others_be(
+def test_other_cells_run_after_one_has_failed(
     study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given: list[list[str]] = []
+    commands: list[list[str]] = []
 
     def run(words: list[str], *, ranks: int) -> None:
-        given.append(words)
+        commands.append(words)
         if "lora" in words:
             raise UsageError("no such thing")
 
     monkeypatch.setattr(verb, "run_local_ranks", run)
     with pytest.raises(verb.RunFailedError, match=r"1 of 4 ablations failed.*lora, seed 3"):
         verb._run_apart(study, [("full", 0), ("lora", 3), ("no_mmd", 3), ("no_mmd", 4)], ["demo", "--x"], 2)
-    assert [words[-3:] for words in given] == [
+    assert [words[-3:] for words in commands] == [
         ["lora", "--seeds", "3"],
         ["no_mmd", "--seeds", "3"],
         ["no_mmd", "--seeds", "4"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from signllm.ablation.table import read_table
+from signllm.ablation.table import read_ablation_table
 from signllm.cluster.launch import launch_array
 from signllm.cluster.profile import Profile
 from signllm.training.metrics import read_log
@@ -29,5 +29,5 @@ def test_jobs_that_share_a_stage_make_it_once(slurm: Slurm, composed: Path, tmp_
     steps = [line["step"] for line in read_log(out / "full" / "seed-0" / "pretrain") if "loss" in line]
     assert steps == [1, 2, 3, 4]
     assert not (out / "characters" / "seed-0" / "pretrain").exists()
-    assert [row.seeds for row in read_table(out, "dev").rows] == [(0,), (0,)]
+    assert [row.seeds for row in read_ablation_table(out, "dev").rows] == [(0,), (0,)]
     assert (out / "ablations.html").is_file()

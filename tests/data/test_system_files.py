@@ -10,7 +10,7 @@ from signllm.data.annotations import read_annotations
 from signllm.data.formats.video_tree import VideoTree
 from signllm.data.frame_folder import list_frame_files
 from signllm.data.system_files import is_system_name, list_files_recursively
-from signllm.evaluation.footage import found as footage_of
+from signllm.evaluation.video_input import collect_video_inputs
 
 FOLDERS = (
     "__MACOSX", "@eaDir", ".ipynb_checkpoints", "$RECYCLE.BIN", "System Volume Information", ".Trash-1000",
@@ -53,7 +53,7 @@ def test_names_are_not_found_in_them_nor_videos_translated(littered: Path) -> No
     tree = VideoTree(littered)
     assert tree.find("a") == littered / "train/a.mp4"
     assert tree.notices == ()
-    assert [video.name for video in footage_of((str(littered),), bytes, None)] == [
+    assert [video.name for video in collect_video_inputs((str(littered),), bytes, None)] == [
         str(littered / "train/a.mp4")
     ]
 

@@ -1,4 +1,4 @@
-"""Breakdowns: edit distance against its definition, every sentence in one group, known faults found."""
+"""Breakdowns: the edit distance equals its definition, and known weaknesses of a model show in the groups."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import pytest
 
 from signllm.evaluation.breakdown import (
     Sentence,
-    breakdowns,
-    by_frequency,
+    compute_breakdowns,
+    count_missed_words_by_frequency,
     edit_distance,
     word_error_rate,
 )
 from signllm.evaluation.scores import ScoreConfig
 
 
-def sentences(count: int = 40) -> list[Sentence]:
-    """Sentences that lose more words the longer the video is, and all of those of signer B."""
-    drawn = random.Random(3)
-    made = []
+def make_sentences(count: int = 40) -> list[Sentence]:
+    """Return sentences that miss more words in longer videos, and all words of signer B."""
+    rng = random.Random(3)
+    sentences = []
     for place in range(count):
-        words = [f"w{drawn.randrange(30)}" for _ in range(4 + place % 9)]
+        words = [f"w{rng.randrange(30)}" for _ in range(4 + place % 9)]
         kept = words[:4] if place % 4 else []
-        made.append(
+        sentences.append(
             Sentence(
                 hypothesis=" ".join(kept) or "x",
                 reference=" ".join(words),
@@ -34,10 +34,10 @@ def sentences(count: int = 40) -> list[Sentence]:
                 signer="A" if place % 4 else "B",
             )
         )
-    return made
+    return sentences
 
 
-def plain_distance(left: str, right: str) -> int:
+def recursive_distance(left: str, right: str) -> int:
     @cache
     def distance(i: int, j: int) -> int:
         if i == 0 or j == 0:
@@ -51,38 +51,38 @@ def plain_distance(left: str, right: str) -> int:
     return distance(len(left), len(right))
 
 
-def test_edit_distance_is_that_of_the_definition() -> None:
-    drawn = random.Random(0)
+def test_edit_distance_equals_its_recursive_definition() -> None:
+    rng = random.Random(0)
     for _ in range(100):
-        left, right = ("".join(drawn.choices("abc", k=drawn.randint(0, 8))) for _ in range(2))
-        assert edit_distance(left, right) == plain_distance(left, right) == edit_distance(right, left)
+        left, right = ("".join(rng.choices("abc", k=rng.randint(0, 8))) for _ in range(2))
+        assert edit_distance(left, right) == recursive_distance(left, right) == edit_distance(right, left)
     assert word_error_rate([("a b".split(), "a c d".split()), ([], ["e"])]) == pytest.approx(100 * 3 / 4)
 
 
-def test_every_sentence_is_in_one_group_and_the_fault_shows() -> None:
-    made = sentences()
-    found = breakdowns(made, ScoreConfig())
-    assert list(found) == ["characters", "sign_words", "reference_words", "signer"]
-    for groups in found.values():
-        assert sum(group["samples"] for group in groups) == len(made)
-    ranges = [tuple(map(int, group["group"].split(" to "))) for group in found["characters"]]
+def test_every_sentence_is_in_one_group_and_weaknesses_show() -> None:
+    sentences = make_sentences()
+    breakdowns = compute_breakdowns(sentences, ScoreConfig())
+    assert list(breakdowns) == ["characters", "sign_words", "reference_words", "signer"]
+    for groups in breakdowns.values():
+        assert sum(group["samples"] for group in groups) == len(sentences)
+    ranges = [tuple(map(int, group["group"].split(" to "))) for group in breakdowns["characters"]]
     assert all(before[-1] < after[0] for before, after in itertools.pairwise(ranges))
-    lengths = [group["wer"] for group in found["sign_words"]]
+    lengths = [group["wer"] for group in breakdowns["sign_words"]]
     assert lengths == sorted(lengths)
     assert lengths[0] < lengths[-1]
-    signers = {group["group"]: group for group in found["signer"]}
+    signers = {group["group"]: group for group in breakdowns["signer"]}
     assert signers["B"]["wer"] == 100.0 > signers["A"]["wer"]
     assert signers["B"]["bleu4"] == 0.0 < signers["A"]["bleu4"]
 
 
-def test_one_signer_or_one_length_is_no_breakdown() -> None:
-    alike = [Sentence(hypothesis="a", reference="b", characters=5, words=2, signer="") for _ in range(9)]
-    assert breakdowns(alike, ScoreConfig()) == {}
+def test_a_single_group_is_no_breakdown() -> None:
+    equal = [Sentence(hypothesis="a", reference="b", characters=5, words=2, signer="") for _ in range(9)]
+    assert compute_breakdowns(equal, ScoreConfig()) == {}
 
 
-def test_words_by_their_count_in_training() -> None:
+def test_missed_words_by_their_count_in_training() -> None:
     pair = Sentence(hypothesis="der wind", reference="der der sturm wind", characters=1, words=1)
-    groups = by_frequency([pair], ScoreConfig(), {"der": 500, "wind": 4})
+    groups = count_missed_words_by_frequency([pair], ScoreConfig(), {"der": 500, "wind": 4})
     assert groups == [
         {"group": "0", "words": 1, "missed": 100.0},  # sturm
         {"group": "1 to 4", "words": 1, "missed": 0.0},  # wind

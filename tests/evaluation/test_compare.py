@@ -13,9 +13,16 @@ from PIL import Image
 
 from signllm import cli
 from signllm.errors import UsageError
-from signllm.evaluation.compare import Compared, cautions, compare, count_text, points, rows
-from signllm.evaluation.compare_page import draw, short, write_comparison
-from signllm.evaluation.hypotheses import Hypothesis, write_scored
+from signllm.evaluation.compare import (
+    ComparedRun,
+    compare_runs,
+    format_count,
+    group_over_seeds,
+    list_warnings,
+    table_rows,
+)
+from signllm.evaluation.compare_page import draw_scores, shorten_run_names, write_comparison
+from signllm.evaluation.hypotheses import Hypothesis, write_hypotheses_and_scores
 from signllm.evaluation.scores import score
 
 SAID = ["heute regnet es im norden", "morgen scheint die sonne", "am abend wird es im süden wieder kalt"]
@@ -35,7 +42,7 @@ def made(folder: Path, llm: Path | str, *, seed: int = 0, good: int = 3, learnin
         Hypothesis(place=n, id=str(n), hypothesis=text, reference=SAID[n % 3], characters=[], words=[])
         for n, text in enumerate(texts)
     ]
-    write_scored(folder, "test", lines, score(texts, SAID * 4, bootstrap=100))
+    write_hypotheses_and_scores(folder, "test", lines, score(texts, SAID * 4, bootstrap=100))
     return folder
 
 
@@ -63,7 +70,7 @@ def sweep(llm: Path, tmp_path: Path) -> list[Path]:
 
 
 def test_a_table_has_every_run_by_the_size_of_its_model(sweep: list[Path], llm: Path) -> None:
-    found = compare(sweep, "test")
+    found = compare_runs(sweep, "test")
     embeddings, block = 2 * 100 * 8, 4 * 8 * 8 + 3 * 8 * 16 + 3 * 8
     assert [(Path(one.run).name, one.parameters, one.family) for one in found] == [
         ("a-0", embeddings + block, "llama"),
@@ -71,8 +78,8 @@ def test_a_table_has_every_run_by_the_size_of_its_model(sweep: list[Path], llm: 
         ("a-1", embeddings + block, "llama"),
         ("b-large", 6_738_415_616, ""),
     ]
-    table = rows(found)
-    assert table[1][:4] == (str(sweep[1]), "small-llama", count_text(embeddings + block), "0")
+    table = table_rows(found)
+    assert table[1][:4] == (str(sweep[1]), "small-llama", format_count(embeddings + block), "0")
     assert table[2][4:] == ("-",) * 7
     assert table[4][1:3] == ("7b", "6.74 B")
     scores = [json.loads((run / "scores.test.json").read_text())["bleu4"] for run in sweep[:3]]
@@ -80,40 +87,46 @@ def test_a_table_has_every_run_by_the_size_of_its_model(sweep: list[Path], llm: 
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_point(sweep: list[Path], llm: Path) -> None:
-    small, large = points(compare(sweep, "test"))
+    small, large = group_over_seeds(compare_runs(sweep, "test"))
     low, high = (json.loads((run / "scores.test.json").read_text())["bleu4"] for run in sweep[1:3])
     assert (small.runs, small.bleu4, small.spread) == (
         2,
         pytest.approx((low + high) / 2),
         pytest.approx((high - low) / 2**0.5),
     )
-    assert rows(compare(sweep, "test"))[-1][0] == "mean of 2 seeds"
-    assert (large.runs, large.spread) == (1, compare(sweep, "test")[-1].interval)
+    assert table_rows(compare_runs(sweep, "test"))[-1][0] == "mean of 2 seeds"
+    assert (large.runs, large.spread) == (1, compare_runs(sweep, "test")[-1].interval)
     other = made(sweep[0].parent / "other", llm, seed=2, learning_rate=1e-4)
-    assert [point.runs for point in points(compare([*sweep, other], "test"))] in ([1, 2, 1], [2, 1, 1])
+    assert [point.runs for point in group_over_seeds(compare_runs([*sweep, other], "test"))] in (
+        [1, 2, 1],
+        [2, 1, 1],
+    )
 
 
 def test_the_interval_is_that_of_the_scores(sweep: list[Path]) -> None:
     path = sweep[1] / "scores.test.json"
     scores = json.loads(path.read_text())
     low, high = scores["intervals"]["bleu4"]
-    assert compare([sweep[1]], "test")[0].interval == pytest.approx((high - low) / 2)
+    assert compare_runs([sweep[1]], "test")[0].interval == pytest.approx((high - low) / 2)
     for other in ({}, {"bleu4": None}, {"bleu4": [1, "x"]}):
         path.write_text(json.dumps(scores | {"intervals": other}))
-        assert compare([sweep[1]], "test")[0].interval is None
+        assert compare_runs([sweep[1]], "test")[0].interval is None
 
 
 def test_what_is_missing_or_cannot_be_compared_is_said(sweep: list[Path]) -> None:
-    told = cautions(compare(sweep, "test"))
+    told = list_warnings(compare_runs(sweep, "test"))
     assert told == [
         f"{sweep[3]}: no scores.test.json; remedy: "
         f"signllm evaluate --run {sweep[3]} --data SHARDS --split test"
     ]
     scores = json.loads((sweep[0] / "scores.test.json").read_text())
     (sweep[0] / "scores.test.json").write_text(json.dumps(scores | {"signature": "another"}))
-    assert "not to be compared: the scores have 2 kinds of signature" in cautions(compare(sweep, "test"))[1]
+    assert (
+        "not to be compared: the scores have 2 kinds of signature"
+        in list_warnings(compare_runs(sweep, "test"))[1]
+    )
     (sweep[3] / "config.json").write_text('{"stage": "pretrain"}')
-    assert "this is a folder of pretrain" in cautions(compare(sweep, "test"))[0]
+    assert "this is a folder of pretrain" in list_warnings(compare_runs(sweep, "test"))[0]
 
 
 @pytest.mark.parametrize(
@@ -135,9 +148,9 @@ def test_a_mistake_is_told(
 def test_the_picture_tells_families_by_their_mark() -> None:
     """Sizes, heights and bars of the picture are those of the points."""
 
-    def one(llm: str, family: str, size: int, bleu4: float, seed: int = 0) -> Compared:
+    def one(llm: str, family: str, size: int, bleu4: float, seed: int = 0) -> ComparedRun:
         scores = {"bleu4": bleu4}
-        return Compared(
+        return ComparedRun(
             run=f"{llm}-{seed}", llm=llm, family=family, parameters=size, settings=llm, seed=seed,
             scores=scores, interval=1.5,
         )  # fmt: skip
@@ -147,7 +160,7 @@ def test_the_picture_tells_families_by_their_mark() -> None:
         one("b", "t5", 2 * 10**9, 13.0),
         one("b", "t5", 2 * 10**9, 15.0, 1),
     ]
-    [axes] = draw(points(runs), "test").axes
+    [axes] = draw_scores(group_over_seeds(runs), "test").axes
     assert axes.get_xscale() == "log"
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1 B", "2 B"]
     assert [text.get_text() for text in axes.texts] == ["a", "b"]
@@ -159,7 +172,7 @@ def test_the_picture_tells_families_by_their_mark() -> None:
     [[low, high]] = drawn["t5"][2][0].get_segments()
     assert (low[1], high[1]) == pytest.approx((14 - 2**0.5, 14 + 2**0.5))
     with pytest.raises(UsageError, match="the size of no language model is known"):
-        draw(points([one("a", "", 0, 1.0)]), "test")
+        draw_scores(group_over_seeds([one("a", "", 0, 1.0)]), "test")
 
 
 def test_the_command_prints_the_table_and_writes_page_and_picture(
@@ -186,13 +199,13 @@ def test_the_command_prints_the_table_and_writes_page_and_picture(
         assert min(drawn.size) > 400
         assert drawn.convert("L").getextrema() == (0, 255)
     shutil.rmtree(tmp_path / "new")
-    write_comparison(compare(sweep, "test"), "test", tmp_path / "scaling.svg")
+    write_comparison(compare_runs(sweep, "test"), "test", tmp_path / "scaling.svg")
     assert "<svg" in (tmp_path / "scaling.svg").read_text()
 
 
 def test_runs_are_held_against_the_first_where_they_translated_the_same(sweep: list[Path]) -> None:
     first, second = sweep[1], sweep[2]
-    by_name = {Path(one.run).name: one for one in compare([first, second], "test")}
+    by_name = {Path(one.run).name: one for one in compare_runs([first, second], "test")}
     scores = [json.loads((run / "scores.test.json").read_text())["bleu4"] for run in (first, second)]
     assert by_name["a-0"].gain is None
     assert by_name["a-1"].gain == pytest.approx(scores[1] - scores[0])
@@ -200,14 +213,14 @@ def test_runs_are_held_against_the_first_where_they_translated_the_same(sweep: l
     assert by_name["a-1"].differing == {"training.seed": "1"}
     path = second / "hypotheses.test.jsonl"
     path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
-    assert {one.gain for one in compare([first, second], "test")} == {None}
+    assert {one.gain for one in compare_runs([first, second], "test")} == {None}
 
 
 def test_runs_are_called_by_what_they_differ_in() -> None:
-    assert short(["/x/full/seed-0/ft", "/x/no/seed-1/ft"]) == ["full/seed-0", "no/seed-1"]
-    assert short(["runs/a", "runs/b"]) == ["a", "b"]
-    assert short(["runs/a"]) == ["a"]
-    assert short(["a", "a/b"]) == ["a", "a/b"]
+    assert shorten_run_names(["/x/full/seed-0/ft", "/x/no/seed-1/ft"]) == ["full/seed-0", "no/seed-1"]
+    assert shorten_run_names(["runs/a", "runs/b"]) == ["a", "b"]
+    assert shorten_run_names(["runs/a"]) == ["a"]
+    assert shorten_run_names(["a", "a/b"]) == ["a", "a/b"]
 
 
 def test_curves_run_over_both_phases(sweep: list[Path], tmp_path: Path) -> None:
@@ -216,7 +229,7 @@ def test_curves_run_over_both_phases(sweep: list[Path], tmp_path: Path) -> None:
         for folder, steps in ((run / "frozen", (10, 20)), (run, (10,))):
             lines = [json.dumps({"step": step, "l_sim": 1.0 / step}) for step in steps]
             (folder / "log.jsonl").write_text("\n".join(lines) + "\n")
-    write_comparison(compare(sweep[1:3], "test"), "test", tmp_path / "page.html")
+    write_comparison(compare_runs(sweep[1:3], "test"), "test", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "from this step the encoder learns too" in page
     assert "Translation loss: a-0 ends at 0.1; a-1 ends at 0.1" in page

@@ -1,4 +1,4 @@
-"""Evaluation: each video once, the same on any number of ranks, controls that are what they claim."""
+"""Evaluation: every video counts once, results do not depend on the ranks, and controls are correct."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from signllm.data.index import ShardIndex
 from signllm.data.mixture import read_dataset_records
 from signllm.data.pipeline import Loader, VideoSource
 from signllm.errors import UsageError
-from signllm.evaluation import evaluate as room
-from signllm.evaluation.evaluate import EvaluateConfig, covered_by, evaluate, label_of
-from signllm.evaluation.hypotheses import Hypothesis, deranged
-from signllm.evaluation.report import report
+from signllm.evaluation import evaluate as evaluate_module
+from signllm.evaluation.evaluate import EvaluateConfig, evaluate, make_label, measure_word_coverage
+from signllm.evaluation.hypotheses import Hypothesis, draw_derangement
+from signllm.evaluation.partial_translations import PartialTranslations
+from signllm.evaluation.rank_share import distribute_batches
+from signllm.evaluation.report import write_report
 from signllm.evaluation.scores import METRICS, score
-from signllm.evaluation.share import dealt
-from signllm.evaluation.unfinished import Unfinished
 from signllm.package_files import package_folder
 from signllm.stages.finetuned import load_sign_llm
 from signllm.training.local_ranks import StoppedEarlyError
@@ -38,14 +38,14 @@ from tests.models import parts
 from tests.stages import path
 
 
-def lines_of(run: Path, name: str = "test") -> list[dict[str, Any]]:
+def read_hypotheses(run: Path, name: str = "test") -> list[dict[str, Any]]:
     text = (run / f"hypotheses.{name}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
 def test_every_video_once_in_order_with_its_tokens(run: Path, shards: Path) -> None:
     scores = evaluate(run, shards, "test", EvaluateConfig(batch_size=3))
-    lines = lines_of(run)
+    lines = read_hypotheses(run)
     assert [line["id"] for line in lines] == [
         sample.id for sample in ShardIndex(shards).split("test").samples
     ]
@@ -84,7 +84,7 @@ def test_the_same_on_any_number_of_ranks(
     done = warm.run_ranks(*words, ranks=ranks)
     assert done.codes == [0] * ranks, done.stderr[-4000:]
     for name in ("test", "test.shuffled"):
-        assert lines_of(shared, name) == lines_of(run, name)
+        assert read_hypotheses(shared, name) == read_hypotheses(run, name)
         alone, together = (json.loads((r / f"scores.{name}.json").read_text()) for r in (run, shared))
         assert {**alone, "seconds": 0} == {**together, "seconds": 0}
 
@@ -92,8 +92,10 @@ def test_the_same_on_any_number_of_ranks(
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 30])
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
-def test_dealing_keeps_batches_whole_and_ranks_equal(count: int, batch_size: int, world: int) -> None:
-    shares = [dealt(count, batch_size=batch_size, rank=rank, world=world) for rank in range(world)]
+def test_batches_stay_complete_and_ranks_get_equally_many(count: int, batch_size: int, world: int) -> None:
+    shares = [
+        distribute_batches(count, batch_size=batch_size, rank=rank, world=world) for rank in range(world)
+    ]
     batches = math.ceil(count / batch_size)
     assert {math.ceil(len(share) / batch_size) for share in shares} == {math.ceil(batches / world)}
     assert sorted({place for share in shares for place in share}) == list(range(count))
@@ -102,15 +104,18 @@ def test_dealing_keeps_batches_whole_and_ranks_equal(count: int, batch_size: int
     assert met - {(0,)} == set(alone) - {(0,)}
 
 
-def test_what_is_done_is_left_out_of_the_dealing_by_whole_batches() -> None:
-    done = [0, 1, 2, 3, 4, 6]  # batches of 3: the first is done, the second not wholly
-    shares = [dealt(8, batch_size=3, rank=rank, world=2, done=done) for rank in range(2)]
+def test_only_completely_translated_batches_are_left_out() -> None:
+    done = [0, 1, 2, 3, 4, 6]  # batches of 3: the first is done, the second only partly
+    shares = [distribute_batches(8, batch_size=3, rank=rank, world=2, done=done) for rank in range(2)]
     assert shares == [[3, 4, 5], [6, 7]]
-    assert [dealt(8, batch_size=3, rank=rank, world=2, done=range(8)) for rank in range(2)] == [[], []]
+    assert [distribute_batches(8, batch_size=3, rank=rank, world=2, done=range(8)) for rank in range(2)] == [
+        [],
+        [],
+    ]
 
 
 class Interrupted(VideoSource):
-    """Once: the process is asked to leave while the fifth video is read."""
+    """A source during which the process is asked to stop once, while the fifth video is read."""
 
     asked = False
     loaded: ClassVar[list[int]] = []
@@ -123,13 +128,11 @@ class Interrupted(VideoSource):
         return super().load(index, **drawn)
 
 
-def test_an_evaluation_that_was_stopped_goes_on_where_it_was(
-    run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_evaluation_resumes(run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = EvaluateConfig(batch_size=1, workers=0)
     expected = evaluate(run, shards, "test", config)
-    lines = lines_of(run)
-    monkeypatch.setattr(room, "VideoSource", Interrupted)
+    lines = read_hypotheses(run)
+    monkeypatch.setattr(evaluate_module, "VideoSource", Interrupted)
     with asked_to_leave(), pytest.raises(StoppedEarlyError, match="same command continues"):
         evaluate(run, shards, "test", config)
     kept = (run / "unfinished.test.jsonl").read_text().splitlines()[1:]
@@ -137,40 +140,40 @@ def test_an_evaluation_that_was_stopped_goes_on_where_it_was(
     Interrupted.loaded.clear()
     assert evaluate(run, shards, "test", config) | {"seconds": 0} == expected | {"seconds": 0}
     assert set(Interrupted.loaded) == set(range(len(kept), len(lines)))
-    assert lines_of(run) == lines
+    assert read_hypotheses(run) == lines
     assert not (run / "unfinished.test.jsonl").exists()
 
 
-def test_translations_of_another_search_are_not_taken_up(run: Path, shards: Path) -> None:
+def test_translations_of_other_search_settings_are_discarded(run: Path, shards: Path) -> None:
     wrong = Hypothesis(place=0, id="clip0", hypothesis="wrong", reference="", characters=[], words=[])
-    kept = Unfinished(run, "test", {"generation": "another"})
+    kept = PartialTranslations(run, "test", {"generation": "another"})
     kept.write([wrong])
     assert kept.read() == [wrong]
     evaluate(run, shards, "test")
-    assert "wrong" not in {line["hypothesis"] for line in lines_of(run)}
+    assert "wrong" not in {line["hypothesis"] for line in read_hypotheses(run)}
     kept.path.write_text("{}\nrubbish")
     assert kept.read() == []
 
 
 class Exchanged(VideoSource):
-    """Every video shows another one's frames; texts and ids stay."""
+    """A source in which every video has the frames of another one, with its own text and id."""
 
     def load(self, index: int, **drawn: Any) -> Any:
-        other = super().load(deranged(len(self))[index], **drawn)
+        other = super().load(draw_derangement(len(self))[index], **drawn)
         sample = self.split.samples[index]
         return replace(other, id=sample.id, text=sample.text)
 
 
-def test_shuffled_is_what_exchanged_videos_give(
+def test_shuffled_scores_equal_those_of_exchanged_videos(
     run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paired = evaluate(run, shards, "test", EvaluateConfig(batch_size=1, shuffled=True))["shuffled"]
-    expected = lines_of(run, "test.shuffled")
-    plain = lines_of(run)
-    monkeypatch.setattr(room, "VideoSource", Exchanged)
+    shuffled = evaluate(run, shards, "test", EvaluateConfig(batch_size=1, shuffled=True))["shuffled"]
+    expected = read_hypotheses(run, "test.shuffled")
+    plain = read_hypotheses(run)
+    monkeypatch.setattr(evaluate_module, "VideoSource", Exchanged)
     exchanged = evaluate(run, shards, "test", EvaluateConfig(batch_size=1))
-    assert lines_of(run) == expected
-    assert exchanged["bleu1"] == paired["bleu1"]
+    assert read_hypotheses(run) == expected
+    assert exchanged["bleu1"] == shuffled["bleu1"]
     assert [line["id"] for line in expected] == [line["id"] for line in plain]
     assert [line["characters"] for line in expected] != [line["characters"] for line in plain]
 
@@ -181,19 +184,19 @@ def test_tensorboard_has_the_scores_alarms_and_translations(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     scores = evaluate(run, shards, "test", EvaluateConfig(batch_size=3, shuffled=True))
-    shown = EventAccumulator(str(run / "tensorboard" / "evaluate"), size_guidance={"tensors": 0}).Reload()
-    for name, found in (("test", scores), ("test.shuffled", scores["shuffled"])):
+    events = EventAccumulator(str(run / "tensorboard" / "evaluate"), size_guidance={"tensors": 0}).Reload()
+    for name, values in (("test", scores), ("test.shuffled", scores["shuffled"])):
         for metric in METRICS:
-            (event,) = shown.Scalars(f"{name}/{metric}")
-            assert (event.step, event.value) == (1, pytest.approx(found[metric]))
+            (event,) = events.Scalars(f"{name}/{metric}")
+            assert (event.step, event.value) == (1, pytest.approx(values[metric]))
     alarm, table = (
-        shown.Tensors(f"test/{name}/text_summary")[0].tensor_proto.string_val[0].decode()
+        events.Tensors(f"test/{name}/text_summary")[0].tensor_proto.string_val[0].decode()
         for name in ("alarm", "translations")
     )
     assert alarm.startswith("the language model ignores the signs: BLEU-4 is 0.0")
     assert alarm in caplog.text
     _head, _rule, *rows = table.splitlines()
-    expected = [" ".join(("|", one["id"], "|", one["reference"], "|")) for one in lines_of(run)]
+    expected = [" ".join(("|", line["id"], "|", line["reference"], "|")) for line in read_hypotheses(run)]
     assert [row[: len(start)] for row, start in zip(rows, expected, strict=True)] == expected
     config = load_config(run, FinetuneConfig)
     save_config(run, replace(config, training=replace(config.training, tensorboard=False)))
@@ -202,7 +205,7 @@ def test_tensorboard_has_the_scores_alarms_and_translations(
     assert not (run / "tensorboard").exists()
 
 
-def test_what_words_cover_is_what_training_logs(run: Path, shards: Path) -> None:
+def test_word_coverage_equals_that_of_training(run: Path, shards: Path) -> None:
     scores = evaluate(run, shards, "test", EvaluateConfig(batch_size=3, shuffled=True))
     videos = VideoSource(ShardIndex(shards).split("test"), load_config(run, FinetuneConfig).data)
     (batch,) = Loader(videos, batch_size=len(videos), shuffle=False, epochs=1)
@@ -212,18 +215,18 @@ def test_what_words_cover_is_what_training_logs(run: Path, shards: Path) -> None
     assert scores["covered"] == scores["shuffled"]["covered"] == pytest.approx(logged)
 
 
-def test_characters_alone_cover_nothing_and_nothing_is_said() -> None:
+def test_without_composed_words_no_coverage_is_reported() -> None:
     words = WordCodebook(codes=4, words=(), frequencies=(1,) * 5, alpha=None, codebook="")
-    assert covered_by(words, [[0, 1, 2], [3]]) == {}
+    assert measure_word_coverage(words, [[0, 1, 2], [3]]) == {}
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 50])
-def test_a_derangement_moves_everyone(count: int) -> None:
+def test_a_derangement_has_no_fixed_point(count: int) -> None:
     for seed in range(20):
-        order = deranged(count, seed)
+        order = draw_derangement(count, seed)
         assert sorted(order) == list(range(count))
         assert all(place != other for place, other in enumerate(order))
-    assert deranged(count) == deranged(count)
+    assert draw_derangement(count) == draw_derangement(count)
 
 
 def test_beams_and_convention_are_options_and_recorded(run: Path, shards: Path) -> None:
@@ -249,7 +252,7 @@ def test_an_unreadable_video_is_an_error_that_names_it(made: Path, run: Path, tm
     assert not (run / "scores.test.json").exists()
 
 
-def test_refusals_name_the_remedy(run: Path, shards: Path, tmp_path: Path) -> None:
+def test_usage_errors_name_the_remedy(run: Path, shards: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="zero2 does not partition"):
         evaluate(run, shards, "test", EvaluateConfig(deepspeed="zero2"))
     with pytest.raises(UsageError, match="no split 'dev'") as raised:
@@ -280,7 +283,7 @@ def test_runs_of_another_stage_version_or_without_checkpoint(run: Path, shards: 
     assert not list(run.glob("hypotheses.*"))
 
 
-def test_another_dataset_in_another_language_is_one_command_and_has_files_of_its_own(
+def test_another_dataset_in_another_language_has_its_own_files(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = path.write_videos(tmp_path / "own")
@@ -292,13 +295,13 @@ def test_another_dataset_in_another_language_is_one_command_and_has_files_of_its
     assert json.loads((run / "scores.dev.json").read_text())["shards"] == str(own)
     scores = json.loads((run / "scores.dev@wetter-2.json").read_text())
     assert (scores["split"], scores["shards"], scores["samples"]) == ("dev@wetter-2", str(other), 3)
-    assert [line["reference"] for line in lines_of(run, "dev@wetter-2")] == list(german)
-    assert [line["reference"] for line in lines_of(run, "dev")] == list(parts.TEXTS[:3])
-    page = report(run, shards=other).read_text()
+    assert [line["reference"] for line in read_hypotheses(run, "dev@wetter-2")] == list(german)
+    assert [line["reference"] for line in read_hypotheses(run, "dev")] == list(parts.TEXTS[:3])
+    page = write_report(run, shards=other).read_text()
     assert "dev@wetter-2" in page
-    assert label_of(run, f"{own},{other}", "dev") == "dev@shards+wetter-2"
+    assert make_label(run, f"{own},{other}", "dev") == "dev@shards+wetter-2"
     alone = path.write_videos(tmp_path / "alone", lengths={"dev": (33,)}).rename(tmp_path / "held-out")
-    assert label_of(run, alone, "dev") == "dev@held-out"
+    assert make_label(run, alone, "dev") == "dev@held-out"
 
 
 def test_stale_scores_do_not_survive_new_translations(

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 from sacrebleu.metrics import TER
 
-from signllm.ablation.table import head
-from signllm.evaluation.compare import compare, rows
-from signllm.evaluation.hypotheses import Hypothesis, write_scored
+from signllm.ablation.table import column_titles
+from signllm.evaluation.compare import compare_runs, table_rows
+from signllm.evaluation.hypotheses import Hypothesis, write_hypotheses_and_scores
 from signllm.evaluation.model_card import _table
 from signllm.evaluation.report.tables import score_table
-from signllm.evaluation.score_files import score_files
-from signllm.evaluation.score_files import score_table as printed
+from signllm.evaluation.score_files import format_score_table, score_files
 from signllm.evaluation.scores import METRICS, MetricKind, ScoreConfig, score
 
 SAID = ["heute regnet es im norden", "morgen scheint die sonne"] * 3
@@ -40,7 +39,7 @@ def test_it_is_printed_with_its_significance(ter: float, tmp_path: Path) -> None
         (tmp_path / name).write_text("\n".join(lines) + "\n")
     files = [tmp_path / "ours"], tmp_path / "said"
     found = score_files(*files, ScoreConfig(), baseline=[tmp_path / "theirs"], bootstrap=50)
-    (line,) = (line for line in printed(found).splitlines() if line.strip().startswith("ter"))
+    (line,) = (line for line in format_score_table(found).splitlines() if line.strip().startswith("ter"))
     assert f"{ter:.2f}" in line
     assert f"{ter:+.2f} (" in line  # the baseline has no error
 
@@ -53,11 +52,11 @@ def test_reports_cards_and_comparisons_show_it(ter: float, tmp_path: Path) -> No
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text('{"stage": "finetune", "config": {}}')
     record = score(HEARD, SAID)
-    write_scored(tmp_path / "run", "test", lines, record)
+    write_hypotheses_and_scores(tmp_path / "run", "test", lines, record)
     page = str(score_table({"test": record}))
     assert "TER" in page
     assert f"{ter:.2f}" in page
     assert f"| {ter:.2f} |" in _table([record | {"split": "test", "checkpoint": "step-1"}])
-    names, values = rows(compare([tmp_path / "run"], "test"))
+    names, values = table_rows(compare_runs([tmp_path / "run"], "test"))
     assert dict(zip(names, values, strict=True))["TER"] == f"{ter:.2f}"
-    assert "TER" in head()
+    assert "TER" in column_titles()

@@ -12,17 +12,17 @@ import pytest
 
 from signllm.errors import UsageError
 from signllm.evaluation.rouge import longest_common_subsequence, rouge_l
-from signllm.evaluation.score_files import score_files, score_table
+from signllm.evaluation.score_files import format_score_table, score_files
 from signllm.evaluation.scores import (
     CONVENTIONS,
     METRICS,
     ScoreConfig,
-    metrics_of,
-    normalised,
-    rules_for,
+    build_metrics,
+    choose_score_rules,
+    normalize_texts,
     score,
 )
-from signllm.evaluation.significance import differences, over_seeds
+from signllm.evaluation.significance import compute_paired_differences, mean_and_deviation
 
 PHOENIX, CSL, SACREBLEU = (
     ScoreConfig(convention=name) for name in ("phoenix2014t", "csl-daily", "sacrebleu")
@@ -271,9 +271,9 @@ def test_intervals_are_sacrebleus_and_hold_the_score() -> None:
 def test_a_difference_is_more_than_chance_only_where_it_is(test: str) -> None:
     hypotheses, references = corpus(5, sentences=60)
     config = ScoreConfig()
-    ours, theirs = normalised(hypotheses, references, config)
+    ours, theirs = normalize_texts(hypotheses, references, config)
     worse = [" ".join(["es", *text.split()[1:-2]]) for text in ours]
-    found = differences(ours, worse, theirs, metrics_of(config), test=test, samples=200)  # type: ignore[arg-type]
+    found = compute_paired_differences(ours, worse, theirs, build_metrics(config), test=test, samples=200)  # type: ignore[arg-type]
     for name in METRICS:
         expected = score(ours, theirs)[name] - score(worse, theirs)[name]
         assert found[name]["difference"] == pytest.approx(expected)
@@ -282,15 +282,15 @@ def test_a_difference_is_more_than_chance_only_where_it_is(test: str) -> None:
         [" ".join(word for word in text.split() if drawn.random() > 0.2) for text in theirs]
         for drawn in (random.Random(1), random.Random(2))
     ]  # two systems that lose as many words of the references, but others
-    chance = differences(*equals, theirs, metrics_of(config), test=test, samples=200)  # type: ignore[arg-type]
+    chance = compute_paired_differences(*equals, theirs, build_metrics(config), test=test, samples=200)  # type: ignore[arg-type]
     assert chance["bleu4"]["p"] > 0.05
 
 
 def test_seeds_by_hand() -> None:
     runs = [dict.fromkeys(METRICS, value) for value in (1.0, 2.0, 6.0)]
-    assert over_seeds(runs)["mean"]["bleu4"] == 3.0
-    assert over_seeds(runs)["sd"]["bleu4"] == pytest.approx(math.sqrt(7.0))
-    assert over_seeds(runs[:1])["sd"]["bleu4"] == 0.0
+    assert mean_and_deviation(runs)["mean"]["bleu4"] == 3.0
+    assert mean_and_deviation(runs)["sd"]["bleu4"] == pytest.approx(math.sqrt(7.0))
+    assert mean_and_deviation(runs[:1])["sd"]["bleu4"] == 0.0
 
 
 def test_files_of_seeds_against_a_baseline(tmp_path) -> None:
@@ -308,7 +308,7 @@ def test_files_of_seeds_against_a_baseline(tmp_path) -> None:
     assert found["mean"]["bleu4"] == pytest.approx((a + b) / 2)
     assert found["against"][str(files["a"])]["bleu4"] == {"difference": 0.0, "p": 1.0}
     assert found["against"][str(files["b"])]["bleu4"]["difference"] == pytest.approx(b - a)
-    table = score_table(found)
+    table = format_score_table(found)
     assert f"{a:.2f} [" in table
     assert "mean ± sd" in table
     assert found["baseline"]["signature"] in table
@@ -347,21 +347,21 @@ def test_a_language_without_spaces_is_scored_by_character(convention: str, langu
      "Cantonese", "Japanese", "ja_JP", "jpn_Jpan", "th", "Thai", "lo", "km_KH", "my", "bo", "中文", "日本語"],
 )  # fmt: skip
 def test_rules_for_every_spelling_of_such_a_language(spelling: str) -> None:
-    rules = rules_for({spelling}, ["a b"])
+    rules = choose_score_rules({spelling}, ["a b"])
     assert (rules.convention, rules.unit) == ("csl-daily", "character")
 
 
 @pytest.mark.parametrize("language", ["German", "de_DE", "Korean", "vi", "", "English"])
 def test_rules_for_languages_with_spaces(language: str) -> None:
-    rules = rules_for({language}, ["오늘은 날씨가 좋다", "a b"])
+    rules = choose_score_rules({language}, ["오늘은 날씨가 좋다", "a b"])
     assert (rules.convention, rules.unit) == ("phoenix2014t", "word")
 
 
 def test_of_several_languages_only_those_without_spaces_are_cut() -> None:
     hypotheses, references = ["我们去学校", "am tag regen"], ["我们去学校吗", "am tag regen im norden"]
-    rules = rules_for({"zh_CN", "German"}, references)
+    rules = choose_score_rules({"zh_CN", "German"}, references)
     assert rules.unit == "mixed"
-    assert rules_for({""}, references).unit == "mixed"
+    assert choose_score_rules({""}, references).unit == "mixed"
     found = score(hypotheses, references, rules)
     tokens = [
         [list("我们去学校"), "am tag regen".split()],

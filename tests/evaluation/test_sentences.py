@@ -1,4 +1,4 @@
-"""Files of sentences pair by line or by id, and refuse whatever could shift a pair."""
+"""Files of sentences are paired by line or by id, and whatever could shift a pair is an error."""
 
 from __future__ import annotations
 
@@ -9,53 +9,58 @@ from pathlib import Path
 import pytest
 
 from signllm.errors import UsageError
-from signllm.evaluation.sentences import paired, read
+from signllm.evaluation.sentences import read_pairs, read_sentences
 
 
-def files(folder: Path, ours: str, theirs: str) -> tuple[Path, Path]:
-    hypotheses, references = folder / "ours", folder / "theirs"
-    hypotheses.write_bytes(ours.encode())
-    references.write_bytes(theirs.encode())
+def files(folder: Path, hypothesis_text: str, reference_text: str) -> tuple[Path, Path]:
+    hypotheses, references = folder / "hypotheses", folder / "references"
+    hypotheses.write_bytes(hypothesis_text.encode())
+    references.write_bytes(reference_text.encode())
     return hypotheses, references
 
 
-def test_plain_lines_keep_empty_hypotheses_in_their_place(tmp_path: Path) -> None:
-    assert paired(*files(tmp_path, "a\n\nc\n", "A\r\nB\r\nC")) == (["a", "", "c"], ["A", "B", "C"])
+def test_plain_lines_keep_empty_hypotheses(tmp_path: Path) -> None:
+    assert read_pairs(*files(tmp_path, "a\n\nc\n", "A\r\nB\r\nC")) == (["a", "", "c"], ["A", "B", "C"])
 
 
-def test_ids_pair_whatever_the_order(tmp_path: Path) -> None:
-    ours, theirs = "dev/2|zwei\n\ndev/1|eins\n", "\ufeffdev/1 | Eins\ndev/2|Zwei\n"
-    assert paired(*files(tmp_path, ours, theirs)) == (["eins", "zwei"], ["Eins", "Zwei"])
+def test_ids_are_paired_in_any_order(tmp_path: Path) -> None:
+    hypothesis_text, reference_text = "dev/2|zwei\n\ndev/1|eins\n", "\ufeffdev/1 | Eins\ndev/2|Zwei\n"
+    assert read_pairs(*files(tmp_path, hypothesis_text, reference_text)) == (
+        ["eins", "zwei"],
+        ["Eins", "Zwei"],
+    )
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "said"),
+    ("hypothesis_text", "reference_text", "problem"),
     [
         ("a\nb\n", "a\n", "2 hypotheses but 1 references"),
         ("1|a\n", "1|a\n2|b\n", "1 ids have no hypothesis: 2"),
         ("1|a\n2|b\n", "1|a\n", "1 ids have no reference: 2"),
-        ("1|a\n1|b\n", "1|a\n", "the id '1' is there twice"),
+        ("1|a\n1|b\n", "1|a\n", "the id '1' occurs twice"),
         ("1|a\n", "a\n", "one file has ids"),
         ("1|a\n2 b\n", "1|a\n2|b\n", "1 fields where"),
         ("1|a\n", "number|video|translation\n1|v|a\n", "no column of ids|name the columns|3 fields"),
         ("1|a\n", "name|video|translation\n1|v\n", "number of fields"),
-        ("\n \n", "a\n", "holds no sentence"),
+        ("\n \n", "a\n", "contains no sentence"),
     ],
 )
-def test_what_could_shift_a_pair_is_refused(tmp_path: Path, ours: str, theirs: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said) as raised:
-        paired(*files(tmp_path, ours, theirs))
+def test_errors_that_could_shift_a_pair(
+    tmp_path: Path, hypothesis_text: str, reference_text: str, problem: str
+) -> None:
+    with pytest.raises(UsageError, match=problem) as raised:
+        read_pairs(*files(tmp_path, hypothesis_text, reference_text))
     assert raised.value.remedy
     assert str(tmp_path) in str(raised.value.where)
 
 
-def test_unreadable_files_are_the_users_business(tmp_path: Path) -> None:
+def test_unreadable_files_are_usage_errors(tmp_path: Path) -> None:
     hypotheses, references = files(tmp_path, "a", "a")
     with pytest.raises(UsageError, match="cannot read"):
-        paired(tmp_path / "none", references)
+        read_pairs(tmp_path / "none", references)
     hypotheses.write_bytes("żółw\n".encode("cp1250"))
     with pytest.raises(UsageError, match="not UTF-8"):
-        paired(hypotheses, references)
+        read_pairs(hypotheses, references)
 
 
 @pytest.mark.parametrize(
@@ -68,19 +73,19 @@ def test_unreadable_files_are_the_users_business(tmp_path: Path) -> None:
         (".jsonl", '{"id": 2, "reference": "zwei", "hypothesis": "drei"}\n\n{"id": "1", "text": "eins"}\n'),
     ],
 )
-def test_kinds_of_files_with_ids(tmp_path: Path, suffix: str, text: str) -> None:
+def test_formats_of_files_with_ids(tmp_path: Path, suffix: str, text: str) -> None:
     references = tmp_path / f"references{suffix}"
     references.write_text(text, encoding="utf-8")
-    assert read(references, "reference") == {"2": "zwei", "1": "eins"}
+    assert read_sentences(references, "reference") == {"2": "zwei", "1": "eins"}
 
 
-def test_a_run_is_scored_from_its_own_file(tmp_path: Path) -> None:
+def test_the_hypotheses_file_of_a_run_contains_both_sides(tmp_path: Path) -> None:
     file = tmp_path / "hypotheses.dev.jsonl"
     file.write_text('{"id": "a", "hypothesis": "es regnet", "reference": "es schneit"}\n', encoding="utf-8")
-    assert paired(file, file) == (["es regnet"], ["es schneit"])
+    assert read_pairs(file, file) == (["es regnet"], ["es schneit"])
     file.write_text('{"id": "a", "hypothesis": "x"}\n[1]\n', encoding="utf-8")
     with pytest.raises(UsageError, match="no JSON object with an id and a hypothesis") as raised:
-        read(file, "hypothesis")
+        read_sentences(file, "hypothesis")
     assert str(raised.value.where).endswith("line 2")
 
 
@@ -98,24 +103,24 @@ def test_tables_are_read_by_their_columns(
         writer = csv.writer(file, delimiter=delimiter)
         writer.writerow(header)
         writer.writerows([("0", *row)[-len(header) :] for row in IDS_AND_TEXTS])
-    assert read(path, "hypothesis") == dict(IDS_AND_TEXTS)
+    assert read_sentences(path, "hypothesis") == dict(IDS_AND_TEXTS)
 
 
-def test_how2sign_and_openasl_are_references_as_they_are(tmp_path: Path) -> None:
+def test_the_files_of_how2sign_and_openasl_are_references(tmp_path: Path) -> None:
     path = tmp_path / "how2sign_realigned_test.csv"
     columns = "VIDEO_ID\tVIDEO_NAME\tSENTENCE_ID\tSENTENCE_NAME\tSTART_REALIGNED\tEND_REALIGNED\tSENTENCE"
     path.write_text(f'{columns}\n-f\t-f-8\t-f_0\t-f_0-8-rgb_front\t1.5\t2.5\t"Hi, there", he says.\n')
-    assert read(path, "reference") == {"-f_0-8-rgb_front": '"Hi, there", he says.'}
+    assert read_sentences(path, "reference") == {"-f_0-8-rgb_front": '"Hi, there", he says.'}
     path.write_text(
         "vid\tyid\tstart\tend\traw-text\ttokenized-text\tgloss\tsplit\nv:1\ty\t0\t1\tHi.\thi .\t\ttest\n"
     )
-    assert read(path, "reference") == {"v:1": "Hi."}
+    assert read_sentences(path, "reference") == {"v:1": "Hi."}
 
 
-def test_a_table_of_sentences_alone_has_no_ids_and_its_header_is_none(tmp_path: Path) -> None:
+def test_a_table_without_ids_skips_its_header(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(',hypothesis\n0,"a, b"\n1,c\n')
     (tmp_path / "b.csv").write_text("reference\na b\nc\n")
-    assert paired(tmp_path / "a.csv", tmp_path / "b.csv") == (["a, b", "c"], ["a b", "c"])
+    assert read_pairs(tmp_path / "a.csv", tmp_path / "b.csv") == (["a, b", "c"], ["a b", "c"])
 
 
 @pytest.mark.parametrize(
@@ -124,27 +129,27 @@ def test_a_table_of_sentences_alone_has_no_ids_and_its_header_is_none(tmp_path: 
         ("a.csv", "key1,caption\na,b\n", "names no column of sentences"),
         ("a.csv", "a/1,es regnet\na/2,es schneit\n", "names no column of sentences"),
         ("a.csv", "video,text\na.mp4,b\n", "no column of ids"),
-        ("a.csv", "id,text,translation\na,b,c\n", "several columns may hold the sentences"),
+        ("a.csv", "id,text,translation\na,b,c\n", "several columns may contain the sentences"),
         ("a.tsv", "id\tcaption\na\tb\n", "not clear whether the first line names columns"),
         ("a", "name|orth\na|b\n", "not clear whether the first line names columns"),
         ("a.csv", 'id,text\na,"b\nc,d\n', "quote"),
     ],
 )
-def test_what_is_not_clear_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_ambiguous_tables_are_rejected(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match=message) as raised:
-        read(tmp_path / name, "hypothesis")
+        read_sentences(tmp_path / name, "hypothesis")
     assert raised.value.remedy
     assert str(tmp_path) in str(raised.value.where)
 
 
-def test_ids_of_a_mac_fit(tmp_path: Path) -> None:
+def test_ids_match_in_any_unicode_form(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"id,text\n{unicodedata.normalize('NFD', 'Grün')},x\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("Grün|y\n", encoding="utf-16")
-    assert paired(tmp_path / "a.csv", tmp_path / "b.txt") == (["x"], ["y"])
+    assert read_pairs(tmp_path / "a.csv", tmp_path / "b.txt") == (["x"], ["y"])
 
 
 def test_another_encoding_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a.csv").write_bytes("id;text\r\n1;grün\r\n".encode("cp1252"))
-    assert read(tmp_path / "a.csv", "reference") == {"1": "grün"}
+    assert read_sentences(tmp_path / "a.csv", "reference") == {"1": "grün"}
     assert "Windows-1252" in caplog.text

@@ -1,4 +1,4 @@
-"""The translator gives what evaluation gives, from files, folders of frames and arrays alike."""
+"""The translator and the evaluation agree, for files, folders of frame pictures and arrays."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from signllm.data.recording_pieces import Pauses, Windows
 from signllm.data.video import encode_h264
 from signllm.errors import UsageError
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
-from signllm.evaluation.footage import fitted
 from signllm.evaluation.translate import Translator
-from signllm.evaluation.translation import Translation, word_times
+from signllm.evaluation.translation import Translation, compute_word_times
+from signllm.evaluation.video_input import scale_and_crop
 from signllm.models.generation import GenerationConfig
 from tests.evaluation import trained
 
@@ -35,11 +35,11 @@ def test_files_translate_as_in_evaluation(
     evaluate(run, shards, "test", EvaluateConfig(batch_size=1))
     lines = [json.loads(line) for line in (run / "hypotheses.test.jsonl").read_text().splitlines()]
     for line in lines:
-        found = translator.translate(made / "videos" / f"{line['id']}.mp4", language="English")
-        assert found.text == line["hypothesis"]
-        assert list(found.characters) == line["characters"]
-        assert list(found.words) == line["words"]
-        assert found.seconds > 0
+        translation = translator.translate(made / "videos" / f"{line['id']}.mp4", language="English")
+        assert translation.text == line["hypothesis"]
+        assert list(translation.characters) == line["characters"]
+        assert list(translation.words) == line["words"]
+        assert translation.seconds > 0
 
 
 def test_arrays_and_frame_folders_translate_as_their_file(
@@ -65,16 +65,18 @@ def test_a_video_at_a_multiple_of_the_rate_is_the_same_video(
     once, often = tmp_path / "once.mp4", tmp_path / "often.mp4"
     once.write_bytes(encode_h264(frames, 25, crf=0))
     often.write_bytes(encode_h264(frames.repeat(times, axis=0), 25 * times, crf=0))
-    expected, found = at_25.translate([once, often])
-    assert found.characters == expected.characters
-    assert found.text == expected.text
-    assert found.end_s == pytest.approx(expected.end_s, abs=0.001)
-    assert translator.translate(often).characters != expected.characters  # without a rate
+    expected, repeated = at_25.translate([once, often])
+    assert repeated.characters == expected.characters
+    assert repeated.text == expected.text
+    assert repeated.end_s == pytest.approx(expected.end_s, abs=0.001)
+    assert (
+        translator.translate(often).characters != expected.characters
+    )  # a run without a frame rate reads every frame
     array = at_25.translate(frames.repeat(times, axis=0), fps=25 * times)
     assert array.characters == at_25.translate(frames).characters
 
 
-def test_a_run_without_a_rate_says_so(made: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_loading_a_run_without_a_frame_rate_warns(made: Path, caplog: pytest.LogCaptureFixture) -> None:
     signllm.load(made / "run")
     assert sum("frame rate" in record.getMessage() for record in caplog.records) == 1
 
@@ -82,7 +84,7 @@ def test_a_run_without_a_rate_says_so(made: Path, caplog: pytest.LogCaptureFixtu
 def test_arrays_of_another_size_are_scaled_and_cropped(translator: Translator) -> None:
     frames = np.random.default_rng(0).integers(0, 255, (1, 96, 64, 3), dtype=np.uint8).repeat(20, axis=0)
     assert len(translator.translate(frames).characters) == 2
-    assert fitted(frames, 32).shape == (20, 32, 32, 3)
+    assert scale_and_crop(frames, 32).shape == (20, 32, 32, 3)
 
 
 def test_the_language_is_that_of_training_unless_asked(translator: Translator, made: Path) -> None:
@@ -100,17 +102,17 @@ def test_a_video_shorter_than_a_character_still_translates(translator: Translato
 @pytest.mark.parametrize(
     "frames", [np.zeros((5, 32, 32)), np.zeros((0, 32, 32, 3), np.uint8), np.zeros(3, np.uint8)]
 )
-def test_arrays_that_are_no_video_are_refused(translator: Translator, frames: np.ndarray) -> None:
+def test_arrays_of_another_type_or_shape_are_rejected(translator: Translator, frames: np.ndarray) -> None:
     with pytest.raises(UsageError, match="frames are") as raised:
         translator.translate(frames)
     assert "uint8" in str(raised.value.remedy)
 
 
-def test_files_that_are_no_video_are_refused(translator: Translator, tmp_path: Path) -> None:
+def test_files_that_are_no_video_are_rejected(translator: Translator, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
-    for path, said in ((tmp_path / "none.mp4", "no such video"), (broken, "cannot be read")):
-        with pytest.raises(UsageError, match=said) as raised:
+    for path, problem in ((tmp_path / "none.mp4", "no such video"), (broken, "cannot be read")):
+        with pytest.raises(UsageError, match=problem) as raised:
             translator.translate(path)
         assert str(path) in str(raised.value.where)
         assert raised.value.remedy
@@ -124,15 +126,15 @@ def test_only_finished_runs_are_loaded(run: Path, tmp_path: Path) -> None:
         signllm.load(run)
 
 
-def alike(one: Translation, other: Translation) -> bool:
-    """Say whether two are equal but for rounding and the clock."""
-    same = ("text", "characters", "words", "word_times", "start_s", "end_s")
-    return all(getattr(one, name) == getattr(other, name) for name in same) and (
-        one.score == pytest.approx(other.score, rel=1e-4)
+def are_equal(first: Translation, second: Translation) -> bool:
+    """Return whether two translations are equal except for rounding and wall-clock time."""
+    names = ("text", "characters", "words", "word_times", "start_s", "end_s")
+    return all(getattr(first, name) == getattr(second, name) for name in names) and (
+        first.score == pytest.approx(second.score, rel=1e-4)
     )
 
 
-def test_many_videos_translate_as_one_by_one_in_any_batches(
+def test_videos_translate_alone_as_in_batches_of_any_size(
     translator: Translator, made: Path, shards: Path
 ) -> None:
     videos = [made / "videos" / f"clip{place}.mp4" for place in range(7)]
@@ -141,10 +143,10 @@ def test_many_videos_translate_as_one_by_one_in_any_batches(
     for settings in (None, generation):
         alone = [translator.translate(video, generation=settings) for video in videos]
         for batch in (1, 3, 8):
-            found = translator.translate([*videos, frames], generation=settings, batch=batch)
-            assert all(map(alike, found, [*alone, alone[4]]))
-            texts = [[one.text for one in each.candidates] for each in found[:7]]
-            assert texts == [[one.text for one in each.candidates] for each in alone]
+            translations = translator.translate([*videos, frames], generation=settings, batch=batch)
+            assert all(map(are_equal, translations, [*alone, alone[4]]))
+            texts = [[c.text for c in translation.candidates] for translation in translations[:7]]
+            assert texts == [[c.text for c in translation.candidates] for translation in alone]
     assert translator.translate([]) == []
 
 
@@ -153,76 +155,78 @@ def test_frames_may_come_with_channels_first_and_as_tensors(
 ) -> None:
     frames = trained.pixels(shards, "test", "clip2")
     expected = translator.translate(made / "videos" / "clip2.mp4")
-    first = frames.transpose(0, 3, 1, 2)
-    for given in (first, torch.from_numpy(frames), torch.from_numpy(first.copy())):
-        assert alike(translator.translate(given), expected)
-    for both_ways in (np.zeros((20, 3, 8, 3), np.uint8), np.zeros((20, 8, 8, 4), np.uint8)):
+    channels_first = frames.transpose(0, 3, 1, 2)
+    for video in (channels_first, torch.from_numpy(frames), torch.from_numpy(channels_first.copy())):
+        assert are_equal(translator.translate(video), expected)
+    for ambiguous in (np.zeros((20, 3, 8, 3), np.uint8), np.zeros((20, 8, 8, 4), np.uint8)):
         with pytest.raises(UsageError, match="frames are uint8"):
-            translator.translate(both_ways)
+            translator.translate(ambiguous)
     with pytest.raises(UsageError, match="fps is 0"):
         translator.translate(frames, fps=0)
 
 
 def test_words_have_times_within_the_video(translator: Translator, made: Path, shards: Path) -> None:
-    found = translator.translate(made / "videos" / "clip2.mp4")  # 37 frames at 25 per second
-    assert (found.start_s, found.end_s) == pytest.approx((0.0, 1.48))
-    assert len(found.word_times) == len(found.words)
-    assert found.word_times[0][0] == pytest.approx(4 / 25)
-    assert found.word_times[-1][1] == pytest.approx((4 * len(found.characters) + 4) / 25)
-    ends = [end for _, end in found.word_times]
-    begins = [begin for begin, _ in found.word_times]
+    translation = translator.translate(made / "videos" / "clip2.mp4")  # 37 frames at 25 per second
+    assert (translation.start_s, translation.end_s) == pytest.approx((0.0, 1.48))
+    assert len(translation.word_times) == len(translation.words)
+    assert translation.word_times[0][0] == pytest.approx(4 / 25)
+    assert translation.word_times[-1][1] == pytest.approx((4 * len(translation.characters) + 4) / 25)
+    ends = [end for _, end in translation.word_times]
+    begins = [begin for begin, _ in translation.word_times]
     for end, begin in zip(ends, begins[1:], strict=False):
-        assert begin in (end, begins[ends.index(end)])  # the next begins where one ends, or it is s0
+        assert begin in (
+            end,
+            begins[ends.index(end)],
+        )  # each word begins where the previous one ends, unless it is s0
     slow = translator.translate(trained.pixels(shards, "test", "clip2"), fps=12.5)
-    assert slow.word_times == pytest.approx(np.array(found.word_times) * 2)
+    assert slow.word_times == pytest.approx(np.array(translation.word_times) * 2)
 
 
 def test_the_time_of_a_word_is_that_of_its_characters() -> None:
-    """Characters 0 and 1 make the first word, the third word only says "slowing down"."""
-    found = word_times([0, 0, 1, 3], 4, [0.0, 1.0, 2.0, 3.0, 4.0])
-    assert found == ((0.0, 2.0), (2.0, 3.0), (2.0, 3.0), (3.0, 4.0))
+    """Characters 0 and 1 form the first word; the third word consists of the "slowing down" token only."""
+    times = compute_word_times([0, 0, 1, 3], 4, [0.0, 1.0, 2.0, 3.0, 4.0])
+    assert times == ((0.0, 2.0), (2.0, 3.0), (2.0, 3.0), (3.0, 4.0))
 
 
 def test_a_recording_is_translated_as_its_pieces(
     translator: Translator, shards: Path, tmp_path: Path
 ) -> None:
-    """Clips one behind the other, with a still picture between them: their times are known exactly."""
+    """The recording consists of clips with a still picture between them, so their times are known exactly."""
     clips = [trained.pixels(shards, "test", f"clip{place}") for place in (2, 0, 4)]
-    parts, times, at = [], [], 0
+    parts, times, start = [], [], 0
     for clip in clips:
-        times.append((at / 25, (at + len(clip)) / 25))
+        times.append((start / 25, (start + len(clip)) / 25))
         parts += [clip, clip[-1:].repeat(25, axis=0)]
-        at += len(clip) + 25
+        start += len(clip) + 25
     recording = np.concatenate(parts)
     path = tmp_path / "recording.mp4"
     path.write_bytes(encode_h264(recording.repeat(6, axis=1).repeat(6, axis=2), 25.0))
-    found = translator.translate_recording(path, Pauses(margin=0.0))
-    assert len(found) == len(clips)
-    for piece, (begin, end) in zip(found, times, strict=True):
+    pieces = translator.translate_recording(path, Pauses(margin=0.0))
+    assert len(pieces) == len(clips)
+    for piece, (begin, end) in zip(pieces, times, strict=True):
         # the square rests for five frames between its jumps, so the last jump may come that much earlier
         assert piece.start_s == pytest.approx(begin, abs=6 / 25)
         assert piece.end_s == pytest.approx(end, abs=6 / 25)
         assert all(piece.start_s <= a <= b <= piece.end_s for a, b in piece.word_times)
     windows = translator.translate_recording(recording, Windows(seconds=1.6), batch=2)
-    assert [one.start_s for one in windows] == pytest.approx([1.6 * n for n in range(len(windows))])
+    assert [window.start_s for window in windows] == pytest.approx([1.6 * n for n in range(len(windows))])
     assert windows[-1].end_s == pytest.approx(len(recording) / 25)
-    for number, one in enumerate(windows):
+    for number, window in enumerate(windows):
         alone = translator.translate(recording[40 * number : 40 * (number + 1)])
-        assert (one.text, one.words) == (alone.text, alone.words)
-        assert one.word_times == pytest.approx(np.array(alone.word_times) + 1.6 * number)
+        assert (window.text, window.words) == (alone.text, alone.words)
+        assert window.word_times == pytest.approx(np.array(alone.word_times) + 1.6 * number)
     with pytest.raises(UsageError, match="nothing moves"):
         translator.translate_recording(recording[:1].repeat(60, axis=0), Pauses())
 
 
-def test_a_video_that_is_thinned_is_told_once(
+def test_a_subsampled_video_is_reported_once(
     translator: Translator, shards: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = trained.pixels(shards, "test", "clip6")  # 57 frames, and the model was trained on 45
     with caplog.at_level(logging.WARNING):
-        found = translator.translate([long, long])[0]
-    (told,) = [record.getMessage() for record in caplog.records if "thinned" in record.getMessage()]
-    assert "57 frames" in told
-    assert "at most 45" in told
-    assert "--windows" in told
-    assert found.end_s == pytest.approx(57 / 25)
-    assert (found.frames, found.frames_read, len(found.characters)) == (57, 45, 9)
+        translation = translator.translate([long, long])[0]
+    (message,) = [record.getMessage() for record in caplog.records if "57 frames" in record.getMessage()]
+    assert "at most 45" in message
+    assert "--windows" in message
+    assert translation.end_s == pytest.approx(57 / 25)
+    assert (translation.frames, translation.frames_read, len(translation.characters)) == (57, 45, 9)

@@ -1,4 +1,4 @@
-"""`signllm translate`: what it takes, what it prints, what it does with videos that are none."""
+"""`signllm translate`: its inputs, its output, and the treatment of files that are no videos."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 
 import signllm
 from signllm import cli
-from signllm.evaluation.footage import is_text
 from signllm.evaluation.translate import Translator
+from signllm.evaluation.video_input import is_text
 from signllm.package_files import package_folder
 
 
 @pytest.fixture(scope="module")
 def folder(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Videos at two depths, one of them as frame pictures, and files that are none."""
+    """A folder with videos at two depths, one of them as frame pictures, and with other files."""
     from PIL import Image
 
     from signllm.data.video import decode_video
@@ -56,14 +56,14 @@ def test_a_folder_is_translated_in_the_order_of_its_names(
     names = ["a.mp4", "b.mp4", "deep/er/c.MP4", "deep/frames"]
     expected = [f"{folder / name}\t{translator.translate(folder / name).text}" for name in names]
     assert out.splitlines() == expected
-    one, _ = run(made, folder / "deep" / "frames", capsys=capsys)
-    assert one.splitlines() == expected[3:]
+    single, _ = run(made, folder / "deep" / "frames", capsys=capsys)
+    assert single.splitlines() == expected[3:]
 
 
-def test_lines_of_json_hold_all_that_python_returns(
+def test_json_lines_contain_every_field_of_the_python_result(
     folder: Path, made: Path, translator: Translator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    target = tmp_path / "out" / "found.jsonl"
+    target = tmp_path / "out" / "translations.jsonl"
     options = ("--json", "--beams", 3, "--n-best", 2, "--language", "south")
     out, _ = run(made, folder, *options, "--out", target, capsys=capsys)
     assert out == ""
@@ -74,7 +74,7 @@ def test_lines_of_json_hold_all_that_python_returns(
             line["video"], "south", generation=_changed(translator, beams=3, n_best=2)
         )
         assert line["text"] == expected.text == line["candidates"][0]["text"]
-        assert [one["text"] for one in line["candidates"]] == [one.text for one in expected.candidates]
+        assert [c["text"] for c in line["candidates"]] == [c.text for c in expected.candidates]
         assert line["score"] == pytest.approx(expected.score, rel=1e-4)
         assert line["word_times"] == [list(pair) for pair in expected.word_times]
         assert (line["start_s"], line["end_s"]) == (expected.start_s, expected.end_s)
@@ -87,9 +87,9 @@ def _changed(translator: Translator, **changes: object) -> object:
     return dataclasses.replace(translator.config.generation, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("given", ["list", "bytes"])
+@pytest.mark.parametrize("content", ["list", "bytes"])
 def test_standard_input_is_a_list_of_videos_or_a_video(
-    given: str,
+    content: str,
     folder: Path,
     made: Path,
     translator: Translator,
@@ -97,12 +97,12 @@ def test_standard_input_is_a_list_of_videos_or_a_video(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     video = folder / "a.mp4"
-    data = f"{video}\n\n{folder / 'deep'}\n".encode() if given == "list" else video.read_bytes()
+    data = f"{video}\n\n{folder / 'deep'}\n".encode() if content == "list" else video.read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     out, _ = run(made, "-", capsys=capsys)
-    name = str(video) if given == "list" else "-"
+    name = str(video) if content == "list" else "-"
     assert out.splitlines()[0] == f"{name}\t{translator.translate(video).text}"
-    assert len(out.splitlines()) == (3 if given == "list" else 1)
+    assert len(out.splitlines()) == (3 if content == "list" else 1)
 
 
 @pytest.mark.parametrize(
@@ -116,11 +116,11 @@ def test_standard_input_is_a_list_of_videos_or_a_video(
         (b"x" * 4095 + "ä".encode() + b"x", True),
     ],
 )
-def test_a_video_is_told_from_a_list(data: bytes, text: bool) -> None:
+def test_text_is_distinguished_from_video(data: bytes, text: bool) -> None:
     assert is_text(data) == text
 
 
-def test_pieces_of_a_recording_have_their_times_in_a_line(
+def test_lines_of_a_cut_recording_contain_the_times_of_the_pieces(
     folder: Path, made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, _ = run(made, folder / "b.mp4", "--windows", 0.8, "--beams", 2, "--n-best", 2, capsys=capsys)
@@ -129,7 +129,7 @@ def test_pieces_of_a_recording_have_their_times_in_a_line(
     assert all(line[0] == str(folder / "b.mp4") and float(line[3]) <= 0 for line in lines)
 
 
-def test_what_is_no_video_is_told_and_counted_and_the_others_are_translated(
+def test_files_that_are_no_videos_are_named_and_the_others_translated(
     folder: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.mp4").write_text("this is text\n" * 50)
@@ -146,7 +146,7 @@ def test_what_is_no_video_is_told_and_counted_and_the_others_are_translated(
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "problem"),
     [
         ("text.mp4", (), "the video cannot be read"),
         ("sound.wav", (), "no video stream"),
@@ -161,10 +161,10 @@ def test_what_is_no_video_is_told_and_counted_and_the_others_are_translated(
         ("text.mp4", ("--device", "cuda:9"), "cannot be moved to cuda:9"),
     ],
 )
-def test_one_that_is_no_video_is_a_mistake_told_in_one_message(
+def test_a_usage_error_is_one_message(
     name: str,
     options: tuple[str, ...],
-    told: str,
+    problem: str,
     made: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -179,7 +179,7 @@ def test_one_that_is_no_video_is_a_mistake_told_in_one_message(
         ended = int(end.code or 0)
     out, err = capsys.readouterr()
     assert (ended, out) == (2, "")
-    assert told in " ".join(err.replace("│", " ").split())
+    assert problem in " ".join(err.replace("│", " ").split())
     assert "Traceback" not in err
     assert err.count("remedy:") <= 1
 
@@ -193,7 +193,7 @@ def _write_sound(path: Path) -> None:
 
 
 @pytest.fixture
-def cut_even_tiny_weights(tmp_path: Path) -> str:
+def partitioning_every_weight(tmp_path: Path) -> str:
     settings = json.loads((package_folder("ds_configs") / "zero3.json").read_text())
     settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     (tmp_path / "cut.json").write_text(json.dumps(settings))
@@ -201,31 +201,31 @@ def cut_even_tiny_weights(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(("ranks", "partitioned"), [(2, False), (3, True)], ids=["2", "3-zero3"])
-def test_ranks_tell_what_one_tells(
+def test_several_ranks_print_what_one_rank_prints(
     ranks: int,
     folder: Path,
     made: Path,
     tmp_path: Path,
-    cut_even_tiny_weights: str,
+    partitioning_every_weight: str,
     capsys: pytest.CaptureFixture[str],
     *,
     partitioned: bool,
 ) -> None:
-    """With draws, several windows of batches, a recording that is cut, and a file that is none."""
+    """The case has sampling, several windows of batches, a cut recording, and a file that is no video."""
     bad = tmp_path / "bad.mp4"
     bad.write_text("no video")
     draws = ("--json", "--temperature", "1.5", "--n-best", "2", "--seed", "5", "--batch", "1")
-    told = []
+    outputs = []
     for cut in ((), ("--windows", "0.6")):
         out, _ = run(made, folder, bad, *draws, *cut, capsys=capsys, code=1)
-        told.append([json.loads(line) for line in out.splitlines()])
-    options = (*draws, *(("--deepspeed", cut_even_tiny_weights) if partitioned else ()))
+        outputs.append([json.loads(line) for line in out.splitlines()])
+    options = (*draws, *(("--deepspeed", partitioning_every_weight) if partitioned else ()))
     both = f"""
 import sys
 from signllm import cli
 arguments = ["translate", {str(folder)!r}, {str(bad)!r}, "--run", {str(made / "run")!r}, *{options!r}]
 ended = [cli.main([*arguments, "--out", {str(tmp_path)!r} + "/" + name, *cut])
-         for name, cut in (("whole", ()), ("cut", ("--windows", "0.6")))]
+         for name, cut in (("complete", ()), ("cut", ("--windows", "0.6")))]
 sys.exit(0 if ended == [1, 1] else 3)
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
@@ -234,23 +234,24 @@ sys.exit(0 if ended == [1, 1] else 3)
     script.write_text(both)
     done = subprocess.run([*launcher, str(script)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name, expected in zip(("whole", "cut"), told, strict=True):
-        found = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            for line in (one, other):
-                line.pop("seconds")
-                line["score"] = round(line["score"], 3)
-                for candidate in line["candidates"]:
+    for name, expected in zip(("complete", "cut"), outputs, strict=True):
+        lines = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        assert len(lines) == len(expected)
+        for line, expected_line in zip(lines, expected, strict=True):
+            for record in (line, expected_line):
+                record.pop("seconds")
+                record["score"] = round(record["score"], 3)
+                for candidate in record["candidates"]:
                     candidate["score"] = round(candidate["score"], 3)
-            assert one == other
+            assert line == expected_line
 
 
-def test_each_rank_of_a_partitioned_model_has_a_device_of_its_own(
+def test_a_partitioned_model_does_not_accept_a_device(
     folder: Path, made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--deepspeed", "zero3", "--device", "cuda:1")
-    _, told = run(made, folder / "a.mp4", *options, capsys=capsys, code=2)
-    assert "the device cuda:1 for a model that zero3 partitions" in told
-    _, told = run(made, folder / "a.mp4", "--deepspeed", "zero2", capsys=capsys, code=2)
-    assert "zero2 does not partition the language model" in told
+    _, err = run(made, folder / "a.mp4", *options, capsys=capsys, code=2)
+    assert "cuda:1" in err
+    assert "zero3" in err
+    _, err = run(made, folder / "a.mp4", "--deepspeed", "zero2", capsys=capsys, code=2)
+    assert "zero2 does not partition the language model" in err

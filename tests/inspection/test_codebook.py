@@ -1,4 +1,4 @@
-"""The tool on a run of the real stages: the picture shows the videos' own frames, the numbers are counted."""
+"""The tool on a run of the real stages: the picture shows the videos' own frames, the counts are right."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from signllm.cra.word_codebook import WordCodebook
 from signllm.data.index import ShardIndex
 from signllm.data.stored_frames import decode_stored_frames
 from signllm.errors import UsageError
-from signllm.evaluation.report.frames import THUMBNAIL_HEIGHT
-from signllm.inspection.codebook import draw_codebook, inspect_codebook, summary_lines
-from signllm.inspection.reading import read_characters
-from signllm.inspection.sheet import GAP, HEAD, Clip, Entry, Section, laid_out
-from signllm.inspection.usage import count_usage
+from signllm.evaluation.report.video_frames import THUMBNAIL_HEIGHT
+from signllm.inspection.codebook import draw_codebook, format_summary, inspect_codebook
+from signllm.inspection.codebook_usage import count_usage
+from signllm.inspection.contact_sheet import GAP, HEAD, Clip, Entry, Section, lay_out_page
+from signllm.inspection.encoded_split import load_or_encode_split
 from tests.evaluation import trained
 from tests.models import parts
 from tests.stages import path
@@ -31,25 +31,27 @@ from tests.stages import path
 CHECKOUT = Path(__file__).parents[2]
 
 
-def tool(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(CHECKOUT / "tools" / "inspect_codebook"), *map(str, arguments)]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=300)
 
 
-def enlarged(frame: np.ndarray) -> np.ndarray:
+def enlarge(frame: np.ndarray) -> np.ndarray:
     side = (THUMBNAIL_HEIGHT, THUMBNAIL_HEIGHT)
     return np.asarray(Image.fromarray(frame).resize(side, Image.Resampling.LANCZOS))
 
 
 def test_the_tool_draws_prints_and_writes_the_same_numbers(composed: Path, tmp_path: Path) -> None:
     sheet, file = tmp_path / "new" / "sheet.png", tmp_path / "usage.json"
-    done = tool("--run", composed / "pretrain", "--data", composed / "shards", "--out", sheet, "--json", file)
+    done = run_tool(
+        "--run", composed / "pretrain", "--data", composed / "shards", "--out", sheet, "--json", file
+    )
     assert done.returncode == 0, done.stderr
     record = json.loads(file.read_text())
-    assert done.stdout.splitlines() == summary_lines(record)
-    reading = read_characters(composed / "pretrain", composed / "shards")
-    counts = Counter(int(c) for sequence in reading.sequences for c in sequence)
+    assert done.stdout.splitlines() == format_summary(record)
+    encoded = load_or_encode_split(composed / "pretrain", composed / "shards")
+    counts = Counter(int(c) for sequence in encoded.sequences for c in sequence)
     assert record["videos"] == len(path.LENGTHS["train"])
     assert record["read"] == "recorded by compose"
     assert (
@@ -58,20 +60,20 @@ def test_the_tool_draws_prints_and_writes_the_same_numbers(composed: Path, tmp_p
         == sum((n - 13) // 4 + 1 for n in path.LENGTHS["train"])
     )
     assert record["characters"]["codes_used"] == len(counts)
-    assert record["characters"]["dead"] == [c for c in range(reading.words.codes) if c not in counts]
-    assert {one["id"]: one["count"] for one in record["most_used_characters"]} == counts
+    assert record["characters"]["dead"] == [c for c in range(encoded.words.codes) if c not in counts]
+    assert {item["id"]: item["count"] for item in record["most_used_characters"]} == counts
     with Image.open(sheet) as picture:
         assert (picture.format, picture.mode) == ("PNG", "RGB")
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
-def test_the_sheet_shows_the_frames_that_characters_and_words_see(
+def test_the_sheet_shows_the_frames_that_characters_and_words_are_read_from(
     split: str, composed: Path, tmp_path: Path
 ) -> None:
-    reading = read_characters(composed / "pretrain", composed / "shards", split)
-    assert reading.is_recorded == (split == "train")
-    usage = count_usage(reading.words, reading.sequences, examples=2)
-    page = draw_codebook(reading, usage, tmp_path / "sheet.png", top=8, title="characters")
+    encoded = load_or_encode_split(composed / "pretrain", composed / "shards", split)
+    assert encoded.is_recorded == (split == "train")
+    usage = count_usage(encoded.words, encoded.sequences, examples=2)
+    page = draw_codebook(encoded, usage, tmp_path / "sheet.png", top=8, title="characters")
     picture = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert picture.shape == (page.height, page.width, 3)
     videos = ShardIndex(composed / "shards").split(split)
@@ -80,12 +82,12 @@ def test_the_sheet_shows_the_frames_that_characters_and_words_see(
     assert {f"w{w}" for w in usage.most_used_words(8)} == {name for name in cells if name.startswith("w")}
     for code in np.flatnonzero(usage.characters).tolist():
         cell, example = cells[str(code)], usage.examples[code][0]
-        assert reading.sequences[example.video][example.start] == code
-        frames = decode_stored_frames(videos.read(reading.places[example.video]))
+        assert encoded.sequences[example.video][example.start] == code
+        frames = decode_stored_frames(videos.read(encoded.places[example.video]))
         for column, frame in enumerate(range(4 * example.start, 4 * example.start + 13, 4)):
             x, y = cell.x + column * (THUMBNAIL_HEIGHT + GAP), cell.y + HEAD
             drawn = picture[y : y + THUMBNAIL_HEIGHT, x : x + THUMBNAIL_HEIGHT]
-            assert np.array_equal(drawn, enlarged(frames[frame]))
+            assert np.array_equal(drawn, enlarge(frames[frame]))
         label = picture[cell.y : cell.y + HEAD - 12, cell.x : cell.x + cell.width]
         assert (label.min(), label.max()) == (0, 255)  # black on white
     for cell in page.cells:
@@ -97,30 +99,30 @@ def test_the_sheet_shows_the_frames_that_characters_and_words_see(
 
 def test_another_split_is_encoded_as_compose_would(composed: Path) -> None:
     run, shards = composed / "pretrain", composed / "shards"
-    dev = read_characters(run, shards, "dev")
+    dev = load_or_encode_split(run, shards, "dev")
     assert [len(sequence) for sequence in dev.sequences] == [(n - 13) // 4 + 1 for n in path.LENGTHS["dev"]]
     assert (dev.stage, dev.is_recorded, dev.codebook_moved) == ("pretrain", False, False)
 
 
-def test_a_fine_tuned_run_is_read_by_its_own_encoder(tmp_path: Path) -> None:
+def test_a_fine_tuned_run_is_encoded_by_its_own_encoder(tmp_path: Path) -> None:
     trained.write_shards(tmp_path)
     parts.save_language_model(tmp_path / "llm")
     run = trained.write_run(tmp_path / "run", tmp_path / "llm")
-    shutil.rmtree(tmp_path / "llm")  # it is not needed
+    shutil.rmtree(tmp_path / "llm")  # inspection never loads the language model
     sheet = tmp_path / "sheet.png"
     record = inspect_codebook(run, tmp_path / "shards", split="test", top=4, examples=2, out=sheet)
     assert (record["stage"], record["read"]) == ("finetune", "encoded now")
-    assert record["codebook"] == "moved since its words were composed"  # write_run puts another in its place
+    assert record["codebook"] == "moved since its words were composed"  # write_run replaces the codebook
     frames = [min(n, trained.MAX_FRAMES) for n in trained.LENGTHS]
     assert record["characters"]["read"] == sum((n - 13) // 4 + 1 for n in frames)
     assert len(record["most_used_words"]) == 4
     assert Image.open(sheet).width >= 1800
 
 
-def test_no_words_yet(composed: Path, tmp_path: Path) -> None:
+def test_a_run_without_words(composed: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(composed / "pretrain", tmp_path / "run"))
     (run / "words.json").unlink()
-    done = tool("--run", run, "--data", composed / "shards", "--out", tmp_path / "sheet.png")
+    done = run_tool("--run", run, "--data", composed / "shards", "--out", tmp_path / "sheet.png")
     assert done.returncode == 2
     assert "the word codebook is missing" in done.stderr
     assert "signllm compose" in done.stderr
@@ -147,22 +149,22 @@ def test_words_of_another_codebook(composed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"top": 0}, {"top": 257}, {"examples": 0}, {"split": "nowhere"}])
-def test_a_wrong_value_is_told(wrong: dict[str, object], composed: Path) -> None:
+def test_a_wrong_value_is_reported(wrong: dict[str, object], composed: Path) -> None:
     with pytest.raises(UsageError, match=str(next(iter(wrong.values())))):
         inspect_codebook(composed / "pretrain", composed / "shards", **wrong)  # type: ignore[arg-type]
 
 
 def test_the_help_has_examples() -> None:
-    done = tool("--help")
+    done = run_tool("--help")
     assert done.returncode == 0
     assert "tools/inspect_codebook --run" in done.stdout
 
 
-def test_cells_never_overlap_whatever_the_form_of_the_frames() -> None:
+def test_cells_never_overlap_for_any_aspect_ratio() -> None:
     entry = Entry(name="1", count=1, share=0.5, clips=(Clip(video=0, frames=(0, 1, 2)),) * 2)
     sections = [Section(title="t", hint="", frames=3, entries=(entry,) * 7)]
     for thumbnail in (40, 96, 300, 1200):
-        page = laid_out(sections, title_lines=2, thumbnail=thumbnail)
+        page = lay_out_page(sections, title_lines=2, thumbnail=thumbnail)
         boxes = [(c.x, c.y, c.x + c.width, c.y + HEAD + 2 * THUMBNAIL_HEIGHT) for c in page.cells]
         assert all(right <= page.width and bottom <= page.height for _, _, right, bottom in boxes)
         for number, (left, top, right, bottom) in enumerate(boxes):
@@ -170,9 +172,9 @@ def test_cells_never_overlap_whatever_the_form_of_the_frames() -> None:
                 assert x_end <= left or right <= x or y_end <= top or bottom <= y
 
 
-def test_square_frames_stand_four_characters_and_three_words_side_by_side() -> None:
+def test_four_characters_or_three_words_fit_side_by_side_for_square_frames() -> None:
     clips = (Clip(video=0, frames=(0,)),)
     entries = tuple(Entry(name=str(n), count=1, share=0.5, clips=clips) for n in range(9))
     sections = [Section(title="t", hint="", frames=frames, entries=entries) for frames in (4, 6)]
-    page = laid_out(sections, title_lines=2, thumbnail=THUMBNAIL_HEIGHT)
+    page = lay_out_page(sections, title_lines=2, thumbnail=THUMBNAIL_HEIGHT)
     assert [len({cell.x for cell in part}) for part in (page.cells[:9], page.cells[9:])] == [4, 3]

@@ -19,7 +19,7 @@ import pytest
 
 from signllm import cli
 from signllm.errors import UsageError
-from signllm.evaluation.translate import Candidate, Told, Translation, load
+from signllm.evaluation.translate import Candidate, Translation, TranslationOutcome, load
 from signllm.plain import to_plain
 from signllm.serving.service import Service, TranslationRequest
 from tests.data.made_videos import browser_webm, webcam_times_ms
@@ -132,11 +132,11 @@ class _Slow:
         self.config = SimpleNamespace(generation=None)
         self.model = SimpleNamespace(words=None)
 
-    def stream(self, videos: Any, **_: Any) -> Iterator[Told]:
+    def stream(self, videos: Any, **_: Any) -> Iterator[TranslationOutcome]:
         self.begun += 1
         for _piece in range(3):
             self.go.acquire()
-            yield Told(0, videos[0].name, translation=PIECE)
+            yield TranslationOutcome(0, videos[0].name, translation=PIECE)
 
 
 def test_requests_wait_for_each_other_and_who_leaves_lets_the_next_one_in() -> None:
@@ -169,7 +169,7 @@ def test_requests_wait_for_each_other_and_who_leaves_lets_the_next_one_in() -> N
 
 def test_an_error_of_ours_is_told_too() -> None:
     class Broken(_Slow):
-        def stream(self, videos: Any, **_: Any) -> Iterator[Told]:
+        def stream(self, videos: Any, **_: Any) -> Iterator[TranslationOutcome]:
             raise RuntimeError("out of memory")
             yield
 

@@ -18,9 +18,9 @@ from signllm.data.characters import load_split_characters
 from signllm.data.timed_frames import join_chunks, read_timed_chunks
 from signllm.errors import UsageError
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
-from signllm.evaluation.footage import footage_of
-from signllm.evaluation.signs import read_signs
+from signllm.evaluation.piece_encoding import encode_pieces
 from signllm.evaluation.translate import load
+from signllm.evaluation.video_input import as_video_input
 from signllm.stages.compose import compose
 from signllm.stages.encoding import load_vq_sign
 from signllm.stages.finetune import finetune
@@ -68,8 +68,10 @@ def test_validation_sees_the_middle_of_every_frame(composed: Path) -> None:
 
 def test_compose_reads_a_video_as_translate_does(encoder: Path, composed: Path) -> None:
     vq_sign = load_vq_sign(encoder, load_config(encoder, PretrainConfig))
-    videos = [footage_of(composed / f"train{number}") for number in range(len(path.LENGTHS["train"]))]
-    signs = [one for one in read_signs(videos, vq_sign, DATA, None, start_distributed()) if one is not None]
+    videos = [as_video_input(composed / f"train{number}") for number in range(len(path.LENGTHS["train"]))]
+    signs = [
+        one for one in encode_pieces(videos, vq_sign, DATA, None, start_distributed()) if one is not None
+    ]
     recorded, _ = load_split_characters(encoder, "train")
     assert [list(one.characters) for one in signs] == [
         recorded[f"train/{number}"].tolist() for number in range(len(videos))

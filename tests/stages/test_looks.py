@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from signllm.data.sample_source import VideoSource
-from signllm.inspection.alignment import read_alignments
+from signllm.inspection.mmd_over_training import read_alignment_curves
 from signllm.stages.finetune import finetune
 from signllm.stages.looks import Looking, _words
 from signllm.stages.pretrain import pretrain
@@ -88,7 +88,7 @@ def test_two_ranks_show_what_one_shows(run: Path, composed: Path) -> None:
 
 def test_two_ranks_are_as_near_to_the_text_as_one(run: Path, composed: Path) -> None:
     (both,) = path.on_ranks(composed, composed / "llm", "shown-zero3", processes=2)
-    one, two = read_alignments([run, both])
+    one, two = read_alignment_curves([run, both])
     assert one.steps == two.steps == (6, 9)  # the last with the encoder at rest, and the last
     assert two.mmd == pytest.approx(one.mmd, rel=1e-4)
     assert two.sim == pytest.approx(one.sim, rel=1e-4)

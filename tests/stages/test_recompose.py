@@ -13,7 +13,7 @@ import torch
 
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
-from signllm.inspection.reading import read_characters
+from signllm.inspection.encoded_split import load_or_encode_split
 from signllm.stages import recompose
 from signllm.stages.finetune import finetune
 from signllm.stages.finetuned import load_sign_llm, words_of
@@ -119,7 +119,7 @@ def test_what_is_evaluated_has_the_words_of_its_checkpoint(run: Path, composed: 
     current = WordCodebook.load(moved)
     WordCodebook.load(composed / "pretrain").save(moved)  # as if the copy for readers were behind
     assert load_sign_llm(moved).words == current
-    assert read_characters(moved, composed / "shards", "dev").words == current
+    assert load_or_encode_split(moved, composed / "shards", "dev").words == current
     checkpoint = last_checkpoint(moved)
     assert checkpoint is not None
     for name in ("words.json", "words.safetensors"):

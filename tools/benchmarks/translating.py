@@ -29,9 +29,9 @@ from benchmarks.training_model import SIZES, build, configured, write_folder
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.recording_pieces import motion_energies
 from signllm.errors import UsageError
-from signllm.evaluation import signs
-from signllm.evaluation.footage import Footage, found
+from signllm.evaluation import piece_encoding
 from signllm.evaluation.translate import Translator, load
+from signllm.evaluation.video_input import VideoInput, collect_video_inputs
 
 NOTES = """\
 examples:
@@ -100,13 +100,17 @@ class Stopwatch:
         model, language_model = self._model, self._model.language_model
         with ExitStack() as patches:
             for owner, name, part in (
-                (signs, "encode", "encoder"),
+                (piece_encoding, "encode", "encoder"),
                 (WordCodebook, "segment", "words"),
                 (model, "_project", "projector"),
             ):
                 patches.enter_context(patch.object(owner, name, self._timed(getattr(owner, name), part)))
-            patches.enter_context(patch.object(signs, "ahead", self._waited(signs.ahead)))
-            patches.enter_context(patch.object(Footage, "whole", self._decoded(Footage.whole)))
+            patches.enter_context(
+                patch.object(piece_encoding, "prefetch", self._waited(piece_encoding.prefetch))
+            )
+            patches.enter_context(
+                patch.object(VideoInput, "decode_all", self._decoded(VideoInput.decode_all))
+            )
             patches.enter_context(patch.object(language_model, "write", self._written(language_model.write)))
             hook = language_model.model.register_forward_hook(self._first)
             patches.callback(hook.remove)
@@ -163,7 +167,9 @@ class Stopwatch:
             self._first_token_s = self.now()
 
 
-def drawn(given: argparse.Namespace, device: torch.device, folder: Path) -> tuple[Translator, list[Footage]]:
+def drawn(
+    given: argparse.Namespace, device: torch.device, folder: Path
+) -> tuple[Translator, list[VideoInput]]:
     """Return a model of random weights that writes as many tokens as are asked for, and drawn frames."""
     size = SIZES[given.size]
     config = configured(size, precision=None, checkpointing=False)
@@ -173,17 +179,17 @@ def drawn(given: argparse.Namespace, device: torch.device, folder: Path) -> tupl
     generation = replace(config.generation, beams=given.beams or 1, max_new_tokens=given.tokens)
     side, rng = config.data.size, np.random.default_rng(0)
     frames = rng.integers(0, 256, (given.frames, side, side, 3), np.uint8)
-    videos = [Footage(f"drawn-{n}", np.roll(frames, n, axis=0)) for n in range(given.videos)]
+    videos = [VideoInput(f"drawn-{n}", np.roll(frames, n, axis=0)) for n in range(given.videos)]
     return Translator(model.to(device).eval(), replace(config, generation=generation)), videos
 
 
-def read(given: argparse.Namespace) -> tuple[Translator, list[Footage]]:
+def read(given: argparse.Namespace) -> tuple[Translator, list[VideoInput]]:
     """Return the model and the videos that the command line names."""
     translator = load(given.paths[0], device=given.device)
     if given.beams is not None:
         generation = replace(translator.config.generation, beams=given.beams)
         translator.config = replace(translator.config, generation=generation)
-    return translator, found(given.paths[1:], lambda: b"")
+    return translator, collect_video_inputs(given.paths[1:], lambda: b"")
 
 
 def measure(given: argparse.Namespace, device: torch.device, folder: Path) -> dict[str, Any]:
@@ -246,9 +252,9 @@ def show(result: dict[str, Any], given: argparse.Namespace, device: torch.device
 
 def show_energies(paths: Sequence[str]) -> None:
     """Print for each video the energies below which 5, 25, 50, 75 and 95 % of its frames lie."""
-    for footage in found(paths, lambda: b""):
-        levels = np.percentile(motion_energies(footage.whole(96)), (5, 25, 50, 75, 95))
-        print(footage.name, *(f"{level:.2f}" for level in levels), sep="\t")
+    for video in collect_video_inputs(paths, lambda: b""):
+        levels = np.percentile(motion_energies(video.decode_all(96)), (5, 25, 50, 75, 95))
+        print(video.name, *(f"{level:.2f}" for level in levels), sep="\t")
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 """A run, or a demo, as one self-contained HTML file."""
 
-from signllm.evaluation.report.document import report
+from signllm.evaluation.report.document import write_report
 
-__all__ = ["report"]
+__all__ = ["write_report"]

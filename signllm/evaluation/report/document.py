@@ -25,7 +25,7 @@ LEAD = (
 )
 
 
-def report(folder: Path, *, shards: Path | str | None = None, out: Path | None = None) -> Path:
+def write_report(folder: Path, *, shards: Path | str | None = None, out: Path | None = None) -> Path:
     """Write the report of a run folder, or of a demo folder that holds several runs.
 
     Args:

@@ -60,7 +60,7 @@ class RunFolder:
         return max((int(step) for step in steps if step is not None), default=0)
 
     @property
-    def whole_log(self) -> list[Record]:
+    def combined_log(self) -> list[Record]:
         """Both phases in one, the steps of ``log`` counted on; lines without a step are left out."""
         phases = ((self.frozen_log, 0), (self.log, self.frozen_steps))
         return [

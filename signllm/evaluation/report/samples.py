@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from signllm.evaluation.report.chapter import integers
-from signllm.evaluation.report.difference import differing, marked
-from signllm.evaluation.report.frames import Film
 from signllm.evaluation.report.markup import Markup, joined, tag
 from signllm.evaluation.report.run_folder import Record
 from signllm.evaluation.report.timeline import timeline
+from signllm.evaluation.report.video_frames import VideoFrames
 from signllm.evaluation.report.vocabulary import Vocabulary
+from signllm.evaluation.report.word_difference import differing, marked
 
 SHOWN_TIMELINES, SHOWN_PAIRS = 4, 40
 
@@ -37,7 +37,7 @@ def legend() -> Markup:
 
 
 def timelines(
-    records: Sequence[Record], vocabulary: Vocabulary | None, films: dict[str, Film]
+    records: Sequence[Record], vocabulary: Vocabulary | None, films: dict[str, VideoFrames]
 ) -> Markup | None:
     """Draw samples: frames, characters, words, and the two sentences."""
     drawable = [record for record in records if integers(record.get("characters"))]
@@ -46,7 +46,7 @@ def timelines(
     return joined(_sample(record, vocabulary, films.get(str(record.get("id")))) for record in drawable)
 
 
-def _sample(record: Record, vocabulary: Vocabulary | None, film: Film | None) -> Markup:
+def _sample(record: Record, vocabulary: Vocabulary | None, film: VideoFrames | None) -> Markup:
     characters = integers(record["characters"])
     spans = vocabulary.spans(characters) if vocabulary else []
     composed = sum(span.is_composed for span in spans)

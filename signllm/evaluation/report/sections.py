@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from signllm.evaluation.report.breakdowns import breakdown_tables
+from signllm.evaluation.report.breakdown_tables import breakdown_tables
 from signllm.evaluation.report.chapter import Chapter, Source
 from signllm.evaluation.report.conditions import conditions, duration
-from signllm.evaluation.report.frames import Film, films
 from signllm.evaluation.report.markup import Markup, joined, number, tag
 from signllm.evaluation.report.run_folder import finite
 from signllm.evaluation.report.samples import SHOWN_TIMELINES, exact, legend, pairs, spread, timelines
 from signllm.evaluation.report.tables import ACCURACY, demo_table, score_table, seconds_table, settings
 from signllm.evaluation.report.training import training_charts
+from signllm.evaluation.report.video_frames import VideoFrames, films
 from signllm.evaluation.report.vocabulary import pictured, usage, usage_chart, word_charts
 from signllm.stages.alarms import alarms_of_log, alarms_of_scores
 
@@ -140,7 +140,7 @@ def _words(chapter: Chapter, source: Source) -> Found:
     return [(STAGE_NAMES["compose"], joined(parts))] if charts or gallery or codes else []
 
 
-def _films_of(chapter: Chapter, source: Source, places: Sequence[int]) -> dict[int, Film]:
+def _films_of(chapter: Chapter, source: Source, places: Sequence[int]) -> dict[int, VideoFrames]:
     """Decode some of the videos whose characters a chapter shows, by their number in ``sequences``."""
     ids = {place: chapter.read[place][0] for place in places}
     found = films(

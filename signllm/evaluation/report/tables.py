@@ -7,7 +7,7 @@ from typing import Any
 
 from signllm.evaluation.report.markup import Markup, joined, tag
 from signllm.evaluation.report.run_folder import Record, finite
-from signllm.evaluation.scores import titles
+from signllm.evaluation.scores import metric_titles
 
 SYSTEMS = {
     "model": ("This model, from video", "unseen sentences"),
@@ -33,7 +33,7 @@ def demo_table(summary: Record) -> Markup | None:
     }
     if "model" not in reached:
         return None
-    columns = {**titles(brief=True), ACCURACY: "Content words right"}
+    columns = {**metric_titles(brief=True), ACCURACY: "Content words right"}
     main = columns.pop("bleu4")
     others = [name for name in columns if any(name in systems[s] for s in reached)]
     head = ["", main, *(columns[name] for name in others)]
@@ -77,7 +77,9 @@ def _score(value: Any, name: str, *, digits: int = 2) -> str:
 def score_table(scores: Mapping[str, Record]) -> Markup | None:
     """Return one row for each scored file, and the signatures below."""
     rows, signatures = [], []
-    columns = titles() | ({COVERED: "Covered by words"} if any(COVERED in r for r in scores.values()) else {})
+    columns = metric_titles() | (
+        {COVERED: "Covered by words"} if any(COVERED in r for r in scores.values()) else {}
+    )
     for name, record in scores.items():
         cells = [
             tag("td", _score(record.get(metric), metric), _interval(record, metric)) for metric in columns

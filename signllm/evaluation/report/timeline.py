@@ -18,7 +18,7 @@ from signllm.evaluation.report.chart import round_ticks
 from signllm.evaluation.report.markup import Markup, joined, tag
 
 if TYPE_CHECKING:
-    from signllm.evaluation.report.frames import Film
+    from signllm.evaluation.report.video_frames import VideoFrames
 
 WIDTH, LEFT, RIGHT = 1000, 6, 6
 ROW_CHARACTERS = 32
@@ -71,7 +71,9 @@ def swatch(code: int) -> Markup:
     return tag("span", code, class_="code", style=f"background:{colour(code)}")
 
 
-def timeline(characters: Sequence[int], spans: Sequence[Span], film: Film | None, label: str) -> Markup:
+def timeline(
+    characters: Sequence[int], spans: Sequence[Span], film: VideoFrames | None, label: str
+) -> Markup:
     """Draw one video, in rows of at most ``ROW_CHARACTERS`` characters.
 
     Args:
@@ -94,13 +96,13 @@ def timeline(characters: Sequence[int], spans: Sequence[Span], film: Film | None
 
 
 def _edges(count: int, most: int) -> list[int]:
-    """Cut a count into equally long rows of at most ``most``."""
+    """CutRule a count into equally long rows of at most ``most``."""
     rows = max(1, -(-count // most))
     return [round(count * place / rows) for place in range(rows + 1)]
 
 
 def _row(
-    characters: Sequence[int], places: range, spans: Sequence[Span], film: Film | None
+    characters: Sequence[int], places: range, spans: Sequence[Span], film: VideoFrames | None
 ) -> tuple[Markup, int]:
     """Draw frames, brackets, blocks and axis of some characters; return the height too."""
     step = (WIDTH - LEFT - RIGHT) / max(len(places), 12)
@@ -155,7 +157,7 @@ def _axis(places: range, step: float, top: float) -> Markup:
     return joined(parts)
 
 
-def _film(film: Film, places: range, step: float) -> tuple[Markup, int]:
+def _film(film: VideoFrames, places: range, step: float) -> tuple[Markup, int]:
     """Lay thumbnails side by side, each showing the frame below its middle; return the room it takes."""
     width = len(places) * step
     count = math.ceil(width / film.width)

@@ -12,7 +12,7 @@ from numbers import Real
 from signllm.evaluation.report.chart import Series, line_chart
 from signllm.evaluation.report.markup import Markup, joined, number, tag
 from signllm.evaluation.report.run_folder import Record, RunFolder, finite
-from signllm.evaluation.scores import titles
+from signllm.evaluation.scores import metric_titles
 
 KNOWN: dict[str, tuple[str, str]] = {
     "loss": ("Total loss", ""),
@@ -39,7 +39,7 @@ KNOWN: dict[str, tuple[str, str]] = {
     "kept_words": ("Words kept", "share of the words before that are words again"),
     "lr": ("Learning rate", ""),
     "grad_norm": ("Gradient norm", "before clipping"),
-    **{name: (title, "0 to 100") for name, title in titles().items()},
+    **{name: (title, "0 to 100") for name, title in metric_titles().items()},
     "seconds": ("Seconds per step", ""),
     "videos_per_s": ("Videos per second", "over all ranks"),
     "frames_per_s": ("Frames per second", "over all ranks"),

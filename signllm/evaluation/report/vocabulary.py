@@ -16,7 +16,7 @@ from signllm.evaluation.report.timeline import Span, spans_of, swatch
 
 if TYPE_CHECKING:
     from signllm.cra.word_codebook import WordCodebook
-    from signllm.evaluation.report.frames import Film
+    from signllm.evaluation.report.video_frames import VideoFrames
 
 SHOWN_WORDS = 24
 PICTURED, CLIPS, FRAMES = 12, 2, 5
@@ -73,7 +73,7 @@ class Vocabulary:
         return dict(sorted(used.items(), key=lambda one: (-len(one[1]), one[0])))
 
     def gallery(
-        self, uses: Mapping[int, Sequence[tuple[int, Span]]], films: Mapping[int, Film]
+        self, uses: Mapping[int, Sequence[tuple[int, Span]]], films: Mapping[int, VideoFrames]
     ) -> Markup | None:
         """Return the words that are used most, spelled, with their counts, and with frames of some videos.
 
@@ -103,7 +103,7 @@ class Vocabulary:
         )
         return joined(part for part in parts if part is not None)
 
-    def _clip(self, word: int, film: Film, span: Span) -> Markup:
+    def _clip(self, word: int, film: VideoFrames, span: Span) -> Markup:
         """Return the frames of a word in a video, from the first that its characters see to the last."""
         frames = clip_frames(span.start, span.stop)
         first, last = frames[0], frames[-1]
@@ -130,7 +130,9 @@ def _first_videos(places: Sequence[tuple[int, Span]]) -> list[int]:
     return list(dict.fromkeys(place for place, _ in places))[:CLIPS]
 
 
-def _clips(places: Sequence[tuple[int, Span]], films: Mapping[int, Film]) -> list[tuple[Film, Span]]:
+def _clips(
+    places: Sequence[tuple[int, Span]], films: Mapping[int, VideoFrames]
+) -> list[tuple[VideoFrames, Span]]:
     """Return the first occurrence of a word in each of its first videos that could be read."""
     first = {place: span for place, span in reversed(places)}
     return [(films[place], first[place]) for place in _first_videos(places) if place in films]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from signllm.evaluation.report.difference import differing, marked
 from signllm.evaluation.report.markup import Markup, number, tag
+from signllm.evaluation.report.word_difference import differing, marked
 
 
 def test_a_swapped_and_a_missing_word() -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from signllm.errors import UsageError
-from signllm.evaluation.report import report
+from signllm.evaluation.report import write_report
 from signllm.evaluation.report.tables import score_table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -45,7 +45,7 @@ class Page(HTMLParser):
 
 
 def page_of(folder: Path) -> Page:
-    page = Page(report(folder).read_text(encoding="utf-8"))
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
     assert page.open == []
     return page
 
@@ -167,17 +167,17 @@ def test_both_phases_of_fine_tuning_have_their_curves(run_folder: Path) -> None:
 
 def test_nothing_to_report_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to report") as raised:
-        report(tmp_path)
+        write_report(tmp_path)
     assert raised.value.remedy
     with pytest.raises(UsageError, match="no such run folder"):
-        report(tmp_path / "none")
+        write_report(tmp_path / "none")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_report_replaces_the_first(run_folder: Path) -> None:
-    first = report(run_folder)
+    first = write_report(run_folder)
     (run_folder / "scores.test.json").write_text(json.dumps({"bleu4": 12.34}))
-    assert report(run_folder) == first == run_folder / "report.html"
+    assert write_report(run_folder) == first == run_folder / "report.html"
     assert "12.34" in first.read_text()
     assert not list(run_folder.glob(".*"))
 
@@ -191,7 +191,7 @@ def test_a_browser_renders_it(demo_folder: Path, tmp_path: Path, dark: bool) -> 
         [
             CHROMIUM, *options.split(), *(["--force-dark-mode"] if dark else []),
             f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,1600",
-            f"--screenshot={picture}", report(demo_folder).resolve().as_uri(),
+            f"--screenshot={picture}", write_report(demo_folder).resolve().as_uri(),
         ],
         check=True, capture_output=True, timeout=90,
     )  # fmt: skip

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
-from signllm.evaluation.report import report
-from signllm.evaluation.report.frames import films
+from signllm.evaluation.report import write_report
+from signllm.evaluation.report.video_frames import films
 from tests.evaluation import trained
 
 
@@ -34,8 +34,8 @@ def test_no_shards_no_pictures(shards: Path, tmp_path: Path) -> None:
 
 def test_a_report_of_an_evaluated_run_shows_its_videos(run: Path, shards: Path) -> None:
     evaluate(run, shards, "test", EvaluateConfig(shuffled=True))
-    page = report(run, shards=shards).read_text()
+    page = write_report(run, shards=shards).read_text()
     assert page.count('href="data:image/jpeg') == 4
     assert "test.shuffled" in page
     assert "Token timeline of clip0" in page
-    assert report(run).read_text().count("data:image/jpeg") == 0  # no shards beside this run
+    assert write_report(run).read_text().count("data:image/jpeg") == 0  # no shards beside this run

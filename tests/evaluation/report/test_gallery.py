@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from signllm.cra.word_codebook import WordCodebook
-from signllm.evaluation.report.frames import Film
+from signllm.evaluation.report.video_frames import VideoFrames
 from signllm.evaluation.report.vocabulary import Vocabulary, pictured, usage, usage_chart, word_charts
 
 WORDS = Vocabulary(
@@ -20,7 +20,7 @@ WORDS = Vocabulary(
     )
 )
 SEQUENCES = [[0, 1, 2], [2, 3, 0, 1], [0, 1]]
-FILM = Film(frames=np.zeros((40, 16, 16, 3), np.uint8))
+FILM = VideoFrames(frames=np.zeros((40, 16, 16, 3), np.uint8))
 
 
 def test_words_are_counted_where_they_are_the_most_used_first() -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from signllm.ablation.page import write_table
-from signllm.ablation.table import read_table
-from signllm.evaluation.compare import compare
+from signllm.ablation.table import read_ablation_table
+from signllm.ablation.table_files import write_table_files
+from signllm.evaluation.compare import compare_runs
 from signllm.evaluation.compare_page import write_comparison
-from signllm.evaluation.hypotheses import Hypothesis, write_scored
-from signllm.evaluation.report import report
+from signllm.evaluation.hypotheses import Hypothesis, write_hypotheses_and_scores
+from signllm.evaluation.report import write_report
 from signllm.evaluation.scores import score
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -86,22 +86,22 @@ def write_scores(run: Path, good: int, seed: int) -> Path:
         Hypothesis(place=n, id=f"v{n}", hypothesis=text, reference=said[n], characters=[], words=[])
         for n, text in enumerate(texts)
     ]
-    write_scored(run, "dev", hypotheses, score(texts, said, bootstrap=50) | {"split": "dev"})
+    write_hypotheses_and_scores(run, "dev", hypotheses, score(texts, said, bootstrap=50) | {"split": "dev"})
     return run
 
 
 @pytest.fixture(params=["report", "compare", "ablations"])
 def page_file(request: pytest.FixtureRequest, demo_folder: Path, tmp_path: Path) -> Path:
     if request.param == "report":
-        return report(demo_folder)
+        return write_report(demo_folder)
     cells = {("full", 0): 10, ("full", 1): 9, ("no_mmd", 0): 4, ("no_mmd", 1): 6}
     runs = [
         write_scores(tmp_path / name / f"seed-{seed}" / "finetune", good, seed)
         for (name, seed), good in cells.items()
     ]
     if request.param == "ablations":
-        return write_table(read_table(tmp_path, "dev"), tmp_path)
-    write_comparison(compare(runs, "dev"), "dev", tmp_path / "runs.html")
+        return write_table_files(read_ablation_table(tmp_path, "dev"), tmp_path)
+    write_comparison(compare_runs(runs, "dev"), "dev", tmp_path / "runs.html")
     return tmp_path / "runs.html"
 
 
@@ -129,6 +129,6 @@ def test_a_page_is_read_by_everybody(browser: Any, page_file: Path, tmp_path: Pa
 
 
 def test_translations_are_marked_with_their_language_and_figures_with_their_split(tmp_path: Path) -> None:
-    text = report(write_scores(tmp_path / "run", 8, 0)).read_text()
+    text = write_report(write_scores(tmp_path / "run", 8, 0)).read_text()
     assert '<div lang="de"><div class="scroll"><table' in text
     assert "BLEU-4, dev, phoenix2014t" in text

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from signllm.evaluation.report.frames import Film
 from signllm.evaluation.report.timeline import Span, spans_of, timeline
+from signllm.evaluation.report.video_frames import VideoFrames
 
 
 def blocks(drawing: str) -> list[tuple[float, float]]:
@@ -59,7 +59,7 @@ def test_a_word_over_the_end_of_a_row_is_drawn_in_both() -> None:
 def test_thumbnails_show_the_frames_of_their_time() -> None:
     frames = np.zeros((160, 8, 8, 3), dtype=np.uint8)
     frames[80:] = 255
-    film = Film(frames=frames)
+    film = VideoFrames(frames=frames)
     drawing = str(timeline([0] * 32, [], film, "label"))
     assert drawing.count('href="data:image/jpeg;base64,') == 1
     import base64

@@ -1,8 +1,9 @@
-"""The contact sheet of a codebook: entries with the frames they stand for, in a grid, as one PNG.
+"""The contact sheet of a codebook: a PNG with a grid of characters or words and the frames of example videos.
 
-Every entry shows the same moments of a few clips, one clip below the other: rows that look alike mean one
-hand shape, place or movement; rows that do not, a code that means nothing. Labels are black on white and
-shares are bars, so that the sheet can be printed in grey. Videos are decoded one at a time, each once.
+Each entry shows the same moments of a few videos, one video below the other. If the rows of an entry are
+similar, the code represents one hand shape, place or movement; if they differ, it represents nothing
+specific. Labels are black on white and shares are drawn as bars, so that the sheet can be printed in grey.
+Videos are decoded one at a time, each of them once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from signllm.atomic_files import atomic_file
 from signllm.data.fonts import choose_font
-from signllm.evaluation.report.frames import THUMBNAIL_HEIGHT, Film
+from signllm.evaluation.report.video_frames import THUMBNAIL_HEIGHT, VideoFrames
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -32,7 +33,12 @@ GAP = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """The place of a video in its split, and the frames of it to show."""
+    """Some frames of one video.
+
+    Attributes:
+        video: index of the video in its split.
+        frames: indices of the frames to show.
+    """
 
     video: int
     frames: tuple[int, ...]
@@ -40,7 +46,15 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A character or a word: its number, its spelling, how often and what share it is, clips of it."""
+    """A character or a word with example clips.
+
+    Attributes:
+        name: number of the character or word.
+        spelling: characters of a word.
+        count: number of its occurrences.
+        share: its share of all characters or words, between 0 and 1.
+        clips: example occurrences, each from another video.
+    """
 
     name: str
     spelling: str = ""
@@ -51,7 +65,14 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading, a hint, and entries whose clips show ``frames`` frames each."""
+    """A part of the sheet with its own heading.
+
+    Attributes:
+        title: heading.
+        hint: explanation next to the heading.
+        frames: number of frames of each clip.
+        entries: the characters or words to show.
+    """
 
     title: str
     hint: str
@@ -61,7 +82,15 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Where an entry stands."""
+    """The position of an entry on the sheet, in pixels.
+
+    Attributes:
+        x: left edge.
+        y: top edge.
+        width: width of the entry.
+        entry: the character or word.
+        largest_share: share whose bar has the full length.
+    """
 
     x: int
     y: int
@@ -72,7 +101,14 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Where everything stands: headings by their top, cells, and the size of the picture."""
+    """The layout of a sheet, in pixels.
+
+    Attributes:
+        headings: top edge of each section, and the section.
+        cells: positions of all entries.
+        width: width of the sheet.
+        height: height of the sheet.
+    """
 
     headings: tuple[tuple[int, Section], ...]
     cells: tuple[Cell, ...]
@@ -80,13 +116,13 @@ class Page:
     height: int
 
 
-def laid_out(sections: Sequence[Section], *, title_lines: int, thumbnail: int) -> Page:
-    """Place entries in as many columns as fit, sections one below the other.
+def lay_out_page(sections: Sequence[Section], *, title_lines: int, thumbnail: int) -> Page:
+    """Arrange sections one below the other, and the entries of each in as many columns as fit.
 
     Args:
-        sections: what to show.
-        title_lines: lines below the title.
-        thumbnail: width of the widest one in pixels.
+        sections: sections of the sheet.
+        title_lines: number of lines below the title.
+        thumbnail: width of the widest thumbnail in pixels.
     """
     cells: list[Cell] = []
     headings = []
@@ -120,25 +156,25 @@ def draw_sheet(
     *,
     title: str,
     lines: Sequence[str],
-    film: Callable[[int], tuple[str, Film]],
+    decode: Callable[[int], tuple[str, VideoFrames]],
     thumbnail: int,
 ) -> Page:
     """Draw a contact sheet into a PNG file.
 
     Args:
-        sections: what to show.
-        out: the file; whole or absent.
-        title: its heading.
-        lines: told below it.
-        film: gives a video's name and frames by its place; asked once for each video.
-        thumbnail: width of the widest one in pixels.
+        sections: sections of the sheet.
+        out: PNG file; it is written atomically.
+        title: heading of the sheet.
+        lines: lines of text below the heading.
+        decode: returns the name and the frames of the video with a given index; called once for each video.
+        thumbnail: width of the widest thumbnail in pixels.
 
     Returns:
-        Where everything stands.
+        The layout of the sheet.
     """
     from PIL import Image, ImageDraw
 
-    page = laid_out(sections, title_lines=len(lines), thumbnail=thumbnail)
+    page = lay_out_page(sections, title_lines=len(lines), thumbnail=thumbnail)
     sheet = Image.new("RGB", (page.width, page.height), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), title, fill=BLACK, font=_font(LARGE, is_bold=True))
@@ -146,18 +182,18 @@ def draw_sheet(
         draw.text((MARGIN, MARGIN + TITLE + number * TITLE_LINE), line, fill=BLACK, font=_font(MEDIUM))
     for y, section in page.headings:
         _write_heading(draw, section, y, page.width)
-    shown: dict[int, list[tuple[int, int, Clip]]] = {}
+    clips_of_video: dict[int, list[tuple[int, int, Clip]]] = {}
     for cell in page.cells:
-        _write_head(draw, cell)
+        _write_label(draw, cell)
         for row, clip in enumerate(cell.entry.clips):
             y = cell.y + HEAD + row * (THUMBNAIL_HEIGHT + CAPTION)
-            shown.setdefault(clip.video, []).append((cell.x, y, clip))
-    for video in sorted(shown):
-        name, frames = film(video)
-        for x, y, clip in shown[video]:
+            clips_of_video.setdefault(clip.video, []).append((cell.x, y, clip))
+    for video in sorted(clips_of_video):
+        name, frames = decode(video)
+        for x, y, clip in clips_of_video[video]:
             sheet.paste(frames.picture(clip.frames, gap=GAP), (x, y))
-            told = f"{name[-24:]}, frames {clip.frames[0]} to {clip.frames[-1]}"
-            text, font = choose_font(told, SMALL)
+            caption = f"{name[-24:]}, frames {clip.frames[0]} to {clip.frames[-1]}"
+            text, font = choose_font(caption, SMALL)
             draw.text((x, y + THUMBNAIL_HEIGHT + 1), text, fill=GREY, font=font)
     with atomic_file(out) as unfinished:
         sheet.save(unfinished, format="PNG")
@@ -165,23 +201,24 @@ def draw_sheet(
 
 
 def _write_heading(draw: ImageDraw, section: Section, y: int, width: int) -> None:
+    """Write a line, the title and the hint of a section."""
     draw.line((MARGIN, y, width - MARGIN, y), fill=BLACK, width=2)
     draw.text((MARGIN, y + 8), section.title, fill=BLACK, font=_font(LARGE, is_bold=True))
     begin = MARGIN + draw.textlength(section.title, font=_font(LARGE, is_bold=True)) + 20
     draw.text((begin, y + 14), section.hint, fill=GREY, font=_font(MEDIUM))
 
 
-def _write_head(draw: ImageDraw, cell: Cell) -> None:
-    """Write name and spelling on the left, count and share with its bar on the right."""
+def _write_label(draw: ImageDraw, cell: Cell) -> None:
+    """Write name and spelling of an entry on the left, its count and share with a bar on the right."""
     entry, right = cell.entry, cell.x + cell.width
-    told = f"× {entry.count:,}   {entry.share:.2%}"
+    usage = f"× {entry.count:,}   {entry.share:.2%}"
     bar = cell.y + HEAD - 10
     draw.rectangle((right - BAR, bar, right, bar + 5), fill=LIGHT)
     draw.rectangle((right - round(BAR * entry.share / cell.largest_share), bar, right, bar + 5), fill=BLACK)
-    draw.text((right, cell.y + 8), told, fill=BLACK, font=_font(MEDIUM), anchor="ra")
+    draw.text((right, cell.y + 8), usage, fill=BLACK, font=_font(MEDIUM), anchor="ra")
     draw.text((cell.x, cell.y + 6), entry.name, fill=BLACK, font=_font(LARGE, is_bold=True))
     begin = cell.x + draw.textlength(entry.name, font=_font(LARGE, is_bold=True)) + 12
-    room = right - draw.textlength(told, font=_font(MEDIUM)) - 12 - begin
+    room = right - draw.textlength(usage, font=_font(MEDIUM)) - 12 - begin
     spelling = entry.spelling
     while spelling and draw.textlength(spelling, font=_font(MEDIUM)) > room:
         spelling = spelling.rstrip("…")[:-1] + "…" if len(spelling) > 1 else ""
@@ -190,7 +227,7 @@ def _write_head(draw: ImageDraw, cell: Cell) -> None:
 
 @cache
 def _font(size: int, *, is_bold: bool = False) -> FreeTypeFont:
-    """Return DejaVu Sans out of matplotlib, which is the same on every machine and knows s₀."""
+    """Return the DejaVu Sans of matplotlib: it is the same on every machine and has the glyph of s₀."""
     from matplotlib import get_data_path
     from PIL import ImageFont
 

@@ -1,7 +1,8 @@
-"""Translations of a split that is not finished: kept in the run, so that a stopped evaluation goes on there.
+"""Translations of an interrupted evaluation, kept in the run folder so that it can be resumed.
 
-The first line of ``unfinished.SPLIT.jsonl`` says what the others were made with (checkpoint, data, search);
-where that has changed they are made anew. The file goes when the scores are written.
+The first line of ``unfinished.SPLIT.jsonl`` records what the translations were made with (checkpoint, data,
+search settings). If that has changed, the translations are discarded. The file is removed when the scores
+are written.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from signllm.atomic_files import atomic_write
 from signllm.evaluation.hypotheses import Hypothesis
 
 
-class Unfinished:
-    """What has been translated so far; only rank 0 reads and writes it.
+class PartialTranslations:
+    """The translations of a split so far; only rank 0 reads and writes the file.
 
     Args:
-        run: folder of the run.
-        split: that is translated.
-        made_with: what decides a translation beside its video; made of JSON's types.
+        run: run folder.
+        split: label of the split.
+        made_with: everything except the video that a translation depends on, as JSON-compatible values.
     """
 
     def __init__(self, run: Path, split: str, made_with: Mapping[str, Any]) -> None:
@@ -30,25 +31,25 @@ class Unfinished:
         self.made_with = json.loads(json.dumps(made_with))
 
     def read(self) -> list[Hypothesis]:
-        """Return the translations that were kept and are still valid."""
+        """Return the translations of the file if they are still valid, else an empty list."""
         try:
             first, *lines = self.path.read_text(encoding="utf-8").splitlines()
             if json.loads(first) != self.made_with:
                 return []
             return [Hypothesis(**json.loads(line)) for line in lines]
-        except (OSError, ValueError, TypeError):  # not there, or not ours: translated anew
+        except (OSError, ValueError, TypeError):  # no file, or a damaged one: translate everything
             return []
 
     def write(self, translations: Sequence[Hypothesis]) -> None:
-        """Keep translations; what could not be read is tried again.
+        """Write translations, except for unreadable videos, which are tried again.
 
         Raises:
-            UsageError: the disk is full.
+            UsageError: The disk is full.
         """
-        records = [dataclasses.asdict(one) for one in translations if not one.problem]
+        records = [dataclasses.asdict(translation) for translation in translations if not translation.problem]
         lines = [json.dumps(record, ensure_ascii=False) for record in [self.made_with, *records]]
         atomic_write(self.path, "\n".join(lines) + "\n")
 
     def remove(self) -> None:
-        """Forget them: the split is finished."""
+        """Remove the file, because the split is complete."""
         self.path.unlink(missing_ok=True)

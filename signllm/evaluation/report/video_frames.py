@@ -28,7 +28,7 @@ QUALITY = 80
 
 
 @dataclass(frozen=True, kw_only=True)
-class Film:
+class VideoFrames:
     """The decoded frames of a video.
 
     Attributes:
@@ -75,7 +75,7 @@ def films(
     *,
     most: int | None = None,
     fps: float | None = None,
-) -> dict[str, Film]:
+) -> dict[str, VideoFrames]:
     """Decode the videos of some samples; what cannot be had is said in ``problems`` and left out.
 
     Args:
@@ -93,13 +93,19 @@ def films(
     try:
         samples = open_mixture(shards).split(split)
         places = {sample.id: place for place, sample in enumerate(samples.samples) if sample.id in set(ids)}
-        return {name: film_of(samples, places[name], most=most, fps=fps) for name in ids if name in places}
+        return {
+            name: load_video_frames(samples, places[name], most=most, fps=fps)
+            for name in ids
+            if name in places
+        }
     except (UsageError, OSError, StorageError) as error:
         problems.append(f"video frames of {split}: {error}")
         return {}
 
 
-def film_of(split: Split, place: int, *, most: int | None = None, fps: float | None = None) -> Film:
+def load_video_frames(
+    split: Split, place: int, *, most: int | None = None, fps: float | None = None
+) -> VideoFrames:
     """Decode the ``place``-th video of a split: the frames that the model read of it.
 
     Raises:
@@ -109,6 +115,6 @@ def film_of(split: Split, place: int, *, most: int | None = None, fps: float | N
     from signllm.data.stored_frames import decode_stored_frames
 
     frames_THWC = decode_stored_frames(split.read(place))
-    return Film(
+    return VideoFrames(
         frames=frames_THWC[frame_numbers_to_read(len(frames_THWC), split.samples[place].fps, fps, most)]
     )

@@ -1,7 +1,7 @@
-"""What an evaluation leaves in TensorBoard: scores of the checkpoint's step, alarms, first translations.
+"""The TensorBoard output of an evaluation: scores at the step of the checkpoint, alarms, some translations.
 
-In a folder of its own below ``RUN/tensorboard``: of a folder TensorBoard reads the latest file only, and a
-training that goes on meanwhile writes into an earlier one.
+It is written to a folder of its own below ``RUN/tensorboard``. TensorBoard reads only the latest event file
+of a folder, and a training run that continues meanwhile writes to an earlier one.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from signllm.stages.looks import said_and_written
 from signllm.training.metrics import ALARM
 
 FOLDER = Path("tensorboard", "evaluate")
-SHOWN = 20
-"""Translations in the table."""
+TABLE_ROWS = 20
+"""Number of translations in the table."""
 
 
-def show_scores(
+def write_scores_to_tensorboard(
     run: Path,
     step: int,
     scores: Mapping[str, Mapping[str, Any]],
     hypotheses: Sequence[Hypothesis],
     alarms: Iterable[Alarm],
 ) -> None:
-    """Put an evaluation of the checkpoint of ``step`` into TensorBoard.
+    """Write the results of an evaluation for TensorBoard.
 
     Args:
-        run: its folder.
-        step: of the checkpoint.
-        scores: name → what ``scores.NAME.json`` holds; the first name is that of the hypotheses.
-        hypotheses: translations, of which the first are shown.
-        alarms: that the scores raised.
+        run: run folder.
+        step: step of the checkpoint.
+        scores: name → contents of ``scores.NAME.json``; the first name is that of the hypotheses.
+        hypotheses: translations, of which the first ones are shown.
+        alarms: alarms that the scores triggered.
 
     Raises:
-        UsageError: the disk is full.
+        UsageError: The disk is full.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     label = next(iter(scores))
-    rows = [(one.id, one.reference, one.hypothesis) for one in hypotheses[:SHOWN]]
+    rows = [(h.id, h.reference, h.hypothesis) for h in hypotheses[:TABLE_ROWS]]
     with report_full_disk(run / FOLDER), SummaryWriter(str(run / FOLDER)) as board:
-        for name, found in scores.items():
+        for name, values in scores.items():
             for metric in METRICS:
-                board.add_scalar(f"{name}/{metric}", found[metric], step)
+                board.add_scalar(f"{name}/{metric}", values[metric], step)
         for alarm in alarms:
             board.add_text(f"{label}/{ALARM}", str(alarm), step)
         board.add_text(f"{label}/translations", said_and_written(rows), step)

@@ -1,7 +1,7 @@
-"""The characters of a split as a run reads them, for whoever asks what characters and words stand for.
+"""The characters of a split, as a run encodes its videos: the input of every inspection.
 
-What ``compose`` recorded is taken as it is; anything else (another split, a fine-tuned run, whose encoder has
-moved on) is encoded now by the run's own encoder. The language model is never loaded.
+The characters that ``compose`` recorded are loaded. Those of any other split, and those of a fine-tuned run,
+whose encoder has changed since, are computed by the run's own encoder. The language model is never loaded.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from signllm.training.checkpoint import whole_checkpoint
 from signllm.training.engine import Ranks
 
 BATCH = 8
-"""Videos encoded at a time."""
+"""Videos that are encoded at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What a run made of a split.
+class EncodedSplit:
+    """The characters of the videos of a split.
 
     Attributes:
-        stage: of the run: ``pretrain`` or ``finetune``.
-        words: its word codebook.
+        stage: stage of the run, ``pretrain`` or ``finetune``.
+        words: word codebook of the run.
         split: the videos.
-        places: place in the split of each video that was read, in the order of ``sequences``.
-        sequences: its characters.
-        max_frames: longer videos were thinned to this many frames before they were read.
-        fps: frames per second at which they were read; None: every frame.
-        is_recorded: whether ``compose`` had recorded the characters; else they were encoded now.
-        codebook_moved: whether the character codebook is no longer the one that the words were composed from.
+        places: index in the split of each readable video, in the order of ``sequences``.
+        sequences: characters (N,) of each readable video.
+        max_frames: longer videos were subsampled to this many frames before they were encoded.
+        fps: frame rate at which the videos were encoded; None if every stored frame was.
+        is_recorded: whether the characters were recorded by ``compose``; otherwise they were computed now.
+        codebook_moved: whether the character codebook has changed since the words were composed from it.
     """
 
     stage: str
@@ -60,20 +60,20 @@ class Reading:
     codebook_moved: bool
 
 
-def read_characters(run: Path, shards: Path | str, split: str = TRAIN) -> Reading:
-    """Return the characters of a split.
+def load_or_encode_split(run: Path, shards: Path | str, split: str = TRAIN) -> EncodedSplit:
+    """Return the characters of a split: recorded ones if there are any, otherwise encoded now.
 
     Args:
         run: a pretrained and composed run, or a fine-tuned one.
         shards: folder or address of the shards, or the mixture that the run was composed from.
-        split: which of its splits; ``train`` of a composed run is not encoded again.
+        split: name of the split; ``train`` of a composed run is loaded, not encoded again.
 
     Raises:
-        UsageError: not such a run, no codes or words, words of another codebook, no such split, or shards of
-            other videos than those that were recorded.
+        UsageError: This is not such a run, it has no codes or words, its words belong to another codebook,
+            there is no such split, or the shards hold other videos than those that were recorded.
     """
     stage, videos = run_stage(run), open_mixture(shards).split(split)
-    _require_codes(run, stage)
+    _require_codebook(run, stage)
     if stage == finetuned.STAGE:
         config, checkpoint = load_config(run, FinetuneConfig), whole_checkpoint(run)
         words, data = finetuned.words_of(checkpoint, run), config.data
@@ -86,15 +86,15 @@ def read_characters(run: Path, shards: Path | str, split: str = TRAIN) -> Readin
         characters = recorded_characters(run, words)
         _check_same_videos(characters, videos, shards, data)
     else:
-        encoder = encoder or _pretrained_encoder(run)
-        characters = _encoded(encoder, videos, data)
-    read = [place for place, sample in enumerate(videos.samples) if sample.id in characters]
-    return Reading(
+        encoder = encoder or _load_pretrained_encoder(run)
+        characters = _encode_split(encoder, videos, data)
+    places = [place for place, sample in enumerate(videos.samples) if sample.id in characters]
+    return EncodedSplit(
         stage=stage,
         words=words,
         split=videos,
-        places=tuple(read),
-        sequences=tuple(np.asarray(characters[videos.samples[place].id], np.int64) for place in read),
+        places=tuple(places),
+        sequences=tuple(np.asarray(characters[videos.samples[place].id], np.int64) for place in places),
         max_frames=data.max_frames,
         fps=data.fps,
         is_recorded=is_recorded,
@@ -102,26 +102,27 @@ def read_characters(run: Path, shards: Path | str, split: str = TRAIN) -> Readin
     )
 
 
-def _require_codes(run: Path, stage: str) -> None:
+def _require_codebook(run: Path, stage: str) -> None:
+    """Raise a ``UsageError`` if the run was trained without vector quantisation."""
     if stage == finetuned.STAGE:
         vq_sign = load_config(run, FinetuneConfig).sign_llm.vq_sign
     else:
         vq_sign = load_config(run, PretrainConfig).vq_sign
     if vq_sign is not None and vq_sign.quantizer.update == "none":
         raise UsageError(
-            "this run was trained without VQ, so it has no characters to look at",
+            "this run was trained without a codebook, so it has no characters to inspect",
             where=run,
-            remedy="give a run of an encoder with a codebook",
+            remedy="give a run whose encoder has a codebook",
         )
 
 
-def _pretrained_encoder(run: Path) -> VQSign:
+def _load_pretrained_encoder(run: Path) -> VQSign:
     weights, _ = encoder_and_words(run)
     return vq_sign_of(load_config(run, PretrainConfig).vq_sign, weights, where=run)
 
 
-def _encoded(vq_sign: VQSign, videos: Split, data: DataConfig) -> dict[str, np.ndarray]:
-    """Return the characters of every readable video, in this one process, without augmentation."""
+def _encode_split(vq_sign: VQSign, videos: Split, data: DataConfig) -> dict[str, np.ndarray]:
+    """Return id → characters of every readable video, encoded in this process without augmentation."""
     ranks = Ranks(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     sequences: dict[str, np.ndarray] = {}
 
@@ -140,16 +141,21 @@ def _encoded(vq_sign: VQSign, videos: Split, data: DataConfig) -> dict[str, np.n
 def _check_same_videos(
     characters: Mapping[str, np.ndarray], videos: Split, shards: Path | str, data: DataConfig
 ) -> None:
-    """Names alone do not tell: every demo has a train-0000. Lengths do."""
+    """Raise a ``UsageError`` if recorded characters do not fit the videos of the shards.
+
+    The ids are not enough, because every demo has a video ``train-0000``. The lengths are compared too.
+    """
     frames = VideoSource(videos, data, augment=False).frame_counts
     expected = dict(zip(videos.samples.ids, count_clips(torch.as_tensor(frames)).tolist(), strict=True))
     wrong = [name for name, sequence in characters.items() if expected.get(name) != len(sequence)]
     if wrong:
-        found = expected.get(wrong[0])
-        told = "is not there" if found is None else f"has {found} characters, not {len(characters[wrong[0]])}"
+        count = expected.get(wrong[0])
+        reason = (
+            "is not there" if count is None else f"has {count} characters, not {len(characters[wrong[0]])}"
+        )
         raise UsageError(
             f"these shards hold other videos than the run was composed from: {len(wrong)} of "
-            f"{len(characters)} do not fit, first {wrong[0]}, which {told}",
+            f"{len(characters)} do not fit, first {wrong[0]}, which {reason}",
             where=f"{shards}, split {videos.name}",
             remedy="give the shards that `signllm compose --data` was given, or compose again on these",
         )
