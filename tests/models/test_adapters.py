@@ -111,7 +111,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(UsageError, match="tokens is 0"):
         PromptTuningConfig(tokens=0)
     for wrong in ({"init": "text"}, {"text": "sun"}):
-        with pytest.raises(UsageError, match="prompt_tuning.init is"):
+        with pytest.raises(UsageError, match=r"prompt_tuning\.init is"):
             PromptTuningConfig(**wrong)
     with pytest.raises(UsageError, match="lora and prompt_tuning"):
         LanguageModelConfig(lora=LoraConfig(), prompt_tuning=LEARNT)
