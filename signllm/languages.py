@@ -1,8 +1,8 @@
-"""Languages: every common spelling of one, and the code that each family of translation models has for it.
+"""The written languages: their names and spellings, and their codes in families of translation models.
 
-Datasets name a language in many ways (``German``, ``de_DE``, ``deu``, Deutsch), and mBART-50 (arXiv
-2008.00401), M2M100 (arXiv 2010.11125) and NLLB (arXiv 2207.04672) each have codes of their own.
-:func:`find_language` is the only place of the package that compares names of languages.
+Datasets name a language in many ways (``German``, ``de_DE``, ``deu``, ``Deutsch``), and mBART-50 (arXiv
+2008.00401), M2M100 (arXiv 2010.11125) and NLLB (arXiv 2207.04672) each have codes of their own. The rest of
+the package compares names of languages only through :func:`find_language`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ class Language:
     """A written language.
 
     Attributes:
-        name: its English name.
-        native: its own name.
+        name: English name.
+        native: name of the language in the language itself.
         iso1: two-letter code of ISO 639-1, or None.
         iso3: three-letter code of ISO 639-3.
         nllb: code of FLORES-200, which NLLB uses, or None.
         mbart: code of mBART-50, or None.
         m2m100: code of M2M100, or None.
-        has_spaces: False where words are not separated by spaces, so that scores count characters.
-        aliases: further spellings, among them the sign languages of the countries that write this language.
+        has_spaces: whether words are separated by spaces; if not, scores count characters.
+        aliases: further spellings, including the sign languages of countries in which this language is
+            written.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Language:
 
     @property
     def code(self) -> str:
-        """The shortest ISO 639 code, as web pages and prompts use it."""
+        """The shortest ISO 639 code of the language, as it is used on web pages and for prompts."""
         return self.iso1 or self.iso3
 
 
@@ -159,6 +160,7 @@ _WITHOUT_SPACES = {
 
 
 def _read_table() -> tuple[Language, ...]:
+    """Parse the table above."""
     languages = []
     for line in _TABLE.strip().splitlines():
         if line.startswith("#"):
@@ -186,16 +188,16 @@ def _read_table() -> tuple[Language, ...]:
 
 
 LANGUAGES = _read_table()
-"""All languages of this module, by their English names in alphabetical order."""
+"""All languages of this module, in the alphabetical order of their English names."""
 
 
 def find_language(spelling: str) -> Language | None:
-    """Return the language that a name or a code means; None if this module does not know it.
+    """Return the language that a name or a code denotes; None if this module does not know it.
 
-    Understood are English and native names, ISO 639-1 and 639-3, the codes of NLLB, mBART and M2M100
-    (``__de__``), tags with a region or a script (``pt-BR``, ``zh_Hans_CN``, ``de_DE.UTF-8``), a name with an
-    addition (``Chinese (Simplified)``, ``Portuguese, Brazil``), and the sign language of a country, in upper
-    or lower case.
+    The spelling may be an English or native name, a code of ISO 639-1 or 639-3, a code of NLLB, mBART or
+    M2M100 (``__de__``), a tag with a region or a script (``pt-BR``, ``zh_Hans_CN``, ``de_DE.UTF-8``), a name
+    with a qualifier (``Chinese (Simplified)``, ``Portuguese, Brazil``), or the name of a country's sign
+    language. Upper and lower case are equivalent.
     """
     text = spelling.strip().strip("<>[]").strip("_").partition(".")[0].partition("@")[0]
     key = _key(text)
@@ -204,25 +206,27 @@ def find_language(spelling: str) -> Language | None:
     index = _index()
     if key in index:
         return index[key]
-    if re.fullmatch(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})+", text):  # a tag: drop region, then script
+    if re.fullmatch(
+        r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})+", text
+    ):  # a tag: drop the region, then the script
         subtags = key.split()
         for length in range(len(subtags) - 1, 0, -1):
             if " ".join(subtags[:length]) in index:
                 return index[" ".join(subtags[:length])]
         return None
-    name = re.split(r"[(（,;/\[]", text, maxsplit=1)[0]  # Portuguese (Brazil); Greek, Modern
+    name = re.split(r"[(（,;/\[]", text, maxsplit=1)[0]  # as in Portuguese (Brazil) and Greek, Modern
     name = re.sub(r"\s+(sign\s+)?language\s*$", "", name, flags=re.IGNORECASE)
     return index.get(_key(name))
 
 
 def is_written_without_spaces(spelling: str) -> bool:
-    """Return whether a language does not separate words by spaces, so that scores count characters."""
+    """Return whether the words of a language are not separated by spaces, so that scores count characters."""
     language = find_language(spelling)
     return language is not None and not language.has_spaces
 
 
 def language_code(spelling: str) -> str:
-    """Return the shortest ISO 639 code of a language; of an unknown one, the first part of the spelling."""
+    """Return the shortest ISO 639 code of a language, or the first part of an unknown spelling."""
     language = find_language(spelling)
     if language is None:
         return re.split(r"[-_]", spelling.strip().strip("_").lower(), maxsplit=1)[0]
@@ -230,16 +234,16 @@ def language_code(spelling: str) -> str:
 
 
 def nearest_names(spelling: str, count: int = 3) -> list[str]:
-    """Return the English names of the languages that are spelled most like ``spelling``, nearest first."""
+    """Return the English names of the languages with the most similar spellings, the most similar first."""
     index = _index()
     close = difflib.get_close_matches(_key(spelling), index, n=4 * count, cutoff=0.6)
     return list(dict.fromkeys(index[key].name for key in close))[:count]
 
 
 def _key(spelling: str) -> str:
-    """Return a spelling without case, accents and punctuation, its parts separated by single spaces."""
+    """Return a spelling in lower case without accents and punctuation, with single spaces between parts."""
     decomposed = unicodedata.normalize("NFKD", spelling.casefold())
-    # Only Latin accents are dropped: the vowel signs of Indic scripts are combining characters as well.
+    # Only Latin accents are removed, because the vowel signs of Indic scripts are combining characters too.
     plain = re.sub("[\u0300-\u036f]", "", decomposed).replace("ı", "i")
     words = re.sub(r"[\s\-_()（）,;/.'ʻʼ’\[\]]+", " ", plain)
     return unicodedata.normalize("NFC", words).strip()
@@ -247,13 +251,13 @@ def _key(spelling: str) -> str:
 
 @cache
 def _index() -> dict[str, Language]:
-    """Return the language of every spelling; a code or a name wins over another language's alias."""
+    """Return the language of every spelling; codes and names take precedence over aliases."""
     index: dict[str, Language] = {}
     for language in LANGUAGES:
         codes = (language.iso1, language.iso3, language.nllb)
         for spelling in (language.name, language.native, *codes):
             if spelling is not None:
-                index.setdefault(_key(spelling), language)  # zh is Chinese, not Traditional Chinese
+                index.setdefault(_key(spelling), language)  # zh denotes Chinese, not Traditional Chinese
     for language in LANGUAGES:
         for spelling in language.aliases:
             index.setdefault(_key(spelling), language)

@@ -204,7 +204,13 @@ def test_a_language_model_that_is_missing_leaves_a_run_that_can_be_begun_again(
     assert not run.exists(), "nothing is half-written"
     refused("evaluate", "--run", run, "--data", shards, "--split", "dev", told="has no config.json")
     option, zero3 = "--sign-llm.language-model.", ("--training.deepspeed", "zero3")
-    refused(*stage3, f"{option}quantize", "4bit", *zero3, told="ZeRO-3 cannot cut a quantised language model")
+    refused(
+        *stage3,
+        f"{option}quantize",
+        "4bit",
+        *zero3,
+        told="ZeRO-3 cannot partition a quantized language model",
+    )
     refused(*stage3, f"{option}attention", "flash_attention_2", told="leave the option out: torch's SDPA")
     # The right path goes into the same folder; a wrong split and a missing video follow it.
     assert cli.main([str(word) for word in (*stage3, model, composed / "llm", "--training.epochs", "3")]) == 0

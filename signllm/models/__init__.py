@@ -1,5 +1,6 @@
-"""The networks: video to characters (VQ-Sign), characters to text (SignLLM around a frozen language model).
+"""The networks: VQ-Sign (video to characters) and SignLLM (characters to text, with a frozen language model).
 
-Every loss and metric a model returns is this rank's *share* of the global value: the sum over ranks is what
-one rank would compute on the whole batch, so a run means the same on any number of ranks.
+Every loss and metric that a model returns is this rank's *share* of the global value: the sum of the shares
+over all ranks is the value that a single rank would compute on the global batch. Results therefore do not
+depend on the number of ranks.
 """

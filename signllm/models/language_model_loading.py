@@ -1,6 +1,6 @@
-"""Load a language model so that it stays as it is: frozen, partitioned under ZeRO-3, adapters apart.
+"""Loading a frozen language model and its tokenizer from a folder, partitioned over the ranks under ZeRO-3.
 
-Only what lies on this machine and only safetensors are read: nothing is fetched, no pickle is opened.
+Only local files and only safetensors are read: nothing is downloaded, and no pickle is opened.
 """
 
 from __future__ import annotations
@@ -36,9 +36,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @contextmanager
 def zero3_loading(deepspeed: Mapping[str, Any] | None, *, dtype: str) -> Iterator[None]:
-    """Let ``transformers`` partition what it loads inside, under ZeRO-3; not what is built afterwards.
+    """Under ZeRO-3, let ``transformers`` partition the models that it loads inside the block.
 
-    DeepSpeed would give the weights the precision of the training: ``dtype`` is that of the model.
+    Models that are built after the block are not partitioned.
+
+    Args:
+        deepspeed: settings of the DeepSpeed engine, or None.
+        dtype: precision of the weights; without it DeepSpeed would use the precision of the training.
     """
     if deepspeed is None or deepspeed["zero_optimization"]["stage"] != 3:
         yield
@@ -47,20 +51,20 @@ def zero3_loading(deepspeed: Mapping[str, Any] | None, *, dtype: str) -> Iterato
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     loaded_as = {**deepspeed, "bf16": {"enabled": dtype == "bf16"}}
-    known = HfDeepSpeedConfig(loaded_as)  # transformers refers to it weakly: the name keeps it alive
+    config = HfDeepSpeedConfig(loaded_as)  # transformers keeps only a weak reference to it
     try:
         yield
     finally:
         unset_hf_deepspeed_config()
-        del known
+        del config
 
 
 def load_tokenizer(path: str) -> Any:
-    """Load the tokenizer of a model folder; nothing is fetched from a network.
+    """Load the tokenizer of a language model.
 
     Raises:
-        UsageError: there is no such folder, no tokenizer in it that can be read here, or none that knows
-            where a text ends.
+        UsageError: there is no such folder, it has no tokenizer that can be loaded, or the tokenizer has no
+            end-of-text token.
     """
     from transformers import AutoTokenizer
 
@@ -69,7 +73,7 @@ def load_tokenizer(path: str) -> Any:
     _require_sentencepiece(folder, path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # tokenizers raises plain exceptions where it cannot read a file
+    except Exception as error:  # tokenizers raises plain Exceptions if it cannot read a file
         raise _unreadable_tokenizer(folder, path, error) from None
     if tokenizer.eos_token_id is None:
         raise UsageError(
@@ -79,24 +83,25 @@ def load_tokenizer(path: str) -> Any:
 
 
 def _require_sentencepiece(folder: Path, path: str) -> None:
-    """Check that a tokenizer in the format of sentencepiece alone can be read.
+    """Check that a tokenizer which is only available in the format of sentencepiece can be loaded.
 
-    Without the package, ``transformers`` asks for another one or builds a tokenizer without words.
+    Without that package, ``transformers`` names another package or builds a tokenizer with an empty
+    vocabulary.
     """
     models = sorted(folder.glob("*.model"))
     has_others = any(any(folder.glob(kind)) for kind in TOKENIZERS if kind not in ("*.model", "vocab.*"))
     packages = [importlib.util.find_spec(name) for name in ("sentencepiece", "tiktoken")]
     if models and not has_others and packages == [None, None]:
         raise UsageError(
-            f"reading {models[0].name} needs the package sentencepiece, and there is no tokenizer.json",
+            f"{models[0].name} needs the package sentencepiece, and there is no tokenizer.json",
             where=path,
-            remedy="install sentencepiece: pip install sentencepiece; or save the tokenizer once where it is "
-            "installed: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+            remedy="install it: pip install sentencepiece; or save the tokenizer on a machine that has it: "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...)",
         )
 
 
 def _unreadable_tokenizer(folder: Path, path: str, error: Exception) -> UsageError:
-    """Return why a tokenizer cannot be read: a damaged or newer file, or a package that is missing."""
+    """Return an error with the reason why a tokenizer cannot be loaded, such as a damaged file."""
     import tokenizers
     import transformers
 
@@ -104,12 +109,12 @@ def _unreadable_tokenizer(folder: Path, path: str, error: Exception) -> UsageErr
     if file.is_file():
         try:
             tokenizers.Tokenizer.from_file(str(file))
-        except Exception as reason:  # as above
+        except Exception as reason:  # plain Exceptions, as in load_tokenizer
             try:
                 json.loads(file.read_text(encoding="utf-8"))
             except ValueError:
                 return UsageError(
-                    f"tokenizer.json is cut off or damaged: {reason}", where=file, remedy=FETCH_AGAIN
+                    f"tokenizer.json is truncated or damaged: {reason}", where=file, remedy=FETCH_AGAIN
                 )
             return UsageError(
                 f"tokenizer.json cannot be read by tokenizers {tokenizers.__version__}: {reason}",
@@ -127,7 +132,7 @@ def read_configuration(path: str) -> Any:
     """Return the ``transformers`` configuration of a language model.
 
     Raises:
-        UsageError: there is no such folder, or nothing that ``transformers`` knows in it.
+        UsageError: there is no such folder, or ``transformers`` does not know the model in it.
     """
     import transformers
     from transformers import AutoConfig
@@ -144,19 +149,20 @@ def read_configuration(path: str) -> Any:
             cannot.what,
             where=path,
             remedy=f"a newer version than transformers {transformers.__version__} may know it: "
-            "pip install -U transformers; code that a model brings along is never run",
+            "pip install -U transformers; custom code in a model's folder is never run",
         ) from None
 
 
 def model_type(model: Any) -> str:
-    """Return what ``transformers`` calls the family of a model, e.g. ``llama``."""
+    """Return the ``transformers`` model type of a model, for example ``llama``."""
     return str(model.config.model_type)
 
 
 def disable_dropout(settings: Any) -> Any:
-    """Return a configuration, itself, with every dropout of its own at 0, and with logits as its only output.
+    """Set every dropout of a ``transformers`` configuration to 0 and all optional outputs to off; return it.
 
-    ``output_attentions`` and its like would cost memory, and an attention that computes them.
+    Optional outputs such as ``output_attentions`` cost memory and rule out the fast implementations of
+    attention.
     """
     for name in ("output_attentions", "output_hidden_states"):
         if getattr(settings, name, False):
@@ -169,7 +175,7 @@ def disable_dropout(settings: Any) -> Any:
 
 
 def position_limit(config: Any) -> int | None:
-    """Return how many places a model reads at most; None where positions are relative, without end (T5)."""
+    """Return the largest number of positions of a model; None if it has relative positions (T5)."""
     if hasattr(config, "relative_attention_num_buckets"):
         return None
     limit = getattr(config, "max_position_embeddings", None)
@@ -185,38 +191,46 @@ def load_model(
     quantize: Quantize = "none",
     deepspeed: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Load a language model from safetensors, with every weight frozen and no dropout of its own.
+    """Load a language model from safetensors, with all weights frozen and without dropout.
 
-    ``deepspeed``: the engine's settings; under ZeRO-3 each rank loads its share (all ranks).
+    With ZeRO-3 every rank must call this; each loads its share of the weights.
+
+    Args:
+        path: folder of the model, or its name in the cache of the hub.
+        kind: class of the model.
+        dtype: precision of the weights, a key of ``DTYPES``.
+        attention: implementation of attention; None means torch's SDPA if the family has it.
+        quantize: precision to which the weights are quantized.
+        deepspeed: settings of the DeepSpeed engine, or None.
 
     Raises:
-        UsageError: there is no such folder, no language model of that kind in it, weights of it are missing
-            or no safetensors, or this machine lacks what ``attention`` or ``quantize`` need.
+        UsageError: there is no such folder, it has no language model of that kind, weights are missing or not
+            safetensors, or this machine lacks what ``attention`` or ``quantize`` needs.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
     auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
-    is_cut = deepspeed is not None and deepspeed["zero_optimization"]["stage"] == 3
+    is_partitioned = deepspeed is not None and deepspeed["zero_optimization"]["stage"] == 3
     check_attention(attention, dtype=dtype)
-    options = quantized_loading_options(quantize, dtype=DTYPES[dtype], is_cut=is_cut)
+    options = quantized_loading_options(quantize, dtype=DTYPES[dtype], is_partitioned=is_partitioned)
     options |= {} if attention is None else {"attn_implementation": attention}
     folder, settings = model_folder(path), read_configuration(path)
-    options |= prequantized_loading_options(settings, path, quantize=quantize, is_cut=is_cut)
+    options |= prequantized_loading_options(settings, path, quantize=quantize, is_partitioned=is_partitioned)
     require_safetensors(folder, path)
     try:
         disable_dropout(settings)
         options |= {"dtype": DTYPES[dtype]}
-        if is_cut:
+        if is_partitioned:
             loaded_as = {**(deepspeed or {}), "bf16": {"enabled": dtype == "bf16"}}
             model = load_partitioned(auto, folder, settings, loaded_as, **options)
             if model is not None:
-                return _frozen(model)
+                return _freeze(model)
         with zero3_loading(deepspeed, dtype=dtype):
             loaded: Any = auto.from_pretrained(
                 folder,
                 config=settings,
-                generation_config=GenerationConfig(),  # given one, the folder's file is not read
+                generation_config=GenerationConfig(),  # so that the file in the folder is not read
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
@@ -227,23 +241,23 @@ def load_model(
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise
-        what = ValueError("weights have other shapes than config.json says")
+        what = ValueError("the shapes of the weights do not match config.json")
         raise _cannot_load("language model", path, what) from None
-    model, found = loaded
-    if found["missing_keys"]:
-        missing = sorted(found["missing_keys"])
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
         raise UsageError(
             f"{len(missing)} weights of the language model are missing in its files, first {missing[0]}",
             where=path,
-            remedy="fetch or save the model again, whole",
+            remedy=FETCH_AGAIN,
         )
-    return _frozen(model)
+    return _freeze(model)
 
 
-def _frozen(model: Any) -> nn.Module:
-    """Freeze a model and empty its own settings of decoding, those of ``config.json`` included.
+def _freeze(model: Any) -> nn.Module:
+    """Freeze a model, clear its own generation settings, and exclude its buffers from checkpoints.
 
-    No checkpoint holds its buffers: they are in its own files.
+    The buffers are in the files of the model. Generation uses only the options of this project.
     """
     from transformers import GenerationConfig
 
@@ -255,10 +269,10 @@ def _frozen(model: Any) -> nn.Module:
 
 
 def check_attention(attention: str | None, *, dtype: str) -> None:
-    """Check that an implementation of attention can be had here; None, which is SDPA where there is one, can.
+    """Check that this machine supports an implementation of attention.
 
     Raises:
-        UsageError: flash attention without its package, without a GPU, or in 32 bits.
+        UsageError: flash attention is requested without its package, without a GPU, or in 32 bits.
     """
     if attention != "flash_attention_2":
         return
@@ -266,9 +280,9 @@ def check_attention(attention: str | None, *, dtype: str) -> None:
     if importlib.util.find_spec("flash_attn") is None:
         problem = "flash attention is not installed here", "pip install flash-attn, or "
     elif not torch.cuda.is_available():
-        problem = "flash attention needs a GPU, and there is none here", ""
+        problem = "flash attention needs a GPU, but this machine has none", ""
     elif dtype == "fp32":
-        problem = "flash attention computes in 16 bits, and language_model.dtype is fp32", "give bf16, or "
+        problem = "flash attention needs 16 bits, but language_model.dtype is fp32", "give bf16, or "
     if problem is not None:
         raise UsageError(
             problem[0],
@@ -278,6 +292,7 @@ def check_attention(attention: str | None, *, dtype: str) -> None:
 
 
 def _cannot_load(what: str, path: str, error: Exception) -> UsageError:
+    """Return an error for the user with the first line of an exception of ``transformers``."""
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UsageError(
         f"the {what} cannot be loaded: {first_line}", where=path, remedy="check the folder's files"
@@ -285,6 +300,6 @@ def _cannot_load(what: str, path: str, error: Exception) -> UsageError:
 
 
 def recompute_activations(model: nn.Module) -> None:
-    """Switch recomputation on; it works in training mode alone."""
+    """Enable gradient checkpointing, which recomputes activations; it has an effect only in training mode."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})  # transformers 5.0 has the second name, 6 will have the first alone

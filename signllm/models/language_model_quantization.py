@@ -1,8 +1,9 @@
-"""A frozen language model in 4 or 8 bits, through ``bitsandbytes``: 7 billion weights in about 4 or 7 GB.
+"""Quantization of the frozen language model to 4 or 8 bits, through ``bitsandbytes``.
 
-4 bits: NF4 with its scales quantised again, computing in the model's dtype (QLoRA, arXiv 2305.14314); 8 bits:
-LLM.int8 (arXiv 2208.07339). Embeddings and the output layer stay as they are. The gradient passes through, so
-what precedes the model, LoRA and a learnt prompt train as ever.
+7 billion weights take about 4 or 7 GB. 4 bits means NF4 with quantized scales, which computes in the model's
+dtype (QLoRA, arXiv 2305.14314); 8 bits means LLM.int8 (arXiv 2208.07339). Embeddings and the output layer
+are not quantized. Gradients pass through quantized layers, so the parts before the language model, LoRA and
+prompt tuning can be trained as usual.
 """
 
 from __future__ import annotations
@@ -18,32 +19,37 @@ Quantize = Literal["none", "4bit", "8bit"]
 OPTION = "--sign-llm.language-model.quantize"
 
 
-def quantized_loading_options(quantize: Quantize, *, dtype: torch.dtype, is_cut: bool) -> dict[str, Any]:
-    """Return what ``from_pretrained`` has to be given; nothing for ``none``.
+def quantized_loading_options(
+    quantize: Quantize, *, dtype: torch.dtype, is_partitioned: bool
+) -> dict[str, Any]:
+    """Return the arguments of ``from_pretrained`` that quantize a model; none if ``quantize`` is "none".
 
     Args:
-        quantize: the option.
-        dtype: in which quantised maps compute.
-        is_cut: by ZeRO-3 over the ranks, which cannot be: DeepSpeed gathers plain tensors, and a quantised
-            weight is bytes and scales that belong to them.
+        quantize: option of the user.
+        dtype: dtype in which quantized layers compute.
+        is_partitioned: whether ZeRO-3 partitions the model. That excludes quantization, because DeepSpeed
+            gathers plain tensors, while a quantized weight consists of bytes and separate scales.
 
     Raises:
-        UsageError: under ZeRO-3, without the package, or without a GPU.
+        UsageError: quantization is requested under ZeRO-3, without its package, or without a GPU.
     """
     if quantize == "none":
         return {}
     problem = None
-    if is_cut:
+    if is_partitioned:
         problem = (
-            "ZeRO-3 cannot cut a quantised language model",
-            "give --training.deepspeed zero2, or none here",
+            "ZeRO-3 cannot partition a quantized language model",
+            "give --training.deepspeed zero2, or set this option to none",
         )
     elif importlib.util.find_spec("bitsandbytes") is None:
-        problem = "bitsandbytes is not installed here", "pip install 'signllm[quantized]', or give none"
+        problem = (
+            "bitsandbytes is not installed here",
+            "pip install 'signllm[quantized]', or set this option to none",
+        )
     elif device() is None:
         problem = (
-            "4 and 8 bits need a CUDA device, and there is none here",
-            "give none (of a finished run: in its config.json)",
+            "quantization needs a CUDA device, but this machine has none",
+            "set this option to none (for a finished run: in its config.json)",
         )
     if problem is not None:
         raise UsageError(f"quantize is {quantize}: {problem[0]}", where=OPTION, remedy=problem[1])
@@ -63,18 +69,18 @@ def quantized_loading_options(quantize: Quantize, *, dtype: torch.dtype, is_cut:
 
 
 def prequantized_loading_options(
-    settings: Any, path: str, *, quantize: Quantize, is_cut: bool
+    settings: Any, path: str, *, quantize: Quantize, is_partitioned: bool
 ) -> dict[str, Any]:
-    """Check a checkpoint that may be quantised already; return what ``from_pretrained`` is given for it.
+    """Return the arguments of ``from_pretrained`` for a checkpoint that may already be quantized.
 
     Args:
-        settings: configuration of the model, as ``transformers`` reads it.
-        path: the model's folder, for messages.
-        quantize: our option.
-        is_cut: by ZeRO-3 over the ranks.
+        settings: ``transformers`` configuration of the model.
+        path: folder of the model, for messages.
+        quantize: option of the user.
+        is_partitioned: whether ZeRO-3 partitions the model.
 
     Raises:
-        UsageError: it would be cut, or quantised a second time, or cannot be read here.
+        UsageError: a quantized checkpoint would be partitioned, quantized again, or cannot be loaded here.
     """
     recorded = getattr(settings, "quantization_config", None)
     if recorded is None:
@@ -82,33 +88,35 @@ def prequantized_loading_options(
     from transformers.quantizers import AutoHfQuantizer
 
     method = recorded.get("quant_method") if isinstance(recorded, dict) else recorded.quant_method
-    what = f"the language model is quantised already ({getattr(method, 'value', method)})"
-    original = "give the original model, in 16 bits"
-    if is_cut:
+    what = f"the language model is already quantized ({getattr(method, 'value', method)})"
+    original = "give the original model with 16 bits"
+    if is_partitioned:
         raise UsageError(
-            f"{what}, and ZeRO-3 cannot cut a quantised model",
+            f"{what}, and ZeRO-3 cannot partition a quantized model",
             where=path,
             remedy=f"use zero2: --training.deepspeed zero2; or {original}",
         )
     if quantize != "none":
         raise UsageError(
-            f"{what}, and quantize is {quantize}", where=OPTION, remedy=f"give none here, or {original}"
+            f"{what}, but quantize is {quantize}",
+            where=OPTION,
+            remedy=f"set this option to none, or {original}",
         )
     options = {} if device() is None else {"device_map": {"": device()}}
     try:
         AutoHfQuantizer.from_config(recorded, pre_quantized=True).validate_environment(
             **({"device_map": None} | options)
         )
-    except Exception as error:  # each method has its own packages, and errors for them
+    except Exception as error:  # each method has its own packages and its own exceptions for them
         first_line = str(error).strip().partition("\n")[0]
         raise UsageError(
-            f"{what}, and it cannot be read here: {first_line}",
+            f"{what} and cannot be loaded here: {first_line}",
             where=path,
-            remedy=f"install what it needs, or {original}",
+            remedy=f"install the packages that it needs, or {original}",
         ) from None
     return options
 
 
 def device() -> torch.device | None:
-    """Return the GPU of this rank, on which weights are quantised; None without one."""
+    """Return the GPU of this rank, on which weights are quantized; None without one."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None

@@ -1,13 +1,19 @@
-"""Floating-point operations of a training step, counted here for every part: the numerator of MFU.
+"""The floating-point operations of a training step, the numerator of the model FLOPs utilization (MFU).
 
-A multiply-add is 2. A linear map or convolution of P weights, applied n times, costs 2 P n forward, 2 P n
-for the gradient of its input if anything before it learns, 2 P n for that of its weights if it learns itself:
-6 P n inside what is trained, 4 P n in the frozen language model, 2 P n in a frozen backbone. Causal attention
-of width A over l places costs 2 A l (l + 1) forward and twice that backward; it has no weights to freeze.
+A multiply-add counts as 2 operations. A linear layer or convolution with P weights that is applied n times
+costs
 
-Left out, so that MFU is rather too low than too high: norms, activations, pooling, word vectors, the losses
-(negatives, MMD), the optimizer, padding, and what is computed a second time (``recompute``,
-``gradient_checkpointing``): MFU tells what the method needs, not what the machine was made to do.
+- 2 P n in the forward pass,
+- 2 P n for the gradient of its input, if a layer before it is trained,
+- 2 P n for the gradient of its weights, if it is trained itself.
+
+That is 6 P n in trained parts, 4 P n in the frozen language model and 2 P n in a frozen backbone. Causal
+attention of width A over l positions costs 2 A l (l + 1) in the forward pass and twice that in the backward
+pass.
+
+Not counted are norms, activations, pooling, word vectors, the losses (negatives, MMD), the optimizer,
+padding, and recomputation (``recompute``, ``gradient_checkpointing``). MFU measures the work that the method
+needs, and is rather too low than too high.
 """
 
 from __future__ import annotations
@@ -31,23 +37,43 @@ if TYPE_CHECKING:
 def work_counts(
     *, frames: int = 0, clips: int = 0, tokens: int = 0, operations: float = 0.0
 ) -> dict[str, Tensor]:
-    """Return what a forward pass of this rank worked on, as the loop reads it beside the losses.
+    """Return the amounts of work of this rank's forward pass, as entries of a model's output.
 
-    ``frames`` and ``clips`` (characters) include the videos that fill up an epoch's last batch; ``tokens``
-    are the places that the language model reads: prompt, sign words and text, without padding. float64, on
-    the CPU: they cost the GPU nothing.
+    The training loop sums them. They are float64 tensors on the CPU, so that they cost no time on a GPU.
+
+    Args:
+        frames: number of frames, including those of videos that only fill up the last batch of an epoch.
+        clips: number of clips, and so of characters, counted likewise.
+        tokens: number of positions that the language model reads (prompt, sign words and text), without
+            padding.
+        operations: floating-point operations of the forward and the backward pass.
     """
     values = {"frames": frames, "clips": clips, "tokens": tokens, "operations": operations}
     return {f"count/{name}": torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
-def linear(weights: int, rows: float, *, learns: bool, passes: bool = True) -> float:
-    """Return 2 P n (1 + learns + passes), see the module's head; ``passes``: its input has a gradient."""
-    return 2.0 * weights * rows * (1 + learns + passes)
+def linear_operations(
+    weights: int, rows: float, *, is_trained: bool, has_input_gradient: bool = True
+) -> float:
+    """Return the operations of a linear layer, 2 P n (1 + is_trained + has_input_gradient).
+
+    Args:
+        weights: P, the number of weights.
+        rows: n, how often the layer is applied.
+        is_trained: whether the gradient of the weights is computed.
+        has_input_gradient: whether the gradient of the input is computed.
+    """
+    return 2.0 * weights * rows * (1 + is_trained + has_input_gradient)
 
 
 class FrameCost(NamedTuple):
-    """What a backbone costs per frame: operations with and without backward, and its map's cells h * w."""
+    """The cost of a backbone per frame.
+
+    Attributes:
+        trained: operations of the forward and the backward pass.
+        frozen: operations of the forward pass.
+        cells: number of cells h * w of the feature map.
+    """
 
     trained: float
     frozen: float
@@ -55,17 +81,18 @@ class FrameCost(NamedTuple):
 
 
 def frame_cost(model: nn.Module, size: tuple[int, int]) -> FrameCost:
-    """Count a ``transformers`` image model on a frame: a twin without weights, on torch's meta device.
+    """Return the cost of a ``transformers`` image model for a frame of ``size`` (height, width) in pixels.
 
-    torch's own counter sees every convolution, product and attention of any architecture; the first layer's
-    input, the pixels, needs no gradient.
+    A copy of the model without weights runs on torch's meta device, under torch's own counter, which knows
+    the convolutions, matrix products and attention of any architecture. The pixels need no gradient.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        twin: nn.Module = type(model)(model.config).eval()  # a map of one cell has no statistics of its own
+        # In evaluation mode: BatchNorm in training mode refuses a map with a single cell.
+        copy: nn.Module = type(model)(model.config).eval()
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-            features: Tensor = twin(pixel_values=torch.empty(1, 3, *size)).last_hidden_state
+            features: Tensor = copy(pixel_values=torch.empty(1, 3, *size)).last_hidden_state
             forward = counter.get_total_flops()
             features.sum().backward()
     patch = getattr(model.config, "patch_size", None)
@@ -74,87 +101,115 @@ def frame_cost(model: nn.Module, size: tuple[int, int]) -> FrameCost:
 
 
 def encoder_operations(encoder: VisualEncoder, frame_counts: Sequence[int], size: tuple[int, int]) -> float:
-    """Return backbone on every frame, both temporal convolutions, and the linear layer of ``flatten``.
+    """Return the operations of the visual encoder: backbone, temporal convolutions and ``flatten`` layer.
 
-    A temporal convolution of C to C' channels has 45 C C' weights and is applied at every cell of every
-    second frame: floor((max(T, 13) - 5) / 2) + 1 of a video's T frames, then N.
+    A temporal convolution from C to C' channels has 45 C C' weights. It is applied at every cell of each
+    output.
+
+    Args:
+        encoder: the visual encoder.
+        frame_counts: number of frames of each video.
+        size: height and width of the frames in pixels.
     """
     backbone = encoder.backbone
     cost = backbone.cost(size)
-    learns = not encoder.config.freeze_backbone and _learns(backbone)
+    learns = not encoder.config.freeze_backbone and _is_trained(backbone)
     total = sum(frame_counts) * (cost.trained if learns else cost.frozen)
     first = [count_convolution_outputs(max(frames, CLIP_FRAMES)) for frames in frame_counts]
     clips = [count_clips(frames) for frames in frame_counts]
     for convolution, outputs in ((encoder.first, first), (encoder.second, clips)):
         rows = sum(outputs) * cost.cells
-        total += linear(
-            _elements(convolution.weight), rows, learns=convolution.weight.requires_grad, passes=learns
+        total += linear_operations(
+            _elements(convolution.weight),
+            rows,
+            is_trained=convolution.weight.requires_grad,
+            has_input_gradient=learns,
         )
         learns = learns or convolution.weight.requires_grad
     if encoder.flatten is not None:
-        total += linear(
+        total += linear_operations(
             _elements(encoder.flatten.weight),
             sum(clips),
-            learns=encoder.flatten.weight.requires_grad,
-            passes=learns,
+            is_trained=encoder.flatten.weight.requires_grad,
+            has_input_gradient=learns,
         )
     return total
 
 
 def quantizer_operations(quantizer: Quantizer, clips: int) -> float:
-    """Return the distances of every vector to every code: K D weights, forward only."""
+    """Return the operations of the distances from every vector to every code (K D weights, forward only)."""
     return 2.0 * _elements(quantizer.codebook) * clips if quantizer.has_codes else 0.0
 
 
 def predictor_operations(predictor: ContextPredictor, clip_counts: Sequence[int]) -> float:
-    """Return the GRU on every position and head k on those that have a target k places ahead."""
+    """Return the operations of the context predictor.
+
+    The GRU runs on every position, and head k on the positions with a target k positions ahead.
+    """
     weights = sum(_elements(p) for name, p in predictor.context.named_parameters() if "weight" in name)
-    total = linear(weights, sum(clip_counts), learns=_learns(predictor))
+    total = linear_operations(weights, sum(clip_counts), is_trained=_is_trained(predictor))
     for ahead, head in enumerate(predictor.heads, start=1):
         rows = sum(max(0, count - ahead) for count in clip_counts)
-        total += linear(_elements(head.weight), rows, learns=_learns(predictor))
+        total += linear_operations(_elements(head.weight), rows, is_trained=_is_trained(predictor))
     return total
 
 
 def projector_operations(projector: Projector, rows: int) -> float:
-    """Return both linear layers on every word and every character."""
+    """Return the operations of both linear layers for ``rows`` words and characters."""
     layers = (projector.first, projector.second)
-    return sum(linear(_elements(layer.weight), rows, learns=layer.weight.requires_grad) for layer in layers)
+    return sum(
+        linear_operations(_elements(layer.weight), rows, is_trained=layer.weight.requires_grad)
+        for layer in layers
+    )
 
 
 class LanguageModelCost(NamedTuple):
-    """What a language model's operations follow from: weights, and width x layers of attention."""
+    """The properties of a language model that determine its operations.
+
+    Attributes:
+        frozen: number of frozen weights in matrices.
+        trained: number of trained weights in matrices, those of adapters.
+        attention: width of the attention times the number of layers.
+    """
 
     frozen: int
     trained: int
     attention: int
 
     def operations(self, lengths: Sequence[int]) -> float:
-        """Return the operations on rows of these lengths: 4 per frozen weight and place, 6 per trained."""
+        """Return the operations for rows of these lengths, in positions."""
         places = sum(lengths)
         attended = 3.0 * sum(2.0 * self.attention * length * (length + 1) for length in lengths)
         return (
-            linear(self.frozen, places, learns=False) + linear(self.trained, places, learns=True) + attended
+            linear_operations(self.frozen, places, is_trained=False)
+            + linear_operations(self.trained, places, is_trained=True)
+            + attended
         )
 
 
 class EncoderDecoderCost(NamedTuple):
-    """The same of an encoder-decoder; its decoder's attention to the encoder has weights of its own.
+    """The properties of an encoder-decoder language model that determine its operations.
 
     Attributes:
-        encoder: what every place that the encoder reads goes through.
-        decoder: what every place that the decoder reads goes through.
+        encoder: properties of the encoder, which every position of the input passes.
+        decoder: properties of the decoder, including its attention to the encoder and the output layer; every
+            position of the text passes it.
     """
 
     encoder: LanguageModelCost
     decoder: LanguageModelCost
 
     def operations(self, read: Sequence[int], written: Sequence[int]) -> float:
-        """Return the operations on videos of which the encoder reads and the decoder writes so many places.
+        """Return the operations for a batch of videos.
 
-        The encoder's attention looks both ways: twice the causal one. The decoder looks at every place that
-        the encoder read: 4 A r w forward and twice that backward. Keys and values of what the encoder read
-        count with the decoder's places, so that the sum is rather too low than too high.
+        The attention of the encoder is bidirectional and costs twice as much as causal attention. The
+        attention of w positions of the decoder to r positions of the encoder costs 4 A r w in the forward
+        pass and twice that in the backward pass. Its keys and values are counted for the decoder's
+        positions, so that the sum is rather too low than too high.
+
+        Args:
+            read: number of positions of the encoder for each video.
+            written: number of positions of the decoder for each video.
         """
         both_ways = 3.0 * sum(2.0 * self.encoder.attention * length * (length - 1) for length in read)
         across = 3.0 * sum(4.0 * self.decoder.attention * r * w for r, w in zip(read, written, strict=True))
@@ -162,31 +217,32 @@ class EncoderDecoderCost(NamedTuple):
 
 
 def encoder_decoder_cost(model: nn.Module) -> EncoderDecoderCost:
-    """Read off an encoder-decoder; the output layer counts with the decoder."""
-    whole: Any = model
-    encoder = whole.get_encoder()
-    of_encoder = language_model_cost(encoder)
-    everything = language_model_cost(model)
+    """Return the cost of an encoder-decoder; the output layer counts as part of the decoder."""
+    full_model: Any = model
+    encoder = language_model_cost(full_model.get_encoder())
+    total = language_model_cost(model)
     config: Any = model.config
     layers = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", 0)
     decoder = LanguageModelCost(
-        everything.frozen - of_encoder.frozen,
-        everything.trained - of_encoder.trained,
+        total.frozen - encoder.frozen,
+        total.trained - encoder.trained,
         _attention_width(config) * layers,
     )
-    return EncoderDecoderCost(of_encoder, decoder)
+    return EncoderDecoderCost(encoder, decoder)
 
 
 def _attention_width(config: Any) -> int:
+    """Return the number of attention heads times their width."""
     heads = int(getattr(config, "num_attention_heads", 0))
-    own = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
-    return heads * int(own or getattr(config, "hidden_size", 0) // max(1, heads))
+    head_width = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
+    return heads * int(head_width or getattr(config, "hidden_size", 0) // max(1, heads))
 
 
 def language_model_cost(model: nn.Module) -> LanguageModelCost:
-    """Read off a causal language model, partitioned or not: every weight matrix that is not a look-up table.
+    """Return the cost of a causal language model, which may be partitioned by ZeRO-3.
 
-    The output layer counts, also where it shares its weights with the token embeddings.
+    All weight matrices count except embedding tables. The output layer counts even if it shares its weights
+    with the token embeddings.
     """
     weights = {True: 0, False: 0}
     for part in model.modules():
@@ -200,12 +256,12 @@ def language_model_cost(model: nn.Module) -> LanguageModelCost:
 
 
 def _elements(tensor: Any) -> int:
-    """Return the elements of a tensor, also of one that ZeRO-3 has cut or that packs two into a byte."""
-    state = getattr(tensor, "quant_state", None)  # of bitsandbytes, in 4 bits
+    """Return the number of elements of a tensor that may be partitioned by ZeRO-3 or quantized to 4 bits."""
+    state = getattr(tensor, "quant_state", None)  # bitsandbytes packs two elements of 4 bits into a byte
     if state is not None:
         return math.prod(state.shape)
     return int(getattr(tensor, "ds_numel", tensor.numel()))
 
 
-def _learns(part: nn.Module) -> bool:
+def _is_trained(part: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in part.parameters())

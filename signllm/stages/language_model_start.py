@@ -49,10 +49,10 @@ def settled_language_model(
     """
     model = _with_record(config.sign_llm.language_model, run)
     settings = read_configuration(model.path)
-    is_cut = deepspeed_settings(config.training, world=world)["zero_optimization"]["stage"] == 3
+    is_partitioned = deepspeed_settings(config.training, world=world)["zero_optimization"]["stage"] == 3
     check_attention(model.attention, dtype=model.dtype)
-    quantized_loading_options(model.quantize, dtype=DTYPES[model.dtype], is_cut=is_cut)
-    prequantized_loading_options(settings, model.path, quantize=model.quantize, is_cut=is_cut)
+    quantized_loading_options(model.quantize, dtype=DTYPES[model.dtype], is_partitioned=is_partitioned)
+    prequantized_loading_options(settings, model.path, quantize=model.quantize, is_partitioned=is_partitioned)
     require_safetensors(model_folder(model.path), model.path)
     tokenizer = load_tokenizer(model.path)
     prompt = build_prompt(model, tokenizer, settings.model_type)

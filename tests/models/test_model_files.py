@@ -19,7 +19,7 @@ from signllm.models.language_model_loading import load_model, load_tokenizer, re
 from signllm.models.model_files import model_folder
 from tests.models.families import save_family
 
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n".format("0" * 64)
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n".format("0" * 64)
 Change = Callable[[Path], object]
 
 
@@ -45,7 +45,7 @@ def refused(folder: Path, **changes: Any) -> str:
     ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "chat_template.jinja"],
 )
 def test_a_pointer_of_git_lfs_is_named(folder: Path, name: str) -> None:
-    (folder / name).write_text(POINTER)
+    (folder / name).write_text(LFS_POINTER)
     told = refused(folder)
     assert f"{name} is a git-lfs pointer" in told
     assert str(folder / name) in told
@@ -54,19 +54,19 @@ def test_a_pointer_of_git_lfs_is_named(folder: Path, name: str) -> None:
 
 def test_pointers_in_place_of_files_that_are_not_read_do_no_harm(folder: Path) -> None:
     for name in ("pytorch_model.bin", "flax_model.msgpack", "onnx.gguf", "consolidated.safetensors"):
-        (folder / name).write_text(POINTER)
+        (folder / name).write_text(LFS_POINTER)
     build_language_model(LanguageModelConfig(path=str(folder), dtype="fp32"))
 
 
 def test_a_pointer_among_several_files_of_weights_is_named(folder: Path) -> None:
     shutil.move(folder / "model.safetensors", folder / "model-00001-of-00002.safetensors")
-    (folder / "model-00002-of-00002.safetensors").write_text(POINTER)
+    (folder / "model-00002-of-00002.safetensors").write_text(LFS_POINTER)
     names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     assert "model-00002-of-00002.safetensors is a git-lfs pointer" in refused(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    assert "first model-00002-of-00002.safetensors" in refused(folder)
-    (folder / "model.safetensors.index.json").write_text(POINTER)
+    assert "model-00002-of-00002.safetensors" in refused(folder)
+    (folder / "model.safetensors.index.json").write_text(LFS_POINTER)
     assert "model.safetensors.index.json is a git-lfs pointer" in refused(folder)
     (folder / "model.safetensors.index.json").unlink()
     assert "model.safetensors.index.json is missing" in refused(folder)
@@ -86,7 +86,7 @@ def test_a_tokenizer_of_a_newer_kind_is_told_from_a_damaged_one(folder: Path) ->
     assert "pip install -U tokenizers" in refused(folder)
     file.write_text(json.dumps(content)[:-40])
     told = refused(folder)
-    assert "tokenizer.json is cut off or damaged" in told
+    assert "tokenizer.json is truncated or damaged" in told
     assert "pip install" not in told
     file.write_text("")
     assert "tokenizer.json is empty" in refused(folder)
@@ -120,7 +120,7 @@ def test_weights_that_are_cut_off_or_damaged_are_named(folder: Path) -> None:
     for damaged in (content[:-100], content[:50], b"\x00" * 4096, content[: len(content) // 2]):
         file.write_bytes(damaged)
         told = refused(folder)
-        assert "model.safetensors is cut off or damaged" in told
+        assert "model.safetensors is truncated or damaged" in told
         assert str(file) in told
     file.write_bytes(b"")
     assert "model.safetensors is empty" in refused(folder)
@@ -143,7 +143,7 @@ OTHERS: dict[str, tuple[Change, str, str]] = {
     "original": (
         lambda folder: (folder / "params.json").write_text("{}"),
         "params.json",
-        "made for transformers",
+        "format of transformers",
     ),
 }
 
@@ -189,7 +189,7 @@ def test_a_checkpoint_that_is_quantised_already_is_refused_under_zero3(folder: P
     with pytest.raises(UsageError) as raised:
         load_model(str(folder), "causal", dtype="bf16", deepspeed=ZERO3)
     told = str(raised.value)
-    assert "quantised already" in told
+    assert "already quantized" in told
     assert name in told
     assert "zero2" in told
     assert "original" in told
@@ -203,7 +203,7 @@ def test_a_checkpoint_that_is_quantised_already_is_not_quantised_again(
     monkeypatch.setattr(language_model_quantization, "device", lambda: 0)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     told = refused(folder, quantize="4bit")
-    assert "quantised already (gptq)" in told
+    assert "already quantized (gptq)" in told
     assert "quantize" in told
 
 
@@ -213,7 +213,7 @@ def test_what_a_quantised_checkpoint_needs_is_told(folder: Path, method: str) ->
     settings = {"quant_method": method, "bits": 4, "group_size": 128, "dataset": "c4"}
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
     told = refused(folder)
-    assert f"quantised already ({method})" in told
+    assert f"already quantized ({method})" in told
     assert "original" in told
 
 

@@ -58,7 +58,9 @@ def test_names_without_the_models_prefix_and_by_either_of_two_names(tmp_path: Pa
 def test_another_shape_is_told_and_what_is_not_there_is_left_to_transformers(tmp_path: Path) -> None:
     save_family(tmp_path, "llama")
     change(tmp_path, lambda stored: stored | {"lm_head.weight": stored["lm_head.weight"].T.contiguous()})
-    with pytest.raises(ValueError, match=r"lm_head.weight is \(16, 21\) in model.safetensors, \(21, 16\) by"):
+    with pytest.raises(
+        ValueError, match=r"lm_head\.weight .* \(16, 21\) in model\.safetensors, \(21, 16\) in"
+    ):
         places(tmp_path)
     change(tmp_path, lambda stored: {n: t for n, t in stored.items() if n != "lm_head.weight"})
     assert places(tmp_path) is None

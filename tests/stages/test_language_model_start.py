@@ -185,7 +185,7 @@ def test_what_cannot_work_is_refused_before_training(composed: Path, tmp_path: P
     about = json.loads((folder / "config.json").read_text())
     about["quantization_config"] = {"quant_method": "fp8"}
     (folder / "config.json").write_text(json.dumps(about))
-    with pytest.raises(UsageError, match="quantised already") as raised:
+    with pytest.raises(UsageError, match="already quantized") as raised:
         settled(composed, folder, tmp_path, deepspeed="zero3")
     assert "zero2" in str(raised.value)
     assert not (tmp_path / "run").exists()
