@@ -1,13 +1,15 @@
-"""Candidate words: the merges of byte-pair encoding over character sequences, in the order they are learnt.
+"""Candidate words: the merges of byte-pair encoding (BPE) over character sequences, in the order of learning.
 
-``tokenizers`` does the learning; each character is one code point for it, and no merge crosses videos.
-Merges are ordered by how often their pair occurs: the first n are the candidates of size n. Counting is
-over the whole corpus, so videos may come in any order.
+The library ``tokenizers`` learns them; each character is one Unicode code point for it, and no merge crosses
+the border between videos. Merges are ordered by the number of occurrences of their pair; the first n are the
+candidates of size n. Pairs are counted over the complete corpus, so the result does not depend on the order
+of the videos.
 
-The pair that is merged next never occurs more often than the one before, and no pair more often than two
-neighbours at its seam. So for all merges of at least F occurrences sequences may be cut between neighbours
-that meet less than F times: what remains is short and much of it equal, which ``tokenizers`` keeps and
-merges once. F falls until there are merges enough; the outcome is that of whole sequences.
+Learning is accelerated by cutting the sequences. A merged pair never occurs more often than the pair that
+was merged before it, and no pair occurs more often than the two characters at its seam. To learn all merges
+with at least F occurrences, sequences may therefore be cut between neighbours that occur together less than
+F times. The remaining pieces are short and many of them are equal; ``tokenizers`` processes equal pieces
+once. F is lowered until there are enough merges. The result equals that of the uncut sequences.
 """
 
 from __future__ import annotations
@@ -25,28 +27,30 @@ from signllm.cra.byte_pair_merging import Merge
 from signllm.cra.packed_sequences import Ints, count_characters, video_chunks
 
 FIRST_CODE_POINT = 0x10000
-"""Characters start above the surrogates: 0x10FFFF − 0x10000 leaves room for a million."""
+"""Code point of character 0. It is above the surrogates and leaves room for a million characters."""
 
-FALL = 2
-"""F starts at so much less than what as many pairs as are wanted reach, and falls by it where merges are
-lacking. Merges are seldomer than pairs, and half as often was enough for generated and demo characters."""
+FREQUENCY_DIVISOR = 2
+"""Divisor of F. F starts at this fraction of the frequency that as many pairs as candidates reach, and it is
+divided again if there are too few merges. Merges are rarer than pairs of the original characters; half the
+frequency was enough for the characters of the demo and of generated corpora."""
 
-COUNTERS = 4_194_301
-"""Pairs are counted in at most so many counters, a prime: up to 2,047 characters each pair has its own. Pairs
-that share one count as often as all of them together, so a seam may be missed, but none is wrong."""
+PAIR_COUNTERS = 4_194_301
+"""Largest number of counters for pairs, a prime. Up to 2,047 characters, each pair has a counter of its own.
+Pairs that share a counter appear more frequent than they are, so that a possible cut may be missed, but no
+cut is wrong."""
 
 
 def learn_candidates(
     characters: NDArray[np.integer], counts: Ints, *, limit: int, longest: int, min_frequency: int = 2
 ) -> tuple[tuple[int, ...], ...]:
-    """Learn at most ``limit`` candidate words of 2 to ``longest`` characters, most useful merge first.
+    """Learn candidate words of 2 to ``longest`` characters, in the order of their merges.
 
     Args:
         characters: (sum R,) packed sequences without repeats.
-        counts: (B,) how many characters each video has.
-        limit: how many candidates at most.
-        longest: characters in the longest word.
-        min_frequency: a pair that occurs less often is not merged.
+        counts: (B,) number of characters of each video.
+        limit: largest number of candidates.
+        longest: number of characters of the longest word.
+        min_frequency: least number of occurrences of a pair that is merged.
     """
     merges = learn_merges(characters, counts, limit=limit, longest=longest, min_frequency=min_frequency)
     return tuple(dict.fromkeys(left + right for left, right in merges))
@@ -55,30 +59,30 @@ def learn_candidates(
 def learn_merges(
     characters: NDArray[np.integer], counts: Ints, *, limit: int, longest: int, min_frequency: int = 2
 ) -> tuple[Merge, ...]:
-    """Learn the merges that make the candidates; two may make the same one.
+    """Learn the merges that make the candidate words; two merges may make the same word.
 
     Args:
-        characters: as for ``learn_candidates``.
-        counts: likewise.
-        limit: how many words the merges make at most.
-        longest: likewise.
-        min_frequency: likewise.
+        characters: (sum R,) packed sequences without repeats.
+        counts: (B,) number of characters of each video.
+        limit: largest number of different words that the merges make.
+        longest: number of characters of the longest word.
+        min_frequency: least number of occurrences of a pair that is merged.
     """
     present = count_characters(characters).nonzero()[0]
     if limit < 1 or longest < 2 or len(present) == 0:
         return ()
-    pair_counts = _pair_counts(characters, counts)
-    frequency = max(min_frequency, _reached_by(limit, pair_counts) // FALL)
+    pair_counts = _count_pairs(characters, counts)
+    frequency = max(min_frequency, _frequency_of_rank(limit, pair_counts) // FREQUENCY_DIVISOR)
     while True:
-        pieces = _pieces(characters, counts, pair_counts < frequency)
-        merges = _learn(pieces, present, limit, longest, frequency)
+        pieces = _split_at_seams(characters, counts, pair_counts < frequency)
+        merges = _train_tokenizer(pieces, present, limit, longest, frequency)
         if frequency <= min_frequency or len({left + right for left, right in merges}) >= limit:
             return merges
-        frequency = max(min_frequency, frequency // FALL)
+        frequency = max(min_frequency, frequency // FREQUENCY_DIVISOR)
 
 
 def words_of_size(merges: tuple[Merge, ...], size: int) -> tuple[Merge, ...]:
-    """Return the merges that learning at most ``size`` words would have given."""
+    """Return the first merges, which are the result of learning at most ``size`` words."""
     made: set[tuple[int, ...]] = set()
     for count, (left, right) in enumerate(merges):
         made.add(left + right)
@@ -87,10 +91,13 @@ def words_of_size(merges: tuple[Merge, ...], size: int) -> tuple[Merge, ...]:
     return merges
 
 
-def _pair_counts(characters: NDArray[np.integer], counts: Ints) -> Ints:
-    """How often two characters meet, by the counters of ``_neighbours``; 0 in that of ends of videos."""
+def _count_pairs(characters: NDArray[np.integer], counts: Ints) -> Ints:
+    """Return how often each pair of neighbours occurs, by the counters of :func:`_neighbours`.
+
+    The last counter, that of the ends of videos, is 0.
+    """
     alphabet = int(characters.max()) + 1
-    total = np.zeros(min(alphabet**2, COUNTERS) + 1, dtype=np.int64)
+    total = np.zeros(min(alphabet**2, PAIR_COUNTERS) + 1, dtype=np.int64)
     for _, counter in _neighbours(characters, counts, len(total) - 1):
         np.add.at(total, counter, 1)
     total[-1] = 0
@@ -98,7 +105,10 @@ def _pair_counts(characters: NDArray[np.integer], counts: Ints) -> Ints:
 
 
 def _neighbours(characters: NDArray[np.integer], counts: Ints, counters: int) -> Iterator[tuple[Ints, Ints]]:
-    """Yield chunks of whole videos, and the counter of each character and the next; at an end the last."""
+    """Yield chunks of videos: the characters, and for each the counter of the pair with the next character.
+
+    The last character of a video has the last counter.
+    """
     alphabet = int(characters.max()) + 1
     for chunk, chunk_counts in video_chunks(characters, counts):
         counter = np.full(len(chunk), counters)
@@ -107,12 +117,12 @@ def _neighbours(characters: NDArray[np.integer], counts: Ints, counters: int) ->
         yield chunk, counter
 
 
-def _reached_by(pairs: int, pair_counts: Ints) -> int:
-    """The count that the so many most frequent pairs all reach; 0 where there are fewer pairs."""
+def _frequency_of_rank(pairs: int, pair_counts: Ints) -> int:
+    """Return the frequency that the ``pairs`` most frequent pairs all reach; 0 if there are fewer pairs."""
     return int(np.partition(pair_counts, -pairs)[-pairs]) if pairs <= len(pair_counts) else 0
 
 
-def _learn(
+def _train_tokenizer(
     pieces: Iterator[str], present: Ints, limit: int, longest: int, frequency: int
 ) -> tuple[Merge, ...]:
     tokenizer = Tokenizer(BPE())
@@ -120,20 +130,22 @@ def _learn(
         vocab_size=len(present) + limit,
         min_frequency=frequency,
         initial_alphabet=[chr(FIRST_CODE_POINT + character) for character in present.tolist()],
-        max_token_length=longest + 1,  # exclusive in tokenizers 0.23, against its own documentation
+        max_token_length=longest + 1,  # an exclusive limit in tokenizers 0.23, unlike its documentation says
         show_progress=False,
     )
     tokenizer.train_from_iterator(pieces, trainer)
-    learnt = (tuple(map(_characters, pair)) for pair in json.loads(tokenizer.to_str())["model"]["merges"])
+    learnt = (tuple(map(_decode_token, pair)) for pair in json.loads(tokenizer.to_str())["model"]["merges"])
     return tuple((left, right) for left, right in learnt if len(left) + len(right) <= longest)
 
 
-def _characters(token: str) -> tuple[int, ...]:
+def _decode_token(token: str) -> tuple[int, ...]:
     return tuple(ord(point) - FIRST_CODE_POINT for point in token)
 
 
-def _pieces(characters: NDArray[np.integer], counts: Ints, is_seam: NDArray[np.bool_]) -> Iterator[str]:
-    """Yield what stands between seams, two characters and more, each character one code point."""
+def _split_at_seams(
+    characters: NDArray[np.integer], counts: Ints, is_seam: NDArray[np.bool_]
+) -> Iterator[str]:
+    """Yield the pieces between cuts that have at least two characters, each character as a code point."""
     for chunk, counter in _neighbours(characters, counts, len(is_seam) - 1):
         text = (chunk + FIRST_CODE_POINT).astype("<u4").tobytes().decode("utf-32-le")
         ends = is_seam[counter].nonzero()[0] + 1

@@ -1,8 +1,8 @@
-"""From the characters of a training set to a word codebook: the steps of CRA in order (design 2.2).
+"""Composing a word codebook from the characters of a training set: the steps of CRA in order.
 
-Runs are collapsed, candidates learnt, all sizes transported, one chosen by marginal utility, and what
-transport kept is counted in the corpus by the same segmentation that training and evaluation use.
-Deterministic, and independent of the order of the videos.
+Repeats are collapsed, candidate words are learnt, the transport problem is solved for all sizes, one size is
+chosen, and the kept words are counted in the corpus with the same segmentation that training and evaluation
+use. The result is deterministic and does not depend on the order of the videos.
 """
 
 from __future__ import annotations
@@ -28,28 +28,30 @@ from signllm.errors import UsageError
 log = logging.getLogger(__name__)
 
 COLLAPSED_PERPLEXITY = 1.5
-"""Perplexity below which there is nothing to compose: nearly all characters are the same one."""
+"""Perplexity of the characters below which the codebook has collapsed: nearly all characters are equal."""
 
 MIN_JUDGED_CHARACTERS = 16
-"""Characters from which it can be told: a clip of 13 frames is one character, whatever the codebook."""
+"""Least number of characters for these checks. One clip gives one character, whatever the codebook."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WordsConfig:
-    """How words are composed; what the paper gives is m = 32, the rest is not stated in it.
+    """Configuration of the composition of words; the paper states only m = 32.
 
     Attributes:
-        alpha_scope: whether α is one number for the corpus or each video's own mean run length.
-        alpha_runs: whether α is the mean over runs of at least two ("repeated") or over all runs.
-        longest_word: characters in the longest word, s₀ included.
-        min_frequency: a pair of pieces that occurs less often is no candidate.
-        increment: m, the step between sizes.
-        max_size: the largest number of candidates that is tried.
-        min_size: the smallest that may be chosen. The first size is measured against characters and would
-            always have the largest marginal utility (measured), so the default starts at the second.
-        size: the number of candidates to take, instead of choosing; 0: characters only.
-        segmentation: "viterbi" (most probable split), "longest" (longest match) or "bpe" (byte-pair order).
-        transport: formulation and strengths.
+        alpha_scope: whether α is one number for the corpus or the mean run length of each video.
+        alpha_runs: whether α is the mean over runs of at least two characters ("repeated") or over all runs.
+        longest_word: number of characters of the longest word, including s₀.
+        min_frequency: least number of occurrences of a pair that becomes a candidate.
+        increment: m, the difference between consecutive sizes.
+        max_size: largest number of candidates that is tried.
+        min_size: smallest number of candidates that may be chosen. The first size is compared with single
+            characters and in our measurements always has the largest marginal utility, so the default is the
+            second.
+        size: number of candidates to use instead of choosing one; 0 means characters only.
+        segmentation: "viterbi" (most probable segmentation), "longest" (longest match) or "bpe" (byte-pair
+            order).
+        transport: configuration of the transport.
     """
 
     alpha_scope: Literal["corpus", "video"] = "corpus"
@@ -82,20 +84,22 @@ def compose_words(
     codebook: str,
     config: WordsConfig | None = None,
 ) -> WordCodebook:
-    """Compose words from packed characters (sum N,) of videos with ``counts`` (B,).
+    """Compose words from the characters of a training set.
 
     Args:
-        characters: as the encoder gives them, repeats included, each below ``codes``; of any integer type.
-        counts: characters per video.
-        codes: K.
+        characters: (sum N,) packed characters of all videos, including repeats, each below ``codes``; of any
+            integer type.
+        counts: (B,) number of characters of each video.
+        codes: K, the number of codes.
         codebook: fingerprint of the character codebook.
-        config: by default ``WordsConfig()``.
+        config: configuration, by default ``WordsConfig()``.
 
     Raises:
-        UsageError: no characters, a collapsed character codebook, or fewer candidates than ``size``.
+        UsageError: there are no characters, the character codebook has collapsed, or there are fewer
+            candidates than ``config.size``.
     """
     config = config or WordsConfig()
-    _check(characters, codes)
+    _check_characters(characters, codes)
     repeated = config.alpha_runs == "repeated"
     mean = mean_run_length(characters, counts, repeated_only=repeated)
     alpha = mean if config.alpha_scope == "corpus" else None
@@ -109,12 +113,12 @@ def compose_words(
     )
     candidates = tuple(dict.fromkeys(left + right for left, right in merges))
     _check_candidates(len(candidates), len(counts), len(characters), config)
-    sizes = _sizes(len(candidates), config)
+    sizes = _sizes_to_try(len(candidates), config)
     occurrences = count_occurrences(short.characters, short.counts, candidates, codes + 1)
     outcomes = solve_sizes(candidates, occurrences, sizes, config.transport)
-    outcomes = _told(outcomes, short, candidates, occurrences, merges, config)
-    chosen = _choose(outcomes, sizes, config)
-    words, counted = _kept(outcomes[chosen], candidates, occurrences)
+    outcomes = _add_description_lengths(outcomes, short, candidates, occurrences, merges, config)
+    chosen = _choose_size(outcomes, sizes, config)
+    words, counted = _select_kept_words(outcomes[chosen], candidates, occurrences)
     merges = words_of_size(merges, outcomes[chosen].size) if config.segmentation == "bpe" else ()
     frequencies = word_frequencies(short, words, counted, method=config.segmentation, merges=merges)
     return WordCodebook(
@@ -131,9 +135,11 @@ def compose_words(
     )
 
 
-def _check(characters: NDArray[np.integer], codes: int) -> None:
+def _check_characters(characters: NDArray[np.integer], codes: int) -> None:
     if len(characters) == 0:
-        raise UsageError("there are no characters", remedy="give a split with videos")
+        raise UsageError(
+            "there are no characters to compose words from", remedy="give a split that contains videos"
+        )
     if not (0 <= characters.min() and characters.max() < codes):
         raise ValueError(f"characters {characters.min()} to {characters.max()} for a codebook of {codes}")
     p = count_characters(characters) / len(characters)
@@ -143,7 +149,7 @@ def _check(characters: NDArray[np.integer], codes: int) -> None:
             f"the character codebook has collapsed: perplexity {perplexity:.2f} of {codes} codes over "
             f"{len(characters)} characters",
             remedy="pretrain longer, or with --vq-sign.quantizer.kmeans-start, .update ema and "
-            ".revive-dead-after 100; `perplexity` in log.jsonl tells when codes die",
+            ".revive-dead-after 100; `perplexity` in log.jsonl shows when codes fall out of use",
         )
 
 
@@ -165,30 +171,30 @@ def _check_candidates(candidates: int, videos: int, characters: int, config: Wor
         )
 
 
-def _sizes(candidates: int, config: WordsConfig) -> list[int]:
-    """0, the multiples of the increment, the number of candidates there are, and the explicit size."""
+def _sizes_to_try(candidates: int, config: WordsConfig) -> list[int]:
+    """Return 0, the multiples of the increment, the number of candidates and the configured size."""
     sizes = {0, candidates, *range(config.increment, candidates, config.increment)}
     return sorted(sizes | ({config.size} if config.size is not None else set()))
 
 
-def _choose(outcomes: list[SizeResult], sizes: list[int], config: WordsConfig) -> int:
-    """The place of the size: the one asked for, or the best; says so if the best is all that there was."""
+def _choose_size(outcomes: list[SizeResult], sizes: list[int], config: WordsConfig) -> int:
+    """Return the index of the configured size, or of the best; log a warning if that is the largest size."""
     if config.size is not None:
         return sizes.index(config.size)
     chosen = choose_size(outcomes, config.transport, min_size=config.min_size)
     if config.min_size < sizes[chosen] == config.max_size:
         log.warning(
-            "%d candidates, the most that were tried, were chosen; more may be better: --words.max-size %d",
+            "the largest allowed number of candidates, %d, was chosen; try more with --words.max-size %d",
             config.max_size,
             2 * config.max_size,
         )
     return chosen
 
 
-def _kept(
+def _select_kept_words(
     outcome: SizeResult, candidates: tuple[tuple[int, ...], ...], occurrences: Ints
 ) -> tuple[tuple[tuple[int, ...], ...], Ints]:
-    """The words that a size keeps, and the occurrences of all characters and these."""
+    """Return the words that a size keeps, and the occurrences of all characters and of these words."""
     alphabet = len(occurrences) - len(candidates)
     places = np.flatnonzero(outcome.kept)
     return tuple(candidates[place] for place in places), occurrences[
@@ -196,7 +202,7 @@ def _kept(
     ]
 
 
-def _told(
+def _add_description_lengths(
     outcomes: list[SizeResult],
     short: Packed,
     candidates: tuple[tuple[int, ...], ...],
@@ -204,22 +210,25 @@ def _told(
     merges: tuple[Merge, ...],
     config: WordsConfig,
 ) -> list[SizeResult]:
-    """Tell (a sample of) the corpus in the words of every size; spare what is dropped at a loss."""
+    """Return the results of all sizes with the description length of the corpus, estimated on a sample.
+
+    With ``drop`` "if_shorter", all words are kept if dropping some would increase the description length.
+    """
     sample, times = sample_of_videos(short)
     method = config.segmentation
 
-    def length(outcome: SizeResult) -> float:
-        words, counted = _kept(outcome, candidates, occurrences)
-        applied = words_of_size(merges, outcome.size) if method == "bpe" else ()
-        found = word_frequencies(sample, words, counted, method=method, merges=applied)
-        return description_length(words, found, times=times) / len(short.characters)
+    def measure(result: SizeResult) -> SizeResult:
+        words, counted = _select_kept_words(result, candidates, occurrences)
+        applied = words_of_size(merges, result.size) if method == "bpe" else ()
+        frequencies = word_frequencies(sample, words, counted, method=method, merges=applied)
+        nats = description_length(words, frequencies, times=times)
+        return dataclasses.replace(result, description_length=nats / len(short.characters))
 
-    told = []
+    measured = []
     for outcome in outcomes:
-        best = dataclasses.replace(outcome, description_length=length(outcome))
+        best = measure(outcome)
         if config.transport.drop == "if_shorter" and not outcome.kept.all():
-            whole = dataclasses.replace(outcome, kept=np.ones_like(outcome.kept))
-            whole = dataclasses.replace(whole, description_length=length(whole))
-            best = min(whole, best, key=lambda one: one.description_length or 0.0)
-        told.append(best)
-    return told
+            complete = measure(dataclasses.replace(outcome, kept=np.ones_like(outcome.kept)))
+            best = min(complete, best, key=lambda result: result.description_length or 0.0)
+        measured.append(best)
+    return measured

@@ -1,8 +1,8 @@
-"""The curve that chose the number of words: the picture ``words.png`` and, in TensorBoard, the run ``words``.
+"""The curve by which the number of words was chosen, as ``words.png`` and as a run in TensorBoard.
 
-Over the number of candidates: entropy and marginal utility, normalised by the mean word length and not,
-because that alone decides which way the entropy goes; description length, and the words kept. Line styles and
-marks, not colours, tell things apart.
+It shows, against the number of candidates: the entropy and the marginal utility, both with and without
+normalization by the mean word length, which determines whether the entropy rises or falls; the description
+length; and the number of kept words. Line styles and markers distinguish the lines, not colours.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PANELS = (
 
 
 def write_curve(run: Path, curve: Curve) -> None:
-    """Write ``run/words.png`` and ``run/tensorboard/words`` in place of earlier ones; one rank calls this.
+    """Write ``run/words.png`` and ``run/tensorboard/words``, on one rank; earlier ones are replaced.
 
     Raises:
         UsageError: the disk is full.
@@ -48,14 +48,14 @@ def write_curve(run: Path, curve: Curve) -> None:
 
 
 def draw_curve(curve: Curve) -> Figure:
-    """Draw the panels; the chosen size is a dashed line and a ring."""
+    """Draw all panels; a dashed line and a ring mark the chosen size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 9), layout="constrained")
     panels = figure.subplots(3, 2, sharex=True)
     chosen = next((entry for entry in curve if entry["chosen"]), None)
     for axes, (key, title, unit) in zip(panels.flat, PANELS, strict=True):
-        _panel(axes, curve, key, chosen)
+        _draw_panel(axes, curve, key, chosen)
         axes.set_title(title, fontsize=10)
         axes.set_ylabel(unit)
     for axes in panels[-1]:
@@ -65,7 +65,8 @@ def draw_curve(curve: Curve) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, curve: Curve, key: str, chosen: Mapping[str, Any] | None) -> None:
+def _draw_panel(axes: Axes, curve: Curve, key: str, chosen: Mapping[str, Any] | None) -> None:
+    """Draw the values of one key of the curve."""
     known = [entry for entry in curve if entry[key] is not None]
     axes.plot(
         [entry["size"] for entry in known],
@@ -97,6 +98,7 @@ def _panel(axes: Axes, curve: Curve, key: str, chosen: Mapping[str, Any] | None)
 
 
 def _write_board(board: Path, curve: Curve, figure: Figure) -> None:
+    """Write the curve as scalars and the figure as an image for TensorBoard."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from torch.utils.tensorboard import SummaryWriter

@@ -1,9 +1,9 @@
-"""How often segmentation finds each word, and how long the corpus becomes when it is told in these words.
+"""Word frequencies, and the description length of a corpus that is encoded in words.
 
-Description length (Rissanen 1978; of a lexicon: de Marcken, "Unsupervised Language Acquisition", 1996): what
-it takes to write down the words, how often each occurs, and then the corpus as a sequence of them. More words
-shorten the text and lengthen the list; the number at which the sum is least grows with the corpus. Not in the
-paper, where marginal utility chooses.
+The description length (Rissanen 1978; of a lexicon: de Marcken, "Unsupervised Language Acquisition", 1996)
+is the length of a code for the list of words, their frequencies, and the corpus as a sequence of words. More
+words shorten the corpus and lengthen the list. The number of words with the least description length grows
+with the corpus. This criterion is not in the paper, which chooses the number of words by marginal utility.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from signllm.cra.segmentation import Method, WordTable, count_words
 Words = tuple[tuple[int, ...], ...]
 
 ROUNDS = 8
-"""Frequencies and the segmentation that follows from them settle within 3 or 4 rounds; more are cut off."""
+"""Largest number of segmentations. Frequencies usually converge within 3 or 4."""
 
 SAMPLE = 1 << 18
-"""Characters from which the length of a larger corpus is estimated, in whole videos."""
+"""Approximate number of characters of the videos from which the length of a larger corpus is estimated."""
 
 
 def word_frequencies(
@@ -34,17 +34,17 @@ def word_frequencies(
     merges: tuple[Merge, ...] = (),
     rounds: int = ROUNDS,
 ) -> Ints:
-    """Return how often segmentation finds each id: (alphabet + len(words),).
+    """Return how often each word id occurs in the segmented corpus, (alphabet + len(words),).
 
-    Viterbi depends on the frequencies: it is repeated until they settle.
+    Viterbi segmentation depends on the frequencies, so it is repeated until they no longer change.
 
     Args:
         short: sequences without repeats.
-        words: spelt in characters.
-        occurrences: (alphabet + len(words),) where it starts: each id's, overlaps included.
-        method: of segmentation.
-        merges: for the method "bpe".
-        rounds: at most so many.
+        words: spellings of the words of two or more characters.
+        occurrences: (alphabet + len(words),) initial frequencies: occurrences of each id, including overlaps.
+        method: method of segmentation.
+        merges: merges for the method "bpe".
+        rounds: largest number of segmentations.
     """
     frequencies, alphabet = occurrences, len(occurrences) - len(words)
     for _ in range(rounds if method == "viterbi" else 1):
@@ -57,16 +57,18 @@ def word_frequencies(
 
 
 def description_length(words: Words, frequencies: Ints, *, times: float = 1.0) -> float:
-    """Return the nats that words, their frequencies and the corpus told in them take.
+    """Return the description length, in nats, of the words, their frequencies and the corpus.
 
-    A word in the list is its characters, each at the code length of its share of the corpus, and its length;
-    a frequency takes half the logarithm of the number of words in the corpus; a word in the text takes minus
-    the logarithm of its share.
+    - A word of the list costs its length and its characters; a character costs minus the logarithm of its
+    share of
+      the corpus.
+    - A frequency costs half the logarithm of the number of words in the corpus.
+    - A word of the corpus costs minus the logarithm of its share of the words.
 
     Args:
-        words: spelt in characters.
-        frequencies: (alphabet + len(words),) of each id.
-        times: how many times as large as what was counted the corpus is.
+        words: spellings of the words of two or more characters.
+        frequencies: (alphabet + len(words),) number of occurrences of each id.
+        times: size of the corpus divided by the size of the sample in which occurrences were counted.
     """
     alphabet = len(frequencies) - len(words)
     used = frequencies[frequencies > 0]
@@ -83,9 +85,10 @@ def description_length(words: Words, frequencies: Ints, *, times: float = 1.0) -
 
 
 def sample_of_videos(corpus: Packed, size: int = SAMPLE) -> tuple[Packed, float]:
-    """Return some videos, and how many times as large the corpus is; the same in any order of videos.
+    """Return a sample of the videos, and the size of the corpus divided by that of the sample.
 
-    A corpus of at most ``size`` characters is its own sample.
+    The sample depends on the content of the videos, not on their order. A corpus of at most ``size``
+    characters is returned completely.
     """
     characters, counts = corpus
     if len(characters) <= size:

@@ -1,8 +1,8 @@
-"""Packed sequences: the videos of a corpus end to end in one array, gone through whole videos at a time.
+"""Packed sequences: the characters of all videos of a corpus in one array, processed in chunks of videos.
 
-A corpus is kept in the smallest integers that hold its ids, 2 bytes per character for K = 256 with s₀.
-Every pass over it widens a chunk, works in int64, and keeps a total or narrow results: what a pass needs
-besides does not grow with the corpus.
+A corpus is stored in the smallest integer type for its ids, which takes 2 bytes per character for K = 256
+with s₀. Each pass over the corpus converts one chunk at a time to int64 and keeps only totals or small
+integers. The additional memory of a pass therefore does not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 CHUNK_CHARACTERS = 1 << 17
-"""Whole videos are handled in chunks of about so many characters, whose tables stay in the cache."""
+"""Approximate number of characters in a chunk; the tables for so many stay in the processor's cache."""
 
 
 class Packed(NamedTuple):
-    """Videos end to end.
+    """The packed sequences of B videos.
 
     Attributes:
-        characters: (sum N,) of any integer type.
-        counts: (B,) int64, how many of them each video has.
+        characters: (sum N,) characters of all videos, of any integer type.
+        counts: (B,) int64, number of characters of each video.
     """
 
     characters: NDArray[np.integer]
@@ -32,7 +32,10 @@ class Packed(NamedTuple):
 
 
 def video_chunks(characters: NDArray[np.integer], counts: Ints) -> Iterator[tuple[Ints, Ints]]:
-    """Yield characters as int64 and the counts of their videos, chunk by chunk; a video is never parted."""
+    """Yield chunks of packed videos: their characters as int64, and the number of characters of each video.
+
+    A video is never split between two chunks.
+    """
     ends, video, begin = np.cumsum(counts), 0, 0
     while video < len(counts):
         after = max(video + 1, int(np.searchsorted(ends, begin + CHUNK_CHARACTERS, side="right")))
@@ -42,7 +45,7 @@ def video_chunks(characters: NDArray[np.integer], counts: Ints) -> Iterator[tupl
 
 
 def count_characters(characters: NDArray[np.integer]) -> Ints:
-    """(largest + 1,) how often each character occurs."""
+    """Return how often each character occurs, (largest character + 1,)."""
     total = np.zeros(int(characters.max()) + 1 if len(characters) > 0 else 0, dtype=np.int64)
     for begin in range(0, len(characters), CHUNK_CHARACTERS):
         total += np.bincount(characters[begin : begin + CHUNK_CHARACTERS], minlength=len(total))

@@ -1,10 +1,10 @@
-"""Runs of one character become one character; a long run adds the "slowing down" token s₀ (design 2.2).
+"""Collapsing repeats: a run of equal characters becomes one character, and a long run adds the token s₀.
 
-A signer who holds a handshape yields the same character clip after clip. What matters is that it was held,
-not for how many clips: a run keeps one character, and one longer than the mean run length α is followed by
-s₀. Over which runs the mean is taken is not stated in the paper; ours: all runs of at least two in the
-corpus (``repeated_only``), because with runs of one included α falls below 2 and s₀ would follow every
-repeat.
+A signer who keeps a handshape for some time produces the same character in consecutive clips. The exact
+number of clips does not matter. Therefore a run is replaced by one character, and a run that is longer than
+the mean run length α is followed by the "slowing down" token s₀ (paper section 3.3). The paper does not
+state over which runs the mean is taken. By default we use all runs of at least two characters in the corpus
+(``repeated_only``): with runs of one, α is below 2 and s₀ would follow every repeat.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from signllm.cra.packed_sequences import Ints, Packed, video_chunks
 
 @dataclass(frozen=True)
 class CollapsedSequences:
-    """Packed sequences without repeats, and where each original character went.
+    """Packed sequences without repeats, and how the original characters correspond to them.
 
     Attributes:
         characters: (sum R,) characters and s₀.
-        counts: (B,) how many of them each video has.
-        place: (sum N,) packed place in ``characters`` of each original character's run.
+        counts: (B,) number of these in each video.
+        place: (sum N,) index in ``characters`` of the run that each original character is part of.
         run_lengths: (sum N,) length of the run that each original character is part of.
     """
 
@@ -35,7 +35,10 @@ class CollapsedSequences:
 
 
 def run_lengths(characters: Ints, counts: Ints) -> tuple[Ints, Ints]:
-    """Return the run of each packed character (sum N,) and each run's length; no run crosses videos."""
+    """Return the number of the run of each packed character, (sum N,), and the length of each run.
+
+    A run does not continue in the next video.
+    """
     starts = np.ones(len(characters), dtype=bool)
     starts[1:] = characters[1:] != characters[:-1]
     begins = np.cumsum(counts) - counts
@@ -45,7 +48,10 @@ def run_lengths(characters: Ints, counts: Ints) -> tuple[Ints, Ints]:
 
 
 def mean_run_length(characters: NDArray[np.integer], counts: Ints, *, repeated_only: bool = True) -> float:
-    """Return α, the mean run length of a corpus; 1 where no run of the kind exists."""
+    """Return α, the mean length of the runs of a corpus; 1 if there are none.
+
+    ``repeated_only`` restricts the mean to runs of at least two characters.
+    """
     total = runs = 0
     for chunk in video_chunks(characters, counts):
         _, lengths = run_lengths(*chunk)
@@ -55,7 +61,7 @@ def mean_run_length(characters: NDArray[np.integer], counts: Ints, *, repeated_o
 
 
 def mean_run_lengths(characters: Ints, counts: Ints, *, repeated_only: bool = True) -> NDArray[np.float64]:
-    """Return (B,) α of each video by itself; 1 where no run of the kind exists."""
+    """Return α of each video, (B,); see :func:`mean_run_length`."""
     run, lengths = run_lengths(characters, counts)
     video_of_run = np.zeros(len(lengths), dtype=np.int64)
     video_of_run[run] = np.repeat(np.arange(len(counts)), counts)
@@ -71,11 +77,11 @@ def collapse_repeats(
     """Collapse the runs of packed sequences.
 
     Args:
-        characters: (sum N,) characters of all videos, one after the other.
-        counts: (B,) how many each video has.
-        slow_down: the id of s₀.
-        alpha: a run longer than this is followed by s₀; None: each video's own mean run length.
-        repeated_only: which runs a video's own mean is taken over.
+        characters: (sum N,) packed characters of all videos.
+        counts: (B,) number of characters of each video.
+        slow_down: id of s₀.
+        alpha: a run longer than this is followed by s₀; None means the mean run length of each video.
+        repeated_only: whether a video's mean run length is taken over runs of at least two characters only.
     """
     run, lengths = run_lengths(characters, counts)
     video = np.repeat(np.arange(len(counts)), counts)
@@ -102,9 +108,9 @@ def collapse_corpus(
     alpha: float | None,
     repeated_only: bool = True,
 ) -> Packed:
-    """Collapse the runs of a whole corpus, of which only the sequences are kept, s₀ the largest id.
+    """Collapse the runs of a corpus and return only the sequences, in the smallest integer type for s₀.
 
-    Arguments are those of ``collapse_repeats``.
+    The arguments are those of :func:`collapse_repeats`; s₀ must be the largest id.
     """
     parts, new_counts = [np.zeros(0, dtype=np.min_scalar_type(slow_down))], [np.zeros(0, dtype=np.int64)]
     for chunk in video_chunks(characters, counts):

@@ -1,17 +1,24 @@
-"""How many words, and which: an entropic transport of characters into words, all sizes in one batched solve.
+"""Optimal transport of characters into words, which decides how many words, and which, are kept.
 
-Supply of a character: its share of the corpus. Demand of a word: its share if it took every one of its
-occurrences, overlaps included, so that demand exceeds supply and words compete. Cost (design 2.2): −log
-P(i|j), forbidden where the word lacks the character, plus a price per word. A price changes nothing where
-columns are exact (the paper's formulation) but decides who wins where they are soft; ours is what a word
-costs the reader, its code length per character: (−log q_j)/ℓ_j − H(P(·|j)), q_j its occurrences per
-character. A part then loses to the whole that contains it, unless it is also used by itself.
+One entropic transport problem is solved per *size*, the number of candidate words that take part; all sizes
+are one batched solve.
 
-Entropy of a size: H_r = −(1/ℓ_r) Σ p_j log p_j over words as the plan uses them, ℓ_r the mean word length;
-its marginal utility is −(H_r − H_{r−1})/m. It takes the smallest size that may be taken
-(``tools/cra_evidence``), so by default description length chooses (``signllm.cra.frequencies``), and says
-whether what transport starves is better dropped. Exact columns always get what they demand: that
-formulation drops nothing.
+- The supply of a character is its share of the corpus.
+- The demand of a word is the share of the corpus that it would cover with all its occurrences, including
+overlaps.
+  The total demand exceeds the supply, so words compete.
+- The cost is −log P(i|j) for character i in word j, infinite if the word does not contain the character,
+plus a
+  price per word. The price has no effect in the paper's formulation with exact columns, but it decides which
+  words win if columns are soft. Our price is the code length of the word per character, (−log q_j)/ℓ_j −
+  H(P(·|j)), where q_j is the number of its occurrences per character and ℓ_j its length. A part of a longer
+  word then loses against that word, unless the part also occurs by itself.
+
+The entropy of a size is H_r = −(1/ℓ_r) Σ p_j log p_j, where p_j is the share of word j in the plan and ℓ_r
+the mean word length. The marginal utility of a size is −(H_r − H_{r−1})/m. It selects the smallest size that
+is allowed (``tools/cra_evidence``). By default the size is therefore chosen by description length
+(:mod:`signllm.cra.frequencies`), which also decides whether words that receive too little mass are dropped.
+Exact columns always receive their demand, so that formulation drops no word.
 """
 
 from __future__ import annotations
@@ -38,25 +45,26 @@ ChooseBy = Literal["marginal_utility", "description_length", "least_entropy"]
 
 @dataclass(frozen=True, kw_only=True)
 class TransportConfig:
-    """How characters are carried into words; none of the numbers is stated in the paper.
+    """Configuration of the transport of characters into words; the paper states none of the numbers.
 
     Attributes:
-        formulation: "hard_supply": characters exact (within ``slack``), words soft; "paper": words exact,
-            characters within ``slack``.
-        epsilon: strength of the entropy, in nats of cost per character.
-        rho: price of leaving a word's demand ("hard_supply").
-        slack: how far a character's share may be from its supply; None: 0 for "hard_supply", 0.01 for
-            "paper", which can hardly be solved without.
-        keep_share: a word that receives less than this share of its demand is starved.
-        drop: whether starved words go "always", or only "if_shorter": where words and corpus are described
-            in less without them.
-        choose_by: what makes a size the best: "marginal_utility" of the entropy is the paper's;
-            "description_length" (of words and corpus together, the least) and "least_entropy" are ours.
-        normalisation: of the entropy that chooses the size: "length" divides by the mean word length.
-        solver: "sinkhorn": all sizes in one batched solve; "pot": the same problems one by one by POT, to
-            check; it knows no ``slack``.
-        max_iterations: of the solver, per size.
-        tolerance: of the solver.
+        formulation: "hard_supply" has exact characters (within ``slack``) and soft words; "paper" has exact
+            words and characters within ``slack``.
+        epsilon: strength of the entropic regularization, in nats of cost per character.
+        rho: price of deviating from a word's demand, for "hard_supply".
+        slack: largest deviation of a character's share from its supply. None means 0 for "hard_supply" and
+            0.01 for "paper", which rarely has a solution without slack.
+        keep_share: a word that receives less than this share of its demand is a candidate for dropping.
+        drop: whether such words are dropped "always", or only "if_shorter": if the description length of
+            words and corpus is smaller without them.
+        choose_by: criterion for the size. "marginal_utility" of the entropy is the paper's; the smallest
+            "description_length" of words and corpus, and "least_entropy", are ours.
+        normalisation: normalization of the entropy in the criterion; "length" divides by the mean word
+            length.
+        solver: "sinkhorn" solves all sizes in one batch; "pot" solves them one by one with the library POT,
+            as a cross-check, and supports no ``slack``.
+        max_iterations: largest number of iterations of the solver, per size.
+        tolerance: error at which the solver stops, as a share of the mass.
     """
 
     formulation: Formulation = "hard_supply"
@@ -80,25 +88,25 @@ class TransportConfig:
         slack = _slack(self)
         if self.solver == "pot" and slack > 0:
             raise UsageError(
-                f"slack={slack:g}: POT has no relaxation that leaves a marginal free within a box",
+                f"the solver pot cannot be used with slack={slack:g}: POT has no such relaxation",
                 where="--words.transport.solver pot",
-                remedy="--words.transport.slack 0, which POT solves, or the solver sinkhorn",
+                remedy="give --words.transport.slack 0, or use the solver sinkhorn",
             )
 
 
 @dataclass(frozen=True)
 class SizeResult:
-    """What transport says about one number of candidates.
+    """The result of the transport problem of one size.
 
     Attributes:
-        size: how many candidates took part.
-        kept: (size,) bool, which of them received enough.
-        entropy: Σ −p log p in nats per word.
-        mean_length: characters per word.
-        iterations: of the solver.
-        error: share of the mass that is not where the row side wants it.
-        description_length: of the words and of the corpus told in them, in nats per character of the corpus;
-            known once the corpus was segmented.
+        size: number of candidates that took part.
+        kept: (size,) bool, whether each of them is kept.
+        entropy: Σ −p log p over the words, in nats per word.
+        mean_length: mean number of characters per word.
+        iterations: number of iterations of the solver.
+        error: share of the mass by which the row marginals deviate from their constraint.
+        description_length: description length of the words and of the corpus encoded in them, in nats per
+            character of the corpus; None until the corpus has been segmented.
     """
 
     size: int
@@ -110,7 +118,7 @@ class SizeResult:
     description_length: float | None = None
 
     def normalised(self, normalisation: Normalisation) -> float:
-        """Return the entropy per word, or per character."""
+        """Return the entropy per character ("length") or per word ("none")."""
         return self.entropy / self.mean_length if normalisation == "length" else self.entropy
 
 
@@ -150,7 +158,10 @@ def solve_sizes(
 
 
 def word_costs(spellings: Sequence[tuple[int, ...]], occurrences: Ints, alphabet: int) -> Floats:
-    """Return (alphabet, V) −log P(i|j) plus the word's price; +inf where the word lacks the character."""
+    """Return the costs −log P(i|j) plus the word's price, (alphabet, V).
+
+    The cost is +inf if the word does not contain the character.
+    """
     share_KV = np.zeros((alphabet, len(spellings)))
     length_V = np.array([len(spelling) for spelling in spellings], dtype=np.float64)
     column = np.repeat(np.arange(len(spellings)), length_V.astype(np.int64))
@@ -163,7 +174,7 @@ def word_costs(spellings: Sequence[tuple[int, ...]], occurrences: Ints, alphabet
 
 
 def marginal_utilities(outcomes: Sequence[SizeResult], normalisation: Normalisation) -> list[float]:
-    """Return −(H_r − H_{r−1})/(difference in size) for every size after the first, which is the reference."""
+    """Return the marginal utility −(H_r − H_{r−1})/(difference in size) of every size after the first."""
     pairs = zip(outcomes[1:], outcomes, strict=False)
     return [
         (before.normalised(normalisation) - after.normalised(normalisation)) / (after.size - before.size)
@@ -172,9 +183,9 @@ def marginal_utilities(outcomes: Sequence[SizeResult], normalisation: Normalisat
 
 
 def choose_size(outcomes: Sequence[SizeResult], config: TransportConfig, *, min_size: int) -> int:
-    """Return the place of the best size of at least ``min_size``, the smallest of equals.
+    """Return the index of the best size that is at least ``min_size``; of equally good sizes, the smallest.
 
-    Where no size reaches the minimum, the largest stands in.
+    If no size is as large as ``min_size``, the largest size is returned.
     """
     if config.choose_by == "marginal_utility":
         scores = [float("-inf"), *marginal_utilities(outcomes, config.normalisation)]
@@ -189,12 +200,12 @@ def choose_size(outcomes: Sequence[SizeResult], config: TransportConfig, *, min_
 def _known_lengths(outcomes: Sequence[SizeResult]) -> list[float]:
     lengths = [outcome.description_length for outcome in outcomes]
     if None in lengths:
-        raise ValueError("a description length is not known before the corpus is segmented")
+        raise ValueError("the description length of a size is missing: the corpus has to be segmented first")
     return [length for length in lengths if length is not None]
 
 
 def describe_curve(outcomes: Sequence[SizeResult], chosen: int) -> tuple[dict[str, Any], ...]:
-    """Return one plain record per size, with both normalisations, for ``words.json``."""
+    """Return one JSON record per size, with both normalizations, for ``words.json``."""
     per_character = [None, *marginal_utilities(outcomes, "length")]
     per_word = [None, *marginal_utilities(outcomes, "none")]
     return tuple(
@@ -218,7 +229,7 @@ def describe_curve(outcomes: Sequence[SizeResult], chosen: int) -> tuple[dict[st
 def _solve(
     cost_KV: Floats, supply_K: Floats, demand_BV: Floats, config: TransportConfig
 ) -> tuple[Floats, list[int], list[float]]:
-    """Return (B, V) what each word receives, and each problem's iterations and error."""
+    """Return the mass that each word receives, (B, V), and the iterations and error of each problem."""
     if config.solver == "pot":
         return solve_with_pot(cost_KV, supply_K, demand_BV, config)
     cost = torch.from_numpy(cost_KV).float()
@@ -238,17 +249,24 @@ def _solve(
 
 
 def _slack(config: TransportConfig) -> float:
+    """Return the slack of the characters, or its default."""
     default = 0.01 if config.formulation == "paper" else 0.0
     return default if config.slack is None else config.slack
 
 
 def _sides(config: TransportConfig) -> tuple[Side, Side]:
+    """Return how the characters (rows) and the words (columns) are constrained."""
     is_paper = config.formulation == "paper"
     slack = _slack(config)
     return (Slack(slack) if slack > 0 else Exact()), (Exact() if is_paper else Soft(config.rho))
 
 
 def _entropy(uses_V: Floats, received_V: Floats) -> tuple[float, float]:
-    """Entropy in nats per word and mean word length, from how often a plan uses each word."""
+    """Return the entropy in nats per word, and the mean word length, of the words in a transport plan.
+
+    Args:
+        uses_V: mass of each word divided by its length.
+        received_V: mass of each word.
+    """
     p_V = uses_V[uses_V > 0] / uses_V.sum()
     return float(-(p_V * np.log(p_V)).sum()), float(received_V.sum() / uses_V.sum())

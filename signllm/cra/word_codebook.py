@@ -1,9 +1,9 @@
-"""The word-level codebook: which runs of characters are words, how to find them in a video, its two files.
+"""The word codebook: the sign words of a run, the segmentation of videos into them, and its two files.
 
-``words.json`` is what a person reads: settings, α, the curve that chose the size, every word.
-``words.safetensors`` holds the same words as arrays, and guards against a damaged or edited JSON. Ids:
-characters are 0..K−1, s₀ ("slowing down") is K, words of two characters and more follow. Words belong to
-one codebook of characters, by fingerprint.
+``words.json`` is for people: settings, α, the curve that chose the number of words, and all words.
+``words.safetensors`` contains the same words as arrays and reveals a damaged or edited JSON file. The ids of
+characters are 0 to K − 1, the id of s₀ ("slowing down") is K, and the words of two or more characters
+follow. A word codebook is only valid for one character codebook, which it identifies by its fingerprint.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ VERSION = 1
 
 
 def fingerprint(codebook: Tensor) -> str:
-    """Return 16 hexadecimal digits that name a codebook's shape and exact values (float32)."""
+    """Return 16 hexadecimal digits that identify the shape and the float32 values of a tensor."""
     values = codebook.detach().to("cpu", torch.float32).contiguous().numpy()
     return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Words of a batch, packed, and how each is made of the batch's characters.
+    """The packed words of a batch, and which characters each of them consists of.
 
-    A word's vector is Σ weight·(its characters' vectors) + slow_weight·(vector of s₀): the mean over the
-    word's spelling, each run of repeats counted as one character.
+    The vector of a word is Σ weight · (vectors of its characters) + slow_weight · (vector of s₀): the mean
+    over the word's spelling, in which each run of repeats counts as one character.
 
     Attributes:
-        words: (sum M,) int64 word ids.
-        counts: (B,) int64 words per video.
-        slot: (sum N,) int64 packed place of the word that each character went into.
-        position: (sum N,) int64 place of each character's run in the spelling of its word, from 0.
-        weight: (sum N,) float32 share of the character in its word's mean.
-        slow_weight: (sum M,) float32 share of s₀ in the word.
+        words: (sum M,) int64, word ids.
+        counts: (B,) int64, number of words of each video.
+        slot: (sum N,) int64, index in ``words`` of the word that each character is part of.
+        position: (sum N,) int64, position of each character's run in the spelling of its word, from 0.
+        weight: (sum N,) float32, share of each character in the mean of its word.
+        slow_weight: (sum M,) float32, share of s₀ in the mean of each word.
     """
 
     words: Tensor
@@ -62,27 +62,29 @@ class Segmentation:
 
     @classmethod
     def one_word_per_token(cls, counts: Tensor) -> Segmentation:
-        """Return every token of videos with ``counts`` (B,) as a word by itself."""
+        """Return a segmentation with one word per token; ``counts`` (B,) are the tokens of each video."""
         place = torch.arange(int(counts.sum()), device=counts.device)
-        none, all_of_it = torch.zeros_like(place), torch.ones_like(place, dtype=torch.float32)
-        return cls(none, counts, place, none, all_of_it, torch.zeros_like(all_of_it))
+        zero, weight = torch.zeros_like(place), torch.ones_like(place, dtype=torch.float32)
+        return cls(zero, counts, place, zero, weight, torch.zeros_like(weight))
 
 
 @dataclass(frozen=True, kw_only=True)
 class WordCodebook:
-    """Words over the characters of one codebook.
+    """The words over the characters of one codebook.
 
     Attributes:
-        codes: K, the number of characters; s₀ has the id K.
-        words: spellings of two characters and more; word i has the id K + 1 + i.
-        frequencies: how often each id, characters and s₀ included, occurs in the corpus as a word.
-        alpha: a run longer than this adds s₀; None: each video's own mean run length.
+        codes: K, the number of codes; s₀ has the id K.
+        words: spellings of the words of two or more characters; word i has the id K + 1 + i.
+        frequencies: number of occurrences of each id, including characters and s₀, as a word of the corpus.
+        alpha: a run longer than this adds s₀; None means the mean run length of each video.
         codebook: fingerprint of the character codebook.
-        segmentation: how sequences are split: "viterbi", "longest" or "bpe".
-        repeated_only: whether α is a mean over runs of at least two only.
-        merges: what "bpe" applies, in the order learnt, those of dropped words too; otherwise empty.
-        curve: one entry per size that was tried: entropy, marginal utility, whether it was chosen.
-        config: the settings that made it, for the record.
+        segmentation: method of segmentation: "viterbi", "longest" or "bpe".
+        repeated_only: whether α is a mean over runs of at least two characters only.
+        merges: merges for "bpe" in the order they were learnt, including those of dropped words; otherwise
+            empty.
+        curve: one entry per size that was tried, with its entropy, its marginal utility and whether it was
+            chosen.
+        config: settings with which the words were composed.
     """
 
     codes: int
@@ -106,7 +108,7 @@ class WordCodebook:
                 raise ValueError(f"word {word}: needs at least two characters, each from 0 to {self.codes}")
         if self.segmentation == "bpe":
             if self.words and not self.merges:
-                raise ValueError("byte-pair order, but no merges are recorded")
+                raise ValueError("segmentation is bpe, but no merges are recorded")
             MergeTable(self.merges, self.words, self.codes + 1)
 
     @property
@@ -116,22 +118,27 @@ class WordCodebook:
 
     @property
     def size(self) -> int:
-        """Number of word ids: characters, s₀ and words."""
+        """Number of word ids, including those of characters and s₀."""
         return self.codes + 1 + len(self.words)
 
     def spell(self, word: int) -> tuple[int, ...]:
-        """Return the characters of a word id; a character spells itself."""
+        """Return the characters of the word with an id; the spelling of a character is the character."""
         if not 0 <= word < self.size:
-            raise ValueError(f"word {word}: ids run from 0 to {self.size - 1}")
+            raise ValueError(f"there is no word {word}: ids are 0 to {self.size - 1}")
         return (word,) if word <= self.codes else self.words[word - self.codes - 1]
 
     def segment(self, characters: Tensor, counts: Tensor) -> Segmentation:
-        """Split packed characters (sum N,) of videos with ``counts`` (B,) into words.
+        """Segment packed characters into words, on the CPU.
 
-        It runs on the CPU; the result is on the device of ``characters``.
+        Args:
+            characters: (sum N,) characters of all videos.
+            counts: (B,) number of characters of each video.
+
+        Returns:
+            the segmentation, on the device of ``characters``.
 
         Raises:
-            UsageError: a character that is not of this codebook.
+            UsageError: a character is not part of this codebook.
         """
         raw, raw_counts = characters.cpu().numpy().astype(np.int64), counts.cpu().numpy().astype(np.int64)
         if int(raw_counts.sum()) != len(raw):
@@ -139,13 +146,15 @@ class WordCodebook:
         if len(raw) > 0 and not (0 <= raw.min() and raw.max() < self.codes):
             raise UsageError(
                 f"characters {raw.min()} to {raw.max()}, but these words are made of 0 to {self.codes - 1}",
-                remedy="compose words again from the codebook in use",
+                remedy="compose the words again from the current codebook: signllm compose",
             )
         short = collapse_repeats(
             raw, raw_counts, slow_down=self.codes, alpha=self.alpha, repeated_only=self.repeated_only
         )
-        starts, found = segment(short.characters, short.counts, self._table, method=self.segmentation)
-        words, slot = found[starts == 1], (np.cumsum(starts) - 1)[short.place]
+        starts, words_at_starts = segment(
+            short.characters, short.counts, self._table, method=self.segmentation
+        )
+        words, slot = words_at_starts[starts == 1], (np.cumsum(starts) - 1)[short.place]
         position = short.place - np.flatnonzero(starts)[slot]
         video = np.repeat(np.arange(len(raw_counts)), short.counts)
         word_counts = np.bincount(video, weights=starts, minlength=len(raw_counts)).astype(np.int64)
@@ -156,7 +165,7 @@ class WordCodebook:
         return Segmentation(*(torch.from_numpy(array).to(characters.device) for array in arrays))
 
     def in_composed_words(self, segmentation: Segmentation) -> Tensor:
-        """Say of each character, bool (sum N,), whether it went into a word of two and more."""
+        """Return whether each character is part of a word of two or more characters, bool (sum N,)."""
         return (segmentation.words > self.slow_down)[segmentation.slot]
 
     @cached_property
@@ -174,7 +183,7 @@ class WordCodebook:
         )
 
     def save(self, folder: Path) -> None:
-        """Write words.safetensors and then words.json into ``folder``; each is whole or absent.
+        """Write words.safetensors and then words.json into ``folder``, each atomically.
 
         Raises:
             UsageError: the disk is full.
@@ -193,11 +202,11 @@ class WordCodebook:
 
     @classmethod
     def load(cls, folder: Path) -> WordCodebook:
-        """Read what ``save`` wrote.
+        """Load a word codebook from a folder.
 
         Raises:
-            UsageError: a file that is missing, broken, of another version, or that does not belong to the
-                other.
+            UsageError: a file is missing, damaged or of another version, or the two files contain different
+                words.
         """
         remedy = "run `signllm compose` on this run again"
         path = folder / "words.json"
@@ -215,18 +224,18 @@ class WordCodebook:
         if not isinstance(content, dict) or content.get("version") != VERSION:
             raise UsageError(f"the word codebook is not of version {VERSION}", where=path, remedy=remedy)
         try:
-            content.setdefault("merges", [])  # written before there was byte-pair order
-            known = {f.name: content[f.name] for f in dataclasses.fields(cls)}
-            known["words"] = tuple(tuple(word) for word in known["words"])
-            known["merges"] = tuple((tuple(left), tuple(right)) for left, right in known["merges"])
-            known["frequencies"], known["curve"] = tuple(known["frequencies"]), tuple(known["curve"])
-            words = cls(**known)
+            content.setdefault("merges", [])  # older files have no merges
+            fields = {f.name: content[f.name] for f in dataclasses.fields(cls)}
+            fields["words"] = tuple(tuple(word) for word in fields["words"])
+            fields["merges"] = tuple((tuple(left), tuple(right)) for left, right in fields["merges"])
+            fields["frequencies"], fields["curve"] = tuple(fields["frequencies"]), tuple(fields["curve"])
+            words = cls(**fields)
             spelt = [character for word in words.words for character in word]
             if (
                 spelt != arrays["spellings"].tolist()
                 or list(words.frequencies) != arrays["frequencies"].tolist()
             ):
-                raise ValueError("words.json and words.safetensors hold different words")
+                raise ValueError("words.json and words.safetensors contain different words")
         except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"the word codebook is broken: {error}", where=path, remedy=remedy) from None
+            raise UsageError(f"the word codebook is damaged: {error}", where=path, remedy=remedy) from None
         return words

@@ -60,7 +60,7 @@ def test_cutting_at_seldom_met_neighbours_changes_nothing(seed: int, monkeypatch
     characters = np.minimum(rng.geometric(0.2, counts.sum()), 20)
     wanted = {"limit": 150, "longest": 5, "min_frequency": 1}
     cut = candidates.learn_merges(characters, counts, **wanted)
-    monkeypatch.setattr(candidates, "_reached_by", lambda pairs, pair_counts: 0)
+    monkeypatch.setattr(candidates, "_frequency_of_rank", lambda pairs, pair_counts: 0)
     assert candidates.learn_merges(characters, counts, **wanted) == cut
 
 
@@ -73,7 +73,7 @@ def test_shared_counters_chunks_and_narrow_integers_change_nothing(
     counts = np.append(rng.integers(0, 60, 80), [150, 0, 0])
     characters = np.minimum(rng.geometric(0.2, counts.sum()), 20)
     expected = candidates.learn_merges(characters, counts, limit=60, longest=5)
-    monkeypatch.setattr(candidates, "COUNTERS", 97)
+    monkeypatch.setattr(candidates, "PAIR_COUNTERS", 97)
     monkeypatch.setattr("signllm.cra.packed_sequences.CHUNK_CHARACTERS", 100)
     assert candidates.learn_merges(characters.astype(np.uint8), counts, limit=60, longest=5) == expected
 

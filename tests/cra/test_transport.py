@@ -127,7 +127,7 @@ def test_both_solvers_tell_that_exact_sides_cannot_be_met() -> None:
 
 def test_pot_has_no_box_and_says_so() -> None:
     for settings in ({"formulation": "paper"}, {"slack": 0.05}):
-        with pytest.raises(UsageError, match=r"POT has no relaxation[\s\S]*slack 0"):
+        with pytest.raises(UsageError, match=r"POT[\s\S]*slack 0"):
             TransportConfig(solver="pot", **settings)  # type: ignore[arg-type]
 
 
