@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from signllm.cli import main
-from signllm.training.local_ranks import begin_rank, end_process, leave_ranks
+from signllm.training.local_ranks import end_process, leave_process_group, prepare_rank
 
 
 def run() -> None:
     """Run the command line and end this process with its exit code."""
-    begin_rank()
+    prepare_rank()
     code = main()
     if code == 0:
-        leave_ranks()
+        leave_process_group()
     end_process(code)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from signllm.training.local_ranks import message_of, report_failure
+from signllm.training.local_ranks import describe_error, report_failure
 from signllm.verbs import run
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None, work: Callable[[list[str]], Non
         (work or run)(list(sys.argv[1:] if arguments is None else arguments))
         return 0
     except (Exception, KeyboardInterrupt) as error:
-        return _fail(error, *message_of(error))
+        return _fail(error, *describe_error(error))
 
 
 def _fail(error: BaseException, message: str, code: int) -> int:

@@ -184,13 +184,13 @@ def run_on_ranks(
         storage_timeout_s: longest wait for unavailable storage, in seconds; None keeps the default.
     """
     if ranks == 1 or "WORLD_SIZE" in os.environ:
-        from signllm.training.preemption import asked_to_leave, stopped_early
+        from signllm.training.preemption import preemption_flag, stopped_early_error
 
-        with asked_to_leave() as flag:
+        with preemption_flag() as flag:
 
             def stop_if_requested() -> None:
                 if flag.requested:
-                    raise stopped_early()
+                    raise stopped_early_error()
 
             with (
                 storage_wait_policy(storage_timeout_s, stop_if_requested),
@@ -205,9 +205,9 @@ def _explain_lost_ranks(folder: Path | None, verb: str) -> AbstractContextManage
     """Return the context in which a failure caused by a lost rank names that rank; none with one rank."""
     if folder is None or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return nullcontext()
-    from signllm.training.failures import failing_together
+    from signllm.training.failures import fail_together
 
-    return failing_together(folder, int(os.environ["RANK"]), verb, hang_s=None)
+    return fail_together(folder, int(os.environ["RANK"]), verb, hang_s=None)
 
 
 def raise_if_preempted(outcome: Any) -> None:

@@ -16,7 +16,7 @@ from signllm.data.mixture import make_absolute
 from signllm.models.causal_model import CausalLanguageModel
 from signllm.models.prompt import Prompt
 from signllm.training.checkpoint import last_checkpoint, read_state
-from signllm.training.metrics import read_log
+from signllm.training.training_log import read_log
 from tests.data.http_server import Server, serving
 from tests.models import parts
 from tests.stages import path

@@ -230,7 +230,7 @@ def test_a_disk_that_fills_up_while_training_leaves_no_checkpoint_and_goes_on(
     with full_disk(run, 3 * 4096):
         refused(*stage1, told="the disk is full: no checkpoint of step 4 was written")
         assert last_checkpoint(run) is None
-        refused("compose", "tiny", "--data", composed / "shards", "--run", run, told="no whole checkpoint")
+        refused("compose", "tiny", "--data", composed / "shards", "--run", run, told="no complete checkpoint")
     assert not [file for file in run.rglob("*") if "part" in file.suffix]
     assert cli.main([str(word) for word in stage1]) == 0
     one, other = load_weights(run), load_weights(composed / "pretrain")

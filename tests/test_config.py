@@ -27,7 +27,7 @@ from signllm.models.quantizer import QuantizerConfig
 from signllm.models.sign_llm import LanguageModelConfig, LoraConfig, SignLLMConfig
 from signllm.models.vq_sign import VQSignConfig
 from signllm.plain import from_plain, to_plain
-from signllm.training.checkpoint import TrainingState, save
+from signllm.training.checkpoint import TrainingState, save_checkpoint
 from signllm.training.engine import TrainingConfig
 
 TRAINING = TrainingConfig(steps=4, learning_rate=0.01, betas=(0.9, 0.95))
@@ -95,7 +95,7 @@ def test_no_run_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("phase", [".", "frozen"])
 def test_a_run_continues_with_its_own_settings_only(phase: str, tmp_path: Path) -> None:
     open_run(tmp_path, PRETRAIN)
-    save(tmp_path / phase, TrainingState(stage="pretrain", step=1), {}, {}, keep=1)
+    save_checkpoint(tmp_path / phase, TrainingState(stage="pretrain", step=1), {}, {}, keep=1)
     open_run(tmp_path, PRETRAIN)
     other = dataclasses.replace(PRETRAIN, training=dataclasses.replace(TRAINING, learning_rate=0.5))
     with pytest.raises(UsageError, match=r"training\.learning_rate: 0\.01 -> 0\.5"):
@@ -137,7 +137,7 @@ def test_a_run_continues_with_its_own_data_only(
 ) -> None:
     open_run(tmp_path, PRETRAIN, (B,))
     open_run(tmp_path, PRETRAIN, (A, B))  # nothing was learnt yet
-    save(tmp_path, TrainingState(stage="pretrain", step=1), {}, {}, keep=1)
+    save_checkpoint(tmp_path, TrainingState(stage="pretrain", step=1), {}, {}, keep=1)
     with pytest.raises(UsageError, match=told):
         open_run(tmp_path, PRETRAIN, now)
     open_run(tmp_path, PRETRAIN, (dataclasses.replace(A, name="moved"), B))
@@ -145,7 +145,7 @@ def test_a_run_continues_with_its_own_data_only(
 
 def test_a_run_begun_before_its_data_was_recorded_goes_on_and_records_it(tmp_path: Path) -> None:
     open_run(tmp_path, PRETRAIN)
-    save(tmp_path, TrainingState(stage="pretrain", step=1), {}, {}, keep=1)
+    save_checkpoint(tmp_path, TrainingState(stage="pretrain", step=1), {}, {}, keep=1)
     open_run(tmp_path, PRETRAIN, (A,))
     with pytest.raises(UsageError, match="other data"):
         open_run(tmp_path, PRETRAIN, (B,))
@@ -161,7 +161,7 @@ def test_a_limit_of_frames_may_change_but_not_come_or_go(
         return dataclasses.replace(PRETRAIN, data=DataConfig(max_frames_per_batch=most))
 
     open_run(tmp_path, limited(before))
-    save(tmp_path, TrainingState(stage="pretrain", step=1), {}, {}, keep=1)
+    save_checkpoint(tmp_path, TrainingState(stage="pretrain", step=1), {}, {}, keep=1)
     if goes_on:
         open_run(tmp_path, limited(after))
     else:

@@ -27,14 +27,14 @@ from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
 from signllm.plain import from_plain, to_plain
-from signllm.stages.agreement import once
+from signllm.stages.agreement import run_on_rank_zero
 from signllm.stages.compose import compose
 from signllm.stages.finetune import finetune
 from signllm.stages.pretrain import pretrain
 from signllm.training.engine import Ranks, start_distributed
 from signllm.training.local_ranks import StoppedEarlyError
 from signllm.training.loop import Outcome
-from signllm.training.preemption import leave_together
+from signllm.training.preemption import stop_if_preempted
 
 log = logging.getLogger(__name__)
 RECORD = "ablation.json"
@@ -165,9 +165,9 @@ def run_cell(study: Study, name: str, seed: int) -> None:
         StoppedEarlyError: The job was asked to stop; the same command continues.
     """
     ranks = start_distributed(timeout_s=study.recipe.pretrain.training.timeout_s)
-    if once(lambda: study.is_done(name, seed), ranks):
+    if run_on_rank_zero(lambda: study.is_done(name, seed), ranks):
         return
-    once(lambda: study.record(name, seed), ranks)
+    run_on_rank_zero(lambda: study.record(name, seed), ranks)
     recipe, cell = study.recipe_of(name, seed), cell_folders(study, name, seed)
     with lock_folder(cell.pretrain, ranks):
         _require_complete(pretrain(recipe.pretrain, run=cell.pretrain, shards=study.shards))
@@ -175,7 +175,7 @@ def run_cell(study: Study, name: str, seed: int) -> None:
         words = _words_config(study, name, seed, recipe.compose, ranks)
         compose(cell.pretrain, study.shards, words, out=cell.words)
     with lock_folder(cell.finetune, ranks):
-        if once(lambda: study.is_done(name, seed), ranks):
+        if run_on_rank_zero(lambda: study.is_done(name, seed), ranks):
             return
         _finetune(recipe.finetune, cell, study.shards)
         gc.collect()  # while a ZeRO-3 engine exists, transformers would partition the next model as well
@@ -197,7 +197,7 @@ def _words_config(study: Study, name: str, seed: int, config: ComposeConfig, ran
         return config
     full = cell_folders(study, FULL, seed)
     compose(full.pretrain, study.shards, study.recipe_of(FULL, seed).compose, out=full.words)
-    words = once(lambda: len(WordCodebook.load(full.words).words), ranks)
+    words = run_on_rank_zero(lambda: len(WordCodebook.load(full.words).words), ranks)
     return ABLATIONS[name](study.recipe, replace(study.inputs, words=words)).compose
 
 
@@ -234,11 +234,11 @@ def lock_folder(folder: Path, ranks: Ranks) -> Iterator[None]:
 
     try:
         is_logged = False
-        while not once(try_lock, ranks):
+        while not run_on_rank_zero(try_lock, ranks):
             if not is_logged and ranks.rank == 0:
                 log.warning("waiting for another job that works in %s", folder)
             is_logged = True
-            leave_together(ranks.device)
+            stop_if_preempted(ranks.device)
             time.sleep(POLL_S)
         yield
     finally:

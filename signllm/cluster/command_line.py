@@ -16,7 +16,7 @@ from signllm.plain import to_plain
 WIDTH = 110
 
 
-def launch_words(
+def launch_arguments(
     recipe: str,
     default: FinetuneConfig,
     chosen: FinetuneConfig,
@@ -74,7 +74,7 @@ def _values(value: Any) -> Sequence[str]:
     return ["None" if value is None else str(value)]
 
 
-def told(words: Sequence[str]) -> str:
+def format_command(words: Sequence[str]) -> str:
     r"""Return a command line for a shell, cut into lines by ``\``."""
     lines, line = [], "signllm"
     for word in _grouped(words):

@@ -12,17 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from signllm.cluster.plan import Weight, Zero, held, largest_block, traffic, zero_of
 from signllm.cluster.profile import Profile
+from signllm.cluster.zero_costs import (
+    Weight,
+    Zero,
+    largest_block,
+    planned_model_states,
+    read_zero,
+    step_traffic,
+)
 from signllm.config import FinetuneConfig, PretrainConfig, Recipe
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.mixture import parse_mixture
 from signllm.errors import UsageError
 from signllm.plain import to_plain
-from signllm.stages.composed import with_encoder_of
 from signllm.stages.finetune import with_language_of
+from signllm.stages.initial_run import with_encoder_from
 from signllm.training.engine import TrainingConfig, deepspeed_settings
-from signllm.training.startup import count_text, size_text
+from signllm.training.startup import format_bytes, format_count
 
 WIDTH = 110
 
@@ -40,7 +47,7 @@ def check_batch(options: Mapping[str, Any], profile: Profile) -> None:
             deepspeed_settings(training, world=profile.ranks)
 
 
-def told(verb: str, options: Mapping[str, Any], profile: Profile, *, jobs: int = 1) -> str:
+def describe_job(verb: str, options: Mapping[str, Any], profile: Profile, *, jobs: int = 1) -> str:
     """Return configuration, batch and plan of a verb's job as comment lines.
 
     Args:
@@ -101,7 +108,7 @@ def _resolved(options: Mapping[str, Any]) -> tuple[Any, list[str]]:
         config = config.with_llm(options.get("llm"))
         init = Path(options["init"])
         if (init / "config.json").is_file():
-            config = with_encoder_of(init, config)
+            config = with_encoder_from(init, config)
         else:
             unknown.append(f"sign_llm.vq_sign will be that of {init}, which is not on this machine")
         if config.generation.language is None:
@@ -132,16 +139,16 @@ def _batch_lines(config: PretrainConfig | FinetuneConfig, profile: Profile) -> l
 def _plan_lines(
     config: PretrainConfig | FinetuneConfig, options: Mapping[str, Any], profile: Profile
 ) -> Iterator[str]:
-    from signllm.cluster.outline import outline
+    from signllm.cluster.model_tensors import phase_tensors
 
     ranks, training = profile.ranks, config.training
     settings = deepspeed_settings(training, world=ranks)
-    for phase in outline(config, words=_words(options)):
+    for phase in phase_tensors(config, words=_words(options)):
         stage = settings["zero_optimization"]["stage"]
         phase_name = f" of the phase {phase.name}" if phase.name else ""
         yield f"plan{phase_name}: ZeRO-{stage} ({training.deepspeed}), {training.precision}"
         try:
-            zero = zero_of(settings, ranks=ranks)
+            zero = read_zero(settings, ranks=ranks)
         except UsageError as error:
             yield f"  {error.what}"
             continue
@@ -155,12 +162,12 @@ def _plan_lines(
 def _held_lines(weights: Sequence[Weight], zero: Zero, zero_settings: Mapping[str, Any]) -> Iterator[str]:
     yield f"  trained  {_sums(weights, trained=True)}"
     yield f"  frozen   {_sums(weights, trained=False)}"
-    parts = to_plain(held(weights, zero))
-    sizes = ", ".join(f"{part} {size_text(size)}" for part, size in parts.items())
-    yield f"  a rank holds {sizes}; together {size_text(sum(parts.values()))}"
+    parts = to_plain(planned_model_states(weights, zero))
+    sizes = ", ".join(f"{part} {format_bytes(size)}" for part, size in parts.items())
+    yield f"  a rank holds {sizes}; together {format_bytes(sum(parts.values()))}"
     yield from _offload_lines(zero_settings)
     block = largest_block(weights, zero)
-    gathered = f", and blocks of up to {size_text(block)} while they are gathered" if block else ""
+    gathered = f", and blocks of up to {format_bytes(block)} while they are gathered" if block else ""
     yield f"  on top come activations, buckets{gathered}"
 
 
@@ -174,11 +181,11 @@ def _offload_lines(zero_settings: Mapping[str, Any]) -> Iterator[str]:
 def _traffic_lines(
     weights: Sequence[Weight], zero: Zero, training: TrainingConfig, profile: Profile
 ) -> Iterator[str]:
-    collectives = traffic(weights, zero, forward_passes=training.accumulation)
+    collectives = step_traffic(weights, zero, forward_passes=training.accumulation)
     for one in collectives:
-        yield f"  per step, {one.kind} of {one.purpose}: {size_text(one.bytes)}"
+        yield f"  per step, {one.kind} of {one.purpose}: {format_bytes(one.bytes)}"
     if collectives:
-        sent = size_text(round(sum(one.sent(zero.ranks) for one in collectives)))
+        sent = format_bytes(round(sum(one.sent(zero.ranks) for one in collectives)))
         between = ", and a node as much to the next" if profile.nodes > 1 else ""
         yield f"  per step, each rank sends {sent} in a ring{between}"
 
@@ -189,7 +196,7 @@ def _sums(weights: Sequence[Weight], *, trained: bool) -> str:
         if weight.trained == trained:
             part = weight.name.split(".")[0]
             sums[part] = sums.get(part, 0) + weight.elements
-    return ", ".join(f"{part} {count_text(elements)}" for part, elements in sums.items()) or "nothing"
+    return ", ".join(f"{part} {format_count(elements)}" for part, elements in sums.items()) or "nothing"
 
 
 def _words(options: Mapping[str, Any]) -> WordCodebook | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from signllm.errors import UsageError
-from signllm.training.throughput import TERA, peak_of
+from signllm.training.throughput import TERA, peak_by_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Gpu:
     @property
     def peak(self) -> float:
         """Operations per second in 16 bits."""
-        found = peak_of(self.row)
+        found = peak_by_name(self.row)
         assert found is not None
         return found
 

@@ -23,7 +23,7 @@ _LINE = re.compile(r"submitit \w+ \((\S+ \S+?),\d+\) - (.*)")
 _HOST = re.compile(r"hostname=([^,)]+)")
 _PROGRESS = re.compile(r"^\S.*: \d+/\d+ \S+, .*")
 _ERROR = re.compile(
-    r"^(?:signllm: (?!asked to stop|this is a fault of ours)(.*)"
+    r"^(?:signllm: (?!asked to stop|internal error of signllm)(.*)"
     r"|(?:[\w.]+\.)?(\w+(?:Error|Exception|Interrupt|Exit)\b.*))"
 )
 _ERROR_OF_SLURM = re.compile(r"^(?:slurmstepd|srun): error: (.*)")
@@ -89,7 +89,7 @@ def read_logs(logs: Path, job: str) -> JobLogs:
         ended=ended,
         outcome="FAILED" if failing else outcome,
         progress=_last(_PROGRESS, _text(first, TAIL_BYTES)),
-        error=_death(logs, job) or _last(_ERROR, errors) or _last(_ERROR_OF_SLURM, errors),
+        error=_describe_killed_ranks(logs, job) or _last(_ERROR, errors) or _last(_ERROR_OF_SLURM, errors),
     )
 
 
@@ -106,7 +106,7 @@ def last_memory(logs: Path, job: str) -> str | None:
     return None
 
 
-def _death(logs: Path, job: str) -> str | None:
+def _describe_killed_ranks(logs: Path, job: str) -> str | None:
     """Return which ranks a signal ended first, as srun says it, and their memory; None where none did.
 
     Of the ranks of a job that is cancelled or preempted srun says the same, after it has said so.
@@ -127,7 +127,7 @@ def log_path(logs: Path, job: str, kind: str) -> Path:
     return logs / f"{job}_0_log.{kind}"
 
 
-def last_step(log: Path) -> int | None:
+def last_logged_step(log: Path) -> int | None:
     """Return the step of the last whole line of a run's ``log.jsonl``, None where there is none."""
     for line in reversed(_text(log, TAIL_BYTES).splitlines()):
         try:

@@ -17,7 +17,7 @@ from signllm.cluster.job_logs import job_memory_folder
 from signllm.cluster.profile import Profile
 from signllm.cluster.rank import VerbOnRank
 from signllm.cluster.record import next_steps, write_record
-from signllm.cluster.secret import refuse_spelt_out
+from signllm.cluster.secrets import refuse_secret_values
 from signllm.cluster.site_environment import process_environment, site_environment
 from signllm.cluster.slurm_jobs import SubmissionLimits, submission_limits
 from signllm.cluster.snapshot import Snapshot, pack
@@ -101,7 +101,7 @@ def launch_array(
     logs: Path,
     code: Snapshot | None = None,
 ) -> list[Any]:
-    """Submit one job for each of the command lines, as :func:`arrays` of Slurm; return submitit's jobs.
+    """Submit one job for each command line, as Slurm arrays (:func:`split_into_arrays`); return the jobs.
 
     Raises:
         UsageError: as :func:`launch`; then none of the jobs is left.
@@ -109,7 +109,7 @@ def launch_array(
     return _submit(profile, commands, run=run, logs=logs, after=(), code=code)
 
 
-def arrays(jobs: Sequence[T], limits: SubmissionLimits | None = None) -> list[Sequence[T]]:
+def split_into_arrays(jobs: Sequence[T], limits: SubmissionLimits | None = None) -> list[Sequence[T]]:
     """Cut the jobs of a sweep into arrays that are no larger than the site allows.
 
     Args:
@@ -132,7 +132,7 @@ def _submit(
     after: Sequence[str],
     code: Snapshot | None,
 ) -> list[Any]:
-    check(profile, commands)
+    check_submission(profile, commands)
     logs.mkdir(parents=True, exist_ok=True)
     for folder in {owned_folder(words) for words in commands}:
         if code is not None and folder is not None:
@@ -166,7 +166,7 @@ def _submit_to_slurm(
 
     jobs: list[Any] = []
     cluster = None
-    for part in arrays(verbs):
+    for part in split_into_arrays(verbs):
         executor = SbatchExecutor(
             logs,
             max_num_timeout=profile.max_timeouts,
@@ -209,7 +209,7 @@ def _start_local(
         return list(executor.submit_array(verbs))
 
 
-def check(profile: Profile, commands: Sequence[Sequence[str]]) -> None:
+def check_submission(profile: Profile, commands: Sequence[Sequence[str]]) -> None:
     """Check what can be known before anything is written.
 
     Raises:
@@ -229,9 +229,9 @@ def check(profile: Profile, commands: Sequence[Sequence[str]]) -> None:
 
 def _refuse_secrets(profile: Profile, commands: Sequence[Sequence[str]]) -> None:
     """Raise UsageError where a secret of this shell's environment would be written into the job's files."""
-    told = [*profile.environment.values(), *profile.setup, *profile.additional.values()]
-    refuse_spelt_out(told, where="the profile")
-    refuse_spelt_out([word for words in commands for word in words], where="the command line")
+    texts = [*profile.environment.values(), *profile.setup, *profile.additional.values()]
+    refuse_secret_values(texts, where="the profile")
+    refuse_secret_values([word for words in commands for word in words], where="the command line")
 
 
 def _slurm_parameters(
@@ -263,7 +263,7 @@ def _local_parameters(profile: Profile, code: Snapshot | None) -> dict[str, Any]
     }
 
 
-def told(
+def describe_submission(
     profile: Profile,
     jobs: Sequence[Any],
     commands: Sequence[Sequence[str]],
@@ -281,7 +281,7 @@ def told(
     paths = jobs[0].paths if len(jobs) == 1 else JobPaths(logs, f"{jobs[0].job_id.partition('_')[0]}_N")
     yield f"log: {paths.stderr}, results in .out beside it"
     if code is not None:
-        yield f"code: {code.told()}"
+        yield f"code: {code.describe()}"
     if profile.executor == "slurm":
         yield from environment_lines(profile, commands[0], logs)
     yield from next_steps([job.job_id for job in jobs], logs, profile)
@@ -322,7 +322,7 @@ def _result_of(task: Any) -> str | None:
     return str(text) if outcome == "error" else ""
 
 
-def wait(job: Any) -> str:
+def wait_for_job(job: Any) -> str:
     """Wait for a job and return what its first rank printed, without submitit's own lines.
 
     Raises:
@@ -334,12 +334,12 @@ def wait(job: Any) -> str:
     try:
         job.results()
     except (FailedJobError, UncompletedJobError) as error:
-        told = str(error)
-        if (mark := f"{UsageError.__module__}.{UsageError.__name__}: ") in told:
-            raise UsageError(told.rpartition(mark)[2].partition("\n\n---")[0].rstrip()) from None
+        message = str(error)
+        if (mark := f"{UsageError.__module__}.{UsageError.__name__}: ") in message:
+            raise UsageError(message.rpartition(mark)[2].partition("\n\n---")[0].rstrip()) from None
         if lost := _lost_ranks(job):
             raise RunFailedError(lost) from None
-        last = "\n".join(told.strip().splitlines()[-20:])
+        last = "\n".join(message.strip().splitlines()[-20:])
         raise RunFailedError(f"job {job.job_id} failed; {job.paths.stderr} ends with\n{last}") from None
     printed = (job.task(0).stdout() or "").splitlines(keepends=True)
     return "".join(line for line in printed if not line.startswith("submitit "))

@@ -1,12 +1,12 @@
 """What a rank needs at the peak of a training step: what it holds throughout, and what comes and goes.
 
-What is held is :func:`signllm.cluster.plan.held`; what a pass keeps is rehearsed
-(:mod:`signllm.cluster.shapes`). DeepSpeed 0.19.8 adds a bucket in which gradients wait to be reduced, of
+What is held is :func:`signllm.cluster.zero_costs.planned_model_states`; what a pass keeps is rehearsed
+(:mod:`signllm.cluster.simulation`). DeepSpeed 0.19.8 adds a bucket in which gradients wait to be reduced, of
 ``reduce_bucket_size`` elements whatever the model; under ZeRO-3 also what is gathered: all frozen weights
 that are needed again within ``stage3_max_reuse_distance``, and the flat buffer that one prefetch arrives in.
 
 `tools/check_plan` compares it with what torch allocates. Left out: workspace inside operators, what a GPU's
-context and NCCL take, and fragmentation: hence the headroom (:mod:`signllm.cluster.ways`).
+context and NCCL take, and fragmentation: hence the headroom (:mod:`signllm.cluster.setups`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from signllm.cluster.plan import FP32, Weight, Zero, held, largest_block
-from signllm.cluster.shapes import Rehearsal
+from signllm.cluster.simulation import SimulatedPass
+from signllm.cluster.zero_costs import FP32, Weight, Zero, largest_block, planned_model_states
 
 QUANTISED_BYTES = {8: 1.001, 4: 0.516}
 """Bytes of a weight in bitsandbytes: int8 with a scale per row; NF4 with scales that are quantised again,
@@ -24,7 +24,7 @@ QUANTISED_BYTES = {8: 1.001, 4: 0.516}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
+class PlannedMemory:
     """Bytes of one rank; each part at its own most.
 
     Attributes:
@@ -48,15 +48,15 @@ class Memory:
     host: int = 0
 
 
-def memory(
+def plan_memory(
     weights: Sequence[Weight],
     zero: Zero,
     settings: Mapping[str, Any],
-    rehearsal: Rehearsal,
+    rehearsal: SimulatedPass,
     *,
     buffers: int = 0,
     bits: int = 16,
-) -> Memory:
+) -> PlannedMemory:
     """Return what a rank needs.
 
     Args:
@@ -68,7 +68,7 @@ def memory(
         bits: of the frozen maps of the language model; 8 and 4 as bitsandbytes stores them.
     """
     of_zero = settings["zero_optimization"]
-    kept, saved = held(weights, zero), saved_by_quantising(weights, zero, bits=bits)
+    kept, saved = planned_model_states(weights, zero), quantisation_savings(weights, zero, bits=bits)
     size = 2 if zero.precision == "bf16" else FP32
     bucket = int(of_zero.get("reduce_bucket_size", 0)) * size if zero.stage else 0
     gathered = _gathered(weights, zero, of_zero) if zero.stage == 3 else _unpacked(weights, zero, bits)
@@ -86,7 +86,7 @@ def memory(
     learns_between = any(w.trained and w.name.startswith("language_model") for w in weights)
     after = rehearsal.after_whole_bytes if zero.stage == 0 else rehearsal.after_bytes + waiting
     peaks = (rehearsal.before_bytes + gathered, after + (gathered if learns_between else 0), waiting)
-    return Memory(
+    return PlannedMemory(
         weights=held_weights,
         gradients=gradients,
         optimizer=optimizer,
@@ -98,7 +98,7 @@ def memory(
     )
 
 
-def saved_by_quantising(weights: Sequence[Weight], zero: Zero, *, bits: int) -> int:
+def quantisation_savings(weights: Sequence[Weight], zero: Zero, *, bits: int) -> int:
     """Return the bytes that a rank does not hold if the frozen maps have so few bits."""
     if bits == 16:
         return 0

@@ -8,18 +8,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from signllm.cluster.command_line import launch_words, told
+from signllm.cluster.command_line import format_command, launch_arguments
 from signllm.cluster.gpus import find_gpu
 from signllm.cluster.known_models import configuration_folder
 from signllm.cluster.roofline import Machine
-from signllm.cluster.translation import Translation, translation
-from signllm.cluster.ways import FILES, HEADROOM, Planned, Project, best, open_project, plans
+from signllm.cluster.setups import (
+    FILES,
+    HEADROOM,
+    PlannedSetup,
+    Project,
+    fastest_setup,
+    open_project,
+    plan_setups,
+)
+from signllm.cluster.translation_time import TranslationTime, plan_translation
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import RunFailedError
 from signllm.models.vq_sign import VQSignConfig
-from signllm.stages.composed import with_encoder_of
-from signllm.training.startup import count_text, size_text
+from signllm.stages.initial_run import with_encoder_from
+from signllm.training.startup import format_bytes, format_count
 
 GIB = 2**30
 NOT_MEASURED = (
@@ -33,7 +41,7 @@ TABLE_GPUS = ("a100-80", "h100", "h200")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class PlanRequest:
     """What the user gave.
 
     Attributes:
@@ -70,7 +78,7 @@ class Asked:
         config = replace(self.config, sign_llm=replace(self.config.sign_llm, vq_sign=self.vq_sign))
         words = None
         if self.init is not None:
-            config = with_encoder_of(self.init, config)
+            config = with_encoder_from(self.init, config)
             if (self.init / "words.json").is_file():
                 words = WordCodebook.load(self.init)
         most = self.config.data.max_frames
@@ -82,7 +90,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class PlanResult:
     """All ways, in the order of ``WAYS``, the fastest that fits, and what translating takes."""
 
     HEADERS: ClassVar = (
@@ -90,18 +98,18 @@ class Answer:
         *("videos", "compute", "network", "step s", "sent"),
     )
 
-    asked: Asked
+    asked: PlanRequest
     machine: Machine
     project: Project
-    ways: list[Planned]
-    best: Planned | None
-    translation: Translation
+    ways: list[PlannedSetup]
+    best: PlannedSetup | None
+    translation: TranslationTime
 
     def command(self) -> list[str]:
         """Return the words of the command line that launches the best way; none where nothing fits."""
         if self.best is None:
             return []
-        return launch_words(
+        return launch_arguments(
             self.asked.recipe,
             self.asked.default,
             self.best.config,
@@ -118,7 +126,7 @@ class Answer:
         weights = self.project.weights(self.ways[0].config)
         sizes = [sum(w.elements for w in weights if w.trained is trained) for trained in (False, True)]
         yield f"{self.asked.model} with the recipe {self.asked.recipe}"
-        yield f"  frozen {count_text(sizes[0])}, trained {count_text(sizes[1])} parameters"
+        yield f"  frozen {format_count(sizes[0])}, trained {format_count(sizes[1])} parameters"
         yield (
             f"  {machine.nodes} x {machine.gpus} {gpu.name}: {gpu.memory_gib:g} GiB, {HEADROOM:.0%} stay"
             f" free; {gpu.peak / 1e12:g} TFLOP/s in 16 bits, of which {machine.compute_share:g}"
@@ -143,7 +151,7 @@ class Answer:
             mark = " <-" if one is not None and one is self.best else ""
             yield f"{way:<{widths[0]}}  {'  '.join(numbers)}{mark}"
 
-    def _cells(self, one: Planned) -> list[str]:
+    def _cells(self, one: PlannedSetup) -> list[str]:
         parts, seconds, training = one.memory, one.seconds, one.config.training
         sizes = (
             parts.weights,
@@ -156,17 +164,17 @@ class Answer:
         memory = [f"{size / GIB:.1f}" for size in sizes]
         if seconds is None:
             memory[3] = "-"
-            return [way_text(one), *memory, f"> {parts.peak / GIB:.1f}", "no", *["-"] * 5]
+            return [setup_name(one), *memory, f"> {parts.peak / GIB:.1f}", "no", *["-"] * 5]
         videos = self.project.videos(one.config, self.machine.ranks)
         times = (seconds.compute, seconds.network, seconds.total)
         return [
-            way_text(one),
+            setup_name(one),
             *memory,
             f"{parts.peak / GIB:.1f}",
             "yes" if one.fits else "no",
             f"{videos} x {training.accumulation}",
             *(f"{value:.3f}" for value in times),
-            size_text(round(one.sent_bytes)),
+            format_bytes(round(one.sent_bytes)),
         ]
 
     def foot(self) -> Iterator[str]:
@@ -179,8 +187,8 @@ class Answer:
             yield f"zero3_offload takes {host:.1f} GiB of a node's own memory"
         if self.best is not None and self.best.seconds is not None:
             yield ""
-            yield f"fastest that fits: {way_text(self.best)}, {self.best.seconds.total:.3f} s a step"
-            yield told(self.command())
+            yield f"fastest that fits: {setup_name(self.best)}, {self.best.seconds.total:.3f} s a step"
+            yield format_command(self.command())
         yield ""
         yield self._translation_line()
         yield from NOT_MEASURED
@@ -207,7 +215,7 @@ class Answer:
             least = min(self.ways, key=lambda one: one.memory.peak)
         limit = self.machine.gpu.memory_gib * (1 - HEADROOM)
         raise RunFailedError(
-            f"nothing fits: the smallest, {way_text(least)}, needs {least.memory.peak / GIB:.1f} GiB"
+            f"nothing fits: the smallest, {setup_name(least)}, needs {least.memory.peak / GIB:.1f} GiB"
             f"{'' if least.seconds else ' and more'} of the {limit:.1f} GiB that a rank may use\n"
             "  remedy: more --gpus or --nodes, a --gpu with more memory, a smaller language model, or shorter"
             " videos (--frames; in training --data.max-frames thins them)"
@@ -233,7 +241,7 @@ class Answer:
             "measured": False,
         }
 
-    def _record(self, one: Planned) -> dict[str, Any]:
+    def _record(self, one: PlannedSetup) -> dict[str, Any]:
         training = one.config.training
         seconds = (
             None if one.seconds is None else dataclasses.asdict(one.seconds) | {"total": one.seconds.total}
@@ -250,7 +258,7 @@ class Answer:
         }
 
 
-def way_text(one: Planned) -> str:
+def setup_name(one: PlannedSetup) -> str:
     """Return a way as a reader's words."""
     words = [one.way.deepspeed]
     words += [] if one.way.bits == 16 else [f"{one.way.bits} bit"]
@@ -258,7 +266,7 @@ def way_text(one: Planned) -> str:
     return " ".join([*words, *(["recomputed"] if one.way.checkpointing else [])])
 
 
-def answer(asked: Asked, machine: Machine) -> Answer:
+def make_plan(asked: PlanRequest, machine: Machine) -> PlanResult:
     """Plan every way.
 
     Raises:
@@ -266,18 +274,18 @@ def answer(asked: Asked, machine: Machine) -> Answer:
     """
     with configuration_folder(asked.model) as folder:
         project = asked.project(folder)
-        found = plans(project, machine)
-        return Answer(
+        found = plan_setups(project, machine)
+        return PlanResult(
             asked=asked,
             machine=machine,
             project=project,
             ways=found,
-            best=best(found),
-            translation=translation(project, machine),
+            best=fastest_setup(found),
+            translation=plan_translation(project, machine),
         )
 
 
-def readme_table(asked: Asked, machine: Machine) -> Iterator[str]:
+def readme_table(asked: PlanRequest, machine: Machine) -> Iterator[str]:
     """Give README's table as lines: four language models on one node of eight, three GPUs."""
     yield f"| frozen LLM | {' | '.join(f'8 x {name}' for name in TABLE_GPUS)} |"
     yield "|---" * (1 + len(TABLE_GPUS)) + "|"
@@ -286,20 +294,20 @@ def readme_table(asked: Asked, machine: Machine) -> Iterator[str]:
             project = replace(asked, llm=name).project(folder)
             cells = []
             for gpu in TABLE_GPUS:
-                found = plans(project, replace(machine, gpu=find_gpu(gpu), nodes=1, gpus=8))
+                found = plan_setups(project, replace(machine, gpu=find_gpu(gpu), nodes=1, gpus=8))
                 cells.append(_cell(found))
         yield f"| {name} | {' | '.join(cells)} |"
 
 
-def _cell(found: list[Planned]) -> str:
+def _cell(found: list[PlannedSetup]) -> str:
     fitting = [one for one in found if one.fits and one.way.bits == 16]
-    fastest = best(fitting)
+    fastest = fastest_setup(fitting)
     if fastest is None or fastest.seconds is None:
         return "nothing fits"
     files = list(dict.fromkeys(one.way.deepspeed for one in fitting))
     passes = fastest.config.training.accumulation
     return (
-        f"**{way_text(fastest)}**{f' in {passes} passes' if passes > 1 else ''}"
+        f"**{setup_name(fastest)}**{f' in {passes} passes' if passes > 1 else ''}"
         f" {fastest.memory.peak / GIB:.0f} GiB, {fastest.seconds.total:.2f} s;"
         f" {'all fit' if files == list(FILES) else 'only ' + ', '.join(files) + ' fit'}"
     )

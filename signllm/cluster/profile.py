@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from signllm.cluster.secret import refuse_secrets
+from signllm.cluster.secrets import refuse_secrets
 from signllm.errors import UsageError
 from signllm.package_files import find_package_file
 from signllm.plain import from_plain

@@ -26,10 +26,10 @@ from signllm.cluster.site_environment import RANK_VARIABLES
 from signllm.errors import RunFailedError
 from signllm.training.local_ranks import (
     StoppedEarlyError,
+    describe_error,
     end_process,
-    leave_interpreter,
-    leave_ranks,
-    message_of,
+    exit_without_finalizing,
+    leave_process_group,
 )
 from signllm.training.rank_memory import FOLDER_VARIABLE, record_memory
 
@@ -59,13 +59,13 @@ class VerbOnRank:
         try:
             try:
                 self.run(self.arguments)
-                leave_ranks()
+                leave_process_group()
                 end.is_near = True
             except StoppedEarlyError as stop:
                 print(f"signllm: {stop}", file=sys.stderr, flush=True)
                 _requeue(stop)
         except Exception as error:
-            _end_log_with(*message_of(error))
+            _end_log_with(*describe_error(error))
             raise
 
     def checkpoint(self) -> Any:
@@ -94,7 +94,7 @@ class _End:
     def __call__(self) -> None:
         """Leave, unless submitit failed to write the result."""
         if self.is_near and not hasattr(sys, "last_value"):
-            leave_interpreter(0)
+            exit_without_finalizing(0)
 
 
 def _end_log_with(message: str, code: int) -> None:
@@ -122,7 +122,7 @@ def rank_environment() -> None:
     from submitit.helpers import TorchDistributedEnvironment
 
     job = JobEnvironment()
-    os.environ.setdefault("MASTER_PORT", str(port_of(job.raw_job_id)))
+    os.environ.setdefault("MASTER_PORT", str(rendezvous_port(job.raw_job_id)))
 
     for name in RANK_VARIABLES[:5]:
         os.environ.pop(name, None)
@@ -135,7 +135,7 @@ def rank_environment() -> None:
         _require_free(int(os.environ["MASTER_PORT"]))
 
 
-def port_of(job: str) -> int:
+def rendezvous_port(job: str) -> int:
     """Return the port of a job's first rank: below 32768, where Linux begins to give ports to anybody."""
     return PORTS[int(job) % len(PORTS)]
 
@@ -206,7 +206,7 @@ def _requeue(stop: StoppedEarlyError) -> None:
     from submitit import JobEnvironment
 
     environment = JobEnvironment()
-    leave_ranks()
+    leave_process_group()
     if environment.global_rank == 0:
         try:
             environment._requeue(1)

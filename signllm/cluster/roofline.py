@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from signllm.cluster.gpus import Gpu, find_gpu
-from signllm.cluster.memory import Memory
-from signllm.cluster.plan import Weight, Zero, held, traffic
-from signllm.cluster.shapes import Rehearsal
+from signllm.cluster.memory import PlannedMemory
+from signllm.cluster.simulation import SimulatedPass
+from signllm.cluster.zero_costs import Weight, Zero, planned_model_states, step_traffic
 from signllm.errors import UsageError
 
 GIGA = 1e9
@@ -135,7 +135,7 @@ class MachineOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seconds:
+class StepTime:
     """Of a step: operators, links between ranks, the optimizer and the way to the CPU's memory."""
 
     compute: float
@@ -149,7 +149,7 @@ class Seconds:
         return self.compute + self.network + self.optimizer + self.host
 
 
-def seconds_of(rehearsal: Rehearsal, machine: Machine) -> float:
+def pass_seconds(rehearsal: SimulatedPass, machine: Machine) -> float:
     """Return what the operators of a pass take on one GPU."""
     peak = np.where(rehearsal.is_wide, machine.gpu.peak_wide, machine.gpu.peak) * machine.compute_share
     computing = rehearsal.operations / peak
@@ -157,18 +157,18 @@ def seconds_of(rehearsal: Rehearsal, machine: Machine) -> float:
     return float(np.maximum(np.maximum(computing, moving), machine.launch_us * 1e-6).sum())
 
 
-def step_seconds(
+def step_time(
     weights: Sequence[Weight],
     zero: Zero,
     settings: Mapping[str, Any],
-    rehearsal: Rehearsal,
-    needed: Memory,
+    rehearsal: SimulatedPass,
+    needed: PlannedMemory,
     machine: Machine,
     *,
     forward_passes: int = 1,
     bits: int = 16,
     passes_over_weights: int = 2,
-) -> Seconds:
+) -> StepTime:
     """Return what a step takes.
 
     Args:
@@ -182,14 +182,14 @@ def step_seconds(
         bits: of the language model's frozen maps.
         passes_over_weights: how often a pass multiplies with them: 3 where it recomputes.
     """
-    sent = sum(one.sent(zero.ranks) for one in traffic(weights, zero, forward_passes=forward_passes))
-    stepped = ADAM_PASSES / 3 * held(weights, zero).optimizer
+    sent = sum(one.sent(zero.ranks) for one in step_traffic(weights, zero, forward_passes=forward_passes))
+    stepped = ADAM_PASSES / 3 * planned_model_states(weights, zero).optimizer
     on_cpu = needed.host > 0
     rate = machine.host_bandwidth * GIGA if on_cpu else machine.memory_rate()
     unpacked = sum(w.elements for w in weights if w.packs) * UNPACKING_BYTES[bits] if bits < 16 else 0.0
     unpacking = unpacked * passes_over_weights / machine.memory_rate()
-    return Seconds(
-        compute=forward_passes * (seconds_of(rehearsal, machine) + unpacking),
+    return StepTime(
+        compute=forward_passes * (pass_seconds(rehearsal, machine) + unpacking),
         network=sent / machine.link(),
         optimizer=stepped / rate,
         host=_to_and_from_cpu(weights, zero, settings, forward_passes) / machine.host_rate(),
@@ -204,7 +204,7 @@ def _to_and_from_cpu(
     moved = 0.0
     if of_zero.get("offload_param", {}).get("device", "none") == "cpu":
         several = replace(zero, ranks=max(2, zero.ranks))  # one rank alone gathers from its CPU what it needs
-        gathered = traffic(weights, several, forward_passes=forward_passes)
+        gathered = step_traffic(weights, several, forward_passes=forward_passes)
         moved += sum(one.bytes for one in gathered if one.purpose == "frozen weights") / zero.ranks
     if of_zero.get("offload_optimizer", {}).get("device", "none") == "cpu":
         trained = sum(zero.share(w) * zero.element_bytes(w) for w in weights if w.trained)

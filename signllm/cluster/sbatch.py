@@ -30,7 +30,7 @@ def sbatch_file(
     return "\n".join(line for line, option in lines if option is None or option[1] not in dropped)
 
 
-def job_of(printed: str) -> tuple[str, str | None]:
+def parse_job_id(printed: str) -> tuple[str, str | None]:
     """Return the number of a job and its cluster, if it is another one, from what sbatch printed.
 
     A site's wrapper may print more, before and after it, and may mention other jobs.
@@ -66,7 +66,7 @@ class SbatchExecutor(SlurmExecutor):
         return sbatch_file(command, self.folder, self.parameters, dropped=self.dropped)
 
     def _get_job_id_from_submission_command(self, string: bytes | str) -> str:  # type: ignore[override]
-        number, self.cluster = job_of(string.decode() if isinstance(string, bytes) else string)
+        number, self.cluster = parse_job_id(string.decode() if isinstance(string, bytes) else string)
         return number
 
     def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[Any]:

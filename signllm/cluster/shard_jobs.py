@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from signllm.cluster.launch import Run, arrays, launch, launch_array, sbatch_text
-from signllm.cluster.output import run_here
+from signllm.cluster.launch import Run, launch, launch_array, sbatch_text, split_into_arrays
+from signllm.cluster.local_jobs import run_local_jobs
 from signllm.cluster.profile import Profile
 from signllm.cluster.record import next_steps
 from signllm.cluster.snapshot import Snapshot
@@ -52,7 +52,7 @@ def dry_run(profile: Profile, jobs: ShardJobs, logs: Path, code: Snapshot) -> st
     texts = []
     if jobs.slices:
         texts += [f"# signllm {shlex.join(words)}" for words in jobs.slices]
-        for part in arrays(jobs.slices):
+        for part in split_into_arrays(jobs.slices):
             texts.append(sbatch_text(profile, part[0], logs, jobs=len(part), code=code))
     after = ["SLICES"] if jobs.slices else []
     merge = sbatch_text(profile, jobs.merge, logs, after=after, code=code)
@@ -89,5 +89,7 @@ def run_slices(profile: Profile, jobs: ShardJobs, *, run: Run, logs: Path, code:
     """
     start = functools.partial(launch, profile, run=run, logs=logs, code=code)
     side_by_side = profile.array_parallelism or max(1, len(jobs.slices))
-    run_here([functools.partial(start, words) for words in jobs.slices], at_once=side_by_side, what="slices")
-    run_here([functools.partial(start, jobs.merge)], at_once=1)
+    run_local_jobs(
+        [functools.partial(start, words) for words in jobs.slices], at_once=side_by_side, what="slices"
+    )
+    run_local_jobs([functools.partial(start, jobs.merge)], at_once=1)

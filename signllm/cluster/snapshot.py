@@ -44,7 +44,7 @@ class Snapshot:
     commit: str | None
     changed: bool
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Return where the copy is and what it is a copy of."""
         origin = f"commit {self.commit[:12]}" if self.commit else f"version {VERSION}"
         return f"{self.folder} ({origin}{', with changes' if self.changed else ''})"

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from signllm.cluster.job_logs import JobLogs, last_memory, last_step, log_path, read_logs
+from signllm.cluster.job_logs import JobLogs, last_logged_step, last_memory, log_path, read_logs
 from signllm.cluster.profile import Profile
 from signllm.cluster.record import SUFFIX, JobRecord, LaunchRecord, read_records
 from signllm.cluster.slurm_jobs import ENDED, SlurmState, slurm_states
@@ -111,7 +111,7 @@ def job_statuses(
     return [status for status in found if status.id in latest or not status.has_ended]
 
 
-def refuse_busy(commands: Sequence[Sequence[str]], logs: Path, profile: Profile) -> None:
+def refuse_busy_run_folders(commands: Sequence[Sequence[str]], logs: Path, profile: Profile) -> None:
     """Refuse a job whose run folder another one of these logs is writing, or waits to write.
 
     A profile that names a dependency says itself in which order its jobs come.
@@ -145,13 +145,13 @@ def _status(
     states: dict[str, SlurmState] | None,
     logs: Path,
 ) -> JobStatus:
-    told = (states or {}).get(job.id)
+    slurm = (states or {}).get(job.id)
     if files.outcome in ENDED:
         state, note = files.outcome or "", None
     elif record.profile.executor == "local":
         state, note = _local_state(record, job)
-    elif told:
-        state, note = told.state, told.reason
+    elif slurm:
+        state, note = slurm.state, slurm.reason
     elif states is None:
         state, note = "UNKNOWN", "no Slurm here: its files do not say whether it still runs"
     else:
@@ -164,9 +164,9 @@ def _status(
         name=record.name,
         state=state,
         note=note,
-        attempts=max(files.attempts, told.attempts or 0 if told else 0),
-        nodes=told.nodes if told and told.nodes else files.host,
-        elapsed_s=told.elapsed_s if told and told.elapsed_s is not None else _elapsed_s(files, state),
+        attempts=max(files.attempts, slurm.attempts or 0 if slurm else 0),
+        nodes=slurm.nodes if slurm and slurm.nodes else files.host,
+        elapsed_s=slurm.elapsed_s if slurm and slurm.elapsed_s is not None else _elapsed_s(files, state),
         run=job.run,
         step=step,
         end=end,
@@ -209,7 +209,7 @@ def _steps(run: str | None) -> tuple[int | None, int | None]:
     if run is None:
         return None, None
     logs = (Path(run, "log.jsonl"), Path(run, "frozen", "log.jsonl"))
-    step = next((step for log in logs if (step := last_step(log)) is not None), None)
+    step = next((step for log in logs if (step := last_logged_step(log)) is not None), None)
     try:
         started = json.loads(Path(run, "startup.json").read_text(encoding="utf-8"))
         end = started["steps"]["end"]
@@ -218,7 +218,7 @@ def _steps(run: str | None) -> tuple[int | None, int | None]:
     return step, end
 
 
-def told(status: JobStatus) -> str:
+def format_status(status: JobStatus) -> str:
     """Return a job as the lines that a reader sees."""
     facts = [status.state + (f" ({status.note})" if status.note else "")]
     if status.attempts > 1:
@@ -241,7 +241,7 @@ def told(status: JobStatus) -> str:
     return "\n    ".join(lines)
 
 
-def changes(before: Sequence[JobStatus], now: Sequence[JobStatus]) -> Iterator[JobStatus]:
+def changed_statuses(before: Sequence[JobStatus], now: Sequence[JobStatus]) -> Iterator[JobStatus]:
     """Yield the jobs about which there is something new to tell; time that goes by is nothing new."""
     known = {status.id: _news(status) for status in before}
     for status in now:

@@ -78,7 +78,7 @@ def translate_truth(run: Path, folder: Path, shards: Path, split: str, config: F
     from signllm.evaluation.hypotheses import Hypothesis, write_hypotheses_and_scores
     from signllm.evaluation.scores import score
     from signllm.stages.batches import open_split
-    from signllm.stages.finetuned import load_sign_llm
+    from signllm.stages.trained_model import load_sign_llm
 
     source = CharacterSource(open_split(shards, split), true_characters(folder, split))
     model = load_sign_llm(run)
@@ -121,7 +121,7 @@ def content_word_accuracy(hypotheses: Path) -> float:
 
 
 def _save(run: Path, weights: dict) -> None:
-    from signllm.training.checkpoint import TrainingState, save
+    from signllm.training.checkpoint import TrainingState, save_checkpoint
 
     tensors = {name: value.detach().clone().contiguous() for name, value in weights.items()}
-    save(run, TrainingState(stage="pretrain", step=0), tensors, {}, keep=1)
+    save_checkpoint(run, TrainingState(stage="pretrain", step=0), tensors, {}, keep=1)

@@ -209,7 +209,7 @@ def _start_worker() -> None:
 
 def _data_wait(run: Path) -> float:
     """Return the share of a run's training time that went into waiting for data."""
-    from signllm.training.metrics import read_log
+    from signllm.training.training_log import read_log
 
     lines = [line for line in read_log(run) if "data_wait" in line]
     waited_s = sum(line["data_wait"] * line["seconds"] for line in lines)

@@ -33,7 +33,7 @@ def findings() -> list[Finding]:
         "onednn_instruction_set": instruction_set,
         "limits": limits,
     }
-    processor = Finding(group="torch", name="CPU", told=description, facts=facts)
+    processor = Finding(group="torch", name="CPU", description=description, facts=facts)
     return [processor, *_gpus(), _distributed()]
 
 
@@ -66,8 +66,8 @@ def _onednn() -> tuple[str, str]:
 def _gpus() -> list[Finding]:
     if not torch.cuda.is_available():
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch has no CUDA"
-        told = f"none that torch can use ({built}): runs are on the processor"
-        return [Finding(group="torch", name="GPU", state="absent", told=told)]
+        description = f"none that torch can use ({built}): runs are on the processor"
+        return [Finding(group="torch", name="GPU", state="absent", description=description)]
     return [_gpu(index) for index in range(torch.cuda.device_count())]
 
 
@@ -77,9 +77,13 @@ def _gpu(index: int) -> Finding:
     bfloat16 = properties.major >= 8
     memory = f"{properties.total_memory / GIB:.0f} GiB"
     precision = "bf16" if bfloat16 else "no bf16: train with --training.precision fp32"
-    told = f"{properties.name}, {memory}, capability {capability}, {precision}, CUDA {torch.version.cuda}"
+    description = (
+        f"{properties.name}, {memory}, capability {capability}, {precision}, CUDA {torch.version.cuda}"
+    )
     facts = {"name": properties.name, "total_bytes": properties.total_memory, "capability": capability}
-    return Finding(group="torch", name=f"GPU {index}", told=told, facts={**facts, "bf16": bfloat16})
+    return Finding(
+        group="torch", name=f"GPU {index}", description=description, facts={**facts, "bf16": bfloat16}
+    )
 
 
 def _distributed() -> Finding:
@@ -87,13 +91,15 @@ def _distributed() -> Finding:
     is_there = distributed.is_available()
     gloo, nccl = is_there and distributed.is_gloo_available(), is_there and distributed.is_nccl_available()
     needs_nccl = torch.cuda.device_count() > 1
-    told = ", ".join(f"{name} {'yes' if has else 'no'}" for name, has in (("gloo", gloo), ("nccl", nccl)))
+    description = ", ".join(
+        f"{name} {'yes' if has else 'no'}" for name, has in (("gloo", gloo), ("nccl", nccl))
+    )
     is_wrong = not gloo or (needs_nccl and not nccl)
     return Finding(
         group="torch",
         name="distributed",
         state="wrong" if is_wrong else "ok",
-        told=told,
+        description=description,
         remedy="install a torch that has it: several ranks talk through it" if is_wrong else "",
         facts={"gloo": gloo, "nccl": nccl},
     )

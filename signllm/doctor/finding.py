@@ -20,7 +20,7 @@ class Finding:
         group: ``machine``, ``torch``, ``packages``, ``operators`` or ``cluster``.
         name: unique within the group.
         state: whether it works.
-        told: what is there, for a reader.
+        description: what is there, for a reader.
         remedy: what to do where it does not work.
         facts: the same for programs.
     """
@@ -28,7 +28,7 @@ class Finding:
     group: str
     name: str
     state: State = "ok"
-    told: str
+    description: str
     remedy: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -36,4 +36,4 @@ class Finding:
     def line(self) -> str:
         """The finding as one line; the remedy stands behind it."""
         remedy = f" (remedy: {self.remedy})" if self.remedy else ""
-        return f"  {MARKS[self.state]}  {self.name:<22}{self.told}{remedy}"
+        return f"  {MARKS[self.state]}  {self.name:<22}{self.description}{remedy}"

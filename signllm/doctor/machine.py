@@ -23,8 +23,10 @@ def findings() -> list[Finding]:
 
 
 def _python() -> Finding:
-    told = f"{platform.python_version()} on {platform.platform()}"
-    return Finding(group="machine", name="Python", told=told, facts={"version": platform.python_version()})
+    description = f"{platform.python_version()} on {platform.platform()}"
+    return Finding(
+        group="machine", name="Python", description=description, facts={"version": platform.python_version()}
+    )
 
 
 def _processor() -> Finding:
@@ -33,40 +35,46 @@ def _processor() -> Finding:
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
     found = [flag for flag in EXTENSIONS if flags and flag in flags[1].split()]
     name = named[1] if named else platform.processor() or platform.machine()
-    told = f"{usable_cores()} cores of {name}; {', '.join(found) or 'extensions unknown'}"
+    description = f"{usable_cores()} cores of {name}; {', '.join(found) or 'extensions unknown'}"
     facts = {"cores": usable_cores(), "name": name, "extensions": found}
-    return Finding(group="machine", name="processor", told=told, facts=facts)
+    return Finding(group="machine", name="processor", description=description, facts=facts)
 
 
 def _memory() -> Finding:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     available = re.search(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
-    told = f"{total / GIB:.1f} GiB" + (f", {int(available[1]) * 1024 / GIB:.1f} free" if available else "")
-    return Finding(group="machine", name="memory", told=told, facts={"total_bytes": total})
+    description = f"{total / GIB:.1f} GiB" + (
+        f", {int(available[1]) * 1024 / GIB:.1f} free" if available else ""
+    )
+    return Finding(group="machine", name="memory", description=description, facts={"total_bytes": total})
 
 
 def _disk() -> Finding:
     usage, here = shutil.disk_usage("."), Path.cwd()
-    told = f"{usage.free / GIB:.1f} GiB free of {usage.total / GIB:.1f} in {here}"
-    return Finding(group="machine", name="disk", told=told, facts={"free_bytes": usage.free})
+    description = f"{usage.free / GIB:.1f} GiB free of {usage.total / GIB:.1f} in {here}"
+    return Finding(group="machine", name="disk", description=description, facts={"free_bytes": usage.free})
 
 
 def cluster_findings() -> list[Finding]:
     """Return whether Slurm answers here; only ``signllm launch`` needs it."""
     program = shutil.which("sinfo")
     if program is None:
-        told = "no sinfo on the path: only `signllm launch` needs it"
-        return [Finding(group="cluster", name="Slurm", state="absent", told=told)]
+        description = "no sinfo on the path: only `signllm launch` needs it"
+        return [Finding(group="cluster", name="Slurm", state="absent", description=description)]
     try:
         done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=3)
     except (OSError, subprocess.TimeoutExpired) as error:
-        told = f"{program} does not answer ({type(error).__name__})"
-        return [Finding(group="cluster", name="Slurm", state="absent", told=told)]
+        description = f"{program} does not answer ({type(error).__name__})"
+        return [Finding(group="cluster", name="Slurm", state="absent", description=description)]
     if done.returncode:
-        told = f"{program} fails (exit {done.returncode}): {' '.join(done.stderr.split())[:120]}"
-        return [Finding(group="cluster", name="Slurm", state="absent", told=told)]
+        description = f"{program} fails (exit {done.returncode}): {' '.join(done.stderr.split())[:120]}"
+        return [Finding(group="cluster", name="Slurm", state="absent", description=description)]
     version = done.stdout.strip()
-    return [Finding(group="cluster", name="Slurm", told=f"{version}, {program}", facts={"version": version})]
+    return [
+        Finding(
+            group="cluster", name="Slurm", description=f"{version}, {program}", facts={"version": version}
+        )
+    ]
 
 
 def _read(path: str) -> str:

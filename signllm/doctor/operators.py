@@ -39,17 +39,24 @@ def _finding(name: str, error_on: Callable[[torch.device], float], device: torch
     except UsageError:
         raise
     except Exception as failure:
-        told = f"{chosen.implementation} fails: {type(failure).__name__}: {failure}".splitlines()[0]
+        description = f"{chosen.implementation} fails: {type(failure).__name__}: {failure}".splitlines()[0]
         return Finding(
-            group="operators", name=title, state="wrong", told=told, remedy=_remedy(facts), facts=facts
+            group="operators",
+            name=title,
+            state="wrong",
+            description=description,
+            remedy=_remedy(facts),
+            facts=facts,
         )
     is_right = error <= LARGEST_ERROR
-    told = f"{chosen.implementation}, {'max error' if is_right else 'WRONG by'} {error:.1e}; {chosen.reason}"
+    description = (
+        f"{chosen.implementation}, {'max error' if is_right else 'WRONG by'} {error:.1e}; {chosen.reason}"
+    )
     return Finding(
         group="operators",
         name=title,
         state="ok" if is_right else "wrong",
-        told=told,
+        description=description,
         remedy="" if is_right else _remedy(facts),
         facts={**facts, "max_error": error},
     )

@@ -24,8 +24,16 @@ def findings() -> list[Finding]:
     """Return a finding for every requirement, and for the optional ones."""
     asked = requirements()
     if not asked:
-        told = "neither installed nor in a checkout: what it needs is not known"
-        return [Finding(group="packages", name="signllm", state="wrong", told=told, remedy="pip install .")]
+        description = "neither installed nor in a checkout: what it needs is not known"
+        return [
+            Finding(
+                group="packages",
+                name="signllm",
+                state="wrong",
+                description=description,
+                remedy="pip install .",
+            )
+        ]
     return [_finding(name, versions) for name, versions in asked.items()]
 
 
@@ -34,8 +42,10 @@ def decoder_finding() -> Finding:
     from signllm.data.decoder import choose_decoder
 
     choice = choose_decoder()
-    told = f"{choice.decoder} at their own size: {choice.reason}; scaled, as for training: pyav"
-    return Finding(group="packages", name="videos", told=told, facts={"decoder": choice.decoder})
+    description = f"{choice.decoder} at their own size: {choice.reason}; scaled, as for training: pyav"
+    return Finding(
+        group="packages", name="videos", description=description, facts={"decoder": choice.decoder}
+    )
 
 
 def requirements() -> dict[str, str]:
@@ -67,16 +77,18 @@ def _finding(name: str, versions: str) -> Finding:
         installed = metadata.version(name)
     except metadata.PackageNotFoundError:
         if name in OPTIONAL:
-            told = f"not installed: {OPTIONAL[name]}"
-            return Finding(group=group, name=name, state="absent", told=told, facts={"version": None})
+            description = f"not installed: {OPTIONAL[name]}"
+            return Finding(
+                group=group, name=name, state="absent", description=description, facts={"version": None}
+            )
         remedy = f"pip install '{name}{versions}'"
-        return Finding(group=group, name=name, state="wrong", told="not installed", remedy=remedy)
+        return Finding(group=group, name=name, state="wrong", description="not installed", remedy=remedy)
     is_right = _holds(installed, versions)
     return Finding(
         group=group,
         name=name,
         state="ok" if is_right else "wrong",
-        told=f"{installed} (wanted {versions})" if versions else installed,
+        description=f"{installed} (wanted {versions})" if versions else installed,
         remedy="" if is_right else f"pip install '{name}{versions}'",
         facts={"version": installed, "wanted": versions},
     )

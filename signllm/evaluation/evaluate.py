@@ -55,15 +55,15 @@ from signllm.evaluation.tensorboard_scores import write_scores_to_tensorboard
 from signllm.models.sign_llm import GenerationConfig, SignLLM
 from signllm.progress import progress
 from signllm.stages.alarms import alarms_of_scores
-from signllm.stages.batches import agreement
-from signllm.stages.finetuned import load_sign_llm
-from signllm.stages.frame_rate import warn_if_unknown
+from signllm.stages.batches import make_batch_agreement
+from signllm.stages.frame_rate import warn_if_no_frame_rate
+from signllm.stages.trained_model import load_sign_llm
 from signllm.storage import DataLostError
-from signllm.training.checkpoint import COMPLETE, best_checkpoint, read_state, whole_checkpoint
+from signllm.training.checkpoint import COMPLETE, best_checkpoint, complete_checkpoint, read_state
 from signllm.training.engine import Ranks, start_distributed
-from signllm.training.failures import failing_together
+from signllm.training.failures import fail_together
 from signllm.training.local_ranks import StoppedEarlyError
-from signllm.training.preemption import leave_together
+from signllm.training.preemption import stop_if_preempted
 
 if TYPE_CHECKING:
     from signllm.data.batch import Batch
@@ -140,11 +140,11 @@ def evaluate(
     """
     config = config or EvaluateConfig()
     trained = load_config(run, FinetuneConfig)
-    warn_if_unknown(trained.data)
+    warn_if_no_frame_rate(trained.data)
     videos = open_mixture(shards).split(split)
     split = videos.name  # the standard name: dev if val was asked for
     ranks = start_distributed()
-    checkpoint = best_checkpoint(run) if config.checkpoint == "best" else whole_checkpoint(run)
+    checkpoint = best_checkpoint(run) if config.checkpoint == "best" else complete_checkpoint(run)
     model = load_sign_llm(run, checkpoint, zero_file=config.deepspeed)
     if config.deepspeed is None:
         model = model.to(ranks.device)
@@ -161,7 +161,7 @@ def evaluate(
     }
     label = make_label(run, shards, split)
     partial = PartialTranslations(run, label, made_with)
-    with failing_together(run, ranks.rank, f"evaluate {split}"):
+    with fail_together(run, ranks.rank, f"evaluate {split}"):
         hypotheses = translate_split(model, videos, trained.data, generation, config, ranks, partial)
     details = {
         "split": split,
@@ -258,7 +258,7 @@ def translate_split(
             shuffle=False,
             epochs=1,
             workers=config.workers,
-            agree=agreement(ranks),
+            agree=make_batch_agreement(ranks),
         )
         batches = loader.batches_until(1)
         with progress(batches, f"translating {split.name}", unit="batches", enabled=ranks.rank == 0) as bar:
@@ -266,7 +266,7 @@ def translate_split(
                 for number, batch in enumerate(loader, 1):
                     translated += _translate_batch(model, batch.to(ranks.device), share, generation)
                     bar.advance()
-                    leave_together(ranks.device)
+                    stop_if_preempted(ranks.device)
                     if number % KEEP_EVERY == 0:
                         translated = _keep(translated, partial, ranks)
             except (StoppedEarlyError, DataLostError):  # raised on all ranks together

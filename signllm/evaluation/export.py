@@ -27,8 +27,14 @@ from signllm.models.generation import library_settings
 from signllm.models.language_model_builder import build_prompt
 from signllm.models.language_model_loading import load_tokenizer, read_configuration
 from signllm.models.model_files import model_folder
-from signllm.stages.finetuned import ADAPTER_FOLDER, LANGUAGE_MODEL, WEIGHTS, Trained, read_trained
-from signllm.training.checkpoint import best_checkpoint, whole_checkpoint
+from signllm.stages.trained_model import (
+    ADAPTER_FOLDER,
+    LANGUAGE_MODEL,
+    WEIGHTS,
+    TrainedModel,
+    read_trained_model,
+)
+from signllm.training.checkpoint import best_checkpoint, complete_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +59,8 @@ def export(run: Path, out: Path, *, best: bool = False, with_llm: bool = False) 
     if out.exists():
         raise UsageError("this folder is there already", where=out, remedy="name one that is not")
     load_config(run, FinetuneConfig)  # a run of another stage is told as such
-    checkpoint = best_checkpoint(run) if best else whole_checkpoint(run)
-    found = read_trained(run, checkpoint)
+    checkpoint = best_checkpoint(run) if best else complete_checkpoint(run)
+    found = read_trained_model(run, checkpoint)
     unfinished = out.with_name(f".{out.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -67,7 +73,7 @@ def export(run: Path, out: Path, *, best: bool = False, with_llm: bool = False) 
     return out
 
 
-def _write(found: Trained, run: Path, checkpoint: str, folder: Path, *, with_llm: bool) -> None:
+def _write(found: TrainedModel, run: Path, checkpoint: str, folder: Path, *, with_llm: bool) -> None:
     from safetensors.torch import save_file
 
     config = _portable(found.config)

@@ -14,8 +14,8 @@ from signllm.atomic_files import report_full_disk
 from signllm.evaluation.hypotheses import Hypothesis
 from signllm.evaluation.scores import METRICS
 from signllm.stages.alarms import Alarm
-from signllm.stages.looks import said_and_written
-from signllm.training.metrics import ALARM
+from signllm.stages.sample_logger import format_translation_table
+from signllm.training.training_log import ALARM
 
 FOLDER = Path("tensorboard", "evaluate")
 TABLE_ROWS = 20
@@ -51,4 +51,4 @@ def write_scores_to_tensorboard(
                 board.add_scalar(f"{name}/{metric}", values[metric], step)
         for alarm in alarms:
             board.add_text(f"{label}/{ALARM}", str(alarm), step)
-        board.add_text(f"{label}/translations", said_and_written(rows), step)
+        board.add_text(f"{label}/translations", format_translation_table(rows), step)

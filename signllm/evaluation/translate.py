@@ -31,10 +31,10 @@ from signllm.evaluation.translation import Candidate, Translation, compute_word_
 from signllm.evaluation.video_input import VideoInput, as_video_input
 from signllm.models.sign_llm import GenerationConfig
 from signllm.plain import from_plain, to_plain
-from signllm.stages.finetuned import load_sign_llm
-from signllm.stages.frame_rate import warn_if_unknown
+from signllm.stages.frame_rate import warn_if_no_frame_rate
+from signllm.stages.trained_model import load_sign_llm
 from signllm.training.engine import Ranks
-from signllm.training.preemption import leave_together
+from signllm.training.preemption import stop_if_preempted
 
 if TYPE_CHECKING:
     from signllm.models.sign_llm import SignLLM
@@ -172,7 +172,7 @@ class Translator:
             window = [piece for piece in merged if piece is not None]
             assert len(window) == len(merged), "every piece is encoded by exactly one rank"
             yield from self._translate_window(window, settings, target_language, batch, ranks)
-            leave_together(ranks.device)
+            stop_if_preempted(ranks.device)
             size = min(2 * size, _WINDOW_BATCHES * batch)
 
     def _translate_window(
@@ -251,7 +251,7 @@ def load(
     """
     run = Path(run)
     config = load_config(run, FinetuneConfig)
-    warn_if_unknown(config.data)
+    warn_if_no_frame_rate(config.data)
     if deepspeed is not None:
         if device is not None:
             raise UsageError(

@@ -22,11 +22,11 @@ from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import DataConfig, VideoSource
 from signllm.errors import UsageError
 from signllm.models.vq_sign import VQSign
-from signllm.stages import finetuned
+from signllm.stages import trained_model
 from signllm.stages.batches import TRAIN
-from signllm.stages.composed import encoder_and_words, recorded_characters
-from signllm.stages.encoding import encode_shards, vq_sign_of
-from signllm.training.checkpoint import whole_checkpoint
+from signllm.stages.encoding import build_trained_vq_sign, encode_shards
+from signllm.stages.initial_run import load_encoder_and_words, load_recorded_characters
+from signllm.training.checkpoint import complete_checkpoint
 from signllm.training.engine import Ranks
 
 BATCH = 8
@@ -74,16 +74,16 @@ def load_or_encode_split(run: Path, shards: Path | str, split: str = TRAIN) -> E
     """
     stage, videos = run_stage(run), open_mixture(shards).split(split)
     _require_codebook(run, stage)
-    if stage == finetuned.STAGE:
-        config, checkpoint = load_config(run, FinetuneConfig), whole_checkpoint(run)
-        words, data = finetuned.words_of(checkpoint, run), config.data
-        encoder = finetuned.load_encoder(config, checkpoint)
+    if stage == trained_model.STAGE:
+        config, checkpoint = load_config(run, FinetuneConfig), complete_checkpoint(run)
+        words, data = trained_model.load_words(checkpoint, run), config.data
+        encoder = trained_model.load_encoder(config, checkpoint)
     else:
         words, encoder, data = WordCodebook.load(run), None, load_config(run, PretrainConfig).data
         data = dataclasses.replace(data, max_frames=words.config.get("max_frames", data.max_frames))
     is_recorded = encoder is None and videos.name == TRAIN
     if is_recorded:
-        characters = recorded_characters(run, words)
+        characters = load_recorded_characters(run, words)
         _check_same_videos(characters, videos, shards, data)
     else:
         encoder = encoder or _load_pretrained_encoder(run)
@@ -104,7 +104,7 @@ def load_or_encode_split(run: Path, shards: Path | str, split: str = TRAIN) -> E
 
 def _require_codebook(run: Path, stage: str) -> None:
     """Raise a ``UsageError`` if the run was trained without vector quantisation."""
-    if stage == finetuned.STAGE:
+    if stage == trained_model.STAGE:
         vq_sign = load_config(run, FinetuneConfig).sign_llm.vq_sign
     else:
         vq_sign = load_config(run, PretrainConfig).vq_sign
@@ -117,8 +117,8 @@ def _require_codebook(run: Path, stage: str) -> None:
 
 
 def _load_pretrained_encoder(run: Path) -> VQSign:
-    weights, _ = encoder_and_words(run)
-    return vq_sign_of(load_config(run, PretrainConfig).vq_sign, weights, where=run)
+    weights, _ = load_encoder_and_words(run)
+    return build_trained_vq_sign(load_config(run, PretrainConfig).vq_sign, weights, where=run)
 
 
 def _encode_split(vq_sign: VQSign, videos: Split, data: DataConfig) -> dict[str, np.ndarray]:

@@ -35,8 +35,8 @@ from signllm.inspection.encoded_split import EncodedSplit, load_or_encode_split
 from signllm.inspection.information import normalized_information, purity
 from signllm.inspection.sign_annotations import SignAnnotation
 from signllm.models.word_vectors import WordVectors
-from signllm.stages import finetuned
-from signllm.training.checkpoint import load_weights, whole_checkpoint
+from signllm.stages import trained_model
+from signllm.training.checkpoint import complete_checkpoint, load_weights
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -225,9 +225,9 @@ def compare_signs_by_parts(annotated: AnnotatedCharacters, *, seed: int = 0) -> 
 
 def load_word_vectors(run: Path, words: WordCodebook) -> Floats:
     """Return (V, D), V = ``words.size``: the vector of every word id, as the run's projector receives it."""
-    if run_stage(run) == finetuned.STAGE:
-        checkpoint = whole_checkpoint(run)
-        weights = load_weights(checkpoint, stage=finetuned.STAGE)
+    if run_stage(run) == trained_model.STAGE:
+        checkpoint = complete_checkpoint(run)
+        weights = load_weights(checkpoint, stage=trained_model.STAGE)
         encoder = load_config(run, FinetuneConfig).sign_llm.vq_sign
         codes = weights["vq_sign.quantizer.codebook"]
     else:

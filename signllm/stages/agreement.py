@@ -1,4 +1,4 @@
-"""What one rank does for all, and that all fail where one fails, with its message."""
+"""Errors and results that all ranks share: an error on one rank is raised on all, with its message."""
 
 from __future__ import annotations
 
@@ -11,61 +11,61 @@ import torch.distributed as dist
 from signllm.errors import RunFailedError, UsageError
 from signllm.training.engine import Ranks
 from signllm.training.local_ranks import StoppedEarlyError
-from signllm.training.preemption import asked_to_leave, stopped_early
+from signllm.training.preemption import preemption_flag, stopped_early_error
 
 T = TypeVar("T")
 STOPPED = (None, "stopped", None)
 
 
 @contextmanager
-def together(ranks: Ranks) -> Iterator[None]:
+def fail_on_all_ranks(ranks: Ranks) -> Iterator[None]:
     """Wait for all ranks at the end of the block; raise on all if one failed in it (all ranks).
 
-    Nothing collective belongs into the block: a rank that is asked to leave does so wherever it is.
+    The block must not contain collectives, because a preempted rank leaves it at any point.
 
     Raises:
-        StoppedEarlyError: some rank was asked to leave, and none failed.
-        UsageError: some rank raised one; every rank raises the first.
-        RunFailedError: another rank failed otherwise.
+        StoppedEarlyError: a rank was preempted, and none failed.
+        UsageError: a rank raised one; every rank raises the first.
+        RunFailedError: another rank failed for another reason.
     """
-    mine: Exception | None = None
+    local_error: Exception | None = None
     try:
-        with asked_to_leave() as flag, flag.at_once():
+        with preemption_flag() as flag, flag.interruptible():
             yield
     except Exception as error:
-        mine = error
-    told: list[Any] = [None] * ranks.world
+        local_error = error
+    failures: list[Any] = [None] * ranks.world
     if ranks.world > 1:
-        dist.all_gather_object(told, None if mine is None else _told(mine))
-    if mine is not None and not isinstance(mine, StoppedEarlyError):
-        raise mine
-    for rank, failure in enumerate(told):
+        dist.all_gather_object(failures, None if local_error is None else _describe_failure(local_error))
+    if local_error is not None and not isinstance(local_error, StoppedEarlyError):
+        raise local_error
+    for rank, failure in enumerate(failures):
         if failure == STOPPED:
             continue
         if failure is not None and failure[0] is not None:
             raise UsageError(failure[0], where=failure[1] or None, remedy=failure[2])
         if failure is not None:
             raise RunFailedError(f"rank {rank} failed: {failure[1]}")
-    if mine is not None or STOPPED in told:
-        raise stopped_early()
+    if local_error is not None or STOPPED in failures:
+        raise stopped_early_error()
 
 
-def once(work: Callable[[], T], ranks: Ranks) -> T:
-    """Return on all ranks what ``work`` returned on rank 0, the only one to do it (all ranks).
+def run_on_rank_zero(work: Callable[[], T], ranks: Ranks) -> T:
+    """Run ``work`` on rank 0 and return its result on all ranks (all ranks).
 
     Raises:
-        UsageError, RunFailedError: as :func:`together`.
+        UsageError, RunFailedError: as in :func:`fail_on_all_ranks`.
     """
-    done: list[Any] = [None]
-    with together(ranks):
+    result: list[Any] = [None]
+    with fail_on_all_ranks(ranks):
         if ranks.rank == 0:
-            done[0] = work()
+            result[0] = work()
     if ranks.world > 1:
-        dist.broadcast_object_list(done, src=0)
-    return done[0]
+        dist.broadcast_object_list(result, src=0)
+    return result[0]
 
 
-def _told(error: Exception) -> tuple[str | None, str, str | None]:
+def _describe_failure(error: Exception) -> tuple[str | None, str, str | None]:
     if isinstance(error, StoppedEarlyError):
         return STOPPED
     if isinstance(error, UsageError):

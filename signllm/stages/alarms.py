@@ -1,10 +1,10 @@
-"""Alarms: the ways in which such a model is known to fail, each with what to try.
+"""Alarms: known ways in which such a model fails to learn, each with advice.
 
-Training tells them as they come (log, TensorBoard), the report finds them again in ``log.jsonl``. They look
-at means over some log lines, so a single odd batch raises none. Their limits are ours, not stated in the
-paper, and wide: an alarm is worth a look, silence proves nothing. A further alarm is one entry of
-:data:`RULES`. Whether the language model looks at the signs is asked twice: of the losses of validations, and
-of the scores of an evaluation.
+Training logs them as they occur (log and TensorBoard), and the report finds them again in ``log.jsonl``.
+Rules use means over several log lines, so that a single odd batch raises no alarm. Their limits are ours, not
+stated in the paper, and wide: an alarm deserves attention, and its absence proves nothing. A further alarm is
+one entry of :data:`RULES`. Whether the language model uses the signs is checked twice: in the losses of
+validations, and in the scores of an evaluation.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from statistics import fmean
 from typing import Any
 
 WINDOW = 10
-"""Log lines whose mean is looked at."""
+"""Number of log lines that a mean is taken over."""
 FEW_CODES = 5.0
-"""Perplexity that tells too few characters to spell signs with, also where it never was higher."""
+"""Perplexity that means too few characters to represent signs, even if it was never higher."""
 LINES_TO_FALL = 5 * WINDOW
-"""Log lines after which a loss should have fallen."""
+"""Number of log lines after which a loss should have fallen."""
 VALIDATIONS = 3
-"""Validations whose mean is looked at."""
+"""Number of validations that a mean is taken over."""
 IGNORES_SIGNS = 0.8
-"""Share of the score that shuffled videos may reach before the language model is said to ignore them."""
+"""Share of the score that shuffled videos may reach before the signs count as ignored."""
 IGNORES_SIGNS_LOSS = 0.95
-"""Share of the loss of other videos' texts that the loss of the own may reach before that is said."""
+"""The same limit for losses: the loss of the right text as a share of the loss of another video's text."""
 IGNORED = "the language model ignores the signs"
-LOOK_AT_SIGNS = (
+STRENGTHEN_SIGNS = (
     "longer pretraining, frozen epochs first (--frozen-epochs), a larger mmd_weight, "
     "fewer trained parts of the language model"
 )
@@ -37,27 +37,27 @@ LOOK_AT_SIGNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """What was seen, and what to try.
+    """What was observed and what to try.
 
     Attributes:
-        name: of the failure.
-        seen: with its numbers.
+        name: name of the failure.
+        observation: what was observed, with numbers.
         remedy: what to try.
-        step: of the training, None for scores.
+        step: training step; None for an alarm about scores.
     """
 
     name: str
-    seen: str
+    observation: str
     remedy: str
     step: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.seen}; try {self.remedy}"
+        return f"{self.name}: {self.observation}; try {self.remedy}"
 
 
 @dataclass
 class Trend:
-    """A metric over log lines: the mean of the latest ones, of the first ones, least and largest so far."""
+    """A metric over log lines: the mean of the latest values, of the first ones, and the extremes so far."""
 
     window: int = WINDOW
     latest: deque[float] = field(init=False)
@@ -70,7 +70,7 @@ class Trend:
         self.latest = deque(maxlen=self.window)
 
     def add(self, value: float) -> None:
-        """Take the next value."""
+        """Add the next value."""
         self.latest.append(value)
         self.count += 1
         if self.count == self.window:
@@ -80,20 +80,30 @@ class Trend:
 
     @property
     def mean(self) -> float:
-        """Of the latest values."""
+        """Mean of the latest values."""
         return fmean(self.latest)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """An alarm about a metric of ``log.jsonl``, or its share of another: when it holds, in which words."""
+    """An alarm about a metric of ``log.jsonl``.
+
+    Attributes:
+        name: name of the alarm.
+        metric: key of the metric.
+        share_of: key of another metric by which the first is divided; None divides by nothing.
+        window: number of values that a mean is taken over.
+        holds: returns whether the alarm is raised.
+        observation: describes the trend, with numbers.
+        remedy: what to try.
+    """
 
     name: str
     metric: str
     share_of: str | None = None
     window: int = WINDOW
     holds: Callable[[Trend], bool]
-    seen: Callable[[Trend], str]
+    observation: Callable[[Trend], str]
     remedy: str
 
 
@@ -102,21 +112,23 @@ RULES = (
         name="codebook collapse",
         metric="perplexity",
         holds=lambda trend: trend.mean < max(FEW_CODES, trend.largest / 4),
-        seen=lambda trend: f"perplexity of the codes is {trend.mean:.1f}, it was {trend.largest:.1f} at best",
+        observation=lambda trend: (
+            f"perplexity of the codes is {trend.mean:.1f}, it was {trend.largest:.1f} at best"
+        ),
         remedy="vq_sign.quantizer.update ema with revive_dead_after, a k-means start, a lower learning rate",
     ),
     Rule(
         name="quantisation error rising",
         metric="l_q",
         holds=lambda trend: trend.count >= 2 * WINDOW and trend.mean > 2 * trend.least > 0,
-        seen=lambda trend: f"l_q is {trend.mean:.3g}, it was {trend.least:.3g}",
+        observation=lambda trend: f"l_q is {trend.mean:.3g}, it was {trend.least:.3g}",
         remedy="a lower learning rate, vq_sign.quantizer.update ema, a larger quantizer_weight",
     ),
     Rule(
         name="MMD not falling",
         metric="l_mmd",
         holds=lambda trend: trend.count >= LINES_TO_FALL and trend.mean > 0.95 * trend.first > 0,
-        seen=lambda trend: f"l_mmd is {trend.mean:.3g}, it began at {trend.first:.3g}",
+        observation=lambda trend: f"l_mmd is {trend.mean:.3g}, it began at {trend.first:.3g}",
         remedy="sign_llm.projector.match_scale, a larger mmd_weight, a higher learning rate",
     ),
     Rule(
@@ -125,22 +137,22 @@ RULES = (
         share_of="validate/l_sim_shuffled",
         window=VALIDATIONS,
         holds=lambda trend: trend.mean > IGNORES_SIGNS_LOSS,
-        seen=lambda trend: f"l_sim on dev is {trend.mean:.0%} of that of other videos' texts",
-        remedy=LOOK_AT_SIGNS,
+        observation=lambda trend: f"l_sim on dev is {trend.mean:.0%} of that of other videos' texts",
+        remedy=STRENGTHEN_SIGNS,
     ),
 )
 
 
-class Watch:
-    """Reads log lines one after another and says each alarm once.
+class AlarmMonitor:
+    """Receives log lines in order and returns each alarm once.
 
     Args:
-        past: lines of before: what they would have raised was said then.
+        past: earlier lines, whose alarms were raised before and are not raised again.
     """
 
     def __init__(self, past: Iterable[Mapping[str, Any]] = ()) -> None:
         self.trends = {rule.name: Trend(rule.window) for rule in RULES}
-        self.said: set[str] = set()
+        self.raised_before: set[str] = set()
         for record in past:
             self(record)
 
@@ -155,41 +167,43 @@ class Watch:
                 continue
             trend = self.trends[rule.name]
             trend.add(value)
-            if rule.name not in self.said and trend.count >= rule.window and rule.holds(trend):
-                self.said.add(rule.name)
+            if rule.name not in self.raised_before and trend.count >= rule.window and rule.holds(trend):
+                self.raised_before.add(rule.name)
                 at = step if isinstance(step, int) else None
-                raised.append(Alarm(name=rule.name, seen=rule.seen(trend), remedy=rule.remedy, step=at))
+                raised.append(
+                    Alarm(name=rule.name, observation=rule.observation(trend), remedy=rule.remedy, step=at)
+                )
         return raised
 
 
 def _number(record: Mapping[str, Any], name: str) -> float:
-    """Return a number of a log line; NaN if it has none of this name."""
+    """Return a number of a log line; NaN if the line has no number of this name."""
     value = record.get(name)
     return math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
 
 
 def alarms_of_log(records: Iterable[Mapping[str, Any]]) -> list[Alarm]:
     """Return the alarms of a finished log, in order."""
-    watch = Watch()
-    return [alarm for record in records for alarm in watch(record)]
+    monitor = AlarmMonitor()
+    return [alarm for record in records for alarm in monitor(record)]
 
 
 def alarms_of_scores(scores: Mapping[str, Any], shuffled: Mapping[str, Any] | None) -> list[Alarm]:
-    """Tell whether the language model looks at the signs: scores beside those of shuffled videos.
+    """Return an alarm if the language model ignores the signs, judged by the scores of shuffled videos.
 
     Args:
-        scores: of a split.
-        shuffled: of the same translations against other videos' references; None raises nothing.
+        scores: scores of a split.
+        shuffled: scores of the same hypotheses against other videos' references; None raises no alarm.
     """
-    ours, theirs = scores.get("bleu4"), (shuffled or {}).get("bleu4")
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (ours, theirs)):
+    own, others = scores.get("bleu4"), (shuffled or {}).get("bleu4")
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (own, others)):
         return []
-    if theirs < IGNORES_SIGNS * ours:
+    if others < IGNORES_SIGNS * own:
         return []
     return [
         Alarm(
             name=IGNORED,
-            seen=f"BLEU-4 is {ours:.1f}, with shuffled videos {theirs:.1f}",
-            remedy=LOOK_AT_SIGNS,
+            observation=f"BLEU-4 is {own:.1f}, with shuffled videos {others:.1f}",
+            remedy=STRENGTHEN_SIGNS,
         )
     ]

@@ -1,4 +1,4 @@
-"""Shards to batches: what the stages share between data and ``fit()``."""
+"""From shards to batches: what all stages need between data and ``fit()``."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import Agree, Loader, Readiness
 from signllm.data.sample_source import SampleSource
 from signllm.training.engine import Ranks, TrainingConfig
-from signllm.training.preemption import asked_to_leave, stopped_early
-from signllm.training.watchdog import beat
+from signllm.training.preemption import preemption_flag, stopped_early_error
+from signllm.training.watchdog import record_progress
 
 TRAIN, DEV = "train", "dev"
 
 
 def open_split(shards: Path | str, name: str = TRAIN) -> Split:
-    """Open a split of shards or of a mixture; the error of a missing one names those that exist."""
+    """Open a split of a dataset or of a mixture; the error about a missing split lists the existing ones."""
     return open_mixture(shards).split(name)
 
 
 def training_batches(source: SampleSource, training: TrainingConfig, ranks: Ranks) -> Loader:
-    """Return this rank's endless, shuffled batches for ``fit()``."""
+    """Return this rank's shuffled, endless batches for ``fit()``."""
     return Loader(
         source,
         batch_size=training.videos_per_forward,
         rank=ranks.rank,
         world=ranks.world,
         seed=training.seed,
-        agree=agreement(ranks),
+        agree=make_batch_agreement(ranks),
     )
 
 
-def agreement(ranks: Ranks) -> Agree:
-    """Return a function by which the ranks take a batch together or, where one lacks it, none does.
+def make_batch_agreement(ranks: Ranks) -> Agree:
+    """Return a function with which all ranks accept their next batch, or none if one lacks it.
 
-    One small reduction per batch; texts travel only if there are any. A rank whose batch is late takes part
-    every second, so that the others are never long inside one reduction: a wait for storage is no hang, and
-    a job that is asked to leave during it leaves at once, with the state before the batch.
+    It costs one small all-reduce per batch; texts are exchanged only if there are any. A rank whose batch is
+    late takes part once a second, so the others never wait long inside one collective: waiting for storage is
+    not taken for a hang, and a preempted job stops at once, in the state before the batch.
     """
 
     def agree(own: Readiness) -> Readiness:
-        with asked_to_leave() as flag:
-            asked = flag.requested
-        facts: list[int] = [not own.ready, own.waits, own.failure is not None, len(own.bad), asked]
+        with preemption_flag() as flag:
+            requested = flag.requested
+        facts: list[int] = [not own.ready, own.waits, own.failure is not None, len(own.bad), requested]
         if ranks.world > 1:
             summed = torch.tensor(facts, dtype=torch.int64, device=ranks.device)
             dist.all_reduce(summed)
             facts = summed.tolist()
         missing, waiting, failed, bad, asking = facts
         if waiting:
-            beat()
+            record_progress()
         if missing and asking:
-            raise stopped_early()
+            raise stopped_early_error()
         of_ranks: list[Any] = [(own.failure, own.bad)]
         if ranks.world > 1 and (failed or bad):
             of_ranks = [None] * ranks.world

@@ -1,7 +1,7 @@
-"""The frame rate at which a run reads every video, found once and recorded in its ``config.json``.
+"""The frame rate at which a run reads every video, chosen once and recorded in its ``config.json``.
 
-The encoder's clips are 13 frames long, so the same movement at twice the rate would be other characters. A
-run therefore resamples every video to one rate: in training, in evaluation and when it translates.
+The encoder's clips have 13 frames, so the same movement at twice the rate would give other characters. A run
+therefore resamples every video to one rate: in training, in evaluation and in translation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from signllm.data.pipeline import DataConfig
 
 _SLOWEST, _FASTEST = 1, 240
 _ALIKE = 0.01
-"""Rates that differ by this share at most count as the same: 29.97 and 30."""
+"""Rates whose ratio differs from 1 by at most this share count as equal, for example 29.97 and 30."""
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +26,10 @@ def with_frame_rate(data: DataConfig, split: Split, begun: DataConfig | None) ->
     """Return the settings with the rate at which the run reads videos.
 
     Args:
-        data: settings of the run; a rate in them stays.
-        split: training videos, whose middle rate is taken otherwise.
-        begun: what a run that has begun recorded, None for a new one; one of before rates were recorded
-            goes on without.
+        data: settings of the run; a rate in them is kept.
+        split: training videos, whose most common rate is used otherwise.
+        begun: settings that a run has recorded, None for a new run. An older run without a rate continues
+            without.
     """
     if data.fps is not None or not len(split):
         return data
@@ -39,7 +39,7 @@ def with_frame_rate(data: DataConfig, split: Split, begun: DataConfig | None) ->
     fps = choose_common_rate(split.samples.frames / rates, rates)
     if not _SLOWEST <= fps <= _FASTEST:
         log.warning(
-            "the training videos state %g frames per second, which is not believed: none is resampled\n"
+            "the training videos state %g frames per second, which is implausible, so none is resampled\n"
             "  remedy: shard them again, or give --data.fps",
             fps,
         )
@@ -54,11 +54,11 @@ def with_frame_rate(data: DataConfig, split: Split, begun: DataConfig | None) ->
     return replace(data, fps=fps)
 
 
-def warn_if_unknown(data: DataConfig) -> None:
-    """Log that a run recorded no frame rate, which was before rates were recorded."""
+def warn_if_no_frame_rate(data: DataConfig) -> None:
+    """Log a warning if a run, which must be an older one, has recorded no frame rate."""
     if data.fps is None:
         log.warning(
-            "this run recorded no frame rate, so every video is read at its own: at another rate than "
+            "this run recorded no frame rate, so every video is read at its own rate: at another rate than "
             "that of the training videos, the same signs become other characters\n"
             "  remedy: train again, or write the rate of the training videos as data.fps into its config.json"
         )

@@ -1,4 +1,4 @@
-"""Which parameters of stage 3 learn how fast: offsets of characters and of words by rates of their own."""
+"""The parameter groups of stage 3: character and word offsets have learning rates of their own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from signllm.training.engine import ParameterGroup, TrainingConfig
 def parameter_groups(
     model: SignLLM, training: TrainingConfig, config: FinetuneConfig
 ) -> list[ParameterGroup]:
-    """Return everything but these offsets, and each of them, with its multiple of the learning rate.
+    """Return groups for the offsets of characters, the offsets of words, and all other parameters.
 
-    An offset learns only from the videos that its character or word occurs in, the projector from all.
+    An offset learns only from the videos in which its character or word occurs, whereas the projector learns
+    from all.
     """
     if model.word_vectors is None:
         return [ParameterGroup(name="other", parameters=list(model.parameters()))]

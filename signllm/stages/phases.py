@@ -1,4 +1,4 @@
-"""The two phases of stage 3: on recorded characters with the encoder at rest, then jointly on video."""
+"""The two phases of stage 3: on recorded characters with a frozen encoder, then jointly on video."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from signllm.data.pipeline import CharacterSource, VideoSource
 from signllm.errors import UsageError
 from signllm.evaluation.scores import METRICS
 from signllm.models.sign_llm import SignLLM, build_sign_llm
-from signllm.stages.agreement import once
-from signllm.stages.alarms import Watch
+from signllm.stages.agreement import run_on_rank_zero
+from signllm.stages.alarms import AlarmMonitor
 from signllm.stages.batches import open_split, training_batches
-from signllm.stages.composed import recorded_characters
-from signllm.stages.finetuned import STAGE
-from signllm.stages.held_out import held_out_translations
-from signllm.stages.looks import Looking
+from signllm.stages.dev_validation import make_translation_validator
+from signllm.stages.initial_run import load_recorded_characters
 from signllm.stages.parameter_groups import parameter_groups
-from signllm.stages.recompose import is_recomposed, recompose, recompositions
+from signllm.stages.recompose import is_recomposed, recompose, recomposition_steps
+from signllm.stages.sample_logger import SampleLogger
+from signllm.stages.trained_model import STAGE
 from signllm.training.checkpoint import install_weights, last_checkpoint, read_state
 from signllm.training.engine import Ranks, TrainingConfig, deepspeed_settings, import_deepspeed
 from signllm.training.loop import Outcome, fit
-from signllm.training.metrics import read_log
+from signllm.training.training_log import read_log
 
 FROZEN = "frozen"
-"""Folder of the first phase within the run."""
+"""Folder of the first phase inside the run folder."""
 
 
-def phases(config: FinetuneConfig) -> tuple[TrainingConfig | None, TrainingConfig | None]:
-    """Return how the frozen and the joint phase are trained; None for a phase that there is not.
+def training_phases(config: FinetuneConfig) -> tuple[TrainingConfig | None, TrainingConfig | None]:
+    """Return the training settings of the frozen and the joint phase; None for a phase that is left out.
 
-    ``training.epochs`` counts both, ``training.steps`` bounds each.
+    ``training.epochs`` counts the epochs of both, ``training.steps`` limits each.
     """
     training, frozen = config.training, None
     if config.frozen_epochs:
@@ -64,15 +64,16 @@ def train_frozen(
     shards: Path | str,
     ranks: Ranks,
 ) -> Outcome:
-    """Train what follows the characters: word vectors, projector (and adapters); the encoder rests.
+    """Train what follows the characters (word vectors, projector, adapters) with a frozen encoder.
 
-    Validated as the joint phase is, on the videos of ``dev``, of which no characters are recorded.
+    Validation is the same as in the joint phase, on the videos of ``dev``, for which no characters are
+    recorded.
     """
-    model = _build(config, words, training, ranks)
+    model = _build_model(config, words, training, ranks)
     install_weights(model.vq_sign, encoder, where=init)
     model.vq_sign.requires_grad_(False)
     model.vq_sign.saved_when_frozen = True
-    source = CharacterSource(open_split(shards), recorded_characters(init, words))
+    source = CharacterSource(open_split(shards), load_recorded_characters(init, words))
     return fit(
         model,
         training_batches(source, training, ranks),
@@ -80,11 +81,11 @@ def train_frozen(
         run=run,
         stage=STAGE,
         parameter_groups=parameter_groups(model, training, config),
-        validate=held_out_translations(shards, config.data, training, ranks, config.generation),
+        validate=make_translation_validator(shards, config.data, training, ranks, config.generation),
         scores=METRICS,
-        watch=Watch(),
-        look=Looking(shards, config.data, training.show, ranks, config.generation),
-        beside=words.save,
+        check_alarms=AlarmMonitor(),
+        collect_samples=SampleLogger(shards, config.data, training.show, ranks, config.generation),
+        extra_files=words.save,
     )
 
 
@@ -97,28 +98,28 @@ def train_jointly(
     shards: Path | str,
     ranks: Ranks,
 ) -> Outcome:
-    """Train everything on video, each stretch between two recompositions with an engine of its own."""
+    """Train everything on video; each stretch between two recompositions has an engine of its own."""
     batches = training_batches(VideoSource(open_split(shards), config.data), training, ranks)
-    validate = held_out_translations(shards, config.data, training, ranks, config.generation)
+    validate = make_translation_validator(shards, config.data, training, ranks, config.generation)
     while True:
-        gc.collect()  # hooks and, under ZeRO-3, partitions of the engine before go first
-        found = once(lambda: last_checkpoint(run), ranks)
+        gc.collect()  # frees the hooks and, under ZeRO-3, the partitions of the previous engine
+        checkpoint = run_on_rank_zero(lambda: last_checkpoint(run), ranks)
         step = 0
-        if found is not None:
-            state = read_state(found, stage=STAGE)
+        if checkpoint is not None:
+            state = read_state(checkpoint, stage=STAGE)
             batches.load_state_dict(state.order)
             step = state.step
-        due = recompositions(config.recompose_every, training, batches, step)
+        due = recomposition_steps(config.recompose_every, training, batches, step)
         until = next(due, None)
-        is_due = found is not None and until == step
+        is_due = checkpoint is not None and until == step
         if is_due:
             until = next(due, None)
         if is_due and not is_recomposed(words, step):
             words = recompose(
-                found, words, config=config, training=training, run=run, shards=shards, ranks=ranks
+                checkpoint, words, config=config, training=training, run=run, shards=shards, ranks=ranks
             )
-        model = _build(config, words, training, ranks)
-        if found is None:
+        model = _build_model(config, words, training, ranks)
+        if checkpoint is None:
             start(model)
         outcome = fit(
             model,
@@ -129,18 +130,20 @@ def train_jointly(
             parameter_groups=parameter_groups(model, training, config),
             validate=validate,
             scores=METRICS,
-            watch=Watch(read_log(run / FROZEN)),
-            look=Looking(shards, config.data, training.show, ranks, config.generation),
-            beside=words.save,
-            until=until,
+            check_alarms=AlarmMonitor(read_log(run / FROZEN)),
+            collect_samples=SampleLogger(shards, config.data, training.show, ranks, config.generation),
+            extra_files=words.save,
+            stop_at=until,
         )
         if outcome.preempted or outcome.step != until:
             return outcome
         del model
 
 
-def _build(config: FinetuneConfig, words: WordCodebook, trained_by: TrainingConfig, ranks: Ranks) -> SignLLM:
-    import_deepspeed()  # joined to the ranks before zero.Init asks how many there are
+def _build_model(
+    config: FinetuneConfig, words: WordCodebook, trained_by: TrainingConfig, ranks: Ranks
+) -> SignLLM:
+    import_deepspeed()  # joins the process group before zero.Init reads the number of ranks
     torch.manual_seed(config.training.seed)
     settings = deepspeed_settings(trained_by, world=ranks.world)
     return build_sign_llm(config.sign_llm, words, deepspeed=settings)

@@ -1,13 +1,13 @@
-"""Words composed anew in the middle of stage 3 (``recompose_every``): as characters drift, words follow.
+"""Words are composed again during stage 3 (``recompose_every``), so that they follow drifting characters.
 
-A recomposition turns a checkpoint into another one of the same step, from which training goes on: the
-checkpoint's encoder reads the train split again, CRA composes with the settings of the words before, and what
-was learnt about a word follows its spelling. Checkpoints know no ranks and no ZeRO stage, so neither does
-this; step, schedule, place in the data and everything else stay. A job killed at any point does the same
-again, with the characters that are already on disk.
+A recomposition turns a checkpoint into another one of the same step, from which training continues: the
+checkpoint's encoder reads the train split again, CRA composes words with the same settings, and what was
+learnt about a word is kept if its spelling still exists. Step, schedule, position in the data and everything
+else stay. It depends neither on the number of ranks nor on the ZeRO stage, and a job that is killed at any
+point repeats it with the characters that are already on disk.
 
-Not in the paper, and not at the end of training: nothing would learn the new words any more. The trade: every
-recomposition reads all training videos once without gradient, and loads the language model again.
+It is not in the paper. It never happens at the end of training, where nothing would learn the new words.
+Every recomposition reads all training videos once without gradient, and loads the language model again.
 """
 
 from __future__ import annotations
@@ -26,30 +26,36 @@ from signllm.cra.composition import WordsConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
 from signllm.plain import from_plain
-from signllm.stages.agreement import once
-from signllm.stages.finetuned import STAGE, load_encoder
-from signllm.stages.train_characters import train_characters
-from signllm.training.checkpoint import load_moments, load_weights, read_state, revision_of, save
+from signllm.stages.agreement import run_on_rank_zero
+from signllm.stages.train_characters import open_train_characters
+from signllm.stages.trained_model import STAGE, load_encoder
+from signllm.training.checkpoint import (
+    checkpoint_revision,
+    load_moments,
+    load_weights,
+    read_state,
+    save_checkpoint,
+)
 from signllm.training.engine import Ranks, TrainingConfig
 from signllm.training.epochs import Batches, last_step
-from signllm.training.metrics import TrainingLog, read_log
+from signllm.training.training_log import TrainingLog, read_log
 
 OFFSETS = "word_vectors.words"
-AT = "recomposed_at"
-"""In the record that words carry: the step of stage 3 at which they were composed."""
+RECOMPOSED_AT = "recomposed_at"
+"""Key in the record of the words: the step of stage 3 at which they were composed."""
 
 
-def recompositions(every: int, training: TrainingConfig, batches: Batches, step: int) -> Iterator[int]:
-    """Yield the steps from ``step`` on behind which words are composed anew: each ``every`` epochs.
+def recomposition_steps(every: int, training: TrainingConfig, batches: Batches, step: int) -> Iterator[int]:
+    """Yield the steps from ``step`` on after which words are composed again, one every ``every`` epochs.
 
-    Never at the end; ``every`` 0 gives none. Accumulation may make an epoch no whole number of steps: then
-    the step before.
+    The last step is left out, and ``every`` 0 yields none. If accumulation makes an epoch no whole number of
+    steps, the step before its end is taken.
 
     Args:
-        every: epochs.
-        training: says where the end is.
-        batches: their state stands where ``step`` left it.
-        step: optimizer steps so far.
+        every: number of epochs between two recompositions.
+        training: number of epochs and steps.
+        batches: batches whose state is that after ``step``.
+        step: number of optimizer steps so far.
     """
     if every == 0:
         return
@@ -64,20 +70,20 @@ def recompositions(every: int, training: TrainingConfig, batches: Batches, step:
 
 
 def is_recomposed(words: WordCodebook, step: int) -> bool:
-    """Whether these words were composed at this step."""
-    return words.config.get(AT) == step
+    """Return whether these words were composed at this step."""
+    return words.config.get(RECOMPOSED_AT) == step
 
 
 def words_settings(words: WordCodebook) -> WordsConfig:
-    """Return the settings that words were composed with, for composing them again.
+    """Return the settings with which words were composed, for composing them again.
 
     Raises:
-        UsageError: they carry none, or those of another version.
+        UsageError: the words record no settings, or those of another version.
     """
     where = "words.json of --init"
     if "words" not in words.config:
         raise UsageError(
-            "the words do not say how they were composed, so --recompose-every cannot do it again",
+            "the words do not record how they were composed, so --recompose-every cannot repeat it",
             where=where,
             remedy="run signllm compose on the --init run again",
         )
@@ -96,24 +102,24 @@ def recompose(
     shards: Path | str,
     ranks: Ranks,
 ) -> WordCodebook:
-    """Compose words anew at a checkpoint, write the checkpoint that has them, and return them (all ranks).
+    """Compose words again at a checkpoint, write a checkpoint with them, and return them (all ranks).
 
     Args:
-        checkpoint: the last of ``run``.
+        checkpoint: the last checkpoint of ``run``.
         before: its words.
-        config: of the run; its ``data`` say how the videos are read.
-        training: how the joint phase is trained.
-        run: gets the characters, the checkpoint and the words.
-        shards: folder of the shards.
-        ranks: who takes part.
+        config: configuration of the run.
+        training: configuration of the joint phase.
+        run: the run folder, which gets the characters, the checkpoint and the words.
+        shards: folder or address of the shards.
+        ranks: the ranks.
 
     Raises:
-        UsageError: characters that cannot be composed, a codebook that collapsed among them.
+        UsageError: the characters cannot be composed, for example because the codebook collapsed.
     """
     compose = ComposeConfig(words=words_settings(before), data=replace(config.data, cache_gb=0.0))
     vq_sign = load_encoder(config, checkpoint).to(ranks.device)
-    train = train_characters(run, shards, vq_sign, checkpoint, compose)
-    train.encode(once(train.missing, ranks), ranks)
+    train = open_train_characters(run, shards, vq_sign, checkpoint, compose)
+    train.encode(run_on_rank_zero(train.missing, ranks), ranks)
 
     def rewrite() -> WordCodebook:
         state = read_state(checkpoint, stage=STAGE)
@@ -122,36 +128,36 @@ def recompose(
             after = train.compose(characters, counts)
         except UsageError as error:
             raise UsageError(
-                f"words cannot be composed anew at step {state.step}: {error.what}",
+                f"words cannot be composed again at step {state.step}: {error.what}",
                 where=checkpoint,
-                remedy="go on with the words there are by --recompose-every 0, or begin another --run with a "
+                remedy="keep the present words by --recompose-every 0, or begin another --run with a "
                 "lower --training.learning-rate",
             ) from error
-        after = replace(after, config={**after.config, AT: state.step})
+        after = replace(after, config={**after.config, RECOMPOSED_AT: state.step})
         _log(run, state.step, _change(before, after, characters, counts), training)
         weights, moments = load_weights(checkpoint), load_moments(checkpoint)
-        save(
+        save_checkpoint(
             run,
             state,
-            carried_over(weights, before, after),
-            carried_over(moments, before, after),
+            move_word_rows(weights, before, after),
+            move_word_rows(moments, before, after),
             keep=training.keep,
-            beside=after.save,
-            revision=revision_of(checkpoint) + 1,
+            extra_files=after.save,
+            revision=checkpoint_revision(checkpoint) + 1,
         )
         after.save(run)
         return after
 
-    return once(rewrite, ranks)
+    return run_on_rank_zero(rewrite, ranks)
 
 
-def carried_over(
+def move_word_rows(
     tensors: Mapping[str, Tensor], before: WordCodebook, after: WordCodebook
 ) -> dict[str, Tensor]:
-    """Return weights or moments by name for other words: each word's row follows its spelling.
+    """Return weights or moments with the rows of word offsets moved to the new numbers of the words.
 
-    A word that was not there before starts at 0, as every word did, so its vector is that of its characters.
-    All other tensors stay, those of characters and of s₀ too.
+    A new word starts at 0, as every word did, so its vector is that of its characters. All other tensors
+    stay, also the offsets of characters and of s₀.
     """
     assert before.codes == after.codes
     known = {word: row for row, word in enumerate(before.words, start=1)}
@@ -169,24 +175,24 @@ def carried_over(
 def _change(
     before: WordCodebook, after: WordCodebook, characters: np.ndarray, counts: np.ndarray
 ) -> dict[str, float]:
-    """Return what a recomposition changed: words now, the share of the old ones kept, what each covers."""
+    """Return statistics of a recomposition: number of words, share kept, coverage before and after it."""
     kept = len(set(before.words) & set(after.words))
     return {
         "composed_words": len(after.words),
         "kept_words": kept / len(before.words) if before.words else 1.0,
-        "covered/old_words": covered(before, characters, counts),
-        "covered/new_words": covered(after, characters, counts),
+        "covered/old_words": covered_share(before, characters, counts),
+        "covered/new_words": covered_share(after, characters, counts),
     }
 
 
-def covered(words: WordCodebook, characters: np.ndarray, counts: np.ndarray) -> float:
-    """Return the share of packed characters (sum N,) that lie in words of two and more."""
-    found = words.segment(torch.from_numpy(characters), torch.from_numpy(counts))
-    return float(words.in_composed_words(found).double().mean())
+def covered_share(words: WordCodebook, characters: np.ndarray, counts: np.ndarray) -> float:
+    """Return the share of packed characters (sum N,) that are part of words of two or more characters."""
+    segmentation = words.segment(torch.from_numpy(characters), torch.from_numpy(counts))
+    return float(words.in_composed_words(segmentation).double().mean())
 
 
 def _log(run: Path, step: int, values: Mapping[str, float], training: TrainingConfig) -> None:
-    """Write the values once, also when a kill makes the recomposition start again (rank 0)."""
+    """Write the values once, even if the recomposition is repeated after a kill (rank 0)."""
     with TrainingLog(run, STAGE, resumed_step=step, tensorboard=training.tensorboard) as log:
         if not any(values.keys() <= line.keys() for line in read_log(run) if line.get("step") == step):
             log.write(step, values)

@@ -1,8 +1,8 @@
-"""The characters of the train split in files of a run folder, and the words composed of them (CRA).
+"""The characters of the train split, stored in a run folder, and the words composed from them (CRA).
 
-What stage 2 does with a pretrained run and stage 3 with its own checkpoints (``recompose_every``): all ranks
-share the encoding, shard by shard; one rank then composes, which is deterministic. What is whole and still
-fits is not made again: a killed job goes on with the shards that are missing.
+Stage 2 uses this with a pretrained run, and stage 3 with its own checkpoints (``recompose_every``). All ranks
+share the encoding, shard by shard; one rank then composes the words, which is deterministic. Complete files
+that still fit are not written again: a killed job continues with the missing shards.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from signllm.training.engine import Ranks
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCharacters:
-    """What one encoder reads from the train split of some shards.
+    """The characters that one encoder reads from the train split.
 
     Attributes:
-        run: the run folder that holds the files.
-        split: the videos.
-        shas: of each shard.
-        vq_sign: the encoder, in evaluation mode and on this rank's device.
-        made_by: what decides the characters of a video.
-        config: data and words; nothing is augmented.
+        run: the run folder that contains the files.
+        split: the train split.
+        shas: checksum of each shard.
+        vq_sign: the encoder, in evaluation mode on this rank's device.
+        made_by: everything that decides the characters of a video.
+        config: settings of data and words; nothing is augmented.
     """
 
     run: Path
@@ -51,19 +51,19 @@ class TrainCharacters:
 
     @property
     def words_config(self) -> dict[str, Any]:
-        """What decides the words: the record that they carry."""
+        """Everything that decides the words, which records it."""
         shards = hashlib.sha256("".join(self.shas).encode()).hexdigest()[:16]
         return {"words": to_plain(self.config.words), **self.made_by, "shards": shards}
 
     def missing(self) -> list[int]:
-        """List the shards that are yet to be encoded; files of no shard are removed (one rank)."""
+        """Return the shards that have to be encoded; remove files that belong to no shard (one rank)."""
         return missing_shards(self.run, self.split, self.made_by, self.shas)
 
     def encode(self, shards: list[int], ranks: Ranks) -> None:
         """Encode these shards into their files (all ranks).
 
         Raises:
-            UsageError: as :func:`signllm.stages.encoding.encode_shards`.
+            UsageError: as in :func:`signllm.stages.encoding.encode_shards`.
         """
 
         def write(shard: int, characters: dict[str, np.ndarray]) -> None:
@@ -100,12 +100,12 @@ class TrainCharacters:
         return characters, counts
 
     def compose(self, characters: np.ndarray, counts: np.ndarray) -> WordCodebook:
-        """Return the words of what :meth:`packed` gave, with the record of how they were made.
+        """Return the words of packed characters, with the record of how they were made.
 
         Without a codebook there are no characters to compose, and no words.
 
         Raises:
-            UsageError: characters that cannot be composed.
+            UsageError: the characters cannot be composed.
         """
         codes, codebook = self.vq_sign.config.quantizer.codes, self.made_by["codebook"]
         if not self.vq_sign.quantizer.has_codes:
@@ -125,7 +125,7 @@ class TrainCharacters:
         return characters_path(self.run, self.split.name, shard)
 
 
-def train_characters(
+def open_train_characters(
     run: Path, shards: Path | str, vq_sign: VQSign, checkpoint: Path | None, config: ComposeConfig
 ) -> TrainCharacters:
     """Return the characters that ``vq_sign``, with the weights of ``checkpoint``, reads from ``shards``.

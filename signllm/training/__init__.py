@@ -1,6 +1,6 @@
-"""Training: one DeepSpeed engine, one loop, one kind of checkpoint for every stage.
+"""Training: one DeepSpeed engine, one loop and one checkpoint format for all stages.
 
-Knows ``nn.Module`` and batches, not sign language: a model is anything whose ``forward(batch)`` returns a
-dict of loss shares, ``loss`` first. A *share* is this rank's part of the global value: the sum over ranks
-is what one rank alone would compute on the whole batch.
+This package knows ``nn.Module`` and batches, but nothing about sign language. A model is any module whose
+``forward(batch)`` returns a dict of loss shares, ``loss`` first. A *share* is this rank's part of the global
+value: the sum over all ranks is what a single rank would compute for the complete batch.
 """

@@ -1,12 +1,12 @@
-"""Checkpoints that know no number of ranks and no ZeRO stage, and are either whole or not there.
+"""Checkpoints that are independent of the number of ranks and of the ZeRO stage, and are complete or absent.
 
 ``step-N/`` holds ``weights.safetensors`` (trainable weights and buffers, fp32), ``moments.safetensors``
-(Adam, by parameter name), ``state.json`` (step, stage, place in the data), what the stage puts beside them,
-and ``COMPLETE`` with the bytes and the CRC-32 of each file. It is written beside its place and renamed.
-DeepSpeed's own checkpoints are tied to the number of ranks and are pickles; ours cost one gather of the
-trainable part, which the frozen language model is no part of. A checkpoint made of another one of the same
-step is ``step-N.1/`` and counts as later: so that no moment is without a whole one, none is ever written
-over.
+(Adam's moments, by parameter name), ``state.json`` (step, stage and position in the data), the extra files of
+the stage, and ``COMPLETE`` with the size and the CRC-32 of each file. The folder is written under a temporary
+name and renamed. DeepSpeed's own checkpoints depend on the number of ranks and are pickles; ours cost one
+gather of the trainable part, which does not include the frozen language model. A checkpoint that is derived
+from another one of the same step is called ``step-N.1/`` and counts as later. No checkpoint is ever
+overwritten, so a complete one exists at any moment.
 """
 
 from __future__ import annotations
@@ -37,21 +37,25 @@ WEIGHTS, MOMENTS_FILE, STATE, COMPLETE = (
 )
 _BLOCK_BYTES = 1 << 24
 SAVE_TIMEOUT_S = 60.0
-"""Training goes on meanwhile, and a job that is asked to leave has about as long."""
+"""Seconds that a save waits for storage; a preempted job has about as much time."""
 _NAME = re.compile(r"step-(\d+)(?:\.(\d+))?")
 log = logging.getLogger(__name__)
 
-Beside = Callable[[Path], object]
-"""Writes a stage's own files into a checkpoint's unfinished folder; they belong to it like the others."""
+WriteExtraFiles = Callable[[Path], object]
+"""Writes a stage's own files into a checkpoint's unfinished folder; they become part of the checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """Where a run stands: everything of a checkpoint that is no tensor.
+    """Everything in a checkpoint that is not a tensor.
 
-    ``order`` is the loader's state (seed, epoch, samples consumed); ``version`` is that of the checkpoint's
-    form. ``best`` is the best validated value so far and the checkpoint that reached it;
-    ``validation_left`` says that this step is still to be validated: the job was asked to leave before.
+    Attributes:
+        stage: name of the stage.
+        step: number of optimizer steps taken.
+        order: the loader's state: seed, epoch and number of samples consumed.
+        best: the best validated value so far, and the name of its checkpoint.
+        validation_left: whether this step still has to be validated, because the job was preempted before.
+        version: version of the checkpoint format.
     """
 
     stage: str
@@ -62,37 +66,48 @@ class TrainingState:
     version: int = VERSION
 
 
-def save(
+def save_checkpoint(
     run: Path,
     state: TrainingState,
     weights: Mapping[str, Tensor],
     moments: Mapping[str, Tensor],
     *,
     keep: int,
-    beside: Beside | None = None,
+    extra_files: WriteExtraFiles | None = None,
     revision: int = 0,
 ) -> Path:
-    """Write ``run/checkpoints/step-N`` atomically; one rank calls it.
+    """Write ``run/checkpoints/step-N`` atomically, then remove old checkpoints; one rank calls it.
 
-    Then all but the last ``keep`` and the best are removed.
-    ``revision``: above 0 it is ``step-N.REVISION``, made of an earlier one of the same step.
+    Args:
+        run: the run folder.
+        state: everything but the tensors.
+        weights: trainable weights and buffers, by name.
+        moments: Adam's moments, by name.
+        keep: number of the latest checkpoints to keep; the best one is kept in addition.
+        extra_files: writes further files into the folder.
+        revision: if above 0, the name is ``step-N.REVISION``: a checkpoint derived from an earlier one of the
+            same step.
+
+    Returns:
+        The checkpoint's folder.
 
     Raises:
-        UsageError: the disk is full; nothing half-written stays.
-        StorageError: the storage was away for longer than ``SAVE_TIMEOUT_S``; earlier checkpoints stay.
+        UsageError: the disk is full; no partial checkpoint is left behind.
+        StorageError: the storage was unavailable for longer than ``SAVE_TIMEOUT_S``; earlier checkpoints
+            stay.
     """
-    folder = run / "checkpoints" / name_of(state.step, revision)
+    folder = run / "checkpoints" / checkpoint_name(state.step, revision)
     partial = folder.with_name(f".{folder.name}.partial")
 
     def write() -> None:
-        for left in folder.parent.glob(".step-*.partial"):  # by a process that was killed while it wrote
+        for left in folder.parent.glob(".step-*.partial"):  # left by a process that was killed while writing
             shutil.rmtree(left, ignore_errors=True)
         size_mb = sum(tensor.nbytes for tensor in (*weights.values(), *moments.values())) / 1e6
         unwritten = f"no checkpoint of step {state.step} was written, which takes {size_mb:.1f} MB"
         with report_full_disk(folder, f"the disk is full: {unwritten}"):
             partial.mkdir(parents=True)
-            if beside is not None:
-                beside(partial)
+            if extra_files is not None:
+                extra_files(partial)
             _write(partial, state, weights, moments)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -108,15 +123,15 @@ def save(
     return folder
 
 
-def name_of(step: int, revision: int = 0) -> str:
+def checkpoint_name(step: int, revision: int = 0) -> str:
     """Return the name of a checkpoint's folder."""
     return f"step-{step:08d}" + (f".{revision}" if revision else "")
 
 
-def revision_of(folder: Path) -> int:
-    """Return how often a checkpoint of the same step was made anew; 0 for the one that training saved."""
-    found = _NAME.fullmatch(folder.name)
-    return int(found[2] or 0) if found else 0
+def checkpoint_revision(folder: Path) -> int:
+    """Return the revision of a checkpoint: 0 if training saved it, else the number in its name."""
+    match = _NAME.fullmatch(folder.name)
+    return int(match[2] or 0) if match else 0
 
 
 def _write(
@@ -127,7 +142,7 @@ def _write(
     save_file(dict(weights), folder / WEIGHTS)
     save_file(dict(moments), folder / MOMENTS_FILE)
     (folder / STATE).write_text(json.dumps(asdict(state), indent=1))
-    content = {path.name: _content_of(path) for path in sorted(folder.iterdir())}
+    content = {path.name: _size_and_checksum(path) for path in sorted(folder.iterdir())}
     for name in content:
         sync(folder / name)
     (folder / COMPLETE).write_text(json.dumps(content))
@@ -142,49 +157,49 @@ def _remove_old(run: Path, keep: int, *, best: str | None) -> None:
 
 
 def _folders(run: Path) -> list[Path]:
-    """Return the checkpoint folders of a run by step and revision, whole or not."""
-    found = {path: _NAME.fullmatch(path.name) for path in (run / "checkpoints").glob("step-*")}
-    places = {path: (int(name[1]), int(name[2] or 0)) for path, name in found.items() if name}
+    """Return the checkpoint folders of a run, ordered by step and revision, including incomplete ones."""
+    matches = {path: _NAME.fullmatch(path.name) for path in (run / "checkpoints").glob("step-*")}
+    places = {path: (int(match[1]), int(match[2] or 0)) for path, match in matches.items() if match}
     return sorted(places, key=lambda path: places[path])
 
 
 def last_checkpoint(run: Path) -> Path | None:
-    """Return the last whole checkpoint of a run, or None; damaged ones are passed over with a warning."""
+    """Return the last complete checkpoint of a run, or None; a damaged one is skipped with a warning."""
     for folder in reversed(_folders(run)):
-        if _is_whole(folder):
+        if _is_complete(folder):
             return folder
-        log.warning("checkpoint %s is damaged or half-written; an earlier one is used", folder)
+        log.warning("checkpoint %s is damaged or incomplete; an earlier one is used", folder)
     return None
 
 
 def best_checkpoint(run: Path) -> Path:
-    """Return the checkpoint of the lowest validated value so far, as the last whole one tells it.
+    """Return the checkpoint with the best validated value so far, as the last complete checkpoint records it.
 
     Raises:
-        UsageError: there is no whole checkpoint, none was validated, or the best one is damaged.
+        UsageError: there is no complete checkpoint, none was validated, or the best one is damaged.
     """
-    best = read_state(whole_checkpoint(run)).best
+    best = read_state(complete_checkpoint(run)).best
     if best is None:
         raise UsageError(
-            "no checkpoint of this run was validated, so none is the best",
+            "no checkpoint of this run was validated, so there is no best one",
             where=run,
-            remedy="take the last one, or train with a dev split and --training.validate-every",
+            remedy="use the last checkpoint, or train with a dev split and --training.validate-every",
         )
     folder = run / "checkpoints" / str(best["checkpoint"])
-    if not _is_whole(folder):
-        raise UsageError("the best checkpoint is damaged", where=folder, remedy="take the last one")
+    if not _is_complete(folder):
+        raise UsageError("the best checkpoint is damaged", where=folder, remedy="use the last checkpoint")
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether every file is there, with the bytes that were written: reads them all once.
+def _is_complete(folder: Path) -> bool:
+    """Return whether every file of a checkpoint exists with the content that was written; reads all of them.
 
-    Checkpoints of before they held checksums tell sizes only.
+    Older checkpoints have no checksums; only their file sizes are verified.
     """
 
     def check() -> bool:
         content = json.loads((folder / COMPLETE).read_text())
-        return bool(content) and all(_holds(folder / name, known) for name, known in content.items())
+        return bool(content) and all(_matches(folder / name, known) for name, known in content.items())
 
     try:
         return wait_for_storage(check, folder)
@@ -192,14 +207,14 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _holds(path: Path, known: int | dict[str, int]) -> bool:
+def _matches(path: Path, known: int | dict[str, int]) -> bool:
     if isinstance(known, int):
         return path.stat().st_size == known
-    return path.stat().st_size == known.get("bytes") and _content_of(path) == known
+    return path.stat().st_size == known.get("bytes") and _size_and_checksum(path) == known
 
 
-def _content_of(path: Path) -> dict[str, int]:
-    """Return size and CRC-32 of a file: what tells damage apart, not what keeps an enemy out."""
+def _size_and_checksum(path: Path) -> dict[str, int]:
+    """Return the size and the CRC-32 of a file; they detect damage, not tampering."""
     crc, size = 0, 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
@@ -210,8 +225,12 @@ def _content_of(path: Path) -> dict[str, int]:
 def read_state(folder: Path, *, stage: str | None = None) -> TrainingState:
     """Read ``state.json`` of a checkpoint.
 
+    Args:
+        folder: the checkpoint.
+        stage: the expected stage; None accepts any.
+
     Raises:
-        UsageError: it is of another version, or of another stage than ``stage``.
+        UsageError: the checkpoint has another version or belongs to another stage.
     """
     fields: dict[str, Any] = json.loads(wait_for_storage((folder / STATE).read_text, folder / STATE))
     if fields.get("version") != VERSION:
@@ -223,7 +242,7 @@ def read_state(folder: Path, *, stage: str | None = None) -> TrainingState:
     state = TrainingState(**fields)
     if stage is not None and state.stage != stage:
         raise UsageError(
-            f"the run is of stage {state.stage!r}, not {stage!r}",
+            f"this is a run of stage {state.stage!r}, not of {stage!r}",
             where=folder.parents[1],
             remedy="give the run folder of the right stage, or another folder for a new run",
         )
@@ -231,12 +250,12 @@ def read_state(folder: Path, *, stage: str | None = None) -> TrainingState:
 
 
 def load_moments(folder: Path) -> dict[str, Tensor]:
-    """Read the Adam moments of a checkpoint, by ``exp_avg/NAME`` and ``exp_avg_sq/NAME``."""
+    """Load Adam's moments from a checkpoint, named ``exp_avg/NAME`` and ``exp_avg_sq/NAME``."""
     return _load_tensors(folder / MOMENTS_FILE)
 
 
-def whole_checkpoint(run: Path) -> Path:
-    """Return the last whole checkpoint of a run, or ``run`` itself if it is a checkpoint's folder.
+def complete_checkpoint(run: Path) -> Path:
+    """Return the last complete checkpoint of a run, or ``run`` itself if it is a checkpoint's folder.
 
     Raises:
         UsageError: there is none.
@@ -244,20 +263,22 @@ def whole_checkpoint(run: Path) -> Path:
     folder = run if (run / COMPLETE).exists() else last_checkpoint(run)
     if folder is None:
         raise UsageError(
-            "there is no whole checkpoint", where=run / "checkpoints", remedy="train this run first"
+            "there is no complete checkpoint", where=run / "checkpoints", remedy="train this run first"
         )
     return folder
 
 
 def load_weights(run: Path, *, stage: str | None = None) -> dict[str, Tensor]:
-    """Read weights and buffers of a run's last whole checkpoint, by name, on the CPU, without DeepSpeed.
+    """Load weights and buffers of a run's last complete checkpoint by name, on the CPU and without DeepSpeed.
 
-    ``run`` may also be a checkpoint folder itself.
+    Args:
+        run: the run folder, or the folder of a checkpoint.
+        stage: the expected stage; None accepts any.
 
     Raises:
-        UsageError: there is no whole checkpoint, or it is of another stage or version.
+        UsageError: there is no complete checkpoint, or it has another stage or version.
     """
-    folder = whole_checkpoint(run)
+    folder = complete_checkpoint(run)
     read_state(folder, stage=stage)
     return _load_tensors(folder / WEIGHTS)
 
@@ -270,31 +291,39 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         return wait_for_storage(lambda: load_file(path), path)
     except (SafetensorError, OSError) as error:
         raise UsageError(
-            f"the checkpoint cannot be read: {error}", where=path, remedy="remove this folder"
+            f"the checkpoint cannot be read: {error}", where=path, remedy="remove this checkpoint's folder"
         ) from error
 
 
 def install_weights(
     module: nn.Module, weights: Mapping[str, Tensor], *, where: object, prefix: str = ""
 ) -> None:
-    """Copy the weights that start with ``prefix`` into ``module``, named without it; all must fit.
+    """Copy the weights whose names start with ``prefix`` into ``module``; all of them must fit.
 
-    What a checkpoint never holds (frozen parts) stays as it is in the module.
+    Frozen parts that no checkpoint contains stay as they are.
+
+    Args:
+        module: the module, whose own names lack the prefix.
+        weights: tensors by name.
+        where: where the weights come from, for messages.
+        prefix: prefix of the names.
 
     Raises:
-        UsageError: a tensor has no place in the module, has another shape, or a trainable parameter gets
-        none.
+        UsageError: a tensor has no place in the module or another shape, or a trainable parameter gets no
+            value.
     """
-    from signllm.training.partitions import install, kept_tensors, trainable_parameters
+    from signllm.training.engine_state import install_tensors, saved_tensors, trainable_parameters
 
-    given = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    selected = {
+        name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)
+    }
     places = dict(module.named_parameters()) | dict(module.named_buffers())
-    unknown = sorted(given.keys() - places.keys())
-    missing = sorted((trainable_parameters(module).keys() | kept_tensors(module).keys()) - given.keys())
+    unknown = sorted(selected.keys() - places.keys())
+    missing = sorted((trainable_parameters(module).keys() | saved_tensors(module).keys()) - selected.keys())
     shapes = {name: tuple(getattr(place, "ds_shape", place.shape)) for name, place in places.items()}
     wrong = [
         f"{n}: {tuple(t.shape)} for {shapes[n]}"
-        for n, t in given.items()
+        for n, t in selected.items()
         if n in shapes and tuple(t.shape) != shapes[n]
     ]
     for problem, names in (
@@ -308,4 +337,4 @@ def install_weights(
                 where=where,
                 remedy="use the configuration that the weights were trained with",
             )
-    install(module, given)
+    install_tensors(module, selected)

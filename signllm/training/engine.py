@@ -1,8 +1,8 @@
-"""One DeepSpeed engine for every stage: start the ranks, complete the ZeRO file, build the optimizer.
+"""The DeepSpeed engine of every stage: join the process group, complete the ZeRO file, build the optimizer.
 
-The files in ``ds_configs/`` say how memory is divided (:mod:`signllm.training.zero_file`); batch sizes,
-clipping and precision belong to :class:`TrainingConfig`. The same code runs as one plain process without any
-environment variable, under torchrun and under Slurm.
+The files in ``ds_configs/`` decide how memory is divided (:mod:`signllm.training.zero_file`); batch sizes,
+clipping and precision belong to :class:`TrainingConfig`. The same code runs as a single process without any
+environment variable, under torchrun, and under Slurm.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from torch import Tensor, nn
 
 from signllm.errors import UsageError
 from signllm.training.zero3 import (
-    cast_beside_cut_parts,
-    gather_frozen_blocks_at_once,
-    keep_no_inputs_of_frozen_maps,
-    keep_trainable_whole,
+    cast_unpartitioned_parameters,
+    drop_inputs_of_frozen_linears,
+    keep_trainable_gathered,
+    mark_frozen_blocks_as_leaves,
     place_buffers,
 )
-from signllm.training.zero_file import complete, read_zero_file
+from signllm.training.zero_file import fill_in_recipe_settings, read_zero_file
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -42,19 +42,41 @@ PLAIN_RANK = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How a stage is trained; every number that the paper gives is set by a recipe, not here.
+    """How a stage is trained. Numbers that the paper gives are set by a recipe, not here.
 
-    ``batch_size`` counts videos per optimizer step over all ranks and all ``accumulation`` forward passes,
-    so a run means the same on any number of GPUs. Training ends at ``epochs`` or ``steps``, whichever comes
-    first; batches that are left at the end of the epochs and too few for another step are not used.
-    ``show`` is the number of held-out videos that TensorBoard shows at each validation, 0 for none.
-    ``validate_every`` is the number of steps between two validations on ``dev``: None validates after every
-    epoch, 0 at the end only.
-    ``keep_best`` names the validated value whose best checkpoint is kept beside the last ``keep``: the lowest
-    of a loss or, in fine-tuning, the highest of a score such as ``bleu4``, for which each validation
-    translates ``dev``; None keeps none.
-    ``profile`` is a number of steps to trace (:mod:`signllm.training.profile`).
-    Where several ranks have made no step for ``hang_s`` they end (:mod:`signllm.training.watchdog`).
+    Attributes:
+        deepspeed: ZeRO file: a name in ``ds_configs`` or a path.
+        precision: precision of weights and activations in training.
+        epochs: epochs to train. Training ends after ``epochs`` or ``steps``, whichever comes first; batches
+            at the end that are too few for another step are not used.
+        steps: optimizer steps to train.
+        batch_size: videos per optimizer step, over all ranks and all ``accumulation`` forward passes, so that
+            a run means the same on any number of GPUs.
+        accumulation: forward passes per optimizer step.
+        learning_rate: learning rate after the warmup.
+        warmup_steps: steps of linear warmup.
+        schedule: shape of the learning rate after the warmup.
+        final_factor: factor of the learning rate at the end of the cosine.
+        betas: decay rates of Adam's moments.
+        adam_epsilon: Adam's epsilon.
+        weight_decay: decoupled weight decay; 0 makes AdamW equal to Adam.
+        gradient_clip: norm to which the gradient is clipped.
+        log_every: steps between two lines of the log.
+        save_every: steps between two checkpoints.
+        validate_every: steps between two validations on ``dev``; None validates after every epoch, 0 only at
+            the end.
+        keep: number of the latest checkpoints to keep.
+        keep_best: validated value whose best checkpoint is kept in addition: a loss (lower is better) or, in
+            fine-tuning, a score such as ``bleu4`` (higher is better), for which each validation translates
+            ``dev``; None keeps none.
+        tensorboard: write TensorBoard files.
+        show: number of dev videos that TensorBoard shows after each validation; 0 shows none.
+        profile: number of steps to trace with torch's profiler (:mod:`signllm.training.trace`); 0 traces
+            none.
+        seed: random seed of initialisation, sample order and dropout.
+        timeout_s: seconds after which a collective fails.
+        hang_s: seconds without progress after which several ranks end with a report
+            (:mod:`signllm.training.watchdog`).
     """
 
     deepspeed: str = "zero2"
@@ -86,8 +108,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None:
             raise UsageError(
-                "training has no end: neither epochs nor steps is set",
-                remedy="set --training.epochs or .steps",
+                "training would never end: neither epochs nor steps is set",
+                remedy="set --training.epochs or --training.steps",
             )
         for name in ("batch_size", "accumulation", "log_every", "save_every", "keep"):
             _require_at_least_one(name, getattr(self, name))
@@ -107,7 +129,7 @@ class TrainingConfig:
 
     @property
     def videos_per_forward(self) -> int:
-        """Videos of one forward pass over all ranks: the batch size a loader is built with."""
+        """Videos of one forward pass over all ranks: the batch size that a loader is built with."""
         return self.batch_size // self.accumulation
 
 
@@ -118,9 +140,15 @@ def _require_at_least_one(name: str, value: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterGroup:
-    """Parameters that share a learning rate; ``None`` takes the configuration's value.
+    """Parameters with a common learning rate.
 
-    ``start_step``: the group stands still before it and warms up from it (an encoder that joins later).
+    Attributes:
+        name: name of the group in the log.
+        parameters: the parameters; frozen ones are ignored.
+        learning_rate: learning rate; None takes that of the configuration.
+        weight_decay: weight decay; None takes that of the configuration.
+        start_step: step before which the learning rate is 0, and from which it warms up (for an encoder that
+            joins later).
     """
 
     name: str
@@ -132,7 +160,7 @@ class ParameterGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """Who takes part: this process's ``rank`` of ``world``, and its device."""
+    """This process's place among the ranks: its ``rank``, the number of ranks ``world``, and its device."""
 
     rank: int = 0
     world: int = 1
@@ -140,18 +168,20 @@ class Ranks:
 
 
 def start_distributed(*, timeout_s: float = 1800.0) -> Ranks:
-    """Join the process group of the environment (torchrun, Slurm), or be one rank alone; safe to call twice.
+    """Join the process group of the environment (torchrun, Slurm), or form one alone; safe to call twice.
 
-    gloo on CPU, nccl on GPU. ``timeout_s`` bounds every wait for another rank: a collective that takes
-    longer fails.
+    The backend is nccl on GPUs and gloo on CPUs.
+
+    Args:
+        timeout_s: seconds after which a collective fails.
     """
     on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
     if not on_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        # Without it ZeRO-3 asks `numactl --hardware`, a process of its own, in every step.
+        # Without it ZeRO-3 starts `numactl --hardware` as a process in every step.
         os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not dist.is_initialized():
-        # Who ran alone leaves its RANK to the processes it starts; launchers name a MASTER_ADDR too.
+        # A process that ran alone passes its RANK on to its child processes; launchers also set MASTER_ADDR.
         alone = os.environ.get("WORLD_SIZE", "1") == "1" and "MASTER_ADDR" not in os.environ
         os.environ.update(
             {name: value for name, value in PLAIN_RANK.items() if alone or name not in os.environ}
@@ -166,15 +196,23 @@ def start_distributed(*, timeout_s: float = 1800.0) -> Ranks:
     device = torch.device("cpu")
     if on_gpu:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-        os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes it for a device number
+        os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed uses it as the device number
         torch.cuda.set_device(device)
     return Ranks(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
 
 
 def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:
-    """Return the complete settings of a run: its ZeRO file with the run's batch, clipping and precision.
+    """Return a run's complete DeepSpeed settings: its ZeRO file with the recipe's batch and precision.
 
-    Also what ``transformers.integrations.HfDeepSpeedConfig`` needs before a ZeRO-3 language model is loaded.
+    ``transformers.integrations.HfDeepSpeedConfig`` needs them too, before a language model is loaded under
+    ZeRO-3.
+
+    Args:
+        config: how the stage is trained.
+        world: number of ranks.
+
+    Raises:
+        UsageError: the batch size does not divide over the ranks, or ZeRO-0 is combined with bf16.
     """
     settings, path = read_zero_file(config.deepspeed, world=world)
     if config.batch_size % (config.accumulation * world):
@@ -186,9 +224,11 @@ def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:
         )
     if config.precision == "bf16" and settings["zero_optimization"]["stage"] == 0:
         raise UsageError(
-            "bf16 needs master weights, which ZeRO-0 does not keep", where=path, remedy="use zero1, 2 or 3"
+            "bf16 needs master weights, which ZeRO-0 does not keep",
+            where=path,
+            remedy="use zero1, zero2 or zero3",
         )
-    given = {
+    values = {
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": config.videos_per_forward // world,
         "gradient_accumulation_steps": config.accumulation,
@@ -198,14 +238,14 @@ def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
-    return complete(settings, given, path)
+    return fill_in_recipe_settings(settings, values, path)
 
 
 def parameter_groups_of(model: nn.Module, groups: Sequence[ParameterGroup] | None) -> list[ParameterGroup]:
-    """Return groups that hold every trainable parameter exactly once, without frozen ones and empty groups.
+    """Return groups that contain every trainable parameter exactly once, and no frozen one.
 
     Raises:
-        UsageError: nothing is trainable.
+        UsageError: no parameter is trainable.
         ValueError: a trainable parameter is in no group or in two.
     """
     trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
@@ -234,18 +274,19 @@ def parameter_groups_of(model: nn.Module, groups: Sequence[ParameterGroup] | Non
 
 
 def import_deepspeed() -> ModuleType:
-    """Import DeepSpeed (0.4 s beyond torch) without its compiler run and its noise; joins the ranks first.
+    """Import DeepSpeed without its compiler check and its messages; joins the process group first.
 
-    On CPU DeepSpeed would probe all its C++ operators and compile one that only its inference uses: 90 s at
-    the first run, 1 s at each later one, and a compiler that a laptop may not have. An empty table of
-    operators says no to all. Its Muon, an optimizer that is not used here, is decorated by ``torch.compile``,
-    for which torch would import its compiler at every start.
+    On a CPU, DeepSpeed would probe all its C++ operators and compile one that only its inference uses, which
+    takes 90 s in the first run, 1 s in each later one, and a compiler that a laptop may not have. An empty
+    table of operators tells it that none is compatible. Its optimizer Muon, which is not used here, is
+    decorated by ``torch.compile``, for which torch would import its compiler at every start. The import
+    itself takes 0.4 s on top of torch.
     """
     start_distributed()
     import deepspeed
 
     compiled = torch.compile
-    torch.compile = _as_it_is  # type: ignore[assignment]
+    torch.compile = _without_compiling  # type: ignore[assignment]
     try:
         with contextlib.suppress(ImportError):
             importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
@@ -255,16 +296,16 @@ def import_deepspeed() -> ModuleType:
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         deepspeed.ops.__compatible_ops__ = defaultdict(bool)
     for handler in deepspeed.utils.logger.handlers:
-        if handler.stream is sys.stdout:  # which belongs to results; a handler of somebody else's stays
+        if handler.stream is sys.stdout:  # standard output is for results only
             handler.setStream(sys.stderr)
     warnings.filterwarnings("ignore", r"`torch\.distributed\..* is deprecated", FutureWarning)
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return deepspeed
 
 
-def _as_it_is(function: Any = None, **settings: Any) -> Any:
-    """Stand in for ``torch.compile``, as a function or a decorator."""
-    return function if function is not None else _as_it_is
+def _without_compiling(function: Any = None, **settings: Any) -> Any:
+    """Replace ``torch.compile``, as a function or a decorator: return the function unchanged."""
+    return function if function is not None else _without_compiling
 
 
 def build_engine(
@@ -272,8 +313,8 @@ def build_engine(
 ) -> DeepSpeedEngine:
     """Wrap ``model`` into a DeepSpeed engine with Adam over its trainable parameters (all ranks).
 
-    The groups of ``engine.basic_optimizer`` carry ``name``, ``base_lr`` and ``start_step`` for the
-    schedule. torch's fused AdamW works on CPU and GPU without compiling anything and equals Adam at
+    The groups of ``engine.basic_optimizer`` have the keys ``name``, ``base_lr`` and ``start_step``, which the
+    schedule uses. torch's fused AdamW works on CPU and GPU without compiling anything, and equals Adam for
     ``weight_decay=0``.
     """
     ranks = start_distributed(timeout_s=config.timeout_s)
@@ -292,23 +333,23 @@ def build_engine(
         for group in parameter_groups_of(model, parameter_groups)
     ]
     optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.adam_epsilon, fused=True)
-    gather_frozen_blocks_at_once(model)
+    mark_frozen_blocks_as_leaves(model)
     place_buffers(model, ranks.device)
     if config.precision == "bf16":
-        cast_beside_cut_parts(model, torch.bfloat16)
+        cast_unpartitioned_parameters(model, torch.bfloat16)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-    keep_trainable_whole(engine)
-    keep_no_inputs_of_frozen_maps(engine)
+    keep_trainable_gathered(engine)
+    drop_inputs_of_frozen_linears(engine)
     return engine
 
 
 def take_step(engine: DeepSpeedEngine) -> float | None:
-    """Step the optimizer, if the last forward pass of a step is done; all ranks.
+    """Step the optimizer if this was the last forward pass of a step (all ranks).
 
     Returns:
-        The norm of the global gradient before clipping, equal on all ranks; infinite if a gradient is not a
-        number; None after other forward passes. A step of infinite norm is skipped by DeepSpeed under ZeRO-1
-        to 3 and taken under ZeRO-0, without a word either way.
+        The norm of the global gradient before clipping, equal on all ranks, or None if more forward passes
+        follow. It is infinite if a gradient is not finite; DeepSpeed then skips the step under ZeRO-1 to 3
+        and takes it under ZeRO-0, in both cases without a message.
     """
     norm: float | Tensor | None = None
     if not engine.is_gradient_accumulation_boundary():
@@ -319,4 +360,4 @@ def take_step(engine: DeepSpeedEngine) -> float | None:
         norm = torch.nn.utils.get_total_norm(gradients)
     engine.step()
     norm = float(engine.get_global_grad_norm() if norm is None else norm)
-    return norm if math.isfinite(norm) and norm >= 0.0 else math.inf  # DeepSpeed's sign of trouble is -1
+    return norm if math.isfinite(norm) and norm >= 0.0 else math.inf  # DeepSpeed returns -1 on overflow

@@ -9,32 +9,33 @@ from signllm.training.engine import TrainingConfig
 
 
 class Batches(Protocol):
-    """What the loop reads: this rank's batches, with a state that counts the batches it has given out."""
+    """This rank's batches, with a state that counts the batches that were given out."""
 
     def batches_until(self, epoch: int) -> int:
-        """Return the batches from where the state stands to the beginning of ``epoch``, equal on all ranks.
+        """Return the number of batches from the current state to the beginning of ``epoch``.
 
-        -1 if that lies behind.
+        It is equal on all ranks, and -1 if the epoch has already begun.
         """
 
     def __iter__(self) -> Iterator[Any]:
-        """Give out batches, epoch after epoch, from where the state stands."""
+        """Yield batches from the current state on, epoch after epoch."""
 
     def state_dict(self) -> dict[str, int]:
-        """Return the place in the data: seed, epoch, samples consumed."""
+        """Return the position in the data: seed, epoch and number of samples consumed."""
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from a place."""
+        """Continue from a position that :meth:`state_dict` returned."""
 
 
 def last_step(config: TrainingConfig, batches: Batches, step: int) -> int:
-    """Return the optimizer step that a run ends with: epochs or steps, whichever ends first.
+    """Return the last optimizer step of a run, which ends after its epochs or its steps, whichever is first.
 
     Args:
-        config: says both.
-        batches: their state stands where ``step`` left it. What is yet to come is counted from there, because
-            epochs need not have equally many batches, and those behind may have been cut otherwise.
-        step: optimizer steps so far.
+        config: number of epochs and of steps.
+        batches: batches whose state is that after ``step``. The remaining steps are counted from there,
+            because epochs may have different numbers of batches and past epochs may have been run with
+            another batch size.
+        step: number of optimizer steps so far.
     """
     limits = [] if config.steps is None else [config.steps]
     if config.epochs is not None:
@@ -43,20 +44,20 @@ def last_step(config: TrainingConfig, batches: Batches, step: int) -> int:
 
 
 class EpochEnds:
-    """Knows the last step of each epoch; an epoch that is no whole number of steps ends with the step before.
+    """Finds the last step of each epoch; a step that reaches into the next epoch belongs to that one.
 
     Args:
-        batches: that the steps take.
-        accumulation: how many of them a step takes.
+        batches: batches that the steps take.
+        accumulation: number of batches per step.
     """
 
     def __init__(self, batches: Batches, accumulation: int) -> None:
         self.batches, self.accumulation = batches, accumulation
         self.epoch, self.end = -1, -1
 
-    def at(self, step: int, epoch: int) -> bool:
-        """Say whether an epoch ends with ``step``, the last of whose batches was of ``epoch``."""
-        if epoch != self.epoch:  # counted once for each: it may take as long as to plan the epoch
-            left = self.batches.batches_until(epoch + 1)
-            self.epoch, self.end = epoch, step + left // self.accumulation
+    def ends_at(self, step: int, epoch: int) -> bool:
+        """Return whether an epoch ends with ``step``, whose last batch belonged to ``epoch``."""
+        if epoch != self.epoch:  # once per epoch: counting may take as long as planning the epoch
+            remaining = self.batches.batches_until(epoch + 1)
+            self.epoch, self.end = epoch, step + remaining // self.accumulation
         return step == self.end

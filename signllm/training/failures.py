@@ -1,9 +1,9 @@
-"""When one rank fails, all ranks fail, soon, and all say which one and why.
+"""Failures of one rank are reported on all ranks, soon, and with their cause.
 
-A rank that raises leaves the others inside a collective. Its exit closes their connections, or their
-timeout ends, and all they would report is the network. So the failing rank leaves its traceback in
-``run/failures/``, where the others look before they report theirs. Where no rank fails and none goes on, the
-watchdog (:mod:`signllm.training.watchdog`) says so.
+When one rank raises, the others wait inside a collective. They only see that its connections close or that a
+time-out ends, so their own errors would blame the network. Therefore the failing rank writes its traceback
+into ``run/failures/``, and the others look there before they report a network error. If no rank raises and
+none makes progress, the watchdog reports it (:mod:`signllm.training.watchdog`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ from torch import Tensor
 
 from signllm.atomic_files import atomic_write
 from signllm.errors import RunFailedError, UsageError
-from signllm.training.local_ranks import OUR_FAULT, StoppedEarlyError, collected_by_torchrun, message_of
+from signllm.training.local_ranks import (
+    INTERNAL_ERROR,
+    StoppedEarlyError,
+    describe_error,
+    started_by_torchrun,
+)
 from signllm.training.rank_memory import (
     RankMemory,
     describe_deaths,
@@ -32,92 +37,93 @@ from signllm.training.rank_memory import (
     read_memory,
     record_memory,
 )
-from signllm.training.watchdog import START_UP_S, Watchdog, watchdog
+from signllm.training.watchdog import STARTUP_LIMIT_S, Watchdog, current_watchdog
 
 WAIT_FOR_REPORT_S = 3.0
+"""Seconds to wait for the report of another rank after the network has failed."""
 NETWORK_WORDS = ("gloo", "nccl", "connection", "timed out", "socket")
+"""A RuntimeError with one of these words is taken for a failure of the network."""
 
 
 class RankFailedError(RunFailedError):
-    """Another rank failed first; the message says which one, where its traceback is, and its last line."""
+    """Another rank failed first; the message names it and repeats its report."""
 
 
 class NotFiniteError(RunFailedError, ArithmeticError):
-    """The loss is not a number; raised by all ranks in the same step."""
+    """The loss or the gradient is not finite; all ranks raise it in the same step."""
 
 
 def require_finite(
     metrics: Mapping[str, float], shares: Mapping[str, Tensor], *, step: int, rank: int, where: str
 ) -> None:
-    """Raise if the summed loss or the gradient of a step is not finite; that step is never saved (all ranks).
+    """Raise if the loss or the gradient norm of a step is not finite; such a step is never saved (all ranks).
 
     Args:
-        metrics: ``loss`` and the others, summed over ranks, and ``grad_norm``.
+        metrics: the losses, summed over ranks, and ``grad_norm``.
         shares: this rank's shares of the losses.
-        step: which one it is.
-        rank: this one.
+        step: number of the step.
+        rank: this rank.
         where: stage, run and last checkpoint, for the message.
 
     Raises:
-        NotFiniteError: on all ranks, for ``metrics`` are the same on all.
+        NotFiniteError: on all ranks, because ``metrics`` are equal on all ranks.
     """
     wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
     if not {"loss", "grad_norm"} & set(wrong):
         return
-    here = [name for name, share in shares.items() if not bool(torch.isfinite(share))]
-    of_loss = "loss" in wrong
+    local = [name for name, share in shares.items() if not bool(torch.isfinite(share))]
+    is_loss = "loss" in wrong
     raise NotFiniteError(
-        f"the {'loss' if of_loss else 'gradient'} of step {step} is not a number"
-        + (f": {wrong}; on rank {rank}: {here or 'nothing wrong'}\n" if of_loss else "\n")
+        f"the {'loss' if is_loss else 'gradient'} of step {step} is not a number"
+        + (f": {wrong}; on rank {rank}: {local or 'nothing wrong'}\n" if is_loss else "\n")
         + f"  where:  {where}\n"
         "  remedy: lower --training.learning-rate or raise --training.warmup-steps"
     )
 
 
 @contextmanager
-def failing_together(
-    run: Path, rank: int, doing: str, *, hang_s: float | None = START_UP_S
+def fail_together(
+    run: Path, rank: int, doing: str, *, hang_s: float | None = STARTUP_LIMIT_S
 ) -> Iterator[None]:
-    """Report an exception of this rank to the others, or theirs here; watch that the ranks go on.
+    """Report an exception of this rank to the other ranks, and name theirs if only the network failed here.
 
     Args:
         run: the run folder.
-        rank: this one.
-        doing: stage or verb, for the messages.
-        hang_s: seconds without a step, or a batch of a validation, after which all ranks end; None does not
-            watch for that.
+        rank: this rank.
+        doing: the stage or verb, for the messages.
+        hang_s: seconds without a step or a validation batch after which the watchdog ends all ranks; None
+            starts no watchdog.
 
     Raises:
-        RankFailedError: this rank only saw the network fail because another rank had failed, or waited too
-        long.
+        RankFailedError: the network failed on this rank because another rank had failed or did not come.
     """
-    mine = run / "failures" / f"rank-{rank}.txt"
-    for old in (mine, mine.with_suffix(".network.txt"), mine.with_suffix(".stack.txt")):
+    report = run / "failures" / f"rank-{rank}.txt"
+    for old in (report, report.with_suffix(".network.txt"), report.with_suffix(".stack.txt")):
         old.unlink(missing_ok=True)
-    if _world() > 1:
-        record_memory(mine.parent, rank)
+    if _world_size() > 1:
+        record_memory(report.parent, rank)
     started = time.time()
     with _watched(run, rank, doing, hang_s):
         try:
             yield
         except Exception as error:
-            if isinstance(error, StoppedEarlyError) and collected_by_torchrun():
+            if isinstance(error, StoppedEarlyError) and started_by_torchrun():
                 # torchrun asks the ranks to leave when one of them has died, and does not say why.
-                if died := _dead_ranks(mine, range(_world()), certain=True):
+                if died := _dead_ranks(report, range(_world_size()), certain=True):
                     raise RankFailedError(describe_deaths(died, where=doing)) from None
             if isinstance(error, NotFiniteError | RankFailedError | StoppedEarlyError):
                 raise
             if not _is_network(error):
-                _report(mine, doing, error)
+                _write_report(report, doing, error)
                 raise
-            raise RankFailedError(_of_others(mine, rank, doing, error, started)) from error
+            raise RankFailedError(_describe_failure_of_others(report, rank, doing, error, started)) from error
 
 
 @contextmanager
 def _watched(run: Path, rank: int, doing: str, hang_s: float | None) -> Iterator[None]:
-    """Run a watchdog during the block, if it is to be watched, there are several ranks, and none runs yet."""
-    world = _world()
-    if world == 1 or hang_s is None or watchdog() is not None:
+    """Run a watchdog during the block, unless there is only one rank or a watchdog runs already."""
+    world = _world_size()
+    if world == 1 or hang_s is None or current_watchdog() is not None:
         yield
         return
     dog = Watchdog(run, rank=rank, world=world, doing=doing, limit_s=hang_s)
@@ -125,23 +131,24 @@ def _watched(run: Path, rank: int, doing: str, hang_s: float | None) -> Iterator
     try:
         yield
     finally:
-        if dog.tells:  # then it ends the process, with a better message than the network's
-            dog.join(timeout=5 * dog.every_s)
+        if dog.is_reporting:  # it will end the process with a better message than the network's
+            dog.join(timeout=5 * dog.interval_s)
         dog.end()
 
 
-def _world() -> int:
-    """Count the ranks: those of the process group, or those that are to meet in it."""
+def _world_size() -> int:
+    """Return the number of ranks of the process group, or of the one that is yet to be joined."""
     return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _report(file: Path, doing: str, error: Exception) -> None:
-    """Leave a message that says all, or else the traceback."""
-    message, _ = message_of(error)
-    text = "".join(traceback.format_exception(error)) if message.startswith(OUR_FAULT) else f"{message}\n"
-    if not file.parent.parent.is_dir():  # a run that could not begin leaves nothing
+def _write_report(file: Path, doing: str, error: Exception) -> None:
+    """Write the message of an error, or its traceback if it is an internal error."""
+    message, _ = describe_error(error)
+    is_internal = message.startswith(INTERNAL_ERROR)
+    text = "".join(traceback.format_exception(error)) if is_internal else f"{message}\n"
+    if not file.parent.parent.is_dir():  # a run that could not begin has no folder
         return
-    # A full disk may be the very failure: its message must come out.
+    # The failure may be a full disk, and then its message must still come out.
     with contextlib.suppress(OSError, UsageError):
         atomic_write(file, f"{file.name.partition('.')[0]} failed in {doing}\n{text}")
 
@@ -154,44 +161,44 @@ def _is_network(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in NETWORK_WORDS)
 
 
-def _of_others(mine: Path, rank: int, doing: str, error: Exception, started: float) -> str:
-    """Say who failed, of the others: the first report among theirs, or who died without one."""
-    _report(mine.with_suffix(".network.txt"), doing, error)
-    first = _report_of_others(mine, started)
+def _describe_failure_of_others(report: Path, rank: int, doing: str, error: Exception, started: float) -> str:
+    """Return a message with the first report of another rank, or about the ranks that died without one."""
+    _write_report(report.with_suffix(".network.txt"), doing, error)
+    first = _wait_for_report(report, started)
     if first is not None:
-        report = first.read_text(encoding="utf-8")
-        return f"{first.stem} failed first ({first}), and rank {rank} stops:\n{report}"
-    unheard = [r for r in range(_world()) if not (mine.parent / f"rank-{r}.network.txt").exists()]
-    if died := _dead_ranks(mine, unheard):
+        text = first.read_text(encoding="utf-8")
+        return f"{first.stem} failed first ({first}), and rank {rank} stops:\n{text}"
+    silent = [r for r in range(_world_size()) if not (report.parent / f"rank-{r}.network.txt").exists()]
+    if died := _dead_ranks(report, silent):
         return describe_deaths(died, where=f"{doing}, where rank {rank} waited for it")
-    silent_ranks = f"no word from {', '.join(map(str, unheard))}; " if unheard else ""
+    names = f"no report from rank {', '.join(map(str, silent))}; " if silent else ""
     return (
-        f"rank {rank} waited in {doing} for a rank that died without a word (killed? out of memory?),"
-        f" or never came: {silent_ranks}{error}"
+        f"rank {rank} waited in {doing} for a rank that died without a report (killed? out of memory?),"
+        f" or never came: {names}{error}"
     )
 
 
-def _dead_ranks(mine: Path, ranks: Iterable[int], *, certain: bool = False) -> dict[int, RankMemory]:
-    """Return those of the ranks that left their memory and are gone, or may be.
+def _dead_ranks(report: Path, ranks: Iterable[int], *, certain: bool = False) -> dict[int, RankMemory]:
+    """Return the ranks that left a record of their memory and have died, or may have died.
 
     Args:
-        mine: the report of this rank.
-        ranks: those to look at.
-        certain: leave out the ranks of other machines, of which this one cannot see whether they are gone.
+        report: the report of this rank, next to which the others' records are.
+        ranks: the ranks to check.
+        certain: leave out ranks on other machines, whose processes cannot be seen from here.
     """
-    left = {rank: read_memory(memory_folder(mine.parent), rank) for rank in ranks}
-    gone = (True,) if certain else (True, None)
-    return {rank: memory for rank, memory in left.items() if memory and memory.has_died() in gone}
+    records = {rank: read_memory(memory_folder(report.parent), rank) for rank in ranks}
+    accepted = (True,) if certain else (True, None)
+    return {rank: memory for rank, memory in records.items() if memory and memory.has_died() in accepted}
 
 
-def _report_of_others(mine: Path, started: float) -> Path | None:
-    """Wait a moment for the report of a rank that failed since ``started``."""
+def _wait_for_report(report: Path, started: float) -> Path | None:
+    """Wait for the first report of another rank that failed since ``started``; None if none comes."""
     give_up = time.monotonic() + WAIT_FOR_REPORT_S
     while True:
         others = [
             p
-            for p in mine.parent.glob("rank-*.txt")
-            if p != mine and p.name.count(".") == 1 and p.stat().st_mtime >= started - 60.0
+            for p in report.parent.glob("rank-*.txt")
+            if p != report and p.name.count(".") == 1 and p.stat().st_mtime >= started - 60.0
         ]
         if others:
             return min(others, key=lambda p: p.stat().st_mtime)

@@ -1,9 +1,8 @@
-"""Several ranks on this machine: ``--ranks N`` runs the verb N times through torch's elastic launcher.
+"""Several ranks on this machine: ``--ranks N`` runs a verb in N processes with torch's elastic launcher.
 
-The ranks share standard output and error; only rank 0 writes there. A rank that fails writes its message into
-the error file that torch names in its environment, the others are stopped, and the message of the first
-failure comes out here, once. Several machines are the business of ``signllm launch`` (submitit), not of this
-file.
+The ranks share standard output and standard error, where only rank 0 writes. A rank that fails writes its
+message into the error file that torch names in its environment; the others are stopped, and the launcher
+raises the message of the first failure, once. Several machines are handled by ``signllm launch`` (submitit).
 """
 
 from __future__ import annotations
@@ -28,21 +27,22 @@ from signllm.atomic_files import NO_SPACE, REMEDY
 from signllm.errors import RunFailedError, UsageError
 
 USAGE, FAILED = 2, 1
-OUR_FAULT = "this is a fault of ours"
+INTERNAL_ERROR = "internal error of signllm"
+"""Begins the message about an exception that is neither the user's fault nor the machine's."""
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 RANK_FAILED = "RankFailedError"
-"""Name of the error by which a rank says that another one failed (:mod:`signllm.training.failures`)."""
+"""Name of the exception by which a rank reports that another one failed."""
 _SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
-SAVE_WITHIN_S = 50
-"""Ranks that were asked to leave are killed after it, and so are those that wait for one that died."""
+SHUTDOWN_TIMEOUT_S = 50
+"""Seconds after which ranks that were asked to stop, or that wait for a dead rank, are killed."""
 
 
 class StoppedEarlyError(RunFailedError):
-    """The machine asked for an end (a signal), all ranks saved and left: the same command continues."""
+    """A signal preempted the job: all ranks have saved and stopped, and the same command continues."""
 
 
 def is_first_rank() -> bool:
-    """Say whether this process speaks to the user: alone, or rank 0 of several."""
+    """Return whether this process writes to the user: it runs alone or is rank 0."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -53,27 +53,25 @@ def run_local_ranks(
     environment: Mapping[str, str] | None = None,
     module: str = "signllm",
 ) -> None:
-    """Run ``signllm ARGUMENTS`` as ``ranks`` processes here and wait for them.
+    """Run ``signllm ARGUMENTS`` in ``ranks`` processes on this machine and wait for them.
 
     Each rank gets its share of the processor's cores as ``OMP_NUM_THREADS``, unless the caller's environment
-    names one.
+    sets it. SIGTERM, SIGINT and SIGUSR2 are forwarded: the ranks save and stop.
 
     Args:
         arguments: the verb and its options, without ``--ranks``.
-        ranks: how many processes, at least 1.
-        environment: variables that the ranks get beside the caller's own.
+        ranks: number of processes, at least 1.
+        environment: variables of the ranks in addition to the caller's environment.
         module: Python module that each rank runs; by default the command line.
-
-    SIGTERM, SIGINT and SIGUSR2 sent to this process are passed on: the ranks save and leave.
 
     Raises:
         UsageError: a rank refused the user's input, or ``ranks`` is below 1.
-        StoppedEarlyError: this process or a rank was asked to leave.
-        RunFailedError: a rank failed otherwise.
+        StoppedEarlyError: this process or a rank was asked to stop.
+        RunFailedError: a rank failed for another reason.
     """
     if ranks < 1:
         raise UsageError(f"--ranks is {ranks}", remedy="give 1 or more")
-    shares = {"OMP_NUM_THREADS": str(max(1, usable_cores() // ranks)), _SHUTDOWN: str(SAVE_WITHIN_S)}
+    shares = {"OMP_NUM_THREADS": str(max(1, usable_cores() // ranks)), _SHUTDOWN: str(SHUTDOWN_TIMEOUT_S)}
     with environment_variables({**shares, **os.environ, **(environment or {})}):
         _launch([sys.executable, "-m", module, *arguments], ranks)
 
@@ -93,7 +91,7 @@ def _launch_elastic(command: Sequence[str], ranks: int, memory_folder: Path) -> 
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # It would report failures in its own way beside ours; each of its modules has a level of its own.
+    # It would also report failures in its own way; each of its modules has a log level of its own.
     for name in [
         name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")
     ]:
@@ -109,10 +107,10 @@ def _launch_elastic(command: Sequence[str], ranks: int, memory_folder: Path) -> 
         max_restarts=0,
     )
 
-    def pass_on(number: int, frame: Any) -> None:
+    def forward(number: int, frame: Any) -> None:
         raise SignalException(f"got {number}", signal.Signals(number))
 
-    before = signal.signal(signal.SIGUSR2, pass_on)  # torch passes SIGTERM and SIGINT on, not this one
+    before = signal.signal(signal.SIGUSR2, forward)  # torch forwards SIGTERM and SIGINT only
     try:
         elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError as error:
@@ -124,20 +122,20 @@ def _launch_elastic(command: Sequence[str], ranks: int, memory_folder: Path) -> 
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt in glibc's malloc.h
-_TRIM_BYTES, _MMAP_BYTES = (1 << 31) - 1, 1 << 30
+_TRIM_BYTES, _MMAP_BYTES = (1 << 31) - 1, 1 << 30  # 2 GiB, 1 GiB
 
 
 def reuse_freed_memory() -> bool:
-    """Let glibc keep freed blocks of up to 1 GiB for the next allocation instead of returning them (Linux).
+    """Let glibc keep freed blocks of up to 1 GiB for the next allocation (Linux).
 
-    By default every block above 32 MiB comes from the system anew, and the system clears each of its pages at
-    the first touch. A batch of frames needs dozens of such blocks in every step: clearing them was a fifth of
-    the time of a small image backbone and half of that of a larger one. The price is that a process keeps up
-    to 2 GiB that it does not use at the moment; the peak rose by a tenth where it was measured. Whoever sets
-    one of glibc's variables, such as ``MALLOC_TRIM_THRESHOLD_``, has decided otherwise.
+    By default every block above 32 MiB comes from the system, which clears each of its pages at the first
+    access. A batch of frames needs dozens of such blocks in every step: clearing them took a fifth of the
+    time with a small image backbone and half of it with a larger one. In exchange a process keeps up to 2 GiB
+    that it does not use at the moment; the measured peak rose by a tenth. If one of glibc's variables is set,
+    such as ``MALLOC_TRIM_THRESHOLD_``, nothing is changed.
 
     Returns:
-        Whether the allocator was set.
+        Whether the allocator was configured.
     """
     import ctypes
 
@@ -149,11 +147,11 @@ def reuse_freed_memory() -> bool:
     return bool(mallopt(_MMAP_THRESHOLD, _MMAP_BYTES) and mallopt(_TRIM_THRESHOLD, _TRIM_BYTES))
 
 
-def begin_rank() -> None:
-    """Let this rank be killed with the launcher that started it, if one did, and leave its memory for it.
+def prepare_rank() -> None:
+    """Let this rank be killed together with the launcher that started it, if any, and record its memory.
 
-    The launcher gives every rank a session of its own: were it killed alone, they would go on training, next
-    to those of the same command given again, into the same folder.
+    The launcher gives every rank a session of its own. If only the launcher were killed, the ranks would
+    continue to train, next to those of the same command started again, in the same folder.
     """
     if _ERROR_FILE in os.environ:
         from signllm.training.rank_memory import record_memory
@@ -163,36 +161,37 @@ def begin_rank() -> None:
 
 
 def end_with_parent() -> None:
-    """Let the system kill this process when the one that started it is gone, however that ended (Linux)."""
+    """Let the system kill this process when its parent process ends in any way (Linux)."""
     import ctypes
 
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def leave_ranks() -> None:
-    """Leave the process group, if this process is in one: nobody waits for this rank any more."""
+def leave_process_group() -> None:
+    """Leave the process group, if this process has joined one: no other rank waits for it any more."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process as ``sys.exit`` would but, where torch is loaded, leave the interpreter whole.
+    """End this process as ``sys.exit`` would but, if torch is loaded, without finalizing the interpreter.
 
-    Threads of gloo outlive the process group as long as anybody, DeepSpeed for one, still knows it. Where
-    they meet an interpreter that ends, the process is now and then aborted (signal 6): the work is done, and
-    the job counts as failed. What that end begins with is done here: threads, ``atexit``, open lines.
+    Threads of gloo outlive the process group as long as anything, for example DeepSpeed, still refers to it.
+    If the interpreter is finalized meanwhile, the process is sometimes aborted (signal 6), and a finished job
+    counts as failed. The first parts of finalization are done here: joining threads, ``atexit`` functions,
+    and flushing output.
     """
     if "torch" in sys.modules:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        leave_interpreter(code)
+        exit_without_finalizing(code)
     sys.exit(code)
 
 
-def leave_interpreter(code: int) -> NoReturn:
-    """Write what is unwritten, and end the process here."""
+def exit_without_finalizing(code: int) -> NoReturn:
+    """Flush standard output and standard error, and end the process at once."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -201,12 +200,12 @@ def leave_interpreter(code: int) -> NoReturn:
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def message_of(error: BaseException) -> tuple[str, int]:
-    """Return what the user is told of an exception, in one message, and the exit code."""
+def describe_error(error: BaseException) -> tuple[str, int]:
+    """Return the message about an exception for the user, and the exit code."""
     if isinstance(error, UsageError):
         return str(error), USAGE
     if isinstance(error, RunFailedError):
@@ -221,29 +220,29 @@ def message_of(error: BaseException) -> tuple[str, int]:
         return f"{error.strerror or error}{where}{remedy}", FAILED
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command continues a run", FAILED
-    return f"{OUR_FAULT}\n{''.join(traceback.format_exception(error))}", FAILED
+    return f"{INTERNAL_ERROR}\n{''.join(traceback.format_exception(error))}", FAILED
 
 
-def collected_by_torchrun() -> bool:
-    """Say whether torchrun itself started this rank, not a starter of ours that uses its launcher."""
+def started_by_torchrun() -> bool:
+    """Return whether torchrun itself started this rank, rather than :func:`run_local_ranks`."""
     from signllm.training.rank_memory import FOLDER_VARIABLE
 
     return _ERROR_FILE in os.environ and FOLDER_VARIABLE not in os.environ
 
 
 def report_failure(error: BaseException, message: str) -> bool:
-    """Leave ``message`` for the process that started this rank; False where nobody collects it.
+    """Write ``message`` for the process that started this rank; return False if none collects it.
 
-    The file is the one that ``torch.distributed.run`` names, in its format, so that torch's own tools read it
-    too.
+    The file is the one that ``torch.distributed.run`` names, in its format, so that torch's own tools can
+    read it too.
     """
     path = os.environ.get(_ERROR_FILE)
     if path is None:
         return False
-    # torchrun prints the call stack of every rank: where the message says all, it is printed instead.
-    ours = message.startswith(OUR_FAULT)
+    # torchrun prints this field for every rank; a complete message is more useful there than the call stack.
+    is_internal = message.startswith(INTERNAL_ERROR)
     extra = {
-        "py_callstack": "".join(traceback.format_exception(error)) if ours else message,
+        "py_callstack": "".join(traceback.format_exception(error)) if is_internal else message,
         "timestamp": str(int(time.time())),
         "time": time.time(),
         "kind": type(error).__name__,
@@ -254,9 +253,9 @@ def report_failure(error: BaseException, message: str) -> bool:
 
 
 def _first_failure(error: Any, memory_folder: Path) -> Exception:
-    """Turn torch's account of the failed ranks into one message: that of the first, or why it left none."""
+    """Return one exception for torch's report of the failed ranks: about the first one that failed."""
     failures = error.failures
-    rank = min(failures, key=lambda r: (_is_consequence(failures[r]), _moment(failures[r]), r))
+    rank = min(failures, key=lambda r: (_is_consequence(failures[r]), _failure_time(failures[r]), r))
     failure = failures[rank]
     if not isinstance(failure.message, dict) and failure.exitcode < 0:
         from signllm.training.rank_memory import describe_deaths, read_memory
@@ -273,18 +272,18 @@ def _first_failure(error: Any, memory_folder: Path) -> Exception:
 
 
 def _is_consequence(failure: Any) -> bool:
-    """Say whether a rank ended because another one did: it was asked to, or it lost the connection."""
+    """Return whether a rank ended because of another one: it was stopped, or it lost the connection."""
     if not isinstance(failure.message, dict):
         return bool(failure.exitcode == -signal.SIGTERM)
     return bool(failure.message["extraInfo"].get("kind") == RANK_FAILED)
 
 
-def _moment(failure: Any) -> float:
+def _failure_time(failure: Any) -> float:
     """Return when a rank failed, in seconds.
 
-    Ranks that say when do so to the fraction, for others follow at once. Of those that a signal ended only
-    the second is known, rounded down; NCCL aborts a process when another rank is gone, so that signal is the
-    last of its second.
+    Ranks that report a message report the time with its fraction, because others follow at once. For a rank
+    that a signal ended only the second is known, rounded down. NCCL aborts a process when another rank is
+    gone, so an abort is counted as the last event of its second.
     """
     if isinstance(failure.message, dict):
         return float(failure.message["extraInfo"].get("time", failure.timestamp))
@@ -293,7 +292,7 @@ def _moment(failure: Any) -> float:
 
 @contextmanager
 def environment_variables(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set the process environment for what is started inside, and put it back afterwards."""
+    """Set environment variables for the processes that are started inside the block, and restore them."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:

@@ -1,9 +1,10 @@
-"""The training loop, once, for every stage.
+"""The training loop of every stage.
 
-Each step: all ranks take a batch, run forward and backward, step; their loss shares, and whether any of
-them was asked to leave, travel in one small reduction that runs beside the backward pass. What the ranks do
-next (save, stop, raise) is decided from that sum alone, so they always decide alike. Rank 0 writes, beside
-the steps that follow. No state of a random generator is saved: each step seeds it from seed, step and rank.
+In each step all ranks take a batch, run a forward and a backward pass, and step the optimizer. Their loss
+shares and their preemption flags travel in one small all-reduce that overlaps with the backward pass. What
+the ranks do next (save, stop or raise) follows from that sum alone, so all ranks always decide alike. Rank 0
+writes checkpoints in the background. No random state is saved: each step seeds the generators from the seed,
+the step and the rank.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +22,15 @@ import torch.distributed as dist
 from signllm.progress import Bar, print_translations, progress
 from signllm.storage import DataLostError
 from signllm.training.checkpoint import (
-    Beside,
     TrainingState,
+    WriteExtraFiles,
+    checkpoint_revision,
     install_weights,
     last_checkpoint,
     load_moments,
     load_weights,
     read_state,
-    revision_of,
-    save,
+    save_checkpoint,
 )
 from signllm.training.engine import (
     ParameterGroup,
@@ -38,20 +40,20 @@ from signllm.training.engine import (
     start_distributed,
     take_step,
 )
+from signllm.training.engine_state import gather_engine_state, load_engine_state
 from signllm.training.epochs import Batches, EpochEnds, last_step
-from signllm.training.failures import RankFailedError, failing_together, require_finite
+from signllm.training.failures import RankFailedError, fail_together, require_finite
 from signllm.training.local_ranks import StoppedEarlyError
-from signllm.training.metrics import TrainingLog, Watch
-from signllm.training.partitions import read_whole, write_whole
-from signllm.training.preemption import PreemptionFlag, asked_to_leave, leave_together
-from signllm.training.profile import profiled
+from signllm.training.preemption import PreemptionFlag, preemption_flag, stop_if_preempted
 from signllm.training.schedule import learning_rate_factor
-from signllm.training.startup import announce
-from signllm.training.throughput import Throughput, told
-from signllm.training.validation import Look, Validate, Validation
-from signllm.training.watchdog import beat
-from signllm.training.writer import Writer
-from signllm.training.zero3 import forget_gradients
+from signllm.training.startup import report_startup
+from signllm.training.throughput import Throughput, format_rates
+from signllm.training.trace import trace_steps
+from signllm.training.training_log import AlarmCheck, TrainingLog
+from signllm.training.validation import CollectSamples, Validate, Validation
+from signllm.training.watchdog import record_progress
+from signllm.training.writer import BackgroundWriter
+from signllm.training.zero3 import clear_partitioned_gradients
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -62,7 +64,7 @@ OnStep = Callable[[int, Mapping[str, float]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How training ended: after which step, with which losses, and whether it was asked to leave early."""
+    """How training ended: the last step, its losses, and whether the job was preempted before the end."""
 
     step: int
     preempted: bool = False
@@ -80,43 +82,53 @@ def fit(
     validate: Validate | None = None,
     scores: Collection[str] = (),
     on_step: OnStep | None = None,
-    watch: Watch | None = None,
-    look: Look | None = None,
-    beside: Beside | None = None,
-    until: int | None = None,
+    check_alarms: AlarmCheck | None = None,
+    collect_samples: CollectSamples | None = None,
+    extra_files: WriteExtraFiles | None = None,
+    stop_at: int | None = None,
 ) -> Outcome:
-    """Train ``model`` to the end of ``config`` or until the job is asked to leave; all ranks call it.
+    """Train ``model`` to the end of ``config``, or until the job is preempted; all ranks call it.
 
-    Continues by itself from the last whole checkpoint in ``run/checkpoints``. ``model(batch)`` returns a
-    dict of loss shares, ``loss`` first, and what it worked on (:mod:`signllm.training.throughput`).
-    ``validate(model, step)`` runs on all ranks, in evaluation mode; ``scores`` names what of it is best
-    where it is highest. ``watch(line)`` looks at each line of the log and returns what is alarming (rank 0).
-    ``look(model, step)`` follows each validation and returns what TensorBoard shows of it (all ranks; it
-    must not fail). ``beside(folder)`` puts files of the caller's own into every checkpoint (rank 0).
-    ``until`` is a step to save and stop at: the schedule does not know of it, and the next call goes on from
-    there. Afterwards the model holds the trained weights (under ZeRO-3 still cut over the ranks).
+    Training resumes from the last complete checkpoint in ``run/checkpoints`` if there is one. Afterwards the
+    model holds the trained weights; under ZeRO-3 they are still partitioned over the ranks.
+
+    Args:
+        model: returns a dict of loss shares for a batch: ``loss`` first, then other losses and counts of what
+            was processed (:mod:`signllm.training.throughput`).
+        batches: this rank's batches.
+        config: optimizer, schedule and intervals.
+        run: the run folder.
+        stage: name of the stage, recorded in the log and in every checkpoint.
+        parameter_groups: parameters with their own learning rates; None puts all into one group.
+        validate: ``validate(model, step)`` returns validated values (all ranks, in evaluation mode).
+        scores: names of validated values that are better when higher; others are better when lower.
+        on_step: called after each step with the step and its losses.
+        check_alarms: returns the alarms that a line of the log raises (rank 0).
+        collect_samples: returns what TensorBoard shows after a validation (all ranks); it must not raise.
+        extra_files: writes the caller's own files into a checkpoint's folder (rank 0).
+        stop_at: step at which to save and return early; the learning rate schedule ignores it.
 
     Raises:
-        UsageError: the run is of another stage, the disk is full, the configuration contradicts itself.
-        NotFiniteError: the loss is not a number.
+        UsageError: the run is of another stage, the disk is full, or the configuration contradicts itself.
+        NotFiniteError: the loss or the gradient is not finite.
         RankFailedError: another rank failed; its report is in ``run/failures``.
-        StoppedEarlyError: asked to leave before the first step.
+        StoppedEarlyError: the job was preempted before the first step.
     """
     ranks = start_distributed(timeout_s=config.timeout_s)
-    hang_s = min(config.hang_s, 0.8 * config.timeout_s)  # the network's own time-out would tell less
-    with failing_together(run, ranks.rank, f"stage {stage}", hang_s=hang_s), asked_to_leave() as flag:
-        found = _agreed_checkpoint(run, stage, ranks)
+    hang_s = min(config.hang_s, 0.8 * config.timeout_s)  # before the network's own, less helpful time-out
+    with fail_together(run, ranks.rank, f"stage {stage}", hang_s=hang_s), preemption_flag() as flag:
+        checkpoint = _checkpoint_of_rank_zero(run, stage, ranks)
         step = 0
-        if found is not None:
-            state = read_state(found)
+        if checkpoint is not None:
+            state = read_state(checkpoint)
             batches.load_state_dict(dict(state.order))
             step = state.step
         end = last_step(config, batches, step)
-        stop = end if until is None else min(until, end)
-        if found is not None and _is_done(state, stop, validate):
-            install_weights(model, load_weights(found), where=found)
+        stop = end if stop_at is None else min(stop_at, end)
+        if checkpoint is not None and _is_done(state, stop, validate):
+            install_weights(model, load_weights(checkpoint), where=checkpoint)
             return Outcome(step=step)
-        leave_together(ranks.device)
+        stop_if_preempted(ranks.device)
         trainer = _Trainer(
             model,
             batches,
@@ -127,23 +139,15 @@ def fit(
             ranks=ranks,
             end=end,
             stop=stop,
-            beside=beside,
+            extra_files=extra_files,
             validation=Validation(
-                validate, look if config.tensorboard else None, config, end=end, scores=scores
+                validate, collect_samples if config.tensorboard else None, config, end=end, scores=scores
             ),
-            watch=watch,
+            check_alarms=check_alarms,
         )
-        trainer.resume(found)
-        announce(
-            trainer.engine,
-            config,
-            ranks,
-            run=run,
-            stage=stage,
-            end=end,
-            step=trainer.step,
-            checkpoint=found,
-        )
+        trainer.resume(checkpoint)
+        engine, step = trainer.engine, trainer.step
+        report_startup(engine, config, ranks, run=run, stage=stage, end=end, step=step, checkpoint=checkpoint)
         return trainer.train(flag, on_step)
 
 
@@ -151,18 +155,18 @@ def _is_done(state: TrainingState, stop: int, validate: Validate | None) -> bool
     return state.step >= stop and not (state.validation_left and validate is not None)
 
 
-def _agreed_checkpoint(run: Path, stage: str, ranks: Ranks) -> Path | None:
-    """Return the checkpoint that rank 0 finds, so that a slow file system cannot part the ranks."""
-    found = last_checkpoint(run) if ranks.rank == 0 else None
-    if found is not None:
-        read_state(found, stage=stage)
-    name = [None if found is None else found.name]
+def _checkpoint_of_rank_zero(run: Path, stage: str, ranks: Ranks) -> Path | None:
+    """Return the last checkpoint that rank 0 sees; on a slow file system others may see an older one."""
+    local = last_checkpoint(run) if ranks.rank == 0 else None
+    if local is not None:
+        read_state(local, stage=stage)
+    name = [None if local is None else local.name]
     dist.broadcast_object_list(name, src=0)
     return None if name[0] is None else run / "checkpoints" / name[0]
 
 
 class _Trainer:
-    """One run in progress: the engine, the data, and the step that they have reached together."""
+    """One training run: the engine, the data, and the step that both have reached."""
 
     def __init__(
         self,
@@ -176,36 +180,36 @@ class _Trainer:
         ranks: Ranks,
         end: int,
         stop: int,
-        beside: Beside | None,
+        extra_files: WriteExtraFiles | None,
         validation: Validation,
-        watch: Watch | None,
+        check_alarms: AlarmCheck | None,
     ) -> None:
         self.batches, self.config, self.run, self.stage, self.ranks = batches, config, run, stage, ranks
-        self.end, self.stop, self.beside, self.watch = end, stop, beside, watch
+        self.end, self.stop, self.extra_files, self.check_alarms = end, stop, extra_files, check_alarms
         self.engine: DeepSpeedEngine = build_engine(model, groups, config)
         self.step = self.saved_step = 0
-        self.in_step = False  # what a step that is half done leaves in buffers is never saved
+        self.in_step = False  # a half-finished step leaves partial sums in buffers, which must not be saved
         self.validation = validation
         self.epoch_ends = EpochEnds(batches, config.accumulation)
         self.revision = 0
-        self.writer = Writer()
-        self.since = Throughput(rank=ranks.rank, world=ranks.world, device=ranks.device)
+        self.writer = BackgroundWriter()
+        self.throughput = Throughput(rank=ranks.rank, world=ranks.world, device=ranks.device)
         self.rates: dict[str, float] = {}
 
     def resume(self, checkpoint: Path | None) -> None:
-        """Continue from a checkpoint: weights, moments, step; None starts afresh."""
+        """Load weights, moments and step from a checkpoint; None starts from the beginning."""
         if checkpoint is None:
             return
         state = read_state(checkpoint, stage=self.stage)
         weights = load_weights(checkpoint)
         install_weights(self.engine.module, weights, where=checkpoint)
-        write_whole(self.engine, weights, load_moments(checkpoint), state.step)
+        load_engine_state(self.engine, weights, load_moments(checkpoint), state.step)
         self.step = self.saved_step = state.step
         self.validation.resume(state)
-        self.revision = revision_of(checkpoint)
+        self.revision = checkpoint_revision(checkpoint)
 
     def train(self, flag: PreemptionFlag, on_step: OnStep | None) -> Outcome:
-        """Take steps until the end, or until a rank is asked to leave; then end the last save."""
+        """Take steps until the end or until a rank is preempted, then wait for the last save."""
         try:
             outcome = self.take_steps(flag, on_step)
             self.end_save()
@@ -219,8 +223,8 @@ class _Trainer:
             self.writer.finish()
 
     def take_steps(self, flag: PreemptionFlag, on_step: OnStep | None) -> Outcome:
-        """Run the steps of :meth:`train`; what they saved last may still be on its way to the disk."""
-        first = self.ranks.rank == 0
+        """Run the steps of :meth:`train`; the last checkpoint may still be being written on return."""
+        is_first = self.ranks.rank == 0
         metrics: dict[str, float] = {}
         self.engine.module.train()
         stream = iter(self.batches)
@@ -229,58 +233,58 @@ class _Trainer:
                 self.run,
                 self.stage,
                 resumed_step=self.step,
-                validation_left=self.validation.left,
+                validation_left=self.validation.pending,
                 tensorboard=self.config.tensorboard,
-                watch=self.watch,
-                enabled=first,
+                check_alarms=self.check_alarms,
+                enabled=is_first,
             ) as log,
-            progress(self.stop - self.step, self.stage, unit="steps", enabled=first) as bar,
-            profiled(
+            progress(self.stop - self.step, self.stage, unit="steps", enabled=is_first) as bar,
+            trace_steps(
                 self.run, self.stage, self.ranks, first=self.step, end=self.stop, steps=self.config.profile
-            ) as step_is_traced,
+            ) as after_step,
         ):
-            if self.validation.left:
-                self.catch_up(log)
-            leave = self.validation.left
+            if self.validation.pending:
+                self.validate_resumed_step(log)
+            leave = self.validation.pending
             while self.step < self.stop and not leave:
                 try:
                     metrics, epoch, leave = self.one_step(stream, flag)
-                except StoppedEarlyError:  # while a batch was waited for
+                except StoppedEarlyError:  # while this rank waited for a batch
                     if self.in_step:
                         raise
                     leave = True
                     self.save()
                     break
-                self.validation.expect(metrics)
-                step_is_traced()
-                self.tell(log, bar, metrics, epoch)
+                self.validation.check_keep_best(metrics)
+                after_step()
+                self.log_step(log, bar, metrics, epoch)
                 if on_step is not None:
                     on_step(self.step, metrics)
                 improved = self.validate(log, epoch)
-                leave = leave or self.validation.left
+                leave = leave or self.validation.pending
                 if leave or improved or self.step == self.stop or self.step % self.config.save_every == 0:
                     self.save()
-        left = self.step < self.end or self.validation.left
-        return Outcome(step=self.step, preempted=leave and left, metrics=metrics)
+        is_unfinished = self.step < self.end or self.validation.pending
+        return Outcome(step=self.step, preempted=leave and is_unfinished, metrics=metrics)
 
     def one_step(self, stream: Iterator[Any], flag: PreemptionFlag) -> tuple[dict[str, float], int, bool]:
-        """Take one optimizer step; return the global losses, the epoch, and whether all are to leave."""
+        """Take one optimizer step; return the global losses, the epoch, and whether a rank was preempted."""
         config, engine = self.config, self.engine
-        beat(self.step + 1)
-        torch.manual_seed(_seed_of(config.seed, self.step, self.ranks.rank))
+        record_progress(self.step + 1)
+        torch.manual_seed(_step_seed(config.seed, self.step, self.ranks.rank))
         self.set_learning_rates()
-        forget_gradients(engine)
+        clear_partitioned_gradients(engine)
         total: dict[str, Tensor] = {}
         for forward in range(config.accumulation):
-            batch = self.since.waiting(stream)
+            batch = self.throughput.next_batch(stream)
             self.in_step = True
             shares = engine(batch.to(self.ranks.device))
-            for name, share in self.since.losses(shares).items():
+            for name, share in self.throughput.take_counts(shares).items():
                 total[name] = total.get(name, 0.0) + share.detach().double() / config.accumulation
             if forward == config.accumulation - 1:
-                own = [float(flag.requested), float(self.writer.failed), *self.since.own()]
-                told_by_rank = torch.tensor(own, dtype=torch.float64, device=self.ranks.device)
-                summed = torch.cat([torch.stack(list(total.values())), told_by_rank])
+                local = [float(flag.requested), float(self.writer.failed), *self.throughput.local_numbers()]
+                numbers = torch.tensor(local, dtype=torch.float64, device=self.ranks.device)
+                summed = torch.cat([torch.stack(list(total.values())), numbers])
                 arriving = dist.all_reduce(summed, async_op=True)
             engine.backward(shares["loss"] * self.ranks.world)
             norm = take_step(engine)
@@ -290,16 +294,16 @@ class _Trainer:
         self.revision = 0
         values = summed.tolist()
         metrics = dict(zip(total, values, strict=False), grad_norm=norm)
-        asked_ranks, not_written, *numbers = values[len(total) :]
-        self.since.add(numbers)
-        if not_written:
+        preempted_ranks, failed_writes, *rest = values[len(total) :]
+        self.throughput.add_step(rest)
+        if failed_writes:
             self.end_save()
-        saved = f"stage {self.stage}, {self.run}; the last checkpoint is of step {self.saved_step}"
-        require_finite(metrics, total, step=self.step, rank=self.ranks.rank, where=saved)
-        return metrics, int(getattr(batch, "epoch", 0)), asked_ranks > 0
+        where = f"stage {self.stage}, {self.run}; the last checkpoint is of step {self.saved_step}"
+        require_finite(metrics, total, step=self.step, rank=self.ranks.rank, where=where)
+        return metrics, int(getattr(batch, "epoch", 0)), preempted_ranks > 0
 
     def set_learning_rates(self) -> None:
-        """Set each group's learning rate for the coming step."""
+        """Set the learning rate of each parameter group for the coming step."""
         config = self.config
         for group in self.engine.basic_optimizer.param_groups:
             group["lr"] = group["base_lr"] * learning_rate_factor(
@@ -310,68 +314,69 @@ class _Trainer:
                 final_factor=config.final_factor,
             )
 
-    def tell(self, log: TrainingLog, bar: Bar, metrics: Mapping[str, float], epoch: int) -> None:
-        """Advance the progress bar and, every ``log_every`` steps, write the log line (rank 0)."""
-        due = self.step % self.config.log_every == 0 or self.step == self.end
-        if due:
-            self.rates = self.since.reading()
-        bar.advance(1, told(metrics, self.rates))
-        if not due:
+    def log_step(self, log: TrainingLog, bar: Bar, metrics: Mapping[str, float], epoch: int) -> None:
+        """Advance the progress bar and, every ``log_every`` steps, write a line of the log (rank 0)."""
+        is_due = self.step % self.config.log_every == 0 or self.step == self.end
+        if is_due:
+            self.rates = self.throughput.rates()
+        bar.advance(1, format_rates(metrics, self.rates))
+        if not is_due:
             return
         rates = {f"lr/{group['name']}": group["lr"] for group in self.engine.basic_optimizer.param_groups}
-        shown = {"lr": next(iter(rates.values()))} | (rates if len(rates) > 1 else {})
-        log.write(self.step, {"epoch": epoch, **metrics, **shown, **self.rates})
+        learning_rates = {"lr": next(iter(rates.values()))} | (rates if len(rates) > 1 else {})
+        log.write(self.step, {"epoch": epoch, **metrics, **learning_rates, **self.rates})
 
     def validate(self, log: TrainingLog, epoch: int | None = None) -> bool:
-        """Validate this step when it is due, log it, say whether it is the best so far (all ranks)."""
-        ends = epoch is not None and self.epoch_ends.at(self.step, epoch)
-        values = self.validation.run(self.engine.module, self.step, self.ranks.device, epoch_ends=ends)
+        """Validate this step if it is due, log the values, and return whether they are the best so far."""
+        ends = epoch is not None and self.epoch_ends.ends_at(self.step, epoch)
+        model, validation = self.engine.module, self.validation
+        values = validation.validate_if_due(model, self.step, self.ranks.device, epoch_ends=ends)
         if values:
             log.write(self.step, {f"validate/{name}": value for name, value in values.items()})
-            log.show(self.step, self.validation.shown)
-            if self.validation.shown.translations:
+            log.write_samples(self.step, validation.samples)
+            if validation.samples.translations:
                 heading = f"{self.stage}, after {self.step} of {self.end} steps: videos it does not train on"
-                print_translations(heading, self.validation.shown.translations)
-            self.since.restart()
-        return self.validation.improves(values, self.step, self.revision)
+                print_translations(heading, validation.samples.translations)
+            self.throughput.restart()
+        return validation.update_best(values, self.step, self.revision)
 
-    def catch_up(self, log: TrainingLog) -> None:
-        """Validate the step resumed at; save what it gave beside the checkpoint it comes from."""
+    def validate_resumed_step(self, log: TrainingLog) -> None:
+        """Make up for the validation that a preemption skipped, and save its result in a new checkpoint."""
         self.revision += 1
         self.validate(log)
-        if not self.validation.left:
+        if not self.validation.pending:
             self.saved_step = -1
             self.save()
 
     def save(self) -> None:
-        """Save a checkpoint: all ranks gather, then rank 0 writes while steps go on (:meth:`end_save`)."""
+        """Save a checkpoint: all ranks gather it, then rank 0 writes it in the background."""
         if self.step == self.saved_step:
             return
         begun = time.perf_counter()
         self.end_save()
-        first = self.ranks.rank == 0
-        weights, moments = read_whole(self.engine, keep=first)
-        if first:
+        is_first = self.ranks.rank == 0
+        weights, moments = gather_engine_state(self.engine, keep=is_first)
+        if is_first:
             state = TrainingState(
                 stage=self.stage,
                 step=self.step,
                 order=dict(self.batches.state_dict()),
                 best=self.validation.best,
-                validation_left=self.validation.left,
+                validation_left=self.validation.pending,
             )
-            keep, beside, revision = self.config.keep, self.beside, self.revision
-            self.writer.start(
-                lambda: save(self.run, state, weights, moments, keep=keep, beside=beside, revision=revision)
+            write = partial(
+                save_checkpoint, keep=self.config.keep, extra_files=self.extra_files, revision=self.revision
             )
+            self.writer.start(partial(write, self.run, state, weights, moments))
         self.saved_step = self.step
-        self.since.hold(time.perf_counter() - begun)
+        self.throughput.add_save_time(time.perf_counter() - begun)
 
     def end_save(self) -> None:
-        """Wait until the last checkpoint is on the disk; all ranks learn whether it is.
+        """Wait until the last checkpoint is on the disk, and tell all ranks whether it is.
 
         Raises:
             UsageError: the disk is full (rank 0).
-            RankFailedError: rank 0 could not write it.
+            RankFailedError: rank 0 could not write the checkpoint.
         """
         error: Exception | None = None
         try:
@@ -388,6 +393,6 @@ class _Trainer:
             )
 
 
-def _seed_of(seed: int, step: int, rank: int) -> int:
-    """Fold a place in training into a seed, so that dropout after a resume is what it would have been."""
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Return a seed for one step of one rank, so that dropout after a resume equals that without one."""
     return ((seed * 1_000_003 + step) * 65_537 + rank) % (1 << 63)

@@ -1,16 +1,19 @@
-"""A signal asks a job to leave; the ranks agree on it at a boundary, and all leave with StoppedEarlyError.
+"""Preemption: a signal asks the job to stop, and all ranks stop together at a step boundary.
 
-Slurm sends SIGUSR2 (submitit's default) or SIGTERM, a person Ctrl-C: all mean "save and leave". A checkpoint
-is a collective and only some ranks may have got the signal, so saving inside the handler would deadlock. The
-handler only remembers. A verb opens one flag around all it does (:func:`asked_to_leave`), and it is asked
+Slurm sends SIGUSR2 (submitit's default) or SIGTERM, and a person presses Ctrl-C; each means "save and leave".
+A checkpoint is a collective, and the signal may have reached some ranks only, so saving inside the handler
+would deadlock. The handler therefore only sets a flag. A verb opens one flag for all that it does
+(:func:`preemption_flag`), and the flag is read
 
-- in every training step, within the reduction that the loop makes anyway;
-- by :func:`leave_together` where ranks are in step: between batches of validation and translation, before an
-  engine is built;
-- at once in work that a rank does for itself (:meth:`PreemptionFlag.at_once`): encoding a shard, composing
-  words. Nothing collective is under way there and files are whole or absent, so it is left wherever it is.
+- in every training step, as part of the all-reduce that the loop needs anyway;
+- by :func:`stop_if_preempted` where all ranks are at the same place: between batches of validation and
+  translation, and before an engine is built;
+- at any moment in work that a rank does alone (:meth:`PreemptionFlag.interruptible`), such as encoding a
+  shard or composing words. No collective runs there and files are written atomically, so the work can stop
+  anywhere.
 
-SIGTERM or Ctrl-C once more ends the process as if nothing had been installed.
+All ranks then raise StoppedEarlyError. A second SIGTERM or Ctrl-C ends the process as if no handler was
+installed.
 """
 
 from __future__ import annotations
@@ -27,27 +30,27 @@ import torch
 import torch.distributed as dist
 
 from signllm.training.local_ranks import StoppedEarlyError
-from signllm.training.watchdog import beat
+from signllm.training.watchdog import record_progress
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
-INSISTING = (signal.SIGTERM, signal.SIGINT)
+INSISTENT_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ECHO_S = 1.0
-"""Slurm and launchers both pass a signal on: the same one within this time is the same request."""
+"""Slurm and the launcher both forward a signal; the same signal within this time is the same request."""
 NOTICE = b"signllm: asked to stop: leaving at the next boundary; once more ends it at once\n"
 
 
-class LeaveAtOnce(BaseException):
-    """Raised by the handler inside :meth:`PreemptionFlag.at_once`, which makes it a StoppedEarlyError.
+class StopNow(BaseException):
+    """Raised by the signal handler; :meth:`PreemptionFlag.interruptible` turns it into StoppedEarlyError.
 
-    No error by its name: like KeyboardInterrupt, ``except Exception`` lets it by.
+    Like KeyboardInterrupt it derives from BaseException, so that ``except Exception`` does not catch it.
     """
 
 
 class PreemptionFlag:
-    """Context manager: while it is open, a signal sets ``requested`` instead of ending the process.
+    """Context manager inside which a signal sets ``requested`` instead of ending the process.
 
-    The handlers that were there (submitit's, a shell's) come back on leaving. Outside the main thread
-    Python cannot install handlers; then the flag stays what ``request()`` makes it.
+    The previous handlers (submitit's or a shell's) are restored on exit. Outside the main thread Python
+    cannot install handlers, so only ``request()`` sets the flag there.
     """
 
     def __init__(self) -> None:
@@ -57,31 +60,31 @@ class PreemptionFlag:
         self._previous: dict[int, object] = {}
 
     def request(self) -> None:
-        """Ask for a checkpoint and an early, orderly end."""
+        """Set the flag, as a signal would."""
         self.requested = True
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Leave the block wherever it is once this process is asked to; no collective belongs inside.
+    def interruptible(self) -> Iterator[None]:
+        """Leave the block at any point when a signal arrives; the block must not contain collectives.
 
         Raises:
-            StoppedEarlyError: asked before or inside the block.
+            StoppedEarlyError: a signal arrived before or inside the block.
         """
         if self.requested:
-            raise stopped_early()
+            raise stopped_early_error()
         try:
             self._raising = threading.current_thread() is threading.main_thread()
             yield
-        except LeaveAtOnce:
-            raise stopped_early() from None
+        except StopNow:
+            raise stopped_early_error() from None
         finally:
             self._raising = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Remember a signal; the handler."""
+        """Handle a signal: set the flag, or end the process if an insistent signal comes again."""
         now = time.monotonic()
         first = self._asked_at.setdefault(number, now)
-        if number in INSISTING and now - first > ECHO_S:
+        if number in INSISTENT_SIGNALS and now - first > ECHO_S:
             self.__exit__(None, None, None)
             signal.raise_signal(number)
             return
@@ -90,7 +93,7 @@ class PreemptionFlag:
         self.requested = True
         if self._raising:
             self._raising = False
-            raise LeaveAtOnce
+            raise StopNow
 
     def __enter__(self) -> PreemptionFlag:
         if threading.current_thread() is threading.main_thread():
@@ -106,37 +109,39 @@ class PreemptionFlag:
 
 
 @contextmanager
-def asked_to_leave() -> Iterator[PreemptionFlag]:
-    """Give out the flag that is open in this process, or open one for the block."""
-    found = _open_flag()
-    if found is not None:
-        yield found
+def preemption_flag() -> Iterator[PreemptionFlag]:
+    """Yield the flag that is open in this process, or open one for the block."""
+    already_open = _open_flag()
+    if already_open is not None:
+        yield already_open
         return
     with PreemptionFlag() as flag:
         yield flag
 
 
 def _open_flag() -> PreemptionFlag | None:
-    """Return the flag whose handler is installed: the process's handlers are the one record of it."""
+    """Return the open flag, which is the owner of the handler that is installed for SIGTERM."""
     owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return owner if isinstance(owner, PreemptionFlag) else None
 
 
-def stopped_early() -> StoppedEarlyError:
-    """Return what all ranks raise where they leave between two saved states."""
+def stopped_early_error() -> StoppedEarlyError:
+    """Return the error that all ranks raise when they stop between two saved states."""
     return StoppedEarlyError("asked to stop: what is done is kept; the same command continues")
 
 
-def leave_together(device: torch.device) -> None:
-    """Leave if any rank was asked to: one small reduction (all ranks). Nothing where no flag is open.
+def stop_if_preempted(device: torch.device) -> None:
+    """Stop if any rank was preempted (all ranks); a process without an open flag continues.
+
+    Costs one small all-reduce.
 
     Raises:
         StoppedEarlyError: on all ranks.
     """
-    beat()
-    with asked_to_leave() as flag:
-        asked = torch.tensor(float(flag.requested), device=device)
+    record_progress()
+    with preemption_flag() as flag:
+        requested = torch.tensor(float(flag.requested), device=device)
     if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(asked)
-    if asked.item():
-        raise stopped_early()
+        dist.all_reduce(requested)
+    if requested.item():
+        raise stopped_early_error()

@@ -1,9 +1,9 @@
-"""The memory that each rank uses, and the messages about ranks and workers that had too little of it.
+"""The memory that each rank uses, and messages about ranks and workers that ran out of it.
 
-The kernel kills a process that needs more memory than there is, and such a process says nothing itself. So
-each rank leaves its memory in a small file, ``rank-R.memory.json``, which a rank that ends by itself removes.
-The other ranks, or the process that started them, read the file of a rank that died. A starter of ours names
-a folder for the files in the environment; under torchrun it is ``run/failures``.
+The kernel kills a process if the machine has too little memory, and a killed process reports nothing.
+Therefore each rank records its memory in a small file, ``rank-R.memory.json``, which it removes when it ends
+normally. The other ranks, or the launcher, read the file of a rank that died. Our launchers name a folder for
+these files in the environment; under torchrun it is ``run/failures``.
 """
 
 from __future__ import annotations
@@ -24,23 +24,27 @@ from pathlib import Path
 import psutil
 
 FOLDER_VARIABLE = "SIGNLLM_RANK_MEMORY"
-LOOK_EVERY_S = 0.25
-"""Between two looks at the memory: a batch that is too large fills it within seconds."""
+SAMPLE_INTERVAL_S = 0.25
+"""Seconds between two measurements: a batch that is too large fills the memory within seconds."""
 WORKERS_EVERY = 8
-"""Looks after which the worker processes are looked at."""
+"""Number of measurements after which the worker processes are measured too."""
 GROWTH, LEAST_GROWTH = 1.05, 32 << 20
-"""How much more memory, as a ratio and in bytes, is worth writing the file again."""
-SMALLER = (
+"""Growth of the memory, as a ratio and in bytes, after which the file is written again."""
+REDUCE_MEMORY = (
     "a smaller batch (--training.batch-size, --batch-size) or more --training.accumulation, fewer frames at "
     "a time (--data.max-frames-per-batch, --vq-sign.encoder.frames-per-chunk), fewer --data.workers, "
     "--training.deepspeed zero3, or fewer ranks on this machine; on Slurm more --mem-gb"
 )
-SMALLER_ON_GPU = (
+REDUCE_GPU_MEMORY = (
     "more --training.accumulation, a smaller batch (--training.batch-size, --batch-size), "
     "--training.deepspeed zero3, or more GPUs"
 )
-SHARED = "make /dev/shm larger (docker run --shm-size 8g), or read without worker processes: --data.workers 0"
-CRASH = "PYTHONFAULTHANDLER=1 in the environment shows where it was; `signllm doctor` checks this machine"
+ENLARGE_SHARED_MEMORY = (
+    "make /dev/shm larger (docker run --shm-size 8g), or read without worker processes: --data.workers 0"
+)
+FIND_CRASH = (
+    "PYTHONFAULTHANDLER=1 in the environment shows where it was; `signllm doctor` checks this machine"
+)
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 _WORKER = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) "
@@ -48,24 +52,24 @@ _WORKER = re.compile(
 )
 _REFUSED_BYTES = re.compile(r"(?:can't allocate|not enough) memory: you tried to allocate (\d+) bytes")
 _REFUSED_ON_GPU = re.compile(r"Tried to allocate ([\d.]+ \w+)")
-_OF_GPU = re.compile("CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
+_GPU_OUT_OF_MEMORY = re.compile("CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 _SHARED_MEMORY = re.compile(r"unable to .*(?:shared memory|</?torch_|shm)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankMemory:
-    """The memory of a rank when its process last wrote it.
+    """The memory of a rank when its process wrote it last.
 
     Attributes:
         rank: number of the rank.
         host: name of its machine.
-        pid: number of its process there.
+        pid: process number there.
         used_bytes: resident memory of the process.
-        workers_bytes: resident memory of the processes that it started.
+        workers_bytes: resident memory of its child processes.
         machine_bytes: memory of the machine.
-        free_bytes: memory of the machine that programs could still get.
-        limit_bytes: what the process may use by its control group or ``ulimit``; None without a limit.
-        oom_kills: processes that the machine's kernel had killed for lack of memory when the rank began.
+        free_bytes: memory of the machine that programs could still allocate.
+        limit_bytes: limit of the process's control group or ``ulimit``; None without a limit.
+        oom_kills: processes that the machine's kernel had killed for lack of memory when the rank started.
     """
 
     rank: int
@@ -79,16 +83,16 @@ class RankMemory:
     oom_kills: int | None = None
 
     def describe(self) -> str:
-        """Return it as the middle of a sentence: ``it used about 12.3 GB of the 16.0 GB of node7``."""
-        workers = f" and its workers {gigabytes(self.workers_bytes)}" if self.workers_bytes else ""
-        text = f"it used about {gigabytes(self.used_bytes)}{workers}"
+        """Return part of a sentence: ``it used about 12.3 GB, and 1 GB of 16 GB were free on node7``."""
+        workers = f" and its workers {format_gigabytes(self.workers_bytes)}" if self.workers_bytes else ""
+        text = f"it used about {format_gigabytes(self.used_bytes)}{workers}"
         if self.limit_bytes is not None:
-            text += f", its limit is {gigabytes(self.limit_bytes)}"
-        machine = f"{gigabytes(self.free_bytes)} of {gigabytes(self.machine_bytes)}"
+            text += f", its limit is {format_gigabytes(self.limit_bytes)}"
+        machine = f"{format_gigabytes(self.free_bytes)} of {format_gigabytes(self.machine_bytes)}"
         return f"{text}, and {machine} were free on {self.host}"
 
     def has_died(self) -> bool | None:
-        """Say whether its process is gone; None on another machine, from where it cannot be seen."""
+        """Return whether the process has ended; None on another machine, from where it cannot be seen."""
         if self.host != socket.gethostname():
             return None
         try:
@@ -97,18 +101,18 @@ class RankMemory:
             return True
 
     def was_killed_by_kernel(self) -> bool:
-        """Say whether the kernel of this machine has killed a process for lack of memory since it began."""
+        """Return whether this kernel has killed a process for lack of memory since the rank started."""
         now = _oom_kills()
         here = self.host == socket.gethostname()
         return here and self.oom_kills is not None and now is not None and now > self.oom_kills
 
 
-def gigabytes(count: int) -> str:
-    """Return a number of bytes as ``12.3 GB``, small ones with more digits."""
+def format_gigabytes(count: int) -> str:
+    """Return a number of bytes as text, ``12.3 GB``; small numbers have more digits."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e9:.2g} GB"
 
 
-def measure(rank: int) -> RankMemory:
+def measure_memory(rank: int) -> RankMemory:
     """Return the memory of this process."""
     memory = psutil.virtual_memory()
     return RankMemory(
@@ -124,18 +128,18 @@ def measure(rank: int) -> RankMemory:
 
 
 class MemoryRecorder(threading.Thread):
-    """Keeps the file of this rank's memory up to date while it grows."""
+    """A thread that keeps the file of this rank's memory up to date while the memory grows."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         super().__init__(name="memory recorder", daemon=True)
         self.path = _path(folder, rank)
         self._pid = os.getpid()
-        self._memory = measure(rank)
+        self._memory = measure_memory(rank)
         self._written = 0
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Look and write until :meth:`end`."""
+        """Measure and write until :meth:`end` is called."""
         process, looks = psutil.Process(), 0
         while True:
             workers = self._memory.workers_bytes
@@ -147,13 +151,13 @@ class MemoryRecorder(threading.Thread):
                 free = psutil.virtual_memory().available
                 self._memory = replace(self._memory, used_bytes=used, workers_bytes=workers, free_bytes=free)
                 self._write()
-            if self._ended.wait(LOOK_EVERY_S):
+            if self._ended.wait(SAMPLE_INTERVAL_S):
                 return
 
     def _write(self) -> None:
-        if not self.path.parent.parent.is_dir():  # a run folder that is not there yet, or never will be
+        if not self.path.parent.parent.is_dir():  # there is no run folder (yet)
             return
-        with suppress(OSError):  # a full disk has its own message
+        with suppress(OSError):  # a full disk is reported elsewhere
             self.path.parent.mkdir(exist_ok=True)
             unfinished = self.path.with_suffix(".part")
             unfinished.write_text(json.dumps(asdict(self._memory)), encoding="utf-8")
@@ -161,7 +165,7 @@ class MemoryRecorder(threading.Thread):
             self._written = self._memory.used_bytes + self._memory.workers_bytes
 
     def end(self) -> None:
-        """Remove the file: this rank ends by itself and can say why."""
+        """Stop and remove the file: this rank ends normally and can report why."""
         if os.getpid() != self._pid:
             return
         self._ended.set()
@@ -169,14 +173,15 @@ class MemoryRecorder(threading.Thread):
             self.join()
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
-            self.path.parent.rmdir()  # where nothing else was left in it
+            self.path.parent.rmdir()  # succeeds only if the folder is empty
 
 
 def record_memory(folder: Path | None, rank: int) -> None:
-    """Begin to record the memory of this process until it ends; again, or without a folder, nothing.
+    """Record the memory of this process until it ends; does nothing if it is recorded already.
 
     Args:
-        folder: where, if the starter of this rank has named no other in its environment.
+        folder: folder for the file, used if the launcher has named none in the environment; None records
+            nothing then.
         rank: number of this rank.
     """
     folder = memory_folder(folder)
@@ -190,13 +195,13 @@ def record_memory(folder: Path | None, rank: int) -> None:
 
 
 def memory_folder(folder: Path | None) -> Path | None:
-    """Return the folder of the files: the starter's, else ``folder``."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    return Path(named) if named else folder
+    """Return the folder of the files: that of the launcher if there is one, else ``folder``."""
+    from_launcher = os.environ.get(FOLDER_VARIABLE)
+    return Path(from_launcher) if from_launcher else folder
 
 
 def read_memory(folder: Path | None, rank: int) -> RankMemory | None:
-    """Return what a rank has left; None where it left nothing, or ended by itself."""
+    """Return the recorded memory of a rank; None if there is no record, as after a normal end."""
     if folder is None:
         return None
     try:
@@ -213,20 +218,20 @@ def _path(folder: Path, rank: int) -> Path:
 def describe_deaths(
     ranks: Mapping[int, RankMemory | None], number: int | None = None, *, where: object | None = None
 ) -> str:
-    """Return the message about ranks that ended without a word, killed or crashed.
+    """Return the message about ranks that were killed or crashed without a report of their own.
 
     Args:
-        ranks: their numbers and their memory, if they have left it.
-        number: the signal that ended them; None where nobody could see it, which is most likely SIGKILL: a
-            crash leaves a line of its own.
-        where: what they did.
+        ranks: the recorded memory by rank, or None without a record.
+        number: the signal that ended them. None if nobody could see it; then it is most likely SIGKILL,
+            because a crash leaves a message.
+        where: what the ranks were doing.
     """
     lines = [_describe_death(rank, number, memory) for rank, memory in ranks.items()]
     if where is not None:
         lines.append(f"  where:  {where}")
-    remedy = SMALLER
+    remedy = REDUCE_MEMORY
     if number is not None and number != signal.SIGKILL:
-        remedy = SHARED if number == signal.SIGBUS else CRASH if number in CRASHES else ""
+        remedy = ENLARGE_SHARED_MEMORY if number == signal.SIGBUS else FIND_CRASH if number in CRASHES else ""
     if remedy:
         lines.append(f"  remedy: {remedy}")
     return "\n".join(lines)
@@ -252,48 +257,53 @@ def _signal_name(number: int) -> str:
 
 
 def describe_memory_error(error: BaseException) -> str | None:
-    """Return the message about an error that says that memory was lacking; None for any other."""
+    """Return the message about an error that was caused by lack of memory; None for any other error."""
     text, kind = str(error), type(error).__name__
     if kind == "BrokenProcessPool":
         killed = "a worker process was killed (most likely by signal 9), probably for lack of memory"
-        return f"{killed}\n  remedy: {SMALLER}"
-    if kind == "OutOfMemoryError" or _OF_GPU.search(text):
+        return f"{killed}\n  remedy: {REDUCE_MEMORY}"
+    if kind == "OutOfMemoryError" or _GPU_OUT_OF_MEMORY.search(text):
         size = _REFUSED_ON_GPU.search(text)
         request = f": {size[1]} more could not be had" if size else ""
-        return f"the memory of the GPU is used up (CUDA out of memory){request}\n  remedy: {SMALLER_ON_GPU}"
+        return (
+            f"the memory of the GPU is used up (CUDA out of memory){request}\n  remedy: {REDUCE_GPU_MEMORY}"
+        )
     worker = _WORKER.search(text) if isinstance(error, RuntimeError) else None
     if worker:
         return _describe_worker(worker[1], worker[2] or worker[3], shared="shared memory" in text)
     if isinstance(error, RuntimeError) and _SHARED_MEMORY.search(text):
-        return f"the memory that processes share is used up: {text.splitlines()[0]}\n  remedy: {SHARED}"
+        reason = text.splitlines()[0]
+        return f"the memory that processes share is used up: {reason}\n  remedy: {ENLARGE_SHARED_MEMORY}"
     refused = _REFUSED_BYTES.search(text)
     lacking = isinstance(error, MemoryError) or "std::bad_alloc" in text
     lacking = lacking or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     if not refused and not lacking:
         return None
-    size_text = f"{gigabytes(int(refused[1]))} more could not be had" if refused else text.partition("\n")[0]
-    here = measure(int(os.environ.get("RANK", "0")))
+    size_text = (
+        f"{format_gigabytes(int(refused[1]))} more could not be had" if refused else text.partition("\n")[0]
+    )
+    here = measure_memory(int(os.environ.get("RANK", "0")))
     figures = here.describe().replace("it used", "it uses").replace("were free", "are free")
     lack = size_text or "no more could be had"
-    return f"this process has too little memory: {lack}; {figures}\n  remedy: {SMALLER}"
+    return f"this process has too little memory: {lack}; {figures}\n  remedy: {REDUCE_MEMORY}"
 
 
 def _describe_worker(pid: str, how: str | None, *, shared: bool) -> str:
-    """Return the message about a process of the data loader that died."""
+    """Return the message about a worker process of the data loader that died."""
     worker = f"a worker of the data loader (process {pid})"
     if how is None or how.startswith("Killed"):
         by = "signal 9" if how else "most likely by signal 9"
-        return f"{worker} was killed ({by}), probably for lack of memory\n  remedy: {SMALLER}"
+        return f"{worker} was killed ({by}), probably for lack of memory\n  remedy: {REDUCE_MEMORY}"
     how = how.strip()
-    remedy = SHARED if shared or how.startswith("Bus error") else CRASH
+    remedy = ENLARGE_SHARED_MEMORY if shared or how.startswith("Bus error") else FIND_CRASH
     return f"{worker} crashed ({how})\n  remedy: {remedy}"
 
 
 def _memory_of_children() -> int:
-    """Return the memory of the processes that the main thread has started (Linux; elsewhere 0).
+    """Return the memory of the child processes of the main thread (Linux; elsewhere 0).
 
-    The kernel has a list of them. psutil would look at every process of the machine, which takes 0.1 s where
-    there are thousands.
+    The kernel lists them. psutil would look at every process of the machine, which takes 0.1 s if there are
+    thousands.
     """
     total = 0
     try:
@@ -307,7 +317,7 @@ def _memory_of_children() -> int:
 
 
 def _oom_kills() -> int | None:
-    """Return how many processes the kernel of this machine has killed for lack of memory (Linux)."""
+    """Return the number of processes that this machine's kernel has killed for lack of memory (Linux)."""
     try:
         counter = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), flags=re.MULTILINE)
     except OSError:
@@ -316,7 +326,7 @@ def _oom_kills() -> int | None:
 
 
 def _limit(machine_bytes: int) -> int | None:
-    """Return the smallest limit on this process's memory, of its control group or ``ulimit -v``."""
+    """Return the smallest limit on this process's memory, set by its control group or by ``ulimit -v``."""
     limits = [_limit_of_group()]
     with suppress(ImportError, OSError, ValueError):
         import resource
@@ -327,7 +337,7 @@ def _limit(machine_bytes: int) -> int | None:
 
 
 def _limit_of_group() -> int | None:
-    """Return the memory limit of this process's control group, of version 2 or 1 (Linux)."""
+    """Return the memory limit of this process's control group, version 2 or 1 (Linux)."""
     try:
         groups = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

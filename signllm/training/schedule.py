@@ -1,7 +1,7 @@
-"""The learning rate as a pure function of the step, so a resumed run needs no scheduler state.
+"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler state.
 
-Linear warmup, then half a cosine or a constant. The paper names neither warmup nor decay ("not stated in
-the paper"); Adam on a freshly started codebook needs the first and gains from the second.
+Linear warmup, then half a cosine or a constant. Neither warmup nor decay is stated in the paper; Adam on a
+newly initialised codebook needs the warmup and gains from the decay.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Shape = Literal["cosine", "constant"]
 def learning_rate_factor(
     step: int, total_steps: int, *, warmup_steps: int = 0, shape: Shape = "cosine", final_factor: float = 0.0
 ) -> float:
-    """Return what the base learning rate is multiplied by in ``step`` (0 is the first).
+    """Return the factor of the base learning rate in ``step`` (the first step is 0).
 
-    Warmup rises linearly and reaches 1 in step ``warmup_steps``; the cosine falls from there to
-    ``final_factor`` one step after the last, so the last step still learns. A negative step (a group that
-    starts later) gives 0.
+    Warmup rises linearly and reaches 1 in step ``warmup_steps``. The cosine falls from there and reaches
+    ``final_factor`` one step after the last, so that the last step still learns. A negative step (of a group
+    that starts later) gives 0.
     """
     if step < 0:
         return 0.0

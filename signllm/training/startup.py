@@ -1,6 +1,6 @@
-"""What a run sets out to do, told before its first step: ranks, batch, parts, memory, steps, origin.
+"""What a run is about to do, reported before its first step: ranks, batch, model, memory, steps, origin.
 
-Read off the engine as it stands, not estimated: rank 0 writes it to standard error and to
+The numbers are read from the engine itself, not estimated. Rank 0 writes them to standard error and to
 ``run/startup.json``.
 """
 
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from signllm.atomic_files import atomic_write
 from signllm.training.engine import Ranks, TrainingConfig
+from signllm.training.engine_state import optimizer_tensors
 from signllm.training.local_ranks import usable_cores
-from signllm.training.partitions import stepped_tensors
 from signllm.version import VERSION
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """Bytes that one rank holds throughout; activations and gathered blocks come on top.
+class ModelStates:
+    """Bytes that one rank keeps for the model states throughout; activations and gathered blocks come on top.
 
     Attributes:
-        weights: of what is trained, with this rank's share of them where ZeRO-3 keeps both.
-        gradients: whole under ZeRO-0 and 1, this rank's share under 2 and 3.
-        optimizer: master weights, where ZeRO keeps some apart, and both moments of Adam.
-        frozen: weights that nothing trains.
+        weights: trainable weights; where ZeRO-3 keeps both the full weights and this rank's part, both count.
+        gradients: all of them under ZeRO-0 and 1, this rank's part under 2 and 3.
+        optimizer: master weights, where ZeRO keeps separate ones, and both moments of Adam.
+        frozen: weights that are not trained.
     """
 
     weights: int
@@ -48,37 +48,37 @@ class Held:
     frozen: int
 
 
-def held(engine: DeepSpeedEngine) -> Held:
-    """Return what this rank holds."""
+def model_states(engine: DeepSpeedEngine) -> ModelStates:
+    """Return the bytes of the model states on this rank."""
     parameters = list(engine.module.parameters())
     trained = [p for p in parameters if p.requires_grad]
-    stepped = stepped_tensors(engine)
-    apart = engine.zero_optimization_stage() > 0
+    stepped = optimizer_tensors(engine)
+    has_masters = engine.zero_optimization_stage() > 0
     elements = sum(t.numel() for t in stepped)
     if engine.zero_optimization_stage() >= 2:
         gradients = elements * trained[0].element_size()
     else:
         gradients = sum(map(_bytes, trained))
-    return Held(
-        weights=sum(map(_held_bytes, trained)),
+    return ModelStates(
+        weights=sum(map(_bytes_on_this_rank, trained)),
         gradients=gradients,
-        optimizer=sum(map(_bytes, stepped)) * (3 if apart else 2),
-        frozen=sum(_held_bytes(p) for p in parameters if not p.requires_grad),
+        optimizer=sum(map(_bytes, stepped)) * (3 if has_masters else 2),
+        frozen=sum(_bytes_on_this_rank(p) for p in parameters if not p.requires_grad),
     )
 
 
-def parts(module: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return (trained, frozen) parameters of each part of a model, whole, by the part's name."""
-    found: dict[str, tuple[int, int]] = {}
+def parameters_by_part(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return the numbers of (trained, frozen) parameters of each child of a model, unpartitioned."""
+    counts: dict[str, tuple[int, int]] = {}
     for name, p in module.named_parameters():
         part = name.split(".")[0]
-        trained, frozen = found.get(part, (0, 0))
+        trained, frozen = counts.get(part, (0, 0))
         size = int(getattr(p, "ds_numel", p.numel()))
-        found[part] = (trained + size, frozen) if p.requires_grad else (trained, frozen + size)
-    return found
+        counts[part] = (trained + size, frozen) if p.requires_grad else (trained, frozen + size)
+    return counts
 
 
-def announce(
+def report_startup(
     engine: DeepSpeedEngine,
     config: TrainingConfig,
     ranks: Ranks,
@@ -89,10 +89,21 @@ def announce(
     step: int,
     checkpoint: Path | None,
 ) -> None:
-    """Tell what begins; all ranks call it, rank 0 writes the most that any rank holds."""
-    mine = asdict(held(engine))
-    most = torch.tensor(list(mine.values()), dtype=torch.float64, device=ranks.device)
-    dist.all_reduce(most, dist.ReduceOp.MAX)
+    """Write the startup report; all ranks call it, and it shows the maximum over the ranks.
+
+    Args:
+        engine: the engine before its first step.
+        config: how the stage is trained.
+        ranks: the ranks.
+        run: the run folder.
+        stage: name of the stage.
+        end: the last step.
+        step: the step that training starts from.
+        checkpoint: the checkpoint that training resumes from, or None.
+    """
+    local = asdict(model_states(engine))
+    maxima = torch.tensor(list(local.values()), dtype=torch.float64, device=ranks.device)
+    dist.all_reduce(maxima, dist.ReduceOp.MAX)
     if ranks.rank != 0:
         return
     device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else ranks.device.type
@@ -102,8 +113,8 @@ def announce(
         "ranks": ranks.world,
         "nodes": -(-ranks.world // int(os.environ.get("LOCAL_WORLD_SIZE") or ranks.world)),
         "device": device,
-        "processor": processor(),
-        "versions": versions(),
+        "processor": processor_name(),
+        "versions": package_versions(),
         "zero_stage": engine.zero_optimization_stage(),
         "deepspeed": config.deepspeed,
         "precision": config.precision,
@@ -116,17 +127,17 @@ def announce(
         "resumes": None if checkpoint is None else str(checkpoint.relative_to(run)),
         "parameters": {
             name: {"trained": trained, "frozen": frozen}
-            for name, (trained, frozen) in parts(engine.module).items()
+            for name, (trained, frozen) in parameters_by_part(engine.module).items()
         },
-        "held_bytes": dict(zip(mine, map(int, most.tolist()), strict=True)),
+        "held_bytes": dict(zip(local, map(int, maxima.tolist()), strict=True)),
     }
     atomic_write(run / "startup.json", json.dumps(record, indent=2) + "\n")
-    sys.stderr.write(told(record))
+    sys.stderr.write(format_startup(record))
     sys.stderr.flush()
 
 
-def processor() -> str:
-    """Return the name of this machine's processor and how many cores this process may use."""
+def processor_name() -> str:
+    """Return the name of this machine's processor and the number of cores that this process may use."""
     name = platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -136,24 +147,24 @@ def processor() -> str:
     return f"{name}, {usable_cores()} cores"
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what a result depends on."""
-    found = {"signllm": VERSION, "python": platform.python_version()}
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python, of SignLLM and of the libraries that a result depends on."""
+    installed = {"signllm": VERSION, "python": platform.python_version()}
     for package in ("torch", "deepspeed", "transformers", "peft"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            installed[package] = metadata.version(package)
+    return installed
 
 
-def told(record: dict[str, Any]) -> str:
-    """Return a start as lines for a reader."""
+def format_startup(record: dict[str, Any]) -> str:
+    """Return a startup record as lines of text."""
     batch, steps, ranks = record["batch"], record["steps"], record["ranks"]
     sums = {
-        kind: [f"{name} {count_text(of[kind])}" for name, of in record["parameters"].items() if of[kind]]
+        kind: [f"{name} {format_count(of[kind])}" for name, of in record["parameters"].items() if of[kind]]
         for kind in ("trained", "frozen")
     }
     origin = f"from step {steps['first']}, {record['resumes']}" if record["resumes"] else "from the start"
-    memory = ", ".join(f"{name} {size_text(value)}" for name, value in record["held_bytes"].items())
+    memory = ", ".join(f"{name} {format_bytes(value)}" for name, value in record["held_bytes"].items())
     epochs = f" in {steps['epochs']} epochs" if steps["epochs"] else ""
     lines = [
         f"{record['stage']}: {ranks} x {record['device']}, ZeRO-{record['zero_stage']}"
@@ -163,28 +174,28 @@ def told(record: dict[str, Any]) -> str:
         f"  steps    {steps['end']}{epochs}, {origin}",
         f"  trained  {', '.join(sums['trained'])}",
         f"  frozen   {', '.join(sums['frozen']) or 'nothing'}",
-        f"  a rank holds {memory}",
+        f"  memory   per rank: {memory}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _held_bytes(p: Any) -> int:
-    """Return the bytes of a parameter here: what of it is whole, and this rank's shares if it is cut."""
-    shares = [getattr(p, name, None) for name in ("ds_tensor", "ds_secondary_tensor")]
-    return _bytes(p) + sum(_bytes(share) for share in shares if share is not None)
+def _bytes_on_this_rank(p: Any) -> int:
+    """Return the bytes of a parameter on this rank: the full tensor if gathered, plus its own part."""
+    parameters_by_part = [getattr(p, name, None) for name in ("ds_tensor", "ds_secondary_tensor")]
+    return _bytes(p) + sum(_bytes(part) for part in parameters_by_part if part is not None)
 
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def count_text(number: int) -> str:
-    """Return a number of parameters as a reader wants it: ``21.0 M``."""
+def format_count(number: int) -> str:
+    """Return a number of parameters as text, ``21.0 M``."""
     return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,}"
 
 
-def size_text(count: int) -> str:
-    """Return a number of bytes as a reader wants it: ``1.5 KiB``."""
+def format_bytes(count: int) -> str:
+    """Return a number of bytes as text, ``1.5 KiB``."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.4g} {unit}"

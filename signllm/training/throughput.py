@@ -1,9 +1,9 @@
-"""How fast training goes and what it takes: rates, waiting, MFU and memory, over all ranks.
+"""Training speed and resource use over all ranks: rates, waiting for data, MFU and memory.
 
-A model tells what a forward pass worked on by shares named ``count/frames``, ``count/clips``,
-``count/tokens`` and ``count/operations`` (scalars on the CPU, this rank's own). They travel in the reduction
-that carries the losses, with this rank's time of waiting and, each rank in a place of its own, its memory: no
-further collective, 8 bytes per rank and step.
+A model reports what a forward pass processed as shares named ``count/frames``, ``count/clips``,
+``count/tokens`` and ``count/operations`` (scalars on the CPU, for this rank). They travel in the all-reduce
+that carries the losses, together with this rank's waiting time and, in one slot per rank, its memory. This
+needs no further collective and costs 8 bytes per rank and step.
 
 MFU (PaLM, arXiv 2204.02311, appendix B) = operations / (seconds x ranks x peak operations per second).
 """
@@ -54,19 +54,19 @@ PEAK_TERA = {
 
 
 def peak_operations(device: torch.device) -> float | None:
-    """Return a device's peak operations per second in 16 bits; None on CPU and for a GPU not in the table."""
-    return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    """Return the device's peak operations per second in 16 bits; None for a CPU or an unknown GPU."""
+    return peak_by_name(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
-def peak_of(name: str) -> float | None:
-    """Return the peak of a GPU by its name, which must hold every word of a row; the longest row counts."""
+def peak_by_name(name: str) -> float | None:
+    """Return the peak by a GPU's name, which must contain all words of a row; the longest such row counts."""
     words = set(name.replace("-", " ").split())
     rows = [row for row in PEAK_TERA if set(row.split()) <= words]
     return PEAK_TERA[max(rows, key=len)] * TERA if rows else None
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Return the peak allocated on a GPU since the process began; on CPU the bytes resident now."""
+    """Return the peak of allocated GPU memory of this process; on a CPU its present resident memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     statm = Path("/proc/self/statm")
@@ -74,12 +74,12 @@ def memory_bytes(device: torch.device) -> int:
 
 
 class Throughput:
-    """Sums since the last log line; every rank holds the same, for all come out of the reduction.
+    """Sums since the last log line. They come out of an all-reduce, so all ranks have the same values.
 
     Args:
-        rank: this one of ``world``.
-        world: ranks.
-        device: of this rank; all are taken to be alike.
+        rank: this rank.
+        world: number of ranks.
+        device: device of this rank; all ranks are assumed to have the same kind.
     """
 
     def __init__(self, *, rank: int, world: int, device: torch.device) -> None:
@@ -89,13 +89,13 @@ class Throughput:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was summed: the time that follows counts."""
-        self._steps, self._held_s, self._started = 0, 0.0, time.perf_counter()
+        """Set all sums to zero and start the clock."""
+        self._steps, self._save_s, self._started = 0, 0.0, time.perf_counter()
         self._sums = [0.0] * (2 + len(COUNTS))
         self._memory = [0.0] * self.world
 
-    def waiting(self, stream: Iterator[Any]) -> Any:
-        """Take the next batch; count the time that it took to come, and its real videos."""
+    def next_batch(self, stream: Iterator[Any]) -> Any:
+        """Return the next batch; add the time that it took to arrive and the number of its real videos."""
         begun = time.perf_counter()
         batch = next(stream, None)
         if batch is None:
@@ -104,39 +104,40 @@ class Throughput:
         self._videos += float(batch.is_real.sum())
         return batch
 
-    def hold(self, seconds: float) -> None:
-        """Count the seconds that a save held the steps up."""
-        self._held_s += seconds
+    def add_save_time(self, seconds: float) -> None:
+        """Add seconds during which a save kept the training waiting."""
+        self._save_s += seconds
 
-    def losses(self, shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take the counts of a forward pass out of its shares; return the others."""
+    def take_counts(self, shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Add the counts of a forward pass and return its other shares, the losses."""
         for name in COUNTS:
             if PREFIX + name in shares:
                 self._counted[name] += float(shares[PREFIX + name])
         return {name: share for name, share in shares.items() if not name.startswith(PREFIX)}
 
-    def own(self) -> list[float]:
-        """Return this rank's numbers of a step, to be summed over the ranks; the next step begins."""
+    def local_numbers(self) -> list[float]:
+        """Return this rank's numbers of a step, to be summed over the ranks, and reset them."""
         memory = [0.0] * self.world
         memory[self.rank] = float(memory_bytes(self.device))
         numbers = [self._waited_s, self._videos, *self._counted.values(), *memory]
         self._waited_s, self._videos, self._counted = 0.0, 0.0, dict.fromkeys(COUNTS, 0.0)
         return numbers
 
-    def add(self, summed: Sequence[float]) -> None:
-        """Count a finished step by the sums of what every rank's :meth:`own` gave."""
+    def add_step(self, summed: Sequence[float]) -> None:
+        """Add a finished step, given the sum over all ranks of :meth:`local_numbers`."""
         self._steps += 1
         places = len(self._sums)
         self._sums = [total + value for total, value in zip(self._sums, summed[:places], strict=True)]
         self._memory = [max(pair) for pair in zip(self._memory, summed[places:], strict=True)]
 
-    def reading(self) -> dict[str, float]:
-        """Return the rates since the last reading and start anew; a rate that is 0 throughout is left out.
+    def rates(self) -> dict[str, float]:
+        """Return the rates since the last call and restart; rates that are zero are left out.
 
-        ``seconds`` per step; ``videos_per_s``, ``frames_per_s``, ``clips_per_s`` (characters),
-        ``tokens_per_s`` (that the language model reads) over all ranks; ``data_wait``, share of the time,
-        mean over ranks; ``save_s``, seconds that saves held the steps up; ``teraflop_per_s`` of a rank;
-        ``mfu``; ``memory_gib`` of the rank that takes most, ``memory_mean_gib`` of all.
+        The keys are ``seconds`` per step; ``videos_per_s``, ``frames_per_s``, ``clips_per_s`` and
+        ``tokens_per_s`` (read by the language model), over all ranks; ``data_wait``, the share of the time
+        spent waiting for data, averaged over ranks; ``save_s``, seconds that saves kept the training waiting;
+        ``teraflop_per_s`` per rank; ``mfu``; ``memory_gib`` of the rank that uses most, and
+        ``memory_mean_gib``.
         """
         elapsed_s = max(1e-9, time.perf_counter() - self._started)
         waited_s, videos, *counted = self._sums
@@ -150,7 +151,7 @@ class Throughput:
             "data_wait": waited_s / self.world / elapsed_s,
             **({"teraflop_per_s": per_rank / TERA} if operations else {}),
             **({"mfu": per_rank / self.peak} if operations and self.peak else {}),
-            **({"save_s": self._held_s} if self._held_s else {}),
+            **({"save_s": self._save_s} if self._save_s else {}),
             "memory_gib": max(self._memory) / GIB,
             "memory_mean_gib": sum(self._memory) / self.world / GIB,
         }
@@ -158,19 +159,17 @@ class Throughput:
         return values
 
 
-def told(losses: Mapping[str, float], reading: Mapping[str, float]) -> str:
-    """Return the note beside the progress bar: loss and its terms, then rates, waiting, MFU and memory."""
+def format_rates(losses: Mapping[str, float], rates: Mapping[str, float]) -> str:
+    """Return the text next to the progress bar: loss and its terms, rates, waiting, MFU and memory."""
     terms = [f"{name[2:]} {value:.3g}" for name, value in losses.items() if name.startswith("l_")]
     parts = [f"loss {losses['loss']:.4f}" + (f" ({', '.join(terms)})" if terms else "")]
     if "perplexity" in losses:
         parts.append(f"perplexity {losses['perplexity']:.0f}")
     parts += [
-        f"{reading[f'{name}_per_s']:.4g} {name}/s"
-        for name in ("videos", *COUNTS)
-        if f"{name}_per_s" in reading
+        f"{rates[f'{name}_per_s']:.4g} {name}/s" for name in ("videos", *COUNTS) if f"{name}_per_s" in rates
     ]
-    if reading:
-        parts.append(f"waiting {reading['data_wait']:.0%}")
-        parts += [f"MFU {reading['mfu']:.0%}"] if "mfu" in reading else []
-        parts.append(f"{reading['memory_gib']:.2f} GiB")
+    if rates:
+        parts.append(f"waiting {rates['data_wait']:.0%}")
+        parts += [f"MFU {rates['mfu']:.0%}"] if "mfu" in rates else []
+        parts.append(f"{rates['memory_gib']:.2f} GiB")
     return ", ".join(parts)

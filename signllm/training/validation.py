@@ -1,8 +1,8 @@
-"""Validation within training: when it is due, which checkpoint is the best, and what a preemption leaves out.
+"""Validation during training: when it is due, which checkpoint is the best, and what happens on preemption.
 
-A job that is asked to leave breaks validation off between two batches (all ranks) and saves at once; the
-checkpoint says ``validation_left``, and the job that resumes there validates that step first. So the log and
-the best score are those of a run that was never stopped.
+A preempted job stops a validation between two batches (all ranks) and saves at once. The checkpoint records
+``validation_left``, and the job that resumes from it validates that step first. The log and the best value
+are therefore those of a run that was never interrupted.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch.distributed as dist
 
 from signllm.errors import UsageError
 from signllm.storage import StorageError
-from signllm.training.checkpoint import TrainingState, name_of
+from signllm.training.checkpoint import TrainingState, checkpoint_name
 from signllm.training.local_ranks import StoppedEarlyError
-from signllm.training.metrics import Shown
-from signllm.training.preemption import leave_together
+from signllm.training.preemption import stop_if_preempted
+from signllm.training.training_log import TensorBoardSamples
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,77 +26,79 @@ if TYPE_CHECKING:
     from signllm.training.engine import TrainingConfig
 
 Validate = Callable[["nn.Module", int], Mapping[str, float]]
-Look = Callable[["nn.Module", int], Shown]
+"""Returns the validated values of a model at a step; all ranks call it."""
+CollectSamples = Callable[["nn.Module", int], TensorBoardSamples]
+"""Returns what TensorBoard shows of a model at a step; all ranks call it."""
 
 
 class Validation:
-    """Validates a run's steps and knows the best.
+    """Validates a run's steps and keeps track of the best one.
 
     Args:
-        validate: of the caller, given the model and the step; all ranks call it. None: never.
-        look: likewise, behind each validation: what TensorBoard shows of the model as it is then.
+        validate: returns validated values; None disables validation.
+        collect_samples: called after each validation; None collects nothing.
         config: steps between two validations, and the value whose best checkpoint is kept.
-        end: the last step.
-        scores: values of which the highest is the best; of the others it is the lowest.
+        end: the last step of the run.
+        scores: names of values that are better when higher; all others are better when lower.
 
     Attributes:
-        shown: what the last validation's look found.
+        samples: what ``collect_samples`` returned last.
         best: the best value so far: its ``name``, ``value`` and ``checkpoint``.
-        left: the step last reached is still to be validated.
+        pending: whether the step that was reached last still has to be validated.
     """
 
     def __init__(
         self,
         validate: Validate | None,
-        look: Look | None,
+        collect_samples: CollectSamples | None,
         config: TrainingConfig,
         *,
         end: int,
         scores: Collection[str] = (),
     ) -> None:
-        self.validate, self.look, self.end, self.scores = validate, look, end, scores
+        self.validate, self.collect_samples, self.end, self.scores = validate, collect_samples, end, scores
         self.every, self.keep_best = config.validate_every, config.keep_best
-        self.shown = Shown({}, {}, {})
+        self.samples = TensorBoardSamples({}, {}, {})
         self.best: dict[str, Any] | None = None
-        self.left = False
+        self.pending = False
 
     def resume(self, state: TrainingState) -> None:
-        """Go on from what a checkpoint says."""
-        self.best, self.left = state.best, state.validation_left and self.validate is not None
+        """Continue from the state of a checkpoint."""
+        self.best, self.pending = state.best, state.validation_left and self.validate is not None
 
-    def run(
+    def validate_if_due(
         self, module: nn.Module, step: int, device: torch.device, *, epoch_ends: bool = False
     ) -> Mapping[str, float]:
-        """Return rank 0's values of this step if it is due and none is asked to leave (all ranks)."""
+        """Return rank 0's values of this step; nothing if none is due or a rank was preempted (all ranks)."""
         on_the_way = epoch_ends if self.every is None else self.every and step % self.every == 0
-        due = self.left or step == self.end or on_the_way
-        if self.validate is None or not due:
+        is_due = self.pending or step == self.end or on_the_way
+        if self.validate is None or not is_due:
             return {}
-        self.left = False
+        self.pending = False
         module.eval()
         try:
-            leave_together(device)
+            stop_if_preempted(device)
             with torch.no_grad():
                 values = [dict(self.validate(module, step))]
-                if self.look is not None:
-                    self.shown = self.look(module, step)
+                if self.collect_samples is not None:
+                    self.samples = self.collect_samples(module, step)
         except StoppedEarlyError:
-            self.left = True
+            self.pending = True
             return {}
         except StorageError:
-            self.left = True
+            self.pending = True
             raise
         finally:
             module.train()
         if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.broadcast_object_list(values, src=0)  # what follows is decided from them: alike on all ranks
+            dist.broadcast_object_list(values, src=0)  # all ranks decide from the same values
         return values[0]
 
-    def expect(self, trained: Collection[str]) -> None:
-        """Refuse a ``keep_best`` that is no score and no loss: at the first step, not epochs later.
+    def check_keep_best(self, trained: Collection[str]) -> None:
+        """Refuse a ``keep_best`` that names neither a loss nor a score, at the first step already.
 
         Raises:
-            UsageError: as :meth:`improves`.
+            UsageError: as in :meth:`update_best`.
         """
         is_known = self.keep_best in trained or self.keep_best in self.scores
         if self.validate is not None and self.keep_best is not None and not is_known:
@@ -110,11 +112,11 @@ class Validation:
             remedy=f"give a loss that validations log{scores}, or None",
         )
 
-    def improves(self, values: Mapping[str, float], step: int, revision: int) -> bool:
-        """Say whether these values are the best so far; then the checkpoint of this step is to be kept.
+    def update_best(self, values: Mapping[str, float], step: int, revision: int) -> bool:
+        """Return whether these values are the best so far, so that this step's checkpoint must be kept.
 
         Raises:
-            UsageError: ``keep_best`` is none of the values.
+            UsageError: ``keep_best`` names none of the values.
         """
         name = self.keep_best
         if name is None or not values:
@@ -125,5 +127,9 @@ class Validation:
             sign = -1.0 if name in self.scores else 1.0
             if not sign * values[name] < sign * self.best["value"]:
                 return False
-        self.best = {"checkpoint": name_of(step, revision), "name": name, "value": float(values[name])}
+        self.best = {
+            "checkpoint": checkpoint_name(step, revision),
+            "name": name,
+            "value": float(values[name]),
+        }
         return True

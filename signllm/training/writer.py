@@ -1,8 +1,9 @@
-"""Checkpoints written beside training: the ranks gather, then a thread of rank 0 writes while steps go on.
+"""Checkpoints are written in the background, by a thread of rank 0, while training continues.
 
-One write at a time: the next waits for the one before, so at most one copy of what is saved lies in memory.
-The thread makes no collective. What it raises is kept until :meth:`Writer.wait` is called, in the thread that
-trains; ``failed`` tells it beforehand, so that the ranks can agree to stop soon and not at the next save.
+Only one write runs at a time: the next one waits for it, so memory holds at most one copy of what is saved.
+The thread takes part in no collective. An exception in it is kept until the training thread calls
+:meth:`BackgroundWriter.wait`. ``failed`` is set before that, so that the ranks can agree to stop at the next
+step instead of at the next save.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import time
 from collections.abc import Callable
 
 
-class Writer:
-    """Does one piece of writing at a time in a thread of its own.
+class BackgroundWriter:
+    """Runs one write at a time in a thread of its own.
 
     Attributes:
-        failed: the last piece raised; :meth:`wait` will raise it.
-        wrote_s: seconds that the last finished piece took.
+        failed: whether the last write raised; :meth:`wait` will raise the same exception.
+        wrote_s: duration of the last finished write in seconds.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,7 @@ class Writer:
         self._error: BaseException | None = None
 
     def start(self, write: Callable[[], object]) -> None:
-        """Begin ``write`` and return; the piece before must have been waited for."""
+        """Start ``write`` and return at once; :meth:`wait` must have been called for the write before."""
         assert self._thread is None, "wait() comes first"
         self._thread = threading.Thread(target=self._work, args=(write,), name="checkpoint writer")
         self._thread.start()
@@ -41,16 +42,16 @@ class Writer:
         self.wrote_s = time.perf_counter() - begun
 
     def finish(self) -> None:
-        """Wait until nothing is being written; raise nothing: another error is already on its way."""
+        """Wait for the current write; raise nothing, because another exception is already being raised."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def wait(self) -> None:
-        """Wait until nothing is being written.
+        """Wait for the current write.
 
         Raises:
-            BaseException: what the writing raised.
+            BaseException: what the write raised.
         """
         self.finish()
         error, self._error, self.failed = self._error, None, False

@@ -1,10 +1,11 @@
-"""ZeRO-3 for a small trainable part beside a big frozen one: what DeepSpeed 0.19.8 leaves to the caller.
+"""ZeRO-3 for a small trainable part and a large frozen one, where DeepSpeed 0.19.8 needs help.
 
-DeepSpeed gathers every weight map by map, forward and backward, through Python hooks on every module. Here
-only the frozen language model is worth cutting: the trainable weights stay whole on every rank (their
-moments and gradients are still cut), are gathered once per step in one collective, and their modules carry
-no hooks. So do frozen parts that belong to them (``saved_when_frozen``: an image backbone), of whose
-gathering DeepSpeed loses track when a forward pass without gradient follows training ("tracing error").
+DeepSpeed gathers every weight layer by layer, forward and backward, through Python hooks on every module.
+Here only the frozen language model is worth partitioning. The trainable weights stay gathered on every rank
+(their moments and gradients are still partitioned); they are gathered once per step in one collective, and
+their modules have no hooks. The same holds for frozen parts that belong to them (``saved_when_frozen``, for
+example an image backbone): DeepSpeed loses track of their gathering when a forward pass without gradient
+follows training ("tracing error").
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 
-def gather_frozen_blocks_at_once(model: nn.Module) -> None:
-    """Let ZeRO-3 gather a block of a frozen part (a decoder layer) in one collective, not one per linear map.
+def mark_frozen_blocks_as_leaves(model: nn.Module) -> None:
+    """Let ZeRO-3 gather a frozen block (a decoder layer) in one collective, not one per layer.
 
-    Call it before the engine is built; without ZeRO-3 it does nothing. Only frozen blocks: a trainable one
-    marked so can stop learning without a word (OpenRLHF issue 1258).
+    Call it before the engine is built; without ZeRO-3 it has no effect. Only frozen blocks are marked: a
+    trainable block that is marked can stop learning without any error (OpenRLHF issue 1258).
     """
     from deepspeed.utils import set_z3_leaf_module
 
@@ -33,34 +34,39 @@ def gather_frozen_blocks_at_once(model: nn.Module) -> None:
 
 
 def frozen_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks that are gathered at once, in the model's order."""
-    whole = kept_whole(model)
+    """Return the frozen blocks of a model, in its order."""
+    unpartitioned = unpartitioned_ids(model)
     lists = [part for part in model.modules() if isinstance(part, nn.ModuleList)]
-    return [block for part in lists if not any(id(p) in whole for p in part.parameters()) for block in part]
+    return [
+        block
+        for part in lists
+        if not any(id(p) in unpartitioned for p in part.parameters())
+        for block in part
+    ]
 
 
-def keep_trainable_whole(engine: DeepSpeedEngine) -> None:
-    """Keep the trainable part whole on every rank under ZeRO-3; without ZeRO-3 it does nothing."""
+def keep_trainable_gathered(engine: DeepSpeedEngine) -> None:
+    """Keep the trainable part gathered on every rank under ZeRO-3; without ZeRO-3 this has no effect."""
     offload = getattr(engine.optimizer, "parameter_offload", None)
     if offload is None:
         return
-    whole = list(offload.persistent_parameters)
+    gathered = list(offload.persistent_parameters)
     parameters: list[Any] = list(engine.module.parameters())
-    kept = kept_whole(engine.module)
+    ids = unpartitioned_ids(engine.module)
     for p in parameters:
-        if id(p) in kept and not p.ds_persist:
+        if id(p) in ids and not p.ds_persist:
             p.ds_persist = True
-            whole.append(p)
+            gathered.append(p)
     _remove_hooks(engine.module, [*offload.forward_hooks, *offload.backward_hooks])
-    engine.optimizer.persistent_parameters = offload.persistent_parameters = _GatheredAtOnce(whole)
-    gather_whole(engine)
+    engine.optimizer.persistent_parameters = offload.persistent_parameters = _CoalescedGather(gathered)
+    regather_parameters(engine)
 
 
 def place_buffers(model: nn.Module, device: torch.device) -> None:
     """Move the buffers of a model to the device of its rank; call it before the engine is built.
 
-    DeepSpeed 0.19.8 moves every parameter, but no buffer of a model of which a part was cut as it was loaded:
-    a codebook or the mean of the pixels would stay on the CPU.
+    If a part of a model was partitioned while it was loaded, DeepSpeed 0.19.8 moves every parameter but no
+    buffer: a codebook or the mean of the pixels would stay on the CPU.
     """
     for part in model.modules():
         for name, buffer in part._buffers.items():
@@ -68,20 +74,22 @@ def place_buffers(model: nn.Module, device: torch.device) -> None:
                 part._buffers[name] = buffer.to(device)
 
 
-def cast_beside_cut_parts(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the parameters of a model of which a part was cut as it was loaded; call it before the engine.
+def cast_unpartitioned_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the parameters that are not partitioned yet; call it before the engine is built.
 
-    DeepSpeed 0.19.8 casts a model as a whole or, if any part of it is cut already, not at all.
+    DeepSpeed 0.19.8 casts all parameters of a model, or none if a part of it was partitioned while it was
+    loaded.
     """
     for p in model.parameters():
         if not hasattr(p, "ds_id") and p.is_floating_point():
             p.data = p.data.to(dtype)
 
 
-def keep_no_inputs_of_frozen_maps(engine: DeepSpeedEngine) -> None:
-    """Let a frozen linear map that ZeRO-3 cuts keep nothing for its backward pass; call it once, afterwards.
+def drop_inputs_of_frozen_linears(engine: DeepSpeedEngine) -> None:
+    """Let partitioned frozen linear layers keep no inputs for the backward pass.
 
-    DeepSpeed's own keeps the input too, which only the gradient of the weight needs; torch alone does not.
+    DeepSpeed's own linear function keeps the input, which only the gradient of the weight needs; torch's does
+    not.
     """
     if getattr(engine.optimizer, "parameter_offload", None) is None:
         return
@@ -97,7 +105,7 @@ def _frozen_forward(linear: nn.Linear, x: Tensor) -> Tensor:
 
 
 class _FrozenLinear(torch.autograd.Function):
-    """x W' + b with a gradient for x alone; W is the parameter itself, which ZeRO-3 gathers in time."""
+    """x W' + b with a gradient for x only; W is the parameter that ZeRO-3 gathers when needed."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -110,36 +118,38 @@ class _FrozenLinear(torch.autograd.Function):
         from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
         weight = ctx.weight
-        is_cut = weight.ds_status is ZeroParamStatus.NOT_AVAILABLE  # again, by a forward pass recomputed
-        if is_cut:
+        is_partitioned = (
+            weight.ds_status is ZeroParamStatus.NOT_AVAILABLE
+        )  # if the forward pass was recomputed
+        if is_partitioned:
             weight.all_gather()
         try:
             return gradients[0].matmul(weight), None, None
         finally:
-            if is_cut:
+            if is_partitioned:
                 weight.partition()
 
 
-def gather_whole(engine: DeepSpeedEngine) -> None:
-    """Make whole again what :func:`keep_trainable_whole` keeps so, after weights were put in."""
-    whole = getattr(engine.optimizer, "persistent_parameters", None)
-    if isinstance(whole, _GatheredAtOnce):
-        whole.all_gather()
+def regather_parameters(engine: DeepSpeedEngine) -> None:
+    """Gather again what :func:`keep_trainable_gathered` keeps gathered, after weights were loaded."""
+    persistent = getattr(engine.optimizer, "persistent_parameters", None)
+    if isinstance(persistent, _CoalescedGather):
+        persistent.all_gather()
 
 
-def gather_when_called(model: nn.Module, settings: Mapping[str, Any]) -> None:
-    """Let a frozen model that was partitioned as it was loaded gather its weights block by block.
+def install_gather_hooks(model: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Let a frozen model that was partitioned while loading gather its weights block by block.
 
-    For evaluation, where there is no engine: all ranks then call it equally often.
+    For evaluation, where there is no engine; all ranks must then call the model equally often.
     """
     import deepspeed
 
-    gather_frozen_blocks_at_once(model)
+    mark_frozen_blocks_as_leaves(model)
     deepspeed.initialize(model=model, config=dict(settings))
 
 
-def kept_whole(model: nn.Module) -> set[int]:
-    """Return the ids of the parameters that are trainable, or frozen in a part that is saved all the same."""
+def unpartitioned_ids(model: nn.Module) -> set[int]:
+    """Return the ids of parameters that stay gathered: trainable ones, and frozen ones that are saved."""
     saved = [part for part in model.modules() if getattr(part, "saved_when_frozen", False)]
     return {id(p) for p in model.parameters() if p.requires_grad} | {
         id(p) for part in saved for p in part.parameters()
@@ -147,7 +157,7 @@ def kept_whole(model: nn.Module) -> set[int]:
 
 
 def _remove_hooks(module: nn.Module, handles: Sequence[Any]) -> None:
-    """Remove DeepSpeed's hooks from the modules below the root in which every parameter is kept whole."""
+    """Remove DeepSpeed's hooks from the modules below the root whose parameters all stay gathered."""
     removable = {handle.id: handle for handle in handles}
     for part in module.modules():
         parameters: list[Any] = list(part.parameters())
@@ -158,8 +168,8 @@ def _remove_hooks(module: nn.Module, handles: Sequence[Any]) -> None:
                 removable[key].remove()
 
 
-class _GatheredAtOnce:
-    """Stands where DeepSpeed lists whole parameters; after a step it calls ``list[0].all_gather(list)``."""
+class _CoalescedGather:
+    """Replaces DeepSpeed's list of persistent parameters, on which it calls ``list[0].all_gather(list)``."""
 
     def __init__(self, parameters: Sequence[Any]) -> None:
         self.parameters = list(parameters)
@@ -167,14 +177,14 @@ class _GatheredAtOnce:
     def __len__(self) -> int:
         return len(self.parameters)
 
-    def __getitem__(self, place: int) -> _GatheredAtOnce:
+    def __getitem__(self, place: int) -> _CoalescedGather:
         return self
 
     def all_gather(self, parameters: object = None) -> None:
-        """Gather in one collective what the step has changed; DeepSpeed's own does one per parameter.
+        """Gather what the step has changed in one collective; DeepSpeed itself uses one per parameter.
 
         Under hpZ a copy within the node (``ds_secondary_tensor``) would be gathered instead: DeepSpeed 0.19.8
-        drops it only after this call, so every step would begin with the weights of the step before.
+        drops it only after this call, so every step would start with the weights of the step before.
         """
         from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
@@ -185,12 +195,12 @@ class _GatheredAtOnce:
             changed[0].all_gather_coalesced(changed).wait()
 
 
-def forget_gradients(engine: DeepSpeedEngine) -> None:
-    """Clear what ZeRO-3 keeps of the last step's gradients; call it before the first backward of a step.
+def clear_partitioned_gradients(engine: DeepSpeedEngine) -> None:
+    """Clear the gradients that ZeRO-3 keeps from the last step; call it once at the start of a step.
 
-    A parameter without a gradient in this step (a branch not taken) would otherwise be moved by its
-    gradient of the last step: DeepSpeed 0.19.8 overwrites that buffer only for parameters that got one.
-    Stages 0 to 2 do it right.
+    A parameter without a gradient in this step (a branch that was not taken) would otherwise be updated with
+    its gradient of the last step: DeepSpeed 0.19.8 overwrites that buffer only for parameters that got one.
+    Stages 0 to 2 do not have this defect.
     """
     partitions = getattr(engine.optimizer, "grad_partitions_flat_buffer", None)
     if partitions is not None:

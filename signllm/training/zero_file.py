@@ -1,8 +1,8 @@
-"""A run's ZeRO file: read, checked, and completed with what the recipe decides.
+"""A run's ZeRO file: read, checked, and completed with the settings that the recipe decides.
 
-The files in ``ds_configs/`` say how memory is divided and how big the buckets are. Batch sizes, clipping,
-precision, optimizer and schedule belong to :class:`signllm.training.engine.TrainingConfig`: a file of one's
-own that says otherwise is refused, because a reader of either would be misled.
+The files in ``ds_configs/`` decide how memory is divided and how large the communication buckets are. Batch
+sizes, clipping, precision, optimizer and schedule belong to :class:`signllm.training.engine.TrainingConfig`.
+A file that sets them to other values is refused, because a reader of either would be misled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from signllm.errors import UsageError
 from signllm.package_files import find_package_file
 
-OF_THE_RECIPE = {
+RECIPE_SETTINGS = {
     "train_batch_size": "--training.batch-size",
     "train_micro_batch_size_per_gpu": "--training.batch-size",
     "gradient_accumulation_steps": "--training.accumulation",
@@ -26,37 +26,44 @@ OF_THE_RECIPE = {
     "zero_allow_untested_optimizer": None,
     "zero_force_ds_cpu_optimizer": None,
 }
-"""Settings of DeepSpeed that do not belong into a file, and the option that sets them."""
+"""DeepSpeed settings that do not belong into a ZeRO file, and the option that sets each."""
 
 
 def read_zero_file(name: str, *, world: int) -> tuple[dict[str, Any], Path]:
-    """Read a shipped file by its name or any file by its path; return its settings and where it is.
+    """Read a shipped ZeRO file by its name, or any file by its path; return its settings and its path.
+
+    Args:
+        name: name of a shipped file, or a path.
+        world: number of ranks.
 
     Raises:
-        UsageError: there is no such file, it is no JSON, names no ZeRO stage, holds "auto" where DeepSpeed
-            knows none, an optimizer or schedule, or what this number of ranks or a CPU cannot do.
+        UsageError: the file does not exist, is not JSON, names no ZeRO stage, uses "auto" where DeepSpeed
+            does not support it, contains an optimizer or a schedule, or asks for what this number of ranks or
+            a CPU cannot do.
     """
     path = find_package_file("ds_configs", name, ".json")
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"this is no JSON: {error}", where=path, remedy="correct the file") from None
+        raise UsageError(f"this file is not JSON: {error}", where=path, remedy="correct the file") from None
     zero = settings.get("zero_optimization", {}) if isinstance(settings, dict) else {}
     if not isinstance(zero, dict) or zero.get("stage") not in (0, 1, 2, 3):
         raise UsageError(
-            "no ZeRO stage is named", where=path, remedy='give "zero_optimization": {"stage": 0, 1, 2 or 3}'
+            "the file names no ZeRO stage",
+            where=path,
+            remedy='give "zero_optimization": {"stage": 0, 1, 2 or 3}',
         )
     for key in ("optimizer", "scheduler"):
         if key in settings:
             raise UsageError(
-                f"this file has a section {key!r}, which the recipe decides",
+                f"this file has a section {key!r}, but the recipe decides these settings",
                 where=path,
-                remedy="take it out; the options are --training.learning-rate, .schedule and their like",
+                remedy="remove it and use options such as --training.learning-rate and --training.schedule",
             )
-    unknown = [key for key in _automatic(settings) if key not in OF_THE_RECIPE]
+    unknown = [key for key in _auto_keys(settings) if key not in RECIPE_SETTINGS]
     if unknown:
         raise UsageError(
-            f'{unknown[0]} is "auto", which is a word of another trainer', where=path, remedy="give a value"
+            f'{unknown[0]} is "auto", which only other trainers replace', where=path, remedy="give a value"
         )
     _require_possible(zero, path, world)
     return settings, path
@@ -72,9 +79,9 @@ def _require_possible(zero: Mapping[str, Any], path: Path, world: int) -> None:
         )
     if not zero.get("compute_grad_norm", True):
         raise UsageError(
-            "compute_grad_norm is false, but the norm tells whether a step may be taken",
+            "compute_grad_norm is false, but the norm decides whether a step is valid",
             where=path,
-            remedy="take it out of the file",
+            remedy="remove it from the file",
         )
     on_cpu = os.environ.get("DS_ACCELERATOR") == "cpu"
     if on_cpu and zero["stage"] in (1, 2) and not zero.get("contiguous_gradients", True):
@@ -85,29 +92,31 @@ def _require_possible(zero: Mapping[str, Any], path: Path, world: int) -> None:
         )
 
 
-def complete(settings: dict[str, Any], given: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Write the recipe's values into a file's settings: one for each key of ``OF_THE_RECIPE``.
+def fill_in_recipe_settings(
+    settings: dict[str, Any], values: Mapping[str, Any], path: Path
+) -> dict[str, Any]:
+    """Write the recipe's values into a file's settings, one for each key of ``RECIPE_SETTINGS``.
 
     Raises:
-        UsageError: the file says otherwise.
+        UsageError: the file sets one of them to another value.
     """
-    for key, option in OF_THE_RECIPE.items():
+    for key, option in RECIPE_SETTINGS.items():
         section, _, name = key.rpartition(".")
         place = settings.setdefault(section, {}) if section else settings
-        found = place.get(name, "auto")
-        if found not in ("auto", given[key]):
+        value = place.get(name, "auto")
+        if value not in ("auto", values[key]):
             raise UsageError(
-                f"{key} is {json.dumps(found)} in this file, and {json.dumps(given[key])} by the recipe",
+                f"{key} is {json.dumps(value)} in this file, and {json.dumps(values[key])} by the recipe",
                 where=path,
-                remedy="take it out of the file" + (f"; {option} sets it" if option else ""),
+                remedy="remove it from the file" + (f"; {option} sets it" if option else ""),
             )
-        place[name] = given[key]
+        place[name] = values[key]
     return settings
 
 
-def _automatic(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _auto_keys(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in settings.items():
         if isinstance(value, dict):
-            yield from _automatic(value, f"{prefix}{key}.")
+            yield from _auto_keys(value, f"{prefix}{key}.")
         elif value == "auto":
             yield f"{prefix}{key}"

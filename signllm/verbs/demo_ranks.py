@@ -13,7 +13,7 @@ from pathlib import Path
 
 from signllm.cli import main
 from signllm.demo.stage_record import StageRecord
-from signllm.training.local_ranks import begin_rank, end_process, is_first_rank, leave_ranks
+from signllm.training.local_ranks import end_process, is_first_rank, leave_process_group, prepare_rank
 from signllm.verbs import run
 
 
@@ -35,10 +35,10 @@ def run_stages(arguments: list[str]) -> None:
 
 def run_process() -> None:
     """Run the stages of the command line and end this process with the exit code."""
-    begin_rank()
+    prepare_rank()
     code = main(sys.argv[1:], run_stages)
     if code == 0:
-        leave_ranks()
+        leave_process_group()
     end_process(code)
 
 

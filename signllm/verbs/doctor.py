@@ -35,7 +35,7 @@ def _doctor(arguments: list[str]) -> Job:
 def _record(found: "list[Finding]") -> dict[str, dict[str, Any]]:
     record: dict[str, dict[str, Any]] = {}
     for finding in found:
-        told = {"state": finding.state, "told": finding.told, "remedy": finding.remedy}
+        told = {"state": finding.state, "told": finding.description, "remedy": finding.remedy}
         record.setdefault(finding.group, {})[finding.name] = {**told, **finding.facts}
     return record
 

@@ -40,13 +40,13 @@ def status_verb(arguments: list[str]) -> Job:
         if follow:
             _follow(logs, wanted, every=every, look_every_s=look_every_s, json=json)
             return
-        from signllm.cluster.status import job_statuses, told
+        from signllm.cluster.status import format_status, job_statuses
 
         found = job_statuses(logs, wanted, every=every)
         if json:
             print(json_format.dumps(to_plain(found), indent=2))
         else:
-            print("\n".join(map(told, found)))
+            print("\n".join(map(format_status, found)))
 
     if "--" in arguments:
         raise UsageError(
@@ -59,14 +59,14 @@ def status_verb(arguments: list[str]) -> Job:
 
 def _follow(logs: Path, wanted: Sequence[str], *, every: bool, look_every_s: float, json: bool) -> None:
     """Tell how the jobs are, then what changes about them, until all have ended."""
-    from signllm.cluster.status import JobStatus, changes, job_statuses, told
+    from signllm.cluster.status import JobStatus, changed_statuses, format_status, job_statuses
 
     before: list[JobStatus] = []
     try:
         while True:
             now = job_statuses(logs, wanted, every=every)
-            for status in changes(before, now):
-                print(json_format.dumps(to_plain(status)) if json else told(status), flush=True)
+            for status in changed_statuses(before, now):
+                print(json_format.dumps(to_plain(status)) if json else format_status(status), flush=True)
             if all(status.has_ended for status in now):
                 return
             wanted = wanted or [status.id for status in now]

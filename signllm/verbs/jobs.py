@@ -65,11 +65,11 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
             logs: folder for the job's files and its ranks' output; on a file system that all nodes see.
             profile: fields of the profile, each can be changed.
         """
-        from signllm.cluster.dry_run import check_batch, told
+        from signllm.cluster.dry_run import check_batch, describe_job
 
         for given in checked:
             check_batch(given, profile)
-        plan = told(verb[0], checked[0], profile, jobs=len(commands)) if dry_run else ""
+        plan = describe_job(verb[0], checked[0], profile, jobs=len(commands)) if dry_run else ""
         if verb[0] == "shard":
             count = _shard_count(array, profile.nodes)
             _launch_shard(verb[1:], profile, count, dry_run=dry_run, run=run, logs=logs)
@@ -109,32 +109,32 @@ def _launch_verbs(
 ) -> None:
     """Submit one job, or those of a sweep as one array; without a scheduler run them here."""
     from signllm.cluster import launch
-    from signllm.cluster.output import run_here
+    from signllm.cluster.local_jobs import run_local_jobs
     from signllm.cluster.snapshot import planned_snapshot, take_snapshot
-    from signllm.cluster.status import refuse_busy
+    from signllm.cluster.status import refuse_busy_run_folders
 
     if dry_run:
         if len(commands) > 1:
             print("\n".join(f"# signllm {shlex.join(words)}" for words in commands))
         planned = planned_snapshot(logs / "code")
         before: list[str] = []
-        for number, part in enumerate(launch.arrays(commands)):
+        for number, part in enumerate(launch.split_into_arrays(commands)):
             print(launch.sbatch_text(profile, part[0], logs, jobs=len(part), after=before, code=planned))
             before = [f"ARRAY{number}"] if profile.array_parallelism else []
         for line in launch.environment_lines(profile, commands[0], logs):
             print(f"# {line}")
         return
-    launch.check(profile, commands)
-    refuse_busy(commands, logs, profile)
+    launch.check_submission(profile, commands)
+    refuse_busy_run_folders(commands, logs, profile)
     code = take_snapshot(logs / "code")
     if profile.executor == "local":
         start = functools.partial(_start_here, profile, run=run, logs=logs, code=code)
-        run_here(
+        run_local_jobs(
             [functools.partial(start, words) for words in commands], at_once=profile.array_parallelism or 1
         )
         return
     jobs = launch.launch_array(profile, commands, run=run, logs=logs, code=code)
-    for line in launch.told(profile, jobs, commands, logs, code):
+    for line in launch.describe_submission(profile, jobs, commands, logs, code):
         print(line)
 
 
@@ -142,7 +142,11 @@ def _start_here(profile: "Profile", words: Sequence[str], *, run: Run, logs: Pat
     from signllm.cluster import launch
 
     job = launch.launch(profile, words, run=run, logs=logs, code=code)
-    print("\n".join(launch.told(profile, [job], [words], logs, code)), file=sys.stderr, flush=True)
+    print(
+        "\n".join(launch.describe_submission(profile, [job], [words], logs, code)),
+        file=sys.stderr,
+        flush=True,
+    )
     return job
 
 
@@ -165,7 +169,7 @@ def _launch_shard(
         print(shard_jobs.dry_run(profile, jobs, logs, planned_snapshot(logs / "code")))
         return
     print(f"{len(parts)} of {count} slices are to be written", flush=True)
-    launch.check(profile, [*jobs.slices, jobs.merge])
+    launch.check_submission(profile, [*jobs.slices, jobs.merge])
     code = take_snapshot(logs / "code")
     if profile.executor == "local":
         shard_jobs.run_slices(profile, jobs, run=run, logs=logs, code=code)

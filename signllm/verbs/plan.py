@@ -45,10 +45,10 @@ def _plan(arguments: list[str]) -> Job:
             machine: where, and which shares of its rates are reached.
             config: settings of the recipe, each can be changed, as for finetune.
         """
-        from signllm.cluster.planning import Asked, answer, readme_table
+        from signllm.cluster.planning import PlanRequest, make_plan, readme_table
 
         described: Any = machine
-        asked = Asked(
+        asked = PlanRequest(
             recipe=name,
             default=recipe.finetune,
             config=config,
@@ -61,7 +61,7 @@ def _plan(arguments: list[str]) -> Job:
         if table:
             print("\n".join(readme_table(asked, described.machine())))
             return
-        found = answer(asked, described.machine())
+        found = make_plan(asked, described.machine())
         if json:
             print(json_format.dumps(found.record(), indent=2))
         else:

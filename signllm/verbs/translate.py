@@ -134,9 +134,9 @@ def _work(
     """
     from signllm.evaluation.video_input import collect_video_inputs
     from signllm.progress import progress
-    from signllm.stages.agreement import once
+    from signllm.stages.agreement import run_on_rank_zero
 
-    videos = once(lambda: collect_video_inputs(names, sys.stdin.buffer.read, fps), ranks)
+    videos = run_on_rank_zero(lambda: collect_video_inputs(names, sys.stdin.buffer.read, fps), ranks)
     translator = load()
     speaks = ranks.rank == 0
     bar_shows = speaks and len(videos) > 1 and (out is not None or not sys.stdout.isatty())
@@ -174,11 +174,11 @@ def _translator(
 ) -> "Translator":
     """Load the run (all ranks)."""
     from signllm.evaluation.translate import load
-    from signllm.stages.agreement import together
+    from signllm.stages.agreement import fail_on_all_ranks
 
     if deepspeed is not None:  # the ranks load its parts in step, and find the same mistakes
         return load(run, llm=llm, device=None if device in ("cpu", "cuda") else device, deepspeed=deepspeed)
-    with together(ranks):
+    with fail_on_all_ranks(ranks):
         return load(run, llm=llm, device=device if device not in (None, "cuda") else ranks.device)
 
 

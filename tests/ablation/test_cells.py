@@ -25,8 +25,8 @@ from signllm.errors import UsageError
 from signllm.evaluation.export import export
 from signllm.evaluation.translate import load
 from signllm.inspection.encoded_split import load_or_encode_split
-from signllm.stages import composed as composed_run
-from signllm.stages.composed import encoder_and_words
+from signllm.stages import initial_run as composed_run
+from signllm.stages.initial_run import load_encoder_and_words
 from signllm.training.checkpoint import load_weights
 from signllm.training.engine import start_distributed
 from signllm.verbs import ablate as verb
@@ -37,14 +37,14 @@ NAMES = ("full", "no_vq", "characters", "bpe", "no_pretraining")
 
 
 @pytest.fixture(scope="module")
-def study(composed: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+def study(initial_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     recipe = Recipe(
-        pretrain=path.PRETRAIN, compose=path.COMPOSE, finetune=path.finetune_config(composed / "llm")
+        pretrain=path.PRETRAIN, compose=path.COMPOSE, finetune=path.finetune_config(initial_run / "llm")
     )
     study = Study(
         out=tmp_path_factory.mktemp("ablations"),
         recipe=recipe,
-        shards=str(composed / "shards"),
+        shards=str(initial_run / "shards"),
         split="dev",
         inputs=AblationInputs(),
     )
@@ -95,12 +95,12 @@ def test_without_vq_features_of_an_encoder_that_was_trained_further_are_rejected
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = cell_folders(study, "no_vq", 0)
-    weights, _ = encoder_and_words(where.pretrain, where.words)
+    weights, _ = load_encoder_and_words(where.pretrain, where.words)
     monkeypatch.setattr(composed_run, "load_weights", lambda *_, **__: weights)
-    encoder_and_words(where.pretrain, where.words)
+    load_encoder_and_words(where.pretrain, where.words)
     weights["encoder.second.weight"] += 1e-3
     with pytest.raises(UsageError, match="does not fit"):
-        encoder_and_words(where.pretrain, where.words)
+        load_encoder_and_words(where.pretrain, where.words)
 
 
 def test_without_vq_there_are_no_characters_to_inspect(study: Study) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from signllm.ablation.table import read_ablation_table
 from signllm.cluster.launch import launch_array
 from signllm.cluster.profile import Profile
-from signllm.training.metrics import read_log
+from signllm.training.training_log import read_log
 from tests.cluster.slurm import Slurm
 from tests.cluster.training import ablate_on_rank
 

@@ -107,9 +107,9 @@ def test_ranks_of_a_launcher_save_and_leave_when_it_is_asked(
     command = [*TINY, *pretrain(composed, run)]
     # `--ranks` starts `-m signllm`, which does not know the recipe: the launcher is the same.
     code = (
-        "import sys; from signllm.training import local_ranks as l; message_of = l.message_of\n"
+        "import sys; from signllm.training import local_ranks as l; describe_error = l.describe_error\n"
         "try: l._launch(sys.argv[1:], 2)\n"
-        "except Exception as e: print(*message_of(e), file=sys.stderr); sys.exit(message_of(e)[1])"
+        "except Exception as e: print(*describe_error(e), file=sys.stderr); sys.exit(describe_error(e)[1])"
     )
     launcher = subprocess.Popen(
         [sys.executable, "-c", code, *command], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True

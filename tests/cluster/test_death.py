@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from signllm.cluster.job_logs import NEXT_ATTEMPT, job_memory_folder, read_logs
-from signllm.cluster.launch import launch, wait
+from signllm.cluster.launch import launch, wait_for_job
 from signllm.cluster.status import job_statuses
 from signllm.errors import RunFailedError
 from signllm.training.rank_memory import RankMemory
@@ -50,14 +50,14 @@ def expect_killed(text: str, how: str) -> None:
     )
     assert " GB" in text
     assert "closed by peer" not in text
-    assert "fault of ours" not in text
+    assert "internal error of signllm" not in text
 
 
 @pytest.mark.parametrize(("kind", "rank"), [("kill", 0), ("raise", 1)])
 def test_a_death_here_ends_the_job(kind: str, rank: int, tmp_path: Path) -> None:
     job = launch(HERE, [str(tmp_path / "run"), kind, str(rank)], run=die_on_rank, logs=tmp_path / "logs")
     with pytest.raises(RunFailedError) as failed:
-        wait(job)
+        wait_for_job(job)
     if kind == "kill":
         expect_killed(str(failed.value), "most likely by signal 9")
         assert "remedy" in str(failed.value)
@@ -79,7 +79,7 @@ def test_a_job_of_which_nothing_is_left_names_its_memory(tmp_path: Path) -> None
     alone = replace(HERE, tasks_per_node=1)
     job = launch(alone, ["score"], run=run, logs=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(RunFailedError) as failed:
-        wait(job)
+        wait_for_job(job)
     expect_killed(str(failed.value), "most likely by signal 9")
     [status] = job_statuses(tmp_path)
     assert status.state == "GONE"

@@ -11,10 +11,10 @@ import pytest
 from submitit import LocalJob
 
 from signllm import cli
-from signllm.cluster.launch import _local_parameters, job_name, launch, sbatch_text, wait
-from signllm.cluster.output import run_here
+from signllm.cluster.launch import _local_parameters, job_name, launch, sbatch_text, wait_for_job
+from signllm.cluster.local_jobs import run_local_jobs
 from signllm.cluster.profile import Profile, load_profile
-from signllm.cluster.rank import port_of, rank_environment
+from signllm.cluster.rank import rank_environment, rendezvous_port
 from signllm.cluster.site_environment import RANK_VARIABLES
 from signllm.errors import RunFailedError, UsageError
 
@@ -130,7 +130,7 @@ def test_a_rank_takes_its_place_from_slurm(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_jobs_that_share_a_node_meet_at_ports_of_their_own() -> None:
-    ports = [port_of(str(job)) for job in range(99_000, 99_000 + 10_000)]
+    ports = [rendezvous_port(str(job)) for job in range(99_000, 99_000 + 10_000)]
     assert len(set(ports)) == len(ports)
     assert min(ports) >= 20_000
     assert max(ports) < 32_768, "Linux gives those above to anybody"
@@ -195,7 +195,7 @@ def test_a_local_job_runs_on_two_ranks_that_meet(tmp_path: Path) -> None:
         print(*arguments, os.environ["RANK"], int(total), os.environ["SIGNLLM_TEST"])
         dist.destroy_process_group()
 
-    assert wait(_job(run, ["a", "verb"], tmp_path)) == "a verb 0 2 set here\n"
+    assert wait_for_job(_job(run, ["a", "verb"], tmp_path)) == "a verb 0 2 set here\n"
 
 
 def test_a_verb_runs_as_a_local_job_of_the_command_line(
@@ -236,7 +236,7 @@ def test_what_rank_0_says_is_shown_while_it_runs(tmp_path: Path, capsys: pytest.
         raise RunFailedError("the loss is no number\n  remedy: a lower learning rate")
 
     with pytest.raises(RunFailedError, match="a lower learning rate"):
-        run_here([lambda: _job(run, ["x"], tmp_path)], at_once=1)
+        run_local_jobs([lambda: _job(run, ["x"], tmp_path)], at_once=1)
     out, err = capsys.readouterr()
     assert out == "a result of rank 0\n"
     assert err == "".join(f"pretrain: {step}/3 steps\n" for step in range(3))
@@ -252,7 +252,7 @@ def test_a_preempted_job_is_queued_again(tmp_path: Path) -> None:
             raise StoppedEarlyError("saved after step 3")
         print("continued")
 
-    assert wait(_job(run, [str(tmp_path)], tmp_path / "logs")) == "continued\n"
+    assert wait_for_job(_job(run, [str(tmp_path)], tmp_path / "logs")) == "continued\n"
 
 
 @pytest.mark.parametrize(
@@ -265,4 +265,4 @@ def test_a_failing_rank_is_told(kind: type[Exception], told: str, tmp_path: Path
 
     expected = UsageError if kind is UsageError else RunFailedError
     with pytest.raises(expected, match=told):
-        wait(_job(run, ["x"], tmp_path))
+        wait_for_job(_job(run, ["x"], tmp_path))

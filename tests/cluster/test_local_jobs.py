@@ -24,16 +24,16 @@ CODE = """
 import sys
 from pathlib import Path
 from signllm.cluster.launch import launch
-from signllm.cluster.output import run_here
-from signllm.training.local_ranks import message_of
+from signllm.cluster.local_jobs import run_local_jobs
+from signllm.training.local_ranks import describe_error
 from tests.cluster.test_preemption import HERE
 from tests.cluster.training import verb_on_rank
 logs, *words = sys.argv[1:]
 try:
-    run_here([lambda: launch(HERE, ["", logs, *words], run=verb_on_rank, logs=Path(logs))], at_once=1)
+    run_local_jobs([lambda: launch(HERE, ["", logs, *words], run=verb_on_rank, logs=Path(logs))], at_once=1)
 except (Exception, KeyboardInterrupt) as error:
-    print(message_of(error)[0], file=sys.stderr)
-    sys.exit(message_of(error)[1])
+    print(describe_error(error)[0], file=sys.stderr)
+    sys.exit(describe_error(error)[1])
 """
 
 

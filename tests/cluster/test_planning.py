@@ -17,15 +17,15 @@ import torch
 from torch import nn
 
 from signllm import cli, verbs
-from signllm.cluster.command_line import launch_words, told
+from signllm.cluster.command_line import format_command, launch_arguments
 from signllm.cluster.gpus import find_gpu
 from signllm.cluster.known_models import KNOWN
-from signllm.cluster.outline import no_words, sign_llm_parts
-from signllm.cluster.planning import PARTS, Answer, Asked, answer
-from signllm.cluster.roofline import Machine, seconds_of
-from signllm.cluster.shapes import IDLE, META, rehearse
-from signllm.cluster.stand_in import Work, stand_in, step
-from signllm.cluster.ways import WAYS, Project, Way, open_project, planned
+from signllm.cluster.meta_model import PassSize, build_meta_model, simulate_step
+from signllm.cluster.model_tensors import no_words, sign_llm_parts
+from signllm.cluster.planning import PARTS, PlanRequest, PlanResult, make_plan
+from signllm.cluster.roofline import Machine, pass_seconds
+from signllm.cluster.setups import SETUPS, Project, Setup, open_project, plan_setup
+from signllm.cluster.simulation import EMPTY_PASS, META, simulate_pass
 from signllm.command import get_job_options
 from signllm.config import FinetuneConfig
 from signllm.models.language_model import LanguageModelConfig
@@ -63,8 +63,8 @@ def test_any_family_is_rehearsed_forward_and_backward(family: str, tmp_path: Pat
     kept, recomputed = (
         stand_in_of(replace(config, sign_llm=with_checkpointing(config, on))) for on in (False, True)
     )
-    work = Work(videos=2, frames=29, text_tokens=8)
-    one, other = (step(model, work, size=32, video=False) for model in (kept, recomputed))
+    work = PassSize(videos=2, frames=29, text_tokens=8)
+    one, other = (simulate_step(model, work, size=32, video=False) for model in (kept, recomputed))
     assert one.before_bytes > other.before_bytes
     assert other.operations.sum() > one.operations.sum() > 0
     assert all(p.grad is None for p in kept.parameters())
@@ -79,7 +79,7 @@ def stand_in_of(config: FinetuneConfig) -> Any:
     missing: list[str] = []
     found = sign_llm_parts(config, None, missing)
     assert [line.partition(":")[0] for line in missing] == ["offsets of composed words"]
-    return stand_in(dict(found.items()), config, no_words(12))
+    return build_meta_model(dict(found.items()), config, no_words(12))
 
 
 def test_what_is_kept_between_forward_and_backward_is_what_autograd_saves() -> None:
@@ -89,7 +89,7 @@ def test_what_is_kept_between_forward_and_backward_is_what_autograd_saves() -> N
     def run() -> torch.Tensor:
         return model(torch.empty(4, 8, device=META)).sum()
 
-    found = rehearse(model, run)
+    found = simulate_pass(model, run)
     batch, hidden, loss = 4 * 8 * 4, 4 * 16 * 4, 4 * 4
     assert batch + hidden + loss <= found.before_bytes <= batch + 3 * hidden + 3 * loss
     assert found.operations.sum() == 2 * 4 * (8 * 16 + 16) + 2 * 4 * (8 * 16 + 2 * 16)
@@ -99,16 +99,16 @@ def test_operations_are_those_that_the_model_counts_itself(llm: Path) -> None:
     config = config_of(llm)
     model = stand_in_of(config)
     counted: list[float] = []
-    work = Work(videos=2, frames=29, text_tokens=8)
+    work = PassSize(videos=2, frames=29, text_tokens=8)
 
     def run() -> torch.Tensor:
-        from signllm.cluster.stand_in import batch_of
+        from signllm.cluster.meta_model import batch_of
 
         shares = model(batch_of(work, size=32, video=True))
         counted.append(float(shares["count/operations"]))
         return shares["loss"]
 
-    found = rehearse(model, run)
+    found = simulate_pass(model, run)
     assert found.operations.sum() == pytest.approx(counted[0], rel=0.1)
 
 
@@ -133,11 +133,11 @@ def test_known_models_have_their_published_size(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def answered(llm: Path) -> Answer:
+def answered(llm: Path) -> PlanResult:
     recipe = phoenix2014t()
     config = config_of(llm)
     assert config.sign_llm.vq_sign is not None
-    asked = Asked(
+    asked = PlanRequest(
         recipe="phoenix2014t",
         default=recipe.finetune,
         config=config,
@@ -146,37 +146,37 @@ def answered(llm: Path) -> Answer:
         frames=29,
         text_tokens=8,
     )
-    return answer(asked, Machine(gpu=find_gpu("h100"), gpus=2))
+    return make_plan(asked, Machine(gpu=find_gpu("h100"), gpus=2))
 
 
-def test_all_ways_hold_what_they_should(answered: Answer) -> None:
+def test_all_ways_hold_what_they_should(answered: PlanResult) -> None:
     found = {one.way: one for one in answered.ways}
-    assert tuple(found) == WAYS
+    assert tuple(found) == SETUPS
     for one in found.values():
         assert one.fits
         assert one.seconds is not None
         assert 0 < one.memory.peak <= sum(getattr(one.memory, name) for name in PARTS)
         assert one.config.training.videos_per_forward == 8
     plain, cut, offload = (
-        found[Way(deepspeed=name, checkpointing=False)] for name in ("zero2", "zero3", "zero3_offload")
+        found[Setup(deepspeed=name, checkpointing=False)] for name in ("zero2", "zero3", "zero3_offload")
     )
-    packed = found[Way(deepspeed="zero2", checkpointing=False, bits=4)]
+    packed = found[Setup(deepspeed="zero2", checkpointing=False, bits=4)]
     assert cut.sent_bytes > 0 < plain.sent_bytes
     assert packed.memory.weights < plain.memory.weights
     assert offload.memory.host > 0 == cut.memory.host
     assert offload.memory.weights < cut.memory.weights
-    assert found[Way(deepspeed="zero0", checkpointing=False)].config.training.precision == "fp32"
+    assert found[Setup(deepspeed="zero0", checkpointing=False)].config.training.precision == "fp32"
     assert packed.config.sign_llm.language_model.quantize == "4bit"
     assert answered.best is not None
     assert answered.best.seconds.total == min(one.seconds.total for one in answered.ways if one.fits)
 
 
-def test_a_small_gpu_takes_more_forward_passes_of_the_same_batch(answered: Answer) -> None:
-    way, machine = Way(deepspeed="zero2", checkpointing=False), answered.machine
+def test_a_small_gpu_takes_more_forward_passes_of_the_same_batch(answered: PlanResult) -> None:
+    way, machine = Setup(deepspeed="zero2", checkpointing=False), answered.machine
     at_once = next(one for one in answered.ways if one.way == way)
     gpu = replace(machine.gpu, memory_gib=at_once.memory.peak / 2**30)  # a tenth of which stays free
     project = answered.project
-    parted = planned(project, replace(machine, gpu=gpu), way)
+    parted = plan_setup(project, replace(machine, gpu=gpu), way)
     assert at_once.config.training.accumulation == 1
     assert parted.config.training.accumulation > 1
     assert parted.config.training.batch_size == 8
@@ -189,12 +189,12 @@ def test_time_follows_the_slowest_of_computing_moving_and_launching() -> None:
     gpu = replace(find_gpu("h100"), bandwidth=1000)
     machine = Machine(gpu=gpu, compute_share=0.5, memory_share=1.0, launch_us=10)
     rehearsal = replace(
-        IDLE,
+        EMPTY_PASS,
         operations=np.array([gpu.peak, 0, 0, gpu.peak_wide]),
         bytes=np.array([0, 2e12, 0, 0]),
         is_wide=np.array([False, False, False, True]),
     )
-    assert seconds_of(rehearsal, machine) == pytest.approx(2 + 2 + 1e-5 + 2)
+    assert pass_seconds(rehearsal, machine) == pytest.approx(2 + 2 + 1e-5 + 2)
     between = replace(machine, nodes=2, network=10, link_share=1.0)
     assert (machine.link(), between.link()) == (450e9 * 0.8, 10e9)
 
@@ -216,10 +216,10 @@ def test_the_command_line_parses_to_the_planned_configuration(llm: Path) -> None
         ),
         data=replace(recipe.finetune.data, max_frames_per_batch=900),
     )
-    words = launch_words(
+    words = launch_arguments(
         "phoenix2014t", recipe.finetune, changed, machine, llm=str(llm), init="runs/p", data="s", run="runs/f"
     )
-    text = told(words)
+    text = format_command(words)
     assert shlex.split(text.replace("\\\n", " ")) == ["signllm", *words]
     assert max(map(len, text.splitlines())) <= 112
     verbs.prepare(words)
@@ -233,7 +233,7 @@ def test_the_command_line_parses_to_the_planned_configuration(llm: Path) -> None
     assert given["config"].sign_llm.language_model.path == default
 
 
-def test_what_is_told_names_all_ways_and_the_command_that_launches_the_best(answered: Answer) -> None:
+def test_what_is_told_names_all_ways_and_the_command_that_launches_the_best(answered: PlanResult) -> None:
     text = "\n".join([*answered.head(), *answered.rows(), *answered.foot()])
     for way in ("zero0 fp32", "zero1 fp32 recomputed", "zero2 4 bit fp32", "zero3_offload fp32 recomputed"):
         assert f"\n{way} " in text
@@ -254,7 +254,7 @@ def test_a_folder_with_a_configuration_alone_is_enough(
     record = json.loads(capsys.readouterr().out)
     assert record["language_model"] == str(tmp_path)
     assert record["measured"] is False
-    assert len(record["ways"]) == len(WAYS)
+    assert len(record["ways"]) == len(SETUPS)
     assert "--frozen-epochs" in record["command"]
     assert 0 < record["translation"]["encoder_share"] < 1
 

@@ -15,9 +15,9 @@ import pytest
 
 from signllm import cli
 from signllm.cluster import launch as launching
-from signllm.cluster.launch import arrays, launch, sbatch_text
+from signllm.cluster.launch import launch, sbatch_text, split_into_arrays
 from signllm.cluster.profile import Profile
-from signllm.cluster.sbatch import job_of
+from signllm.cluster.sbatch import parse_job_id
 from signllm.cluster.shard_jobs import ShardJobs
 from signllm.cluster.shard_jobs import submit as submit_shard
 from signllm.cluster.site_environment import site_environment
@@ -240,7 +240,7 @@ def test_a_job_that_cannot_be_queued_again_says_what_to_do(
     log = (logs / f"{job.job_id}_0_log.err").read_text()
     assert "give the same launch again" in log
     assert "Traceback" not in log
-    assert "fault of ours" not in log
+    assert "internal error of signllm" not in log
     [status] = job_statuses(logs)
     assert (status.state, status.attempts) == ("FAILED", 1)
     assert ("saved after step 7" if listens else "what is done is kept") in str(status.error)
@@ -273,11 +273,11 @@ def test_the_script_for_hands_says_that_it_is_not_queued_again(
 
 def test_a_sweep_is_cut_where_the_site_s_arrays_end() -> None:
     jobs = [f"{n}" for n in range(2000)]
-    parts = arrays(jobs, SubmissionLimits(array_size=1001))
+    parts = split_into_arrays(jobs, SubmissionLimits(array_size=1001))
     assert [len(part) for part in parts] == [1001, 999]
     assert [job for part in parts for job in part] == jobs
-    assert [len(part) for part in arrays(jobs[:3], SubmissionLimits(array_size=0))] == [1, 1, 1]
-    assert arrays(jobs, SubmissionLimits()) == [jobs]
+    assert [len(part) for part in split_into_arrays(jobs[:3], SubmissionLimits(array_size=0))] == [1, 1, 1]
+    assert split_into_arrays(jobs, SubmissionLimits()) == [jobs]
 
 
 def test_the_limits_of_a_site_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +380,7 @@ def test_the_merge_of_slices_waits_for_them_and_for_what_the_user_names(
     ],
 )
 def test_the_number_of_a_job_is_found_in_what_a_site_prints(text: str, job: tuple[str, str | None]) -> None:
-    assert job_of(text) == job
+    assert parse_job_id(text) == job
 
 
 def test_a_job_of_another_cluster_is_asked_for_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

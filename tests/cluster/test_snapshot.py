@@ -68,7 +68,7 @@ def test_the_same_code_shares_a_copy_and_changed_code_has_its_own(checkout: Path
     assert second.folder != first.folder
     assert second.changed
     assert second.commit == first.commit
-    assert "with changes" in second.told()
+    assert "with changes" in second.describe()
     assert len(list(code.iterdir())) == 2
 
 

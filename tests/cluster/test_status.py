@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from signllm import cli
-from signllm.cluster.launch import launch, wait
+from signllm.cluster.launch import launch, wait_for_job
 from signllm.cluster.profile import Profile
 from signllm.cluster.record import write_record
 from signllm.cluster.slurm_jobs import _from_scontrol, slurm_states
-from signllm.cluster.status import JobStatus, job_statuses, refuse_busy
+from signllm.cluster.status import JobStatus, job_statuses, refuse_busy_run_folders
 from signllm.errors import UsageError
 from tests.cluster.slurm import Slurm, until
 
@@ -153,7 +153,7 @@ def test_a_local_job_is_seen_running_and_ended(words: list[str], tmp_path: Path)
     assert (status.step, status.end) == (10, 30)
     assert status.progress == "pretrain: 12/30 steps, 5 s, 8 s left, loss 1.5"
     end.touch()
-    wait(job)
+    wait_for_job(job)
     assert only(logs).state == "COMPLETED"
     assert only(logs).error is None
 
@@ -207,15 +207,15 @@ def test_jobs_are_chosen_by_number_and_run_folder(
 
 def test_a_run_folder_that_a_job_has_is_refused(words: list[str], tmp_path: Path) -> None:
     logs, end = tmp_path / "logs", tmp_path / "end"
-    refuse_busy([words], logs, HERE)
+    refuse_busy_run_folders([words], logs, HERE)
     job = launch(HERE, words, run=verb(until_there=end), logs=logs)
     with pytest.raises(UsageError, match=rf"job {job.job_id} \(RUNNING\) has this run folder"):
-        refuse_busy([["compose", *words[1:-1], f"{words[-1]}/"]], logs, HERE)
-    refuse_busy([[*words[:-1], f"{words[-1]}-2"], ["evaluate", *words[1:]]], logs, HERE)
-    refuse_busy([words], logs, replace(HERE, additional={"dependency": f"afterok:{job.job_id}"}))
+        refuse_busy_run_folders([["compose", *words[1:-1], f"{words[-1]}/"]], logs, HERE)
+    refuse_busy_run_folders([[*words[:-1], f"{words[-1]}-2"], ["evaluate", *words[1:]]], logs, HERE)
+    refuse_busy_run_folders([words], logs, replace(HERE, additional={"dependency": f"afterok:{job.job_id}"}))
     end.touch()
-    wait(job)
-    refuse_busy([words], logs, HERE)
+    wait_for_job(job)
+    refuse_busy_run_folders([words], logs, HERE)
 
 
 def test_slurm_jobs_are_followed_through_a_requeue_to_their_end(

@@ -13,7 +13,7 @@ from typing import Any
 
 from signllm.command import raise_if_preempted
 from signllm.stages.finetune import finetune
-from signllm.training.local_ranks import leave_ranks
+from signllm.training.local_ranks import leave_process_group
 from tests.stages import path
 
 
@@ -22,7 +22,7 @@ def finetune_on_rank(arguments: Sequence[str]) -> None:
     folder, run = map(Path, arguments)
     config = path.finetune_config(folder / "llm", epochs=12, deepspeed="zero3")
     raise_if_preempted(finetune(config, run=run, init=folder / "pretrain", shards=folder / "shards"))
-    leave_ranks()
+    leave_process_group()
 
 
 def die_on_rank(arguments: Sequence[str]) -> None:
@@ -50,7 +50,7 @@ def verb_on_rank(arguments: Sequence[str]) -> None:
     from signllm import recipes
     from signllm.data.sample_source import VideoSource
     from signllm.models.sign_llm import SignLLM
-    from signllm.training.preemption import asked_to_leave
+    from signllm.training.preemption import preemption_flag
     from signllm.verbs import run
     from tests.cluster.slurm import until
     from tests.cluster.tiny_signllm import tiny
@@ -69,7 +69,7 @@ def verb_on_rank(arguments: Sequence[str]) -> None:
         begun.update(ids)
         Path(folder, f"begun-{attempt}-{rank}").write_text("\n".join(begun))
         if len(begun) == 2:
-            with asked_to_leave() as flag:
+            with preemption_flag() as flag:
                 hold(lambda: flag.requested)
 
     def held_load(self: VideoSource, index: int, **drawn: Any) -> Any:
@@ -98,7 +98,7 @@ def wait_for_warning(arguments: Sequence[str]) -> None:
     import time
 
     from signllm.training.local_ranks import StoppedEarlyError
-    from signllm.training.preemption import asked_to_leave
+    from signllm.training.preemption import preemption_flag
     from tests.cluster.slurm import until
 
     folder, listens = arguments
@@ -106,7 +106,7 @@ def wait_for_warning(arguments: Sequence[str]) -> None:
     if not listens:
         waiting.touch()
         time.sleep(100)
-    with asked_to_leave() as flag:
+    with preemption_flag() as flag:
         waiting.touch()
         until(lambda: flag.requested, "a warning", timeout_s=100)
     raise StoppedEarlyError("asked to stop: saved after step 7; the same command continues")
@@ -131,7 +131,7 @@ def ablate_on_rank(arguments: Sequence[str]) -> None:
         pretrain=path.PRETRAIN, compose=path.COMPOSE, finetune=path.finetune_config(Path(folder) / "llm")
     )
     run(["ablate", "tiny", "--data", f"{folder}/shards", *options])
-    leave_ranks()
+    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -154,8 +154,8 @@ def test_an_operator_that_is_wrong_or_breaks_is_told_of(monkeypatch: pytest.Monk
 
     broken = operators._finding("mmd", breaks, cpu)
     assert broken.state == "wrong"
-    assert "torch fails: RuntimeError: no such kernel" in broken.told
-    assert "and more" not in broken.told
+    assert "torch fails: RuntimeError: no such kernel" in broken.description
+    assert "and more" not in broken.description
     assert operators._finding("mmd", lambda _: float("nan"), cpu).state == "wrong"
 
 
@@ -176,7 +176,7 @@ def test_slurm_is_asked(
     monkeypatch.setenv("PATH", str(tmp_path))
     (found,) = machine.cluster_findings()
     assert found.state == state
-    assert told in found.told
+    assert told in found.description
 
 
 def test_without_torch_the_rest_is_still_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,9 +29,9 @@ from signllm.evaluation.rank_share import distribute_batches
 from signllm.evaluation.report import write_report
 from signllm.evaluation.scores import METRICS, score
 from signllm.package_files import package_folder
-from signllm.stages.finetuned import load_sign_llm
+from signllm.stages.trained_model import load_sign_llm
 from signllm.training.local_ranks import StoppedEarlyError
-from signllm.training.preemption import asked_to_leave
+from signllm.training.preemption import preemption_flag
 from tests import warm
 from tests.evaluation import trained
 from tests.models import parts
@@ -133,7 +133,7 @@ def test_a_stopped_evaluation_resumes(run: Path, shards: Path, monkeypatch: pyte
     expected = evaluate(run, shards, "test", config)
     lines = read_hypotheses(run)
     monkeypatch.setattr(evaluate_module, "VideoSource", Interrupted)
-    with asked_to_leave(), pytest.raises(StoppedEarlyError, match="same command continues"):
+    with preemption_flag(), pytest.raises(StoppedEarlyError, match="same command continues"):
         evaluate(run, shards, "test", config)
     kept = (run / "unfinished.test.jsonl").read_text().splitlines()[1:]
     assert 0 < len(kept) < len(lines)

@@ -19,7 +19,7 @@ from signllm.errors import UsageError
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
 from signllm.evaluation.export import export
 from signllm.models.language_model import LoraConfig, PromptTuningConfig
-from signllm.stages.finetuned import load_sign_llm, read_trained
+from signllm.stages.trained_model import load_sign_llm, read_trained_model
 from tests.evaluation import trained
 from tests.models.families import save_family
 
@@ -108,7 +108,7 @@ def test_adapters_of_a_model_with_buffers_of_its_own_come_back(tmp_path: Path) -
 def test_refusals_leave_nothing(run: Path, tmp_path: Path, made: Path) -> None:
     with pytest.raises(UsageError, match="not a run folder"):
         export(tmp_path, tmp_path / "out")
-    with pytest.raises(UsageError, match="none is the best"):
+    with pytest.raises(UsageError, match="there is no best one"):
         export(run, tmp_path / "out", best=True)
     assert not list(tmp_path.glob("*out*"))
     (tmp_path / "out").mkdir()
@@ -135,4 +135,4 @@ def test_a_language_model_that_is_gone_is_named(made: Path, tmp_path: Path) -> N
     elsewhere = signllm.load(out, llm=str(made / "llm")).model.language_model
     assert elsewhere.config.path == str(made / "llm")
     config = load_config(out, FinetuneConfig)
-    assert config == read_trained(tmp_path / "run").config, "what an older run did not record is said"
+    assert config == read_trained_model(tmp_path / "run").config, "what an older run did not record is said"

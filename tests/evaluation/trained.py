@@ -25,10 +25,10 @@ from signllm.models.language_model import (
 )
 from signllm.models.projector import ProjectorConfig
 from signllm.models.sign_llm import SignLLMConfig, build_sign_llm
-from signllm.stages.finetuned import load_sign_llm
-from signllm.training.checkpoint import TrainingState, save
+from signllm.stages.trained_model import load_sign_llm
+from signllm.training.checkpoint import TrainingState, save_checkpoint
 from signllm.training.engine import TrainingConfig
-from signllm.training.partitions import kept_tensors, trainable_parameters
+from signllm.training.engine_state import saved_tensors, trainable_parameters
 from tests.models import parts
 
 LENGTHS = (41, 29, 37, 25, 33, 13, 57)
@@ -100,9 +100,9 @@ def write_run(
                 parameter.normal_()  # adapters begin at zero
     save_config(run, config)
     words.save(run)
-    weights = trainable_parameters(model) | kept_tensors(model)
+    weights = trainable_parameters(model) | saved_tensors(model)
     state = TrainingState(stage="finetune", step=1)
-    save(run, state, {name: w.detach().clone() for name, w in weights.items()}, {}, keep=1)
+    save_checkpoint(run, state, {name: w.detach().clone() for name, w in weights.items()}, {}, keep=1)
     return run
 
 

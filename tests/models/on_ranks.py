@@ -27,7 +27,7 @@ from signllm.models.projector import ProjectorConfig
 from signllm.models.sign_llm import SignLLM, SignLLMConfig, build_sign_llm
 from signllm.package_files import package_folder
 from signllm.training.engine import TrainingConfig, build_engine, deepspeed_settings, import_deepspeed
-from signllm.training.partitions import read_whole
+from signllm.training.engine_state import gather_engine_state
 from tests import warm
 from tests.models import parts
 from tests.models.families import CAUSAL, ENCODER_DECODER
@@ -168,7 +168,7 @@ def under_stage(stage: str, rank: int, world: int) -> dict[str, Tensor]:
             found[f"{name}{epoch}"] = reduce_sum(shares[name].detach().double())
         engine.backward(shares["loss"] * world)
         engine.step()
-    weights, _ = read_whole(engine)
+    weights, _ = gather_engine_state(engine)
     names = ("quantizer.codebook", "encoder.second.weight", "predictor.context.weight_hh_l0")
     return found | {name: weights[name] for name in names}
 
@@ -211,11 +211,11 @@ def of_sign_llm(
         engine.backward(shares["loss"] * world)
         engine.step()
     if lora is not None:
-        weights, _ = read_whole(engine)
+        weights, _ = gather_engine_state(engine)
         moved = [weight.norm() for name, weight in weights.items() if "lora_B" in name]
         losses.append(torch.stack(moved).double().min())  # they begin at zero
     if prompt_tuning is not None:
-        weights, _ = read_whole(engine)
+        weights, _ = gather_engine_state(engine)
         losses.append(weights[VIRTUAL].double().norm())
     if family is not None:
         engine.eval()

@@ -9,7 +9,7 @@ from signllm.data.pipeline import DataConfig, VideoSource
 from signllm.errors import UsageError
 from signllm.stages.batches import training_batches
 from signllm.training.engine import TrainingConfig, start_distributed
-from signllm.training.local_ranks import leave_ranks
+from signllm.training.local_ranks import leave_process_group
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
         print(f"went on {steps} {real}")
     except UsageError as error:
         print(f"stopped {steps} {error.what}")
-    leave_ranks()
+    leave_process_group()
 
 
 if __name__ == "__main__":

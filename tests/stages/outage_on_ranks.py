@@ -26,8 +26,8 @@ from signllm.errors import RunFailedError
 from signllm.stages.pretrain import pretrain
 from signllm.training.checkpoint import last_checkpoint
 from signllm.training.engine import start_distributed
-from signllm.training.local_ranks import leave_ranks
-from signllm.training.preemption import asked_to_leave
+from signllm.training.local_ranks import leave_process_group
+from signllm.training.preemption import preemption_flag
 from tests.stages import path
 
 READS_BEFORE = 6
@@ -82,7 +82,7 @@ def train(kind: str, name: str, shards: Path, folder: Path, *, workers: int = 0)
         threading.Timer(4.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
     began_s = time.monotonic()
     ended: dict[str, Any] = {}
-    with asked_to_leave(), patch.object(Path, "open", outage.opening(Path.open)):
+    with preemption_flag(), patch.object(Path, "open", outage.opening(Path.open)):
         try:
             outcome = pretrain(config, folder / name, shards)
             ended = {"step": outcome.step, "preempted": outcome.preempted}
@@ -102,7 +102,7 @@ def main() -> None:
         train(kind, kind, shards, folder)
     for name in ("lost", "asked"):
         train("plain", name, shards, folder, workers=1)
-    leave_ranks()
+    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from signllm.recipes import Recipe, phoenix2014t
 from signllm.stages.finetune import finetune
 from signllm.stages.pretrain import pretrain
 from signllm.training.engine import TrainingConfig
-from signllm.training.local_ranks import leave_ranks
+from signllm.training.local_ranks import leave_process_group
 from tests import warm
 from tests.models import parts
 
@@ -195,7 +195,7 @@ def main() -> None:
         kind, _, deepspeed = name.rpartition("-")
         config = CONFIGS[kind](Path(llm), deepspeed=deepspeed)
         finetune(config, run=run, init=Path(folder) / "pretrain", shards=Path(folder) / "shards")
-    leave_ranks()
+    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from signllm.stages.alarms import LINES_TO_FALL, WINDOW, Watch, alarms_of_log, alarms_of_scores
-from signllm.training.metrics import TrainingLog, read_log
+from signllm.stages.alarms import LINES_TO_FALL, WINDOW, AlarmMonitor, alarms_of_log, alarms_of_scores
+from signllm.training.training_log import TrainingLog, read_log
 
 LINES = LINES_TO_FALL + WINDOW
 
@@ -49,7 +49,7 @@ def test_each_failure_is_told_once(metric: str, values: list[float], name: str, 
     assert alarms_of_log(lines()) == []
     (alarm,) = alarms_of_log(lines(**{metric: values}))
     assert alarm.name == name
-    assert said in alarm.seen
+    assert said in alarm.observation
     assert alarm.step is not None
     assert "; try " in str(alarm)
 
@@ -85,7 +85,7 @@ def test_training_writes_them_down_and_a_resumed_one_does_not_repeat_them(
     for part, resumed in ((collapsing[:half], 0), (collapsing[half:], 10 * half)):
         with (
             caplog.at_level(logging.WARNING),
-            TrainingLog(tmp_path, "finetune", resumed_step=resumed, watch=Watch()) as log,
+            TrainingLog(tmp_path, "finetune", resumed_step=resumed, check_alarms=AlarmMonitor()) as log,
         ):
             for line in part:
                 log.write(line["step"], {"perplexity": line["perplexity"]})
@@ -99,7 +99,7 @@ def test_training_writes_them_down_and_a_resumed_one_does_not_repeat_them(
 
 def test_a_language_model_that_ignores_the_signs() -> None:
     (alarm,) = alarms_of_scores({"bleu4": 12.0}, {"bleu4": 11.0})
-    assert alarm.seen == "BLEU-4 is 12.0, with shuffled videos 11.0"
+    assert alarm.observation == "BLEU-4 is 12.0, with shuffled videos 11.0"
     assert alarms_of_scores({"bleu4": 74.0}, {"bleu4": 11.0}) == []
     assert alarms_of_scores({"bleu4": 74.0}, None) == []
     assert alarms_of_scores({"bleu4": "x"}, {"bleu4": 11.0}) == []

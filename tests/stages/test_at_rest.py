@@ -22,9 +22,9 @@ from signllm.evaluation.piece_encoding import encode_pieces
 from signllm.evaluation.translate import load
 from signllm.evaluation.video_input import as_video_input
 from signllm.stages.compose import compose
+from signllm.stages.dev_validation import make_loss_validator
 from signllm.stages.encoding import load_vq_sign
 from signllm.stages.finetune import finetune
-from signllm.stages.held_out import held_out_losses
 from signllm.stages.pretrain import pretrain
 from signllm.training.engine import start_distributed
 from tests.stages import path
@@ -56,7 +56,7 @@ class Watching(nn.Module):
 
 def test_validation_sees_the_middle_of_every_frame(composed: Path) -> None:
     watching, training = Watching(), replace(path.TRAINING, batch_size=2)
-    validate = held_out_losses(composed / "shards", DATA, training, start_distributed())
+    validate = make_loss_validator(composed / "shards", DATA, training, start_distributed())
     assert validate is not None
     validate(watching, 0)
     assert len(watching.seen) == len(path.LENGTHS["dev"])

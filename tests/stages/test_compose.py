@@ -30,7 +30,7 @@ from signllm.models.visual_encoder import VisualEncoderConfig
 from signllm.models.vq_sign import VQSignConfig, build_vq_sign
 from signllm.stages import encoding
 from signllm.stages.compose import compose
-from signllm.training.checkpoint import TrainingState, save
+from signllm.training.checkpoint import TrainingState, save_checkpoint
 from signllm.training.engine import TrainingConfig
 
 VIDEOS, SHARDS = 7, 5
@@ -87,7 +87,7 @@ def run(tmp_path: Path, shards: Path) -> Path:
         vq_sign.quantizer.codebook.copy_(z[:: max(1, len(z) // 6)][:6])
     save_config(tmp_path, PRETRAIN)
     weights = {name: tensor.detach().contiguous() for name, tensor in vq_sign.state_dict().items()}
-    save(tmp_path, TrainingState(stage="pretrain", step=1), weights, {}, keep=1)
+    save_checkpoint(tmp_path, TrainingState(stage="pretrain", step=1), weights, {}, keep=1)
     return tmp_path
 
 
@@ -210,7 +210,7 @@ def test_a_run_without_a_checkpoint_or_of_no_stage_is_refused(
         compose(run, tmp_path / "nothing", CONFIG)
     for file in (run / "checkpoints").rglob("COMPLETE"):
         file.unlink()
-    with pytest.raises(UsageError, match="no whole checkpoint"):
+    with pytest.raises(UsageError, match="no complete checkpoint"):
         compose(run, shards, CONFIG)
     assert not (run / "words.json").exists()
 

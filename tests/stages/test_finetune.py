@@ -16,8 +16,8 @@ from signllm.errors import UsageError
 from signllm.models import language_model_quantization
 from signllm.models.adapters import VIRTUAL, LoraConfig
 from signllm.stages.finetune import finetune
-from signllm.stages.finetuned import load_sign_llm
-from signllm.stages.phases import phases
+from signllm.stages.phases import training_phases
+from signllm.stages.trained_model import load_sign_llm
 from signllm.training.checkpoint import load_weights
 from signllm.training.engine import TrainingConfig
 from tests.models import parts
@@ -150,12 +150,14 @@ def test_adapters_learn_in_a_quantised_model_through_the_engine(
 
 def test_phases_share_out_the_epochs() -> None:
     training = TrainingConfig(epochs=5, learning_rate=1e-3)
-    frozen, joint = phases(FinetuneConfig(training=training, frozen_epochs=2, frozen_learning_rate=0.1))
+    frozen, joint = training_phases(
+        FinetuneConfig(training=training, frozen_epochs=2, frozen_learning_rate=0.1)
+    )
     assert (frozen.epochs, frozen.learning_rate, joint.epochs, joint.learning_rate) == (2, 0.1, 3, 1e-3)
-    assert phases(FinetuneConfig(training=training)) == (None, training)
-    assert phases(FinetuneConfig(training=training, frozen_epochs=5))[1] is None
+    assert training_phases(FinetuneConfig(training=training)) == (None, training)
+    assert training_phases(FinetuneConfig(training=training, frozen_epochs=5))[1] is None
     with pytest.raises(UsageError, match="both phases"):
-        phases(FinetuneConfig(training=training, frozen_epochs=6))
+        training_phases(FinetuneConfig(training=training, frozen_epochs=6))
 
 
 def test_what_does_not_fit_together_is_refused(composed: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from signllm.data.pipeline import Loader, VideoSource
 from signllm.stages.batches import open_split
 from signllm.stages.pretrain import pretrain
 from signllm.training.checkpoint import last_checkpoint, load_weights, read_state
-from signllm.training.metrics import read_log
+from signllm.training.training_log import read_log
 from tests.stages import path
 
 END = {"seed": 0, "epoch": 3, "samples_consumed": 0}

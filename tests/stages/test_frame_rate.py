@@ -14,7 +14,7 @@ from signllm.data.source_samples import Annotations, SourceSample
 from signllm.data.video import encode_h264
 from signllm.errors import UsageError
 from signllm.stages.compose import compose
-from signllm.stages.composed import with_encoder_of
+from signllm.stages.initial_run import with_encoder_from
 from signllm.stages.pretrain import pretrain
 from tests.models import parts
 from tests.stages import path
@@ -70,8 +70,8 @@ def test_words_and_translation_read_at_the_rate_of_the_encoder(mixed: Path, tmp_
     words = compose(tmp_path, mixed, path.COMPOSE)
     assert words.config["fps"] == 30
     finetuning = FinetuneConfig(data=path.DATA, training=path.TRAINING)
-    assert with_encoder_of(tmp_path, finetuning).data.fps == 30
+    assert with_encoder_from(tmp_path, finetuning).data.fps == 30
     with pytest.raises(UsageError, match="30"):
-        with_encoder_of(tmp_path, replace(finetuning, data=replace(path.DATA, fps=25.0)))
+        with_encoder_from(tmp_path, replace(finetuning, data=replace(path.DATA, fps=25.0)))
     with pytest.raises(UsageError, match="30"):
         compose(tmp_path, mixed, replace(path.COMPOSE, data=replace(path.DATA, fps=25.0)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from signllm.training.metrics import read_log
+from signllm.training.training_log import read_log
 from tests import warm
 from tests.stages import path
 from tests.stages.outage_on_ranks import STEPS

@@ -16,11 +16,11 @@ from signllm.errors import UsageError
 from signllm.inspection.encoded_split import load_or_encode_split
 from signllm.stages import recompose
 from signllm.stages.finetune import finetune
-from signllm.stages.finetuned import load_sign_llm, words_of
 from signllm.stages.train_characters import TrainCharacters
+from signllm.stages.trained_model import load_sign_llm, load_words
 from signllm.training.checkpoint import last_checkpoint, load_moments, load_weights
 from signllm.training.engine import TrainingConfig
-from signllm.training.metrics import read_log
+from signllm.training.training_log import read_log
 from tests.stages import path
 from tests.training.toy import ToyLoader
 
@@ -66,13 +66,13 @@ def test_rows_follow_the_spelling_and_new_words_start_at_nothing() -> None:
     name = "word_vectors.words"
     for key in (name, f"exp_avg/{name}", f"exp_avg_sq/{name}"):
         other = torch.ones(7)
-        carried = recompose.carried_over({key: rows, "projector.weight": other}, before, after)
+        carried = recompose.move_word_rows({key: rows, "projector.weight": other}, before, after)
         assert carried[key][:, 0].tolist() == [4, 7, 0, 5]
         assert carried["projector.weight"] is other
-        there_and_back = recompose.carried_over({key: rows}, before, words(*reversed(before.words)))
-        back = recompose.carried_over(there_and_back, words(*reversed(before.words)), before)
+        there_and_back = recompose.move_word_rows({key: rows}, before, words(*reversed(before.words)))
+        back = recompose.move_word_rows(there_and_back, words(*reversed(before.words)), before)
         assert torch.equal(back[key], rows)
-    assert recompose.carried_over({name: rows}, before, words())[name][:, 0].tolist() == [4]
+    assert recompose.move_word_rows({name: rows}, before, words())[name][:, 0].tolist() == [4]
 
 
 def test_words_are_due_behind_every_so_many_epochs_and_not_at_the_end() -> None:
@@ -81,7 +81,7 @@ def test_words_are_due_behind_every_so_many_epochs_and_not_at_the_end() -> None:
         for _ in zip(range(done * training.get("accumulation", 1)), batches, strict=False):
             pass
         config = TrainingConfig(batch_size=4, **training)
-        return tuple(recompose.recompositions(every, config, batches, done))
+        return tuple(recompose.recomposition_steps(every, config, batches, done))
 
     assert due(0, epochs=3) == ()
     assert due(1, epochs=3) == (5, 10)
@@ -124,7 +124,7 @@ def test_what_is_evaluated_has_the_words_of_its_checkpoint(run: Path, composed: 
     assert checkpoint is not None
     for name in ("words.json", "words.safetensors"):
         (checkpoint / name).unlink()
-    assert words_of(checkpoint, run) == current, "checkpoints of before they held words"
+    assert load_words(checkpoint, run) == current, "checkpoints of before they held words"
 
 
 def test_stopped_anywhere_it_goes_on_to_the_same_words_and_losses(

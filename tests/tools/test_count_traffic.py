@@ -38,7 +38,7 @@ def test_counted_is_predicted_and_held_is_planned(monkeypatch: pytest.MonkeyPatc
             assert row.counted == row.predicted, (case.name, row)
         own = {row.kind: row.counted for row in measured.rows if row.predicted is None}
         assert own.keys() == {"all-gather, own", "all-reduce, own"}
-        assert measured.held == measured.planned, case.name
+        assert measured.model_states == measured.planned, case.name
     gathered = {
         case.name: row.counted
         for case, measured in zip(CASES, found, strict=True)

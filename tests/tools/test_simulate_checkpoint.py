@@ -37,7 +37,7 @@ def test_a_rank_with_the_share_of_another_is_noticed(
     def wrong(value: Tensor, rank: int, ranks: int) -> Tensor:
         return rank_checkpoints_share(value, ranks - 1 - rank, ranks)
 
-    rank_checkpoints_share = rank_checkpoints.share_of
-    monkeypatch.setattr(rank_checkpoints, "share_of", wrong)
+    rank_checkpoints_share = rank_checkpoints.partition_of
+    monkeypatch.setattr(rank_checkpoints, "partition_of", wrong)
     assert rank_checkpoints.audit(tmp_path, 20_000, 24, [4])
     assert "tensors differ" in capsys.readouterr().out

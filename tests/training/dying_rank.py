@@ -14,7 +14,7 @@ from pathlib import Path
 
 from signllm.cli import _fail
 from signllm.command import run_on_ranks
-from signllm.training.local_ranks import end_process, message_of
+from signllm.training.local_ranks import describe_error, end_process
 from signllm.training.rank_memory import memory_folder, read_memory
 from tests.cluster.slurm import until
 
@@ -70,7 +70,7 @@ def main() -> None:
     try:
         run_on_ranks("compose", [], 1, work, folder=Path(folder))
     except Exception as error:
-        end_process(_fail(error, *message_of(error)))
+        end_process(_fail(error, *describe_error(error)))
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ import torch
 
 from signllm.training import checkpoint, loop
 from signllm.training.checkpoint import last_checkpoint, load_moments, load_weights, read_state
-from signllm.training.metrics import read_log
-from signllm.training.preemption import asked_to_leave
+from signllm.training.preemption import preemption_flag
+from signllm.training.training_log import read_log
 from tests.training import run_toy, toy
 from tests.training.forks import on_forked_ranks, preload
 
@@ -104,7 +104,7 @@ def start(run: Path, *, ranks: int, deepspeed: str, plan: Plan | None = None) ->
     }
 
     def be_rank(rank: int) -> None:
-        with asked_to_leave():
+        with preemption_flag():
             if plan is not None and rank in plan.ranks:
                 _lie_in_wait(plan)
             ended = run_toy.carry_out(order)

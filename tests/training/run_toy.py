@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from signllm.training.engine import ParameterGroup, TrainingConfig, start_distributed
-from signllm.training.local_ranks import leave_ranks
+from signllm.training.local_ranks import leave_process_group
 from signllm.training.loop import fit
 from tests.training.toy import ToyBatch, ToyLoader, ToyModel, build
 
@@ -104,7 +104,7 @@ def carry_out(order: dict) -> dict:
             stage="toy",
             parameter_groups=parameter_groups(model),
             validate=validate if model.head.saved_when_frozen else None,
-            until=order.get("until"),
+            stop_at=order.get("until"),
         )
     except Exception as error:
         return {"error": type(error).__name__, "message": str(error)}
@@ -121,7 +121,7 @@ def main() -> None:
         path = Path(order["run"]) / f"rank-{os.environ['RANK']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(ended))
-    leave_ranks()
+    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch import Tensor
 from signllm.training.checkpoint import last_checkpoint, load_weights
 from signllm.training.engine import ParameterGroup, TrainingConfig, start_distributed
 from signllm.training.loop import fit
-from signllm.training.metrics import read_log
+from signllm.training.training_log import read_log
 from tests.training.toy import ToyBatch, ToyLoader, ToyModel, build
 
 STEPS, WARM_UP, RATE, HEAD_RATE, CLIP, DECAY = 9, 3, 0.05, 0.2, 0.08, 0.1

@@ -11,11 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import subprocess, sys
 from signllm.training.engine import start_distributed
-from signllm.training.local_ranks import leave_ranks
+from signllm.training.local_ranks import leave_process_group
 for _ in range(2):
     ranks = start_distributed()
     assert (ranks.rank, ranks.world) == (0, 1)
-    leave_ranks()
+    leave_process_group()
 if len(sys.argv) > 1:
     subprocess.run([sys.executable, "-c", sys.argv[1]], check=True)
 print("alone")

@@ -24,7 +24,7 @@ from signllm.training.checkpoint import (
     last_checkpoint,
     load_moments,
     load_weights,
-    save,
+    save_checkpoint,
 )
 from tests.clock import Clock
 
@@ -34,7 +34,7 @@ MOMENTS = {"exp_avg/a": torch.ones(2, 3), "exp_avg_sq/a": torch.zeros(2, 3)}
 
 def saved(run: Path, step: int, *, keep: int = 2) -> Path:
     state = TrainingState(stage="toy", step=step, order={"seed": 1, "epoch": 0, "samples_consumed": step})
-    return save(run, state, WEIGHTS, MOMENTS, keep=keep)
+    return save_checkpoint(run, state, WEIGHTS, MOMENTS, keep=keep)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -56,11 +56,11 @@ def test_only_the_last_ones_are_kept_and_nothing_else_lies_around(tmp_path: Path
 
 def test_the_best_one_outlives_the_last_ones(tmp_path: Path) -> None:
     saved(tmp_path, 1)
-    with pytest.raises(UsageError, match="none is the best"):
+    with pytest.raises(UsageError, match="there is no best one"):
         checkpoint.best_checkpoint(tmp_path)
     for step in (2, 3, 4, 5):
-        best = {"checkpoint": checkpoint.name_of(2), "name": "loss", "value": 0.5}
-        save(tmp_path, TrainingState(stage="toy", step=step, best=best), WEIGHTS, MOMENTS, keep=1)
+        best = {"checkpoint": checkpoint.checkpoint_name(2), "name": "loss", "value": 0.5}
+        save_checkpoint(tmp_path, TrainingState(stage="toy", step=step, best=best), WEIGHTS, MOMENTS, keep=1)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000002", "step-00000005"]
     assert checkpoint.best_checkpoint(tmp_path).name == "step-00000002"
@@ -80,7 +80,9 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path)
 
 def test_a_checkpoint_made_of_another_counts_as_later_and_never_stands_in_its_place(tmp_path: Path) -> None:
     first = saved(tmp_path, 3)
-    made = save(tmp_path, checkpoint.read_state(first), {"a": torch.zeros(2)}, {}, keep=2, revision=1)
+    made = save_checkpoint(
+        tmp_path, checkpoint.read_state(first), {"a": torch.zeros(2)}, {}, keep=2, revision=1
+    )
     assert (made.name, last_checkpoint(tmp_path)) == ("step-00000003.1", made)
     (made / "COMPLETE").unlink()
     assert last_checkpoint(tmp_path) == first
@@ -93,10 +95,10 @@ def test_a_checkpoint_made_of_another_counts_as_later_and_never_stands_in_its_pl
 def test_files_of_the_stage_belong_to_the_checkpoint(tmp_path: Path) -> None:
     state = TrainingState(stage="toy", step=1)
 
-    def beside(folder: Path) -> None:
+    def extra_files(folder: Path) -> None:
         (folder / "words.json").write_text("{}")
 
-    folder = save(tmp_path, state, WEIGHTS, MOMENTS, keep=2, beside=beside)
+    folder = save_checkpoint(tmp_path, state, WEIGHTS, MOMENTS, keep=2, extra_files=extra_files)
     assert json.loads((folder / "COMPLETE").read_text())["words.json"] == {
         "bytes": 2,
         "crc32": zlib.crc32(b"{}"),
@@ -109,7 +111,7 @@ def test_files_of_the_stage_belong_to_the_checkpoint(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(UsageError, match="disk is full"):
-        save(tmp_path, replace(state, step=2), WEIGHTS, MOMENTS, keep=2, beside=broken)
+        save_checkpoint(tmp_path, replace(state, step=2), WEIGHTS, MOMENTS, keep=2, extra_files=broken)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [folder.name]
 
 
@@ -201,10 +203,10 @@ def test_a_save_is_tried_again_for_a_minute_and_leaves_the_one_before(
 
 
 def test_another_stage_another_version_and_an_empty_run_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no whole checkpoint"):
+    with pytest.raises(UsageError, match="no complete checkpoint"):
         load_weights(tmp_path)
     folder = saved(tmp_path, 1)
-    with pytest.raises(UsageError, match="stage 'toy', not 'finetune'"):
+    with pytest.raises(UsageError, match="stage 'toy', not of 'finetune'"):
         load_weights(tmp_path, stage="finetune")
     state = json.loads((folder / "state.json").read_text()) | {"version": 99}
     (folder / "state.json").write_text(json.dumps(state).ljust((folder / "state.json").stat().st_size))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from signllm.training.checkpoint import last_checkpoint, load_weights
-from signllm.training.metrics import read_log
+from signllm.training.training_log import read_log
 from tests import warm
 from tests.training.elastic import FINETUNE_ENDS, FINETUNED, RANKS, STRETCHES, TOY_ENDS
 

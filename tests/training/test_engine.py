@@ -20,7 +20,7 @@ from signllm.training.engine import (
     parameter_groups_of,
     start_distributed,
 )
-from signllm.training.zero_file import OF_THE_RECIPE
+from signllm.training.zero_file import RECIPE_SETTINGS
 
 FILES = sorted(package_folder("ds_configs").glob("*.json"))
 
@@ -29,7 +29,7 @@ FILES = sorted(package_folder("ds_configs").glob("*.json"))
 def test_files_say_how_memory_is_divided_and_leave_the_rest_to_the_recipe(path: Path) -> None:
     assert '"auto"' not in path.read_text()
     settings = json.loads(path.read_text())
-    assert not {key.split(".")[0] for key in OF_THE_RECIPE} & set(settings)
+    assert not {key.split(".")[0] for key in RECIPE_SETTINGS} & set(settings)
     zero = settings["zero_optimization"]
     assert zero["stage"] == int(path.stem.removeprefix("zero")[0])
     if zero["stage"] in (1, 2):
@@ -96,12 +96,12 @@ ZERO2 = {"zero_optimization": {"stage": 2}}
         (ZERO2 | {"scheduler": {"type": "WarmupLR"}}, "section 'scheduler'"),
         ({"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}}, 'reduce_bucket_size is "auto"'),
         ({"zero_optimization": {"stage": 2, "contiguous_gradients": False}}, "loses gradients"),
-        ({"zero_optimization": {"stage": 2, "compute_grad_norm": False}}, "the norm tells"),
+        ({"zero_optimization": {"stage": 2, "compute_grad_norm": False}}, "the norm decides"),
         ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}}, "does not divide 2 ranks"),
         ({"zero_optimisation": {"stage": 2}}, "no ZeRO stage"),
         ({"zero_optimization": {"stage": 4}}, "no ZeRO stage"),
         ("[3]", "no ZeRO stage"),
-        ("{", "this is no JSON"),
+        ("{", "this file is not JSON"),
     ],
 )
 def test_a_file_that_contradicts_the_recipe_is_refused_by_name(

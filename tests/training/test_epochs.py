@@ -44,6 +44,6 @@ def test_an_epoch_ends_with_its_last_whole_step(lengths: list[int], accumulation
     stream, ends, found = iter(batches), EpochEnds(batches, accumulation), []
     for step in range(resumed + 1, steps + 1):
         epochs = [next(stream) for _ in range(accumulation)]
-        if ends.at(step, epochs[-1]):
+        if ends.ends_at(step, epochs[-1]):
             found.append(step)
     assert found == sorted({end // accumulation for end in batches.ends} & set(range(resumed + 1, steps + 1)))

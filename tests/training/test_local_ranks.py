@@ -56,7 +56,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (real / "training").mkdir(parents=True)
     (real / "__init__.py").write_text("")
     (real / "training" / "__init__.py").write_text("")
-    for name in ("errors.py", "writing.py", "training/local_ranks.py", "training/rank_memory.py"):
+    for name in ("errors.py", "atomic_files.py", "training/local_ranks.py", "training/rank_memory.py"):
         (real / name).write_text(
             (checkout / "signllm" / name).read_text().replace("from signllm.", "from real.")
         )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from signllm.package_files import package_folder
 from signllm.training.checkpoint import last_checkpoint
-from signllm.training.metrics import read_log
+from signllm.training.training_log import read_log
 from tests import warm
 from tests.training.toy import FRAMES, build
 

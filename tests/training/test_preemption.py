@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from signllm.training.local_ranks import StoppedEarlyError
-from signllm.training.preemption import SIGNALS, PreemptionFlag, asked_to_leave, leave_together
+from signllm.training.preemption import SIGNALS, PreemptionFlag, preemption_flag, stop_if_preempted
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -47,14 +47,14 @@ def test_outside_the_main_thread_it_only_remembers() -> None:
 
 
 def test_one_flag_serves_a_verb_and_the_loop_inside_it() -> None:
-    with asked_to_leave() as verb:
-        with asked_to_leave() as loop:
+    with preemption_flag() as verb:
+        with preemption_flag() as loop:
             assert loop is verb
-        leave_together(torch.device("cpu"))
+        stop_if_preempted(torch.device("cpu"))
         os.kill(os.getpid(), signal.SIGUSR2)
         with pytest.raises(StoppedEarlyError, match="same command continues"):
-            leave_together(torch.device("cpu"))
-    leave_together(torch.device("cpu"))
+            stop_if_preempted(torch.device("cpu"))
+    stop_if_preempted(torch.device("cpu"))
 
 
 def test_work_of_one_rank_is_left_where_it_is_and_nothing_swallows_that() -> None:
@@ -67,10 +67,10 @@ def test_work_of_one_rank_is_left_where_it_is_and_nothing_swallows_that() -> Non
 
     done: list[str] = []
     with PreemptionFlag() as flag:
-        with flag.at_once():
+        with flag.interruptible():
             done.append("unasked")
         for _ in ("asked inside", "asked before"):
-            with pytest.raises(StoppedEarlyError), flag.at_once():
+            with pytest.raises(StoppedEarlyError), flag.interruptible():
                 work(done)
     assert done == ["unasked"]
 
@@ -80,7 +80,7 @@ def test_once_more_ends_at_once(number: signal.Signals) -> None:
     code = """if True:
         import os, sys, time
         from signllm.training import preemption
-        with preemption.asked_to_leave() as flag:
+        with preemption.preemption_flag() as flag:
             os.kill(os.getpid(), int(sys.argv[1]))
             os.kill(os.getpid(), int(sys.argv[1]))  # passed on by two: still one request
             time.sleep(preemption.ECHO_S + 0.1)

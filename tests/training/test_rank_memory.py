@@ -20,14 +20,14 @@ import torch
 
 from signllm.errors import RunFailedError
 from signllm.training import local_ranks, rank_memory
-from signllm.training.local_ranks import FAILED, message_of
+from signllm.training.local_ranks import FAILED, describe_error
 from signllm.training.rank_memory import (
     FOLDER_VARIABLE,
     MemoryRecorder,
     RankMemory,
     describe_deaths,
     describe_memory_error,
-    measure,
+    measure_memory,
     read_memory,
 )
 from tests import warm
@@ -54,7 +54,7 @@ def expect_killed(text: str, rank: int = 0) -> None:
     assert used is not None, text
     assert float(used[1]) * 1e9 >= BALLAST * 0.99
     assert "--training.batch-size" in text
-    assert "fault of ours" not in text
+    assert "internal error of signllm" not in text
     assert "closed by peer" not in text
     assert "Traceback" not in text
 
@@ -75,7 +75,7 @@ def test_ranks_that_were_started_here(tmp_path: Path) -> None:
         local_ranks._launch([sys.executable, "-m", MODULE, str(tmp_path), "SIGKILL", "0"], 2)
     expect_killed(str(failed.value))
     assert "(signal 9)" in str(failed.value)
-    assert message_of(failed.value)[1] == 1
+    assert describe_error(failed.value)[1] == 1
     assert not list(tmp_path.glob("signllm-ranks-*"))
 
 
@@ -111,7 +111,7 @@ def test_memory_that_a_rank_does_not_get_is_one_message(
     done = warm.run_ranks(MODULE, str(tmp_path), how, "1", ranks=2)
     assert done.codes == [FAILED, FAILED]
     assert "Traceback" not in done.stderr
-    assert "fault of ours" not in done.stderr
+    assert "internal error of signllm" not in done.stderr
     assert "rank-1 failed first" in done.stderr
     for words in told:
         assert done.stderr.count(words) >= 2, "both ranks say it"
@@ -207,7 +207,7 @@ SHM = (
     ],
 )
 def test_lack_of_memory_is_one_message_with_the_remedy(error: Exception, told: str) -> None:
-    message, code = message_of(error)
+    message, code = describe_error(error)
     assert told in message
     assert "remedy" in message
     assert "Traceback" not in message
@@ -235,8 +235,8 @@ def test_the_file_is_gone_when_a_rank_ends_by_itself(tmp_path: Path) -> None:
     assert read_memory(tmp_path / "failures", 2) is None
     gone = subprocess.Popen(["true"])
     gone.wait()
-    assert replace(measure(0), pid=gone.pid).has_died()
-    assert replace(measure(0), host="another").has_died() is None
+    assert replace(measure_memory(0), pid=gone.pid).has_died()
+    assert replace(measure_memory(0), host="another").has_died() is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the list of children is Linux's")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from signllm.training.checkpoint import best_checkpoint, read_state
-from signllm.training.metrics import read_log
+from signllm.training.training_log import read_log
 from tests import warm
 from tests.training.saving import SAVE_EVERY, STEPS, TROUBLE_AT
 

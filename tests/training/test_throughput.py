@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from signllm.training import throughput
-from signllm.training.throughput import Throughput, memory_bytes, peak_of, told
+from signllm.training.throughput import Throughput, format_rates, memory_bytes, peak_by_name
 
 CPU = torch.device("cpu")
 
@@ -38,9 +38,9 @@ def shares(**counts: float) -> dict[str, torch.Tensor]:
 
 def take_step(ranks: list[Throughput]) -> None:
     """Sum what the ranks say, as the loop's reduction does, and give all of them the sums."""
-    own = [rank.own() for rank in ranks]
+    own = [rank.local_numbers() for rank in ranks]
     for rank in ranks:
-        rank.add([sum(values) for values in zip(*own, strict=True)])
+        rank.add_step([sum(values) for values in zip(*own, strict=True)])
 
 
 def test_rates_are_over_all_ranks_and_waiting_is_their_mean(
@@ -58,13 +58,13 @@ def test_rates_are_over_all_ranks_and_waiting_is_their_mean(
             yield SimpleNamespace(is_real=torch.tensor([True] * 8 + [False]))
 
     for _ in range(2):
-        ranks[1].waiting(slow())
+        ranks[1].next_batch(slow())
         for rank in ranks:
-            left = rank.losses(shares(frames=100.0, clips=20.0, operations=5e11))
+            left = rank.take_counts(shares(frames=100.0, clips=20.0, operations=5e11))
             assert list(left) == ["loss"]
         take_step(ranks)
         clock.now += 1.5
-    first, second = (rank.reading() for rank in ranks)
+    first, second = (rank.rates() for rank in ranks)
     assert first == second
     assert first == pytest.approx(
         {
@@ -80,16 +80,16 @@ def test_rates_are_over_all_ranks_and_waiting_is_their_mean(
         }
     )
     clock.now += 1.0
-    assert ranks[0].reading()["videos_per_s"] == 0.0, "a reading starts anew"
+    assert ranks[0].rates()["videos_per_s"] == 0.0, "a reading starts anew"
 
 
 def test_counts_of_accumulated_forward_passes_add_up(clock: Clock) -> None:
     alone = Throughput(rank=0, world=1, device=CPU)
     for _ in range(3):
-        alone.losses(shares(tokens=7.0))
+        alone.take_counts(shares(tokens=7.0))
     take_step([alone])
     clock.now += 1.0
-    values = alone.reading()
+    values = alone.rates()
     assert values["tokens_per_s"] == 21.0
     assert "mfu" not in values, "a CPU has no peak in the table"
     assert "teraflop_per_s" not in values, "a model that counts no operations shows none"
@@ -109,11 +109,11 @@ def test_counts_of_accumulated_forward_passes_add_up(clock: Clock) -> None:
     ],
 )
 def test_the_peak_goes_by_whole_words_of_the_name(name: str, tera: float) -> None:
-    assert peak_of(name) == tera * 1e12
+    assert peak_by_name(name) == tera * 1e12
 
 
 def test_an_unknown_gpu_has_no_peak() -> None:
-    assert peak_of("NVIDIA GeForce GT 1030") is None
+    assert peak_by_name("NVIDIA GeForce GT 1030") is None
 
 
 def test_resident_memory_grows_with_what_is_touched() -> None:
@@ -128,8 +128,8 @@ def test_resident_memory_grows_with_what_is_touched() -> None:
 
 def test_the_note_names_terms_rates_and_memory() -> None:
     losses = {"loss": 3.25, "l_sim": 2.0, "l_mmd": 0.5, "perplexity": 130.4, "covered": 0.5}
-    assert told(losses, {}) == "loss 3.2500 (sim 2, mmd 0.5), perplexity 130"
+    assert format_rates(losses, {}) == "loss 3.2500 (sim 2, mmd 0.5), perplexity 130"
     reading = {"videos_per_s": 12.0, "tokens_per_s": 900.0, "data_wait": 0.03, "mfu": 0.41, "memory_gib": 9.5}
-    assert told({"loss": 1.0}, reading) == (
+    assert format_rates({"loss": 1.0}, reading) == (
         "loss 1.0000, 12 videos/s, 900 tokens/s, waiting 3%, MFU 41%, 9.50 GiB"
     )

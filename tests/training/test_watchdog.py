@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from signllm.training import watchdog as module
-from signllm.training.watchdog import Watchdog, account, beat, standing, watchdog
+from signllm.training.watchdog import (
+    Watchdog,
+    current_watchdog,
+    describe_stack,
+    diagnose_hang,
+    record_progress,
+)
 from tests.training.test_loop import launch, order
 
 HANG_S = 6.0
@@ -58,8 +64,8 @@ def test_ranks_at_one_place_are_told_in_one_line() -> None:
         2: waiting,
         3: waiting | {"waits": False, "collective": None, "step": 0, "place": None},
     }
-    assert account(answers, 6, doing="stage toy", limit_s=60.0).splitlines() == [
-        "stage toy stands still: no rank has gone on for 60 s",
+    assert diagnose_hang(answers, 6, doing="stage toy", limit_s=60.0).splitlines() == [
+        "stage toy hangs: no rank has made progress for 60 s",
         "  ranks 1, 4, 5 do not answer: stopped, dead, or stuck outside of Python",
         "  rank 3 is in stage toy (x.py:1: y)",
         "  ranks 0, 2 wait for others in all_reduce of the forward pass, step 7 (x.py:1: y)",
@@ -71,21 +77,21 @@ def test_a_rank_that_goes_on_is_left_alone(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(module.os, "_exit", ended.append)
     dog = Watchdog(tmp_path, rank=0, world=2, doing="stage toy", limit_s=0.2)
     dog.step = 1
-    beat()
+    record_progress()
     dog.start()
-    assert watchdog() is dog
+    assert current_watchdog() is dog
     for step in range(30):
-        beat(step)
+        record_progress(step)
         threading.Event().wait(0.02)
-    assert (dog.beats, dog.step) == (30, 29)
+    assert (dog.progress_count, dog.step) == (30, 29)
     dog.end()
-    assert watchdog() is None
+    assert current_watchdog() is None
     assert not ended
     assert not list(tmp_path.iterdir())
 
 
 def test_the_stack_tells_the_place() -> None:
-    place = standing(sys._getframe())
+    place = describe_stack(sys._getframe())
     assert place["place"] is None
     assert not place["waits"]
     assert "test_watchdog.py" in place["at"]

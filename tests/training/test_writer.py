@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-from signllm.training.writer import Writer
+from signllm.training.writer import BackgroundWriter
 
 
 def test_it_writes_while_the_caller_goes_on() -> None:
-    writer, may_end, done = Writer(), threading.Event(), []
+    writer, may_end, done = BackgroundWriter(), threading.Event(), []
 
     def write() -> None:
         assert may_end.wait(60)
@@ -26,7 +26,7 @@ def test_it_writes_while_the_caller_goes_on() -> None:
 
 
 def test_an_error_is_told_before_it_is_raised_and_once() -> None:
-    writer = Writer()
+    writer = BackgroundWriter()
 
     def write() -> None:
         raise OSError("no disk")

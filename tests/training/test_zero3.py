@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from signllm.package_files import package_folder
 from signllm.training import engine as engine_module
 from signllm.training.engine import TrainingConfig, build_engine, deepspeed_settings, import_deepspeed
-from signllm.training.metrics import read_log
+from signllm.training.training_log import read_log
 from tests.training.test_loop import FLOAT_NOISE, launch, order
 from tests.training.toy import build
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from signllm.training.checkpoint import last_checkpoint, read_state
 from signllm.training.local_ranks import end_with_parent
-from signllm.training.metrics import read_log
+from signllm.training.training_log import read_log
 from tests.training.kills import CLOCKS
 
 CHECKOUT = Path(__file__).parents[2]

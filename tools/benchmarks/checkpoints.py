@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from signllm.training import loop
 from signllm.training.checkpoint import last_checkpoint
 from signllm.training.engine import TrainingConfig
-from signllm.training.metrics import read_log
-from signllm.training.writer import Writer
+from signllm.training.training_log import read_log
+from signllm.training.writer import BackgroundWriter
 from tests.training.forks import on_forked_ranks, preload
 from tests.training.toy import WIDTH, ToyBatch, ToyLoader
 from tests.training.verb_kills import make_data
@@ -85,13 +85,13 @@ def saving(folder: Path, *, parameters: int, steps: int, every: int, ranks: int,
     for way in WAYS:
         run = folder / way.replace(" ", "-")
         config = TrainingConfig(**plain, save_every=steps if way == "never" else every)
-        start = Writer.start
+        start = BackgroundWriter.start
         if way == "waited for":
-            Writer.start = _waiting(start)  # type: ignore[method-assign]
+            BackgroundWriter.start = _waiting(start)  # type: ignore[method-assign]
         codes, _ = on_forked_ranks(
             lambda rank, run=run, config=config: train(run, config, layers, rank, ranks), ranks, run
         )
-        Writer.start = start  # type: ignore[method-assign]
+        BackgroundWriter.start = start  # type: ignore[method-assign]
         if any(codes):
             sys.exit((run / "rank-0.txt").read_text())
         times = json.loads((run / "times.json").read_text())[SKIPPED - 1 :]
@@ -103,8 +103,8 @@ def saving(folder: Path, *, parameters: int, steps: int, every: int, ranks: int,
     print(sizes(folder / WAYS[1].replace(" ", "-")))
 
 
-def _waiting(start: Callable[[Writer, Callable[[], object]], None]) -> Callable[..., None]:
-    def start_and_wait(writer: Writer, write: Callable[[], object]) -> None:
+def _waiting(start: Callable[[BackgroundWriter, Callable[[], object]], None]) -> Callable[..., None]:
+    def start_and_wait(writer: BackgroundWriter, write: Callable[[], object]) -> None:
         start(writer, write)
         assert writer._thread is not None
         writer._thread.join()

@@ -29,7 +29,7 @@ from benchmarks.traffic import run_ranks
 from benchmarks.training_model import Size, word_codebook, write_folder
 from signllm.cluster.gpus import find_gpu
 from signllm.cluster.roofline import Machine
-from signllm.cluster.ways import Way, memory_of_way, open_project
+from signllm.cluster.setups import Setup, open_project, setup_memory
 from signllm.config import FinetuneConfig
 from signllm.package_files import find_package_file
 from signllm.plain import to_plain
@@ -219,8 +219,8 @@ def _predicted(config: FinetuneConfig, llm: str, case: Case, device: str) -> int
         text_tokens=case.shape.text_tokens,
         words=word_codebook(config.sign_llm.vq_sign),
     )
-    way = Way(deepspeed=config.training.deepspeed, checkpointing=case.checkpointing)
-    needed = memory_of_way(project, Machine(gpu=find_gpu("h200"), gpus=case.ranks), way)
+    way = Setup(deepspeed=config.training.deepspeed, checkpointing=case.checkpointing)
+    needed = setup_memory(project, Machine(gpu=find_gpu("h200"), gpus=case.ranks), way)
     return needed.peak + (needed.host if device == "cpu" else 0)
 
 

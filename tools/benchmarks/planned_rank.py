@@ -28,7 +28,7 @@ from signllm.config import FinetuneConfig
 from signllm.plain import from_plain
 from signllm.stages.parameter_groups import parameter_groups
 from signllm.training.engine import deepspeed_settings, import_deepspeed, start_distributed
-from signllm.training.local_ranks import leave_ranks
+from signllm.training.local_ranks import leave_process_group
 from signllm.training.loop import fit
 
 STEPS = 3
@@ -112,7 +112,7 @@ def main() -> None:
     for order in json.loads(sys.argv[1]):
         carry_out(Order(**order))
         gc.collect()
-    leave_ranks()
+    leave_process_group()
 
 
 def carry_out(order: Order) -> None:

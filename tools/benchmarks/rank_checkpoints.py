@@ -1,6 +1,6 @@
 """A checkpoint of a thousand ranks in one process: cut, gathered, written, read, and cut for other ranks.
 
-Weights and both moments are cut for each number of ranks as ZeRO-3 does (`partitions.share_of`, which a
+Weights and both moments are cut for each number of ranks as ZeRO-3 does (`engine_state.partition_of`, which a
 resume cuts with), gathered again and compared to the last bit. What the first layout gathered is written by
 `checkpoint.save`; all later ones start from what the files give back. Beside it the batch arithmetic of each
 layout. DeepSpeed itself does not run here: that its pieces are these is asserted at every resume.
@@ -26,10 +26,10 @@ from signllm.training.checkpoint import (
     load_moments,
     load_weights,
     read_state,
-    save,
+    save_checkpoint,
 )
 from signllm.training.engine import TrainingConfig, deepspeed_settings
-from signllm.training.partitions import MOMENTS, share_of
+from signllm.training.engine_state import MOMENTS, partition_of
 
 AWKWARD = ((1,), (7,), (1009,), (1023,), (1025, 3), (64, 3, 7, 7))
 LARGE = ((1024, 1024, 5), (1024,), (4096, 1024), (4096,), (1031, 1009))
@@ -76,7 +76,7 @@ def through(tensors: Mapping[str, Tensor], ranks: int, batch: int) -> tuple[dict
     """Cut tensors for ``ranks``, gather them again; return what was gathered and how it went."""
     begun = time.perf_counter()
     shares = {
-        name: [share_of(value, r, ranks).clone() for r in range(ranks)] for name, value in tensors.items()
+        name: [partition_of(value, r, ranks).clone() for r in range(ranks)] for name, value in tensors.items()
     }
     cut = time.perf_counter()
     whole = {
@@ -142,7 +142,7 @@ def audit(run: Path, parameters: int, batch: int, layouts: list[int]) -> bool:
         if number == 0:
             state = TrainingState(stage="toy", step=9, order=place)
             begun = time.perf_counter()
-            save(run, state, *({n: whole[n] for n in part} for part in (weights, moments)), keep=1)
+            save_checkpoint(run, state, *({n: whole[n] for n in part} for part in (weights, moments)), keep=1)
             save_s = time.perf_counter() - begun
             tensors, told = read_back(run, tensors, place)
             failed |= "WRONG" in told

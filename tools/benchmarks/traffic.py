@@ -1,9 +1,9 @@
 """Traffic of an optimizer step, counted in a real run of a small SignLLM and predicted by the plan.
 
 For each ZeRO file, gloo ranks train with the project's loop; every collective is seen as it reaches torch
-(:mod:`benchmarks.traffic_rank`) and set beside :mod:`signllm.cluster.plan`. Bytes are those of a whole tensor
-(all-reduce) or of all ranks' pieces together (all-gather, reduce-scatter), per step; of W such bytes a rank
-of R sends W (R-1)/R in a ring, for an all-reduce twice that. Left out of both: norms and flags of a few
+(:mod:`benchmarks.traffic_rank`) and set beside :mod:`signllm.cluster.zero_costs`. Bytes are those of a whole
+tensor (all-reduce) or of all ranks' pieces together (all-gather, reduce-scatter), per step; of W such bytes a
+rank of R sends W (R-1)/R in a ring, for an all-reduce twice that. Left out of both: norms and flags of a few
 bytes. The model's own collectives (codes, signs of all videos) are counted alone: they depend on the videos,
 not on ZeRO. Exit code 1: some count differs.
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.traffic_rank import VIDEOS, Order, write_language_model
-from signllm.cluster.plan import Collective, Weight, Zero, held, traffic, zero_of
+from signllm.cluster.zero_costs import Collective, Weight, Zero, planned_model_states, read_zero, step_traffic
 from signllm.package_files import find_package_file
 from signllm.training.engine import TrainingConfig, deepspeed_settings
 
@@ -70,7 +70,7 @@ class Measured:
     """A run: its rows, ZeRO's first, and the bytes that a rank held, as `startup.json` and the plan say."""
 
     rows: list[Row]
-    held: dict[str, int]
+    model_states: dict[str, int]
     planned: dict[str, int]
 
 
@@ -129,12 +129,12 @@ def count(cases: Sequence[Case], *, ranks: int) -> list[Measured]:
                 raise RuntimeError(f"the ranks counted differently: {counts}")
             weights = [Weight(**weight) for weight in of_ranks[0]["weights"]]
             zero = _zero(order, ranks)
-            predicted = traffic(weights, zero, forward_passes=order.accumulation)
+            predicted = step_traffic(weights, zero, forward_passes=order.accumulation)
             found.append(
                 Measured(
                     rows=rows_of(counts[0], predicted),
-                    held=of_ranks[0]["held"],
-                    planned=dataclasses.asdict(held(weights, zero)),
+                    model_states=of_ranks[0]["held"],
+                    planned=dataclasses.asdict(planned_model_states(weights, zero)),
                 )
             )
     return found
@@ -222,7 +222,7 @@ def _zero(order: Order, ranks: int) -> Zero:
         batch_size=VIDEOS * order.accumulation,
         accumulation=order.accumulation,
     )
-    return zero_of(deepspeed_settings(config, world=ranks), ranks=ranks)
+    return read_zero(deepspeed_settings(config, world=ranks), ranks=ranks)
 
 
 def rows_of(counted: Sequence[Mapping[str, Any]], predicted: Sequence[Collective]) -> list[Row]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from signllm.cluster.outline import weights_of
+from signllm.cluster.model_tensors import list_weights
 from signllm.training.engine import (
     Ranks,
     TrainingConfig,
@@ -31,7 +31,7 @@ from signllm.training.engine import (
     import_deepspeed,
     start_distributed,
 )
-from signllm.training.local_ranks import leave_ranks
+from signllm.training.local_ranks import leave_process_group
 from signllm.training.loop import fit
 from tests.models import parts
 from tests.models.on_ranks import sign_llm
@@ -124,7 +124,7 @@ def main() -> None:
     """Carry out the orders of the command line."""
     for order in json.loads(sys.argv[1]):
         carry_out(Order(**order))
-    leave_ranks()
+    leave_process_group()
 
 
 def carry_out(order: Order) -> None:
@@ -143,7 +143,7 @@ def carry_out(order: Order) -> None:
     settings = deepspeed_settings(config, world=ranks.world)
     dtype = "bf16" if order.precision == "bf16" else "fp32"
     model = sign_llm(Path(order.llm), deepspeed=settings, recompute=order.recompute, dtype=dtype)
-    weights = weights_of(model)
+    weights = list_weights(model)
     run = Path(order.folder) / "run"
     marks: list[Counter[tuple[str, str, int]]] = []
     with CollectiveCounter() as counter:

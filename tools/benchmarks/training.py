@@ -34,7 +34,7 @@ from signllm.training.engine import (
     import_deepspeed,
     start_distributed,
 )
-from signllm.training.local_ranks import leave_ranks
+from signllm.training.local_ranks import leave_process_group
 from signllm.training.loop import fit
 from signllm.training.throughput import GIB, TERA, peak_operations
 
@@ -310,7 +310,7 @@ def main() -> None:
     except torch.OutOfMemoryError as error:
         sys.exit(f"out of memory: {error}\n  remedy: fewer --videos, or --checkpointing")
     finally:
-        leave_ranks()
+        leave_process_group()
     sides, differ = found["sides"], found.pop("parted")
     if differ:
         sys.exit(f"the sides do not train alike, so their times are not compared: {differ}")

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from signllm.data.batch import Batch
 from signllm.training.engine import ParameterGroup, TrainingConfig, parameter_groups_of
-from signllm.training.loop import _seed_of
+from signllm.training.loop import _step_seed
 
 OURS, PLAIN = "ours", "plain"
 TORCH_LINEAR = functional.linear
@@ -99,7 +99,7 @@ class PlainLoop:
 
     def one_step(self) -> Tensor:
         """Take one optimizer step; return its loss, still on the device."""
-        torch.manual_seed(_seed_of(self.config.seed, self.step, 0))
+        torch.manual_seed(_step_seed(self.config.seed, self.step, 0))
         shares = self.model(next(self.stream).to(self.device))
         shares["loss"].backward()
         self.update()

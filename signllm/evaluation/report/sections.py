@@ -77,7 +77,7 @@ def _alarms(chapter: Chapter, source: Source) -> Found:
     if not found:
         return []
     lines = [
-        tag("li", tag("b", alarm.name), _at(alarm.step), f": {alarm.seen}. Try {alarm.remedy}.")
+        tag("li", tag("b", alarm.name), _at(alarm.step), f": {alarm.observation}. Try {alarm.remedy}.")
         for alarm in found
     ]
     return [("Alarms", tag("ul", *lines))]

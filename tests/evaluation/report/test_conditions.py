@@ -10,7 +10,7 @@ import pytest
 
 from signllm.evaluation.report.conditions import conditions, duration, trained_for
 from signllm.evaluation.report.run_folder import read_run
-from signllm.training.startup import processor, versions
+from signllm.training.startup import package_versions, processor_name
 
 
 def test_seconds_are_those_of_all_steps_each_once() -> None:
@@ -62,8 +62,8 @@ def test_a_run_that_recorded_nothing_has_no_table(tmp_path: Path) -> None:
 def test_what_a_start_records_is_of_this_machine() -> None:
     import torch
 
-    assert versions()["torch"] == torch.__version__
-    assert re.fullmatch(r".+, \d+ cores", processor())
+    assert package_versions()["torch"] == torch.__version__
+    assert re.fullmatch(r".+, \d+ cores", processor_name())
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(5, "5 s"), (65, "1 min 5 s"), (7260, "2 h 1 min")])

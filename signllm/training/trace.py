@@ -1,7 +1,7 @@
-"""A trace of a few steps, by torch's profiler: what ran when, on the CPU and on the GPU.
+"""A trace of a few training steps by torch's profiler: what ran when, on the CPU and on the GPU.
 
 ``RUN/profile/STAGE-rank-R.STEP.pt.trace.json`` has the Chrome trace format: https://ui.perfetto.dev opens it,
-and TensorBoard's profiler plugin reads the folder. The first eight ranks trace and write.
+and TensorBoard's profiler plugin reads the folder. Only the first eight ranks are traced.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from signllm.atomic_files import atomic_file
 from signllm.training.engine import Ranks
 
-WARM_UP = 5
-"""Steps before the trace begins: allocations, autotuning and the first reads from disk are over."""
-WRITERS = 8
+WARM_UP_STEPS = 5
+"""Steps before the trace begins, so that allocations, autotuning and the first reads from disk are over."""
+TRACED_RANKS = 8
 
 
 def _nothing() -> None:
@@ -25,18 +25,25 @@ def _nothing() -> None:
 
 
 @contextmanager
-def profiled(
+def trace_steps(
     run: Path, stage: str, ranks: Ranks, *, first: int, end: int, steps: int
 ) -> Iterator[Callable[[], None]]:
-    """Give a function to call after every step; it traces ``steps`` of them after a warm-up.
+    """Yield a function to call after every step; it traces ``steps`` of them after a warm-up.
 
-    ``first`` and ``end`` are the steps that the run goes from and to: one shorter than warm-up and trace
-    traces its last steps. ``steps`` 0 traces nothing. What is learnt stays the same to the last bit.
+    Tracing does not change the training result.
+
+    Args:
+        run: the run folder.
+        stage: name of the stage.
+        ranks: the ranks.
+        first: the step that training starts from.
+        end: the last step. A run that is shorter than warm-up and trace together traces its last steps.
+        steps: number of steps to trace; 0 traces nothing.
     """
-    if steps == 0 or first >= end or ranks.rank >= WRITERS:
+    if steps == 0 or first >= end or ranks.rank >= TRACED_RANKS:
         yield _nothing
         return
-    warm_up = max(0, min(WARM_UP, end - first - steps))
+    warm_up = max(0, min(WARM_UP_STEPS, end - first - steps))
     path = run / "profile" / f"{stage}-rank-{ranks.rank}.{first + warm_up + 1}.pt.trace.json"
 
     def write(profiler: torch.profiler.profile) -> None:

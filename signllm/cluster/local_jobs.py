@@ -19,10 +19,10 @@ from typing import Any, TextIO
 
 import psutil
 
-from signllm.cluster.launch import wait
+from signllm.cluster.launch import wait_for_job
 from signllm.errors import RunFailedError, UsageError
 
-LOOK_EVERY_S = 0.2
+POLL_INTERVAL_S = 0.2
 _OF_A_TRACEBACK = re.compile(
     r"\s|$|Traceback |During handling |The above exception |[\w.]+(Error|Exit|Interrupt)\b"
 )
@@ -72,7 +72,7 @@ class _Tail:
         return not self._in_traceback and not line.startswith("submitit ")
 
 
-class _Running:
+class _RunningJob:
     """A job that runs here, and what it says, with ``label`` before each line."""
 
     def __init__(self, job: Any, label: str) -> None:
@@ -88,7 +88,7 @@ class _Running:
 
     def has_ended(self) -> bool:
         """Say whether submitit is done with it, and so are ranks that were asked to leave."""
-        self._leaving = [rank for rank in self._leaving if _lives(rank)]
+        self._leaving = [rank for rank in self._leaving if _is_running(rank)]
         return bool(self.job.done()) and not self._leaving
 
     def ask_to_leave(self) -> None:
@@ -116,13 +116,13 @@ class _Running:
                         process.kill()
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 
-def run_here(starts: Sequence[Callable[[], Any]], *, at_once: int, what: str = "jobs") -> None:
+def run_local_jobs(starts: Sequence[Callable[[], Any]], *, at_once: int, what: str = "jobs") -> None:
     """Start jobs of the local executor, ``at_once`` at a time, show what they say, wait until all have ended.
 
     Args:
@@ -137,18 +137,18 @@ def run_here(starts: Sequence[Callable[[], Any]], *, at_once: int, what: str = "
         StoppedEarlyError: asked to leave; what had not started was not.
         RunFailedError: a job failed otherwise; the others are run all the same.
     """
-    from signllm.training.preemption import asked_to_leave, stopped_early
+    from signllm.training.preemption import preemption_flag, stopped_early_error
 
     waiting = list(enumerate(starts))
-    running: list[_Running] = []
+    running: list[_RunningJob] = []
     failed: list[UsageError | RunFailedError] = []
     leaving = False
-    with asked_to_leave() as flag:
+    with preemption_flag() as flag:
         try:
             while waiting or running:
                 while waiting and len(running) < at_once and not flag.requested:
                     number, start = waiting.pop(0)
-                    running.append(_Running(start(), f"{number}: " if len(starts) > 1 else ""))
+                    running.append(_RunningJob(start(), f"{number}: " if len(starts) > 1 else ""))
                 if flag.requested and not leaving:
                     leaving = True
                     waiting.clear()
@@ -160,16 +160,16 @@ def run_here(starts: Sequence[Callable[[], Any]], *, at_once: int, what: str = "
                         running.remove(job)
                         try:
                             if not leaving:
-                                wait(job.job)
+                                wait_for_job(job.job)
                         except (UsageError, RunFailedError) as error:
                             failed.append(error)
                     job.show(last=ended, failed=len(failed) > before)
-                time.sleep(LOOK_EVERY_S)
+                time.sleep(POLL_INTERVAL_S)
         finally:
             for job in running:
                 job.end_at_once()
     if flag.requested:
-        raise stopped_early()
+        raise stopped_early_error()
     if failed and len(starts) == 1:
         raise failed[0]
     if failed:

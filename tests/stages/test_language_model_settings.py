@@ -20,10 +20,10 @@ from signllm.errors import UsageError
 from signllm.evaluation.export import export
 from signllm.stages.batches import open_split
 from signllm.stages.finetune import finetune
-from signllm.stages.finetuned import load_sign_llm, read_trained
-from signllm.stages.language_model_start import check_texts, coverage, settled_language_model
+from signllm.stages.language_model_settings import check_texts, resolve_language_model, tokenizer_coverage
+from signllm.stages.trained_model import load_sign_llm, read_trained_model
 from signllm.training.checkpoint import load_weights
-from signllm.training.metrics import read_log
+from signllm.training.training_log import read_log
 from tests.models.chat_templates import BROKEN, CHATML, LLAMA3, PHI3, QWEN3
 from tests.models.families import save_chat_model, save_family
 from tests.stages import path
@@ -135,7 +135,7 @@ def test_evaluation_and_export_prompt_as_training_did(
     stops = [inside.convert_tokens_to_ids(token) for token in ("<|eot_id|>", "</s>")]
     assert settings["eos_token_id"] == stops
     assert "repetition_penalty" not in settings or settings["repetition_penalty"] in (None, 1.0)
-    assert settings["max_new_tokens"] == read_trained(run).config.generation.max_new_tokens
+    assert settings["max_new_tokens"] == read_trained_model(run).config.generation.max_new_tokens
     again = load_sign_llm(out).language_model.prompt
     assert (again.context_tokens("English"), again.ends) == (
         prompt.context_tokens("English"),
@@ -172,7 +172,7 @@ def test_a_run_of_before_such_records_goes_on_as_it_was_begun(
 
 def settled(composed: Path, llm: Path, tmp_path: Path, **changes: Any) -> Any:
     split = open_split(composed / "shards")
-    return settled_language_model(config_of(llm, **changes), tmp_path / "run", split, world=1)
+    return resolve_language_model(config_of(llm, **changes), tmp_path / "run", split, world=1)
 
 
 def test_what_cannot_work_is_refused_before_training(composed: Path, tmp_path: Path) -> None:
@@ -195,10 +195,10 @@ def test_a_language_without_a_code_is_refused_before_training(tmp_path: Path, co
     folder = save_family(tmp_path / "llm", "mbart50")
     samples = open_split(composed / "shards")
     assert set(samples.samples.languages()) == {"English"}
-    settled_language_model(config_of(folder), tmp_path / "run", samples, world=1)
+    resolve_language_model(config_of(folder), tmp_path / "run", samples, world=1)
     videos = path.write_videos(tmp_path / "videos", language="Klingonese")
     with pytest.raises(UsageError, match="no code for the language 'Klingonese'"):
-        settled_language_model(config_of(folder), tmp_path / "run", open_split(videos), world=1)
+        resolve_language_model(config_of(folder), tmp_path / "run", open_split(videos), world=1)
 
 
 def saved(model: Any, *, normalizer: Any = None, pre: Any = None, decoder: Any = None) -> Any:
@@ -232,24 +232,24 @@ def words_alone(words: str) -> Any:
 
 
 def test_the_unknown_share_is_that_of_tokens_and_of_characters() -> None:
-    assert coverage(words_alone("rain sun"), ["rain rain sun snow", "rain"]).unknown_tokens == pytest.approx(
-        1 / 5
-    )
-    known = coverage(words_alone("rain sun"), ["rain rain sun snow", "rain"])
+    assert tokenizer_coverage(
+        words_alone("rain sun"), ["rain rain sun snow", "rain"]
+    ).unknown_tokens == pytest.approx(1 / 5)
+    known = tokenizer_coverage(words_alone("rain sun"), ["rain rain sun snow", "rain"])
     assert known.unknown_characters == pytest.approx(4 / 19)
-    chinese = coverage(sentencepiece_like(LATIN), CHINESE)
+    chinese = tokenizer_coverage(sentencepiece_like(LATIN), CHINESE)
     assert (chinese.unknown_tokens, chinese.unknown_characters) == (1.0, 1.0)
-    mixed = coverage(sentencepiece_like(LATIN + "0123456789"), ["2024年12月下雨"])
+    mixed = tokenizer_coverage(sentencepiece_like(LATIN + "0123456789"), ["2024年12月下雨"])
     assert mixed.unknown_characters == pytest.approx(4 / 10)
-    german = coverage(sentencepiece_like(LATIN), ["heute regnet es im süden", "straße"])
+    german = tokenizer_coverage(sentencepiece_like(LATIN), ["heute regnet es im süden", "straße"])
     assert (german.unknown_tokens, german.unknown_characters, german.changed) == (0, 0, 0)
 
 
 def test_bytes_are_never_unknown() -> None:
     byte_level = PreTrainedTokenizerFast(tokenizer_object=_bytes(), unk_token="<unk>", eos_token="</s>")
     for tokenizer in (sentencepiece_like(LATIN, byte_fallback=True), byte_level):
-        assert coverage(tokenizer, CHINESE) == replace(
-            coverage(tokenizer, CHINESE),
+        assert tokenizer_coverage(tokenizer, CHINESE) == replace(
+            tokenizer_coverage(tokenizer, CHINESE),
             unknown_tokens=0.0,
             unknown_characters=0.0,
             changed=0.0,

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from signllm.cluster.roofline import Machine, seconds_of
-from signllm.cluster.shapes import META, Rehearsal, rehearse
-from signllm.cluster.stand_in import PROMPT_TOKENS, Work, batch_of
-from signllm.cluster.ways import Project
+from signllm.cluster.meta_model import PROMPT_TOKENS, PassSize, batch_of
+from signllm.cluster.roofline import Machine, pass_seconds
+from signllm.cluster.setups import Project
+from signllm.cluster.simulation import META, SimulatedPass, simulate_pass
 from signllm.cra.word_codebook import WordCodebook
 from signllm.models.sign_llm import SignLLM
 
@@ -24,7 +24,7 @@ SEGMENTATIONS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translation:
+class TranslationTime:
     """Seconds of one video on one GPU.
 
     Attributes:
@@ -52,11 +52,11 @@ class Translation:
         return (self.encoder + self.segmentation) / self.total
 
 
-def translation(project: Project, machine: Machine) -> Translation:
+def plan_translation(project: Project, machine: Machine) -> TranslationTime:
     """Return what one video of the project's length takes, in its precision, decoded as its recipe says."""
     config = replace(project.config, training=replace(project.config.training, deepspeed="zero2"))
     model = project.model(config).eval()
-    work = Work(videos=1, frames=project.frames, text_tokens=project.text_tokens)
+    work = PassSize(videos=1, frames=project.frames, text_tokens=project.text_tokens)
     beams = config.generation.beams
     try:
         encoding, (characters, words) = _encoding(model, work, size=config.data.size)
@@ -64,16 +64,16 @@ def translation(project: Project, machine: Machine) -> Translation:
         writing = _language_model(model, beams, 1, read=PROMPT_TOKENS + words)
     finally:
         model.train()
-    return Translation(
-        encoder=seconds_of(encoding, machine),
+    return TranslationTime(
+        encoder=pass_seconds(encoding, machine),
         segmentation=_segmentation_s(model.words, characters),
-        prompt=seconds_of(reading, machine),
-        token=seconds_of(writing, machine),
+        prompt=pass_seconds(reading, machine),
+        token=pass_seconds(writing, machine),
         tokens=min(project.text_tokens, config.generation.max_new_tokens),
     )
 
 
-def _encoding(model: SignLLM, work: Work, *, size: int) -> tuple[Rehearsal, tuple[int, int]]:
+def _encoding(model: SignLLM, work: PassSize, *, size: int) -> tuple[SimulatedPass, tuple[int, int]]:
     """Return the pass from video to projected words, and how many characters and words came out."""
     found: list[int] = []
 
@@ -85,11 +85,11 @@ def _encoding(model: SignLLM, work: Work, *, size: int) -> tuple[Rehearsal, tupl
         model._project(signs, segmentation)
         found[:] = [len(signs.index), len(segmentation.words)]
 
-    rehearsal = rehearse(model, run)
+    rehearsal = simulate_pass(model, run)
     return rehearsal, (found[0], found[1])
 
 
-def _language_model(model: SignLLM, rows: int, places: int, *, read: int | None = None) -> Rehearsal:
+def _language_model(model: SignLLM, rows: int, places: int, *, read: int | None = None) -> SimulatedPass:
     """Return a pass of the language model over so many places of each row.
 
     ``read``: those were read before; an encoder-decoder then runs its decoder alone.
@@ -111,7 +111,7 @@ def _language_model(model: SignLLM, rows: int, places: int, *, read: int | None 
         states = torch.empty(rows, read, width, dtype=dtype, device=META)
         inner(encoder_outputs=(states,), decoder_input_ids=torch.zeros(rows, places, dtype=torch.int64))
 
-    return rehearse(model, run)
+    return simulate_pass(model, run)
 
 
 def _segmentation_s(words: WordCodebook, characters: int) -> float:

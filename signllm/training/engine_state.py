@@ -1,8 +1,8 @@
-"""Whole tensors by name out of a DeepSpeed engine, and back in, for any ZeRO stage and number of ranks.
+"""Full tensors of a DeepSpeed engine by name, gathered and loaded for any ZeRO stage and number of ranks.
 
-ZeRO cuts master weights and Adam moments into pieces per rank, in an order of its own. Read whole and
-named, they fit any other cut. Every function here is a collective: all ranks call it, with the same
-arguments.
+ZeRO divides master weights and Adam moments over the ranks in an order of its own. As full, named tensors
+they can be divided again in any other way. Every function here is a collective: all ranks call it with the
+same arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from signllm.training.zero3 import gather_whole
+from signllm.training.zero3 import regather_parameters
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -23,32 +23,32 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that the optimizer moves, by name."""
+    """Return the parameters that the optimizer updates, by name."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
-def kept_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return what a checkpoint keeps besides trainable parameters: state that no other file could give back.
+def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that a checkpoint contains besides trainable parameters.
 
-    Persistent buffers (EMA codebooks, running statistics) of every module, except inside modules whose
-    parameters are all frozen: those come from their own source, like the language model. A module with
-    ``saved_when_frozen = True`` keeps its buffers and its frozen parameters too (an encoder trained by an
-    earlier stage).
+    These are persistent buffers (EMA codebooks, running statistics) of every module, except inside modules
+    whose parameters are all frozen, such as the language model: those come from their own source. A module
+    with ``saved_when_frozen = True`` (an encoder that an earlier stage has trained) keeps its buffers and its
+    frozen parameters too.
     """
-    frozen, whole = [], []
+    frozen, saved = [], []
     for name, part in module.named_modules():
         parameters = list(part.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
             frozen.append(f"{name}." if name else "")
         if getattr(part, "saved_when_frozen", False):
-            whole.append(f"{name}." if name else "")
-    kept = {}
+            saved.append(f"{name}." if name else "")
+    tensors = {}
     for name, tensor in _persistent(module):
-        in_whole = name.startswith(tuple(whole)) if whole else False
+        in_saved = name.startswith(tuple(saved)) if saved else False
         in_frozen = name.startswith(tuple(frozen)) if frozen else False
-        if in_whole or (not isinstance(tensor, nn.Parameter) and not in_frozen):
-            kept[name] = tensor
-    return kept
+        if in_saved or (not isinstance(tensor, nn.Parameter) and not in_frozen):
+            tensors[name] = tensor
+    return tensors
 
 
 def _persistent(module: nn.Module) -> list[tuple[str, Tensor]]:
@@ -62,29 +62,36 @@ def _persistent(module: nn.Module) -> list[tuple[str, Tensor]]:
     return frozen + buffers
 
 
-def read_whole(engine: DeepSpeedEngine, *, keep: bool = True) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return (weights, moments) on the CPU: master weights and kept tensors by name; ``exp_avg/NAME`` ...
+def gather_engine_state(
+    engine: DeepSpeedEngine, *, keep: bool = True
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the master weights with the saved tensors, and the moments (``exp_avg/NAME``), on the CPU.
 
-    Call it after at least one step: before it Adam has no moments. ``keep=False``: this rank takes part and
-    keeps nothing of it, so that a node of eight ranks need not hold all of it eight times.
+    Call it after at least one step, because Adam has no moments before.
+
+    Args:
+        engine: the engine.
+        keep: False takes part in the collectives and returns nothing, so that a node of eight ranks does not
+            hold eight copies.
     """
     _link_moments(engine)
     weights, moments = {}, {}
     for name, p in trainable_parameters(engine.module).items():
-        weights[name] = _whole(engine, p, None)
+        weights[name] = _full_tensor(engine, p, None)
         for key in MOMENTS:
-            moments[f"{key}/{name}"] = _whole(engine, p, key)
+            moments[f"{key}/{name}"] = _full_tensor(engine, p, key)
         if not keep:
             weights, moments = {}, {}
-    for name, tensor in kept_tensors(engine.module).items():
-        weights[name] = _gathered(tensor)
+    for name, tensor in saved_tensors(engine.module).items():
+        weights[name] = _gathered_copy(tensor)
     return (weights, moments) if keep else ({}, {})
 
 
 def _link_moments(engine: DeepSpeedEngine) -> None:
-    """Let ZeRO-1/2 know the moments of all parameter groups.
+    """Let ZeRO-1 and ZeRO-2 find the moments of all parameter groups.
 
-    DeepSpeed 0.19.8 links them once, behind the first step of the first group, when the others have none.
+    DeepSpeed 0.19.8 links them once, after the first step of the first group, when the other groups have none
+    yet.
     """
     optimizer = engine.optimizer
     if hasattr(optimizer, "_hp_optimizer_states_linked"):
@@ -92,26 +99,26 @@ def _link_moments(engine: DeepSpeedEngine) -> None:
         optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def _whole(engine: DeepSpeedEngine, p: nn.Parameter, key: str | None) -> Tensor:
+def _full_tensor(engine: DeepSpeedEngine, p: nn.Parameter, key: str | None) -> Tensor:
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     if _is_partitioned(p):
-        whole = safe_get_full_fp32_param(p) if key is None else safe_get_full_optimizer_state(p, key)
+        full = safe_get_full_fp32_param(p) if key is None else safe_get_full_optimizer_state(p, key)
         shape = getattr(p, "ds_shape", p.shape)
     else:
-        whole, shape = (p.detach() if key is None else engine.basic_optimizer.state[p][key]), p.shape
-    return whole.detach().reshape(shape).to("cpu", copy=True).contiguous()
+        full, shape = (p.detach() if key is None else engine.basic_optimizer.state[p][key]), p.shape
+    return full.detach().reshape(shape).to("cpu", copy=True).contiguous()
 
 
 def _is_partitioned(p: Tensor) -> bool:
     return hasattr(p, "ds_id") or hasattr(p, "_hp_mapping")
 
 
-def _gathered(tensor: Tensor) -> Tensor:
-    """Return a copy of a frozen parameter or a buffer on the CPU, gathered if ZeRO-3 has cut it.
+def _gathered_copy(tensor: Tensor) -> Tensor:
+    """Return a copy of a frozen parameter or a buffer on the CPU, gathered if ZeRO-3 has partitioned it.
 
-    What is whole is only copied: leaving ``GatheredParameters`` would cut it, unknown to the module that
-    still counts on it.
+    A tensor that is already gathered is only copied: leaving ``GatheredParameters`` would partition it,
+    although its module still relies on the full tensor.
     """
     status: Any = getattr(tensor, "ds_status", None)
     if status is None or status.name == "AVAILABLE":
@@ -122,15 +129,15 @@ def _gathered(tensor: Tensor) -> Tensor:
         return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def install(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy whole tensors into parameters and buffers by name, cut by ZeRO-3 or not.
+def install_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy full tensors into parameters and buffers by name, whether ZeRO-3 has partitioned them or not.
 
     Raises:
         KeyError: the module has no such name.
     """
-    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    targets = dict(module.named_parameters()) | dict(module.named_buffers())
     for name, value in tensors.items():
-        target = own[name]
+        target = targets[name]
         if hasattr(target, "ds_id"):
             from deepspeed import zero
 
@@ -141,25 +148,25 @@ def install(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 target.copy_(value.to(target.device))
 
 
-def write_whole(
+def load_engine_state(
     engine: DeepSpeedEngine, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], step: int
 ) -> None:
-    """Put whole weights and moments into a fresh engine and set Adam's step count; undoes read_whole."""
-    install(engine.module, weights)
+    """Load full weights and moments into a new engine and set Adam's step count."""
+    install_tensors(engine.module, weights)
     optimizer = engine.optimizer
     _start_moments(engine, step)
     _link_moments(engine)
     for name, p in trainable_parameters(engine.module).items():
-        _set(engine, p, None, weights[name])
+        _set_full_tensor(engine, p, None, weights[name])
         for key in MOMENTS:
-            _set(engine, p, key, moments[f"{key}/{name}"])
+            _set_full_tensor(engine, p, key, moments[f"{key}/{name}"])
     if hasattr(optimizer, "update_lp_params"):
         optimizer.update_lp_params()
-    gather_whole(engine)
+    regather_parameters(engine)
 
 
-def stepped_tensors(engine: DeepSpeedEngine) -> list[Tensor]:
-    """Return what Adam steps on at this rank: flat shares of master weights, or under ZeRO-0 the weights."""
+def optimizer_tensors(engine: DeepSpeedEngine) -> list[Tensor]:
+    """Return the tensors that Adam updates on this rank: flat master weights, or under ZeRO-0 the weights."""
     for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"):
         flat = getattr(engine.optimizer, name, None)
         if flat is not None:
@@ -168,26 +175,26 @@ def stepped_tensors(engine: DeepSpeedEngine) -> list[Tensor]:
 
 
 def _start_moments(engine: DeepSpeedEngine, step: int) -> None:
-    """Give the flat tensors that Adam steps on the moments it would have made in its first step."""
-    for p in stepped_tensors(engine):
+    """Create the state of the flat tensors that Adam would create in its first step."""
+    for p in optimizer_tensors(engine):
         state = engine.basic_optimizer.state[p]
         state["step"] = torch.tensor(float(step), dtype=torch.float32, device=p.device)
         for key in MOMENTS:
             state[key] = torch.zeros_like(p)
 
 
-def share_of(value: Tensor, rank: int, ranks: int) -> Tensor:
-    """Return a rank's share of a whole tensor as ZeRO-3 cuts it: flat, padded to equal pieces by zeros."""
+def partition_of(value: Tensor, rank: int, ranks: int) -> Tensor:
+    """Return a rank's part of a full tensor as ZeRO-3 divides it: flat, equal, padded with zeros."""
     piece = -(-value.numel() // ranks)
     flat = value.flatten()[rank * piece : (rank + 1) * piece]
     return nn.functional.pad(flat, (0, piece - flat.numel()))
 
 
-def _set(engine: DeepSpeedEngine, p: Any, key: str | None, value: Tensor) -> None:
+def _set_full_tensor(engine: DeepSpeedEngine, p: Any, key: str | None, value: Tensor) -> None:
     if hasattr(p, "ds_id"):
         group = p.ds_process_group
-        share = share_of(value, dist.get_rank(group=group), dist.get_world_size(group))
-        assert share.numel() == p.ds_tensor.numel(), "DeepSpeed cuts otherwise"
+        share = partition_of(value, dist.get_rank(group=group), dist.get_world_size(group))
+        assert share.numel() == p.ds_tensor.numel(), "DeepSpeed partitions this tensor differently"
         p._z3_optimizer.set_local_hp_param(share, p, key)
     elif hasattr(p, "_hp_mapping"):
         p.set_full_hp_param(value.to(p.device), key)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from signllm import cli
-from signllm.cluster.launch import launch, wait
+from signllm.cluster.launch import launch, wait_for_job
 from signllm.cluster.profile import Profile
-from signllm.cluster.secret import is_secret
+from signllm.cluster.secrets import is_secret
 from signllm.cluster.snapshot import take_snapshot
 from tests.cluster.slurm import Slurm
 
@@ -42,7 +42,7 @@ def submit(profile: Profile, folder: Path) -> str:
         print(hashlib.sha256(os.environ["HF_TOKEN"].encode()).hexdigest())
 
     words = ["pretrain", "--run", str(folder / "run")]
-    return wait(launch(profile, words, run=run, logs=folder / "logs", code=code))
+    return wait_for_job(launch(profile, words, run=run, logs=folder / "logs", code=code))
 
 
 def test_a_local_job_has_the_secret_and_no_file_has(marked: None, tmp_path: Path) -> None:

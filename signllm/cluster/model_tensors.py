@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from signllm.cluster.plan import Weight
+from signllm.cluster.zero_costs import Weight
 from signllm.config import FinetuneConfig, PretrainConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
@@ -26,8 +26,8 @@ from signllm.models.projector import Projector
 from signllm.models.visual_encoder import VisualEncoderConfig
 from signllm.models.vq_sign import VQSign, VQSignConfig
 from signllm.models.word_vectors import WordVectors
-from signllm.stages.phases import phases
-from signllm.training.zero3 import frozen_blocks, kept_whole
+from signllm.stages.phases import training_phases
+from signllm.training.zero3 import frozen_blocks, unpartitioned_ids
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "resnet18": {
@@ -58,7 +58,9 @@ class Phase:
     missing: tuple[str, ...]
 
 
-def outline(config: PretrainConfig | FinetuneConfig, *, words: WordCodebook | None = None) -> list[Phase]:
+def phase_tensors(
+    config: PretrainConfig | FinetuneConfig, *, words: WordCodebook | None = None
+) -> list[Phase]:
     """Return the phases of a stage of training, with the tensors of each.
 
     Args:
@@ -69,16 +71,16 @@ def outline(config: PretrainConfig | FinetuneConfig, *, words: WordCodebook | No
     if isinstance(config, PretrainConfig):
         with torch.device("meta"):
             alone = _vq_sign(config.vq_sign, missing)
-        weights = () if alone is None else tuple(weights_of(alone))
+        weights = () if alone is None else tuple(list_weights(alone))
         return [Phase("", weights, tuple(missing))]
     model = sign_llm_parts(config, words, missing)
     found = []
-    for name, training in zip(("on recorded characters", "joint"), phases(config), strict=True):
+    for name, training in zip(("on recorded characters", "joint"), training_phases(config), strict=True):
         if training is None:
             continue
         if "vq_sign" in model:
             set_trained(model["vq_sign"], joint=name == "joint")
-        found.append(Phase(name, tuple(weights_of(model)), tuple(missing)))
+        found.append(Phase(name, tuple(list_weights(model)), tuple(missing)))
     return [replace(found[0], name="")] if len(found) == 1 else found
 
 
@@ -90,9 +92,9 @@ def set_trained(vq_sign: Any, *, joint: bool) -> None:
         vq_sign.encoder.backbone.requires_grad_(False)
 
 
-def weights_of(model: nn.Module) -> list[Weight]:
+def list_weights(model: nn.Module) -> list[Weight]:
     """Return the tensors of a model, on the meta device or a real one, in its own order."""
-    whole = kept_whole(model)
+    whole = unpartitioned_ids(model)
     blocks = {id(p): number for number, block in enumerate(frozen_blocks(model)) for p in block.parameters()}
     distances = dict(_distances(model, whole, blocks))
     packed = _packed(model)

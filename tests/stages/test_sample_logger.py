@@ -13,11 +13,11 @@ import torch
 from signllm.data.sample_source import VideoSource
 from signllm.inspection.mmd_over_training import read_alignment_curves
 from signllm.stages.finetune import finetune
-from signllm.stages.looks import Looking, _words
 from signllm.stages.pretrain import pretrain
+from signllm.stages.sample_logger import SampleLogger, _word_spans
 from signllm.training.checkpoint import load_weights
 from signllm.training.engine import start_distributed
-from signllm.training.metrics import read_log
+from signllm.training.training_log import read_log
 from tests.models import parts
 from tests.stages import path
 
@@ -126,10 +126,10 @@ def test_stage_1_shows_characters_and_what_cannot_be_read_stops_no_run(
 
 def test_without_dev_the_first_of_train_are_shown(tmp_path: Path) -> None:
     shards = path.write_videos(tmp_path, lengths={"train": (33, 29)})
-    looking = Looking(shards, path.DATA, 1, start_distributed())
+    looking = SampleLogger(shards, path.DATA, 1, start_distributed())
     assert looking.split.name == "train"
 
 
 def test_words_stand_over_the_characters_that_they_took() -> None:
-    found = _words([9, 8, 7], [0, 0, 2, 2, 2])  # the second has none: it is s0 by itself
+    found = _word_spans([9, 8, 7], [0, 0, 2, 2, 2])  # the second has none: it is s0 by itself
     assert [(word.name, word.start, word.stop) for word in found] == [("w9", 0, 2), ("w7", 2, 5)]

@@ -1,4 +1,4 @@
-"""What is validated: losses on the videos of ``dev`` and, where that selects, the score of translations."""
+"""Validation on the ``dev`` split: losses and, if it selects the checkpoint, a score of translations."""
 
 from __future__ import annotations
 
@@ -20,52 +20,52 @@ from signllm.evaluation.scores import METRICS, choose_score_rules, compute_metri
 from signllm.models.collectives import reduce_sum
 from signllm.models.generation import GenerationConfig
 from signllm.models.sign_llm import SignLLM
-from signllm.stages.batches import DEV, agreement
+from signllm.stages.batches import DEV, make_batch_agreement
 from signllm.training.engine import Ranks, TrainingConfig
-from signllm.training.preemption import leave_together
+from signllm.training.preemption import stop_if_preempted
 from signllm.training.validation import Validate
 
 
-def held_out_losses(
+def make_loss_validator(
     shards: Path | str, data: DataConfig, training: TrainingConfig, ranks: Ranks
 ) -> Validate | None:
-    """Return a function for a model's mean losses over the ``dev`` split, or None if there is no such split.
+    """Return a function that returns a model's mean losses over ``dev``; None if there is no such split.
 
-    All ranks call it; every batch counts by its real videos, without augmentation. Between two batches it
-    raises StoppedEarlyError on all ranks once one of them is asked to leave.
+    All ranks call that function. Every batch is weighted by its number of real videos, and nothing is
+    augmented. If a rank is preempted, it raises StoppedEarlyError on all ranks between two batches.
     """
-    return _validate(shards, data, training, ranks, exchanged=False, generation=None)
+    return _make_validator(shards, data, training, ranks, exchanged=False, generation=None)
 
 
-def held_out_translations(
+def make_translation_validator(
     shards: Path | str,
     data: DataConfig,
     training: TrainingConfig,
     ranks: Ranks,
     generation: GenerationConfig,
 ) -> Validate | None:
-    """Return the same of a model with a language model: its ``l_sim_shuffled`` also, and perhaps a score.
+    """Return such a function for a model with a language model; it adds ``l_sim_shuffled`` and a score.
 
-    Each video also meets another's text. Where ``training.keep_best`` names a score (``bleu4``), all videos
-    are also translated, as ``evaluate`` does with ``generation`` but without sampling, and scored by the
-    convention of their language.
+    ``l_sim_shuffled`` is the loss when each video is paired with another video's text. If
+    ``training.keep_best`` names a score (``bleu4``), all videos are also translated, as ``evaluate`` does
+    with ``generation`` but without sampling, and scored by the convention of their language.
 
     Raises:
-        UsageError: a score is to select, and there is no ``dev`` split.
+        UsageError: a score selects the checkpoint, and there is no ``dev`` split.
     """
     scored = training.keep_best in METRICS
     plain = replace(generation, temperature=None, n_best=1) if scored else None
-    validate = _validate(shards, data, training, ranks, exchanged=True, generation=plain)
+    validate = _make_validator(shards, data, training, ranks, exchanged=True, generation=plain)
     if scored and validate is None:
         raise UsageError(
-            f"{training.keep_best} is to select a checkpoint, and there are no videos of {DEV}",
+            f"{training.keep_best} selects the best checkpoint, but there is no {DEV} split",
             where=shards,
             remedy=f"shard a {DEV} split, or give --training.keep-best None",
         )
     return validate
 
 
-def _validate(
+def _make_validator(
     shards: Path | str,
     data: DataConfig,
     training: TrainingConfig,
@@ -86,14 +86,14 @@ def _validate(
         world=ranks.world,
         shuffle=False,
         epochs=1,
-        agree=agreement(ranks),
+        agree=make_batch_agreement(ranks),
     )
 
     def validate(model: nn.Module, step: int) -> Mapping[str, float]:
         totals: dict[str, float] = {}
-        videos, written = 0.0, []
+        videos, hypotheses = 0.0, []
         for batch in loader:
-            leave_together(ranks.device)
+            stop_if_preempted(ranks.device)
             if others is not None:
                 batch = replace(batch, other_texts=[others[name] for name in batch.ids])
             batch = batch.to(ranks.device)
@@ -104,41 +104,41 @@ def _validate(
                 totals[name] = totals.get(name, 0.0) + value * real
             videos += real
             if generation is not None:
-                written += _written(model, batch, generation)
+                hypotheses += _translate_batch(model, batch, generation)
         values = {name: total / max(videos, 1.0) for name, total in totals.items()}
         if generation is not None and training.keep_best is not None:
-            values[training.keep_best] = _score(training.keep_best, gather_hypotheses(written, ranks))
+            values[training.keep_best] = _score(training.keep_best, gather_hypotheses(hypotheses, ranks))
         return values
 
     return validate
 
 
-def _written(model: nn.Module, batch: Batch, generation: GenerationConfig) -> list[Hypothesis]:
-    """Translate a batch; what only fills it up, or could not be read, is left out."""
+def _translate_batch(model: nn.Module, batch: Batch, generation: GenerationConfig) -> list[Hypothesis]:
+    """Return the hypotheses of a batch, without padding and unreadable videos."""
     assert isinstance(model, SignLLM)
     return [
         Hypothesis(
             place=int(batch.positions[row]),
             id=batch.ids[row],
-            hypothesis=one.text,
+            hypothesis=generated.text,
             reference=batch.texts[row],
             characters=[],
             words=[],
             language=batch.languages[row],
         )
-        for row, one in enumerate(model.generate(batch, generation))
+        for row, generated in enumerate(model.generate(batch, generation))
         if batch.is_real[row]
     ]
 
 
-def _score(name: str, written: Sequence[Hypothesis]) -> float:
-    references = [one.reference for one in written]
-    rules = choose_score_rules({one.language for one in written}, references)
-    return compute_metric(name, [one.hypothesis for one in written], references, rules)
+def _score(name: str, hypotheses: Sequence[Hypothesis]) -> float:
+    references = [hypothesis.reference for hypothesis in hypotheses]
+    rules = choose_score_rules({hypothesis.language for hypothesis in hypotheses}, references)
+    return compute_metric(name, [hypothesis.hypothesis for hypothesis in hypotheses], references, rules)
 
 
 def other_texts(samples: Sequence[ShardSample]) -> dict[str, str]:
-    """Return id of each video → text of another of its language; one alone in it keeps its own."""
+    """Return, by id, the text of another video of the same language, or its own if there is no other."""
     by_language: dict[str, list[ShardSample]] = {}
     for sample in samples:
         by_language.setdefault(sample.language, []).append(sample)

@@ -1,7 +1,8 @@
-"""A SignLLM without weights and without a tokenizer, which runs the code of the real one on shapes alone.
+"""SignLLM on torch's meta device: it runs the code of the real model on shapes, without any weights.
 
-Its parts are those of :mod:`signllm.cluster.outline`; a prompt of as many tokens as a real one stands in for
-the tokenizer. :mod:`signllm.cluster.shapes` then sees what a step of it would do.
+Its parts come from :mod:`signllm.cluster.model_tensors`. The tokenizer is replaced by a prompt of a typical
+number of tokens. :mod:`signllm.cluster.simulation` records what one step of this model would compute and
+allocate.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from signllm.clip_geometry import count_clips
-from signllm.cluster.shapes import META, Rehearsal, rehearse
+from signllm.cluster.simulation import META, SimulatedPass, simulate_pass
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.batch import Batch
@@ -29,7 +30,7 @@ PROMPT_TOKENS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class PassSize:
     """What one rank works on in a forward pass.
 
     Attributes:
@@ -63,7 +64,7 @@ class _Tokens:
         return [0] * len(text)
 
 
-def stand_in(parts: Mapping[str, nn.Module], config: FinetuneConfig, words: WordCodebook) -> SignLLM:
+def build_meta_model(parts: Mapping[str, nn.Module], config: FinetuneConfig, words: WordCodebook) -> SignLLM:
     """Put parts without weights together as the real model does, in the precision of the training.
 
     Args:
@@ -98,7 +99,7 @@ def _language_model(config: LanguageModelConfig, parts: Mapping[str, Any]) -> La
     return kind(config, inner, tokens, tokens, virtual_tokens=learnt)
 
 
-def step(model: SignLLM, work: Work, *, size: int, video: bool) -> Rehearsal:
+def simulate_step(model: SignLLM, work: PassSize, *, size: int, video: bool) -> SimulatedPass:
     """Return what a rank's forward and backward pass would do and hold.
 
     Args:
@@ -107,10 +108,10 @@ def step(model: SignLLM, work: Work, *, size: int, video: bool) -> Rehearsal:
         size: side of the frames.
         video: frames are encoded; else characters that were recorded.
     """
-    return rehearse(model, lambda: model(batch_of(work, size=size, video=video))["loss"])
+    return simulate_pass(model, lambda: model(batch_of(work, size=size, video=video))["loss"])
 
 
-def batch_of(work: Work, *, size: int, video: bool) -> Batch:
+def batch_of(work: PassSize, *, size: int, video: bool) -> Batch:
     """Return a batch without values: every video, text and prompt as long as the others."""
     counts = torch.full((work.videos,), work.frames, dtype=torch.int64)
     frames: Tensor | None = None

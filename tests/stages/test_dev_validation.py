@@ -13,9 +13,9 @@ from signllm.data.sample_table import ShardSample
 from signllm.errors import UsageError
 from signllm.evaluation.evaluate import EvaluateConfig, evaluate
 from signllm.evaluation.hypotheses import Hypothesis
-from signllm.stages import held_out
+from signllm.stages import dev_validation
+from signllm.stages.dev_validation import make_translation_validator, other_texts
 from signllm.stages.finetune import finetune
-from signllm.stages.held_out import held_out_translations, other_texts
 from signllm.training.checkpoint import best_checkpoint, last_checkpoint, read_state
 from signllm.training.engine import TrainingConfig, start_distributed
 from tests.stages import path
@@ -77,8 +77,9 @@ def test_a_run_goes_on_by_another_value(composed: Path, tmp_path: Path) -> None:
 def test_a_score_can_select_only_where_there_is_dev(composed: Path, tmp_path: Path) -> None:
     clips = path.write_videos(tmp_path, lengths={"train": (26, 31)})
     config = path.selected_config(composed / "llm")
-    with pytest.raises(UsageError, match="no videos of dev"):
-        held_out_translations(clips, config.data, config.training, start_distributed(), config.generation)
+    ranks = start_distributed()
+    with pytest.raises(UsageError, match="no dev split"):
+        make_translation_validator(clips, config.data, config.training, ranks, config.generation)
 
 
 def test_every_video_meets_the_text_of_another_of_its_language() -> None:
@@ -104,4 +105,4 @@ def test_the_value_that_selects_a_checkpoint_is_no_zero_without_spaces(
     pair = Hypothesis(
         place=0, id="a", hypothesis=written, reference=reference, characters=[], words=[], language=language
     )
-    assert held_out._score("bleu4", [pair]) > 30
+    assert dev_validation._score("bleu4", [pair]) > 30

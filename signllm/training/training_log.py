@@ -1,6 +1,7 @@
-"""What a run writes while it trains: ``log.jsonl`` and TensorBoard, from rank 0.
+"""The log of a training run: ``log.jsonl`` and TensorBoard files, written by rank 0.
 
-Both are cut back to the step that a run resumes from, so a killed run's log reads as if it had never stopped.
+Both are truncated to the step that a run resumes from, so that the log of a killed and resumed run reads as
+if the run had never stopped.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ if TYPE_CHECKING:
     import numpy as np
     from torch.utils.tensorboard import SummaryWriter
 
-Watch = Callable[[Mapping[str, Any]], Iterable[object]]
-"""Looks at the lines of a log one after another and returns what is alarming in one."""
+AlarmCheck = Callable[[Mapping[str, Any]], Iterable[object]]
+"""Is called with the lines of a log in order and returns the alarms that each raises."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What TensorBoard shows beside numbers, each under its name.
+class TensorBoardSamples:
+    """What TensorBoard shows besides scalars, by name.
 
     Attributes:
         histograms: values (n,) whose distribution is drawn.
-        pictures: uint8 (H, W, 3).
+        pictures: images, uint8 (H, W, 3).
         texts: Markdown.
-        translations: id, reference and translation of each video.
+        translations: id, reference and hypothesis of each video.
     """
 
     histograms: Mapping[str, np.ndarray]
@@ -41,16 +42,22 @@ class Shown:
 
 
 ALARM = "alarm"
-told = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class TrainingLog:
     """Append one JSON object per line to ``run/log.jsonl`` and the same numbers to ``run/tensorboard/``.
 
-    ``resumed_step``: lines of later steps, written by a run that died before its next checkpoint, are
-    dropped; with ``validation_left`` also that step's validation, which will be made again. ``watch``: what
-    it finds in a line is told in the program's log, as a line of its own (``alarm``) and in TensorBoard.
-    ``enabled=False`` (every rank but 0) writes nothing.
+    Args:
+        run: the run folder.
+        stage: name of the stage, written into every line.
+        resumed_step: the step that training resumes from. Lines of later steps, which a run wrote that died
+            before its next checkpoint, are removed.
+        validation_left: also remove the validation of ``resumed_step``, because it will be repeated.
+        tensorboard: whether to write TensorBoard's files.
+        check_alarms: returns the alarms that a line raises. Each alarm is logged as a warning, written as a
+            line of its own under the key ``alarm``, and shown in TensorBoard.
+        enabled: False writes nothing; every rank but rank 0 passes it.
     """
 
     def __init__(
@@ -61,19 +68,19 @@ class TrainingLog:
         resumed_step: int = 0,
         validation_left: bool = False,
         tensorboard: bool = True,
-        watch: Watch | None = None,
+        check_alarms: AlarmCheck | None = None,
         enabled: bool = True,
     ) -> None:
-        self.stage, self.enabled, self.watch = stage, enabled, watch
+        self.stage, self.enabled, self.check_alarms = stage, enabled, check_alarms
         self._board: SummaryWriter | None = None
         if not enabled:
             return
         run.mkdir(parents=True, exist_ok=True)
         path = run / "log.jsonl"
-        cut_back(path, stage, resumed_step, validation_left=validation_left)
-        if watch is not None:
+        truncate_log(path, stage, resumed_step, validation_left=validation_left)
+        if check_alarms is not None:
             for line in read_log(run):
-                watch(line)  # what it finds there was told then
+                check_alarms(line)  # their alarms were logged when they were written
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -96,21 +103,21 @@ class TrainingLog:
                     self._board.add_scalar(f"{self.stage}/{name}", value, step)
                 elif name == ALARM:
                     self._board.add_text(f"{self.stage}/{name}", value, step)
-        for alarm in self.watch(line) if self.watch is not None else ():
-            told.warning("%s, step %d: %s", self.stage, step, alarm)
+        for alarm in self.check_alarms(line) if self.check_alarms is not None else ():
+            log.warning("%s, step %d: %s", self.stage, step, alarm)
             self.write(step, {ALARM: str(alarm)})
 
-    def show(self, step: int, shown: Shown) -> None:
-        """Put pictures, histograms and texts of ``step`` into TensorBoard, under the stage's name."""
+    def write_samples(self, step: int, samples: TensorBoardSamples) -> None:
+        """Write pictures, histograms and texts of ``step`` to TensorBoard, under the stage's name."""
         board = self._board
         if board is None:
             return
         with report_full_disk(Path(self._file.name)):
-            for name, values in shown.histograms.items():
+            for name, values in samples.histograms.items():
                 board.add_histogram(f"{self.stage}/{name}", values, step)
-            for name, picture in shown.pictures.items():
+            for name, picture in samples.pictures.items():
                 board.add_image(f"{self.stage}/{name}", picture, step, dataformats="HWC")
-            for name, text in shown.texts.items():
+            for name, text in samples.texts.items():
                 board.add_text(f"{self.stage}/{name}", text, step)
             board.flush()
 
@@ -126,10 +133,15 @@ class TrainingLog:
             self._board.close()
 
 
-def cut_back(path: Path, stage: str, step: int, *, validation_left: bool = False) -> None:
-    """Drop from a log the lines of ``stage`` after ``step``, and a last line that a kill cut in half.
+def truncate_log(path: Path, stage: str, step: int, *, validation_left: bool = False) -> None:
+    """Remove the lines of ``stage`` after ``step`` from a log, and a last line that is incomplete.
 
-    ``validation_left``: the validation of ``step`` goes too: a kill came between its line and its checkpoint.
+    Args:
+        path: the log.
+        stage: the stage whose lines are removed.
+        step: the step from which training resumes.
+        validation_left: also remove the validation of ``step``: the job was killed after this line and before
+            the checkpoint that would record it.
     """
     if not path.exists():
         return
@@ -139,15 +151,16 @@ def cut_back(path: Path, stage: str, step: int, *, validation_left: bool = False
             entry = json.loads(line)
         except ValueError:
             continue
-        at = entry.get("step", 0)
-        again = validation_left and at == step and any(name.startswith("validate/") for name in entry)
-        if entry.get("stage") != stage or (at <= step and not again):
+        line_step = entry.get("step", 0)
+        is_validation = any(name.startswith("validate/") for name in entry)
+        is_repeated = validation_left and line_step == step and is_validation
+        if entry.get("stage") != stage or (line_step <= step and not is_repeated):
             kept.append(line)
     atomic_write(path, "".join(f"{line}\n" for line in kept))
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """Read ``log.jsonl`` of a run; a run without one gives an empty list."""
+    """Return the lines of a run's ``log.jsonl``; an empty list if there is none."""
     path = run / "log.jsonl"
     if not path.exists():
         return []

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from signllm.cluster.memory import Memory, memory
-from signllm.cluster.outline import no_words, set_trained, sign_llm_parts, weights_of
-from signllm.cluster.plan import Weight, Zero, traffic, zero_of
-from signllm.cluster.roofline import Machine, Seconds, step_seconds
-from signllm.cluster.shapes import IDLE, Rehearsal
-from signllm.cluster.stand_in import Work, stand_in, step, with_checkpointing
+from signllm.cluster.memory import PlannedMemory, plan_memory
+from signllm.cluster.meta_model import PassSize, build_meta_model, simulate_step, with_checkpointing
+from signllm.cluster.model_tensors import list_weights, no_words, set_trained, sign_llm_parts
+from signllm.cluster.roofline import Machine, StepTime, step_time
+from signllm.cluster.simulation import EMPTY_PASS, SimulatedPass
+from signllm.cluster.zero_costs import Weight, Zero, read_zero, step_traffic
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
@@ -26,13 +26,13 @@ from signllm.models.sign_llm import SignLLM
 from signllm.training.engine import deepspeed_settings
 
 FILES = ("zero0", "zero1", "zero2", "zero3", "zero3_offload")
-PACKED_UNDER = "zero2"
+QUANTISED_FILE = "zero2"
 HEADROOM = 0.1
 """Share of a GPU's memory left free: context, NCCL, workspace of convolutions, fragmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class Setup:
     """One way to train.
 
     Attributes:
@@ -46,14 +46,18 @@ class Way:
     bits: int = 16
 
 
-WAYS = (
-    *(Way(deepspeed=name, checkpointing=on) for name in FILES for on in (False, True)),
-    *(Way(deepspeed=PACKED_UNDER, checkpointing=on, bits=bits) for bits in (8, 4) for on in (False, True)),
+SETUPS = (
+    *(Setup(deepspeed=name, checkpointing=on) for name in FILES for on in (False, True)),
+    *(
+        Setup(deepspeed=QUANTISED_FILE, checkpointing=on, bits=bits)
+        for bits in (8, 4)
+        for on in (False, True)
+    ),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlannedSetup:
     """What a way needs and takes.
 
     Attributes:
@@ -66,10 +70,10 @@ class Planned:
         fits: whether memory and headroom are enough, at some number of forward passes.
     """
 
-    way: Way
+    way: Setup
     config: FinetuneConfig
-    memory: Memory
-    seconds: Seconds | None
+    memory: PlannedMemory
+    seconds: StepTime | None
     sent_bytes: float
     fits: bool
 
@@ -89,7 +93,7 @@ class Project:
     frames: int
     text_tokens: int
     words: WordCodebook | None = None
-    _rehearsals: dict[tuple[int, bool, str], Rehearsal] = field(default_factory=dict)
+    _rehearsals: dict[tuple[int, bool, str], SimulatedPass] = field(default_factory=dict)
     _models: dict[tuple[bool, str], SignLLM] = field(default_factory=dict)
 
     def model(self, config: FinetuneConfig) -> SignLLM:
@@ -105,7 +109,7 @@ class Project:
                 )
             set_trained(parts["vq_sign"], joint=self.video)
             known = self.words or no_words(config.sign_llm.vq_sign.quantizer.codes)
-            self._models[key] = stand_in(dict(parts.items()), config, known)
+            self._models[key] = build_meta_model(dict(parts.items()), config, known)
         return self._models[key]
 
     @cached_property
@@ -120,15 +124,15 @@ class Project:
 
     def weights(self, config: FinetuneConfig) -> list[Weight]:
         """Return the tensors of the model, trained and frozen as in the planned phase."""
-        return weights_of(self.model(config))
+        return list_weights(self.model(config))
 
-    def rehearsal(self, config: FinetuneConfig, videos: int) -> Rehearsal:
+    def rehearsal(self, config: FinetuneConfig, videos: int) -> SimulatedPass:
         """Return a forward and backward pass of a rank on so many videos."""
         model = config.sign_llm.language_model
         key = (videos, model.gradient_checkpointing, config.training.precision)
         if key not in self._rehearsals:
-            work = Work(videos=videos, frames=self.frames, text_tokens=self.text_tokens)
-            self._rehearsals[key] = step(
+            work = PassSize(videos=videos, frames=self.frames, text_tokens=self.text_tokens)
+            self._rehearsals[key] = simulate_step(
                 self.model(config), work, size=self.config.data.size, video=self.video
             )
         return self._rehearsals[key]
@@ -153,21 +157,23 @@ def open_project(
     return Project(config=config, frames=frames, text_tokens=text_tokens, words=words)
 
 
-def plans(project: Project, machine: Machine) -> list[Planned]:
+def plan_setups(project: Project, machine: Machine) -> list[PlannedSetup]:
     """Return every way on a machine, in the order of ``WAYS``.
 
     Raises:
         UsageError: the recipe's batch does not divide over the ranks.
     """
     deepspeed_settings(project.config.training, world=machine.ranks)
-    return [planned(project, machine, way) for way in WAYS]
+    return [plan_setup(project, machine, way) for way in SETUPS]
 
 
-def planned(project: Project, machine: Machine, way: Way) -> Planned:
+def plan_setup(project: Project, machine: Machine, way: Setup) -> PlannedSetup:
     """Return a way with the fewest forward passes with which it fits; with one video at a time if none do."""
     limit = machine.gpu.memory_gib * 2**30 * (1 - HEADROOM)
     per_rank = project.config.training.batch_size // machine.ranks
-    found: Planned | None = _planned(project, machine, way, per_rank, limit, rehearsal=IDLE)
+    found: PlannedSetup | None = _plan_with_passes(
+        project, machine, way, per_rank, limit, rehearsal=EMPTY_PASS
+    )
     assert found is not None
     if not found.fits:
         return found
@@ -175,17 +181,17 @@ def planned(project: Project, machine: Machine, way: Way) -> Planned:
     for passes in _forward_passes(project.config, machine):
         if found is not None and _cannot_yet(found, limit, passes):
             continue
-        found = _planned(project, machine, way, passes, limit)
+        found = _plan_with_passes(project, machine, way, passes, limit)
         if found.fits:
             break
     assert found is not None
     return found
 
 
-def memory_of_way(project: Project, machine: Machine, way: Way) -> Memory:
+def setup_memory(project: Project, machine: Machine, way: Setup) -> PlannedMemory:
     """Return what a rank needs with the recipe's own number of forward passes."""
     passes = project.config.training.accumulation
-    return _planned(project, machine, way, passes, limit=math.inf).memory
+    return _plan_with_passes(project, machine, way, passes, limit=math.inf).memory
 
 
 def _forward_passes(config: FinetuneConfig, machine: Machine) -> Iterator[int]:
@@ -194,7 +200,7 @@ def _forward_passes(config: FinetuneConfig, machine: Machine) -> Iterator[int]:
     yield from (n for n in range(training.accumulation, per_rank + 1) if per_rank % n == 0)
 
 
-def _cannot_yet(before: Planned, limit: float, passes: int) -> bool:
+def _cannot_yet(before: PlannedSetup, limit: float, passes: int) -> bool:
     """Whether so many passes leave too much, activations being in proportion to videos; the last is tried."""
     training = before.config.training
     share = training.accumulation / passes
@@ -203,22 +209,22 @@ def _cannot_yet(before: Planned, limit: float, passes: int) -> bool:
     return not is_last and rest < limit and rest + 0.9 * share * before.memory.activations > limit
 
 
-def _planned(
+def _plan_with_passes(
     project: Project,
     machine: Machine,
-    way: Way,
+    way: Setup,
     passes: int,
     limit: float,
-    rehearsal: Rehearsal | None = None,
-) -> Planned:
-    config = configured(project.config, way, passes)
+    rehearsal: SimulatedPass | None = None,
+) -> PlannedSetup:
+    config = apply_setup(project.config, way, passes)
     settings = deepspeed_settings(config.training, world=machine.ranks)
-    zero = zero_of(settings, ranks=machine.ranks)
+    zero = read_zero(settings, ranks=machine.ranks)
     weights = project.weights(config)
     if rehearsal is None:
         rehearsal = project.rehearsal(config, project.videos(config, machine.ranks))
-    needed = memory(weights, zero, settings, rehearsal, buffers=project.buffers(config), bits=way.bits)
-    seconds = step_seconds(
+    needed = plan_memory(weights, zero, settings, rehearsal, buffers=project.buffers(config), bits=way.bits)
+    seconds = step_time(
         weights,
         zero,
         settings,
@@ -229,21 +235,21 @@ def _planned(
         bits=way.bits,
         passes_over_weights=3 if way.checkpointing else 2,
     )
-    return Planned(
+    return PlannedSetup(
         way=way,
         config=config,
         memory=needed,
-        seconds=None if rehearsal is IDLE else seconds,
+        seconds=None if rehearsal is EMPTY_PASS else seconds,
         sent_bytes=_sent(weights, zero, passes),
         fits=needed.peak <= limit,
     )
 
 
 def _sent(weights: list[Weight], zero: Zero, passes: int) -> float:
-    return sum(one.sent(zero.ranks) for one in traffic(weights, zero, forward_passes=passes))
+    return sum(one.sent(zero.ranks) for one in step_traffic(weights, zero, forward_passes=passes))
 
 
-def configured(config: FinetuneConfig, way: Way, passes: int) -> FinetuneConfig:
+def apply_setup(config: FinetuneConfig, way: Setup, passes: int) -> FinetuneConfig:
     """Return the settings of a run that trains this way; ZeRO-0 has no master weights, so needs 32 bits."""
     precision = "fp32" if way.deepspeed == "zero0" else config.training.precision
     training = replace(config.training, deepspeed=way.deepspeed, accumulation=passes, precision=precision)
@@ -253,10 +259,10 @@ def configured(config: FinetuneConfig, way: Way, passes: int) -> FinetuneConfig:
     return replace(config, sign_llm=replace(config.sign_llm, language_model=model))
 
 
-def best(found: list[Planned]) -> Planned | None:
+def fastest_setup(found: list[PlannedSetup]) -> PlannedSetup | None:
     """Return the fastest way that fits and can be launched."""
     return min((one for one in found if one.fits), key=_slowness, default=None)
 
 
-def _slowness(one: Planned) -> tuple[float, int, int]:
+def _slowness(one: PlannedSetup) -> tuple[float, int, int]:
     return one.seconds.total if one.seconds else math.inf, one.memory.peak, one.memory.gradients

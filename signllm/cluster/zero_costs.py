@@ -5,8 +5,9 @@ and 2 reduce gradients by an all-reduce, twice the traffic of a reduce-scatter. 
 steps on everything cut, so all that stays whole is gathered once per step; a frozen block is gathered once
 per forward pass, and again for its backward pass if it was let go between (``stage3_max_reuse_distance``).
 
-:func:`held` equals what `startup.json` records (tests/cluster/test_plan.py), :func:`traffic` what
-`tools/count_traffic` counts. Activations, buckets and gathered blocks come on top.
+:func:`planned_model_states` equals what `startup.json` records (tests/cluster/test_zero_costs.py), and
+:func:`step_traffic` equals what `tools/count_traffic` counts. Activations, buckets and gathered blocks come
+on top of both.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from signllm.errors import UsageError
-from signllm.training.startup import Held
+from signllm.training.startup import ModelStates
 
 FP32 = 4
 ALIGNMENT = 2
@@ -33,7 +34,7 @@ class Weight:
         elements: of the whole tensor.
         element_bytes: as the model is built; training in 16 bits casts it.
         trained: whether the optimizer moves it.
-        whole: stays whole on every rank under ZeRO-3 (:func:`signllm.training.zero3.kept_whole`).
+        whole: stays whole on every rank under ZeRO-3 (:func:`signllm.training.zero3.unpartitioned_ids`).
         block: number of the frozen block that it is gathered with, None outside of one.
         until_backward: elements that a forward pass visits between the tensor's last use in it and its use in
             the backward pass; None if that does not need it.
@@ -100,7 +101,7 @@ class Collective:
         return self.bytes * (2 if self.kind == "all-reduce" else 1) * (ranks - 1) / ranks
 
 
-def zero_of(settings: Mapping[str, Any], *, ranks: int) -> Zero:
+def read_zero(settings: Mapping[str, Any], *, ranks: int) -> Zero:
     """Read a run's complete DeepSpeed settings.
 
     Args:
@@ -127,14 +128,14 @@ def zero_of(settings: Mapping[str, Any], *, ranks: int) -> Zero:
     )
 
 
-def held(weights: Sequence[Weight], zero: Zero) -> Held:
+def planned_model_states(weights: Sequence[Weight], zero: Zero) -> ModelStates:
     """Return the bytes that one rank holds throughout; master weights and Adam's moments have 32 bits."""
     trained = [w for w in weights if w.trained]
     frozen = [w for w in weights if not w.trained]
     whole = sum(w.elements * zero.element_bytes(w) for w in trained)
     size = zero.element_bytes(trained[0]) if trained else FP32
     share = _share_of_trained(trained, zero)
-    return Held(
+    return ModelStates(
         weights=whole + (share * size if zero.stage == 3 else 0),
         gradients=share * size if zero.stage >= 2 else whole,
         optimizer=2 * whole if zero.stage == 0 else 3 * FP32 * share,
@@ -142,7 +143,7 @@ def held(weights: Sequence[Weight], zero: Zero) -> Held:
     )
 
 
-def traffic(weights: Sequence[Weight], zero: Zero, *, forward_passes: int = 1) -> list[Collective]:
+def step_traffic(weights: Sequence[Weight], zero: Zero, *, forward_passes: int = 1) -> list[Collective]:
     """Return what one optimizer step of so many forward passes makes the ranks exchange for ZeRO.
 
     Not in it: a few bytes of norms and flags, and what the model itself agrees on (codes, words of all

@@ -20,8 +20,16 @@ from hypothesis import strategies as st
 
 from signllm import cli
 from signllm.cluster.dry_run import configuration_lines
-from signllm.cluster.outline import BACKBONES, outline, weights_of
-from signllm.cluster.plan import Collective, Weight, Zero, held, largest_block, traffic, zero_of
+from signllm.cluster.model_tensors import BACKBONES, list_weights, phase_tensors
+from signllm.cluster.zero_costs import (
+    Collective,
+    Weight,
+    Zero,
+    largest_block,
+    planned_model_states,
+    read_zero,
+    step_traffic,
+)
 from signllm.config import FinetuneConfig, PretrainConfig, save_config
 from signllm.errors import UsageError
 from signllm.models.adapters import VIRTUAL, LoraConfig, PromptTuningConfig
@@ -54,9 +62,9 @@ def test_what_is_planned_is_what_one_rank_holds(stage: str, precision: Any, llm:
     import_deepspeed()
     settings = deepspeed_settings(config, world=1)
     model = sign_llm(llm, deepspeed=settings, dtype=precision)
-    weights = weights_of(model)
-    planned = held(weights, zero_of(settings, ranks=1))
-    assert planned == startup.held(build_engine(model, None, config))
+    weights = list_weights(model)
+    planned = planned_model_states(weights, read_zero(settings, ranks=1))
+    assert planned == startup.model_states(build_engine(model, None, config))
     assert planned.frozen
     assert planned.optimizer
 
@@ -66,12 +74,12 @@ def test_an_outline_has_the_tensors_of_the_real_model(llm: Path) -> None:
     config = FinetuneConfig(
         sign_llm=model.config, training=TrainingConfig(epochs=3), frozen_epochs=2, recompose_every=0
     )
-    resting, joint = outline(config, words=model.words)
+    resting, joint = phase_tensors(config, words=model.words)
     assert (resting.missing, joint.missing) == ((), ())
-    assert by_name(joint.weights) == by_name(weights_of(model))
+    assert by_name(joint.weights) == by_name(list_weights(model))
     model.vq_sign.requires_grad_(False)
     model.vq_sign.saved_when_frozen = True
-    assert by_name(resting.weights) == by_name(weights_of(model))
+    assert by_name(resting.weights) == by_name(list_weights(model))
     assert {w.whole for w in resting.weights if w.name.startswith("vq_sign")} == {True}
 
 
@@ -80,12 +88,16 @@ def test_an_outline_has_adapters_and_a_frozen_backbone(llm: Path) -> None:
     adapted = replace(model.config.language_model, lora=LoraConfig(rank=3))
     vq_sign = replace(model.config.vq_sign, encoder=parts.encoder_config(freeze_backbone=True))
     changed = replace(model.config, language_model=adapted, vq_sign=vq_sign)
-    (phase,) = outline(FinetuneConfig(sign_llm=changed, training=TrainingConfig(steps=1)), words=model.words)
+    (phase,) = phase_tensors(
+        FinetuneConfig(sign_llm=changed, training=TrainingConfig(steps=1)), words=model.words
+    )
     trained = {w.name: w.elements for w in phase.weights if w.trained}
     assert sum(size for name, size in trained.items() if "lora" in name) == 2 * 2 * 3 * (16 + 16)
     learnt = replace(model.config.language_model, prompt_tuning=PromptTuningConfig(tokens=3))
     changed = replace(model.config, language_model=learnt)
-    (tuned,) = outline(FinetuneConfig(sign_llm=changed, training=TrainingConfig(steps=1)), words=model.words)
+    (tuned,) = phase_tensors(
+        FinetuneConfig(sign_llm=changed, training=TrainingConfig(steps=1)), words=model.words
+    )
     assert {w.name: w.elements for w in tuned.weights if w.trained}[VIRTUAL] == 3 * 16
     backbone = [w for w in phase.weights if "backbone" in w.name]
     assert backbone
@@ -103,7 +115,7 @@ def test_backbones_with_a_short_name_have_their_published_size(name: str, elemen
 
 def test_what_is_not_on_this_machine_is_said() -> None:
     recipe = phoenix2014t()
-    (phase,) = outline(recipe.finetune)
+    (phase,) = phase_tensors(recipe.finetune)
     assert not phase.weights
     assert [line.partition(":")[0] for line in phase.missing] == [
         "language model",
@@ -137,24 +149,24 @@ def model_of(trained: int, frozen: int, blocks: int) -> list[Weight]:
 def test_laws_of_dividing(ranks: int, trained: int, frozen: int, passes: int) -> None:
     weights = model_of(trained, frozen, blocks=3)
     one, two, three = (Zero(stage=stage, ranks=ranks, reuse=10**12) for stage in (1, 2, 3))
-    plain = held(weights, Zero(stage=0, ranks=ranks))
+    plain = planned_model_states(weights, Zero(stage=0, ranks=ranks))
     assert plain.gradients == plain.weights == 4 * trained
-    assert held(weights, one).optimizer == held(weights, two).optimizer
-    assert 12 * trained <= ranks * held(weights, two).optimizer < 12 * (trained + 2 * ranks)
-    assert 2 * 3 * frozen <= ranks * held(weights, three).frozen < 2 * 3 * (frozen + ranks)
-    assert held(weights, two).frozen == 2 * 3 * frozen
+    assert planned_model_states(weights, one).optimizer == planned_model_states(weights, two).optimizer
+    assert 12 * trained <= ranks * planned_model_states(weights, two).optimizer < 12 * (trained + 2 * ranks)
+    assert 2 * 3 * frozen <= ranks * planned_model_states(weights, three).frozen < 2 * 3 * (frozen + ranks)
+    assert planned_model_states(weights, two).frozen == 2 * 3 * frozen
     assert largest_block(weights, three) == 2 * frozen
     assert largest_block(weights, two) == 0
-    stepping = {zero.stage: traffic(weights, zero, forward_passes=passes) for zero in (one, two)}
+    stepping = {zero.stage: step_traffic(weights, zero, forward_passes=passes) for zero in (one, two)}
     assert stepping[1][1] == stepping[2][1]
     assert stepping[2][0].bytes == passes * stepping[1][0].bytes == passes * 4 * trained
-    kept = traffic(weights, three, forward_passes=passes)[0].bytes
-    let_go = traffic(weights, replace(three, reuse=2 * frozen), forward_passes=passes)[0].bytes
+    kept = step_traffic(weights, three, forward_passes=passes)[0].bytes
+    let_go = step_traffic(weights, replace(three, reuse=2 * frozen), forward_passes=passes)[0].bytes
     assert kept * 4 == let_go * 3, "of three blocks, only what follows the first is as long as the distance"
 
 
 def test_one_rank_sends_nothing_and_a_ring_its_share() -> None:
-    assert traffic(model_of(10, 10**6, 2), Zero(stage=3, ranks=1)) == []
+    assert step_traffic(model_of(10, 10**6, 2), Zero(stage=3, ranks=1)) == []
     assert Collective(kind="all-reduce", purpose="", bytes=800).sent(8) == 1400
     assert Collective(kind="all-gather", purpose="", bytes=800).sent(8) == 700
 
@@ -162,7 +174,7 @@ def test_one_rank_sends_nothing_and_a_ring_its_share() -> None:
 def test_zero_plus_plus_has_no_plan() -> None:
     settings = deepspeed_settings(TrainingConfig(deepspeed="zero3_hpz", steps=1, batch_size=8), world=8)
     with pytest.raises(UsageError, match="no plan for zero_hpz_partition_size"):
-        zero_of(settings, ranks=8)
+        read_zero(settings, ranks=8)
 
 
 def test_a_16_node_dry_run_shows_configuration_batch_and_plan(
@@ -201,7 +213,7 @@ def test_a_16_node_dry_run_shows_configuration_batch_and_plan(
     assert "# plan: ZeRO-3 (zero3), bf16\n" in comments
     assert "language_model 6,738.4 M" in comments
     share, norms = LLAMA_7B // 128, 65 * 4096
-    assert f"frozen {startup.size_text(2 * (share + norms))}; together" in comments
+    assert f"frozen {startup.format_bytes(2 * (share + norms))}; together" in comments
     assert "per step, all-gather of frozen weights" in comments
     assert "not counted: offsets of composed words" in comments
     resolved = replace(

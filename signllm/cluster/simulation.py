@@ -34,7 +34,7 @@ INDEXING = (ATEN.index, ATEN.index_put, ATEN.index_put_, ATEN._unsafe_index, ATE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rehearsal:
+class SimulatedPass:
     """What a pass would do and hold; what is alive leaves weights out: activations, batch, what lies between.
 
     Attributes:
@@ -54,7 +54,7 @@ class Rehearsal:
     is_wide: NDArray[np.bool_]
 
 
-IDLE = Rehearsal(
+EMPTY_PASS = SimulatedPass(
     before_bytes=0,
     after_bytes=0,
     after_whole_bytes=0,
@@ -65,14 +65,14 @@ IDLE = Rehearsal(
 """Nothing is done."""
 
 
-def rehearse(model: nn.Module, run: Callable[[], Tensor | None]) -> Rehearsal:
+def simulate_pass(model: nn.Module, run: Callable[[], Tensor | None]) -> SimulatedPass:
     """Run ``run`` and, if it returns a loss, its backward pass; nothing is computed.
 
     Args:
         model: on the meta device; its gradients are dropped.
         run: makes its inputs inside, so that they count.
     """
-    watch = _Watch(model)
+    watch = _PassRecorder(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     hooks = [p.register_post_accumulate_grad_hook(watch.count_gradient) for p in trained]
     with _Fused(), watch:
@@ -84,7 +84,7 @@ def rehearse(model: nn.Module, run: Callable[[], Tensor | None]) -> Rehearsal:
     for p in trained:
         p.grad = None
     operations, moved, is_wide = zip(*watch.seen, strict=True)
-    return Rehearsal(
+    return SimulatedPass(
         before_bytes=watch.before,
         after_bytes=watch.after,
         after_whole_bytes=watch.after_whole,
@@ -130,7 +130,7 @@ def _attention(
     return attended
 
 
-class _Watch(TorchDispatchMode):
+class _PassRecorder(TorchDispatchMode):
     """Keeps whole numbers real and the others without values; counts what is alive and what is done."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -47,7 +47,7 @@ def refuse_secrets(environment: Iterable[str], setup: Sequence[str]) -> None:
             )
 
 
-def refuse_spelt_out(
+def refuse_secret_values(
     texts: Iterable[str], *, where: str, environment: Mapping[str, str] = os.environ
 ) -> None:
     """Refuse texts, about to be written, that contain the value of a secret in this shell's environment.

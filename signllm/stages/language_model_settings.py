@@ -1,8 +1,8 @@
-"""Before stage 3 trains: what decides its prompts is recorded, and what cannot work is refused.
+"""Before stage 3 trains: record everything that decides its prompts, and refuse what cannot work.
 
-The chat template, the day that it prints, how it is kept from thinking and what ends a text come from the
-language model's folder and from the clock when a run begins, and from the run's own ``config.json`` ever
-after. The tokenizer is tried on the training texts, for a text that it does not know cannot be learnt.
+The chat template, the date that it prints, how thinking is disabled and what ends a text are taken from the
+language model's folder and the clock when a run begins, and from the run's own ``config.json`` ever after.
+The tokenizer is tried on the training texts, because a text that it does not know cannot be learnt.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from signllm.models.model_files import model_folder, require_safetensors
 from signllm.training.engine import deepspeed_settings
 
 MOST_TEXTS = 2000
-"""Texts that the tokenizer is tried on, evenly spread over the split."""
+"""Number of training texts that the tokenizer is tried on, evenly spread over the split."""
 REFUSED, WARNED = 0.5, 0.01
-"""Share of unknown text above which a run is refused, or warned."""
+"""Shares of unknown text above which a run is refused, and above which a warning is logged."""
 log = logging.getLogger(__name__)
 
 
-def settled_language_model(
+def resolve_language_model(
     config: FinetuneConfig, run: Path, split: Split, *, world: int
 ) -> LanguageModelConfig:
-    """Return the settings of the language model with all that decides a prompt filled in (one rank).
+    """Return the language model's settings with everything filled in that decides a prompt (one rank).
 
     Args:
-        config: of stage 3.
-        run: its folder; where training has begun there, what it recorded is taken.
-        split: that it trains on.
+        config: configuration of stage 3.
+        run: the run folder; if training has begun there, its recorded settings are used.
+        split: the training split.
         world: number of ranks.
 
     Raises:
-        UsageError: files are missing, damaged or pointers, the model is quantised already under ZeRO-3, the
-            chat template fails, a language has no code, or the texts are unknown to the tokenizer.
+        UsageError: files are missing, damaged or LFS pointers, a quantised model would be partitioned, the
+            chat template fails, a language has no code, or the tokenizer does not know the texts.
     """
     model = _with_record(config.sign_llm.language_model, run)
     settings = read_configuration(model.path)
@@ -67,7 +67,7 @@ def settled_language_model(
 
 
 def _with_record(model: LanguageModelConfig, run: Path) -> LanguageModelConfig:
-    """Return settings in which what is not given is as in the run, if training has begun there."""
+    """Return the settings, with unset ones taken from the run if training has begun there."""
     has_begun = any(run.glob("**/checkpoints/step-*/COMPLETE"))
     if not has_begun or not (run / "config.json").is_file():
         return model
@@ -84,7 +84,7 @@ class Coverage:
     Attributes:
         unknown_tokens: share of the tokens that stand for something unknown.
         unknown_characters: share of the characters that such tokens stand for.
-        changed: share of the texts that are known and still read back otherwise.
+        changed: share of the texts that are known but differ after encoding and decoding.
         example: such a text, before and after.
         lengths: number of tokens of each text.
     """
@@ -96,7 +96,7 @@ class Coverage:
     lengths: tuple[int, ...]
 
 
-def coverage(tokenizer: Any, texts: Sequence[str]) -> Coverage:
+def tokenizer_coverage(tokenizer: Any, texts: Sequence[str]) -> Coverage:
     """Return how a tokenizer reads texts; tokens of spaces alone do not count."""
     tokens = unknown = characters = unknown_characters = changed = 0
     example, lengths = None, []
@@ -126,12 +126,12 @@ def coverage(tokenizer: Any, texts: Sequence[str]) -> Coverage:
 
 
 def check_texts(tokenizer: Any, texts: Sequence[str], model: LanguageModelConfig) -> None:
-    """Compare training texts with what a tokenizer makes of them, and log what is lost.
+    """Encode and decode training texts with a tokenizer, and log what is lost.
 
     Raises:
-        UsageError: more than half of them is unknown to the tokenizer.
+        UsageError: more than half of the text is unknown to the tokenizer.
     """
-    counts = coverage(tokenizer, [text for text in texts if text.strip()])
+    counts = tokenizer_coverage(tokenizer, [text for text in texts if text.strip()])
     share = max(counts.unknown_tokens, counts.unknown_characters)
     if share > WARNED:
         what = (
@@ -166,7 +166,7 @@ def check_texts(tokenizer: Any, texts: Sequence[str], model: LanguageModelConfig
 
 
 def _without_spaces(text: str) -> str:
-    """Return a text in one normal form and without spaces: how words are separated is the tokenizer's own."""
+    """Return a text in normal form without spaces, which tokenizers treat in their own ways."""
     return "".join(unicodedata.normalize("NFC", text).split())
 
 

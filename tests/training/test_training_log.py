@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from signllm.training.metrics import TrainingLog, read_log
+from signllm.training.training_log import TrainingLog, read_log
 
 
 def test_lines_after_the_resumed_step_and_half_lines_are_dropped(tmp_path: Path) -> None:
