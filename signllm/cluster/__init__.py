@@ -1,1 +1,1 @@
-"""The same verb on Slurm, through submitit: what to ask the scheduler for, how a rank starts there."""
+"""Run a verb as a job on Slurm through submitit, and plan what a job needs: memory, time and traffic."""

@@ -1,4 +1,4 @@
-"""The command line that starts a planned run: every setting that differs from the recipe's, as an option."""
+"""The command line of a planned run, with an option for each setting that differs from the recipe."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def launch_arguments(
     data: str,
     run: str,
 ) -> list[str]:
-    """Return the words behind ``signllm``.
+    """Return the arguments of ``signllm`` that launch a run.
 
     Args:
-        recipe: its name.
-        default: its configuration of stage 3.
-        chosen: that of the run; its encoder and the path of its language model do not count.
+        recipe: name of the recipe.
+        default: the recipe's configuration of stage 3.
+        chosen: configuration of the run; its encoder and the path of its language model are ignored.
         machine: nodes and GPUs.
-        llm: the language model, as the user names it.
-        init: the run of stages 1 and 2.
-        data: shards.
-        run: the folder of the new run.
+        llm: the language model as the user named it.
+        init: run folder of stages 1 and 2.
+        data: folder or address of the shards.
+        run: folder of the new run.
     """
     resources = ["--nodes", str(machine.nodes), "--gpus", str(machine.gpus)]
     paths = ["--init", init, "--data", data, "--run", run, "--llm", llm]
@@ -70,12 +70,12 @@ def _values(value: Any) -> Sequence[str]:
     if dataclasses.is_dataclass(value) or isinstance(value, dict):
         return [json.dumps(to_plain(value))]
     if isinstance(value, tuple):
-        return [str(one) for one in value]
+        return [str(item) for item in value]
     return ["None" if value is None else str(value)]
 
 
 def format_command(words: Sequence[str]) -> str:
-    r"""Return a command line for a shell, cut into lines by ``\``."""
+    """Return a command line for a shell, broken into lines with backslashes."""
     lines, line = [], "signllm"
     for word in _grouped(words):
         if len(line) + len(word) + 3 > WIDTH:
@@ -86,7 +86,7 @@ def format_command(words: Sequence[str]) -> str:
 
 
 def _grouped(words: Sequence[str]) -> Iterator[str]:
-    """Give an option together with its values."""
+    """Yield each option together with its values."""
     group: list[str] = []
     for word in words:
         if word.startswith("--") and group:

@@ -1,7 +1,8 @@
-"""What ``launch --dry-run`` tells of a job before anyone waits for it, as comments of its sbatch file.
+"""What ``launch --dry-run`` prints about a job in advance, as comments in its sbatch file.
 
-The configuration as the run's ``config.json`` will hold it, the batch over the ranks, and what each rank will
-hold and send. Nothing is loaded but configurations: it works without Slurm, GPU and weights.
+It shows the configuration as the run's ``config.json`` will record it, the batch over the ranks, and what
+each rank keeps in memory and sends. Only configurations are loaded, so it needs no Slurm, no GPU and no
+weights.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ WIDTH = 110
 
 
 def check_batch(options: Mapping[str, Any], profile: Profile) -> None:
-    """Refuse what the job would refuse when it starts, maybe after hours in the queue.
+    """Refuse a batch that the job would refuse when it starts, possibly after hours in the queue.
 
     Raises:
-        UsageError: the batch does not divide over the ranks, or the ZeRO file does not allow so many.
+        UsageError: the batch does not divide over the ranks, or the ZeRO file does not allow this number of
+            ranks.
     """
     config = options.get("config")
     for stage in (config.pretrain, config.finetune) if isinstance(config, Recipe) else (config,):
@@ -51,13 +53,13 @@ def describe_job(verb: str, options: Mapping[str, Any], profile: Profile, *, job
     """Return configuration, batch and plan of a verb's job as comment lines.
 
     Args:
-        verb: its name.
-        options: filled in, by the names of its function.
-        profile: the job's.
-        jobs: of a sweep, of which this is the first.
+        verb: name of the verb.
+        options: parsed options by the parameter names of the verb's function.
+        profile: the job's profile.
+        jobs: number of jobs of a sweep, of which this is the first.
 
     Raises:
-        UsageError: as :func:`check_batch`; or ``--init`` does not fit.
+        UsageError: as in :func:`check_batch`, or ``--init`` does not fit.
     """
     config, unknown = _resolved(options)
     where = f", as {options['run']}/config.json will hold it" if verb in ("pretrain", "finetune") else ""
@@ -69,7 +71,7 @@ def describe_job(verb: str, options: Mapping[str, Any], profile: Profile, *, job
 
 
 def configuration_lines(config: Any) -> list[str]:
-    """Return every setting as NAME=VALUE, values in JSON, those of a part under its dotted name."""
+    """Return every setting as NAME=VALUE with the value in JSON, grouped by dotted prefix."""
     lines = []
     for name, settings in _parts(to_plain(config)):
         indent = "  "
@@ -97,7 +99,7 @@ def _parts(plain: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, dict
 
 
 def _resolved(options: Mapping[str, Any]) -> tuple[Any, list[str]]:
-    """Return what the job will make of its options, as far as this machine can tell, and what it cannot."""
+    """Return the options as the job will see them, and what this machine cannot know of them."""
     config = options.get("config")
     if config is None:
         return options, []
@@ -116,7 +118,7 @@ def _resolved(options: Mapping[str, Any]) -> tuple[Any, list[str]]:
                 config = with_language_of(options["data"], config)
             else:
                 unknown.append(
-                    f"generation.language will be the commonest of {options['data']}: not a local folder"
+                    f"generation.language will be the most common one of {options['data']} (no local folder)"
                 )
     return config, unknown
 
@@ -164,29 +166,29 @@ def _held_lines(weights: Sequence[Weight], zero: Zero, zero_settings: Mapping[st
     yield f"  frozen   {_sums(weights, trained=False)}"
     parts = to_plain(planned_model_states(weights, zero))
     sizes = ", ".join(f"{part} {format_bytes(size)}" for part, size in parts.items())
-    yield f"  a rank holds {sizes}; together {format_bytes(sum(parts.values()))}"
+    yield f"  memory   per rank: {sizes}; together {format_bytes(sum(parts.values()))}"
     yield from _offload_lines(zero_settings)
     block = largest_block(weights, zero)
     gathered = f", and blocks of up to {format_bytes(block)} while they are gathered" if block else ""
-    yield f"  on top come activations, buckets{gathered}"
+    yield f"  in addition: activations, buckets{gathered}"
 
 
 def _offload_lines(zero_settings: Mapping[str, Any]) -> Iterator[str]:
-    names = {"offload_optimizer": "gradients and optimizer", "offload_param": "what is cut of the weights"}
+    names = {"offload_optimizer": "gradients and optimizer", "offload_param": "partitioned weights"}
     for key, what in names.items():
         if zero_settings.get(key, {}).get("device", "none") != "none":
-            yield f"    of this, {what} in the memory of the CPU ({key})"
+            yield f"    of this, {what} are in the memory of the CPU ({key})"
 
 
 def _traffic_lines(
     weights: Sequence[Weight], zero: Zero, training: TrainingConfig, profile: Profile
 ) -> Iterator[str]:
     collectives = step_traffic(weights, zero, forward_passes=training.accumulation)
-    for one in collectives:
-        yield f"  per step, {one.kind} of {one.purpose}: {format_bytes(one.bytes)}"
+    for collective in collectives:
+        yield f"  per step, {collective.kind} of {collective.purpose}: {format_bytes(collective.bytes)}"
     if collectives:
-        sent = format_bytes(round(sum(one.sent(zero.ranks) for one in collectives)))
-        between = ", and a node as much to the next" if profile.nodes > 1 else ""
+        sent = format_bytes(round(sum(collective.sent(zero.ranks) for collective in collectives)))
+        between = ", and each node as much to the next" if profile.nodes > 1 else ""
         yield f"  per step, each rank sends {sent} in a ring{between}"
 
 

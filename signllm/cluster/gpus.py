@@ -1,9 +1,9 @@
-"""GPUs as their data sheets describe them: what a plan computes with where there is no GPU to measure on.
+"""GPUs as their data sheets describe them, for plans on machines without such a GPU.
 
 Sources: NVIDIA's data sheets of A100, A40, H100, H200, L40S, B200 and the GeForce 30 and 40 series. Memory is
-what torch calls a device's total capacity, a little less than is sold, in whole GiB. ``link`` is NVLink's or,
-where there is none, PCIe's rate in one direction: half of what data sheets print. 16 bits as in
-:data:`signllm.training.throughput.PEAK_TERA`: dense, with sums in 32 bits.
+what torch reports as a device's total capacity, a little less than advertised, in whole GiB. ``link`` is the
+rate of NVLink or, without it, of PCIe in one direction: half of what data sheets print. Operations in 16 bits
+are those of :data:`signllm.training.throughput.PEAK_TERA`: dense, with sums in 32 bits.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from signllm.training.throughput import TERA, peak_by_name
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One device.
+    """A GPU, described by its data sheet.
 
     Attributes:
-        name: short, as given on the command line.
-        row: of the table of peaks.
-        memory_gib: that torch can allocate from.
-        bandwidth: of its memory, GB/s.
-        link: to the other GPUs of its node, GB/s in one direction.
-        host: to the memory of the CPU, GB/s in one direction.
-        fp32: peak in 32 bits without TF32, 10^12 operations per second.
-        profile: of ``launch`` that comes nearest.
+        name: short name, as given on the command line.
+        row: its row in the table of peaks.
+        memory_gib: memory that torch can allocate, in GiB.
+        bandwidth: bandwidth of its memory in GB/s.
+        link: bandwidth to the other GPUs of its node in one direction, in GB/s.
+        host: bandwidth to the CPU's memory in one direction, in GB/s.
+        fp32: peak in 32 bits without TF32, in 10^12 operations per second.
+        profile: the most similar profile of ``launch``.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Gpu:
     @property
     def peak(self) -> float:
         """Operations per second in 16 bits."""
-        found = peak_by_name(self.row)
-        assert found is not None
-        return found
+        peak = peak_by_name(self.row)
+        assert peak is not None
+        return peak
 
     @property
     def peak_wide(self) -> float:
@@ -89,27 +89,27 @@ GPUS = {
         _gpu("rtx-3090", "RTX 3090", 23, 936, 32, 32, 35.6),
     )
 }
-"""By name; the SXM form where there are several."""
+"""The GPUs by name; the SXM form if there are several."""
 
 
 def find_gpu(
     name: str, *, memory_gib: float | None = None, bandwidth: float | None = None, link: float | None = None
 ) -> Gpu:
-    """Return a GPU of the table, some of its figures replaced: how to describe one that is not in it.
+    """Return a GPU of the table, with some of its numbers replaced to describe a GPU that is not in it.
 
     Raises:
-        UsageError: there is no such GPU, or a figure is not above 0.
+        UsageError: there is no such GPU, or a number is not above 0.
     """
     if name not in GPUS:
         near = difflib.get_close_matches(name.lower(), GPUS, n=1)
         raise UsageError(
-            f"there is no GPU {name!r} here",
+            f"the table has no GPU {name!r}",
             where="--gpu",
             remedy=(f"did you mean {near[0]!r}? " if near else "")
-            + f"GPUs: {', '.join(GPUS)}; for another, the nearest with --memory-gib, --bandwidth and --link",
+            + f"GPUs: {', '.join(GPUS)}; for another, use --memory-gib, --bandwidth, --link",
         )
-    given = {"memory_gib": memory_gib, "bandwidth": bandwidth, "link": link}
-    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    numbers = {"memory_gib": memory_gib, "bandwidth": bandwidth, "link": link}
+    changes: dict[str, Any] = {key: value for key, value in numbers.items() if value is not None}
     for key, value in changes.items():
         if value <= 0:
             raise UsageError(

@@ -1,7 +1,7 @@
-"""What a job's files say of it: attempts, host, times, how it ended, its last progress and error.
+"""What the log files of a job report: attempts, host, times, outcome, last progress line and last error.
 
-submitit writes a line into a rank's log when an attempt starts, is queued again and ends, with or without a
-scheduler. A rank that is killed leaves no last line: then only Slurm, or the process table, knows.
+submitit writes a line into a rank's log when an attempt starts, is requeued or ends, with or without a
+scheduler. A rank that is killed writes no last line; then only Slurm or the process table knows its state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from signllm.training.rank_memory import describe_deaths, read_memory
 
 TAIL_BYTES = 65_536
 NEXT_ATTEMPT = "the next attempt of this job begins"
-"""What the first rank writes into its log where the job was queued again."""
+"""Line that rank 0 writes into its log when the job was requeued."""
 _LINE = re.compile(r"submitit \w+ \((\S+ \S+?),\d+\) - (.*)")
 _HOST = re.compile(r"hostname=([^,)]+)")
 _PROGRESS = re.compile(r"^\S.*: \d+/\d+ \S+, .*")
@@ -30,6 +30,7 @@ _ERROR_OF_SLURM = re.compile(r"^(?:slurmstepd|srun): error: (.*)")
 _END_OF_TASKS = re.compile(r"^srun: error: \S+: tasks? ([\d,-]+): (.*)")
 _CANCELLED = re.compile(r"^(?:slurmstepd\S*|srun): error: \*\*\* .* CANCELLED AT ")
 _SIGNALS = {signal.strsignal(number): number for number in signal.valid_signals()}
+"""Signals by the names that srun gives them when they end a task."""
 _SIGNALS["Out Of Memory"] = signal.SIGKILL
 """How srun names the signal that ended a task."""
 _OUTCOMES = {
@@ -41,16 +42,16 @@ _OUTCOMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class JobLogs:
-    """What the files of a job say.
+    """What the log files of a job report.
 
     Attributes:
-        attempts: how often it has started; 0: not yet.
-        host: where rank 0 ran last.
-        started: when its last attempt began, in that host's time.
-        ended: when its last attempt said its last word.
-        outcome: ``COMPLETED``, ``FAILED`` or ``REQUEUED``; None where the last attempt did not say.
+        attempts: number of attempts that have started.
+        host: host of rank 0 in the last attempt.
+        started: start of the last attempt, in that host's time.
+        ended: end of the last attempt, if it reported one.
+        outcome: ``COMPLETED``, ``FAILED`` or ``REQUEUED``; None if the last attempt did not report one.
         progress: the last progress line of rank 0.
-        error: the first line of the last error of the rank that failed, or what Slurm wrote there.
+        error: first line of the last error of the rank that failed, or Slurm's message there.
     """
 
     attempts: int = 0
@@ -63,20 +64,25 @@ class JobLogs:
 
 
 def read_logs(logs: Path, job: str) -> JobLogs:
-    """Read the logs of a job, its number as submitit writes it: ``12`` or ``12_0``."""
+    """Read the logs of a job.
+
+    Args:
+        logs: folder of the logs.
+        job: the job's number as submitit writes it, ``12`` or ``12_0``.
+    """
     attempts, host, started, ended, outcome = 0, None, None, None, None
-    told = _text(log_path(logs, job, "out"))
-    for line in told.splitlines():
-        found = _LINE.match(line)
-        if not found:
+    text = _text(log_path(logs, job, "out"))
+    for line in text.splitlines():
+        match = _LINE.match(line)
+        if not match:
             continue
-        moment, words = datetime.fromisoformat(found[1]), found[2]
-        if words.startswith("Starting with "):
-            name = _HOST.search(words)
+        moment, event = datetime.fromisoformat(match[1]), match[2]
+        if event.startswith("Starting with "):
+            name = _HOST.search(event)
             attempts, host, started = attempts + 1, name and name[1], moment
             ended = outcome = None
         for mark, end in _OUTCOMES.items():
-            if words.startswith(mark):
+            if event.startswith(mark):
                 ended, outcome = moment, end
     others = () if outcome else sorted(logs.glob(f"{job}_*_log.out"))
     failing = next((path for path in others if _last_outcome(path) == "FAILED"), None)
@@ -94,22 +100,22 @@ def read_logs(logs: Path, job: str) -> JobLogs:
 
 
 def job_memory_folder(logs: Path, job: str) -> Path:
-    """Return where the ranks of a job leave their memory (:mod:`signllm.training.rank_memory`)."""
+    """Return the folder of a job's memory records (:mod:`signllm.training.rank_memory`)."""
     return logs / f"{job}_memory"
 
 
 def last_memory(logs: Path, job: str) -> str | None:
-    """Return the memory of the first of a job's ranks that ended without a word; None where none did."""
+    """Return the memory of the first rank of a job that ended without a report; None if there is none."""
     for rank in range(len(list(logs.glob(f"{job}_*_log.err")))):
         if memory := read_memory(job_memory_folder(logs, job), rank):
-            return f"rank {rank} ended without a word: {memory.describe()}"
+            return f"rank {rank} ended without a report: {memory.describe()}"
     return None
 
 
 def _describe_killed_ranks(logs: Path, job: str) -> str | None:
-    """Return which ranks a signal ended first, as srun says it, and their memory; None where none did.
+    """Return which ranks a signal ended first, according to srun, and their memory; None if none was.
 
-    Of the ranks of a job that is cancelled or preempted srun says the same, after it has said so.
+    If a job is cancelled or preempted, srun prints the same about its ranks, after a line that says so.
     """
     for line in _text(log_path(logs, job, "err"), TAIL_BYTES).rpartition(NEXT_ATTEMPT)[2].splitlines():
         end = _END_OF_TASKS.match(line)
@@ -123,12 +129,12 @@ def _describe_killed_ranks(logs: Path, job: str) -> str | None:
 
 
 def log_path(logs: Path, job: str, kind: str) -> Path:
-    """Return the log of a job's first rank: ``out`` holds results, ``err`` progress and errors."""
+    """Return the log of a job's first rank: ``out`` for results, ``err`` for progress and errors."""
     return logs / f"{job}_0_log.{kind}"
 
 
 def last_logged_step(log: Path) -> int | None:
-    """Return the step of the last whole line of a run's ``log.jsonl``, None where there is none."""
+    """Return the step of the last complete line of a run's ``log.jsonl``; None if there is none."""
     for line in reversed(_text(log, TAIL_BYTES).splitlines()):
         try:
             step = json.loads(line)["step"]
@@ -139,28 +145,28 @@ def last_logged_step(log: Path) -> int | None:
 
 
 def _last_outcome(path: Path) -> str | None:
-    """Return how a rank's last attempt ended, None if it did not say."""
+    """Return how a rank's last attempt ended; None if it did not report it."""
     outcome = None
     for line in _text(path, TAIL_BYTES).splitlines():
-        found = _LINE.match(line)
-        if found and found[2].startswith("Starting with "):
+        match = _LINE.match(line)
+        if match and match[2].startswith("Starting with "):
             outcome = None
         for mark, end in _OUTCOMES.items():
-            if found and found[2].startswith(mark):
+            if match and match[2].startswith(mark):
                 outcome = end
     return outcome
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:
     for line in reversed(text.splitlines()):
-        found = pattern.match(line)
-        if found:
-            return next((group for group in found.groups() if group), found[0])
+        match = pattern.match(line)
+        if match:
+            return next((group for group in match.groups() if group), match[0])
     return None
 
 
 def _text(path: Path, last_bytes: int | None = None) -> str:
-    """Return a file's text, or the lines in its last bytes; "" where there is none."""
+    """Return a file's text, or the lines in its last bytes; an empty string if there is no file."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)

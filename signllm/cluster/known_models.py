@@ -1,8 +1,8 @@
 """Well-known language models by name, as plain numbers: a plan needs a model's shape, not its weights.
 
-Read from: LLaMA, arXiv 2302.13971, table 2, the inner widths from the released ``params.json``; Llama 2,
+Sources: LLaMA, arXiv 2302.13971, table 2, with the inner widths from the released ``params.json``; Llama 2,
 arXiv 2307.09288, section 2.2; Llama 3, arXiv 2407.21783, table 3; T5 and Flan-T5, arXiv 1910.10683 and the
-checkpoints' ``config.json``. ``finetune`` cannot start from a name of this table alone: it needs the weights.
+checkpoints' ``config.json``. ``finetune`` cannot start from such a name alone, because it needs the weights.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def configuration_folder(name: str) -> Iterator[str]:
-    """Give the folder of a language model's configuration: found as ``finetune`` finds it, or known by name.
+    """Yield a folder with the configuration of a language model: a real one, or one made for a known name.
 
     Raises:
-        UsageError: neither; names what is known.
+        UsageError: there is no such model; the message lists the known names.
     """
     folder = _folder(name)
     if folder is not None:
@@ -85,7 +85,7 @@ def configuration_folder(name: str) -> Iterator[str]:
 
 
 def _folder(name: str) -> Path | None:
-    """Return the folder that ``finetune`` would read; None: the name is known here alone."""
+    """Return the folder that ``finetune`` would read; None if only the name is known."""
     try:
         return model_folder(name)
     except UsageError as error:

@@ -1,7 +1,7 @@
-"""The same verb on a cluster: submitit writes the sbatch file and starts one process per rank.
+"""Submit a verb to a cluster: submitit writes the sbatch file and starts one process per rank.
 
-Costs one pickle of the argument list and one copy of the code (:mod:`signllm.cluster.snapshot`); no data
-travels. What a rank does is in :mod:`signllm.cluster.rank`.
+A submission costs one pickle of the argument list and one copy of the code (:mod:`signllm.cluster.snapshot`);
+no data is copied. What each rank does is in :mod:`signllm.cluster.rank`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from signllm.training.local_ranks import RANK_FAILED
 from signllm.training.rank_memory import describe_deaths, read_memory
 
 PYTHON = shlex.join(["sh", "-c", 'trap \'\' USR2 TERM; exec "$0" "$@"', sys.executable])
-"""How a rank starts Python: a warning that comes before submitit takes warnings would fail the job.
+"""Command that starts Python in a rank, with the warning signals ignored until submitit handles them.
 
-What is ignored stays so until a program takes it. So early there is nothing to save: Slurm ends the attempt
-when the grace is over, and queues the job again by itself.
+A warning that arrives earlier would otherwise fail the job. There is nothing to save then: Slurm ends the
+attempt after the grace time and requeues the job.
 """
 T = TypeVar("T")
 Run = Callable[[Sequence[str]], None]
@@ -57,12 +57,12 @@ def sbatch_text(
 
 
 def environment_lines(profile: Profile, arguments: Sequence[str], logs: Path) -> list[str]:
-    """Return what to tell the user about settings of this shell that sbatch reads as well."""
+    """Return lines about variables of this shell that sbatch also reads."""
     return site_environment(sbatch_text(profile, arguments, logs)).describe()
 
 
 def job_name(*commands: Sequence[str]) -> str:
-    """Name jobs after their verb and, if they share one, their run folder: ``signllm-pretrain-X``."""
+    """Return the name of jobs: their verb and, if they share one, run folder: ``signllm-pretrain-X``."""
     runs = {option_value(words, "--run") for words in commands}
     run = runs.pop() if len(runs) == 1 else None
     return "-".join(["signllm", *commands[0][:1], *([Path(run).name] if run else [])])
@@ -77,18 +77,18 @@ def launch(
     after: Sequence[str] = (),
     code: Snapshot | None = None,
 ) -> Any:
-    """Submit ``signllm ARGUMENTS``; return submitit's job, whose ``job_id`` Slurm knows.
+    """Submit ``signllm ARGUMENTS`` and return submitit's job, whose ``job_id`` is Slurm's number.
 
     Args:
-        profile: what to ask for.
+        profile: resources of the job.
         arguments: the verb and its options.
-        run: what runs them on a rank; pickled by its name.
-        logs: folder for the job's files and its ranks' output.
-        after: numbers of the jobs or arrays that must have ended before, in whatever way.
-        code: the copy of the code that the job runs; None: the package as it is found when the job starts.
+        run: function that runs the arguments on a rank; pickled by its name.
+        logs: folder for the job's files and the output of its ranks.
+        after: numbers of jobs or arrays that must have ended before, successfully or not.
+        code: copy of the code that the job runs; None runs the package that is installed when the job starts.
 
     Raises:
-        UsageError: this machine has no Slurm, Slurm refuses the job, or it would write a secret.
+        UsageError: this machine has no Slurm, Slurm refuses the job, or a file would contain a secret.
     """
     return _submit(profile, [arguments], run=run, logs=logs, after=after, code=code)[0]
 
@@ -101,22 +101,22 @@ def launch_array(
     logs: Path,
     code: Snapshot | None = None,
 ) -> list[Any]:
-    """Submit one job for each command line, as Slurm arrays (:func:`split_into_arrays`); return the jobs.
+    """Submit one job for each command line, as Slurm arrays (:func:`split_into_arrays`), and return the jobs.
 
     Raises:
-        UsageError: as :func:`launch`; then none of the jobs is left.
+        UsageError: as in :func:`launch`; then none of the jobs is left.
     """
     return _submit(profile, commands, run=run, logs=logs, after=(), code=code)
 
 
 def split_into_arrays(jobs: Sequence[T], limits: SubmissionLimits | None = None) -> list[Sequence[T]]:
-    """Cut the jobs of a sweep into arrays that are no larger than the site allows.
+    """Divide the jobs of a sweep into arrays that are no larger than the site allows.
 
     Args:
-        jobs: what each of them does.
-        limits: the site's; None asks Slurm, and without Slurm there are none.
+        jobs: the jobs.
+        limits: limits of the site; None asks Slurm for them.
     """
-    if len(jobs) == 1:  # a job alone needs no limit, and a Slurm that is out of order answers after a minute
+    if len(jobs) == 1:  # no limit applies, and asking a Slurm that does not respond takes a minute
         return [jobs]
     limits = submission_limits() if limits is None else limits
     size = max(1, len(jobs) if limits.array_size is None else limits.array_size)
@@ -157,8 +157,8 @@ def _submit_to_slurm(
 ) -> tuple[list[Any], str | None]:
     """Submit one job, or arrays; return the jobs and their cluster, if Slurm named one.
 
-    Where a sweep needs several arrays and no more than some of its jobs may run at a time, each array waits
-    for the end of the one before it.
+    If a sweep needs several arrays and only some of its jobs may run at the same time, each array waits for
+    the end of the one before.
     """
     from submitit.core.utils import FailedJobError
 
@@ -187,7 +187,7 @@ def _submit_to_slurm(
 
 
 def _refusal(answer: str, jobs: int) -> UsageError:
-    """Return the message about a job that sbatch did not take, given what it printed."""
+    """Return the error about a job that sbatch refused, given what sbatch printed."""
     remedy = "compare the profile with what the site offers (sinfo); --dry-run shows the file"
     if re.search(r"SubmitJob|SubmitLimit|job submit limit|unable to accept job", answer):
         remedy = f"the site takes fewer than {jobs} more jobs of yours: give --array fewer values at a time"
@@ -210,10 +210,10 @@ def _start_local(
 
 
 def check_submission(profile: Profile, commands: Sequence[Sequence[str]]) -> None:
-    """Check what can be known before anything is written.
+    """Check everything that can be checked before anything is written.
 
     Raises:
-        UsageError: this machine has no Slurm, the site takes fewer jobs, or a file would hold a secret.
+        UsageError: this machine has no Slurm, the site accepts fewer jobs, or a file would contain a secret.
     """
     from submitit import SlurmExecutor
 
@@ -228,7 +228,7 @@ def check_submission(profile: Profile, commands: Sequence[Sequence[str]]) -> Non
 
 
 def _refuse_secrets(profile: Profile, commands: Sequence[Sequence[str]]) -> None:
-    """Raise UsageError where a secret of this shell's environment would be written into the job's files."""
+    """Raise UsageError if a secret of this shell's environment would be written into the job's files."""
     texts = [*profile.environment.values(), *profile.setup, *profile.additional.values()]
     refuse_secret_values(texts, where="the profile")
     refuse_secret_values([word for words in commands for word in words], where="the command line")
@@ -237,18 +237,21 @@ def _refuse_secrets(profile: Profile, commands: Sequence[Sequence[str]]) -> None
 def _slurm_parameters(
     profile: Profile, name: str, after: Sequence[str], code: Snapshot | None
 ) -> dict[str, Any]:
-    """Return what to ask Slurm for.
+    """Return the parameters of submitit's Slurm executor.
 
-    A job waits for another's end, good or bad: ``afterok`` would leave one in the queue that can never run.
+    A job waits for the end of another one, successful or not (``afterany``): with ``afterok`` a job that can
+    never run would stay in the queue.
     """
-    asked = profile.slurm_parameters(name)
-    asked["setup"] = [*asked["setup"], *_code_lines(code)]
+    parameters = profile.slurm_parameters(name)
+    parameters["setup"] = [*parameters["setup"], *_code_lines(code)]
     if after:
-        additional = asked["additional_parameters"]
-        own = additional.get("dependency")
+        additional = parameters["additional_parameters"]
+        existing = additional.get("dependency")
         ended = f"afterany:{':'.join(after)}"
-        asked["additional_parameters"] = additional | {"dependency": f"{own},{ended}" if own else ended}
-    return asked
+        parameters["additional_parameters"] = additional | {
+            "dependency": f"{existing},{ended}" if existing else ended
+        }
+    return parameters
 
 
 def _local_parameters(profile: Profile, code: Snapshot | None) -> dict[str, Any]:
@@ -257,8 +260,9 @@ def _local_parameters(profile: Profile, code: Snapshot | None) -> dict[str, Any]
         "gpus_per_node": profile.gpus,
         "timeout_min": profile.minutes,
         "signal_delay_s": profile.signal_delay_s,
-        # submitit takes the shell's number for the job's: with a trap, bash does not give it away to the last
-        # command of its line. Ctrl-C is for whoever shows the job: submitit would kill the ranks (run_here).
+        # submitit uses the shell's process number as the job's: with a trap, bash does not hand it over to
+        # the last command of its line. Ctrl-C is for whoever shows the job: submitit would kill the ranks
+        # (run_here).
         "setup": ["trap : EXIT", "trap '' INT", *profile.exports(), *profile.setup, *_code_lines(code)],
     }
 
@@ -270,7 +274,7 @@ def describe_submission(
     logs: Path,
     code: Snapshot | None,
 ) -> Iterator[str]:
-    """Yield what to tell the user about submitted jobs: what they do, where they write, what to type next."""
+    """Yield lines about submitted jobs: what they do, where they write, and which commands follow them."""
     from submitit.core.utils import JobPaths
 
     nodes, ranks = profile.nodes, profile.ranks_per_node
@@ -279,7 +283,7 @@ def describe_submission(
         yield f"job {job.job_id}: signllm {shlex.join(words)}"
     yield f"size: {size if len(jobs) == 1 else f'{size}, each job'}"
     paths = jobs[0].paths if len(jobs) == 1 else JobPaths(logs, f"{jobs[0].job_id.partition('_')[0]}_N")
-    yield f"log: {paths.stderr}, results in .out beside it"
+    yield f"log: {paths.stderr}, results in the .out file next to it"
     if code is not None:
         yield f"code: {code.describe()}"
     if profile.executor == "slurm":
@@ -288,7 +292,7 @@ def describe_submission(
 
 
 def _code_lines(code: Snapshot | None) -> list[str]:
-    """Return the shell lines that make Python run the copy, whatever lies in the working directory."""
+    """Return the shell lines that make Python run the copied code, not that of the working directory."""
     if code is None:
         return []
     path = f'{shlex.quote(str(code.folder))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
@@ -296,9 +300,10 @@ def _code_lines(code: Snapshot | None) -> list[str]:
 
 
 def _lost_ranks(job: Any) -> str | None:
-    """Return the message about ranks that ended without a word; None where each said how it ended.
+    """Return the message about ranks that ended without a report; None if each reported how it ended.
 
-    Ranks that only lost the connection to them say the same; those may be ended before they can.
+    Ranks that only lost the connection to them may have been ended before they could report it, and do not
+    count.
     """
     folder = job_memory_folder(job.paths.folder, job.job_id)
     messages = [_result_of(job.task(task)) for task in range(job.num_tasks)]
@@ -327,7 +332,7 @@ def wait_for_job(job: Any) -> str:
 
     Raises:
         UsageError: a rank refused the user's input.
-        RunFailedError: a rank failed otherwise; the message ends with what it wrote last.
+        RunFailedError: a rank failed for another reason; the message ends with the last lines of its log.
     """
     from submitit.core.utils import FailedJobError, UncompletedJobError
 

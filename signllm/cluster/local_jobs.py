@@ -1,10 +1,10 @@
-"""What jobs of the local executor say, shown while they run: rank 0's lines, each on its own stream.
+"""Run jobs of the local executor and show the output of their first rank, each line on its own stream.
 
-submitit's own lines and tracebacks stay in the log: how a job failed is told once, at its end.
+submitit's own lines and tracebacks stay in the log; a failure is reported once, at the end.
 
-Such jobs have no scheduler, so whoever shows them also ends them. Left to itself, submitit kills the ranks a
-second after Ctrl-C, and does not hear of the SIGTERM that ends this process: its ranks would go on alone.
-Here both let the ranks save and leave.
+Such jobs have no scheduler, so this process also has to stop them. submitit alone would kill the ranks a
+second after Ctrl-C, and would leave them running after a SIGTERM to this process. Here both let the ranks
+save and stop.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OF_A_TRACEBACK = re.compile(
 
 
 class _Tail:
-    """The lines that were added to a file since it was looked at last."""
+    """The lines that were added to a file since the last call."""
 
     def __init__(self, path: Path, to: TextIO, label: str) -> None:
         self.path, self.to, self.label = path, to, label
@@ -37,9 +37,9 @@ class _Tail:
         self._message: list[str] = []
 
     def show(self, *, last: bool = False, failed: bool = False) -> None:
-        """Write what is new; the last time also a line without an end.
+        """Write new lines; the last time also a line without an end.
 
-        A message of ours at the end of a job that failed is left out: it is the error that is raised.
+        A message of ours at the end of a failed job is left out, because it is the error that will be raised.
         """
         if not self.path.exists():
             return
@@ -50,7 +50,7 @@ class _Tail:
         *lines, self._rest = (self._rest + new.decode(errors="replace")).split("\n")
         if last and self._rest:
             lines.append(self._rest)
-        for line in filter(self._belongs_to_the_verb, lines):
+        for line in filter(self._is_output, lines):
             if line.startswith("signllm: ") or (self._message and line.startswith("  ")):
                 self._message.append(line)
                 continue
@@ -64,7 +64,7 @@ class _Tail:
         self.to.writelines(f"{self.label}{line}\n" for line in self._message)
         self._message = []
 
-    def _belongs_to_the_verb(self, line: str) -> bool:
+    def _is_output(self, line: str) -> bool:
         if line.startswith("Traceback "):
             self._in_traceback = True
         elif self._in_traceback:
@@ -73,7 +73,7 @@ class _Tail:
 
 
 class _RunningJob:
-    """A job that runs here, and what it says, with ``label`` before each line."""
+    """A running job and its output, with ``label`` before each line."""
 
     def __init__(self, job: Any, label: str) -> None:
         self.job = job
@@ -82,17 +82,17 @@ class _RunningJob:
         self._leaving: list[psutil.Process] = []
 
     def show(self, *, last: bool = False, failed: bool = False) -> None:
-        """Write what is new; see :meth:`_Tail.show`."""
+        """Write new lines; see :meth:`_Tail.show`."""
         for tail in self._tails:
             tail.show(last=last, failed=failed)
 
     def has_ended(self) -> bool:
-        """Say whether submitit is done with it, and so are ranks that were asked to leave."""
+        """Return whether submitit and all ranks that were asked to stop have finished."""
         self._leaving = [rank for rank in self._leaving if _is_running(rank)]
         return bool(self.job.done()) and not self._leaving
 
     def ask_to_leave(self) -> None:
-        """Send SIGTERM to the ranks, and kill before the shell and controller that would start others."""
+        """Send SIGTERM to the ranks, after killing the shell and the controller that would start new ones."""
         with suppress(psutil.NoSuchProcess):
             shell = psutil.Process(int(self.job.job_id))
             shell.suspend()
@@ -107,7 +107,7 @@ class _RunningJob:
                 rank.terminate()
 
     def end_at_once(self) -> None:
-        """Kill the ranks and whatever they have started."""
+        """Kill the ranks and all processes that they have started."""
         self.ask_to_leave()
         for rank in self._leaving:
             with suppress(psutil.NoSuchProcess):
@@ -123,19 +123,19 @@ def _is_running(process: psutil.Process) -> bool:
 
 
 def run_local_jobs(starts: Sequence[Callable[[], Any]], *, at_once: int, what: str = "jobs") -> None:
-    """Start jobs of the local executor, ``at_once`` at a time, show what they say, wait until all have ended.
+    """Run jobs of the local executor, ``at_once`` at a time, and show their output until all have ended.
+
+    SIGTERM, SIGINT and SIGUSR2 let the ranks save and stop; a second SIGINT kills them.
 
     Args:
-        starts: each submits one job and returns it.
-        at_once: how many run side by side.
-        what: the jobs' name in the message.
-
-    SIGTERM, SIGINT and SIGUSR2 sent to this process let the ranks save and leave; SIGINT again kills them.
+        starts: functions that submit one job each and return it.
+        at_once: number of jobs that run at the same time.
+        what: name of the jobs in the message.
 
     Raises:
-        UsageError: a job refused the user's input; the first failure of several.
-        StoppedEarlyError: asked to leave; what had not started was not.
-        RunFailedError: a job failed otherwise; the others are run all the same.
+        UsageError: a job refused the user's input; the first of several failures.
+        StoppedEarlyError: this process was asked to stop; jobs that had not started were not started.
+        RunFailedError: a job failed for another reason; the others were run nevertheless.
     """
     from signllm.training.preemption import preemption_flag, stopped_early_error
 
@@ -173,5 +173,5 @@ def run_local_jobs(starts: Sequence[Callable[[], Any]], *, at_once: int, what: s
     if failed and len(starts) == 1:
         raise failed[0]
     if failed:
-        told = f"{len(failed)} of {len(starts)} {what} failed, finished ones are kept; the first: {failed[0]}"
-        raise type(failed[0])(told)
+        count = f"{len(failed)} of {len(starts)} {what} failed"
+        raise type(failed[0])(f"{count}; finished ones are kept; the first error: {failed[0]}")

@@ -1,12 +1,13 @@
-"""What a rank needs at the peak of a training step: what it holds throughout, and what comes and goes.
+"""The memory that a rank needs at the peak of a training step: constant and temporary parts.
 
-What is held is :func:`signllm.cluster.zero_costs.planned_model_states`; what a pass keeps is rehearsed
-(:mod:`signllm.cluster.simulation`). DeepSpeed 0.19.8 adds a bucket in which gradients wait to be reduced, of
-``reduce_bucket_size`` elements whatever the model; under ZeRO-3 also what is gathered: all frozen weights
-that are needed again within ``stage3_max_reuse_distance``, and the flat buffer that one prefetch arrives in.
+The constant part is :func:`signllm.cluster.zero_costs.planned_model_states`; what a pass allocates is
+simulated (:mod:`signllm.cluster.simulation`). DeepSpeed 0.19.8 adds a bucket in which gradients wait to be
+reduced, of ``reduce_bucket_size`` elements for any model. Under ZeRO-3 it also adds what is gathered: all
+frozen weights that are needed again within ``stage3_max_reuse_distance``, and the flat buffer that receives
+one prefetch.
 
-`tools/check_plan` compares it with what torch allocates. Left out: workspace inside operators, what a GPU's
-context and NCCL take, and fragmentation: hence the headroom (:mod:`signllm.cluster.setups`).
+`tools/check_plan` compares the result with what torch allocates. Not included are workspace inside operators,
+a GPU's context, NCCL and fragmentation, for which headroom is left (:mod:`signllm.cluster.setups`).
 """
 
 from __future__ import annotations
@@ -19,23 +20,26 @@ from signllm.cluster.simulation import SimulatedPass
 from signllm.cluster.zero_costs import FP32, Weight, Zero, largest_block, planned_model_states
 
 QUANTISED_BYTES = {8: 1.001, 4: 0.516}
-"""Bytes of a weight in bitsandbytes: int8 with a scale per row; NF4 with scales that are quantised again,
-0.127 bits of a weight (QLoRA, arXiv 2305.14314, section 3)."""
+"""Bytes of a weight in bitsandbytes, by bits.
+
+int8 has a scale per row; NF4 has scales that are quantised again, 0.127 bits per weight (QLoRA, arXiv
+2305.14314, section 3).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedMemory:
-    """Bytes of one rank; each part at its own most.
+    """Bytes of one rank; each part is at its own maximum.
 
     Attributes:
-        weights: all of them: trained and frozen, as this rank holds them, and buffers.
-        gradients: of what is trained.
+        weights: trained and frozen weights as this rank keeps them, and buffers.
+        gradients: gradients of the trained weights.
         optimizer: master weights and moments.
-        activations: of a forward and backward pass, the batch included.
-        buckets: in which gradients wait to be reduced.
-        gathered: frozen weights of other ranks, or of the CPU, while they are used; quantised ones unpacked.
-        peak: the most that is there at one time; the parts need not be at their most together.
-        host: of this rank in the memory of the CPU, where ZeRO offloads; in no other part.
+        activations: activations of a forward and backward pass, including the batch.
+        buckets: buffer in which gradients wait to be reduced.
+        gathered: frozen weights of other ranks or of the CPU while they are used; quantised ones unpacked.
+        peak: maximum of the total; the parts need not reach their maxima at the same time.
+        host: memory of the CPU that this rank uses for offloading; not part of the others.
     """
 
     weights: int
@@ -52,70 +56,70 @@ def plan_memory(
     weights: Sequence[Weight],
     zero: Zero,
     settings: Mapping[str, Any],
-    rehearsal: SimulatedPass,
+    simulated: SimulatedPass,
     *,
     buffers: int = 0,
     bits: int = 16,
 ) -> PlannedMemory:
-    """Return what a rank needs.
+    """Return the memory that a rank needs.
 
     Args:
-        weights: of the model.
+        weights: weights of the model.
         zero: how they are divided.
-        settings: DeepSpeed's, complete.
-        rehearsal: of this rank's forward and backward pass.
-        buffers: bytes of what the model holds beside its weights.
-        bits: of the frozen maps of the language model; 8 and 4 as bitsandbytes stores them.
+        settings: complete settings of DeepSpeed.
+        simulated: this rank's forward and backward pass.
+        buffers: bytes of the model's buffers.
+        bits: bits of the language model's frozen linear layers; 8 and 4 are stored by bitsandbytes.
     """
-    of_zero = settings["zero_optimization"]
-    kept, saved = planned_model_states(weights, zero), quantisation_savings(weights, zero, bits=bits)
+    zero_settings = settings["zero_optimization"]
+    states, savings = planned_model_states(weights, zero), quantisation_savings(weights, zero, bits=bits)
     size = 2 if zero.precision == "bf16" else FP32
-    bucket = int(of_zero.get("reduce_bucket_size", 0)) * size if zero.stage else 0
-    gathered = _gathered(weights, zero, of_zero) if zero.stage == 3 else _unpacked(weights, zero, bits)
-    optimizer, gradients, host = kept.optimizer, kept.gradients, 0
-    held_weights = kept.weights + kept.frozen - saved + buffers
-    if _is_on_cpu(of_zero, "offload_optimizer"):
+    bucket = int(zero_settings.get("reduce_bucket_size", 0)) * size if zero.stage else 0
+    gathered = _gathered(weights, zero, zero_settings) if zero.stage == 3 else _unpacked(weights, zero, bits)
+    optimizer, gradients, host = states.optimizer, states.gradients, 0
+    constant_weights = states.weights + states.frozen - savings + buffers
+    if _is_on_cpu(zero_settings, "offload_optimizer"):
         host += optimizer + gradients
         optimizer = gradients = 0
-    if _is_on_cpu(of_zero, "offload_param"):
+    if _is_on_cpu(zero_settings, "offload_param"):
         shares = sum(zero.share(w) * zero.element_bytes(w) for w in weights)
         host += shares
-        held_weights -= shares
-    throughout = held_weights + optimizer + (gradients + bucket if zero.stage == 3 else 0)
-    waiting = 0 if zero.stage == 3 else gradients + bucket
-    learns_between = any(w.trained and w.name.startswith("language_model") for w in weights)
-    after = rehearsal.after_whole_bytes if zero.stage == 0 else rehearsal.after_bytes + waiting
-    peaks = (rehearsal.before_bytes + gathered, after + (gathered if learns_between else 0), waiting)
+        constant_weights -= shares
+    constant = constant_weights + optimizer + (gradients + bucket if zero.stage == 3 else 0)
+    reducing = 0 if zero.stage == 3 else gradients + bucket
+    trains_language_model = any(w.trained and w.name.startswith("language_model") for w in weights)
+    after = simulated.after_whole_bytes if zero.stage == 0 else simulated.after_bytes + reducing
+    peaks = (simulated.before_bytes + gathered, after + (gathered if trains_language_model else 0), reducing)
     return PlannedMemory(
-        weights=held_weights,
+        weights=constant_weights,
         gradients=gradients,
         optimizer=optimizer,
-        activations=max(rehearsal.before_bytes, rehearsal.after_bytes),
+        activations=max(simulated.before_bytes, simulated.after_bytes),
         buckets=bucket,
         gathered=gathered,
-        peak=throughout + max(peaks),
+        peak=constant + max(peaks),
         host=host,
     )
 
 
 def quantisation_savings(weights: Sequence[Weight], zero: Zero, *, bits: int) -> int:
-    """Return the bytes that a rank does not hold if the frozen maps have so few bits."""
+    """Return the bytes that a rank saves if the frozen linear layers have this number of bits."""
     if bits == 16:
         return 0
-    assert zero.stage < 3, "what bitsandbytes packs, ZeRO-3 does not cut"
+    assert zero.stage < 3, "ZeRO-3 does not partition what bitsandbytes packs"
     packed = [w for w in weights if w.packs]
     return sum(round(w.elements * (zero.element_bytes(w) - QUANTISED_BYTES[bits])) for w in packed)
 
 
 def _unpacked(weights: Sequence[Weight], zero: Zero, bits: int) -> int:
-    """Return the bytes of the largest map, which is unpacked to be multiplied with."""
+    """Return the bytes of the largest quantised layer, which is unpacked for its multiplication."""
     if bits == 16:
         return 0
     return max((w.elements * zero.element_bytes(w) for w in weights if w.packs), default=0)
 
 
 def _gathered(weights: Sequence[Weight], zero: Zero, of_zero: Mapping[str, Any]) -> int:
-    """Return what is whole at the turn of a step, and the buffer of a prefetch on its way."""
+    """Return the bytes of gathered frozen weights at the start of backward, plus one prefetch buffer."""
     copies = zero.ranks > 1 or _is_on_cpu(of_zero, "offload_param")
     if not copies:
         return 0

@@ -26,17 +26,17 @@ from signllm.models.language_model_loading import recompute_activations
 from signllm.models.sign_llm import SignLLM
 
 PROMPT_TOKENS = 16
-"""Of prompt and separator: most tokenizers make about as many of ours."""
+"""Number of tokens of prompt and separator; most tokenizers produce about as many for ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PassSize:
-    """What one rank works on in a forward pass.
+    """The input of one rank in a forward pass.
 
     Attributes:
-        videos: how many.
-        frames: of each.
-        text_tokens: of each reference, end included.
+        videos: number of videos.
+        frames: frames of each video.
+        text_tokens: tokens of each reference, including the end.
     """
 
     videos: int
@@ -48,7 +48,7 @@ class PassSize:
 
 
 class _Tokens:
-    """A tokenizer and prompt of known lengths: a text is as long as its string."""
+    """A tokenizer and prompt with known lengths: a text has as many tokens as letters."""
 
     eos_token_id = 0
     all_special_tokens = ()
@@ -65,12 +65,12 @@ class _Tokens:
 
 
 def build_meta_model(parts: Mapping[str, nn.Module], config: FinetuneConfig, words: WordCodebook) -> SignLLM:
-    """Put parts without weights together as the real model does, in the precision of the training.
+    """Assemble parts without weights as the real model does, in the precision of the training.
 
     Args:
-        parts: by the names that SignLLM has for them, on the meta device.
-        config: of stage 3, with an encoder.
-        words: that segment the characters.
+        parts: parts on the meta device, by their names in SignLLM.
+        config: configuration of stage 3 with an encoder.
+        words: words that segment the characters.
     """
     model = SignLLM.__new__(SignLLM)
     nn.Module.__init__(model)
@@ -100,19 +100,19 @@ def _language_model(config: LanguageModelConfig, parts: Mapping[str, Any]) -> La
 
 
 def simulate_step(model: SignLLM, work: PassSize, *, size: int, video: bool) -> SimulatedPass:
-    """Return what a rank's forward and backward pass would do and hold.
+    """Simulate a rank's forward and backward pass.
 
     Args:
-        model: a stand-in.
-        work: of the pass.
-        size: side of the frames.
-        video: frames are encoded; else characters that were recorded.
+        model: a model on the meta device.
+        work: size of the pass.
+        size: height and width of the frames in pixels.
+        video: whether frames are encoded; otherwise the characters were recorded.
     """
     return simulate_pass(model, lambda: model(batch_of(work, size=size, video=video))["loss"])
 
 
 def batch_of(work: PassSize, *, size: int, video: bool) -> Batch:
-    """Return a batch without values: every video, text and prompt as long as the others."""
+    """Return a batch without values in which all videos, texts and prompts have the same length."""
     counts = torch.full((work.videos,), work.frames, dtype=torch.int64)
     frames: Tensor | None = None
     characters = count_clips(counts)
@@ -135,6 +135,6 @@ def batch_of(work: PassSize, *, size: int, video: bool) -> Batch:
 
 
 def with_checkpointing(config: FinetuneConfig, *, on: bool) -> FinetuneConfig:
-    """Return the configuration with the language model's activations recomputed, or kept."""
+    """Return the configuration with the language model's activations recomputed (``on``) or kept."""
     model = replace(config.sign_llm.language_model, gradient_checkpointing=on)
     return replace(config, sign_llm=replace(config.sign_llm, language_model=model))

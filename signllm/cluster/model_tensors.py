@@ -1,7 +1,7 @@
-"""The tensors of a run before there is a run: its model on torch's meta device, from the configuration alone.
+"""The tensors of a run, derived from its configuration with torch's meta device, without weights.
 
-No weights are read and no name is looked up on a network: the configuration of the language model, and of an
-image backbone other than the usual ones, must lie on this machine. What does not is left out, and said.
+Nothing is downloaded: the configuration of the language model, and of an image backbone other than the usual
+ones, must be on this machine. Parts without a configuration are left out and reported.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "resnet50": {"model_type": "resnet"},
     "dinov2-small": {"model_type": "dinov2", "hidden_size": 384, "num_attention_heads": 6, "image_size": 518},
 }
-"""Shapes of the backbones with a short name, for machines that have not fetched them."""
+"""Shapes of the backbones with a short name, for machines that have not downloaded them."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with an engine of its own.
+    """A phase of training with an engine of its own.
 
     Attributes:
-        name: of the phase, empty where a stage has but one.
-        weights: its model's.
-        missing: what is not in ``weights``, and why.
+        name: name of the phase; empty if a stage has only one.
+        weights: weights of its model.
+        missing: parts that ``weights`` lacks, with reasons.
     """
 
     name: str
@@ -61,31 +61,31 @@ class Phase:
 def phase_tensors(
     config: PretrainConfig | FinetuneConfig, *, words: WordCodebook | None = None
 ) -> list[Phase]:
-    """Return the phases of a stage of training, with the tensors of each.
+    """Return the phases of a stage, with the tensors of each.
 
     Args:
-        config: of stage 1, or of stage 3 with the encoder of the run that it starts from, if that is known.
-        words: of that run; None: not known here.
+        config: configuration of stage 1, or of stage 3 with the encoder of its ``init`` run if that is known.
+        words: words of that run; None if unknown.
     """
     missing: list[str] = []
     if isinstance(config, PretrainConfig):
         with torch.device("meta"):
-            alone = _vq_sign(config.vq_sign, missing)
-        weights = () if alone is None else tuple(list_weights(alone))
+            encoder = _vq_sign(config.vq_sign, missing)
+        weights = () if encoder is None else tuple(list_weights(encoder))
         return [Phase("", weights, tuple(missing))]
     model = sign_llm_parts(config, words, missing)
-    found = []
+    result = []
     for name, training in zip(("on recorded characters", "joint"), training_phases(config), strict=True):
         if training is None:
             continue
         if "vq_sign" in model:
             set_trained(model["vq_sign"], joint=name == "joint")
-        found.append(Phase(name, tuple(list_weights(model)), tuple(missing)))
-    return [replace(found[0], name="")] if len(found) == 1 else found
+        result.append(Phase(name, tuple(list_weights(model)), tuple(missing)))
+    return [replace(result[0], name="")] if len(result) == 1 else result
 
 
 def set_trained(vq_sign: Any, *, joint: bool) -> None:
-    """Freeze the encoder for the phase on recorded characters, or let it learn, as the stage does."""
+    """Freeze the encoder for the phase on recorded characters, or make it trainable, as the stage does."""
     vq_sign.requires_grad_(joint)
     vq_sign.saved_when_frozen = not joint
     if vq_sign.config.encoder.freeze_backbone:
@@ -93,42 +93,42 @@ def set_trained(vq_sign: Any, *, joint: bool) -> None:
 
 
 def list_weights(model: nn.Module) -> list[Weight]:
-    """Return the tensors of a model, on the meta device or a real one, in its own order."""
-    whole = unpartitioned_ids(model)
+    """Return the weights of a model, on the meta device or a real one, in the model's order."""
+    unpartitioned = unpartitioned_ids(model)
     blocks = {id(p): number for number, block in enumerate(frozen_blocks(model)) for p in block.parameters()}
-    distances = dict(_distances(model, whole, blocks))
-    packed = _packed(model)
+    distances = dict(_distances(model, unpartitioned, blocks))
+    quantisable = _packed(model)
     return [
         Weight(
             name=name,
             elements=_elements(p),
             element_bytes=p.element_size(),
             trained=p.requires_grad,
-            whole=id(p) in whole,
+            whole=id(p) in unpartitioned,
             block=blocks.get(id(p)),
             until_backward=distances.get(id(p)),
-            packs=id(p) in packed and not p.requires_grad,
+            packs=id(p) in quantisable and not p.requires_grad,
         )
         for name, p in model.named_parameters()
     ]
 
 
 def _packed(model: nn.Module) -> set[int]:
-    """Return the ids of the linear maps in the blocks of the language model; its head is in none."""
-    found: set[int] = set()
+    """Return the ids of the weights of linear layers in the language model's blocks; its head is in none."""
+    ids: set[int] = set()
     for name, part in model.named_modules():
         if name.startswith("language_model.") and isinstance(part, nn.ModuleList):
             maps = (inner for inner in part.modules() if type(inner).__name__ in ("Linear", "Conv1D"))
-            found |= {id(inner.weight) for inner in maps}
-    return found
+            ids |= {id(inner.weight) for inner in maps}
+    return ids
 
 
 def _distances(model: nn.Module, whole: set[int], blocks: dict[int, int]) -> Iterator[tuple[int, int]]:
-    """Give, for each frozen tensor that the backward pass needs, the elements visited until then.
+    """Yield, for each frozen tensor that the backward pass needs, the elements visited until then.
 
-    A block is asked for again when the backward pass begins: what follows it is visited once. A single map
-    outside of blocks when that pass comes back to it: what follows is visited twice. A table of embeddings
-    is looked up without gradient.
+    A block is needed again when the backward pass reaches it, so what follows it in the model is visited
+    once. DeepSpeed asks for a single layer outside of blocks later, so what follows is visited twice. A table
+    of embeddings is used without gradient.
     """
     tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
     outer = [p for p in model.parameters() if id(p) not in whole]
@@ -149,9 +149,12 @@ def _elements(p: Any) -> int:
 
 
 def sign_llm_parts(config: FinetuneConfig, words: WordCodebook | None, missing: list[str]) -> nn.ModuleDict:
-    """Return the parts of SignLLM that are known here, by the names that SignLLM has for them.
+    """Return the parts of SignLLM that are known on this machine, by their names in SignLLM.
 
-    ``missing`` gets a line for each that is not.
+    Args:
+        config: configuration of stage 3.
+        words: words that segment the characters; None if unknown.
+        missing: gets a line for each part that is not known.
     """
     parts: dict[str, nn.Module] = {}
     vq_sign = config.sign_llm.vq_sign
@@ -188,7 +191,7 @@ def _learnt_prompt(config: FinetuneConfig, llm: Any) -> dict[str, nn.Module]:
 
 
 def no_words(codes: int) -> WordCodebook:
-    """Return words before any was composed: every character is one."""
+    """Return words as they are before composition: every character is a word."""
     frequencies = (1,) * (codes + 1)
     return WordCodebook(codes=codes, words=(), frequencies=frequencies, alpha=None, codebook="unknown")
 
@@ -203,7 +206,7 @@ def _vq_sign(config: VQSignConfig, missing: list[str]) -> VQSign | None:
 
 
 def _backbone_settings(config: VisualEncoderConfig) -> dict[str, Any] | None:
-    """Return the settings of the backbone's shape, None where they are not at hand."""
+    """Return the configuration of the image backbone; None if it is not on this machine."""
     if config.backbone_config is not None:
         return config.backbone_config
     if config.backbone in BACKBONES:
@@ -219,7 +222,7 @@ def _backbone_settings(config: VisualEncoderConfig) -> dict[str, Any] | None:
 
 
 def _language_model(config: LanguageModelConfig, missing: list[str]) -> nn.Module | None:
-    """Return the language model without weights, frozen, adapters in place."""
+    """Return the language model without weights, frozen, with its adapters."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     try:
@@ -236,7 +239,7 @@ def _language_model(config: LanguageModelConfig, missing: list[str]) -> nn.Modul
             return model if config.lora is None else add_lora(model, config.lora)
     except ValueError as error:
         raise UsageError(
-            f"this is no configuration of a language model: {str(error).strip().splitlines()[0]}",
+            f"this is not a configuration of a language model: {str(error).strip().splitlines()[0]}",
             where=config.path,
             remedy="give the folder of a language model",
         ) from None

@@ -1,4 +1,4 @@
-"""``signllm plan``: what was asked, all ways to do it, the best of them, and how to start that."""
+"""``signllm plan``: the request, all setups for it, the fastest one and its command line."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from signllm.training.startup import format_bytes, format_count
 
 GIB = 2**30
 NOT_MEASURED = (
-    "Memory is computed from the model's code without weights; tools/check_plan compares it with measured.",
-    "Time is a roofline model, not measured on a GPU: operators, links and launches at the shares above,",
-    "nothing overlaps. Waiting for data is not in it.",
+    "Memory is computed from the model's code without weights; tools/check_plan checks it by measuring.",
+    "Time is a roofline model, not measured on a GPU: operators, links and launches at the shares above;",
+    "nothing overlaps. Waiting for data is not included.",
 )
 PARTS = ("weights", "gradients", "optimizer", "activations", "buckets", "gathered")
 TABLE_MODELS = ("llama-7b", "llama-13b", "llama-33b", "llama-2-70b")
@@ -42,17 +42,17 @@ TABLE_GPUS = ("a100-80", "h100", "h200")
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """What the user gave.
+    """What the user request for.
 
     Attributes:
-        recipe: its name.
-        default: its configuration of stage 3.
-        config: the same with what was changed.
-        vq_sign: the recipe's encoder, where there is no ``init``.
-        llm: a folder, a name on the hub, or one that is known; None: the recipe's.
-        frames: of a video; None: as many as training keeps of a long one, which is also the most.
-        text_tokens: of a reference; None: the same.
-        init: a run of stages 1 and 2, or None.
+        recipe: name of the recipe.
+        default: the recipe's configuration of stage 3.
+        config: the same with the user's changes.
+        vq_sign: the recipe's encoder, used without ``init``.
+        llm: language model: a folder, a name on the hub or a known name; None takes the recipe's.
+        frames: frames of a video; None takes the maximum that training keeps of a long video.
+        text_tokens: tokens of a reference; None takes the maximum of the recipe.
+        init: run folder of stages 1 and 2, or None.
     """
 
     recipe: str
@@ -66,14 +66,14 @@ class PlanRequest:
 
     @property
     def model(self) -> str:
-        """The language model, as the user names it."""
+        """The language model as the user named it."""
         return self.llm or self.config.sign_llm.language_model.path
 
     def project(self, folder: str) -> Project:
-        """Return what is to be trained; the language model's configuration lies in ``folder``.
+        """Return what is to be trained, with the language model whose configuration is in ``folder``.
 
         Raises:
-            UsageError: ``init`` is no run that fits.
+            UsageError: ``init`` is not a run that fits.
         """
         config = replace(self.config, sign_llm=replace(self.config.sign_llm, vq_sign=self.vq_sign))
         words = None
@@ -91,45 +91,45 @@ class PlanRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanResult:
-    """All ways, in the order of ``WAYS``, the fastest that fits, and what translating takes."""
+    """All setups in the order of ``SETUPS``, the fastest one that fits, and the time of a translation."""
 
     HEADERS: ClassVar = (
         *("GiB of a rank", "weights", "grads", "optim", "activations", "bucket", "gather", "peak", "fits"),
         *("videos", "compute", "network", "step s", "sent"),
     )
 
-    asked: PlanRequest
+    request: PlanRequest
     machine: Machine
     project: Project
-    ways: list[PlannedSetup]
+    setups: list[PlannedSetup]
     best: PlannedSetup | None
     translation: TranslationTime
 
     def command(self) -> list[str]:
-        """Return the words of the command line that launches the best way; none where nothing fits."""
+        """Return the arguments of the command line that launches the fastest setup; empty if nothing fits."""
         if self.best is None:
             return []
         return launch_arguments(
-            self.asked.recipe,
-            self.asked.default,
+            self.request.recipe,
+            self.request.default,
             self.best.config,
             self.machine,
-            llm=self.asked.model,
-            init=str(self.asked.init or "runs/pretrain"),
+            llm=self.request.model,
+            init=str(self.request.init or "runs/pretrain"),
             data="shards",
             run="runs/finetune",
         )
 
     def head(self) -> Iterator[str]:
-        """Give what was asked, as lines."""
+        """Yield the request as lines."""
         machine, gpu, training = self.machine, self.machine.gpu, self.project.config.training
-        weights = self.project.weights(self.ways[0].config)
+        weights = self.project.weights(self.setups[0].config)
         sizes = [sum(w.elements for w in weights if w.trained is trained) for trained in (False, True)]
-        yield f"{self.asked.model} with the recipe {self.asked.recipe}"
+        yield f"{self.request.model} with the recipe {self.request.recipe}"
         yield f"  frozen {format_count(sizes[0])}, trained {format_count(sizes[1])} parameters"
         yield (
-            f"  {machine.nodes} x {machine.gpus} {gpu.name}: {gpu.memory_gib:g} GiB, {HEADROOM:.0%} stay"
-            f" free; {gpu.peak / 1e12:g} TFLOP/s in 16 bits, of which {machine.compute_share:g}"
+            f"  {machine.nodes} x {machine.gpus} {gpu.name}: {gpu.memory_gib:g} GiB, {HEADROOM:.0%} left"
+            f" free; {gpu.peak / 1e12:g} TFLOP/s in 16 bits, of which {machine.compute_share:g} is reached"
         )
         between = f", {machine.network:g} GB/s between nodes" if machine.nodes > 1 else ""
         yield (
@@ -143,13 +143,13 @@ class PlanResult:
         )
 
     def rows(self) -> Iterator[str]:
-        """Give the table of all ways as lines, an arrow at the best."""
-        cells = [list(self.HEADERS), *map(self._cells, self.ways)]
+        """Yield the table of all setups as lines, with an arrow at the fastest."""
+        cells = [list(self.HEADERS), *map(self._cells, self.setups)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for one, (way, *others) in zip([None, *self.ways], cells, strict=True):
+        for one, (name, *others) in zip([None, *self.setups], cells, strict=True):
             numbers = (text.rjust(width) for text, width in zip(others, widths[1:], strict=True))
             mark = " <-" if one is not None and one is self.best else ""
-            yield f"{way:<{widths[0]}}  {'  '.join(numbers)}{mark}"
+            yield f"{name:<{widths[0]}}  {'  '.join(numbers)}{mark}"
 
     def _cells(self, one: PlannedSetup) -> list[str]:
         parts, seconds, training = one.memory, one.seconds, one.config.training
@@ -178,13 +178,13 @@ class PlanResult:
         ]
 
     def foot(self) -> Iterator[str]:
-        """Give what follows from the table, as lines."""
-        yield "each part is at its own most, peak is all that is there at a time; videos: of a rank x"
-        yield "forward passes; compute, network: seconds; recomputed: the language model's activations"
-        hosts = [one for one in self.ways if one.memory.host]
+        """Yield explanations of the table and what follows from it, as lines."""
+        yield "each part is at its own maximum, peak is the maximum of their sum; videos: per rank x"
+        yield "forward passes; compute and network in seconds; recomputed: the language model's activations"
+        hosts = [one for one in self.setups if one.memory.host]
         if hosts:
             host = hosts[0].memory.host * self.machine.gpus / GIB
-            yield f"zero3_offload takes {host:.1f} GiB of a node's own memory"
+            yield f"zero3_offload takes {host:.1f} GiB of a node's CPU memory"
         if self.best is not None and self.best.seconds is not None:
             yield ""
             yield f"fastest that fits: {setup_name(self.best)}, {self.best.seconds.total:.3f} s a step"
@@ -203,16 +203,16 @@ class PlanResult:
         )
 
     def require_fit(self) -> None:
-        """Pass if a way fits.
+        """Raise unless a setup fits.
 
         Raises:
-            RunFailedError: none does; says what the smallest needs.
+            RunFailedError: none fits; the message says what the smallest one needs.
         """
         if self.best is not None:
             return
-        least = min(self.ways, key=lambda one: one.memory.peak if one.seconds else float("inf"))
+        least = min(self.setups, key=lambda one: one.memory.peak if one.seconds else float("inf"))
         if least.seconds is None:
-            least = min(self.ways, key=lambda one: one.memory.peak)
+            least = min(self.setups, key=lambda one: one.memory.peak)
         limit = self.machine.gpu.memory_gib * (1 - HEADROOM)
         raise RunFailedError(
             f"nothing fits: the smallest, {setup_name(least)}, needs {least.memory.peak / GIB:.1f} GiB"
@@ -222,18 +222,18 @@ class PlanResult:
         )
 
     def record(self) -> dict[str, Any]:
-        """Return everything for programs; bytes and seconds."""
+        """Return everything as JSON values, in bytes and seconds."""
         machine = dataclasses.asdict(self.machine)
         return {
-            "recipe": self.asked.recipe,
-            "language_model": self.asked.model,
+            "recipe": self.request.recipe,
+            "language_model": self.request.model,
             "machine": machine,
             "batch": {
                 "videos": self.project.config.training.batch_size,
                 "frames": self.project.frames,
                 "text_tokens": self.project.text_tokens,
             },
-            "ways": [self._record(one) for one in self.ways],
+            "ways": [self._record(one) for one in self.setups],
             "best": None if self.best is None else self._record(self.best),
             "command": ["signllm", *self.command()] if self.best is not None else None,
             "translation": dataclasses.asdict(self.translation)
@@ -247,7 +247,7 @@ class PlanResult:
             None if one.seconds is None else dataclasses.asdict(one.seconds) | {"total": one.seconds.total}
         )
         return {
-            **dataclasses.asdict(one.way),
+            **dataclasses.asdict(one.setup),
             "precision": training.precision,
             "forward_passes": training.accumulation,
             "videos_per_rank": self.project.videos(one.config, self.machine.ranks),
@@ -259,39 +259,40 @@ class PlanResult:
 
 
 def setup_name(one: PlannedSetup) -> str:
-    """Return a way as a reader's words."""
-    words = [one.way.deepspeed]
-    words += [] if one.way.bits == 16 else [f"{one.way.bits} bit"]
+    """Return the name of a setup in the table."""
+    words = [one.setup.deepspeed]
+    words += [] if one.setup.bits == 16 else [f"{one.setup.bits} bit"]
     words += ["fp32"] if one.config.training.precision == "fp32" else []
-    return " ".join([*words, *(["recomputed"] if one.way.checkpointing else [])])
+    return " ".join([*words, *(["recomputed"] if one.setup.checkpointing else [])])
 
 
-def make_plan(asked: PlanRequest, machine: Machine) -> PlanResult:
-    """Plan every way.
+def make_plan(request: PlanRequest, machine: Machine) -> PlanResult:
+    """Plan every setup.
 
     Raises:
-        UsageError: no such language model, a batch that does not divide, an ``init`` that does not fit.
+        UsageError: the language model does not exist, the batch does not divide over the ranks, or ``init``
+            does not fit.
     """
-    with configuration_folder(asked.model) as folder:
-        project = asked.project(folder)
+    with configuration_folder(request.model) as folder:
+        project = request.project(folder)
         found = plan_setups(project, machine)
         return PlanResult(
-            asked=asked,
+            request=request,
             machine=machine,
             project=project,
-            ways=found,
+            setups=found,
             best=fastest_setup(found),
             translation=plan_translation(project, machine),
         )
 
 
-def readme_table(asked: PlanRequest, machine: Machine) -> Iterator[str]:
-    """Give README's table as lines: four language models on one node of eight, three GPUs."""
+def readme_table(request: PlanRequest, machine: Machine) -> Iterator[str]:
+    """Yield README's table as lines: four language models on one node of eight GPUs, for three GPUs."""
     yield f"| frozen LLM | {' | '.join(f'8 x {name}' for name in TABLE_GPUS)} |"
     yield "|---" * (1 + len(TABLE_GPUS)) + "|"
     for name in TABLE_MODELS:
         with configuration_folder(name) as folder:
-            project = replace(asked, llm=name).project(folder)
+            project = replace(request, llm=name).project(folder)
             cells = []
             for gpu in TABLE_GPUS:
                 found = plan_setups(project, replace(machine, gpu=find_gpu(gpu), nodes=1, gpus=8))
@@ -300,11 +301,11 @@ def readme_table(asked: PlanRequest, machine: Machine) -> Iterator[str]:
 
 
 def _cell(found: list[PlannedSetup]) -> str:
-    fitting = [one for one in found if one.fits and one.way.bits == 16]
+    fitting = [one for one in found if one.fits and one.setup.bits == 16]
     fastest = fastest_setup(fitting)
     if fastest is None or fastest.seconds is None:
         return "nothing fits"
-    files = list(dict.fromkeys(one.way.deepspeed for one in fitting))
+    files = list(dict.fromkeys(one.setup.deepspeed for one in fitting))
     passes = fastest.config.training.accumulation
     return (
         f"**{setup_name(fastest)}**{f' in {passes} passes' if passes > 1 else ''}"

@@ -1,8 +1,8 @@
-"""A profile: what one kind of job asks the scheduler for, read from ``slurm/NAME.toml`` or any TOML file.
+"""A profile: the resources of one kind of job, read from ``slurm/NAME.toml`` or from any TOML file.
 
-A site writes its partition, account and modules into a profile once; every job then names the profile and
-changes single fields on the command line (``--nodes 4``). Unknown fields are refused with the nearest right
-one.
+A site writes its partition, account and modules into a profile once. Every job then names the profile and
+changes single fields on the command line (``--nodes 4``). An unknown field is refused with the most similar
+valid one.
 """
 
 from __future__ import annotations
@@ -31,43 +31,44 @@ SET_BY_FIELDS = {
     "output": "--logs",
     "error": "--logs",
 }
-"""sbatch's long options that have a field or an option of their own."""
+"""Long options of sbatch for which the profile has a field or the command line has an option."""
 SWITCHES = frozenset(
     "contiguous exclusive get-user-env hold kill-on-invalid-dep no-kill no-requeue overcommit "
     "oversubscribe propagate quiet reboot requeue resv-ports spread-job stepmgr test-only use-min-nodes "
     "verbose wait".split()
 )
-"""sbatch's long options that stand without a value."""
+"""Long options of sbatch that take no value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Resources of a job and how it is told to end.
+    """Resources of a job, and how it is warned before its end.
 
     Attributes:
-        executor: ``slurm`` submits with sbatch; ``local`` starts the same tasks on this machine, without a
+        executor: ``slurm`` submits with sbatch; ``local`` starts the same tasks on this machine without a
             scheduler.
-        name: the job's name; None makes one of the verb and the run folder.
-        nodes: machines.
-        gpus: GPUs on each machine, with one rank for each; 0 for CPU.
-        tasks_per_node: ranks on each machine where it has no GPUs; None is one.
-        cpus_per_task: cores per rank: its threads and its loader's workers.
-        mem_gb: memory per machine; None leaves it to the site.
-        time: wall time as Slurm writes it: minutes, HH:MM:SS or D-HH:MM:SS; the job saves and is queued again
-            when it is used up.
-        signal_delay_s: seconds between the warning and the end: a checkpoint must fit in.
-        array_parallelism: how many jobs of an array run at the same time; None is as many as fit, and of a
-            sweep without a scheduler one.
+        name: name of the job; by default made of the verb and the run folder.
+        nodes: number of machines.
+        gpus: GPUs on each machine, with one rank per GPU; 0 for CPU.
+        tasks_per_node: ranks on each machine without GPUs; by default one.
+        cpus_per_task: cores per rank, for its threads and its loader's workers.
+        mem_gb: memory per machine in GB; by default the site's.
+        time: wall time in Slurm's format (minutes, HH:MM:SS or D-HH:MM:SS); when it is used up, the job saves
+            and is requeued.
+        signal_delay_s: seconds between the warning and the end, within which a checkpoint must be saved.
+        array_parallelism: jobs of an array that run at the same time; by default as many as fit, or one at a
+            time without a scheduler.
         max_timeouts: how often a job may use up its wall time; high, because Slurm counts every preemption of
             a short job.
-        partition: Slurm's partition; None takes the site's default, as the next three do.
-        account: whom to charge.
+        partition: Slurm's partition; by default the site's, as for the next three.
+        account: account that is charged.
         qos: quality of service.
-        constraint: features of the node.
+        constraint: required features of the node.
         setup: shell lines before the ranks start (``module load``, ``source``).
         environment: variables for every rank, NAME=VALUE on the command line; no secrets.
         additional: further sbatch options by their long names, NAME=VALUE on the command line. An empty value
-            drops an option that the file would hold otherwise, and sets one that takes no value (exclusive).
+            removes an option that the file would contain otherwise, and sets one that takes no value
+            (exclusive).
     """
 
     executor: Literal["slurm", "local"] = "slurm"
@@ -99,13 +100,13 @@ class Profile:
                 raise UsageError(f"{name} is {value}", where=_option(name), remedy=remedy)
         if self.signal_delay_s >= 60 * self.minutes:
             raise UsageError(
-                f"the job is warned {self.signal_delay_s} s before the end of {self.minutes} min",
+                f"the job would be warned {self.signal_delay_s} s before the end of its {self.minutes} min",
                 where="--signal-delay-s",
                 remedy="give more wall time or a shorter delay",
             )
         if self.executor == "local" and self.nodes > 1:
             raise UsageError(
-                f"{self.nodes} nodes on this one machine",
+                f"the local executor cannot use {self.nodes} nodes",
                 where="--nodes",
                 remedy="use a slurm profile, or --nodes 1",
             )
@@ -113,7 +114,7 @@ class Profile:
             option = SET_BY_FIELDS.get(name.replace("_", "-"))
             if option is not None and (value or option == "--array"):
                 raise UsageError(
-                    f"{name!r} among the additional sbatch options", remedy=f"a profile says it by {option}"
+                    f"{name!r} is among the additional sbatch options", remedy=f"set it by {option} instead"
                 )
         refuse_secrets(self.environment, self.setup)
 
@@ -124,33 +125,33 @@ class Profile:
 
     @property
     def ranks_per_node(self) -> int:
-        """Ranks on each machine: one per GPU; without GPUs as many as told, or one."""
+        """Ranks on each machine: one per GPU; without GPUs ``tasks_per_node``, or one."""
         return self.gpus or self.tasks_per_node or 1
 
     @property
     def ranks(self) -> int:
-        """Ranks of the whole job."""
+        """Ranks of the job."""
         return self.nodes * self.ranks_per_node
 
     @property
     def dropped_options(self) -> frozenset[str]:
-        """Options of sbatch that a file must not hold, though submitit or a field would write them."""
+        """Options of sbatch that the file must not contain, although submitit or a field would write them."""
         empty = {name.replace("_", "-") for name, value in self.additional.items() if not value}
         if "no-requeue" in empty:
             return frozenset(empty - SWITCHES | {"requeue"})
         return frozenset(empty - SWITCHES | empty & {"requeue"})
 
     def slurm_parameters(self, job_name: str) -> dict[str, Any]:
-        """Return what submitit's Slurm executor calls these fields; unset ones are left to the site."""
+        """Return these fields as parameters of submitit's Slurm executor; unset ones are left to the site."""
         dropped = self.dropped_options
         additional = {name: value or True for name, value in self.additional.items()}
-        # A rank that dies would leave the others waiting for it. From Slurm 22.05 on srun does not take the
+        # If a rank dies, the others must not wait for it. From Slurm 22.05 on, srun does not take the
         # number of cores from sbatch, and where jobs start with an empty environment (SBATCH_EXPORT=NONE)
         # srun would start the ranks without what the script has set.
         srun_args = ["--kill-on-bad-exit=1", "--export=ALL"]
         if "cpus-per-task" not in dropped:
             srun_args.append(f"--cpus-per-task={self.cpus_per_task}")
-        asked = {
+        parameters = {
             "job_name": self.name or job_name,
             "nodes": self.nodes,
             "ntasks_per_node": self.ranks_per_node,
@@ -172,11 +173,11 @@ class Profile:
             },
             "srun_args": srun_args,
         }
-        # Submitit would write a key of its own, which sites that check such keys refuse.
-        return {name: value for name, value in asked.items() if value is not None} | {"wckey": None}
+        # submitit would write a wckey of its own, which sites that check such keys refuse.
+        return {name: value for name, value in parameters.items() if value is not None} | {"wckey": None}
 
     def one_task(self) -> Profile:
-        """Return what a verb without ranks asks for: one task on one machine, no GPU."""
+        """Return the resources of a verb without ranks: one task on one machine, no GPU."""
         return replace(self, nodes=1, tasks_per_node=1, gpus=0)
 
     def exports(self) -> list[str]:
@@ -185,17 +186,17 @@ class Profile:
 
 
 def wall_minutes(time: int | str) -> int:
-    """Return the minutes of a wall time in any of Slurm's forms, rounded up.
+    """Return the minutes of a wall time in any of Slurm's formats, rounded up.
 
-    ``M``, ``M:SS``, ``H:MM:SS``, ``D-H``, ``D-H:MM``, ``D-H:MM:SS``.
+    The formats are ``M``, ``M:SS``, ``H:MM:SS``, ``D-H``, ``D-H:MM`` and ``D-H:MM:SS``.
 
     Raises:
-        UsageError: it is none of these, or no time at all.
+        UsageError: the text has none of these formats, or is zero.
     """
-    told = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(time))
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(time))
     minutes = 0
-    if told:
-        days, *parts = told.groups()
+    if match:
+        days, *parts = match.groups()
         first, second, third = (int(part or 0) for part in parts)
         if days is None and parts[2] is None:
             first, second, third = 0, first, second  # minutes and seconds
@@ -213,10 +214,10 @@ def _option(field_name: str) -> str:
 
 
 def load_profile(name: str) -> Profile:
-    """Read a shipped profile by name (``a100``, ``cpu``, ``h100``, ``local``) or any profile by its path.
+    """Read a shipped profile by name (``a100``, ``cpu``, ``h100``, ``local``), or any profile by its path.
 
     Raises:
-        UsageError: no such profile, not TOML, or an unknown or wrong field.
+        UsageError: there is no such profile, it is not TOML, or a field is unknown or has a wrong value.
     """
     path: Path = find_package_file("slurm", name, ".toml")
     try:

@@ -1,9 +1,9 @@
-"""A rank of a job: submitit runs the verb there; where it was preempted, rank 0 queues the job again.
+"""What runs on each rank of a job: submitit runs the verb; after a preemption, rank 0 requeues the job.
 
-The deepspeed launcher wants ssh and a host file; Slurm already knows the hosts, so a rank takes its number
-and the rendezvous address from Slurm's environment (notes: submitit's defaults would hide the GPUs that
-Slurm assigned). A verb that was preempted has saved at a step boundary on all ranks and says so by
-StoppedEarlyError; the next attempt resumes by itself.
+DeepSpeed's launcher needs ssh and a host file. Slurm already knows the hosts, so a rank takes its number and
+the rendezvous address from Slurm's environment. (submitit's defaults would hide the GPUs that Slurm
+assigned.) A preempted verb has saved at a step boundary on all ranks and raises StoppedEarlyError; the next
+attempt resumes.
 """
 
 from __future__ import annotations
@@ -39,22 +39,24 @@ LEAVE_AFTER_S = 30.0
 
 @dataclass(frozen=True)
 class VerbOnRank:
-    """What submitit runs on every rank: one verb, from its argument list.
+    """The function that submitit runs on every rank: one verb, from its argument list.
 
-    It holds no state, so the pickle of the first attempt serves every later one.
+    It has no state, so the pickle of the first attempt serves every later one.
     """
 
     arguments: tuple[str, ...]
     run: Callable[[Sequence[str]], None]
 
     def __call__(self) -> None:
-        """Take this rank's place among the others and run the verb; queue it again where it was preempted."""
+        """Run the verb as this rank, and requeue the job if it was preempted."""
         rank_environment()
         _begin_attempt()
         end = _End()
-        atexit.register(end)  # registered before torch's, it is called after them
+        atexit.register(end)  # called after torch's functions, because it is registered before them
         if os.environ.get("SUBMITIT_EXECUTOR") == "local":
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it: Slurm sends others before it
+            signal.signal(
+                signal.SIGTERM, signal.SIG_DFL
+            )  # submitit ignores it, which is right for Slurm only
         _explain_failed_requeue()
         try:
             try:
@@ -69,14 +71,14 @@ class VerbOnRank:
             raise
 
     def checkpoint(self) -> Any:
-        """Let submitit queue the job again when the warning comes outside of training: the verb resumes."""
+        """Let submitit requeue the job if the warning comes outside of training; the verb then resumes."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def _begin_attempt() -> None:
-    """Mark the attempt in the log; leave the memory of this rank next to it, for those who outlive it."""
+    """Mark the attempt in the log, and record the memory of this rank next to the log."""
     from submitit import JobEnvironment
 
     job = JobEnvironment()
@@ -87,18 +89,18 @@ def _begin_attempt() -> None:
 
 
 class _End:
-    """Ends the process when submitit is done with it; see :func:`end_process`."""
+    """Ends the process when submitit has finished; see :func:`end_process`."""
 
     is_near = False
 
     def __call__(self) -> None:
-        """Leave, unless submitit failed to write the result."""
+        """Exit, unless submitit failed to write the result."""
         if self.is_near and not hasattr(sys, "last_value"):
             exit_without_finalizing(0)
 
 
 def _end_log_with(message: str, code: int) -> None:
-    """Make one message the end of a rank's log: submitit has the traceback in the job's result, too."""
+    """Write a message as the end of a rank's log; the traceback is also in the job's result."""
     print(f"signllm: {message}", file=sys.stderr, flush=True)
     for handler in logging.getLogger("submitit").handlers:
         if getattr(handler, "stream", None) is sys.stderr:
@@ -107,16 +109,16 @@ def _end_log_with(message: str, code: int) -> None:
 
 
 def rank_environment() -> None:
-    """Set ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` from the job's own.
+    """Set ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` from the job.
 
-    ``CUDA_VISIBLE_DEVICES`` stays what Slurm made it, and values inherited from an outer job are overwritten.
-    Node names need not resolve, so Slurm's address of the first node comes before its name.
+    ``CUDA_VISIBLE_DEVICES`` stays as Slurm set it, and values inherited from an outer job are overwritten.
+    Node names may not resolve, so Slurm's address of the first node is preferred to its name.
 
-    Jobs of one cluster are numbered one after the other, so those that share a node get ports of their own;
-    every attempt of a job has the same. A ``MASTER_PORT`` in the profile's environment is kept.
+    Jobs of one cluster are numbered consecutively, so jobs that share a node get different ports; all
+    attempts of a job have the same port. A ``MASTER_PORT`` in the profile's environment is kept.
 
     Raises:
-        RunFailedError: the port of the first rank is taken.
+        RunFailedError: the port of the first rank is in use.
     """
     from submitit import JobEnvironment
     from submitit.helpers import TorchDistributedEnvironment
@@ -136,7 +138,7 @@ def rank_environment() -> None:
 
 
 def rendezvous_port(job: str) -> int:
-    """Return the port of a job's first rank: below 32768, where Linux begins to give ports to anybody."""
+    """Return the port of a job's first rank, below 32768, above which Linux assigns ports to any program."""
     return PORTS[int(job) % len(PORTS)]
 
 
@@ -147,26 +149,26 @@ def _require_free(port: int) -> None:
             probe.bind(("", port))
     except OSError as error:
         raise RunFailedError(
-            f"the ranks cannot meet at port {port}: {error.strerror}\n"
+            f"the ranks cannot use port {port} for their rendezvous: {error.strerror}\n"
             f"  where:  {socket.gethostname()}\n"
             f"  remedy: launch again, or set MASTER_PORT in the profile's environment"
         ) from None
 
 
 class NotQueuedAgainError(RunFailedError):
-    """A job left early, and Slurm does not queue it again: the user has to."""
+    """A job stopped early, and Slurm cannot requeue it, so the user has to launch it again."""
 
     def __init__(self, what_is_kept: str, reason: str) -> None:
         kept = what_is_kept.removeprefix("asked to stop: ").partition(";")[0]
         super().__init__(
-            f"{kept}; give the same launch again, for Slurm does not queue this job again: {reason}"
+            f"{kept}; give the same launch command again, because Slurm cannot requeue this job: {reason}"
         )
 
 
 def _explain_failed_requeue() -> None:
-    """Let submitit's handler of the warning raise one plain message where it cannot queue the job again.
+    """Make submitit's signal handler raise one plain message if it cannot requeue the job.
 
-    It has the signal where the verb has not begun to listen to it.
+    submitit's handler gets the signal before the verb has installed its own.
     """
     number = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")
     handler = signal.getsignal(number)
@@ -186,7 +188,7 @@ def _explain_failed_requeue() -> None:
 
 
 def _reason_of(error: Exception) -> str:
-    """Return why queueing again failed, from what the attempt to do so raised."""
+    """Return why requeueing failed, from the exception that it raised."""
     if isinstance(error, FileNotFoundError):
         return "there is no scontrol on this node"
     if isinstance(error, subprocess.CalledProcessError):
@@ -197,11 +199,11 @@ def _reason_of(error: Exception) -> str:
 
 
 def _requeue(stop: StoppedEarlyError) -> None:
-    """Leave a saved job to its next attempt: rank 0 queues it, the others leave, none writes a result.
+    """End a saved attempt: rank 0 requeues the job, the others exit, and none writes a result.
 
     Raises:
-        NotQueuedAgainError: on rank 0; its exit code ends the job as failed, so nothing that waits for a job
-            that succeeded begins.
+        NotQueuedAgainError: on rank 0. Its exit code makes the job fail, so that no job that depends on its
+            success starts.
     """
     from submitit import JobEnvironment
 

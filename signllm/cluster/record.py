@@ -1,7 +1,7 @@
-"""What was submitted, kept beside the logs: ``LOGS/ID_launch.json``, one file for a job or an array.
+"""The record of a submission, stored with the logs: ``LOGS/ID_launch.json``, one file per job or array.
 
-It says which command lines, from which profile, with which copy of the code, and when: enough for
-``signllm launch status`` to know what a job is, and for a reader who finds the folder a year later.
+It contains the command lines, the profile, the copy of the code and the time. ``signllm launch status`` reads
+it, and so can a person who finds the folder a year later.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEFAULT_LOGS = Path("runs/jobs")
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
-    """One job: its number, its command line, the run folder that it works in."""
+    """One job: its number, its command line and its run folder."""
 
     id: str
     command: tuple[str, ...]
@@ -41,16 +41,16 @@ class LaunchRecord:
     """One submission.
 
     Attributes:
-        name: the job's name.
-        submitted: when, UTC, ISO 8601.
-        host: where ``signllm launch`` ran.
-        folder: the working directory of the job.
-        profile: what was asked for.
-        code: the copy of the code that the job runs; None: the installed package.
-        commit: of the checkout that was copied, None outside of git.
+        name: name of the job.
+        submitted: time of the submission, UTC, ISO 8601.
+        host: host on which ``signllm launch`` ran.
+        folder: working directory of the job.
+        profile: requested resources.
+        code: copy of the code that the job runs; None for the installed package.
+        commit: commit of the checkout that was copied; None outside of git.
         changed: whether the checkout had uncommitted changes.
-        jobs: one, or those of an array.
-        cluster: the cluster that took them, where sbatch named one.
+        jobs: the job, or those of an array.
+        cluster: cluster that accepted the jobs, if sbatch named one.
     """
 
     name: str
@@ -75,7 +75,7 @@ def write_record(
     *,
     cluster: str | None = None,
 ) -> LaunchRecord:
-    """Write what was submitted and return it.
+    """Write the record of a submission and return it.
 
     Raises:
         UsageError: the disk is full.
@@ -101,7 +101,7 @@ def write_record(
 
 
 def next_steps(ids: Sequence[str], logs: Path, profile: Profile) -> list[str]:
-    """Return what a user may type next about the jobs or arrays of these numbers."""
+    """Return commands with which the user can follow or cancel these jobs or arrays."""
     numbers = " ".join(dict.fromkeys(id.partition("_")[0] for id in ids))
     where = "" if logs == DEFAULT_LOGS else f" --logs {shlex.quote(str(logs))}"
     follow = f"signllm launch status {numbers} --follow{where}"
@@ -113,16 +113,16 @@ def next_steps(ids: Sequence[str], logs: Path, profile: Profile) -> list[str]:
 
 
 def run_folder(words: Sequence[str]) -> str | None:
-    """Return the run folder that a command line works in, absolute; None without one."""
-    told = option_value(words, "--run")
-    return os.path.abspath(told) if told else owned_folder(words)
+    """Return the absolute run folder of a command line; None if it has none."""
+    value = option_value(words, "--run")
+    return os.path.abspath(value) if value else owned_folder(words)
 
 
 def read_records(logs: Path) -> list[LaunchRecord]:
-    """Return what was launched with these logs, oldest first.
+    """Return the records of all submissions with this folder of logs, oldest first.
 
     Raises:
-        UsageError: nothing was, or a record was edited into something else.
+        UsageError: there is none, or a record is damaged.
     """
     records = [_read(path) for path in logs.glob(f"*{SUFFIX}")]
     if not records:

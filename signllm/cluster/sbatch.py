@@ -1,7 +1,7 @@
-"""The sbatch file and its submission: submitit's, without what sites refuse and with what it does not know.
+"""The sbatch file and its submission: submitit's, adapted to what individual sites accept and print.
 
-Submitit writes a file for one kind of site. Here single options can be dropped from it, the number of a job
-is found among what a site's own sbatch prints as well, and a job of another cluster is remembered as one.
+submitit writes files for one kind of site. Here single options can be removed from the file, the job's number
+is found even if a site's own sbatch prints other text, and the cluster of a job is remembered.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def sbatch_file(
 
 
 def parse_job_id(printed: str) -> tuple[str, str | None]:
-    """Return the number of a job and its cluster, if it is another one, from what sbatch printed.
+    """Return the number of a job, and its cluster if that is another one, from what sbatch printed.
 
-    A site's wrapper may print more, before and after it, and may mention other jobs.
+    A site's wrapper may print more text before and after, and may mention other jobs.
 
     Raises:
-        FailedSubmissionError: no line of it is the answer of sbatch.
+        FailedSubmissionError: no line is the answer of sbatch.
     """
     answers = _SUBMITTED.findall(printed) or _PARSABLE.findall(printed)
     if not answers:
@@ -46,10 +46,10 @@ def parse_job_id(printed: str) -> tuple[str, str | None]:
 
 
 class SbatchExecutor(SlurmExecutor):
-    """Submits one job, or one array, whose file is :func:`sbatch_file`.
+    """Submits one job, or one array, whose file is that of :func:`sbatch_file`.
 
     Attributes:
-        cluster: the cluster that took the last job, where sbatch named one.
+        cluster: cluster that accepted the last job, if sbatch named one.
     """
 
     def __init__(self, folder: Path, *, max_num_timeout: int, python: str, dropped: Collection[str]) -> None:
@@ -70,7 +70,7 @@ class SbatchExecutor(SlurmExecutor):
         return number
 
     def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[Any]:
-        """Submit one job or one array; submitit's own arrays come from an executor that drops nothing."""
+        """Submit one job or one array; submitit's own arrays would not remove the dropped options."""
         if len(delayed_submissions) == 1:
             return list(super()._internal_process_submissions(delayed_submissions))
         folder = JobPaths.get_first_id_independent_folder(self.folder)

@@ -1,8 +1,8 @@
-"""No secret is written anywhere: not in an sbatch file, not in a record, not in the pickle of a command line.
+"""Secrets are never written: not into an sbatch file, a record, or the pickle of a command line.
 
-A job's files lie in a folder that colleagues read, for as long as the run does. Slurm hands the environment
-of the submitting shell to the job by itself, without a file of ours, so a secret need not be written: export
-it there. A variable is taken for a secret by its name, as ``HF_TOKEN`` and ``WANDB_API_KEY`` are.
+Colleagues can read a job's files for as long as the run exists. Slurm passes the environment of the
+submitting shell to the job without writing it into one of our files, so a secret can be exported in that
+shell. A variable counts as a secret if its name says so, as ``HF_TOKEN`` and ``WANDB_API_KEY`` do.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ WORDS = frozenset(
     "TOKEN TOKENS SECRET SECRETS PASSWORD PASSWD PASSPHRASE KEY KEYS APIKEY CREDENTIAL CREDENTIALS".split()
 )
 SHORTEST = 8
-"""Characters of a secret worth looking for: a shorter value stands in any text by chance."""
+"""Minimum length of a secret that is searched for: a shorter value occurs in many texts by chance."""
 _LITERAL = re.compile(r"""\b([A-Za-z_]\w*)=(?!["']?\$)["']?[^\s"';]""")
 
 
 def is_secret(name: str) -> bool:
-    """Say whether a variable's name says that its value is a secret."""
+    """Return whether a variable's value is a secret, judged by its name."""
     return not WORDS.isdisjoint(name.upper().split("_"))
 
 
@@ -31,7 +31,7 @@ def refuse_secrets(environment: Iterable[str], setup: Sequence[str]) -> None:
 
     Args:
         environment: names of the variables that the profile sets.
-        setup: its shell lines; ``export HF_TOKEN=$(cat ~/.hf-token)`` writes no value and is fine.
+        setup: its shell lines; ``export HF_TOKEN=$(cat ~/.hf-token)`` contains no value and is accepted.
 
     Raises:
         UsageError: names the variable, never its value.
@@ -42,15 +42,15 @@ def refuse_secrets(environment: Iterable[str], setup: Sequence[str]) -> None:
             raise UsageError(
                 f"the profile gives a value to {name}, which looks like a secret",
                 where="environment" if name in environment else "setup",
-                remedy=f"export {name} in the shell that launches: Slurm hands it to the job and no file "
-                f"holds it; or read it there, in setup: 'export {name}=$(cat FILE)'",
+                remedy=f"export {name} in the shell that launches, because Slurm passes it on and no file "
+                f"contains it; or read it in the job, in setup: 'export {name}=$(cat FILE)'",
             )
 
 
 def refuse_secret_values(
     texts: Iterable[str], *, where: str, environment: Mapping[str, str] = os.environ
 ) -> None:
-    """Refuse texts, about to be written, that contain the value of a secret in this shell's environment.
+    """Refuse texts, about to be written, that contain a secret of this shell's environment.
 
     Raises:
         UsageError: names the variable, never its value.
@@ -62,7 +62,7 @@ def refuse_secret_values(
         for name, value in secrets.items():
             if value in text:
                 raise UsageError(
-                    f"this holds the value of {name}, and a job's files would keep it",
+                    f"this contains the value of {name}, which would be written into the job's files",
                     where=where,
-                    remedy=f"leave the value out: the job finds {name} in its environment",
+                    remedy=f"remove the value, because the job has {name} in its environment",
                 )

@@ -1,8 +1,9 @@
-"""The ways to train stage 3 with a language model on a cluster: what each needs and takes, and which is best.
+"""The setups in which stage 3 can be trained on a cluster: what each needs, how fast it is, which is best.
 
-A way is a ZeRO file, whether the language model's activations are recomputed, and the bits of its frozen
-weights. The global batch is the recipe's. Where it does not fit at once, a step takes more forward passes of
-fewer videos, the fewest that fit. Frozen weights in 8 or 4 bits are replicated: ZeRO-3 does not cut them.
+A setup is a ZeRO file, whether the language model's activations are recomputed, and the number of bits of its
+frozen weights. The global batch is the recipe's. If it does not fit at once, a step takes more forward passes
+of fewer videos, as few passes as fit. Frozen weights in 8 or 4 bits are replicated, because ZeRO-3 does not
+partition them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from signllm.training.engine import deepspeed_settings
 FILES = ("zero0", "zero1", "zero2", "zero3", "zero3_offload")
 QUANTISED_FILE = "zero2"
 HEADROOM = 0.1
-"""Share of a GPU's memory left free: context, NCCL, workspace of convolutions, fragmentation."""
+"""Share of a GPU's memory left free for context, NCCL, workspace of convolutions and fragmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class Setup:
 
     Attributes:
         deepspeed: the ZeRO file.
-        checkpointing: the language model's activations are recomputed.
-        bits: of its frozen maps.
+        checkpointing: whether the language model's activations are recomputed.
+        bits: bits of its frozen linear layers.
     """
 
     deepspeed: str
@@ -58,19 +59,19 @@ SETUPS = (
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSetup:
-    """What a way needs and takes.
+    """What a setup needs and how fast it is.
 
     Attributes:
-        way: it.
-        config: of the run, with it.
-        memory: of a rank.
-        seconds: of a step; None where what a rank holds throughout is too much already: no pass was rehearsed
-            then, and the memory is without one.
-        sent_bytes: that a rank sends in a step.
-        fits: whether memory and headroom are enough, at some number of forward passes.
+        setup: the setup.
+        config: configuration of a run with it.
+        memory: memory of a rank.
+        seconds: duration of a step. None if the model states alone do not fit; then no pass was simulated,
+            and the memory is without one.
+        sent_bytes: bytes that a rank sends in a step.
+        fits: whether the memory with headroom suffices, for some number of forward passes.
     """
 
-    way: Setup
+    setup: Setup
     config: FinetuneConfig
     memory: PlannedMemory
     seconds: StepTime | None
@@ -80,24 +81,25 @@ class PlannedSetup:
 
 @dataclass(kw_only=True)
 class Project:
-    """What is to be trained: rehearsed once for each share of the batch, whatever the machine.
+    """What is to be trained; a pass is simulated once for each number of videos, for any machine.
 
     Attributes:
-        config: of stage 3, with an encoder; its language model's path is a folder with a configuration.
-        frames: of each video.
-        text_tokens: of each reference.
-        words: that segment the characters; None: every character is a word.
+        config: configuration of stage 3 with an encoder; its language model's path is a folder with a
+            configuration.
+        frames: frames of each video.
+        text_tokens: tokens of each reference.
+        words: words that segment the characters; None makes every character a word.
     """
 
     config: FinetuneConfig
     frames: int
     text_tokens: int
     words: WordCodebook | None = None
-    _rehearsals: dict[tuple[int, bool, str], SimulatedPass] = field(default_factory=dict)
+    _simulated: dict[tuple[int, bool, str], SimulatedPass] = field(default_factory=dict)
     _models: dict[tuple[bool, str], SignLLM] = field(default_factory=dict)
 
     def model(self, config: FinetuneConfig) -> SignLLM:
-        """Return a stand-in of the model that this configuration builds; one for each that differs."""
+        """Return the model of this configuration on the meta device; equal configurations share one."""
         key = (config.sign_llm.language_model.gradient_checkpointing, config.training.precision)
         if key not in self._models:
             assert config.sign_llm.vq_sign is not None
@@ -114,41 +116,45 @@ class Project:
 
     @cached_property
     def video(self) -> bool:
-        """Whether a phase reads videos: it is the one that is planned; else characters that were recorded."""
+        """Whether a phase reads videos; if so it is planned, else the one on recorded characters."""
         return self.config.training.epochs is None or self.config.frozen_epochs < self.config.training.epochs
 
     def videos(self, config: FinetuneConfig, ranks: int) -> int:
-        """Return the videos of a rank's forward pass: fewer of this length where the recipe limits frames."""
+        """Return the videos of a rank's forward pass; fewer of long videos if the recipe limits frames."""
         videos, limit = config.training.videos_per_forward // ranks, config.data.max_frames_per_batch
         return videos if limit is None else min(videos, max(1, limit // (ranks * self.frames)))
 
     def weights(self, config: FinetuneConfig) -> list[Weight]:
-        """Return the tensors of the model, trained and frozen as in the planned phase."""
+        """Return the weights of the model, trained and frozen as in the planned phase."""
         return list_weights(self.model(config))
 
-    def rehearsal(self, config: FinetuneConfig, videos: int) -> SimulatedPass:
-        """Return a forward and backward pass of a rank on so many videos."""
+    def simulated_pass(self, config: FinetuneConfig, videos: int) -> SimulatedPass:
+        """Return a rank's forward and backward pass on ``videos`` videos."""
         model = config.sign_llm.language_model
         key = (videos, model.gradient_checkpointing, config.training.precision)
-        if key not in self._rehearsals:
+        if key not in self._simulated:
             work = PassSize(videos=videos, frames=self.frames, text_tokens=self.text_tokens)
-            self._rehearsals[key] = simulate_step(
+            self._simulated[key] = simulate_step(
                 self.model(config), work, size=self.config.data.size, video=self.video
             )
-        return self._rehearsals[key]
+        return self._simulated[key]
 
     def buffers(self, config: FinetuneConfig) -> int:
-        """Return the bytes of what the model holds beside its weights."""
+        """Return the bytes of the model's buffers."""
         return sum(buffer.nbytes for buffer in self.model(config).buffers())
 
 
 def open_project(
     config: FinetuneConfig, folder: str, *, frames: int, text_tokens: int, words: WordCodebook | None
 ) -> Project:
-    """Return the project of a recipe with the language model whose configuration lies in ``folder``."""
+    """Return the project of a recipe with the language model whose configuration is in ``folder``.
+
+    Raises:
+        UsageError: the number of frames or tokens is too small.
+    """
     if frames < 1 or text_tokens < 2:
         raise UsageError(
-            f"videos of {frames} frames, texts of {text_tokens} tokens",
+            f"videos have {frames} frames and texts {text_tokens} tokens",
             where="--frames, --text-tokens",
             remedy="give 1 frame or more, and 2 tokens or more",
         )
@@ -158,40 +164,40 @@ def open_project(
 
 
 def plan_setups(project: Project, machine: Machine) -> list[PlannedSetup]:
-    """Return every way on a machine, in the order of ``WAYS``.
+    """Return every setup on a machine, in the order of ``SETUPS``.
 
     Raises:
         UsageError: the recipe's batch does not divide over the ranks.
     """
     deepspeed_settings(project.config.training, world=machine.ranks)
-    return [plan_setup(project, machine, way) for way in SETUPS]
+    return [plan_setup(project, machine, setup) for setup in SETUPS]
 
 
-def plan_setup(project: Project, machine: Machine, way: Setup) -> PlannedSetup:
-    """Return a way with the fewest forward passes with which it fits; with one video at a time if none do."""
+def plan_setup(project: Project, machine: Machine, setup: Setup) -> PlannedSetup:
+    """Return a setup with as few forward passes as fit, or with one video per pass if none fits."""
     limit = machine.gpu.memory_gib * 2**30 * (1 - HEADROOM)
     per_rank = project.config.training.batch_size // machine.ranks
-    found: PlannedSetup | None = _plan_with_passes(
-        project, machine, way, per_rank, limit, rehearsal=EMPTY_PASS
+    planned: PlannedSetup | None = _plan_with_passes(
+        project, machine, setup, per_rank, limit, simulated=EMPTY_PASS
     )
-    assert found is not None
-    if not found.fits:
-        return found
-    found = None
+    assert planned is not None
+    if not planned.fits:
+        return planned
+    planned = None
     for passes in _forward_passes(project.config, machine):
-        if found is not None and _cannot_yet(found, limit, passes):
+        if planned is not None and _cannot_fit(planned, limit, passes):
             continue
-        found = _plan_with_passes(project, machine, way, passes, limit)
-        if found.fits:
+        planned = _plan_with_passes(project, machine, setup, passes, limit)
+        if planned.fits:
             break
-    assert found is not None
-    return found
+    assert planned is not None
+    return planned
 
 
-def setup_memory(project: Project, machine: Machine, way: Setup) -> PlannedMemory:
-    """Return what a rank needs with the recipe's own number of forward passes."""
+def setup_memory(project: Project, machine: Machine, setup: Setup) -> PlannedMemory:
+    """Return the memory of a rank with the recipe's own number of forward passes."""
     passes = project.config.training.accumulation
-    return _plan_with_passes(project, machine, way, passes, limit=math.inf).memory
+    return _plan_with_passes(project, machine, setup, passes, limit=math.inf).memory
 
 
 def _forward_passes(config: FinetuneConfig, machine: Machine) -> Iterator[int]:
@@ -200,8 +206,8 @@ def _forward_passes(config: FinetuneConfig, machine: Machine) -> Iterator[int]:
     yield from (n for n in range(training.accumulation, per_rank + 1) if per_rank % n == 0)
 
 
-def _cannot_yet(before: PlannedSetup, limit: float, passes: int) -> bool:
-    """Whether so many passes leave too much, activations being in proportion to videos; the last is tried."""
+def _cannot_fit(before: PlannedSetup, limit: float, passes: int) -> bool:
+    """Return whether this number of passes surely does not fit, as activations are proportional to videos."""
     training = before.config.training
     share = training.accumulation / passes
     rest = before.memory.peak - before.memory.activations
@@ -212,56 +218,56 @@ def _cannot_yet(before: PlannedSetup, limit: float, passes: int) -> bool:
 def _plan_with_passes(
     project: Project,
     machine: Machine,
-    way: Setup,
+    setup: Setup,
     passes: int,
     limit: float,
-    rehearsal: SimulatedPass | None = None,
+    simulated: SimulatedPass | None = None,
 ) -> PlannedSetup:
-    config = apply_setup(project.config, way, passes)
+    config = apply_setup(project.config, setup, passes)
     settings = deepspeed_settings(config.training, world=machine.ranks)
     zero = read_zero(settings, ranks=machine.ranks)
     weights = project.weights(config)
-    if rehearsal is None:
-        rehearsal = project.rehearsal(config, project.videos(config, machine.ranks))
-    needed = plan_memory(weights, zero, settings, rehearsal, buffers=project.buffers(config), bits=way.bits)
+    if simulated is None:
+        simulated = project.simulated_pass(config, project.videos(config, machine.ranks))
+    needed = plan_memory(weights, zero, settings, simulated, buffers=project.buffers(config), bits=setup.bits)
     seconds = step_time(
         weights,
         zero,
         settings,
-        rehearsal,
+        simulated,
         needed,
         machine,
         forward_passes=passes,
-        bits=way.bits,
-        passes_over_weights=3 if way.checkpointing else 2,
+        bits=setup.bits,
+        passes_over_weights=3 if setup.checkpointing else 2,
     )
     return PlannedSetup(
-        way=way,
+        setup=setup,
         config=config,
         memory=needed,
-        seconds=None if rehearsal is EMPTY_PASS else seconds,
+        seconds=None if simulated is EMPTY_PASS else seconds,
         sent_bytes=_sent(weights, zero, passes),
         fits=needed.peak <= limit,
     )
 
 
 def _sent(weights: list[Weight], zero: Zero, passes: int) -> float:
-    return sum(one.sent(zero.ranks) for one in step_traffic(weights, zero, forward_passes=passes))
+    return sum(c.sent(zero.ranks) for c in step_traffic(weights, zero, forward_passes=passes))
 
 
-def apply_setup(config: FinetuneConfig, way: Setup, passes: int) -> FinetuneConfig:
-    """Return the settings of a run that trains this way; ZeRO-0 has no master weights, so needs 32 bits."""
-    precision = "fp32" if way.deepspeed == "zero0" else config.training.precision
-    training = replace(config.training, deepspeed=way.deepspeed, accumulation=passes, precision=precision)
-    config = replace(with_checkpointing(config, on=way.checkpointing), training=training)
+def apply_setup(config: FinetuneConfig, setup: Setup, passes: int) -> FinetuneConfig:
+    """Return the configuration of a run with this setup; ZeRO-0 has no master weights and needs 32 bits."""
+    precision = "fp32" if setup.deepspeed == "zero0" else config.training.precision
+    training = replace(config.training, deepspeed=setup.deepspeed, accumulation=passes, precision=precision)
+    config = replace(with_checkpointing(config, on=setup.checkpointing), training=training)
     quantize: dict[int, Quantize] = {4: "4bit", 8: "8bit", 16: "none"}
-    model = replace(config.sign_llm.language_model, quantize=quantize[way.bits])
+    model = replace(config.sign_llm.language_model, quantize=quantize[setup.bits])
     return replace(config, sign_llm=replace(config.sign_llm, language_model=model))
 
 
-def fastest_setup(found: list[PlannedSetup]) -> PlannedSetup | None:
-    """Return the fastest way that fits and can be launched."""
-    return min((one for one in found if one.fits), key=_slowness, default=None)
+def fastest_setup(planned: list[PlannedSetup]) -> PlannedSetup | None:
+    """Return the fastest setup that fits."""
+    return min((setup for setup in planned if setup.fits), key=_slowness, default=None)
 
 
 def _slowness(one: PlannedSetup) -> tuple[float, int, int]:

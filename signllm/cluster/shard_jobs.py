@@ -1,8 +1,8 @@
-"""``signllm launch ... -- shard``: slices side by side as an array of jobs, then one job that merges them.
+"""``signllm launch ... -- shard``: an array of jobs that write slices, then one job that merges them.
 
-The merge waits for the end of all slices, good or bad (``afterany``): where a slice failed it says which, at
-once, and nothing stays in the queue that can never run. Slices that are finished already are not submitted
-again, so the same launch after a failure does only what is missing.
+The merge waits for the end of all slices, successful or not (``afterany``). If a slice failed it reports
+which one, and no job stays in the queue that can never run. Finished slices are not submitted again, so the
+same launch after a failure only does what is missing.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from signllm.errors import UsageError
 
 @dataclass(frozen=True)
 class ShardJobs:
-    """The command lines of a dataset sharded by many jobs.
+    """The command lines that shard a dataset with many jobs.
 
     Attributes:
-        slices: ``shard ... --slice i/n`` for each slice that is to be written.
+        slices: ``shard ... --slice i/n`` for each slice to be written.
         merge: ``shard ... --merge n``.
     """
 
@@ -36,19 +36,19 @@ class ShardJobs:
 
 
 def shard_jobs(arguments: Sequence[str], parts: Sequence[Slice], count: int) -> ShardJobs:
-    """Return the jobs that ``shard ARGUMENTS`` makes for the slices ``parts`` of ``count``."""
+    """Return the jobs of ``shard ARGUMENTS`` for the slices ``parts`` of ``count``."""
     slices = tuple((*arguments, "--slice", str(part)) for part in parts)
     return ShardJobs(slices=slices, merge=(*arguments, "--merge", str(count)))
 
 
 def with_workers(arguments: Sequence[str], workers: int) -> tuple[str, ...]:
-    """Return the command line with ``--workers``, unless it says how many."""
-    told = any(word == "--workers" or word.startswith("--workers=") for word in arguments)
-    return tuple(arguments) if told else (*arguments, "--workers", str(workers))
+    """Return the command line with ``--workers`` added, unless it has that option."""
+    is_given = any(word == "--workers" or word.startswith("--workers=") for word in arguments)
+    return tuple(arguments) if is_given else (*arguments, "--workers", str(workers))
 
 
 def dry_run(profile: Profile, jobs: ShardJobs, logs: Path, code: Snapshot) -> str:
-    """Return what :func:`submit` would submit: the command lines and the sbatch files; needs no Slurm."""
+    """Return the command lines and sbatch files that :func:`submit` would submit; needs no Slurm."""
     texts = []
     if jobs.slices:
         texts += [f"# signllm {shlex.join(words)}" for words in jobs.slices]
@@ -60,7 +60,7 @@ def dry_run(profile: Profile, jobs: ShardJobs, logs: Path, code: Snapshot) -> st
 
 
 def submit(profile: Profile, jobs: ShardJobs, *, run: Run, logs: Path, code: Snapshot) -> Iterator[str]:
-    """Submit slices and merge; yield what to tell the user.
+    """Submit the slices and the merge; yield lines for the user.
 
     Raises:
         UsageError: Slurm refuses a job; then none is left.
@@ -77,19 +77,19 @@ def submit(profile: Profile, jobs: ShardJobs, *, run: Run, logs: Path, code: Sna
         raise
     yield f"job {merge.job_id}: the merge, {merge.paths.stderr}"
     yield from next_steps([*[job.job_id for job in slices], merge.job_id], logs, profile)
-    yield "where a slice fails, the merge says which; the same command again does what is missing"
+    yield "if a slice fails, the merge reports which; the same command again does what is missing"
 
 
 def run_slices(profile: Profile, jobs: ShardJobs, *, run: Run, logs: Path, code: Snapshot) -> None:
-    """Run slices side by side on this machine, then the merge.
+    """Run the slices in parallel on this machine, then the merge.
 
     Raises:
         UsageError: a job refused the dataset.
-        RunFailedError: a job failed otherwise.
+        RunFailedError: a job failed for another reason.
     """
     start = functools.partial(launch, profile, run=run, logs=logs, code=code)
-    side_by_side = profile.array_parallelism or max(1, len(jobs.slices))
+    parallel = profile.array_parallelism or max(1, len(jobs.slices))
     run_local_jobs(
-        [functools.partial(start, words) for words in jobs.slices], at_once=side_by_side, what="slices"
+        [functools.partial(start, words) for words in jobs.slices], at_once=parallel, what="slices"
     )
     run_local_jobs([functools.partial(start, jobs.merge)], at_once=1)

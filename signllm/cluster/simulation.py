@@ -1,12 +1,12 @@
-"""A forward and backward pass of the real model without its numbers: what each operator would do and keep.
+"""Simulate a forward and backward pass of the real model without computing: operations, bytes and memory.
 
-Numbers with a fraction live on torch's meta device: they have a shape and no value. Whole numbers (lengths,
-places, masks) stay on the CPU and keep their values, because a model decides by them. Every operator is seen
-below autograd, in the order of a real step, so what is alive at any time is what eager torch would hold:
-nothing is derived by hand, and recomputation, adapters or another family of models need no formula here.
+Floating-point tensors are on torch's meta device, where they have a shape and no values. Integers (lengths,
+positions, masks) stay on the CPU with their values, because the model's control flow depends on them. Every
+operator is recorded below autograd, in the order of a real step, so the live tensors are those of eager
+torch. No formula is needed for recomputation, adapters or another family of models.
 
-Attention is taken as one fused operator that keeps no matrix of scores, as flash attention and torch's own on
-CPU and GPU do. Not seen: what an operator needs for itself while it runs (workspace of convolutions).
+Attention counts as one fused operator that stores no matrix of scores, as in flash attention and in torch's
+own implementations. What an operator allocates temporarily (workspace of convolutions) is not recorded.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ INDEXING = (ATEN.index, ATEN.index_put, ATEN.index_put_, ATEN._unsafe_index, ATE
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedPass:
-    """What a pass would do and hold; what is alive leaves weights out: activations, batch, what lies between.
+    """What a pass computes and allocates. Live bytes include activations and batch, but not weights.
 
     Attributes:
-        before_bytes: the most that is alive at a time, before the first weight has a gradient.
-        after_bytes: the same from then on, the weights' gradients left out.
-        after_whole_bytes: the same with those gradients, all whole and kept.
-        operations: (n,) floating-point operations of each operator, a multiply-add is 2.
-        bytes: (n,) bytes that each reads and writes.
+        before_bytes: maximum of live bytes before the first weight has a gradient.
+        after_bytes: maximum from then on, without the weights' gradients.
+        after_whole_bytes: the same with those gradients, unpartitioned.
+        operations: (n,) floating-point operations of each operator; a multiply-add counts as 2.
+        bytes: (n,) bytes that each operator reads and writes.
         is_wide: (n,) whether it computes in 32 bits.
     """
 
@@ -62,20 +62,20 @@ EMPTY_PASS = SimulatedPass(
     bytes=np.zeros(0),
     is_wide=np.zeros(0, dtype=np.bool_),
 )
-"""Nothing is done."""
+"""A pass without operators."""
 
 
 def simulate_pass(model: nn.Module, run: Callable[[], Tensor | None]) -> SimulatedPass:
-    """Run ``run`` and, if it returns a loss, its backward pass; nothing is computed.
+    """Simulate ``run`` and, if it returns a loss, its backward pass.
 
     Args:
-        model: on the meta device; its gradients are dropped.
-        run: makes its inputs inside, so that they count.
+        model: a model on the meta device, whose gradients are dropped.
+        run: the pass; it creates its inputs itself, so that they are counted.
     """
-    watch = _PassRecorder(model)
+    recorder = _PassRecorder(model)
     trained = [p for p in model.parameters() if p.requires_grad]
-    hooks = [p.register_post_accumulate_grad_hook(watch.count_gradient) for p in trained]
-    with _Fused(), watch:
+    hooks = [p.register_post_accumulate_grad_hook(recorder.count_gradient) for p in trained]
+    with _Fused(), recorder:
         loss = run()
         if loss is not None:
             _backward(loss)
@@ -83,11 +83,11 @@ def simulate_pass(model: nn.Module, run: Callable[[], Tensor | None]) -> Simulat
         hook.remove()
     for p in trained:
         p.grad = None
-    operations, moved, is_wide = zip(*watch.seen, strict=True)
+    operations, moved, is_wide = zip(*recorder.seen, strict=True)
     return SimulatedPass(
-        before_bytes=watch.before,
-        after_bytes=watch.after,
-        after_whole_bytes=watch.after_whole,
+        before_bytes=recorder.before,
+        after_bytes=recorder.after,
+        after_whole_bytes=recorder.after_whole,
         operations=np.array(operations, dtype=np.float64),
         bytes=np.array(moved, dtype=np.float64),
         is_wide=np.array(is_wide, dtype=np.bool_),
@@ -95,14 +95,14 @@ def simulate_pass(model: nn.Module, run: Callable[[], Tensor | None]) -> Simulat
 
 
 def _backward(loss: Tensor) -> None:
-    """Run the backward pass with the modes still on: ``Tensor.backward`` would put them off meanwhile."""
+    """Run the backward pass with the modes still active; ``Tensor.backward`` would disable them."""
     engine: Any = torch.autograd.Variable._execution_engine
-    one = torch.ones((), device=loss.device, dtype=loss.dtype)
-    engine.run_backward((loss,), (one,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+    gradient = torch.ones((), device=loss.device, dtype=loss.dtype)
+    engine.run_backward((loss,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 class _Fused(TorchFunctionMode):
-    """Takes the fused attention where torch would write it out, and keeps the values of ``torch.tensor``."""
+    """Uses fused attention where torch would compute its parts, and keeps the values of ``torch.tensor``."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -125,13 +125,13 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    mask = None if attn_mask is None else attn_mask.detach()  # T5's bias asks for a gradient that nobody uses
+    mask = None if attn_mask is None else attn_mask.detach()  # T5's frozen bias needs no gradient
     attended: Tensor = ATTENTION(query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale)[0]
     return attended
 
 
 class _PassRecorder(TorchDispatchMode):
-    """Keeps whole numbers real and the others without values; counts what is alive and what is done."""
+    """Keeps integers real and floating-point tensors without values; counts live bytes and operations."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class _PassRecorder(TorchDispatchMode):
         return out
 
     def keep(self, tensor: Tensor) -> None:
-        """Count a tensor's memory from now until nobody refers to it."""
+        """Count a tensor's memory from now until it is freed."""
         storage = tensor.untyped_storage()
         if storage._cdata in self.known:
             return
@@ -176,7 +176,7 @@ class _PassRecorder(TorchDispatchMode):
         weakref.finalize(storage, self.drop, storage._cdata, storage.nbytes())
 
     def drop(self, key: int, size: int) -> None:
-        """Forget a tensor's memory."""
+        """Stop counting a tensor's memory."""
         self.known.discard(key)
         self.alive -= size
 
@@ -187,7 +187,7 @@ class _PassRecorder(TorchDispatchMode):
 
 
 def _without_values(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Move every argument to the meta device; a mask that is indexed with becomes places first."""
+    """Move all arguments to the meta device; a mask used as an index is replaced by positions first."""
     if func._overloadpacket in INDEXING:
         places: list[Tensor | None] = []
         for index in args[1]:
@@ -214,7 +214,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 def _cost(
     packet: Any, args: Any, kwargs: Any, out: Any, tensors: list[Tensor], made: list[Tensor]
 ) -> tuple[float, int, bool]:
-    """Return operations, bytes and width of an operator; of a table the rows that are looked up count."""
+    """Return operations, bytes and width of an operator; only the rows read of an embedding table count."""
     operations = 0.0
     if packet in flop_registry:
         operations = float(flop_registry[packet](*args, **kwargs, out_val=out))

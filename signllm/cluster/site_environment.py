@@ -1,9 +1,9 @@
-"""The environment that sbatch is started with: the site's settings without what belongs to an outer job.
+"""The environment of sbatch: the site's settings, without the variables of an outer job.
 
-Users export ``SBATCH_ACCOUNT``, ``SBATCH_PARTITION`` or ``SLURM_CLUSTERS`` once, in their shell, and sbatch
-reads them. Who launches from inside a job, say an interactive one, also has that job's own variables, and
-they would misplace the ranks of the new one. To sbatch a variable of the environment counts more than a line
-of the file, so a variable whose option the file holds is left out: the profile and its options win.
+Users export ``SBATCH_ACCOUNT``, ``SBATCH_PARTITION`` or ``SLURM_CLUSTERS`` once in their shell, and sbatch
+reads them. A launch from inside a job, for example an interactive one, also has that job's variables, which
+would misplace the ranks of the new job. For sbatch a variable overrides a line of the file, so a variable
+whose option the file contains is removed: the profile and its options take precedence.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ OF_A_JOB = tuple(
     "SLURM_CLUSTER_NAME SLURM_WORKING_CLUSTER SLURM_RESTART_COUNT SLURM_PRIO_PROCESS SLURM_RLIMIT_ "
     "SLURM_DIST SLURM_PTY_ SLURM_TIMELIMIT SUBMITIT_".split()
 )
-"""How the variables begin that describe one job or step ("output environment variables" of the manuals).
+"""Prefixes of variables that describe one job or step ("output environment variables" in the manuals).
 
-``SLURM_TIMELIMIT`` is none of them: srun would take it for the time limit of the ranks.
+``SLURM_TIMELIMIT`` is not one of them in the manuals, but srun would use it as the time limit of the ranks.
 """
 ALSO_OF_A_JOB = tuple(
     "SLURM_CPU_BIND SLURM_MEM_BIND SLURM_GPU_ SLURM_EXPORT_ENV SLURM_HINT SLURM_THREADS_PER_CORE "
@@ -32,7 +32,7 @@ ALSO_OF_A_JOB = tuple(
     "SLURM_CONTAINER SBATCH_CPU_BIND SBATCH_MEM_BIND PMI_ PMIX_ OMPI_ CUDA_VISIBLE_DEVICES "
     "ROCR_VISIBLE_DEVICES HIP_VISIBLE_DEVICES ZE_AFFINITY_MASK GPU_DEVICE_ORDINAL".split()
 )
-"""The same, of variables that users export as well: they belong to a job only where there is one."""
+"""Prefixes of variables that users export too; they describe a job only inside a job."""
 NEVER_OF_A_JOB = (
     "SLURM_STEP_KILLED_MSG_NODE_ID",
     "SLURM_SRUN_REDUCE_TASK_EXIT_MSG",
@@ -63,12 +63,12 @@ Options that exclude each other have all variables of their group.
 
 @dataclass(frozen=True)
 class SiteEnvironment:
-    """What sbatch finds in its environment.
+    """The environment of sbatch.
 
     Attributes:
-        variables: all of it.
-        settings: names of the site's settings among them; ``SLURM_CONF`` only says which site it is.
-        overruled: names of settings that were left out because the file holds their options.
+        variables: all variables.
+        settings: names of the site's settings among them, without ``SLURM_CONF``, which only names the site.
+        overruled: names of settings that were removed because the file contains their options.
     """
 
     variables: Mapping[str, str]
@@ -76,7 +76,7 @@ class SiteEnvironment:
     overruled: tuple[str, ...]
 
     def describe(self) -> list[str]:
-        """Return lines for the user about the settings; none where the shell has none."""
+        """Return lines for the user about the settings; none if the shell has none."""
         lines = []
         if self.settings:
             lines.append(f"environment: sbatch also reads {', '.join(self.settings)} of this shell")
@@ -108,7 +108,7 @@ def _variables_of(option: str) -> tuple[str, ...]:
 
 @contextmanager
 def process_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Give this process exactly these variables for a while: submitit's commands inherit them."""
+    """Replace this process's environment inside the block, so that submitit's commands inherit it."""
     before = dict(os.environ)
     try:
         os.environ.clear()

@@ -1,6 +1,6 @@
-"""What Slurm says of jobs: ``scontrol`` of those it remembers, ``sacct`` of older ones.
+"""What Slurm knows about jobs: ``scontrol`` for recent ones, ``sacct`` for older ones.
 
-Many sites keep no accounts; then an old job is one that Slurm does not know.
+Many sites keep no accounting; then Slurm does not know old jobs.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ ENDED = frozenset(
     "COMPLETED FAILED CANCELLED TIMEOUT OUT_OF_MEMORY NODE_FAIL DEADLINE BOOT_FAIL REVOKED "
     "PREEMPTED GONE".split()
 )
-"""States after which nothing comes: a preempted job that is queued again is ``PENDING``.
+"""States of a job that has ended. A preempted job that is requeued is ``PENDING``.
 
-``GONE`` is ours: killed without a word, and nobody remembers. So is ``UNKNOWN``: nobody here can tell.
+``GONE`` is ours: the job was killed without a report, and Slurm has forgotten it. So is ``UNKNOWN``: this
+machine cannot tell.
 """
 FORGOTTEN = "Invalid job id"
-"""What ``scontrol`` says of a job that it never knew, or forgot some minutes after its end."""
+"""Message of ``scontrol`` about a job that it does not know, or that ended some minutes ago."""
 _ARRAY_TASKS = re.compile(r"max_array_tasks=(\d+)")
 _FIELDS = ("JobId", "ArrayJobId", "ArrayTaskId", "JobState", "Reason", "Restarts", "RunTime", "NodeList")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionLimits:
-    """How much a site takes at a time; None where it does not say.
+    """Limits of a site; None if it does not state one.
 
     Attributes:
         array_size: jobs of one array.
-        jobs: jobs that Slurm as a whole remembers, waiting, running or just ended (MaxJobCount).
+        jobs: jobs that Slurm remembers in total, waiting, running or just ended (MaxJobCount).
         submitted: jobs that this user may have waiting or running (MaxSubmitJobs of all associations).
     """
 
@@ -43,7 +44,7 @@ class SubmissionLimits:
     submitted: int | None = None
 
     def refuse_more(self, jobs: int) -> None:
-        """Refuse a sweep that the site cannot take, however it is cut into arrays.
+        """Refuse a sweep that the site cannot accept, no matter how it is divided into arrays.
 
         Raises:
             UsageError: names the limit.
@@ -51,14 +52,14 @@ class SubmissionLimits:
         for name, limit in (("MaxJobCount", self.jobs), ("MaxSubmitJobs", self.submitted)):
             if limit is not None and jobs > limit:
                 raise UsageError(
-                    f"a sweep of {jobs} jobs, and this site takes no more than {limit} ({name})",
+                    f"the sweep has {jobs} jobs, but this site accepts no more than {limit} ({name})",
                     where="--array",
                     remedy=f"give --array fewer values at a time, {limit} jobs at most",
                 )
 
 
 def submission_limits() -> SubmissionLimits:
-    """Ask Slurm for its limits; a site that does not answer has none."""
+    """Return the limits of this site as Slurm reports them; a site that does not answer has none."""
     if shutil.which("scontrol") is None:
         return SubmissionLimits()
     printed, _ = _output("scontrol", "show", "config")
@@ -74,7 +75,7 @@ def submission_limits() -> SubmissionLimits:
 
 
 def _submitted_limit() -> int | None:
-    """Return how many jobs this user may have submitted; None without accounts or a limit."""
+    """Return how many jobs this user may have submitted; None without accounting or without a limit."""
     if shutil.which("sacctmgr") is None:
         return None
     printed, trouble = _output(
@@ -90,11 +91,11 @@ class SlurmState:
     """One job as Slurm sees it.
 
     Attributes:
-        state: Slurm's word, ``RUNNING``.
-        reason: why it waits, or how it ended; None where Slurm gives none.
-        attempts: how often it has started; None where Slurm did not say.
-        nodes: Slurm's list, ``n[0-1]``; None before it has some.
-        elapsed_s: of the present or last attempt.
+        state: Slurm's state, such as ``RUNNING``.
+        reason: why the job waits, or how it ended; None if Slurm gives no reason.
+        attempts: number of attempts that have started; None if Slurm does not report it.
+        nodes: Slurm's list of nodes, ``n[0-1]``; None before the job has nodes.
+        elapsed_s: duration of the present or last attempt in seconds.
     """
 
     state: str
@@ -105,44 +106,44 @@ class SlurmState:
 
 
 def slurm_states(ids: Iterable[str], cluster: str | None = None) -> dict[str, SlurmState] | None:
-    """Return the states of those jobs that Slurm knows, by number; None where there is no Slurm.
+    """Return the states of the jobs that Slurm knows, by number; None if there is no Slurm.
 
     Args:
         ids: numbers of jobs, ``12`` or ``12_0``.
-        cluster: the one that has them, where a site has several; None is that of this machine.
+        cluster: cluster of the jobs, if a site has several; None takes that of this machine.
     """
-    there = [] if cluster is None else ["--clusters", cluster]
+    options = [] if cluster is None else ["--clusters", cluster]
     if shutil.which("scontrol") is None:
         return None
-    wanted = set(ids)
-    found: dict[str, SlurmState] = {}
-    for number in sorted({id.partition("_")[0] for id in wanted}):
-        output, trouble = _output("scontrol", *there, "show", "job", "--oneliner", number)
+    requested = set(ids)
+    states: dict[str, SlurmState] = {}
+    for number in sorted({id.partition("_")[0] for id in requested}):
+        output, trouble = _output("scontrol", *options, "show", "job", "--oneliner", number)
         for line in output.splitlines():
-            found |= _from_scontrol(line)
+            states |= _from_scontrol(line)
         if trouble and FORGOTTEN not in trouble:
             unknown = SlurmState(state="UNKNOWN", reason=f"Slurm does not answer: {trouble}")
-            found |= {id: unknown for id in wanted if id.partition("_")[0] == number}
-    if older := sorted({id.partition("_")[0] for id in wanted - found.keys()}):
+            states |= {id: unknown for id in requested if id.partition("_")[0] == number}
+    if older := sorted({id.partition("_")[0] for id in requested - states.keys()}):
         columns = "--format=JobID,State,Elapsed,NodeList"
         output, _ = _output(
-            "sacct", *there, "--noheader", "--parsable2", "--allocations", columns, "-j", ",".join(older)
+            "sacct", *options, "--noheader", "--parsable2", "--allocations", columns, "-j", ",".join(older)
         )
         for line in output.splitlines():
             id, state, elapsed, nodes = line.split("|")[:4]
-            found.setdefault(id, _state(state, elapsed=elapsed, nodes=nodes))
-    return {id: state for id, state in found.items() if id in wanted}
+            states.setdefault(id, _state(state, elapsed=elapsed, nodes=nodes))
+    return {id: state for id, state in states.items() if id in requested}
 
 
 def _from_scontrol(line: str) -> dict[str, SlurmState]:
-    """Read one line of ``scontrol show job``: a job, or the jobs of an array that wait as one."""
-    fields = {name: found[1] for name in _FIELDS if (found := re.search(rf"(?:^| ){name}=(\S*)", line))}
+    """Parse one line of ``scontrol show job``: a job, or the jobs of an array that wait together."""
+    fields = {name: match[1] for name in _FIELDS if (match := re.search(rf"(?:^| ){name}=(\S*)", line))}
     if "JobState" not in fields:
         return {}
     restarts, state = int(fields.get("Restarts") or 0), fields["JobState"]
     elapsed = _seconds(fields.get("RunTime", ""))
     started = state not in ("PENDING", "CANCELLED") or bool(elapsed)
-    about = _state(
+    parsed = _state(
         state,
         elapsed=fields.get("RunTime", ""),
         nodes=fields.get("NodeList", ""),
@@ -150,8 +151,8 @@ def _from_scontrol(line: str) -> dict[str, SlurmState]:
         attempts=restarts + started,
     )
     if "ArrayTaskId" not in fields:
-        return {fields["JobId"]: about}
-    return {f"{fields['ArrayJobId']}_{task}": about for task in list_numbers(fields["ArrayTaskId"])}
+        return {fields["JobId"]: parsed}
+    return {f"{fields['ArrayJobId']}_{task}": parsed for task in list_numbers(fields["ArrayTaskId"])}
 
 
 def _state(
@@ -167,7 +168,7 @@ def _state(
 
 
 def list_numbers(text: str) -> list[int]:
-    """Return the numbers of tasks in ``0-2,5%1``."""
+    """Return the task numbers in a list such as ``0-2,5%1``."""
     tasks: list[int] = []
     for part in text.partition("%")[0].split(","):
         first, _, last = part.partition("-")
@@ -176,17 +177,17 @@ def list_numbers(text: str) -> list[int]:
     return tasks
 
 
-def _seconds(told: str) -> int | None:
-    """Read ``[D-]HH:MM:SS``."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", told)
-    if not found:
+def _seconds(text: str) -> int | None:
+    """Return the seconds of a duration ``[D-]HH:MM:SS``; None if the text has another format."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if not match:
         return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _output(*command: str) -> tuple[str, str]:
-    """Return what a command of Slurm prints, and the last line of its complaint if it fails."""
+    """Return the output of a Slurm command, and the last line of its error output if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:

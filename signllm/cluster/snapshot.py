@@ -1,10 +1,10 @@
-"""The code of a job as it was at its submission, though the checkout is edited while it waits in the queue.
+"""A copy of the code as it was when a job was submitted, because the checkout may change before it runs.
 
-The package's own files (a megabyte, no caches) are copied into ``LOGS/code/HASH/``, which the job's
-``PYTHONPATH`` names first. HASH is that of the contents, so launches of the same code share a copy, and it is
-there whole or not at all. A run that is continued by a later launch runs that launch's code. Installed
-libraries are not copied: a job uses the environment that it was launched from. ``RUN/code/HASH.tar.gz`` is
-the same, packed, for whoever asks a year later what made the run.
+The package's own files (one megabyte, without caches) are copied into ``LOGS/code/HASH/``, which is the first
+folder in the job's ``PYTHONPATH``. HASH depends on the contents, so launches of the same code share a copy; a
+copy is complete or absent. A run that a later launch continues uses that launch's code. Installed libraries
+are not copied: a job uses the environment from which it was launched. ``RUN/code/HASH.tar.gz`` is the same
+code, packed, as a record of what produced the run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from signllm.version import VERSION
 
 CACHE = "__pycache__"
 KINDS = ("py", "html", "css", "js")
-"""Files of the package itself; the last three are the page of ``signllm serve``."""
+"""Suffixes of the package's files; the last three belong to the page of ``signllm serve``."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Snapshot:
     """A copy of the code.
 
     Attributes:
-        folder: what ``PYTHONPATH`` names; holds ``signllm/``.
-        commit: the checkout's commit; None outside of git.
-        changed: whether the checkout had changes that were not committed.
+        folder: folder for ``PYTHONPATH``, which contains ``signllm/``.
+        commit: commit of the checkout; None outside of git.
+        changed: whether the checkout had uncommitted changes.
     """
 
     folder: Path
@@ -45,7 +45,7 @@ class Snapshot:
     changed: bool
 
     def describe(self) -> str:
-        """Return where the copy is and what it is a copy of."""
+        """Return the folder of the copy and its commit or version."""
         origin = f"commit {self.commit[:12]}" if self.commit else f"version {VERSION}"
         return f"{self.folder} ({origin}{', with changes' if self.changed else ''})"
 
@@ -58,14 +58,14 @@ def planned_snapshot(folder: Path, package: Path = PACKAGE) -> Snapshot:
 
 
 def take_snapshot(folder: Path, package: Path = PACKAGE) -> Snapshot:
-    """Copy the code that runs now into ``folder/HASH``, unless that is there already.
+    """Copy the running code into ``folder/HASH``, unless that copy exists.
 
     Args:
-        folder: on a file system that all nodes see.
-        package: the package's folder.
+        folder: a folder on a file system that all nodes can access.
+        package: folder of the package.
 
     Raises:
-        UsageError: the disk is full, or the copy there was changed by hand.
+        UsageError: the disk is full, or the existing copy was changed by hand.
     """
     with report_full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def take_snapshot(folder: Path, package: Path = PACKAGE) -> Snapshot:
             shutil.rmtree(unfinished, ignore_errors=True)
     if _hash(_contents(snapshot.folder)) != name:
         raise UsageError(
-            "this copy of the code is not what was copied",
+            "this copy of the code was changed after it was made",
             where=snapshot.folder,
             remedy="remove it once no job uses it, or launch with another --logs",
         )
@@ -90,7 +90,7 @@ def take_snapshot(folder: Path, package: Path = PACKAGE) -> Snapshot:
 
 
 def pack(snapshot: Snapshot, run: Path) -> Path:
-    """Write the code into a run's folder, as ``code/HASH.tar.gz``; return the file.
+    """Write the code into a run folder as ``code/HASH.tar.gz``, and return the file.
 
     Raises:
         UsageError: the disk is full.
@@ -108,17 +108,17 @@ def pack(snapshot: Snapshot, run: Path) -> Path:
 
 
 def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Leave out what running the copy wrote into it, and who packs it."""
+    """Leave out caches that running the copy has written, and the name of the user who packs it."""
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     return None if CACHE in Path(entry.name).parts else entry
 
 
 def _sources(package: Path) -> dict[Path, Path]:
-    """Return the files of the package by their place in the copy, its folders of plain files inside it.
+    """Return the package's files by their path in the copy, including its folders of plain files.
 
-    A working directory's own ``ds_configs`` comes before the shipped one (:mod:`signllm.package_files`): what
-    is found there now is what the job shall find.
+    A ``ds_configs`` folder in the working directory takes precedence over the shipped one, so what is found
+    there now is what the job will find.
     """
     own = [path for kind in KINDS for path in package.rglob(f"*.{kind}")]
     code = {path.relative_to(package.parent): path for path in own}
@@ -138,7 +138,7 @@ def _copy(sources: dict[Path, Path], folder: Path) -> None:
 
 
 def _put(unfinished: Path, folder: Path) -> None:
-    """Give a copy its name, unless a launch of the same code was there before."""
+    """Rename a finished copy to its final name, unless another launch of the same code was faster."""
     try:
         unfinished.rename(folder)
     except OSError:
@@ -154,7 +154,7 @@ def _hash(contents: dict[Path, bytes]) -> str:
 
 
 def _contents(folder: Path) -> dict[Path, bytes]:
-    """Return what a copy holds, without what running it wrote there."""
+    """Return the contents of a copy, without caches."""
     files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
     return {
         inside: path.read_bytes()
@@ -164,12 +164,12 @@ def _contents(folder: Path) -> dict[Path, bytes]:
 
 
 def _git_state(package: Path) -> tuple[str | None, bool]:
-    """Return the commit of the checkout that holds the package, and whether it had changes."""
+    """Return the commit of the checkout that contains the package, and whether it has changes."""
     git = ["git", "-C", str(package.parent)]
     copied = [f"{name}/{pattern}" for name, patterns in SHIPPED.items() for pattern in patterns]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        told = [
+        results = [
             subprocess.run([*git, *words], env=environment, capture_output=True, text=True, timeout=60)
             for words in (
                 ("ls-files", "--error-unmatch", package.name + "/__init__.py"),
@@ -179,6 +179,6 @@ def _git_state(package: Path) -> tuple[str | None, bool]:
         ]
     except (OSError, subprocess.TimeoutExpired):
         return None, False
-    if any(done.returncode for done in told):
+    if any(done.returncode for done in results):
         return None, False
-    return told[1].stdout.strip(), bool(told[2].stdout.strip())
+    return results[1].stdout.strip(), bool(results[2].stdout.strip())

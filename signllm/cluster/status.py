@@ -1,7 +1,7 @@
-"""How jobs are doing: the record of their launch, the word of Slurm or of the process table, their files.
+"""The state of jobs, from the record of their launch, Slurm or the process table, and their files.
 
-Nothing is asked of a job that has ended by its own account, so a look costs one question to Slurm for each
-launch that still goes on.
+A job whose files say that it has ended is not asked for again, so a call costs one question to Slurm for each
+launch with unfinished jobs.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ RUNNING = "RUNNING"
 
 @dataclass(frozen=True, kw_only=True)
 class JobStatus:
-    """One job.
+    """The state of one job.
 
     Attributes:
-        id: its number.
-        name: its name.
-        state: Slurm's word, for local jobs too; ``UNKNOWN`` where nobody here can tell.
-        note: why it waits, or what cannot be known.
-        attempts: how often it has started.
-        nodes: where it runs or ran.
-        elapsed_s: of the present or last attempt.
-        run: its run folder.
-        step: the last step in the run's log.
-        end: the step that the run ends with.
-        progress: the last progress line of rank 0.
-        error: the last error's first line, of a job that failed.
-        log: rank 0's progress and errors; results are in the ``.out`` beside it.
+        id: number of the job.
+        name: name of the job.
+        state: Slurm's state, also for local jobs; ``UNKNOWN`` if this machine cannot tell.
+        note: why the job waits, or what is not known.
+        attempts: number of attempts that have started.
+        nodes: nodes on which it runs or ran.
+        elapsed_s: duration of the present or last attempt in seconds.
+        run: run folder.
+        step: last step in the run's log.
+        end: last step of the run.
+        progress: last progress line of rank 0.
+        error: first line of the last error of a failed job.
+        log: file with rank 0's progress and errors; results are in the ``.out`` file next to it.
         command: the verb and its options.
-        code: the copy of the code that it runs.
-        submitted: when.
+        code: copy of the code that the job runs.
+        submitted: time of the submission.
     """
 
     id: str
@@ -67,20 +67,21 @@ class JobStatus:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether the job has ended for good."""
         return self.state in ENDED
 
 
 def job_statuses(
     logs: Path, wanted: Sequence[str] = (), *, every: bool = False, runs: Collection[str | None] | None = None
 ) -> list[JobStatus]:
-    """Return how the jobs are that were launched with these logs, oldest first.
+    """Return the state of the jobs that were launched with these logs, oldest first.
 
     Args:
-        logs: the folder of the launches' logs.
-        wanted: numbers of jobs or arrays, or run folders; none: those of the last launch and all that go on.
-        every: all of them.
-        runs: only those of these run folders, absolute.
+        logs: folder of the launches' logs.
+        wanted: numbers of jobs or arrays, or run folders; empty selects the last launch and all unfinished
+            jobs.
+        every: select all jobs.
+        runs: absolute run folders to which the result is restricted.
 
     Raises:
         UsageError: there is no such job, or no record.
@@ -96,28 +97,28 @@ def job_statuses(
                 remedy="`signllm launch status --every` lists all of them",
             )
     read = {job.id: read_logs(logs, job.id) for _, job in chosen}
-    asked: dict[str | None, list[str]] = {}
+    to_ask: dict[str | None, list[str]] = {}
     for record, job in chosen:
         if record.profile.executor == "slurm" and read[job.id].outcome not in ENDED:
-            asked.setdefault(record.cluster, []).append(job.id)
+            to_ask.setdefault(record.cluster, []).append(job.id)
     states: dict[str, SlurmState] | None = {}
-    for cluster, ids in asked.items():
-        answer = slurm_states(ids, cluster)
-        states = None if answer is None else (states or {}) | answer
-    found = [_status(record, job, read[job.id], states, logs) for record, job in chosen]
+    for cluster, ids in to_ask.items():
+        known = slurm_states(ids, cluster)
+        states = None if known is None else (states or {}) | known
+    statuses = [_status(record, job, read[job.id], states, logs) for record, job in chosen]
     if wanted or every:
-        return found
+        return statuses
     latest = {job.id for job in records[-1].jobs}
-    return [status for status in found if status.id in latest or not status.has_ended]
+    return [status for status in statuses if status.id in latest or not status.has_ended]
 
 
 def refuse_busy_run_folders(commands: Sequence[Sequence[str]], logs: Path, profile: Profile) -> None:
-    """Refuse a job whose run folder another one of these logs is writing, or waits to write.
+    """Refuse a job whose run folder another unfinished job of these logs uses.
 
-    A profile that names a dependency says itself in which order its jobs come.
+    A profile with a dependency defines the order of its jobs itself and is accepted.
 
     Raises:
-        UsageError: names that job.
+        UsageError: names the other job.
     """
     folders = {owned_folder(words) for words in commands} - {None}
     if not folders or "dependency" in profile.additional or not any(logs.glob(f"*{SUFFIX}")):
@@ -126,9 +127,9 @@ def refuse_busy_run_folders(commands: Sequence[Sequence[str]], logs: Path, profi
     for job in busy:
         if job.state != "UNKNOWN" and owned_folder(job.command):
             raise UsageError(
-                f"job {job.id} ({job.state}) has this run folder",
+                f"job {job.id} ({job.state}) already uses this run folder",
                 where=job.run,
-                remedy="wait for its end, cancel it, or make this one wait: "
+                remedy="wait for its end, cancel it, or let the new job wait for it: "
                 f"--additional dependency=afterok:{job.id}",
             )
 
@@ -153,9 +154,9 @@ def _status(
     elif slurm:
         state, note = slurm.state, slurm.reason
     elif states is None:
-        state, note = "UNKNOWN", "no Slurm here: its files do not say whether it still runs"
+        state, note = "UNKNOWN", "there is no Slurm here, and its files do not show whether it still runs"
     else:
-        state, note = "GONE", "Slurm has forgotten it, and it left no word: cancelled or killed"
+        state, note = "GONE", "Slurm has forgotten it, and it left no report: cancelled or killed"
     step, end = _steps(job.run)
     failed = state in ENDED and state != "COMPLETED"
     error = files.error or (last_memory(logs, job.id) if state == "GONE" else None)
@@ -180,15 +181,15 @@ def _status(
 
 
 def _local_state(record: LaunchRecord, job: JobRecord) -> tuple[str, str | None]:
-    """Look for the processes of a job of the local executor."""
+    """Return state and note of a job of the local executor, from the process table."""
     if record.host != socket.gethostname() or not Path("/proc/self/environ").exists():
-        return "UNKNOWN", f"it ran on {record.host}, without a scheduler: only there one can see"
+        return "UNKNOWN", f"it was started without a scheduler on {record.host}, and can be seen only there"
     mark = f"SUBMITIT_LOCAL_JOB_ID={job.id}".encode()
-    if b"submitit" in _bytes(Path("/proc", job.id, "cmdline")):  # else the number is another process's by now
+    if b"submitit" in _bytes(Path("/proc", job.id, "cmdline")):  # otherwise the number was reused
         return RUNNING, None
     if any(mark in _bytes(path).split(b"\0") for path in Path("/proc").glob("[0-9]*/environ")):
-        return RUNNING, "whatever launched it has ended"
-    return "GONE", "no process of it is left, and it left no word: interrupted or killed"
+        return RUNNING, "the process that launched it has ended"
+    return "GONE", "it has no processes, and it left no report: interrupted or killed"
 
 
 def _bytes(path: Path) -> bytes:
@@ -205,7 +206,7 @@ def _elapsed_s(files: JobLogs, state: str) -> int | None:
 
 
 def _steps(run: str | None) -> tuple[int | None, int | None]:
-    """Return the last step in a run's log, and the step that it ends with."""
+    """Return the last step in a run's log, and the last step that the run will take."""
     if run is None:
         return None, None
     logs = (Path(run, "log.jsonl"), Path(run, "frozen", "log.jsonl"))
@@ -219,7 +220,7 @@ def _steps(run: str | None) -> tuple[int | None, int | None]:
 
 
 def format_status(status: JobStatus) -> str:
-    """Return a job as the lines that a reader sees."""
+    """Return the state of a job as lines of text."""
     facts = [status.state + (f" ({status.note})" if status.note else "")]
     if status.attempts > 1:
         facts.append(f"attempt {status.attempts}")
@@ -242,12 +243,12 @@ def format_status(status: JobStatus) -> str:
 
 
 def changed_statuses(before: Sequence[JobStatus], now: Sequence[JobStatus]) -> Iterator[JobStatus]:
-    """Yield the jobs about which there is something new to tell; time that goes by is nothing new."""
-    known = {status.id: _news(status) for status in before}
+    """Yield the jobs whose state has changed; elapsed time alone is not a change."""
+    earlier = {status.id: _comparable(status) for status in before}
     for status in now:
-        if known.get(status.id) != _news(status):
+        if earlier.get(status.id) != _comparable(status):
             yield status
 
 
-def _news(status: JobStatus) -> tuple[Any, ...]:
+def _comparable(status: JobStatus) -> tuple[Any, ...]:
     return status.state, status.note, status.attempts, status.nodes, status.step, status.progress

@@ -1,12 +1,12 @@
-"""A sweep: one command line with placeholders, one job for each combination of their values.
+"""A sweep: one command line with placeholders becomes one job for each combination of their values.
 
-``--array seed=0..2 codes=128,256`` makes six jobs; ``{seed}`` and ``{codes}`` in the command line become
-their values, ``{i}`` the job's number from 0. ``--array 3`` alone gives three jobs that differ by ``{i}``.
-Values are separated by commas, ``A..B`` is a range of integers with both ends. An argument that is nothing
-but a placeholder is split like a shell line, so that a value may be several options, or none:
-``--array 'variant=,--a.b 1 --no-c'``. Nothing is quoted from the shell but what it would split itself.
-A value with slashes, say a model's name, is one folder's name where it is a part of ``--run`` or ``--out``:
-``--run runs/{llm}`` with ``llm=google/flan-t5-xl`` is ``runs/google-flan-t5-xl``.
+``--array seed=0..2 codes=128,256`` makes six jobs; ``{seed}`` and ``{codes}`` in the command line are
+replaced by their values, and ``{i}`` by the job's number from 0. ``--array 3`` makes three jobs that differ
+by ``{i}``. Values are separated by commas; ``A..B`` is a range of integers that includes both ends. An
+argument that consists of one placeholder is split like a shell line, so that a value may be several options,
+or none: ``--array 'variant=,--a.b 1 --no-c'``. Only what the shell itself would split needs quotes. In
+``--run`` or ``--out`` the slashes of a value, for example of a model's name, are replaced: ``--run
+runs/{llm}`` with ``llm=google/flan-t5-xl`` is ``runs/google-flan-t5-xl``.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from signllm.errors import UsageError
 
 NUMBER = "i"
 WRITES_INTO = {"pretrain": "--run", "compose": "--run", "finetune": "--run", "demo": "--out"}
-"""Verbs that own the folder which they write, and the option that names it."""
+"""Verbs that write a folder of their own, and the option that names it."""
 FOLDERS = ("--run", "--out")
-"""Options that name a run's folder, whoever writes it."""
+"""Options that name a run's folder."""
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.-]*)\}")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
 
 def sweep(array: Sequence[str], arguments: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the command lines of the jobs; the last variable's values change fastest.
+    """Return the command lines of the jobs; the values of the last variable change fastest.
 
     Args:
-        array: what ``--array`` was given: one number, or ``NAME=VALUES`` each.
-        arguments: the command line with placeholders.
+        array: values of ``--array``: one number, or several ``NAME=VALUES``.
+        arguments: command line with placeholders.
 
     Raises:
-        UsageError: a value or a placeholder is wrong, two jobs are the same or own the same folder.
+        UsageError: a value or a placeholder is wrong, or two jobs are equal or write the same folder.
     """
     variables = _variables(array)
     used = {name for word in arguments for name in _PLACEHOLDER.findall(word)}
@@ -50,7 +50,7 @@ def sweep(array: Sequence[str], arguments: Sequence[str]) -> list[tuple[str, ...
     if unused := variables.keys() - used - {NUMBER}:
         name = min(unused)
         raise UsageError(
-            f"{name} is swept, but the command line has no {{{name}}}",
+            f"--array gives values of {name}, but the command line has no {{{name}}}",
             where="--array",
             remedy=f"write {{{name}}} where its value goes",
         )
@@ -59,21 +59,23 @@ def sweep(array: Sequence[str], arguments: Sequence[str]) -> list[tuple[str, ...
         chosen = {**dict(zip(variables, values, strict=True)), NUMBER: str(number)}
         pairs = zip(("", *arguments), arguments, strict=False)
         commands.append(tuple(itertools.chain.from_iterable(_filled(*pair, chosen) for pair in pairs)))
-    _all_apart(commands)
+    _refuse_conflicts(commands)
     return commands
 
 
 def _variables(array: Sequence[str]) -> dict[str, list[str]]:
     if len(array) == 1 and re.fullmatch(r"-?\d+", array[0]):
         if int(array[0]) < 1:
-            raise UsageError(f"an array of {array[0]} jobs", where="--array", remedy="give 1 or more")
+            raise UsageError(
+                f"an array cannot have {array[0]} jobs", where="--array", remedy="give 1 or more"
+            )
         return {NUMBER: [str(number) for number in range(int(array[0]))]}
     variables: dict[str, list[str]] = {}
     for word in array:
         name, equals, values = word.partition("=")
         if not equals or not _PLACEHOLDER.fullmatch(f"{{{name}}}") or name in (*variables, NUMBER):
             raise UsageError(
-                f"{word!r} is no variable of a sweep",
+                f"{word!r} is not a variable with values",
                 where="--array",
                 remedy="give a number of jobs, or NAME=VALUES once each: --array seed=0..2 codes=128,256",
             )
@@ -82,12 +84,12 @@ def _variables(array: Sequence[str]) -> dict[str, list[str]]:
 
 
 def values_of(text: str) -> list[str]:
-    """Return the values that a text names: ``a,b,c``, ``A..B`` being a range of integers with both ends.
+    """Return the values of a list ``a,b,c``, in which ``A..B`` is a range that includes both ends.
 
     Raises:
-        UsageError: an empty range.
+        UsageError: a range is empty.
     """
-    return [one for part in text.split(",") for one in _values(part)]
+    return [value for part in text.split(",") for value in _values(part)]
 
 
 def _values(part: str) -> list[str]:
@@ -101,11 +103,11 @@ def _values(part: str) -> list[str]:
 
 
 def _filled(before: str, word: str, chosen: dict[str, str]) -> list[str]:
-    """Put values in the place of placeholders; a bare placeholder may become several arguments, or none.
+    """Replace the placeholders of an argument; a single placeholder may become several arguments, or none.
 
     Args:
-        before: the word before, which may be the option that this word belongs to.
-        word: of the command line.
+        before: the argument before, which may be the option that this one is a value of.
+        word: the argument.
         chosen: the values of one job.
     """
     alone = _PLACEHOLDER.fullmatch(word)
@@ -114,16 +116,16 @@ def _filled(before: str, word: str, chosen: dict[str, str]) -> list[str]:
             return shlex.split(chosen[alone[1]])
         except ValueError as error:
             raise UsageError(
-                f"{alone[1]}={chosen[alone[1]]!r} is no line of options: {error}", where="--array"
+                f"{alone[1]}={chosen[alone[1]]!r} cannot be split into options: {error}", where="--array"
             ) from None
     option, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
     if option in FOLDERS and not _PLACEHOLDER.fullmatch(value):
-        chosen = {name: one.strip("/").replace("/", "-") for name, one in chosen.items()}
-    return [_PLACEHOLDER.sub(lambda found: chosen[found[1]], word)]
+        chosen = {name: text.strip("/").replace("/", "-") for name, text in chosen.items()}
+    return [_PLACEHOLDER.sub(lambda match: chosen[match[1]], word)]
 
 
-def _all_apart(commands: Sequence[tuple[str, ...]]) -> None:
-    """Raise where two jobs would do the same, or write the same folder."""
+def _refuse_conflicts(commands: Sequence[tuple[str, ...]]) -> None:
+    """Raise if two jobs would do the same, or write the same folder."""
     seen: dict[object, int] = {}
     for number, words in enumerate(commands):
         folder = owned_folder(words)
@@ -139,14 +141,14 @@ def _all_apart(commands: Sequence[tuple[str, ...]]) -> None:
 
 
 def owned_folder(words: Sequence[str]) -> str | None:
-    """Return the folder that a command line writes as its own, absolute; None if it owns none."""
+    """Return the absolute folder that a command line writes as its own; None if there is none."""
     option = WRITES_INTO.get(words[0]) if words else None
     folder = option and option_value(words, option)
     return os.path.abspath(folder) if folder else None
 
 
 def option_value(words: Sequence[str], option: str) -> str | None:
-    """Return what an option of a command line was given, as ``--a b`` or ``--a=b``; None without it."""
+    """Return the value of an option in a command line, written ``--a b`` or ``--a=b``; None without it."""
     for word, following in itertools.zip_longest(words, words[1:]):
         if word == option:
             return following

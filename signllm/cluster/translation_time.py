@@ -1,7 +1,7 @@
-"""What translating one video should take, part by part: encoder, segmentation, prompt, text. Not measured.
+"""The duration of translating one video, by parts: encoder, segmentation, prompt and text. An estimate.
 
-The same roofline as a step's. Writing a token reads every weight of the language model once, whatever the
-video: that bounds it by memory, not by computing. Segmentation runs on the CPU and is timed here.
+It uses the roofline model of training steps. Writing a token reads every weight of the language model once,
+for any video, so memory bandwidth limits it. Segmentation runs on the CPU and is timed on this machine.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from signllm.cra.word_codebook import WordCodebook
 from signllm.models.sign_llm import SignLLM
 
 SEGMENTATIONS = 5
-"""How often it is timed; the least counts."""
+"""Number of timings, of which the shortest counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TranslationTime:
-    """Seconds of one video on one GPU.
+    """Seconds for one video on one GPU.
 
     Attributes:
-        encoder: video to characters.
-        segmentation: characters to words, on the CPU of this machine.
-        prompt: the language model reads prompt and sign words.
-        token: it writes one token, of every beam.
-        tokens: that it writes.
+        encoder: from video to characters.
+        segmentation: from characters to words, on the CPU of this machine.
+        prompt: reading prompt and sign words by the language model.
+        token: writing one token of every beam.
+        tokens: number of tokens written.
     """
 
     encoder: float
@@ -43,17 +43,17 @@ class TranslationTime:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The sum of all parts."""
         return self.encoder + self.segmentation + self.prompt + self.token * self.tokens
 
     @property
     def encoder_share(self) -> float:
-        """Encoder and segmentation as a share of the whole."""
+        """Encoder and segmentation as a share of the total."""
         return (self.encoder + self.segmentation) / self.total
 
 
 def plan_translation(project: Project, machine: Machine) -> TranslationTime:
-    """Return what one video of the project's length takes, in its precision, decoded as its recipe says."""
+    """Return the duration for one video of the project's length, decoded as its recipe says."""
     config = replace(project.config, training=replace(project.config.training, deepspeed="zero2"))
     model = project.model(config).eval()
     work = PassSize(videos=1, frames=project.frames, text_tokens=project.text_tokens)
@@ -74,8 +74,8 @@ def plan_translation(project: Project, machine: Machine) -> TranslationTime:
 
 
 def _encoding(model: SignLLM, work: PassSize, *, size: int) -> tuple[SimulatedPass, tuple[int, int]]:
-    """Return the pass from video to projected words, and how many characters and words came out."""
-    found: list[int] = []
+    """Return the pass from video to projected words, and the numbers of characters and words."""
+    counts: list[int] = []
 
     @torch.no_grad()
     def run() -> None:
@@ -83,16 +83,20 @@ def _encoding(model: SignLLM, work: PassSize, *, size: int) -> tuple[SimulatedPa
         signs = model._signs(batch)
         segmentation = model.words.segment(signs.index, signs.counts)
         model._project(signs, segmentation)
-        found[:] = [len(signs.index), len(segmentation.words)]
+        counts[:] = [len(signs.index), len(segmentation.words)]
 
-    rehearsal = simulate_pass(model, run)
-    return rehearsal, (found[0], found[1])
+    simulated = simulate_pass(model, run)
+    return simulated, (counts[0], counts[1])
 
 
 def _language_model(model: SignLLM, rows: int, places: int, *, read: int | None = None) -> SimulatedPass:
-    """Return a pass of the language model over so many places of each row.
+    """Return a pass of the language model over ``places`` positions of each row.
 
-    ``read``: those were read before; an encoder-decoder then runs its decoder alone.
+    Args:
+        model: a model on the meta device.
+        rows: number of rows.
+        places: number of positions.
+        read: number of positions that were read before; an encoder-decoder model then runs only its decoder.
     """
     inner: Any = model.language_model.model
     dtype = next(inner.parameters()).dtype

@@ -48,7 +48,7 @@ def _plan(arguments: list[str]) -> Job:
         from signllm.cluster.planning import PlanRequest, make_plan, readme_table
 
         described: Any = machine
-        asked = PlanRequest(
+        request = PlanRequest(
             recipe=name,
             default=recipe.finetune,
             config=config,
@@ -59,9 +59,9 @@ def _plan(arguments: list[str]) -> Job:
             init=init,
         )
         if table:
-            print("\n".join(readme_table(asked, described.machine())))
+            print("\n".join(readme_table(request, described.machine())))
             return
-        found = make_plan(asked, described.machine())
+        found = make_plan(request, described.machine())
         if json:
             print(json_format.dumps(found.record(), indent=2))
         else:

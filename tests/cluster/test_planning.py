@@ -117,8 +117,8 @@ def test_adapters_learn_in_the_rehearsal(llm: Path) -> None:
     trained = [w for w in project.weights(project.config) if w.trained and "lora" in w.name]
     assert trained
     assert (
-        project.rehearsal(project.config, 2).after_bytes
-        > project_of(llm).rehearsal(project_of(llm).config, 2).after_bytes
+        project.simulated_pass(project.config, 2).after_bytes
+        > project_of(llm).simulated_pass(project_of(llm).config, 2).after_bytes
     )
 
 
@@ -150,7 +150,7 @@ def answered(llm: Path) -> PlanResult:
 
 
 def test_all_ways_hold_what_they_should(answered: PlanResult) -> None:
-    found = {one.way: one for one in answered.ways}
+    found = {one.setup: one for one in answered.setups}
     assert tuple(found) == SETUPS
     for one in found.values():
         assert one.fits
@@ -168,12 +168,12 @@ def test_all_ways_hold_what_they_should(answered: PlanResult) -> None:
     assert found[Setup(deepspeed="zero0", checkpointing=False)].config.training.precision == "fp32"
     assert packed.config.sign_llm.language_model.quantize == "4bit"
     assert answered.best is not None
-    assert answered.best.seconds.total == min(one.seconds.total for one in answered.ways if one.fits)
+    assert answered.best.seconds.total == min(one.seconds.total for one in answered.setups if one.fits)
 
 
 def test_a_small_gpu_takes_more_forward_passes_of_the_same_batch(answered: PlanResult) -> None:
     way, machine = Setup(deepspeed="zero2", checkpointing=False), answered.machine
-    at_once = next(one for one in answered.ways if one.way == way)
+    at_once = next(one for one in answered.setups if one.setup == way)
     gpu = replace(machine.gpu, memory_gib=at_once.memory.peak / 2**30)  # a tenth of which stays free
     project = answered.project
     parted = plan_setup(project, replace(machine, gpu=gpu), way)
