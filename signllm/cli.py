@@ -1,7 +1,7 @@
-"""The door: ``signllm VERB ...`` runs a verb and turns whatever went wrong into one message and an exit code.
+"""The entry point: ``signllm VERB ...`` runs a verb and turns any failure into one message and an exit code.
 
-Exit 0 done, 1 failed, 2 bad usage or bad input. Nothing heavy is imported before a verb needs it, so
-``signllm --help`` answers in a tenth of a second.
+The exit code is 0 for done, 1 for failed, and 2 for bad usage or bad input. Nothing heavy is imported before
+a verb needs it, so that ``signllm --help`` answers in a tenth of a second.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def main(arguments: Sequence[str] | None = None, work: Callable[[list[str]], Non
     """Run a command line and return its exit code; every failure becomes one message.
 
     Args:
-        arguments: those of the command line; None takes the ones of this process.
-        work: what is done with them; None runs the verb that they name.
+        arguments: the command line; None takes that of this process.
+        work: function that runs the arguments; None runs the verb that they name.
     """
     try:
         (work or run)(list(sys.argv[1:] if arguments is None else arguments))
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None, work: Callable[[list[str]], Non
 
 
 def _fail(error: BaseException, message: str, code: int) -> int:
-    """Hand the message to whoever started this rank, or print it, and return the exit code."""
+    """Report a failure to the process that started this rank, or print it, and return the exit code."""
     if not report_failure(error, message):
         print(f"signllm: {message}", file=sys.stderr)
     return code

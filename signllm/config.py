@@ -1,9 +1,9 @@
-"""The configurations of the three stages, a recipe of all three, and the ``config.json`` of a run.
+"""The configurations of the three stages, recipes, and the ``config.json`` of a run.
 
-A configuration is frozen dataclasses all the way down, each beside the class it configures (style.md, habit
-5); what only holds between two rooms is checked here, at once, before anything is loaded. ``config.json``
-records it resolved, with the stage and the version of the run folder's format, so that a run of another stage
-or version is refused by name.
+A configuration is a tree of frozen dataclasses, each defined next to the class that it configures. Rules
+between settings of different classes are checked here, before anything is loaded. ``config.json`` records the
+complete configuration with the stage and the version of the run folder's format, so that a run of another
+stage or version is refused by name.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from signllm.training.engine import TrainingConfig
 from signllm.version import VERSION
 
 RUN_FORMAT = 1
-"""Version of the run folder's layout; raised when an older program could no longer read it."""
+"""Version of the run folder's layout, increased when older programs could no longer read it."""
 
 RECORDED_LATER = tuple(
     f"sign_llm.language_model.{name}" for name in ("chat", "chat_template", "date", "thinking", "end_of_turn")
 )
-"""What runs record since 2026-12 as training begins; an older run that is resumed gets it then."""
+"""Settings that runs record since 2026-12 when training begins; an older run gets them when it is resumed."""
 MAY_CHANGE = (
     "data.workers",
     "data.max_frames_per_batch",
@@ -55,17 +55,23 @@ MAY_CHANGE = (
     "vq_sign.encoder.backbone_shape",
     "sign_llm.vq_sign.encoder.backbone_shape",
 )
-"""What a resumed run may be given differently: how it is carried out, how long, and whether words follow;
-and what older runs did not record.
+"""Settings that may differ when a run is resumed, because they do not change what is learnt in which order.
 
-None of it moves a sample in the order of an epoch, except that there is a limit of frames at all
-(:func:`_breaks_the_run`).
+These are how the run is carried out, how long it trains, whether words are composed again, and what older
+runs did not record. None of them moves a sample in the order of an epoch, except whether there is a limit of
+frames at all (:func:`_breaks_the_run`).
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Stage 1: VQ-Sign learns characters from video alone (design 2.1)."""
+    """Stage 1: VQ-Sign learns characters from video alone (design 2.1).
+
+    Attributes:
+        vq_sign: encoder, quantizer and context prediction.
+        data: how videos are read.
+        training: how the stage is trained.
+    """
 
     vq_sign: VQSignConfig = field(default_factory=VQSignConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -74,10 +80,12 @@ class PretrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ComposeConfig:
-    """Stage 2: characters become words (design 2.2).
+    """Stage 2: characters are composed into words (design 2.2).
 
     Attributes:
-        batch_size: videos that each rank encodes at a time; the characters do not depend on the ranks.
+        words: how words are composed.
+        data: how videos are read.
+        batch_size: videos that each rank encodes at a time; the characters do not depend on it.
     """
 
     words: WordsConfig = field(default_factory=WordsConfig)
@@ -96,20 +104,20 @@ class FinetuneConfig:
     """Stage 3: words are aligned with a frozen LLM that writes the sentence (design 2.3).
 
     Attributes:
-        sign_llm: the model; its encoder is that of the run it starts from.
+        sign_llm: the model; its encoder is that of the run from which it starts.
         data: how videos are read.
-        training: of the joint phase; its ``epochs`` count both phases.
+        training: how the joint phase is trained; its ``epochs`` count both phases.
         generation: how text is decoded when the run is evaluated.
-        frozen_epochs: how many epochs come first on the recorded characters, with the encoder at rest and no
-            video decoded; 0 trains everything jointly from the start, as the paper does.
+        frozen_epochs: epochs at the beginning that train on the recorded characters, with a frozen encoder
+            and no video decoded; 0 trains everything jointly from the start, as the paper does.
         frozen_learning_rate: learning rate of those epochs; None takes ``training.learning_rate``.
-        character_rate: learning rate of the characters' offsets, as a multiple of the others'; not stated in
-            the paper. An offset learns only from the videos that its character occurs in.
-        word_rate: the same of the words' own offsets; 0: words have none. Words are rarer than characters:
-            with few videos, their offsets learn the videos.
-        recompose_every: epochs of the joint phase after which words are composed anew from the characters as
-            they are then, again and again but not at the end; 0 never does, as the paper. Each time all
-            training videos are read once more. ``covered`` in log.jsonl tells whether it is needed.
+        character_rate: learning rate of the characters' offsets, as a multiple of the learning rate; not
+            stated in the paper. An offset learns only from the videos in which its character occurs.
+        word_rate: the same for the words' own offsets; 0 leaves them out. Words are rarer than characters:
+            with few videos, their offsets memorise the videos.
+        recompose_every: epochs of the joint phase after which words are composed again from the present
+            characters, repeatedly but not at the end; 0 never does so, as in the paper. Each time all
+            training videos are read once more. ``covered`` in log.jsonl shows whether it is needed.
     """
 
     sign_llm: SignLLMConfig = field(default_factory=SignLLMConfig)
@@ -128,7 +136,7 @@ class FinetuneConfig:
             raise UsageError(f"frozen_epochs is {self.frozen_epochs}", where=where, remedy="give 0 or more")
         if epochs is not None and self.frozen_epochs > epochs:
             raise UsageError(
-                f"frozen_epochs is {self.frozen_epochs}, more than the {epochs} of training.epochs",
+                f"frozen_epochs is {self.frozen_epochs}, which is more than training.epochs, {epochs}",
                 where=where,
                 remedy="training.epochs counts both phases",
             )
@@ -150,7 +158,7 @@ class FinetuneConfig:
             )
 
     def with_llm(self, path: str | None) -> FinetuneConfig:
-        """Return these settings with another language model; None: with their own."""
+        """Return this configuration with another language model; None returns it unchanged."""
         if path is None:
             return self
         model = dataclasses.replace(self.sign_llm.language_model, path=path)
@@ -165,7 +173,7 @@ class FinetuneConfig:
             most = f"give at most {joint - 1}, or 0" if joint > 1 else "give 0"
             raise UsageError(
                 f"recompose_every is {every}, but the encoder learns in {joint} of {epochs} epochs "
-                f"(frozen_epochs is {self.frozen_epochs}): words would never be composed anew",
+                f"(frozen_epochs is {self.frozen_epochs}), so words would never be composed again",
                 where=where,
                 remedy=f"{most}, or more --training.epochs",
             )
@@ -173,7 +181,7 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The configurations of the three stages of one project."""
+    """The configurations of the three stages for one dataset."""
 
     pretrain: PretrainConfig
     compose: ComposeConfig
@@ -190,7 +198,7 @@ STAGES: dict[type[Any], str] = {
 
 
 def save_config(run: Path, config: Config, datasets: Sequence[DatasetRecord] = ()) -> Path:
-    """Write ``run/config.json``, whole or not at all; one rank calls this."""
+    """Write ``run/config.json`` atomically; one rank calls this."""
     record = {
         "stage": STAGES[type(config)],
         "format": RUN_FORMAT,
@@ -207,7 +215,7 @@ def load_config(run: Path, kind: type[ConfigT]) -> ConfigT:
     """Read the configuration of a run of the stage that ``kind`` configures.
 
     Raises:
-        UsageError: no run there, of another stage, of another format, or a damaged file.
+        UsageError: there is no run, it belongs to another stage or format, or the file is damaged.
     """
     record = _read(run)
     if record["stage"] != STAGES[kind]:
@@ -222,25 +230,25 @@ def load_config(run: Path, kind: type[ConfigT]) -> ConfigT:
 
 
 def run_stage(run: Path) -> str:
-    """Name the stage that wrote this run folder: ``pretrain`` or ``finetune``."""
+    """Return the stage that wrote this run folder: ``pretrain`` or ``finetune``."""
     return str(_read(run)["stage"])
 
 
 def open_run(run: Path, config: ConfigT, datasets: Sequence[DatasetRecord] = ()) -> None:
-    """Take a run folder into use: write its ``config.json``, or check that it was begun with the same one.
+    """Start or resume a run: write its ``config.json``, or check that it has the same configuration.
 
-    A run that has no checkpoint yet may begin again with other settings or data: nothing was learnt with the
-    first. A checkpoint's place in the data means the same samples only in the same order, so what decides the
-    order must stay. Every rank checks; only rank 0 writes (``RANK`` in the environment).
+    A run without a checkpoint may begin again with other settings or data, because nothing was learnt yet. A
+    checkpoint's position in the data refers to the same samples only in the same order, so settings that
+    decide the order must stay. Every rank checks; only rank 0 writes (``RANK`` in the environment).
 
     Args:
-        run: the folder.
-        config: of its stage.
-        datasets: what it trains on; none where the order of the data does not matter.
+        run: the run folder.
+        config: configuration of its stage.
+        datasets: datasets that it trains on; empty if the order of the data does not matter.
 
     Raises:
-        UsageError: the folder holds a run of another stage, with other settings, or of other data; names each
-            with both values.
+        UsageError: the folder contains a run of another stage, with other settings, or with other data; the
+            message names each difference with both values.
     """
     if (run / "config.json").is_file():
         begun = load_config(run, type(config))
@@ -258,23 +266,23 @@ def open_run(run: Path, config: ConfigT, datasets: Sequence[DatasetRecord] = ())
 
 
 def _breaks_the_run(difference: str) -> bool:
-    """Whether a run cannot go on with a setting so changed."""
+    """Return whether a run cannot be resumed with this change of a setting."""
     name, _, values = difference.partition(": ")
     if name == "data.max_frames_per_batch":
-        return "None" in values.split(" -> ")  # a limit sorts the samples by length, whatever it is
+        return "None" in values.split(" -> ")  # any limit sorts the samples by length
     if name in RECORDED_LATER and values.startswith("None -> "):
         return False
     return name not in MAY_CHANGE
 
 
 def datasets_of(run: Path) -> list[DatasetRecord]:
-    """Return what a run recorded of its data; nothing if it was begun before that was recorded."""
+    """Return the datasets that a run recorded; empty for an older run that did not record them."""
     where = run / "config.json"
     return [from_plain(DatasetRecord, record, where=where) for record in _read(run).get("datasets", [])]
 
 
 def differences(before: Any, after: Any, prefix: str = "") -> list[str]:
-    """List ``a.b: before -> after`` for every setting in which two configurations of one type differ."""
+    """Return ``a.b: before -> after`` for every setting in which two configurations of one type differ."""
     lines = []
     for item in dataclasses.fields(before):
         old, new = getattr(before, item.name), getattr(after, item.name)
@@ -291,7 +299,7 @@ def _read(run: Path) -> dict[str, Any]:
         raise UsageError(
             "this is not a run folder: it has no config.json",
             where=run,
-            remedy="give the --run of an earlier verb",
+            remedy="give the --run folder of an earlier verb",
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -1,8 +1,7 @@
-"""Progress with an estimate of the time left, the same for every long step of every verb.
+"""Progress with an estimate of the remaining time, in the same form for every long step of every verb.
 
-On a terminal it is a ``rich`` bar; in a log file (Slurm, CI) it is one line every few seconds, because a
-redrawn bar
-makes a log unreadable. Everything goes to standard error: standard output belongs to results.
+On a terminal it is a ``rich`` bar. In a log file (Slurm, CI) it is one line every few seconds, because a
+redrawn bar makes a log unreadable. Everything goes to standard error, because standard output is for results.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ LINE_EVERY_S = 10.0
 
 
 class Bar(Protocol):
-    """What a long step reports to."""
+    """What a long step reports its progress to."""
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        """Say that ``n`` more units are done; ``note`` is shown beside them (a loss, a file name)."""
+        """Report that ``n`` more units are done, with a ``note`` such as a loss or a file name."""
 
 
 class _Silent:
@@ -30,7 +29,7 @@ class _Silent:
 
 
 class _Lines:
-    """Progress as lines: at the start of work, every ``LINE_EVERY_S`` seconds, and at the end."""
+    """Progress as lines: when work starts, every ``LINE_EVERY_S`` seconds, and at the end."""
 
     def __init__(self, total: int, description: str, unit: str) -> None:
         self.total, self.description, self.unit = total, description, unit
@@ -44,7 +43,7 @@ class _Lines:
             self.write()
 
     def write(self) -> None:
-        """Write the line: done of total, seconds so far, seconds left at the present rate."""
+        """Write the line: units done of the total, seconds so far, and seconds left at the present rate."""
         self.written = time.monotonic()
         elapsed_s = self.written - self.started
         left_s = elapsed_s / max(1, self.done) * max(0, self.total - self.done)
@@ -65,7 +64,7 @@ class _Lines:
 
 @contextmanager
 def progress(total: int, description: str, *, unit: str = "it", enabled: bool = True) -> Iterator[Bar]:
-    """Show how far a step of ``total`` units has come; only one rank passes ``enabled=True``."""
+    """Show the progress of a step of ``total`` units; only one rank passes ``enabled=True``."""
     if not enabled:
         yield _Silent()
     elif sys.stderr.isatty():
@@ -109,14 +108,14 @@ def _rich_bar(total: int, description: str, unit: str) -> Iterator[Bar]:
 
 
 def print_translations(heading: str, translations: Iterable[tuple[str, str, str]]) -> None:
-    """Print translations below their references on standard error.
+    """Print hypotheses below their references on standard error.
 
     Args:
         heading: what they are and which model wrote them.
-        translations: id, reference and translation of each video.
+        translations: id, reference and hypothesis of each video.
     """
     lines = [heading]
-    for name, reference, translation in translations:
-        lines += [f"  {name}", f"    reference:   {reference}", f"    translation: {translation}"]
+    for name, reference, hypothesis in translations:
+        lines += [f"  {name}", f"    reference:  {reference}", f"    hypothesis: {hypothesis}"]
     sys.stderr.write("\n".join(lines) + "\n")
     sys.stderr.flush()

@@ -1,8 +1,9 @@
-"""What this machine can do for SignLLM, and what is missing: the facts behind ``signllm doctor``.
+"""What this machine can do for SignLLM and what is missing: the findings of ``signllm doctor``.
 
-A finding is a line: it works, it is absent and only some need it, or it is wrong and has a remedy. Operators
-are not believed: each runs a tiny problem on every device and is compared with float64. Costs a few seconds,
-mostly torch's import; DeepSpeed and transformers are not imported, their versions are read.
+A finding says that something works, that it is absent and only some users need it, or that it is wrong and
+how to repair it. Every operator solves a tiny problem on every device, and its result is compared with
+float64. This takes a few seconds, mostly for importing torch; DeepSpeed and transformers are not imported,
+only their versions are read.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from signllm.doctor.finding import Finding
 
 
 def examine() -> list[Finding]:
-    """Return all findings, in the order of reading.
+    """Return all findings, in the order in which they are printed.
 
     Raises:
-        UsageError: ``SIGNLLM_KERNELS`` or ``SIGNLLM_DECODER`` asks for what there is not.
+        UsageError: ``SIGNLLM_KERNELS`` or ``SIGNLLM_DECODER`` asks for something that is not available.
     """
     from signllm.doctor import machine, packages
 

@@ -1,4 +1,4 @@
-"""What torch can compute on here, and what several ranks can talk through."""
+"""Findings about the devices that torch can compute on, and the backends that ranks can communicate with."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from signllm.doctor.finding import Finding
 
 GIB = 2**30
 INSTRUCTION_SET_VARIABLES = ("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA")
-"""Environment variables that keep torch's own code (the first) and oneDNN's from using all instructions."""
+"""Environment variables that restrict the instructions used by torch's own code (the first) and by oneDNN."""
 
 
 def findings() -> list[Finding]:
-    """Return the processor as torch uses it, the GPUs, and the distributed backends."""
+    """Return findings about the processor as torch uses it, the GPUs, and the distributed backends."""
     capability = torch.backends.cpu.get_cpu_capability()
     version, instruction_set = _onednn()
     limits = {name: os.environ[name] for name in INSTRUCTION_SET_VARIABLES if name in os.environ}
@@ -41,7 +41,7 @@ def findings() -> list[Finding]:
 def _onednn() -> tuple[str, str]:
     """Return the version of oneDNN, which computes convolutions, and the instruction set that it uses.
 
-    torch does not say, but oneDNN prints both before the first operation that it is asked to report on.
+    torch does not report them, but oneDNN prints both before the first operation that it logs.
     """
     mkldnn = torch.backends.mkldnn
     if not mkldnn.is_available():
@@ -100,6 +100,6 @@ def _distributed() -> Finding:
         name="distributed",
         state="wrong" if is_wrong else "ok",
         description=description,
-        remedy="install a torch that has it: several ranks talk through it" if is_wrong else "",
+        remedy="install a torch with this backend, through which ranks communicate" if is_wrong else "",
         facts={"gloo": gloo, "nccl": nccl},
     )

@@ -1,4 +1,4 @@
-"""One line of what ``signllm doctor`` tells."""
+"""One finding of ``signllm doctor``."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any, Literal
 State = Literal["ok", "absent", "wrong"]
 
 MARKS: Mapping[State, str] = {"ok": "ok", "absent": "--", "wrong": "!!"}
-"""Told apart without colour: works; not here, and not everybody needs it; must be repaired."""
+"""Marks that differ without colour: it works; it is absent, which may be fine; it needs repair."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something of this machine and how it is.
+    """One fact about this machine.
 
     Attributes:
         group: ``machine``, ``torch``, ``packages``, ``operators`` or ``cluster``.
-        name: unique within the group.
+        name: name, unique within the group.
         state: whether it works.
-        description: what is there, for a reader.
-        remedy: what to do where it does not work.
-        facts: the same for programs.
+        description: what was found, as text.
+        remedy: what to do if it does not work.
+        facts: what was found, as JSON values.
     """
 
     group: str
@@ -34,6 +34,6 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """The finding as one line; the remedy stands behind it."""
+        """The finding as one line, with the remedy at the end."""
         remedy = f" (remedy: {self.remedy})" if self.remedy else ""
         return f"  {MARKS[self.state]}  {self.name:<22}{self.description}{remedy}"

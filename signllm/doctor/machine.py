@@ -1,4 +1,4 @@
-"""Processor, memory, disk and Slurm: what can be told without torch."""
+"""Findings about processor, memory, disk and Slurm, which do not need torch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from signllm.training.local_ranks import usable_cores
 
 GIB = 2**30
 EXTENSIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
-"""Of the processor's flags those that decide how fast a matrix product is."""
+"""Those of the processor's flags that decide the speed of a matrix product."""
 
 
 def findings() -> list[Finding]:
-    """Return what the machine is."""
+    """Return findings about Python, processor, memory and disk."""
     return [_python(), _processor(), _memory(), _disk()]
 
 
@@ -31,12 +31,12 @@ def _python() -> Finding:
 
 def _processor() -> Finding:
     info = _read("/proc/cpuinfo")
-    named = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
+    model = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
-    found = [flag for flag in EXTENSIONS if flags and flag in flags[1].split()]
-    name = named[1] if named else platform.processor() or platform.machine()
-    description = f"{usable_cores()} cores of {name}; {', '.join(found) or 'extensions unknown'}"
-    facts = {"cores": usable_cores(), "name": name, "extensions": found}
+    extensions = [flag for flag in EXTENSIONS if flags and flag in flags[1].split()]
+    name = model[1] if model else platform.processor() or platform.machine()
+    description = f"{usable_cores()} cores of {name}; {', '.join(extensions) or 'extensions unknown'}"
+    facts = {"cores": usable_cores(), "name": name, "extensions": extensions}
     return Finding(group="machine", name="processor", description=description, facts=facts)
 
 
@@ -56,7 +56,7 @@ def _disk() -> Finding:
 
 
 def cluster_findings() -> list[Finding]:
-    """Return whether Slurm answers here; only ``signllm launch`` needs it."""
+    """Return whether Slurm answers on this machine; only ``signllm launch`` needs it."""
     program = shutil.which("sinfo")
     if program is None:
         description = "no sinfo on the path: only `signllm launch` needs it"

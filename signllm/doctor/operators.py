@@ -1,6 +1,6 @@
-"""Each operator on each device: which implementation it uses, why, and proof that it is right.
+"""Findings about each operator on each device: the implementation, its reason and its error.
 
-The truth is written out in float64, as in a textbook, so that nothing of the operators judges itself.
+The expected result is computed here in float64 with textbook formulas, without any code of the operators.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from signllm.kernels import mmd, sinkhorn, vq_assign
 from signllm.kernels.implementation import choose
 
 LARGEST_ERROR = 1e-5
-"""What float32 may be off in problems of this size, where all numbers are about 1."""
+"""Error that float32 may have in problems of this size, in which all numbers are about 1."""
 
 
 def findings() -> list[Finding]:
@@ -72,7 +72,7 @@ def _normal(*shape: int) -> Tensor:
 
 
 def _vq_assign_error(device: torch.device) -> float:
-    """How much farther the chosen codes are than the nearest, in squared distance."""
+    """Return how much farther the chosen codes are than the nearest, in squared distance."""
     x, codebook = _normal(67, 17), _normal(9, 17)
     distances = (x.double()[:, None] - codebook.double()).square().sum(dim=2)
     index = vq_assign(x.to(device), codebook.to(device)).cpu()
@@ -80,7 +80,7 @@ def _vq_assign_error(device: torch.device) -> float:
 
 
 def _sinkhorn_error(device: torch.device) -> float:
-    """Largest difference of a plan's entries from those of 2000 plain iterations."""
+    """Return the largest difference of a plan's entries from those after 2000 plain iterations."""
     cost, epsilon = _normal(3, 7, 5).abs(), 0.25
     row, column = torch.full((3, 7), 1 / 7), torch.full((3, 5), 1 / 5)
     f, g = torch.zeros(3, 7, 1, dtype=torch.float64), torch.zeros(3, 1, 5, dtype=torch.float64)
@@ -94,7 +94,7 @@ def _sinkhorn_error(device: torch.device) -> float:
 
 
 def _mmd_error(device: torch.device) -> float:
-    """Largest difference of the value and of its gradient in x."""
+    """Return the largest difference of the value and of its gradient in x."""
     x, y, bandwidths = _normal(33, 6), _normal(29, 6) + 0.5, (1.0, 2.0, 4.0)
 
     def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -103,10 +103,10 @@ def _mmd_error(device: torch.device) -> float:
 
     exact = x.double().requires_grad_()
     z = y.double()
-    truth = mean_kernel(exact, exact) + mean_kernel(z, z) - 2 * mean_kernel(exact, z)
-    (true_gradient,) = torch.autograd.grad(truth, exact)
-    ours = x.to(device).requires_grad_()
-    value = mmd(ours, y.to(device), bandwidths=bandwidths)
-    (gradient,) = torch.autograd.grad(value, ours)
-    differences = ((value.cpu() - truth).abs(), (gradient.cpu() - true_gradient).abs().max())
+    expected = mean_kernel(exact, exact) + mean_kernel(z, z) - 2 * mean_kernel(exact, z)
+    (expected_gradient,) = torch.autograd.grad(expected, exact)
+    own = x.to(device).requires_grad_()
+    value = mmd(own, y.to(device), bandwidths=bandwidths)
+    (gradient,) = torch.autograd.grad(value, own)
+    differences = ((value.cpu() - expected).abs(), (gradient.cpu() - expected_gradient).abs().max())
     return float(max(float(d.detach()) for d in differences))

@@ -1,7 +1,7 @@
-"""The packages that SignLLM asks for: what is installed of each, and whether it is the right version.
+"""Findings about the packages that SignLLM requires: whether each is installed in the right version.
 
-What it asks for is read from the metadata of the installed project, or, in a checkout that is not installed,
-from its pyproject.toml. No package is imported.
+The requirements are read from the metadata of the installed project, or from pyproject.toml in a checkout
+that is not installed. No package is imported.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def findings() -> list[Finding]:
-    """Return a finding for every requirement, and for the optional ones."""
-    asked = requirements()
-    if not asked:
+    """Return a finding for every required package, and for the optional ones."""
+    required = requirements()
+    if not required:
         description = "neither installed nor in a checkout: what it needs is not known"
         return [
             Finding(
@@ -34,11 +34,11 @@ def findings() -> list[Finding]:
                 remedy="pip install .",
             )
         ]
-    return [_finding(name, versions) for name, versions in asked.items()]
+    return [_finding(name, versions) for name, versions in required.items()]
 
 
 def decoder_finding() -> Finding:
-    """Return what decodes videos at their own size, after a comparison on drawn clips."""
+    """Return which decoder reads videos at their own size, after a comparison on generated clips."""
     from signllm.data.decoder import choose_decoder
 
     choice = choose_decoder()
@@ -49,7 +49,7 @@ def decoder_finding() -> Finding:
 
 
 def requirements() -> dict[str, str]:
-    """Return the wanted versions (``">=2.8,<2.14"``) by package."""
+    """Return the required versions (``">=2.8,<2.14"``) by package."""
     try:
         lines = [line for line in metadata.requires("signllm") or [] if "extra ==" not in line]
         optional = metadata.requires("signllm") or []
@@ -65,10 +65,10 @@ def requirements() -> dict[str, str]:
 
 
 def _split(line: str) -> tuple[str, str]:
-    """Cut ``"torch>=2.8,<2.14; marker"`` into name and versions."""
-    wanted = line.split(";")[0].replace(" ", "").replace("(", "").replace(")", "")
-    place = next((i for i, letter in enumerate(wanted) if letter in "<>=!~["), len(wanted))
-    return wanted[:place].lower(), wanted[place:]
+    """Split ``"torch>=2.8,<2.14; marker"`` into name and versions."""
+    text = line.split(";")[0].replace(" ", "").replace("(", "").replace(")", "")
+    place = next((i for i, letter in enumerate(text) if letter in "<>=!~["), len(text))
+    return text[:place].lower(), text[place:]
 
 
 def _finding(name: str, versions: str) -> Finding:
@@ -95,9 +95,9 @@ def _finding(name: str, versions: str) -> Finding:
 
 
 def _holds(installed: str, versions: str) -> bool:
-    """Say whether a version is one of those; a local build (``2.13.0+cpu``) counts as its release."""
+    """Return whether a version is within a range; a local build (``2.13.0+cpu``) counts as its release."""
     try:
         from packaging.specifiers import SpecifierSet
-    except ModuleNotFoundError:  # comes with transformers: that one's absence is told of anyway
+    except ModuleNotFoundError:  # comes with transformers, whose absence is reported anyway
         return True
     return SpecifierSet(versions).contains(installed.split("+")[0], prereleases=True)

@@ -1,6 +1,6 @@
-"""The verbs, in the order of a project: their names, and how a command line is checked and run.
+"""The verbs in the order of a project, and how a command line is checked and run.
 
-Whatever a verb needs is imported inside it, so that listing the verbs costs nothing.
+Whatever a verb needs is imported inside it, so that listing the verbs imports nothing else.
 """
 
 import difflib
@@ -28,21 +28,21 @@ from signllm.version import VERSION
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run one verb, letting its errors through: what a rank of a submitted job calls."""
-    gc.set_threshold(14_000)  # not 700: what imports make stays, and looking it over took a tenth of a start
+    """Run one verb and let its errors through; each rank of a submitted job calls this."""
+    gc.set_threshold(14_000)  # with 700, scanning the objects of imports took a tenth of the start-up
     reuse_freed_memory()
-    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would write across ours
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries would interfere with ours
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not is_first_rank():
-        sys.stdout = open(os.devnull, "w")  # rank 0 speaks for all, to the end of the process
+        sys.stdout = open(os.devnull, "w")  # only rank 0 prints results
     prepare(arguments)()
 
 
 def prepare(arguments: Sequence[str]) -> Job:
-    """Check a whole command line and return what runs it.
+    """Check a complete command line and return a function that runs it.
 
     Raises:
-        UsageError: there is no such verb; names the nearest.
+        UsageError: there is no such verb; the message suggests a similar one.
     """
     word, *rest = arguments or ["--help"]
     if word in ("-h", "--help", "help"):
@@ -60,7 +60,7 @@ def prepare(arguments: Sequence[str]) -> Job:
 
 
 def overview() -> str:
-    """Return what ``signllm --help`` prints: the verbs in the order of a project."""
+    """Return the text of ``signllm --help``: the verbs in the order of a project."""
     from signllm import __doc__ as about
 
     lines = [(about or "").split("\n", 1)[0], "", "usage: signllm VERB ...", ""]

@@ -1,4 +1,4 @@
-"""The verb that trains a recipe without each of its parts, and the table of what that does."""
+"""``signllm ablate``: train a recipe without each of its parts, and compare the scores in a table."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from signllm.ablation.cells import Study
     from signllm.config import Recipe
 
-SUMMARY = "train a recipe without each of its parts, over seeds; one table, one figure"
+SUMMARY = "train a recipe without each of its parts over several seeds; one table, one figure"
 EXAMPLE = "signllm ablate phoenix2014t --data shards --llm llama-7b --out runs/ablations --seeds 0..2"
 ON_SLURM = (
     "signllm launch a100 --array only=full,no_vq,no_mmd seed=0..2 -- ablate phoenix2014t "
@@ -49,19 +49,19 @@ def _ablate(arguments: list[str]) -> Job:
         json: bool = False,
         config: settings = recipe,
     ) -> None:
-        """Ablate.
+        """Train the ablations of a recipe.
 
         Args:
-            data: folder or address of shards, or a mixture, as stage 1 takes it.
-            out: folder of all runs, OUT/NAME/seed-S, and of the table; what is finished there is kept.
-            llm: the language model's folder or name; short for --finetune.sign-llm.language-model.path.
-            encoder_decoder_llm: one of that kind, for the ablation encoder_decoder.
-            only: ablations, by name; all that are possible by default.
-            seeds: of the training: a,b,c or a..b.
-            split: that is translated and scored; choose on dev, report test once.
+            data: folder or address of shards, or a mixture, as for stage 1.
+            out: folder of all runs, OUT/NAME/seed-S, and of the table; finished runs in it are kept.
+            llm: folder or name of the language model; short for --finetune.sign-llm.language-model.path.
+            encoder_decoder_llm: an encoder-decoder model, for the ablation encoder_decoder.
+            only: names of the ablations to train; by default all that are possible.
+            seeds: training seeds, a,b,c or a..b.
+            split: split that is translated and scored; choose on dev and report test once.
             ranks: processes on this machine that share the work.
             json: print the table as JSON.
-            config: settings of the full recipe, each can be changed.
+            config: settings of the full recipe; each can be changed.
         """
         from signllm.ablation.ablations import AblationInputs, select_ablations
         from signllm.ablation.cells import Study
@@ -95,12 +95,12 @@ def _with_llm(config: "Recipe", llm: str | None) -> "Recipe":
 
 def _number(seed: str) -> int:
     if not seed.isdecimal():
-        raise UsageError(f"{seed!r} is no seed", where="--seeds", remedy="give whole numbers: 0..2 or 0,1,7")
+        raise UsageError(f"{seed!r} is not a seed", where="--seeds", remedy="give integers: 0..2 or 0,1,7")
     return int(seed)
 
 
 def _run(study: "Study", cells: Sequence[tuple[str, int]]) -> None:
-    """Make cells one after the other on the ranks of this job."""
+    """Train cells one after the other on the ranks of this job."""
     from signllm.ablation.cells import run_cell
     from signllm.ablation.table import read_ablation_table
     from signllm.ablation.table_files import write_table_files
@@ -114,15 +114,15 @@ def _run(study: "Study", cells: Sequence[tuple[str, int]]) -> None:
 def _run_apart(
     study: "Study", cells: Sequence[tuple[str, int]], arguments: Sequence[str], ranks: int
 ) -> None:
-    """Make each cell by processes of its own, so that one that fails leaves the others be.
+    """Train each cell in processes of its own, so that a failure of one does not end the others.
 
     Raises:
-        RunFailedError: a cell failed; names each, after all were tried.
+        RunFailedError: cells failed; the message names each, after all were tried.
     """
-    left = [cell for cell in cells if not study.is_done(*cell)]
+    unfinished = [cell for cell in cells if not study.is_done(*cell)]
     failed: list[str] = []
-    for place, (name, seed) in enumerate(left, 1):
-        print(f"ablation {place} of {len(left)}: {name}, seed {seed}", file=sys.stderr, flush=True)
+    for place, (name, seed) in enumerate(unfinished, 1):
+        print(f"ablation {place} of {len(unfinished)}: {name}, seed {seed}", file=sys.stderr, flush=True)
         try:
             run_local_ranks(["ablate", *_for_cell(arguments, name, seed)], ranks=ranks)
         except StoppedEarlyError:
@@ -133,13 +133,13 @@ def _run_apart(
     if failed:
         raise RunFailedError(
             f"{len(failed)} of {len(cells)} ablations failed (above): {'; '.join(failed)}\n  remedy: mend "
-            f"them and give the same command again; the others' table: signllm ablate table {study.out} "
+            f"them and give the same command again; table of the others: signllm ablate table {study.out} "
             f"--split {study.split}"
         )
 
 
 def _for_cell(arguments: Sequence[str], name: str, seed: int) -> list[str]:
-    """Return the command line of one cell: the last of an option counts."""
+    """Return the command line of one cell; if an option is repeated, the last one counts."""
     return [*arguments, "--only", name, "--seeds", str(seed)]
 
 
@@ -159,16 +159,16 @@ def _table(arguments: list[str]) -> Job:
     folder = positional(Path, "OUT")
 
     def table(out: folder, /, *, split: str = "dev", json: bool = False) -> None:
-        """Table.
+        """Print the table of ablations that were scored so far.
 
         Args:
             out: folder that `signllm ablate --out` wrote.
-            split: whose scores.
+            split: split whose scores are shown.
             json: print the table as JSON.
         """
         _show(out, split, json=json)
 
-    about = Verb("the table and the figure of ablations, from what is scored so far", TABLE, _table)
+    about = Verb("print the table of the ablations that were scored so far", TABLE, _table)
     return prepare_job(table, arguments, verb="ablate table", about=about)
 
 

@@ -1,4 +1,4 @@
-"""The verb that sets runs side by side."""
+"""``signllm compare``: several runs next to each other."""
 
 import json as json_format
 import sys
@@ -13,38 +13,40 @@ def _compare(arguments: list[str]) -> Job:
     def compare(
         runs: tuple[Path, ...], /, *, split: str = "dev", out: Path | None = None, json: bool = False
     ) -> None:
-        """Compare.
+        """Compare runs.
 
         Args:
             runs: run folders of stage 3 that were evaluated.
-            split: whose scores; choose on dev, report test once.
-            out: also draw BLEU-4 over the size of the language models: a page.html with the table, or a
-                picture.png, .svg, .pdf.
-            json: print JSON.
+            split: split whose scores are compared; choose a system on dev and report test once.
+            out: file for a comparison with a plot of BLEU-4 over the size of the language models: a page.html
+                with the table, or a picture.png, .svg or .pdf.
+            json: print the result as JSON.
         """
         from signllm.evaluation.compare import align_columns, compare_runs, list_warnings, table_rows
         from signllm.evaluation.compare_page import check_file_kind, write_comparison
 
         if not runs:
-            raise UsageError("no run", where="signllm compare RUN...", remedy="name one run folder or more")
+            raise UsageError(
+                "no run was given", where="signllm compare RUN...", remedy="name one or more run folders"
+            )
         if out is not None:
             check_file_kind(out)
-        found = compare_runs(runs, split)
+        rows_of_runs = compare_runs(runs, split)
         if json:
-            print(json_format.dumps([to_plain(one) for one in found], indent=2))
+            print(json_format.dumps([to_plain(one) for one in rows_of_runs], indent=2))
         else:
-            print("\n".join(align_columns(table_rows(found), names=2)))
-        for line in list_warnings(found):
+            print("\n".join(align_columns(table_rows(rows_of_runs), names=2)))
+        for line in list_warnings(rows_of_runs):
             print(f"signllm: {line}", file=sys.stderr)
         if out is not None:
-            write_comparison(found, split, out)
+            write_comparison(rows_of_runs, split, out)
             print(out, file=sys.stderr)
 
     return prepare_job(compare, arguments, verb="compare", about=COMPARE)
 
 
 COMPARE = Verb(
-    "runs side by side: scores, language models and their sizes, a plot",
+    "compare runs: scores, language models and their sizes, a plot",
     "signllm compare runs/scaling/* --split test --out scaling.html",
     _compare,
 )

@@ -1,4 +1,4 @@
-"""``signllm shard``: a dataset into shards; ``signllm shards``: three ways to look at them."""
+"""``signllm shard`` converts a dataset into shards; ``signllm shards`` inspects them in three ways."""
 
 import difflib
 import functools
@@ -34,15 +34,15 @@ def _shard(arguments: list[str]) -> Job:
         json: bool = False,
         config: settings = default,
     ) -> None:
-        """Shard.
+        """Convert a dataset into shards.
 
         Args:
-            format: how the dataset is laid out: phoenix2014t, csl-daily, how2sign, openasl, table or folder.
-            src: the dataset: its folder, or the table.
-            out: folder for the shards; finished ones there are kept.
-            slice: shard slice i of n only, for many jobs side by side: i/n.
-            merge: put n finished slices together; the result is that of one run without slices.
-            json: print JSON.
+            format: format of the dataset: phoenix2014t, csl-daily, how2sign, openasl, table or folder.
+            src: the dataset's folder, or the table.
+            out: folder for the shards; finished ones in it are kept.
+            slice: write only slice i of n, given as i/n, so that many jobs can share the work.
+            merge: merge n finished slices; the result equals that of one run without slices.
+            json: print the result as JSON.
             config: how videos are stored.
         """
         from signllm.data.shards import format_warnings, write_shards
@@ -63,15 +63,15 @@ def _shard(arguments: list[str]) -> Job:
         else:
             _show_info(out, json=json)
 
-    _known(arguments, FORMATS, "shard format", usage="signllm shard FORMAT SRC OUT")
+    _refuse_unknown(arguments, FORMATS, "shard format", usage="signllm shard FORMAT SRC OUT")
     return prepare_job(shard, arguments, verb="shard", about=SHARD)
 
 
 def check_shard(arguments: list[str]) -> tuple["Annotations", functools.partial[None]]:
-    """Read the dataset that ``signllm shard ARGUMENTS`` would; return what it says and the parsed verb.
+    """Read the dataset of ``signllm shard ARGUMENTS``; return its annotations and the parsed verb.
 
     Raises:
-        UsageError: the dataset cannot be read, or the options do not suit it.
+        UsageError: the dataset cannot be read, or the options do not fit it.
     """
     from signllm.data.annotations import read_annotations
     from signllm.data.shards import prepare_annotations
@@ -84,21 +84,21 @@ def check_shard(arguments: list[str]) -> tuple["Annotations", functools.partial[
 
 
 def split_shard(arguments: list[str], count: int) -> tuple[int, tuple["Slice", ...]]:
-    """Return how many slices ``signllm shard ARGUMENTS`` is split into, and those that are to be written.
+    """Return the number of slices of ``signllm shard ARGUMENTS``, and the slices that are unfinished.
 
-    There are ``count``, or as many as clips where those are fewer.
+    The number is ``count``, or the number of clips if that is smaller.
 
     Raises:
-        UsageError: as :func:`check_shard`, or the arguments name a slice themselves.
+        UsageError: as in :func:`check_shard`, or the arguments already name a slice.
     """
     from signllm.data.slices import unfinished_slices
 
     annotations, job = check_shard(arguments)
     if job.keywords["slice"] or job.keywords["merge"]:
         raise UsageError(
-            f"{count} jobs split the dataset themselves",
+            f"{count} jobs are launched, which get their slices automatically",
             where="--slice or --merge",
-            remedy="leave it out, or launch one job: --nodes 1 and no --array",
+            remedy="leave the option out, or launch one job: --nodes 1 and no --array",
         )
     count = max(1, min(count, len(annotations.samples)))
     return count, unfinished_slices(annotations, job.args[2], count, job.keywords["config"])
@@ -108,22 +108,22 @@ def _show_info(shards: Path | str, *, json: bool) -> None:
     from signllm.data.info_table import format_info_table
     from signllm.data.shard_inspection import summarize_shards
 
-    found = summarize_shards(shards)
+    information = summarize_shards(shards)
     if json:
-        print_result(found, json=True)
+        print_result(information, json=True)
     else:
-        print(format_info_table(found))
+        print(format_info_table(information))
 
 
 def _shards(arguments: list[str]) -> Job:
-    _known(arguments, _LOOKS, "way to look at shards", usage="signllm shards info|verify|preview OUT")
+    _refuse_unknown(arguments, _COMMANDS, "command of shards", usage="signllm shards info|verify|preview OUT")
     if not arguments or arguments[0].startswith("-"):
-        return functools.partial(print, _looks())
-    return _LOOKS[arguments[0]](arguments[1:])
+        return functools.partial(print, _shards_help())
+    return _COMMANDS[arguments[0]](arguments[1:])
 
 
-def _known(arguments: list[str], names: Iterable[str], kind: str, *, usage: str) -> None:
-    """Refuse a first word that is none of ``names``; options and --help are left to the parser."""
+def _refuse_unknown(arguments: list[str], names: Iterable[str], kind: str, *, usage: str) -> None:
+    """Refuse a first argument that is none of ``names``; options and --help are left to the parser."""
     if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
         near = difflib.get_close_matches(arguments[0], [*names], n=1)
         remedy = f"did you mean {near[0]!r}? " if near else ""
@@ -132,14 +132,14 @@ def _known(arguments: list[str], names: Iterable[str], kind: str, *, usage: str)
         )
 
 
-def _looks() -> str:
-    """Return what ``signllm shards --help`` prints."""
+def _shards_help() -> str:
+    """Return the text of ``signllm shards --help``."""
     lines = ["usage: signllm shards info|verify|preview OUT", "", SHARDS.summary, ""]
-    lines += ["OUT is a folder, or an address: https://host/shards, or what fsspec opens.", ""]
+    lines += ["OUT is a folder, or an address that fsspec can open, such as https://host/shards.", ""]
     lines += [
-        "  info     hours, signers, texts of every split, and what splits share",
-        "  verify   every byte checked, every video decoded",
-        "  preview  a contact sheet as PNG",
+        "  info     print hours, signers and texts of every split, and what splits have in common",
+        "  verify   check every byte and decode every video",
+        "  preview  write a contact sheet as PNG",
         "",
         f"Example: {SHARDS.example}",
     ]
@@ -148,11 +148,11 @@ def _looks() -> str:
 
 def _info(arguments: list[str]) -> Job:
     def info(out: positional(str, "OUT"), /, *, json: bool = False) -> None:
-        """Info.
+        """Print a summary of shards.
 
         Args:
             out: folder or address of shards.
-            json: print JSON.
+            json: print the result as JSON.
         """
         _show_info(out, json=json)
 
@@ -163,13 +163,14 @@ def _verify(arguments: list[str]) -> Job:
     def verify(
         out: positional(str, "OUT"), /, *, decode: bool = True, workers: int = 1, json: bool = False
     ) -> None:
-        """Verify.
+        """Check shards completely.
 
         Args:
             out: folder or address of shards.
-            decode: whether every video is decoded; otherwise only bytes and structure are checked.
-            workers: processes that check; from an address each fetches a whole shard at a time, into TMPDIR.
-            json: print JSON.
+            decode: decode every video; otherwise only bytes and structure are checked.
+            workers: processes that check; each downloads a complete shard at a time from an address, into
+                TMPDIR.
+            json: print the result as JSON.
         """
         from signllm.data.shard_inspection import verify_shards
 
@@ -186,12 +187,12 @@ def _preview(arguments: list[str]) -> Job:
         *,
         samples: int = 12,
     ) -> None:
-        """Preview.
+        """Write a contact sheet of samples.
 
         Args:
             out: folder or address of shards.
-            png: the picture to write.
-            samples: rows, spread over the splits.
+            png: image file to write.
+            samples: number of samples, spread over the splits.
         """
         from signllm.data.preview import preview_shards
 
@@ -200,15 +201,15 @@ def _preview(arguments: list[str]) -> Job:
     return prepare_job(preview, arguments, verb="shards preview", about=SHARDS)
 
 
-_LOOKS: dict[str, Callable[[list[str]], Job]] = {"info": _info, "verify": _verify, "preview": _preview}
+_COMMANDS: dict[str, Callable[[list[str]], Job]] = {"info": _info, "verify": _verify, "preview": _preview}
 
 SHARD = Verb(
-    "a dataset into shards",
+    "convert a dataset into shards",
     "signllm shard phoenix2014t PHOENIX-2014-T-release-v3/PHOENIX-2014-T shards",
     _shard,
 )
 SHARDS = Verb(
-    "look at shards: info, verify or preview",
+    "inspect shards: info, verify or preview",
     "signllm shards verify shards",
     _shards,
 )

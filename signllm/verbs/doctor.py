@@ -1,4 +1,4 @@
-"""The verb that says what this machine can do before anything is started on it."""
+"""``signllm doctor``: what this machine can do, before anything is started on it."""
 
 import json as json_format
 from itertools import groupby
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
 
 def _doctor(arguments: list[str]) -> Job:
     def doctor(*, json: bool = False) -> None:
-        """Examine this machine.
+        """Check what this machine can do and what is missing.
 
         Args:
-            json: print JSON.
+            json: print the result as JSON.
         """
         from signllm.doctor import examine
 
-        found = examine()
-        wrong = [finding.name for finding in found if finding.state == "wrong"]
+        findings = examine()
+        wrong = [finding.name for finding in findings if finding.state == "wrong"]
         if json:
-            print(json_format.dumps({"works": not wrong, **_record(found)}, indent=2))
+            print(json_format.dumps({"works": not wrong, **_record(findings)}, indent=2))
         else:
-            _print(found)
+            _print(findings)
         if wrong:
-            raise RunFailedError(f"missing or wrong here: {', '.join(wrong)}")
+            raise RunFailedError(f"missing or wrong on this machine: {', '.join(wrong)}")
 
     return prepare_job(doctor, arguments, verb="doctor", about=DOCTOR)
 
 
-def _record(found: "list[Finding]") -> dict[str, dict[str, Any]]:
+def _record(findings: "list[Finding]") -> dict[str, dict[str, Any]]:
     record: dict[str, dict[str, Any]] = {}
-    for finding in found:
-        told = {"state": finding.state, "told": finding.description, "remedy": finding.remedy}
-        record.setdefault(finding.group, {})[finding.name] = {**told, **finding.facts}
+    for finding in findings:
+        common = {"state": finding.state, "told": finding.description, "remedy": finding.remedy}
+        record.setdefault(finding.group, {})[finding.name] = {**common, **finding.facts}
     return record
 
 
@@ -47,4 +47,4 @@ def _print(found: "list[Finding]") -> None:
     print("ok: works   --: absent, and not everybody needs it   !!: missing or wrong")
 
 
-DOCTOR = Verb("what this machine can do, and what is missing", "signllm doctor", _doctor)
+DOCTOR = Verb("show what this machine can do and what is missing", "signllm doctor", _doctor)

@@ -1,4 +1,4 @@
-"""``signllm launch status``: how jobs are doing, once or until all have ended."""
+"""``signllm launch status``: the state of jobs, once or until all have ended."""
 
 import json as json_format
 import time
@@ -10,11 +10,11 @@ from signllm.errors import UsageError
 from signllm.plain import to_plain
 
 EXAMPLE = "signllm launch status runs/pretrain --follow"
-SUMMARY = "how jobs are doing that `signllm launch` submitted: by number, by run folder, or the latest"
+SUMMARY = "show the state of jobs of `signllm launch`: by number, by run folder, or the latest"
 
 
 def status_verb(arguments: list[str]) -> Job:
-    """Check the arguments after ``launch status`` and return what runs."""
+    """Parse the arguments after ``launch status`` and return the function to run."""
     from signllm.cluster.record import DEFAULT_LOGS
 
     def status(
@@ -27,30 +27,31 @@ def status_verb(arguments: list[str]) -> Job:
         look_every_s: float = 10.0,
         json: bool = False,
     ) -> None:
-        """Status.
+        """Show the state of jobs.
 
         Args:
-            wanted: numbers of jobs or arrays, or run folders.
-            logs: what the launch was given as --logs.
-            every: all jobs of these logs, also those of earlier launches that have ended.
-            follow: tell what changes until all have ended.
-            look_every_s: seconds between two looks.
-            json: print JSON; with --follow one line for each change.
+            wanted: numbers of jobs or arrays, or run folders; by default the last launch and all unfinished
+                jobs.
+            logs: folder that the launch was given as --logs.
+            every: show all jobs of these logs, also finished ones of earlier launches.
+            follow: print changes until all jobs have ended.
+            look_every_s: seconds between two checks with --follow.
+            json: print the result as JSON; with --follow one line per change.
         """
         if follow:
             _follow(logs, wanted, every=every, look_every_s=look_every_s, json=json)
             return
         from signllm.cluster.status import format_status, job_statuses
 
-        found = job_statuses(logs, wanted, every=every)
+        statuses = job_statuses(logs, wanted, every=every)
         if json:
-            print(json_format.dumps(to_plain(found), indent=2))
+            print(json_format.dumps(to_plain(statuses), indent=2))
         else:
-            print("\n".join(map(format_status, found)))
+            print("\n".join(map(format_status, statuses)))
 
     if "--" in arguments:
         raise UsageError(
-            "`launch status` takes no verb",
+            "`launch status` does not take a verb",
             where="--",
             remedy=f"for example: {EXAMPLE}; a profile cannot be called status",
         )
@@ -58,7 +59,7 @@ def status_verb(arguments: list[str]) -> Job:
 
 
 def _follow(logs: Path, wanted: Sequence[str], *, every: bool, look_every_s: float, json: bool) -> None:
-    """Tell how the jobs are, then what changes about them, until all have ended."""
+    """Print the state of the jobs and then its changes, until all jobs have ended."""
     from signllm.cluster.status import JobStatus, changed_statuses, format_status, job_statuses
 
     before: list[JobStatus] = []
@@ -73,7 +74,7 @@ def _follow(logs: Path, wanted: Sequence[str], *, every: bool, look_every_s: flo
             before = now
             time.sleep(look_every_s)
     except KeyboardInterrupt:
-        return  # the jobs go on
+        return  # the jobs continue
 
 
 STATUS = Verb(SUMMARY, EXAMPLE, status_verb)

@@ -1,4 +1,4 @@
-"""``signllm launch``: any other verb as a job. It is checked completely before anything is submitted."""
+"""``signllm launch``: any other verb as a job, checked completely before anything is submitted."""
 
 import functools
 import shlex
@@ -15,7 +15,7 @@ from signllm.verbs.job_status import status_verb
 if TYPE_CHECKING:
     from signllm.cluster.profile import Profile
 
-SUMMARY = "the same verb as a job, on Slurm or here; `launch status` follows it"
+SUMMARY = "run a verb as a job on Slurm or on this machine; `launch status` shows its state"
 EXAMPLE = "signllm launch local --dry-run -- pretrain phoenix2014t --data shards --run runs/pretrain"
 SWEEP = (
     "signllm launch a100 --array seed=0..2 -- "
@@ -26,7 +26,7 @@ Run = Callable[[Sequence[str]], None]
 
 
 def launch_verb(*, check: Check, run: Run) -> Verb:
-    """Return the verb ``launch``, given what checks and what runs any verb."""
+    """Return the verb ``launch``, given functions that check and run any verb."""
     return Verb(SUMMARY, EXAMPLE, functools.partial(_launch, check=check, run=run))
 
 
@@ -53,22 +53,23 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
         logs: Path = DEFAULT_LOGS,
         profile: resources = profile,
     ) -> None:
-        """Launch.
+        """Launch a verb as a job.
 
         Args:
             dry_run: print the command lines and the sbatch file, with configuration, batch and plan as
                 comments, and submit nothing.
-            array: many jobs: NAME=VALUES makes one for each value, which takes the place of {NAME} in the
-                verb's arguments; VALUES is a,b,c or 0..9; several NAME=VALUES make one for each combination;
-                a number N makes N, {i} is the job's number. `shard` takes a number of jobs that share its
-                work, as many as --nodes if it is not given.
-            logs: folder for the job's files and its ranks' output; on a file system that all nodes see.
-            profile: fields of the profile, each can be changed.
+            array: launch several jobs. NAME=VALUES launches one job per value, which replaces {NAME} in the
+                verb's arguments; VALUES is a,b,c or 0..9. Several NAME=VALUES launch one job per combination.
+                A number N launches N jobs, and {i} is the number of a job. `shard` takes the number of jobs
+                that share its work, by default --nodes.
+            logs: folder for the job's files and the output of its ranks, on a file system that all nodes can
+                access.
+            profile: fields of the profile; each can be changed.
         """
         from signllm.cluster.dry_run import check_batch, describe_job
 
-        for given in checked:
-            check_batch(given, profile)
+        for options_of_verb in checked:
+            check_batch(options_of_verb, profile)
         plan = describe_job(verb[0], checked[0], profile, jobs=len(commands)) if dry_run else ""
         if verb[0] == "shard":
             count = _shard_count(array, profile.nodes)
@@ -80,7 +81,9 @@ def _launch(arguments: list[str], *, check: Check, run: Run) -> Job:
     about = Verb(SUMMARY, f"{EXAMPLE}\n         {SWEEP}", functools.partial(_launch, check=check, run=run))
     job = prepare_job(launch, options[1:] if named else options, verb="launch", about=about)
     if not verb:
-        raise UsageError("nothing to launch", where="signllm launch", remedy=f"for example: {EXAMPLE}")
+        raise UsageError(
+            "no verb was given to launch", where="signllm launch", remedy=f"for example: {EXAMPLE}"
+        )
     assert isinstance(job, functools.partial)
     commands += _commands(verb, job.keywords.get("array", ()))
     checked += [get_job_options(check(command)) for command in commands]
@@ -91,7 +94,7 @@ def _commands(verb: list[str], array: Sequence[str]) -> list[tuple[str, ...]]:
     from signllm.cluster.sweep import sweep
 
     if verb[0] == "launch":
-        raise UsageError("a launch inside a job", where="--", remedy="launch the verb itself")
+        raise UsageError("a job cannot launch jobs", where="--", remedy="launch the verb itself")
     return sweep(array, verb) if array and verb[0] != "shard" else [tuple(verb)]
 
 
@@ -100,14 +103,14 @@ def _shard_count(array: Sequence[str], nodes: int) -> int:
         return nodes
     if len(array) > 1 or not array[0].isdecimal() or int(array[0]) < 1:
         remedy = "give the number of jobs that share the dataset, 1 or more: --array 8"
-        raise UsageError(f"`shard` over the array {' '.join(array)}", where="--array", remedy=remedy)
+        raise UsageError(f"`shard` cannot use the array {' '.join(array)}", where="--array", remedy=remedy)
     return int(array[0])
 
 
 def _launch_verbs(
     commands: Sequence[Sequence[str]], profile: "Profile", *, dry_run: bool, run: Run, logs: Path
 ) -> None:
-    """Submit one job, or those of a sweep as one array; without a scheduler run them here."""
+    """Submit one job, or those of a sweep as arrays; without a scheduler run them on this machine."""
     from signllm.cluster import launch
     from signllm.cluster.local_jobs import run_local_jobs
     from signllm.cluster.snapshot import planned_snapshot, take_snapshot
@@ -153,7 +156,7 @@ def _start_here(profile: "Profile", words: Sequence[str], *, run: Run, logs: Pat
 def _launch_shard(
     options: list[str], profile: "Profile", count: int, *, dry_run: bool, run: Run, logs: Path
 ) -> None:
-    """Shard in one job, or in ``count`` jobs and a merge; the dataset is read here first."""
+    """Shard in one job, or in ``count`` jobs and a merge, after reading the dataset on this machine."""
     from signllm.cluster import launch, shard_jobs
     from signllm.cluster.snapshot import planned_snapshot, take_snapshot
 
@@ -168,7 +171,7 @@ def _launch_shard(
     if dry_run:
         print(shard_jobs.dry_run(profile, jobs, logs, planned_snapshot(logs / "code")))
         return
-    print(f"{len(parts)} of {count} slices are to be written", flush=True)
+    print(f"{len(parts)} of {count} slices have to be written", flush=True)
     launch.check_submission(profile, [*jobs.slices, jobs.merge])
     code = take_snapshot(logs / "code")
     if profile.executor == "local":

@@ -1,4 +1,4 @@
-"""``signllm plan``: what stage 3 needs and takes on a cluster, before there is one; no weights, no GPU."""
+"""``signllm plan``: memory and time of stage 3 on a cluster, computed without weights and without a GPU."""
 
 import json as json_format
 from pathlib import Path
@@ -30,20 +30,21 @@ def _plan(arguments: list[str]) -> Job:
         machine: resources = default,
         config: settings = recipe.finetune,
     ) -> None:
-        """Plan.
+        """Plan the memory and time of stage 3.
 
         Args:
-            llm: folder of a language model (its config.json is enough), its name on the hub if it was fetched
-                before, or a known name such as llama-13b; as finetune's --llm.
-            frames: of every video; as many as the recipe keeps of a long one (--data.max-frames), the most.
+            llm: language model as for finetune's --llm: a folder (its config.json is enough), its name on the
+                hub if it was downloaded before, or a known name such as llama-13b.
+            frames: frames of every video; by default the maximum that the recipe keeps of a long video
+                (--data.max-frames).
             seconds: the same in seconds of 25 frames.
-            text_tokens: of every reference; the longest that the recipe lets through.
-            init: run of stages 1 and 2, for its encoder and words; without, the recipe's encoder, and every
-                character is a word.
-            table: instead, README's table: 7B to 70B on one node of eight A100-80, H100 and H200.
-            json: print JSON.
-            machine: where, and which shares of its rates are reached.
-            config: settings of the recipe, each can be changed, as for finetune.
+            text_tokens: tokens of every reference; by default the maximum of the recipe.
+            init: run folder of stages 1 and 2, whose encoder and words are used; by default the recipe's
+                encoder, with every character as a word.
+            table: print README's table instead: 7B to 70B on one node of eight A100-80, H100 and H200.
+            json: print the result as JSON.
+            machine: the machine, and which shares of its rates are reached.
+            config: settings of the recipe; each can be changed, as for finetune.
         """
         from signllm.cluster.planning import PlanRequest, make_plan, readme_table
 
@@ -61,23 +62,23 @@ def _plan(arguments: list[str]) -> Job:
         if table:
             print("\n".join(readme_table(request, described.machine())))
             return
-        found = make_plan(request, described.machine())
+        result = make_plan(request, described.machine())
         if json:
-            print(json_format.dumps(found.record(), indent=2))
+            print(json_format.dumps(result.record(), indent=2))
         else:
-            _show(found)
-        found.require_fit()
+            _show(result)
+        result.require_fit()
 
     return prepare_job(plan, options, verb="plan", about=PLAN)
 
 
-def _show(found: Any) -> None:
-    for lines in (found.head(), found.rows(), found.foot()):
+def _show(result: Any) -> None:
+    for lines in (result.head(), result.rows(), result.foot()):
         print(*lines, sep="\n", end="\n\n")
 
 
 PLAN = Verb(
-    "what stage 3 needs and takes with a language model on a cluster; needs no GPU",
+    "plan memory and time of stage 3 on a cluster; needs no GPU",
     "signllm plan phoenix2014t --llm llama-13b --nodes 1 --gpus 8 --gpu h100",
     _plan,
 )

@@ -1,4 +1,4 @@
-"""The verbs that read a finished run or anybody's output: translations, scores, a report."""
+"""The verbs that read a finished run or the output of any system: translations, scores, a report."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,21 +22,22 @@ def _evaluate(arguments: list[str]) -> Job:
         json: bool = False,
         config: settings = default,
     ) -> None:
-        """Evaluate.
+        """Translate a split with a run and score the translations.
 
         Args:
-            run: the run folder of stage 3; hypotheses and scores go there.
-            data: folder or address of shards; several as A,B: each video once, whatever the weights.
-            split: which of its splits; choose on dev, report test once.
+            run: run folder of stage 3, which receives hypotheses and scores.
+            data: folder or address of shards. Several, written A,B, are evaluated together; weights have no
+                effect.
+            split: split to evaluate; choose a system on dev and report test once.
             ranks: processes on this machine that share the work.
-            json: print JSON.
-            config: how it is translated and scored.
+            json: print the scores as JSON.
+            config: how the videos are translated and scored.
         """
         from signllm.evaluation.evaluate import evaluate
 
         def work() -> None:
-            found = evaluate(run, data, split, config)
-            print_result(found if json else _brief(found), json=json)
+            scores = evaluate(run, data, split, config)
+            print_result(scores if json else _brief(scores), json=json)
 
         run_on_ranks("evaluate", arguments, ranks, work, folder=run)
 
@@ -44,7 +45,7 @@ def _evaluate(arguments: list[str]) -> Job:
 
 
 def _brief(scores: dict[str, Any]) -> dict[str, Any]:
-    """Return what fits a screen; ``scores.S.json`` holds the rest."""
+    """Return the main scores; ``scores.S.json`` contains all of them."""
     from signllm.evaluation.scores import METRICS
 
     shown = (*METRICS, "covered", "samples", "signature")
@@ -73,32 +74,36 @@ def _score(arguments: list[str]) -> Job:
         json: bool = False,
         config: settings = default,
     ) -> None:
-        """Scores.
+        """Score hypotheses against references.
 
         Args:
-            hypotheses: a file of a system, or of each of its seeds: plain lines, id|text, a table or .jsonl.
-            references: the same, in the same order or with the same ids; a table of PHOENIX-2014T or How2Sign
-                will do.
-            baseline: the same videos by another system: is the difference more than chance?
+            hypotheses: hypotheses of a system, or one file for each of its seeds: plain lines, id|text, a
+                table or .jsonl.
+            references: references in the same order or with the same ids; may be a table of PHOENIX-2014T or
+                How2Sign.
+            baseline: hypotheses of another system for the same videos, for a test whether the difference is
+                significant.
             test: paired bootstrap, or approximate randomization.
-            bootstrap: resamples for 95 % intervals and the test; 0 leaves the intervals out.
-            json: print JSON.
-            config: by which rules.
+            bootstrap: resamples for 95 % intervals and for the test; 0 computes no intervals.
+            json: print the scores as JSON.
+            config: scoring rules.
         """
-        found = score_files(hypotheses, references, config, baseline=baseline, test=test, bootstrap=bootstrap)
-        print_result(found, json=True) if json else print(format_score_table(found))
+        scores = score_files(
+            hypotheses, references, config, baseline=baseline, test=test, bootstrap=bootstrap
+        )
+        print_result(scores, json=True) if json else print(format_score_table(scores))
 
     return prepare_job(score, arguments, verb="score", about=SCORE)
 
 
 def _report(arguments: list[str]) -> Job:
     def report(*, run: Path, data: str | None = None, out: Path | None = None) -> None:
-        """Report.
+        """Write a report about a run as one HTML file.
 
         Args:
-            run: a run folder, or a folder that `signllm demo` wrote.
-            data: folder or address of shards, or several as A,B: shows frames beside the tokens.
-            out: the file, if not report.html in the run folder.
+            run: run folder, or a folder that `signllm demo` wrote.
+            data: folder or address of shards, or several as A,B, to show frames next to the tokens.
+            out: file to write; by default report.html in the run folder.
         """
         from signllm.evaluation.report import write_report
 
@@ -111,13 +116,13 @@ def _export(arguments: list[str]) -> Job:
     destination = positional(Path, "OUT")
 
     def export(out: destination, /, *, run: Path, best: bool = False, with_llm: bool = False) -> None:
-        """Export.
+        """Export a run as a folder that others can load.
 
         Args:
-            out: folder to write; must not be there yet.
-            run: the run folder of stage 3.
-            best: the checkpoint of the best validated value instead of the last.
-            with_llm: copy the frozen language model into it; else it is named.
+            out: folder to write, which must not exist yet.
+            run: run folder of stage 3.
+            best: export the checkpoint with the best validated value instead of the last one.
+            with_llm: copy the frozen language model into the folder; by default only its name is stored.
         """
         from signllm.evaluation.export import export
 
@@ -132,13 +137,13 @@ EVALUATE = Verb(
     _evaluate,
 )
 EXPORT = Verb(
-    "what a run has learnt as one folder for others, with a card",
+    "export what a run has learnt as one folder with a model card",
     "signllm export my-model --run runs/finetune",
     _export,
 )
 SCORE = Verb(
-    "BLEU, ROUGE-L and chrF of anybody's output, by a named convention",
+    "score the output of any system: BLEU, ROUGE-L, chrF, by a named convention",
     "signllm score --hypotheses out.txt --references ref.txt --convention phoenix2014t",
     _score,
 )
-REPORT = Verb("one HTML file about a run", "signllm report --run runs/finetune", _report)
+REPORT = Verb("write a report about a run as one HTML file", "signllm report --run runs/finetune", _report)

@@ -1,4 +1,4 @@
-"""``signllm serve``: a page on this machine that translates videos."""
+"""``signllm serve``: a web page on this machine that translates videos."""
 
 from pathlib import Path
 
@@ -17,16 +17,16 @@ def _serve(arguments: list[str]) -> Job:
         llm: str | None = None,
         largest_mb: int = 500,
     ) -> None:
-        """Serve.
+        """Serve a web page that translates videos.
 
         Args:
-            run: the run folder of stage 3, or an export of one.
-            host: address to listen at; the default is reached from this machine only.
-            port: of it; 0 takes a free one.
+            run: run folder of stage 3, or an export of one.
+            host: address to listen on; with the default only this machine can reach the page.
+            port: port to listen on; 0 takes a free one.
             open: open the page in the browser.
-            device: cpu, cuda or cuda:N; default the first GPU if there is one.
-            llm: folder of the language model that it was trained with, if it lies elsewhere here.
-            largest_mb: largest video that is taken, in megabytes.
+            device: cpu, cuda or cuda:N; by default the first GPU, or the CPU without one.
+            llm: folder of the language model of the training, if it is in another place on this machine.
+            largest_mb: largest accepted video in megabytes.
         """
         try:
             from signllm.serving.server import serve
@@ -54,7 +54,7 @@ def _serve(arguments: list[str]) -> Job:
 
 
 SERVE = Verb(
-    "a page on this machine: drop a video or use the camera, read its translation",
+    "serve a web page that translates uploaded videos and the camera",
     "signllm serve --run runs/finetune",
     _serve,
 )

@@ -1,4 +1,4 @@
-"""The verbs of training, one per stage: a recipe's configuration, each setting of which is an option."""
+"""The training verbs, one per stage; every setting of a recipe's configuration is an option."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,12 +7,15 @@ from signllm.command import Job, Verb, prepare_job, print_result, raise_if_preem
 
 
 def named_recipe(arguments: list[str]) -> tuple[str, Any, list[str]]:
-    """Split the optional RECIPE off the arguments: its name, itself, the rest; without one, the paper's."""
+    """Split the optional RECIPE off the arguments: return its name, the recipe, and the other arguments.
+
+    Without a name, the recipe is ``phoenix2014t``.
+    """
     from signllm.recipes import find_recipe
 
-    named = bool(arguments) and not arguments[0].startswith("-")
-    name = arguments[0] if named else "phoenix2014t"
-    return name, find_recipe(name), arguments[1:] if named else arguments
+    has_name = bool(arguments) and not arguments[0].startswith("-")
+    name = arguments[0] if has_name else "phoenix2014t"
+    return name, find_recipe(name), arguments[1:] if has_name else arguments
 
 
 def _pretrain(arguments: list[str]) -> Job:
@@ -24,13 +27,13 @@ def _pretrain(arguments: list[str]) -> Job:
     settings = Annotated[PretrainConfig, tyro.conf.arg(name="")]
 
     def pretrain(*, run: Path, data: str, ranks: int = 1, config: settings = recipe.pretrain) -> None:
-        """Stage 1.
+        """Run stage 1.
 
         Args:
-            run: the run folder; an unfinished run there is continued.
-            data: folder or address of shards; several as A:2,B:1 are mixed, A's samples twice an epoch.
+            run: run folder; an unfinished run in it is resumed.
+            data: folder or address of shards. Several are mixed: A:2,B:1 uses A's samples twice per epoch.
             ranks: processes on this machine that share the work.
-            config: settings of the recipe, each can be changed.
+            config: settings of the recipe; each can be changed.
         """
         from signllm.stages.pretrain import pretrain
 
@@ -60,19 +63,19 @@ def _compose(arguments: list[str]) -> Job:
         ranks: int = 1,
         config: settings = recipe.compose,
     ) -> None:
-        """Stage 2.
+        """Run stage 2.
 
         Args:
-            run: the run folder that `signllm pretrain` wrote; the words go there.
-            data: folder or address of shards, or a mixture, as stage 1 takes it; weights do not matter here.
-            out: folder for the words, where one run is to have several codebooks of words; else the run's.
+            run: run folder that `signllm pretrain` wrote, which receives the words.
+            data: folder or address of shards, or a mixture, as for stage 1; weights have no effect.
+            out: folder for the words, if one run has several word codebooks; by default the run folder.
             ranks: processes on this machine that share the work.
-            config: settings of the recipe, each can be changed.
+            config: settings of the recipe; each can be changed.
         """
         from signllm.stages.compose import compose
 
         def work() -> None:
-            _tell_words(compose(run, data, config, out=out))
+            _print_words(compose(run, data, config, out=out))
 
         run_on_ranks(
             "compose", arguments, ranks, work, folder=run, storage_timeout_s=config.data.storage_timeout_s
@@ -81,7 +84,7 @@ def _compose(arguments: list[str]) -> Job:
     return prepare_job(compose, options, verb="compose", about=COMPOSE)
 
 
-def _tell_words(words: Any) -> None:
+def _print_words(words: Any) -> None:
     print_result({"characters": words.codes, "words": len(words.words), "alpha": words.alpha}, json=False)
 
 
@@ -103,17 +106,17 @@ def _finetune(arguments: list[str]) -> Job:
         ranks: int = 1,
         config: settings = recipe.finetune,
     ) -> None:
-        """Stage 3.
+        """Run stage 3.
 
         Args:
-            run: the run folder; an unfinished run there is continued.
-            init: the run folder of stages 1 and 2: its encoder and its words.
-            data: folder or address of shards, or a mixture, as stage 1 takes it.
-            words: other words of the same encoder: what `signllm compose --out` wrote.
-            llm: the language model's folder, or its name on the hub if it was fetched before; short for
+            run: run folder; an unfinished run in it is resumed.
+            init: run folder of stages 1 and 2, whose encoder and words are used.
+            data: folder or address of shards, or a mixture, as for stage 1.
+            words: folder with other words of the same encoder, as `signllm compose --out` wrote it.
+            llm: folder of the language model, or its name on the hub if it was downloaded before; short for
                 --sign-llm.language-model.path.
             ranks: processes on this machine that share the work.
-            config: settings of the recipe, each can be changed.
+            config: settings of the recipe; each can be changed.
         """
         from signllm.stages.finetune import finetune
 

@@ -1,4 +1,4 @@
-"""``signllm translate``: text for any video, for folders and lists of them, for long recordings."""
+"""``signllm translate``: text for any video, for folders and lists of videos, and for long recordings."""
 
 import functools
 import itertools
@@ -48,27 +48,28 @@ def _translate(arguments: list[str]) -> Job:
         fps: float | None = None,
         generation: settings = usual,
     ) -> None:
-        """Translate.
+        """Translate videos.
 
         Args:
-            videos: video files; folders, which hold the numbered pictures of one video or, at any depth,
-                videos, taken in the order of their names; - for standard input: a list of files and folders,
-                one a line, or the bytes of one video.
-            run: the run folder of stage 3, or an export of one; decoding is as it says where not told here.
-            json: a line of JSON for each video or piece, with characters, words and their times, scores and
-                candidates; otherwise a line of name, begin and end if it is cut, score if there are several
-                candidates, and text, separated by tabs.
-            out: file that the lines are written to, whole or not at all; default standard output.
+            videos: video files; folders with the numbered pictures of one video, or with videos at any depth,
+                taken in the order of their names; or - for standard input: a list of files and folders, one
+                per line, or the bytes of one video.
+            run: run folder of stage 3, or an export of one, whose decoding settings are the defaults.
+            json: print one line of JSON per video or piece, with characters, words and their times, scores
+                and candidates. Otherwise a line has tab-separated fields: name, begin and end of a piece,
+                score if there are several candidates, and text.
+            out: file for the lines, written atomically; by default standard output.
             batch: videos or pieces that a rank translates at a time.
             ranks: processes on this machine that share the work.
-            device: cpu, cuda or cuda:N; default the first GPU, or one for each rank, if there is one.
-            llm: folder of the language model that it was trained with, if it lies elsewhere here.
-            deepspeed: zero3 partitions the language model over the ranks, for one that fits on none of them.
-            windows: cut every recording into windows of so many seconds.
+            device: cpu, cuda or cuda:N; by default the first GPU, or one for each rank, or the CPU without
+                one.
+            llm: folder of the language model of the training, if it is in another place on this machine.
+            deepspeed: zero3 partitions the language model over the ranks, if it fits on none of them.
+            windows: cut every recording into windows of this number of seconds.
             overlap: seconds that a window shares with the one before.
-            pauses: cut every recording where signing pauses.
+            pauses: cut every recording at pauses of signing.
             pause: what counts as a pause.
-            fps: frames per second of folders of pictures; default that of the videos the run was trained on.
+            fps: frames per second of folders of pictures; by default that of the videos of the training.
         """
         cut = _cut(windows, overlap, pause if pauses else None)
 
@@ -92,15 +93,15 @@ def _translate(arguments: list[str]) -> Job:
 
 
 def _generation(arguments: Sequence[str]) -> Any:
-    """Return how the run that the arguments name decodes, if it can be read: the options' defaults."""
+    """Return the decoding settings of the run that the arguments name, as defaults of the options."""
     from signllm.config import FinetuneConfig, load_config
     from signllm.models.generation import GenerationConfig
 
-    given = [value for name, value in itertools.pairwise(arguments) if name == "--run"]
-    given += [value.removeprefix("--run=") for value in arguments if value.startswith("--run=")]
+    folders = [value for name, value in itertools.pairwise(arguments) if name == "--run"]
+    folders += [value.removeprefix("--run=") for value in arguments if value.startswith("--run=")]
     try:
-        return load_config(Path(given[0]), FinetuneConfig).generation if given else GenerationConfig()
-    except (UsageError, OSError):  # told when the run is loaded
+        return load_config(Path(folders[0]), FinetuneConfig).generation if folders else GenerationConfig()
+    except (UsageError, OSError):  # reported when the run is loaded
         return GenerationConfig()
 
 
@@ -108,9 +109,9 @@ def _cut(windows: float | None, overlap: float, pauses: "Pauses | None") -> "Cut
     from signllm.data.recording_pieces import Windows
 
     if windows is not None and pauses is not None:
-        raise UsageError("--windows and --pauses are two ways to cut", remedy="give one of them")
+        raise UsageError("--windows and --pauses exclude each other", remedy="give one of them")
     if windows is None and overlap:
-        raise UsageError(f"--overlap {overlap:g} is of windows", remedy="give --windows SECONDS too")
+        raise UsageError(f"--overlap {overlap:g} needs windows", remedy="give --windows SECONDS too")
     return pauses if windows is None else Windows(seconds=windows, overlap=overlap)
 
 
@@ -126,11 +127,11 @@ def _work(
     batch: int,
     fps: float | None,
 ) -> None:
-    """Translate on this rank; rank 0 writes (all ranks).
+    """Translate on this rank; rank 0 writes the lines (all ranks).
 
     Raises:
-        UsageError: no video, or the only one cannot be read.
-        RunFailedError: some of several cannot be read; the others are translated.
+        UsageError: there is no video, or the only one cannot be read.
+        RunFailedError: some of several videos cannot be read; the others are translated.
     """
     from signllm.evaluation.video_input import collect_video_inputs
     from signllm.progress import progress
@@ -138,18 +139,18 @@ def _work(
 
     videos = run_on_rank_zero(lambda: collect_video_inputs(names, sys.stdin.buffer.read, fps), ranks)
     translator = load()
-    speaks = ranks.rank == 0
-    bar_shows = speaks and len(videos) > 1 and (out is not None or not sys.stdout.isatty())
+    is_first = ranks.rank == 0
+    shows_bar = is_first and len(videos) > 1 and (out is not None or not sys.stdout.isatty())
     unread: dict[int, tuple[str, str, str]] = {}
     done = 0
-    with _lines_to(out if speaks else Path(os.devnull)) as write:
-        with progress(len(videos), "translating", unit="videos", enabled=bar_shows) as bar:
+    with _lines_to(out if is_first else Path(os.devnull)) as write:
+        with progress(len(videos), "translating", unit="videos", enabled=shows_bar) as bar:
             for one in translator.stream(videos, cut=cut, generation=generation, batch=batch, ranks=ranks):
                 if one.problem is not None:
                     unread[one.video] = one.problem
-                    if speaks and len(videos) > 1:
+                    if is_first and len(videos) > 1:
                         print(f"signllm: {one.name}: {one.problem[0]}", file=sys.stderr, flush=True)
-                elif speaks:
+                elif is_first:
                     write(_line(one, json=json, has_times=cut is not None, several=generation.n_best > 1))
                 bar.advance(one.video - done)
                 done = one.video
@@ -176,7 +177,7 @@ def _translator(
     from signllm.evaluation.translate import load
     from signllm.stages.agreement import fail_on_all_ranks
 
-    if deepspeed is not None:  # the ranks load its parts in step, and find the same mistakes
+    if deepspeed is not None:  # loading is a collective, so all ranks raise the same errors
         return load(run, llm=llm, device=None if device in ("cpu", "cuda") else device, deepspeed=deepspeed)
     with fail_on_all_ranks(ranks):
         return load(run, llm=llm, device=device if device not in (None, "cuda") else ranks.device)
@@ -197,11 +198,11 @@ def _ranks(device: str | None, deepspeed: str | None) -> "Ranks":
 
 @contextmanager
 def _lines_to(out: Path | None) -> Iterator[Callable[[str], None]]:
-    """Give out what writes lines: to standard output, each at once, or to a file, all or none."""
+    """Yield a function that writes a line: at once to standard output, or atomically to a file."""
     from signllm.atomic_files import atomic_file
 
     if out is None or out == Path(os.devnull):
-        stream = sys.stdout  # a progress bar puts another in its place
+        stream = sys.stdout  # a progress bar replaces sys.stdout
         yield lambda line: print(line, file=stream, flush=True) if out is None else None
         return
     with atomic_file(out) as unfinished, unfinished.open("w", encoding="utf-8") as file:
@@ -223,7 +224,7 @@ def _line(one: "TranslationOutcome", *, json: bool, has_times: bool, several: bo
 
 
 TRANSLATE = Verb(
-    "text for any video file, folder of videos or long recording",
+    "translate video files, folders of videos or long recordings",
     "signllm translate --run runs/finetune video.mp4",
     _translate,
 )
