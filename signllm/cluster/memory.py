@@ -88,7 +88,7 @@ def plan_memory(
     constant = constant_weights + optimizer + (gradients + bucket if zero.stage == 3 else 0)
     reducing = 0 if zero.stage == 3 else gradients + bucket
     trains_language_model = any(w.trained and w.name.startswith("language_model") for w in weights)
-    after = simulated.after_whole_bytes if zero.stage == 0 else simulated.after_bytes + reducing
+    after = simulated.after_full_bytes if zero.stage == 0 else simulated.after_bytes + reducing
     peaks = (simulated.before_bytes + gathered, after + (gathered if trains_language_model else 0), reducing)
     return PlannedMemory(
         weights=constant_weights,
@@ -125,12 +125,12 @@ def _gathered(weights: Sequence[Weight], zero: Zero, of_zero: Mapping[str, Any])
         return 0
     cut = [w for w in weights if zero.is_cut(w)]
     waiting = [w for w in cut if w.until_backward is not None and w.until_backward < zero.reuse]
-    whole = sum(w.elements * zero.element_bytes(w) for w in waiting)
+    full = sum(w.elements * zero.element_bytes(w) for w in waiting)
     block = largest_block(weights, zero)
     size = zero.element_bytes(cut[0]) if cut else 0
     total = sum(w.elements for w in cut) * size
     arriving = min(total, int(of_zero.get("stage3_prefetch_bucket_size", 50_000_000)) * size + block)
-    return max(whole, block) + arriving
+    return max(full, block) + arriving
 
 
 def _is_on_cpu(of_zero: Mapping[str, Any], key: str) -> bool:

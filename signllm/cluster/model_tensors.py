@@ -104,7 +104,7 @@ def list_weights(model: nn.Module) -> list[Weight]:
             elements=_elements(p),
             element_bytes=p.element_size(),
             trained=p.requires_grad,
-            whole=id(p) in unpartitioned,
+            stays_gathered=id(p) in unpartitioned,
             block=blocks.get(id(p)),
             until_backward=distances.get(id(p)),
             packs=id(p) in quantisable and not p.requires_grad,
@@ -123,7 +123,9 @@ def _packed(model: nn.Module) -> set[int]:
     return ids
 
 
-def _distances(model: nn.Module, whole: set[int], blocks: dict[int, int]) -> Iterator[tuple[int, int]]:
+def _distances(
+    model: nn.Module, unpartitioned: set[int], blocks: dict[int, int]
+) -> Iterator[tuple[int, int]]:
     """Yield, for each frozen tensor that the backward pass needs, the elements visited until then.
 
     A block is needed again when the backward pass reaches it, so what follows it in the model is visited
@@ -131,7 +133,7 @@ def _distances(model: nn.Module, whole: set[int], blocks: dict[int, int]) -> Ite
     of embeddings is used without gradient.
     """
     tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
-    outer = [p for p in model.parameters() if id(p) not in whole]
+    outer = [p for p in model.parameters() if id(p) not in unpartitioned]
     after = 0
     in_block = 0
     current: int | None = None

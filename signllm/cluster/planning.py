@@ -181,7 +181,7 @@ class PlanResult:
         """Yield explanations of the table and what follows from it, as lines."""
         yield "each part is at its own maximum, peak is the maximum of their sum; videos: per rank x"
         yield "forward passes; compute and network in seconds; recomputed: the language model's activations"
-        hosts = [one for one in self.setups if one.memory.host]
+        hosts = [setup for setup in self.setups if setup.memory.host]
         if hosts:
             host = hosts[0].memory.host * self.machine.gpus / GIB
             yield f"zero3_offload takes {host:.1f} GiB of a node's CPU memory"
@@ -233,7 +233,7 @@ class PlanResult:
                 "frames": self.project.frames,
                 "text_tokens": self.project.text_tokens,
             },
-            "ways": [self._record(one) for one in self.setups],
+            "ways": [self._record(setup) for setup in self.setups],
             "best": None if self.best is None else self._record(self.best),
             "command": ["signllm", *self.command()] if self.best is not None else None,
             "translation": dataclasses.asdict(self.translation)
@@ -275,13 +275,13 @@ def make_plan(request: PlanRequest, machine: Machine) -> PlanResult:
     """
     with configuration_folder(request.model) as folder:
         project = request.project(folder)
-        found = plan_setups(project, machine)
+        planned = plan_setups(project, machine)
         return PlanResult(
             request=request,
             machine=machine,
             project=project,
-            setups=found,
-            best=fastest_setup(found),
+            setups=planned,
+            best=fastest_setup(planned),
             translation=plan_translation(project, machine),
         )
 
@@ -295,17 +295,17 @@ def readme_table(request: PlanRequest, machine: Machine) -> Iterator[str]:
             project = replace(request, llm=name).project(folder)
             cells = []
             for gpu in TABLE_GPUS:
-                found = plan_setups(project, replace(machine, gpu=find_gpu(gpu), nodes=1, gpus=8))
-                cells.append(_cell(found))
+                planned = plan_setups(project, replace(machine, gpu=find_gpu(gpu), nodes=1, gpus=8))
+                cells.append(_cell(planned))
         yield f"| {name} | {' | '.join(cells)} |"
 
 
-def _cell(found: list[PlannedSetup]) -> str:
-    fitting = [one for one in found if one.fits and one.setup.bits == 16]
+def _cell(planned: list[PlannedSetup]) -> str:
+    fitting = [setup for setup in planned if setup.fits and setup.setup.bits == 16]
     fastest = fastest_setup(fitting)
     if fastest is None or fastest.seconds is None:
         return "nothing fits"
-    files = list(dict.fromkeys(one.setup.deepspeed for one in fitting))
+    files = list(dict.fromkeys(setup.setup.deepspeed for setup in fitting))
     passes = fastest.config.training.accumulation
     return (
         f"**{setup_name(fastest)}**{f' in {passes} passes' if passes > 1 else ''}"

@@ -40,7 +40,7 @@ class SimulatedPass:
     Attributes:
         before_bytes: maximum of live bytes before the first weight has a gradient.
         after_bytes: maximum from then on, without the weights' gradients.
-        after_whole_bytes: the same with those gradients, unpartitioned.
+        after_full_bytes: the same with those gradients, unpartitioned.
         operations: (n,) floating-point operations of each operator; a multiply-add counts as 2.
         bytes: (n,) bytes that each operator reads and writes.
         is_wide: (n,) whether it computes in 32 bits.
@@ -48,7 +48,7 @@ class SimulatedPass:
 
     before_bytes: int
     after_bytes: int
-    after_whole_bytes: int
+    after_full_bytes: int
     operations: NDArray[np.float64]
     bytes: NDArray[np.float64]
     is_wide: NDArray[np.bool_]
@@ -57,7 +57,7 @@ class SimulatedPass:
 EMPTY_PASS = SimulatedPass(
     before_bytes=0,
     after_bytes=0,
-    after_whole_bytes=0,
+    after_full_bytes=0,
     operations=np.zeros(0),
     bytes=np.zeros(0),
     is_wide=np.zeros(0, dtype=np.bool_),
@@ -83,11 +83,11 @@ def simulate_pass(model: nn.Module, run: Callable[[], Tensor | None]) -> Simulat
         hook.remove()
     for p in trained:
         p.grad = None
-    operations, moved, is_wide = zip(*recorder.seen, strict=True)
+    operations, moved, is_wide = zip(*recorder.operators, strict=True)
     return SimulatedPass(
         before_bytes=recorder.before,
         after_bytes=recorder.after,
-        after_whole_bytes=recorder.after_whole,
+        after_full_bytes=recorder.after_full,
         operations=np.array(operations, dtype=np.float64),
         bytes=np.array(moved, dtype=np.float64),
         is_wide=np.array(is_wide, dtype=np.bool_),
@@ -136,27 +136,27 @@ class _PassRecorder(TorchDispatchMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.known = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
-        self.seen: list[tuple[float, int, bool]] = []
+        self.operators: list[tuple[float, int, bool]] = []
         self.alive = self.gradients = 0
-        self.before = self.after = self.after_whole = 0
+        self.before = self.after = self.after_full = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
-        tensors = list(_tensors((*args, *given.values())))
+        keywords = dict(kwargs or {})
+        tensors = list(_tensors((*args, *keywords.values())))
         is_real = not any(map(_is_empty, tensors))
         if not is_real:
             if func._overloadpacket in INDEXING or not all(map(_is_empty, tensors)):
-                args, given = _without_values(func, args, given)
-        elif _is_meta(given.get("device")) and not func(*args, **given).is_floating_point():
-            given["device"] = torch.device("cpu")
-        out = func(*args, **given)
+                args, keywords = _without_values(func, args, keywords)
+        elif _is_meta(keywords.get("device")) and not func(*args, **keywords).is_floating_point():
+            keywords["device"] = torch.device("cpu")
+        out = func(*args, **keywords)
         if func is torch.ops.signllm.vq_assign.default and not is_real:
             out = (out[0], torch.arange(len(out[1])) % len(args[1]))
         made = list(_tensors((out,)))
         if not func.is_view and not (is_real and not any(map(_is_empty, made))):
-            self.seen.append(_cost(func._overloadpacket, args, given, out, tensors, made))
+            self.operators.append(_cost(func._overloadpacket, args, keywords, out, tensors, made))
         for tensor in made:
             self.keep(tensor)
         return out
@@ -170,7 +170,7 @@ class _PassRecorder(TorchDispatchMode):
         self.alive += storage.nbytes()
         if self.gradients:
             self.after = max(self.after, self.alive - self.gradients)
-            self.after_whole = max(self.after_whole, self.alive)
+            self.after_full = max(self.after_full, self.alive)
         else:
             self.before = max(self.before, self.alive)
         weakref.finalize(storage, self.drop, storage._cdata, storage.nbytes())

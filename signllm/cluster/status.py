@@ -72,13 +72,17 @@ class JobStatus:
 
 
 def job_statuses(
-    logs: Path, wanted: Sequence[str] = (), *, every: bool = False, runs: Collection[str | None] | None = None
+    logs: Path,
+    selected: Sequence[str] = (),
+    *,
+    every: bool = False,
+    runs: Collection[str | None] | None = None,
 ) -> list[JobStatus]:
     """Return the state of the jobs that were launched with these logs, oldest first.
 
     Args:
         logs: folder of the launches' logs.
-        wanted: numbers of jobs or arrays, or run folders; empty selects the last launch and all unfinished
+        selected: numbers of jobs or arrays, or run folders; empty selects the last launch and all unfinished
             jobs.
         every: select all jobs.
         runs: absolute run folders to which the result is restricted.
@@ -88,9 +92,9 @@ def job_statuses(
     """
     records = read_records(logs)
     jobs = [(record, job) for record in records for job in record.jobs if runs is None or job.run in runs]
-    chosen = [(record, job) for record, job in jobs if _is_wanted(job, wanted)]
-    for name in wanted:
-        if not any(_is_wanted(job, [name]) for _, job in chosen):
+    chosen = [(record, job) for record, job in jobs if _is_selected(job, selected)]
+    for name in selected:
+        if not any(_is_selected(job, [name]) for _, job in chosen):
             raise UsageError(
                 f"no job of these logs has the number or the run folder {name!r}",
                 where=logs.absolute(),
@@ -106,7 +110,7 @@ def job_statuses(
         known = slurm_states(ids, cluster)
         states = None if known is None else (states or {}) | known
     statuses = [_status(record, job, read[job.id], states, logs) for record, job in chosen]
-    if wanted or every:
+    if selected or every:
         return statuses
     latest = {job.id for job in records[-1].jobs}
     return [status for status in statuses if status.id in latest or not status.has_ended]
@@ -134,9 +138,9 @@ def refuse_busy_run_folders(commands: Sequence[Sequence[str]], logs: Path, profi
             )
 
 
-def _is_wanted(job: JobRecord, wanted: Sequence[str]) -> bool:
+def _is_selected(job: JobRecord, selected: Sequence[str]) -> bool:
     names = {job.id, job.id.partition("_")[0], job.run}
-    return not wanted or any(name in names or os.path.abspath(name) == job.run for name in wanted)
+    return not selected or any(name in names or os.path.abspath(name) == job.run for name in selected)
 
 
 def _status(

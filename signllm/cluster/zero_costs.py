@@ -35,7 +35,7 @@ class Weight:
         elements: number of elements of the full tensor.
         element_bytes: bytes per element as the model is built; training in 16 bits casts it.
         trained: whether the optimizer updates it.
-        whole: whether it stays gathered on every rank under ZeRO-3
+        stays_gathered: whether it stays gathered on every rank under ZeRO-3
             (:func:`signllm.training.zero3.unpartitioned_ids`).
         block: number of the frozen block with which it is gathered; None outside of a block.
         until_backward: elements that a forward pass visits between the tensor's last use in it and its use in
@@ -47,7 +47,7 @@ class Weight:
     elements: int
     element_bytes: int
     trained: bool
-    whole: bool
+    stays_gathered: bool
     block: int | None = None
     until_backward: int | None = None
     packs: bool = False
@@ -73,7 +73,7 @@ class Zero:
 
     def is_cut(self, weight: Weight) -> bool:
         """Return whether this tensor is partitioned, so that no rank keeps all of it."""
-        return self.stage == 3 and not weight.whole and weight.elements > self.persistence
+        return self.stage == 3 and not weight.stays_gathered and weight.elements > self.persistence
 
     def element_bytes(self, weight: Weight) -> int:
         """Return the bytes of one element of a tensor on a rank."""
@@ -135,13 +135,13 @@ def planned_model_states(weights: Sequence[Weight], zero: Zero) -> ModelStates:
     """Return the bytes of the model states on one rank; master weights and Adam's moments have 32 bits."""
     trained = [w for w in weights if w.trained]
     frozen = [w for w in weights if not w.trained]
-    whole = sum(w.elements * zero.element_bytes(w) for w in trained)
+    full = sum(w.elements * zero.element_bytes(w) for w in trained)
     size = zero.element_bytes(trained[0]) if trained else FP32
     share = _share_of_trained(trained, zero)
     return ModelStates(
-        weights=whole + (share * size if zero.stage == 3 else 0),
-        gradients=share * size if zero.stage >= 2 else whole,
-        optimizer=2 * whole if zero.stage == 0 else 3 * FP32 * share,
+        weights=full + (share * size if zero.stage == 3 else 0),
+        gradients=share * size if zero.stage >= 2 else full,
+        optimizer=2 * full if zero.stage == 0 else 3 * FP32 * share,
         frozen=sum(_frozen_elements(w, zero) * zero.element_bytes(w) for w in frozen),
     )
 
@@ -202,7 +202,7 @@ def _traffic_when_cut(
     collectives = [
         Collective(kind="all-gather", purpose="frozen weights", bytes=gathered * forward_passes),
         Collective(kind="reduce-scatter", purpose="gradients", bytes=gradients * forward_passes),
-        Collective(kind="all-gather", purpose="weights kept whole", bytes=stepped),
+        Collective(kind="all-gather", purpose="gathered weights", bytes=stepped),
     ]
     return [collective for collective in collectives if collective.bytes]
 

@@ -21,14 +21,14 @@ def examine() -> list[Finding]:
     """
     from signllm.doctor import machine, packages
 
-    found = [*machine.findings(), *packages.findings()]
+    results = [*machine.findings(), *packages.findings()]
     if importlib.util.find_spec("av") is not None:
-        found.append(packages.decoder_finding())
+        results.append(packages.decoder_finding())
     if importlib.util.find_spec("torch") is not None:
         from signllm.doctor import accelerators, operators
 
-        found += [*accelerators.findings(), *operators.findings()]
-    return [*found, *machine.cluster_findings()]
+        results += [*accelerators.findings(), *operators.findings()]
+    return [*results, *machine.cluster_findings()]
 
 
 __all__ = ["Finding", "examine"]

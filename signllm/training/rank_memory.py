@@ -140,12 +140,12 @@ class MemoryRecorder(threading.Thread):
 
     def run(self) -> None:
         """Measure and write until :meth:`end` is called."""
-        process, looks = psutil.Process(), 0
+        process, measurements = psutil.Process(), 0
         while True:
             workers = self._memory.workers_bytes
-            if looks % WORKERS_EVERY == 0:
+            if measurements % WORKERS_EVERY == 0:
                 workers = _memory_of_children()
-            looks += 1
+            measurements += 1
             used = process.memory_info().rss
             if used + workers > max(self._written * GROWTH, self._written + LEAST_GROWTH):
                 free = psutil.virtual_memory().available

@@ -73,7 +73,7 @@ def _ablate(arguments: list[str]) -> Job:
         names = select_ablations(only, inputs)
         config = _with_llm(config, llm)
         study = Study(out=out, recipe=config, shards=data, split=split, inputs=inputs)
-        cells = [(one, _number(seed)) for seed in values_of(seeds) for one in names]
+        cells = [(name, _number(seed)) for seed in values_of(seeds) for name in names]
         for cell in cells:
             study.check_recorded_settings(*cell)
         if "WORLD_SIZE" in os.environ:  # a rank of a job
@@ -82,7 +82,7 @@ def _ablate(arguments: list[str]) -> Job:
         _run_apart(study, cells, arguments, ranks)
         _show(out, split, json=json)
 
-    listed = "\n".join(f"  {one:<16} {ablation_title(one)}" for one in ABLATIONS)
+    listed = "\n".join(f"  {name:<16} {ablation_title(name)}" for name in ABLATIONS)
     about = Verb(SUMMARY, f"{EXAMPLE}\n\n{ON_SLURM}\n\n{TABLE}\n\nAblations:\n{listed}", _ablate)
     return prepare_job(ablate, options, verb="ablate", about=about)
 
@@ -132,7 +132,7 @@ def _run_apart(
             failed.append(f"{name}, seed {seed}")
     if failed:
         raise RunFailedError(
-            f"{len(failed)} of {len(cells)} ablations failed (above): {'; '.join(failed)}\n  remedy: mend "
+            f"{len(failed)} of {len(cells)} ablations failed (above): {'; '.join(failed)}\n  remedy: correct "
             f"them and give the same command again; table of the others: signllm ablate table {study.out} "
             f"--split {study.split}"
         )

@@ -33,7 +33,7 @@ def _compare(arguments: list[str]) -> Job:
             check_file_kind(out)
         rows_of_runs = compare_runs(runs, split)
         if json:
-            print(json_format.dumps([to_plain(one) for one in rows_of_runs], indent=2))
+            print(json_format.dumps([to_plain(run) for run in rows_of_runs], indent=2))
         else:
             print("\n".join(align_columns(table_rows(rows_of_runs), names=2)))
         for line in list_warnings(rows_of_runs):

@@ -40,10 +40,10 @@ def _record(findings: "list[Finding]") -> dict[str, dict[str, Any]]:
     return record
 
 
-def _print(found: "list[Finding]") -> None:
-    order = list(dict.fromkeys(finding.group for finding in found))
-    for group, findings in groupby(sorted(found, key=lambda f: order.index(f.group)), lambda f: f.group):
-        print(group, *(finding.line for finding in findings), sep="\n")
+def _print(findings: "list[Finding]") -> None:
+    order = list(dict.fromkeys(finding.group for finding in findings))
+    for group, members in groupby(sorted(findings, key=lambda f: order.index(f.group)), lambda f: f.group):
+        print(group, *(finding.line for finding in members), sep="\n")
     print("ok: works   --: absent, and not everybody needs it   !!: missing or wrong")
 
 

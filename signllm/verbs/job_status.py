@@ -18,7 +18,7 @@ def status_verb(arguments: list[str]) -> Job:
     from signllm.cluster.record import DEFAULT_LOGS
 
     def status(
-        wanted: positional(tuple[str, ...], "[JOB|RUN ...]") = (),
+        selected: positional(tuple[str, ...], "[JOB|RUN ...]") = (),
         /,
         *,
         logs: Path = DEFAULT_LOGS,
@@ -30,7 +30,7 @@ def status_verb(arguments: list[str]) -> Job:
         """Show the state of jobs.
 
         Args:
-            wanted: numbers of jobs or arrays, or run folders; by default the last launch and all unfinished
+            selected: numbers of jobs or arrays, or run folders; by default the last launch and all unfinished
                 jobs.
             logs: folder that the launch was given as --logs.
             every: show all jobs of these logs, also finished ones of earlier launches.
@@ -39,11 +39,11 @@ def status_verb(arguments: list[str]) -> Job:
             json: print the result as JSON; with --follow one line per change.
         """
         if follow:
-            _follow(logs, wanted, every=every, look_every_s=look_every_s, json=json)
+            _follow(logs, selected, every=every, look_every_s=look_every_s, json=json)
             return
         from signllm.cluster.status import format_status, job_statuses
 
-        statuses = job_statuses(logs, wanted, every=every)
+        statuses = job_statuses(logs, selected, every=every)
         if json:
             print(json_format.dumps(to_plain(statuses), indent=2))
         else:
@@ -58,19 +58,19 @@ def status_verb(arguments: list[str]) -> Job:
     return prepare_job(status, arguments, verb="launch status", about=STATUS)
 
 
-def _follow(logs: Path, wanted: Sequence[str], *, every: bool, look_every_s: float, json: bool) -> None:
+def _follow(logs: Path, selected: Sequence[str], *, every: bool, look_every_s: float, json: bool) -> None:
     """Print the state of the jobs and then its changes, until all jobs have ended."""
     from signllm.cluster.status import JobStatus, changed_statuses, format_status, job_statuses
 
     before: list[JobStatus] = []
     try:
         while True:
-            now = job_statuses(logs, wanted, every=every)
+            now = job_statuses(logs, selected, every=every)
             for status in changed_statuses(before, now):
                 print(json_format.dumps(to_plain(status)) if json else format_status(status), flush=True)
             if all(status.has_ended for status in now):
                 return
-            wanted = wanted or [status.id for status in now]
+            selected = selected or [status.id for status in now]
             before = now
             time.sleep(look_every_s)
     except KeyboardInterrupt:

@@ -145,15 +145,17 @@ def _work(
     done = 0
     with _lines_to(out if is_first else Path(os.devnull)) as write:
         with progress(len(videos), "translating", unit="videos", enabled=shows_bar) as bar:
-            for one in translator.stream(videos, cut=cut, generation=generation, batch=batch, ranks=ranks):
-                if one.problem is not None:
-                    unread[one.video] = one.problem
+            for outcome in translator.stream(
+                videos, cut=cut, generation=generation, batch=batch, ranks=ranks
+            ):
+                if outcome.problem is not None:
+                    unread[outcome.video] = outcome.problem
                     if is_first and len(videos) > 1:
-                        print(f"signllm: {one.name}: {one.problem[0]}", file=sys.stderr, flush=True)
+                        print(f"signllm: {outcome.name}: {outcome.problem[0]}", file=sys.stderr, flush=True)
                 elif is_first:
-                    write(_line(one, json=json, has_times=cut is not None, several=generation.n_best > 1))
-                bar.advance(one.video - done)
-                done = one.video
+                    write(_line(outcome, json=json, has_times=cut is not None, several=generation.n_best > 1))
+                bar.advance(outcome.video - done)
+                done = outcome.video
             bar.advance(len(videos) - done)
     _report(unread, len(videos))
 
@@ -209,17 +211,17 @@ def _lines_to(out: Path | None) -> Iterator[Callable[[str], None]]:
         yield lambda line: print(line, file=file)
 
 
-def _line(one: "TranslationOutcome", *, json: bool, has_times: bool, several: bool) -> str:
+def _line(outcome: "TranslationOutcome", *, json: bool, has_times: bool, several: bool) -> str:
     """Return the line, or the lines, of a translation."""
-    found = one.translation
-    assert found is not None
+    translation = outcome.translation
+    assert translation is not None
     if json:
-        return json_format.dumps({"video": one.name} | to_plain(found), ensure_ascii=False)
-    times = [f"{found.start_s:.2f}", f"{found.end_s:.2f}"] if has_times else []
+        return json_format.dumps({"video": outcome.name} | to_plain(translation), ensure_ascii=False)
+    times = [f"{translation.start_s:.2f}", f"{translation.end_s:.2f}"] if has_times else []
     lines = []
-    for candidate in found.candidates:
+    for candidate in translation.candidates:
         score = [f"{candidate.score:.3f}"] if several else []
-        lines.append("\t".join([one.name, *times, *score, " ".join(candidate.text.split())]))
+        lines.append("\t".join([outcome.name, *times, *score, " ".join(candidate.text.split())]))
     return "\n".join(lines)
 
 

@@ -80,7 +80,7 @@ def test_an_outline_has_the_tensors_of_the_real_model(llm: Path) -> None:
     model.vq_sign.requires_grad_(False)
     model.vq_sign.saved_when_frozen = True
     assert by_name(resting.weights) == by_name(list_weights(model))
-    assert {w.whole for w in resting.weights if w.name.startswith("vq_sign")} == {True}
+    assert {w.stays_gathered for w in resting.weights if w.name.startswith("vq_sign")} == {True}
 
 
 def test_an_outline_has_adapters_and_a_frozen_backbone(llm: Path) -> None:
@@ -101,7 +101,7 @@ def test_an_outline_has_adapters_and_a_frozen_backbone(llm: Path) -> None:
     assert {w.name: w.elements for w in tuned.weights if w.trained}[VIRTUAL] == 3 * 16
     backbone = [w for w in phase.weights if "backbone" in w.name]
     assert backbone
-    assert all(w.whole and not w.trained for w in backbone)
+    assert all(w.stays_gathered and not w.trained for w in backbone)
 
 
 @pytest.mark.parametrize(
@@ -125,14 +125,14 @@ def test_what_is_not_on_this_machine_is_said() -> None:
 
 def model_of(trained: int, frozen: int, blocks: int) -> list[Weight]:
     """One trained tensor, and frozen blocks of one tensor each, in 16 bits."""
-    learns = Weight(name="trained", elements=trained, element_bytes=4, trained=True, whole=True)
+    learns = Weight(name="trained", elements=trained, element_bytes=4, trained=True, stays_gathered=True)
     return [learns] + [
         Weight(
             name=f"block{number}",
             elements=frozen,
             element_bytes=2,
             trained=False,
-            whole=False,
+            stays_gathered=False,
             block=number,
             until_backward=frozen * (blocks - 1 - number),
         )
