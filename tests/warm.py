@@ -1,22 +1,28 @@
-"""``python -m MODULE`` without its start: a fork of a process that has the libraries imported.
+"""Python processes that start as forks of a server that has the libraries imported.
 
-The imports of torch, DeepSpeed and transformers are most of what a test on several ranks costs. This is for
-processes whose own start is not what is tested; what starts ranks for users (``--ranks``, ``launch``,
-torchrun, ``train.sbatch``) is tested with fresh interpreters.
+The imports of torch, DeepSpeed and transformers are most of what a test on several ranks costs. :func:`run`
+and :func:`run_ranks` run a module and wait for it; :func:`python` returns a program that takes the place of
+``sys.executable`` in the command of a subprocess, of a launcher or of a job of Slurm
+(:mod:`tests.fork_client`). What each way of starting ranks does itself (``--ranks``, ``launch``, torchrun,
+``train.sbatch``) is tested at least once with fresh interpreters.
 
-Run as a program this file is the process that forks. It has one thread, reads requests from its standard
-input, and ends with it; what it forked ends with it too.
+Run as a program this file is the server. It has one thread, and it ends with its standard input; the forks
+end with it.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import gc
-import json
+import io
+import marshal
 import os
 import runpy
 import select
+import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,30 +31,67 @@ import tempfile
 import threading
 import time
 import traceback
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NoReturn
+
+import psutil
 
 from signllm.training.local_ranks import end_with_parent
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXED = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
-"""What libraries read when they are imported: the same for all."""
+"""What libraries read when they are imported: the same for all forks."""
 RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+READ_AT_IMPORT = (
+    "ATEN_", "DNNL_", "DS_", "GLIBC_", "HF_", "HUGGINGFACE_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_",
+    "ONEDNN_", "PYTHON", "TORCHDYNAMO_", "TORCH_LOGS", "TRANSFORMERS_", "TRITON_", "XDG_",
+)  # fmt: skip
+"""How the variables begin that decide what an import does: a fork cannot have another value of them."""
 _LARGEST = 1 << 20
 ENDS_WITHIN_S, GRACE_S = 600.0, 10.0
-"""Until ranks are killed; until those are that were asked to leave."""
-_lock = threading.Lock()
+"""Time until ranks are killed; time until those are killed that were asked to leave."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The exit codes by rank, a signal's number below 0 as ``Popen`` tells it; what they wrote, by rank."""
+    """How processes ended.
+
+    Attributes:
+        codes: exit codes by rank; a signal's number below 0, as in ``Popen.returncode``.
+        stdout: what the ranks wrote there, rank after rank.
+        stderr: the same of standard error.
+    """
 
     codes: list[int]
     stdout: str
     stderr: str
+
+
+def python() -> str:
+    """Return the path of a program that is used like ``sys.executable`` and starts as a fork.
+
+    It is a process of its own, which passes signals on and ends as the fork ends; :func:`fork_of` returns the
+    process that does the work. It runs the real interpreter instead where a variable that libraries read at
+    their import differs from the server's (``OMP_NUM_THREADS=1``), or where the code is another checkout's.
+    """
+    return str(_server() / "python")
+
+
+def fork_of(process: int) -> int:
+    """Return the process that does the work of a :func:`python` process; the same where it was refused."""
+    path = _server() / f"fork-of-{process}"
+    return int(path.read_text()) if path.exists() else process
+
+
+def descendants(process: int) -> list[psutil.Process]:
+    """Return the processes that a process has started, directly or not, and the forks that do their work."""
+    fork = fork_of(process)
+    children = {child.pid: child for parent in {process, fork} for child in psutil.Process(parent).children()}
+    below = [one for child in children.values() for one in (child, *descendants(child.pid))]
+    return below if fork == process else [psutil.Process(fork), *below]
 
 
 def run(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Ended:
@@ -73,139 +116,311 @@ def _run(module: str, arguments: Sequence[str], environments: Sequence[Mapping[s
     plain = {name: value for name, value in os.environ.items() if name not in RANK}
     with contextlib.ExitStack() as files:
         written = [[files.enter_context(tempfile.TemporaryFile()) for _ in range(2)] for _ in environments]
-        started = [
-            _Process(module, arguments, {**plain, **own}, [file.fileno() for file in outputs])
-            for own, outputs in zip(environments, written, strict=True)
-        ]
-        codes = _codes(started)
-        return Ended(codes, *(_told(files) for files in zip(*written, strict=True)))
+        started = []
+        for own, outputs in zip(environments, written, strict=True):
+            connection = _connect(module, arguments, {**plain, **own}, [file.fileno() for file in outputs])
+            started.append(files.enter_context(connection))
+        codes = _wait(started)
+        return Ended(codes, *(_read(files) for files in zip(*written, strict=True)))
 
 
-def _told(files: Sequence[IO[bytes]]) -> str:
+def _connect(
+    module: str, arguments: Sequence[str], environment: Mapping[str, str], outputs: Sequence[int]
+) -> socket.socket:
+    """Return the connection to a new fork that runs a module."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.connect(str(_server() / "socket"))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LARGEST)
+    request = {
+        "arguments": ["-m", module, *arguments],
+        "environment": {**environment, **FIXED, "PYTHONPATH": str(ROOT)},
+        "folder": str(ROOT),
+        "ignored": [],
+        "cores": list(os.sched_getaffinity(0)),
+        "process": 0,
+    }
+    with open(os.devnull) as nothing:
+        socket.send_fds(connection, [marshal.dumps(request)], [nothing.fileno(), *outputs])
+    answer = connection.recv(1000)
+    assert answer == b"started", f"the server of forks: {answer!r}"
+    return connection
+
+
+def _read(files: Sequence[IO[bytes]]) -> str:
     """Return what the ranks wrote, one rank after the other: in one file their lines would meet."""
     for file in files:
         file.seek(0)
     return "".join(file.read().decode(errors="replace") for file in files)
 
 
-def _codes(started: Sequence[_Process]) -> list[int]:
-    """Wait for all; nothing of them is left."""
+def _wait(started: Sequence[socket.socket]) -> list[int]:
+    """Wait for all processes and return their exit codes; none of them is left."""
     codes: dict[int, int] = {}
     give_up = time.monotonic() + ENDS_WITHIN_S
     while len(codes) < len(started):
-        left = {one.told: number for number, one in enumerate(started) if number not in codes}
+        left = {one: number for number, one in enumerate(started) if number not in codes}
         ready, _, _ = select.select(list(left), [], [], max(0.0, give_up - time.monotonic()))
-        for told in ready:
-            codes[left.pop(told)] = code = int(os.read(told, 100))
-            os.close(told)
+        for connection in ready:
+            codes[left.pop(connection)] = code = int(connection.recv(100) or 1)
             if code:
                 give_up = min(give_up, time.monotonic() + GRACE_S)
         if any(codes.values()) or not ready:
-            for number in left.values():
-                with contextlib.suppress(ProcessLookupError):  # it has just ended, and will tell
-                    os.kill(started[number].pid, signal.SIGTERM if ready else signal.SIGKILL)
+            for connection in left:
+                with contextlib.suppress(OSError):  # it has just ended
+                    connection.send(str(int(signal.SIGTERM if ready else signal.SIGKILL)).encode())
     return [codes[number] for number in range(len(started))]
 
 
-class _Process:
-    """A process that runs a module; a line at the end of ``told`` is its exit code."""
-
-    def __init__(
-        self,
-        module: str,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        outputs: Sequence[int],
-    ) -> None:
-        self.told, theirs = os.pipe()
-        request = json.dumps([module, list(arguments), {**environment, **FIXED}])
-        with _lock:
-            socket.send_fds(_forker(), [request.encode()], [theirs, *outputs])
-        os.close(theirs)
-        self.pid = int(os.read(self.told, 100))
-
-
 @functools.cache
-def _forker() -> socket.socket:
-    """Return the way to the process that forks, started with the first request."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LARGEST)
+def _server() -> Path:
+    """Return the folder of the server's socket; start the server with the first call."""
+    folder = Path(tempfile.mkdtemp(prefix="warm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    program = folder / "python"
+    program.write_text(f"#!{sys.executable} -IS\n" + (ROOT / "tests" / "fork_client.py").read_text())
+    program.chmod(0o755)
     plain = {name: value for name, value in os.environ.items() if name not in RANK}
     environment = {**plain, **FIXED, "PYTHONPATH": str(ROOT)}
-    with theirs:
-        subprocess.Popen([sys.executable, "-m", "tests.warm"], stdin=theirs, cwd=ROOT, env=environment)
-    return ours
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(folder / "socket"))
+        listener.listen(128)
+        command = [sys.executable, "-m", "tests.warm", str(folder), str(listener.fileno())]
+        server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, cwd=ROOT, env=environment, pass_fds=[listener.fileno()]
+        )
+    _server_input.append(server.stdin)
+    return folder
+
+
+_server_input: list[IO[bytes] | None] = []
+"""The end of the pipe whose other end is the server's standard input: the server ends when it is closed."""
 
 
 def _preload() -> None:
     """Import what ranks import; starts no thread."""
-    import deepspeed  # noqa: F401
+    import multiprocessing.resource_tracker
+    import multiprocessing.spawn  # notes the real interpreter  # noqa: F401
+
     import peft  # noqa: F401
+    import submitit  # noqa: F401
     from transformers import AutoModelForCausalLM, LlamaForCausalLM, ResNetModel  # noqa: F401
 
+    import signllm.cluster.rank
     import signllm.evaluation.evaluate
     import signllm.stages.compose
     import signllm.stages.finetune
-    import signllm.stages.pretrain  # noqa: F401
+    import signllm.stages.pretrain
+    import signllm.verbs  # noqa: F401
 
 
-def _serve(requests: socket.socket) -> None:
-    """Fork for every request, until nobody can ask any more."""
-    _preload()
-    threads = len(os.listdir("/proc/self/task"))
-    assert threads == 1, f"{threads} threads: the lock that another one holds would stay locked in a fork"
-    gc.freeze()  # a collection in a fork would touch, so copy, all of its memory
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
-    while True:
-        request, descriptors, *_ = socket.recv_fds(requests, _LARGEST, 3)
-        if not request:
-            return
-        told, *outputs = descriptors
-        if os.fork() == 0:
+class _Server:
+    """Forks for every request, until its standard input is closed."""
+
+    def __init__(self, folder: Path, listener: socket.socket, environment: Mapping[str, str]) -> None:
+        self.folder, self.listener = folder, listener
+        self.environment = environment
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
+        self.selector.register(listener, selectors.EVENT_READ)
+        self.connections: dict[socket.socket, tuple[int, int] | None] = {}  # connection -> process, pidfd
+
+    def serve(self) -> dict[str, Any] | None:
+        """Answer requests; returns the request in the fork that is to serve it, None at the end."""
+        while True:
+            for key, _ in self.selector.select():
+                if key.fileobj == sys.stdin.fileno():
+                    return None
+                if key.fileobj is self.listener:
+                    connection, _address = self.listener.accept()
+                    self.connections[connection] = None
+                    self.selector.register(connection, selectors.EVENT_READ)
+                elif isinstance(key.fileobj, socket.socket):
+                    if (request := self._receive(key.fileobj)) is not None:
+                        return request
+                else:
+                    self._report_end(key.data)
+
+    def _receive(self, connection: socket.socket) -> dict[str, Any] | None:
+        """Read a request, a signal's number, or the end of the client; returns the request in a new fork."""
+        known = self.connections.get(connection)
+        if known is None:
+            return self._begin(connection)
+        try:
+            message = connection.recv(100)
+        except OSError:
+            message = b""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(known[0], int(message) if message else signal.SIGKILL)
+        if not message:
+            self.selector.unregister(connection)
+        return None
+
+    def _begin(self, connection: socket.socket) -> dict[str, Any] | None:
+        try:
+            message, streams, *_ = socket.recv_fds(connection, _LARGEST, 3)
+        except OSError:
+            message, streams = b"", []
+        request = marshal.loads(message) if message else None
+        refusal = "no request" if request is None else self._refusal(request)
+        if request is None or refusal:
+            with contextlib.suppress(OSError):
+                connection.send(f"refused: {refusal}".encode())
+            self._close(connection)
+            for stream in streams:
+                os.close(stream)
+            return None
+        child = os.fork()
+        if child == 0:
             end_with_parent()
-            requests.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            return _keep(*json.loads(request), told, outputs)
-        for descriptor in descriptors:
-            os.close(descriptor)
+            for other in (self.listener, *self.connections):
+                other.close()
+            for known in self.connections.values():
+                if known is not None:
+                    os.close(known[1])
+            self.selector.close()
+            return {**request, "streams": streams, "program": str(self.folder / "python")}
+        if request["process"]:
+            (self.folder / f"fork-of-{request['process']}").write_text(str(child))
+        pidfd = os.pidfd_open(child)
+        self.connections[connection] = child, pidfd
+        self.selector.register(pidfd, selectors.EVENT_READ, connection)
+        with contextlib.suppress(OSError):
+            connection.send(b"started")
+        for stream in streams:
+            os.close(stream)
+        return None
+
+    def _report_end(self, connection: socket.socket) -> None:
+        """Send the exit code of a fork to its client."""
+        known = self.connections[connection]
+        assert known is not None
+        process, pidfd = known
+        _, status = os.waitpid(process, 0)
+        self.selector.unregister(pidfd)
+        os.close(pidfd)
+        with contextlib.suppress(OSError):
+            connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+        self._close(connection)
+
+    def _close(self, connection: socket.socket) -> None:
+        with contextlib.suppress(KeyError):
+            self.selector.unregister(connection)
+        del self.connections[connection]
+        connection.close()
+
+    def _refusal(self, request: Mapping[str, Any]) -> str:
+        """Return why a fork would import something else than a fresh interpreter; "" if it would not."""
+        words, environment = list(request["arguments"]), request["environment"]
+        while words and words[0] == "-u":
+            words.pop(0)
+        if not words or (words[0] not in ("-c", "-m") and words[0].startswith("-")):
+            return f"arguments {words[:1]}"
+        variables = _import_variables(environment)
+        if not Path("/dev/nvidiactl").exists():
+            variables.setdefault("DS_ACCELERATOR", "cpu")  # what DeepSpeed finds where no GPU is
+        differing = dict(variables.items() ^ self.environment.items())
+        if differing:
+            return f"variables {', '.join(differing)}"
+        own = Path(words[0]).parent if words[0] not in ("-c", "-m") else Path(request["folder"])
+        for path in (own, *map(Path, filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)))):
+            for name in ("signllm/__init__.py", "sitecustomize.py"):
+                if (path / name).exists() and path.resolve() != ROOT:
+                    return f"code in {path}"
+        return ""
 
 
-def _keep(
-    module: str, arguments: list[str], environment: dict[str, str], told: int, outputs: list[int]
-) -> None:
-    """Fork the process itself, and tell its number and how it ended: only a parent learns that."""
-    child = os.fork()
-    if child:
-        os.write(told, str(child).encode())
-        _, status = os.waitpid(child, 0)
-        os.write(told, str(os.waitstatus_to_exitcode(status)).encode())
-        os._exit(0)
-    end_with_parent()
-    os.close(told)
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
-    for place, output in enumerate(outputs, start=1):
-        os.dup2(output, place)
-        os.close(output)
+def _import_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that decide what imports do; the path of modules is set in the fork."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(READ_AT_IMPORT) and name != "PYTHONPATH"
+    }
+
+
+def _be_interpreter(request: Mapping[str, Any]) -> NoReturn:
+    """Run in this fork what the arguments of an interpreter name, and end the process."""
+    for place, stream in enumerate(request["streams"]):
+        os.dup2(stream, place)
+        os.close(stream)
+    os.setsid()  # what the client's group is sent the client forwards
+    os.sched_setaffinity(0, request["cores"])
+    os.chdir(request["folder"])
     os.environ.clear()
-    os.environ.update(environment)
-    sys.argv[1:] = arguments
+    os.environ.update(request["environment"])
+    for number in request["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
+    if request["process"]:  # submitit knows a job by the shell that started its program
+        os.getppid = lambda: request["parent"]
+    tempfile.tempdir = None  # it was found in the environment of the server
+    words = list(request["arguments"])
+    sys.orig_argv = [request["program"], *words]
+    sys.executable = request["program"]
+    if unbuffered := words[0] == "-u":
+        words = [word for number, word in enumerate(words) if number or word != "-u"]
+    for stream in (sys.stdout, sys.stderr):
+        assert isinstance(stream, io.TextIOWrapper)
+        stream.reconfigure(write_through=unbuffered, line_buffering=stream is sys.stderr)
+    added = [path for path in request["environment"].get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = added + [path for path in sys.path if path not in ("", str(ROOT))]
     code = 1
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        _run_program(words, request["folder"])
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        code = -signal.SIGINT
     except BaseException:
         traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # to tear down what was imported touches, so copies, all of its memory: 2 s
+    with contextlib.suppress(Exception):
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code % 256)  # to tear down what was imported touches, so copies, all of its memory: 2 s
+
+
+def _run_program(words: list[str], folder: str) -> None:
+    """Run ``-m MODULE``, ``-c CODE`` or a script with its arguments, as the interpreter does."""
+    kind = words[0]
+    if kind == "-m":
+        sys.path.insert(0, folder)
+        sys.argv[:] = ["-m", *words[2:]]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.path.insert(0, "")
+        sys.argv[:] = ["-c", *words[2:]]
+        module = types.ModuleType("__main__")
+        sys.modules["__main__"] = module
+        exec(compile(words[1], "<string>", "exec"), module.__dict__)
+    else:
+        sys.path.insert(0, str(Path(kind).resolve().parent))
+        sys.argv[:] = words
+        runpy.run_path(kind, run_name="__main__")
+
+
+def _main() -> None:
+    folder, listener = Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
+    environment = _import_variables(os.environ)
+    _preload()  # sets variables
+    sys.stdout.flush()
+    sys.stderr.flush()
+    threads = len(os.listdir("/proc/self/task"))
+    assert threads == 1, f"{threads} threads: the lock that another one holds would stay locked in a fork"
+    gc.collect()
+    gc.freeze()  # a collection in a fork would touch, so copy, all of its memory
+    request = _Server(folder, listener, environment).serve()
+    if request is not None:
+        _be_interpreter(request)
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=os.dup(0)))
+    _main()
     os._exit(0)

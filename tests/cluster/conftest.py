@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 
+from signllm.cluster import launch
+from tests import warm
 from tests.cluster.slurm import Slurm, why_not
 
 
@@ -29,3 +32,10 @@ def slurm(started_slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
         monkeypatch.setenv(name, value)
     started_slurm.cancel()
     return started_slurm
+
+
+@pytest.fixture
+def forked_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the ranks of jobs start as forks: neither an interpreter's start nor its imports are tested."""
+    monkeypatch.setattr(launch, "PYTHON", launch.PYTHON.replace(sys.executable, warm.python()))
+    monkeypatch.setattr(sys, "executable", warm.python())

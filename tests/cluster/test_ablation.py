@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from signllm.ablation.table import read_ablation_table
 from signllm.cluster.launch import launch_array
 from signllm.cluster.profile import Profile
@@ -16,6 +18,7 @@ PROFILE = Profile(
 )
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_jobs_that_share_a_stage_make_it_once(slurm: Slurm, composed: Path, tmp_path: Path) -> None:
     out, names = tmp_path / "ablations", ("full", "characters")
     commands = [

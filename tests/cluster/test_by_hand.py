@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from tests.cluster.slurm import Slurm, outside_of_jobs, until
 from tests.cluster.test_preemption import lines
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = [sys.executable, "-m", "tests.cluster.tiny_signllm"]
+TINY = "tests.cluster.tiny_signllm"
 STEPS = ["--training.steps", "40"]
 
 
@@ -44,9 +43,9 @@ def environment() -> dict[str, str]:
 def straight(composed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two ranks that torchrun started and nobody stopped."""
     run = tmp_path_factory.mktemp("by-hand") / "straight"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [warm.python(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     # Without "--" torchrun takes the verb's --run for an abbreviation of its own --run-path.
-    command = [*torchrun, "-m", "--", *TINY[2:], *pretrain(composed, run)]
+    command = [*torchrun, "-m", "--", TINY, *pretrain(composed, run)]
     subprocess.run(command, cwd=ROOT, env=environment(), check=True, timeout=300)
     return run
 
@@ -75,7 +74,7 @@ def test_train_sbatch_is_preempted_and_resumes(
 ) -> None:
     shim = tmp_path / "bin" / "signllm"
     shim.parent.mkdir()
-    shim.write_text(f'#!/bin/sh\nexec {" ".join(TINY)} "$@"\n')
+    shim.write_text(f'#!/bin/sh\nexec {warm.python()} -m {TINY} "$@"\n')
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
     for name, value in environment().items():
@@ -90,7 +89,7 @@ def test_train_sbatch_is_preempted_and_resumes(
     until(lambda: lines(run / "log.jsonl") >= 2, slurm, every_s=0.005)
     first = rank_0(slurm)
     assert first is not None
-    os.kill(first, signal.SIGSTOP)  # Slurm continues the job before it warns it
+    os.kill(warm.fork_of(first), signal.SIGSTOP)  # Slurm continues the job before it warns it
     steps = lines(run / "log.jsonl")
     slurm.preempt()
     assert slurm.wait()[job] == "COMPLETED", f"{slurm}\n{output.read_text()}"
@@ -104,7 +103,7 @@ def test_ranks_of_a_launcher_save_and_leave_when_it_is_asked(
 ) -> None:
     number = signal.SIGUSR2  # torch itself passes SIGTERM on: tests/training/test_local_ranks.py
     run = tmp_path / "run"
-    command = [*TINY, *pretrain(composed, run)]
+    command = [warm.python(), "-m", TINY, *pretrain(composed, run)]
     # `--ranks` starts `-m signllm`, which does not know the recipe: the launcher is the same.
     code = (
         "import sys; from signllm.training import local_ranks as l; describe_error = l.describe_error\n"
@@ -112,7 +111,7 @@ def test_ranks_of_a_launcher_save_and_leave_when_it_is_asked(
         "except Exception as e: print(*describe_error(e), file=sys.stderr); sys.exit(describe_error(e)[1])"
     )
     launcher = subprocess.Popen(
-        [sys.executable, "-c", code, *command], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
+        [warm.python(), "-c", code, *command], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
     )
     until(lambda: lines(run / "log.jsonl") >= 2, "the first steps", every_s=0.005)
     launcher.send_signal(number)
@@ -121,6 +120,6 @@ def test_ranks_of_a_launcher_save_and_leave_when_it_is_asked(
     assert f"stopped by {number.name}; the same command continues a run" in told
     assert "Traceback" not in told
     assert 2 <= lines(run / "log.jsonl") < 40
-    done = warm.run_ranks(TINY[2], *pretrain(composed, run), ranks=2)
+    done = warm.run_ranks(TINY, *pretrain(composed, run), ranks=2)
     assert done.codes == [0, 0], done.stderr
     assert_equal(run, straight)

@@ -17,6 +17,8 @@ from tests.cluster.slurm import Slurm
 from tests.cluster.test_preemption import HERE, ON_SLURM
 from tests.cluster.training import die_on_rank
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
 
 def log(logs: Path, job: str, rank: int) -> str:
     return (logs / f"{job}_{rank}_log.err").read_text()

@@ -100,7 +100,7 @@ def test_ranks_save_and_leave(
     assert "asked to stop: saved after step" in told
     assert told.endswith("asked to stop: what is done is kept; the same command continues\n")
     assert 2 <= steps <= lines(run / "log.jsonl") < 40
-    done = warm.run_ranks(TINY[2], *pretrain(composed, run), ranks=2)
+    done = warm.run_ranks(TINY, *pretrain(composed, run), ranks=2)
     assert done.codes == [0, 0], done.stderr
     assert_equal(run, straight)
 

@@ -27,6 +27,7 @@ from tests.cluster.training import finetune_on_rank, verb_on_rank
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 ON_SLURM = Profile(nodes=2, partition="low", environment=ENVIRONMENT)
 HERE = Profile(executor="local", tasks_per_node=2, environment=ENVIRONMENT)
+pytestmark = pytest.mark.usefixtures("forked_ranks")
 
 
 def lines(log: Path) -> int:
@@ -41,7 +42,7 @@ def test_a_preempted_run_ends_with_the_weights_of_one_that_was_not(
     job = launch(ON_SLURM, [str(composed), str(preempted)], run=finetune_on_rank, logs=tmp_path / "logs")
     until(lambda: lines(preempted / "log.jsonl") >= 3, slurm, every_s=0.005)
     [first] = slurm.ranks(SLURM_PROCID="0")
-    os.kill(first, signal.SIGSTOP)  # Slurm sends SIGCONT before its warning
+    os.kill(warm.fork_of(first), signal.SIGSTOP)  # Slurm sends SIGCONT before its warning
     steps = lines(preempted / "log.jsonl")
     slurm.preempt()
     states = slurm.wait()

@@ -17,6 +17,7 @@ from signllm import cli
 from signllm.evaluation.translate import Translator
 from signllm.evaluation.video_input import is_text
 from signllm.package_files import package_folder
+from tests import warm
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +230,7 @@ ended = [cli.main([*arguments, "--out", {str(tmp_path)!r} + "/" + name, *cut])
 sys.exit(0 if ended == [1, 1] else 3)
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    launcher = [warm.python(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     script = tmp_path / "both.py"
     script.write_text(both)
     done = subprocess.run([*launcher, str(script)], env=environment, capture_output=True, text=True)

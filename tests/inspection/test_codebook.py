@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from signllm.inspection.codebook import draw_codebook, format_summary, inspect_c
 from signllm.inspection.codebook_usage import count_usage
 from signllm.inspection.contact_sheet import GAP, HEAD, Clip, Entry, Section, lay_out_page
 from signllm.inspection.encoded_split import load_or_encode_split
+from tests import warm
 from tests.evaluation import trained
 from tests.models import parts
 from tests.stages import path
@@ -32,7 +32,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(CHECKOUT / "tools" / "inspect_codebook"), *map(str, arguments)]
+    command = [warm.python(), str(CHECKOUT / "tools" / "inspect_codebook"), *map(str, arguments)]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=300)
 

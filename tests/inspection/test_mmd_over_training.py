@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from signllm.errors import UsageError
 from signllm.inspection.mmd_over_training import draw_alignments, format_alignments, read_alignment_curves
+from tests import warm
 
 TOOL = Path(__file__).parents[2] / "tools" / "mmd_over_training"
 
@@ -77,5 +77,5 @@ def test_the_tool_prints_draws_and_names_what_a_run_lacks(tmp_path: Path) -> Non
 
 def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True, timeout=120
+        [warm.python(), str(TOOL), *map(str, arguments)], capture_output=True, text=True, timeout=120
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.evaluation import trained
 
 CHECKOUT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     uploads = folder / "uploads"
     uploads.mkdir()
     variables = os.environ | {"TMPDIR": str(uploads), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "signllm", "serve", "--run", run, "--port", "0"]
+    command = [warm.python(), "-m", "signllm", "serve", "--run", run, "--port", "0"]
     command += ["--largest-mb", str(LARGEST_MB)]
     with (folder / "stderr").open("w") as errors:
         process = subprocess.Popen(

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from signllm.stages import encoding
 from signllm.stages.compose import compose
 from signllm.training.checkpoint import TrainingState, save_checkpoint
 from signllm.training.engine import TrainingConfig
+from tests import warm
 
 VIDEOS, SHARDS = 7, 5
 DATA = DataConfig(size=16, workers=0)
@@ -118,7 +118,7 @@ def command(run: Path, shards: Path) -> list[str]:
     options = "--ranks 2 --batch-size 4 --data.size 16 --data.workers 1 --words.min-size 0"
     words = "--words.increment 2 --words.longest-word 4"
     given = ["compose", "--run", str(run), "--data", str(shards), *options.split(), *words.split()]
-    return [sys.executable, "-m", "signllm", *given]
+    return [warm.python(), "-m", "signllm", *given]
 
 
 def outside() -> dict[str, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
+
+from tests import warm
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -15,7 +16,7 @@ def test_saving_is_measured_three_ways_and_only_what_is_trained_is_saved() -> No
     command = [str(CHECKOUT / "tools" / "bench_checkpoint"), "--only", "saving", "--ranks", "1"]
     command += ["--parameters", "1e6", "--steps", "6", "--every", "2"]
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
-    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    done = subprocess.run([warm.python(), *command], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = {row[:18].strip(): row[18:].split() for row in done.stdout.splitlines()[1:4]}
     assert [row[0] for row in rows.values()] == ["0", "2", "2"], done.stdout

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from tests import warm
 
 CHECKOUT = Path(__file__).parents[2]
 STEPS = [
@@ -23,7 +24,7 @@ SEGMENTATIONS = ["segment: viterbi", "segment: longest", "segment: bpe"]
 
 
 def test_every_step_has_time_and_memory(tmp_path: Path) -> None:
-    command = [sys.executable, str(CHECKOUT / "tools" / "bench_cra"), "--characters", "300", "600"]
+    command = [warm.python(), str(CHECKOUT / "tools" / "bench_cra"), "--characters", "300", "600"]
     done = subprocess.run(
         [*command, "--json", str(tmp_path / "cra.json")],
         capture_output=True,

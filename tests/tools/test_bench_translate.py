@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import warm
 
 CHECKOUT = Path(__file__).parents[2]
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(CHECKOUT / "tools" / "bench_translate"), *arguments]
+    command = [warm.python(), str(CHECKOUT / "tools" / "bench_translate"), *arguments]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
 

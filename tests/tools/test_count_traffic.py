@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
+
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
@@ -30,6 +32,7 @@ CASES = (
 @pytest.mark.timeout(900)
 def test_counted_is_predicted_and_held_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.setattr(sys, "executable", warm.python())
     found = traffic.count(CASES, ranks=2)
     for case, measured in zip(CASES, found, strict=True):
         planned = [row for row in measured.rows if row.predicted is not None]
