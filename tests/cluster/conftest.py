@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import submitit
 
 from signllm.cluster import launch
 from tests import warm
@@ -39,3 +40,9 @@ def forked_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the ranks of jobs start as forks: neither an interpreter's start nor its imports are tested."""
     monkeypatch.setattr(launch, "PYTHON", launch.PYTHON.replace(sys.executable, warm.python()))
     monkeypatch.setattr(sys, "executable", warm.python())
+
+
+@pytest.fixture(autouse=True)
+def no_wait_for_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let submitit wait 1 s, not 15 s, for the result of a killed job to appear on a network disk."""
+    monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
