@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from signllm.data.tar import write_atomically
+from signllm.atomic_files import atomic_write
 from signllm.errors import UsageError
 from signllm.storage import wait_for_storage
 
@@ -85,7 +85,7 @@ def save_characters(
         "ids": json.dumps(list(characters), ensure_ascii=False),
         "made_by": json.dumps(dict(made_by or {}), sort_keys=True),
     }
-    write_atomically(Path(path), save(tensors, metadata=header))
+    atomic_write(Path(path), save(tensors, metadata=header))
 
 
 def _to_array(sequence: np.ndarray) -> np.ndarray:

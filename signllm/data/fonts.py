@@ -1,7 +1,7 @@
-"""Letters of any script in pictures: a font that has them, or a note that no font of this machine does.
+"""Choosing a font for text in pictures that has all letters of the text, for any script.
 
-A font without a glyph draws a box, and a row of boxes says nothing. DejaVu Sans out of matplotlib comes
-first, because it is the same on every machine; then the system's fonts are asked.
+A font draws an empty box for a letter that it lacks, which tells a reader nothing. DejaVu Sans from
+matplotlib comes first, because it is the same on every machine; then the fonts of the system are searched.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 
 def choose_font(text: str, size: int) -> tuple[str, FreeTypeFont]:
-    """Return what to draw and the font to draw it with.
+    """Return the text to draw and the font to draw it with.
 
     Args:
-        text: one line.
-        size: of the letters in pixels.
+        text: one line of text.
+        size: size of the letters in pixels.
 
     Returns:
-        The text itself where one font has all its letters; else what DejaVu Sans has of it, and how many
-        letters that leaves out.
+        The given text if a font has all its letters; else the letters that DejaVu Sans has, with a note that
+        states the number of missing letters.
     """
     from PIL import ImageFont
 
-    wanted = {ord(letter) for letter in text if not letter.isspace()}
+    letters = {ord(letter) for letter in text if not letter.isspace()}
     for path in _list_fonts():
-        if wanted <= _read_letters(path):
+        if letters <= _read_letters(path):
             try:
                 return text, ImageFont.truetype(path, size)
             except OSError:
-                continue  # of one size only, as coloured ones are
+                continue  # fonts with coloured letters have only one size
     first = next(_list_fonts())
     kept = "".join(letter for letter in text if letter.isspace() or ord(letter) in _read_letters(first))
     missing = len(text) - len(kept)
@@ -43,7 +43,7 @@ def choose_font(text: str, size: int) -> tuple[str, FreeTypeFont]:
 
 
 def _list_fonts() -> Iterator[str]:
-    """Yield the paths of fonts, the system's only if somebody asks on: looking for them takes time."""
+    """Yield the paths of fonts; those of the system, whose search takes time, are listed only if needed."""
     from matplotlib import get_data_path
 
     yield str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
@@ -52,6 +52,7 @@ def _list_fonts() -> Iterator[str]:
 
 @cache
 def _list_system_fonts() -> tuple[str, ...]:
+    """Return the paths of the fonts of this machine."""
     from matplotlib.font_manager import findSystemFonts
 
     return tuple(sorted(findSystemFonts()))
@@ -59,7 +60,7 @@ def _list_system_fonts() -> tuple[str, ...]:
 
 @cache
 def _read_letters(path: str) -> frozenset[int]:
-    """Return the code points that a font has; none of a file that cannot be read as one."""
+    """Return the code points of the letters that a font has; none if the file cannot be read as a font."""
     from matplotlib.ft2font import FT2Font
 
     try:

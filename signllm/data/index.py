@@ -1,8 +1,8 @@
-"""Shards as a table: every sample's text and description, and its bytes by one random read.
+"""The index of a folder of shards: the texts and properties of all samples, and their bytes by random access.
 
-The index is the json beside each tar (design 4.3), so nothing scans a tar. A read opens the tar, takes one
-span of bytes and closes it again: no handle survives a fork, a pickle or a moved file, and on a local disk
-opening costs 10 microseconds.
+The index is the JSON file next to each tar, so no tar is scanned. A read opens the tar, reads one byte range
+and closes it. No file handle therefore has to survive a fork, a pickle or a moved file, and on a local disk
+opening costs only 10 microseconds.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ class Split:
     """One split of a dataset: its samples in the order of the shards.
 
     Args:
-        name: ``train``, ``dev``, ``test``, ...
-        tars: the shards: paths, or addresses (str).
-        shard_sizes: samples in each shard.
+        name: name of the split, such as ``train``, ``dev`` or ``test``.
+        tars: paths of the shards, or their addresses (str).
+        shard_sizes: number of samples of each shard.
         samples: all samples, shard by shard.
-        mixture: shards and weight of each dataset of a mixture, in the order of ``tars``; () is one dataset.
-        tar_bytes: size of each shard by its index; () is unknown.
+        mixture: number of shards and weight of each dataset of a mixture, in the order of ``tars``; () for a
+            single dataset.
+        tar_bytes: size of each shard in bytes according to its index; () if unknown.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Split:
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:
-        """What an epoch is mixed of."""
+        """Datasets that an epoch is mixed from."""
         ends = np.cumsum([shards for shards, _ in self.mixture]).tolist()
         return tuple(
             Dataset(shard_sizes=self.shard_sizes[end - shards : end], weight=weight)
@@ -78,11 +79,11 @@ class Split:
     def read(self, index: int) -> dict[str, bytes]:
         """Return the members of a sample by extension: ``mp4`` (or ``0001.png`` ...), ``txt``, ``json``.
 
-        Storage that is away is waited for.
+        The read waits for unavailable storage.
 
         Raises:
-            StorageError: the tar cannot be read: nothing is wrong with this sample.
-            UsageError: the tar is shorter than its index says.
+            StorageError: the tar cannot be read, which says nothing about the sample.
+            UsageError: the tar is shorter than its index states.
         """
         sample = self.samples[index]
         tar = self.tars[sample.shard]
@@ -97,7 +98,7 @@ class Split:
             raise UsageError(
                 f"the shard ends before sample {sample.id}",
                 where=tar,
-                remedy="`signllm shards verify` names the damage",
+                remedy="find the damage with `signllm shards verify`",
             )
         return {
             name: span[offset - start : offset - start + size]
@@ -106,25 +107,24 @@ class Split:
 
 
 def _describe_unreadable(tar: Path | str, error: OSError | UsageError) -> str:
-    """Return the message for a shard that waiting does not help to read."""
+    """Return the message for a shard that stays unreadable however long one waits."""
     if isinstance(error, UsageError):
         return f"a shard cannot be read: {error}"
     reason = error.strerror or str(error)
     return (
         f"a shard cannot be read: {reason}\n  where:  {tar}\n"
-        "  remedy: put the shard back or mend the rights, then give the same command again, which continues"
+        "  remedy: restore the shard or its permissions, then repeat the same command, which continues"
     )
 
 
 class ShardIndex:
-    """A folder of shards, as ``signllm shard`` wrote it.
+    """A folder of shards that ``signllm shard`` wrote.
 
     Args:
-        root: the folder that holds ``manifest.json``, or its address (``http://``, ``s3://``, ...).
+        root: folder that contains ``manifest.json``, or its address (``http://``, ``s3://``, ...).
 
     Raises:
-        UsageError: no such folder, not finished, another version, a shard missing or of another size than its
-            index says.
+        UsageError: the folder does not exist, is unfinished, or has another version or a damaged manifest.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -133,7 +133,7 @@ class ShardIndex:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits; ``val`` of older shards is ``dev``."""
+        """Names of the splits; ``val`` of older shards is called ``dev``."""
         return tuple(self.manifest["splits"])
 
     def checksums(self, name: str) -> tuple[str, ...]:
@@ -141,15 +141,17 @@ class ShardIndex:
         return tuple(entry["sha256"] for entry in self.manifest["splits"][name]["shards"])
 
     def split(self, name: str) -> Split:
-        """Return one split with all its samples; ``val`` or ``validation`` is ``dev``.
+        """Return one split with all its samples; ``val`` and ``validation`` mean ``dev``.
 
         Raises:
-            UsageError: no such split, or a shard of it is missing or not whole.
+            UsageError: there is no such split, or one of its shards is missing or incomplete.
         """
         split = find_split(name, self.splits)
         if split is None:
             raise UsageError(
-                f"no split {name!r}", where=self.root, remedy=f"one of: {', '.join(self.splits)}"
+                f"there is no split {name!r}",
+                where=self.root,
+                remedy=f"give one of: {', '.join(self.splits)}",
             )
         entries = self.manifest["splits"][split]["shards"]
         sizes: list[int] = []
@@ -175,24 +177,26 @@ class ShardIndex:
             manifest = parse_json(read_file(path))
         except FileNotFoundError:
             raise UsageError(
-                f"no finished shards: there is no {MANIFEST}",
+                f"there are no finished shards: {MANIFEST} is missing",
                 where=self.root,
-                remedy="signllm shard FORMAT SRC OUT writes it last; run it again: finished shards are kept",
+                remedy="run signllm shard FORMAT SRC OUT again; it keeps finished shards",
             ) from None
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"unreadable manifest: {error}", where=path, remedy="run signllm shard again"
+                f"the manifest cannot be read: {error}", where=path, remedy="run signllm shard again"
             ) from None
         if not has_shard_format(manifest):
-            raise UsageError("not a manifest of signllm shards", where=path, remedy="run signllm shard")
+            raise UsageError(
+                "the file is not a manifest of signllm shards", where=path, remedy="run signllm shard"
+            )
         if manifest.get("version") != SHARD_VERSION:
             raise UsageError(
-                f"shards of version {manifest.get('version')}, this signllm reads {SHARD_VERSION}",
+                f"the shards have version {manifest.get('version')}, this signllm reads {SHARD_VERSION}",
                 where=path,
                 remedy="run signllm shard again into a new folder",
             )
         if not is_valid_manifest(manifest):
-            raise UsageError("a damaged manifest", where=path, remedy="run signllm shard again")
+            raise UsageError("the manifest is damaged", where=path, remedy="run signllm shard again")
         manifest["splits"] = _standardize_names(manifest["splits"])
         return manifest
 
@@ -200,15 +204,15 @@ class ShardIndex:
         sidecar = _read_sidecar(join_address(self.root, entry["index"]))
         if sidecar is None or sidecar["sha256"] != entry["sha256"]:
             raise UsageError(
-                "a shard is missing, not whole, or not the one of the manifest",
+                "a shard is missing, incomplete, or not the one of the manifest",
                 where=join_address(self.root, entry["tar"]),
-                remedy="run signllm shard again: whole shards are kept, this one is made anew",
+                remedy="run signllm shard again, which keeps complete shards and writes this one again",
             )
         return sidecar
 
 
 def _standardize_names(splits: dict[str, Any]) -> dict[str, Any]:
-    """Return the splits of shards that may be older than our names, whose ``val`` is ``dev`` now."""
+    """Return the splits of a manifest under their standard names; older shards use ``val`` for ``dev``."""
     names = standardize_splits(splits)
     renamed: dict[str, Any] = {}
     for name, entry in splits.items():
@@ -217,7 +221,10 @@ def _standardize_names(splits: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_sidecar(path: Path | str) -> dict[str, Any] | None:
-    """Return a shard's index; of an address the tar's size is not asked for, a read would tell."""
+    """Return the index of a shard, None if it is missing or invalid.
+
+    The size of a tar at an address is not checked here, because reading from it checks the size.
+    """
     if isinstance(path, Path):
         return read_sidecar(path)
     try:

@@ -1,4 +1,4 @@
-"""What ``signllm shards info`` prints: a column for each split, then what splits share and what to heed."""
+"""Formatting the output of ``signllm shards info``: a column per split, then overlaps and warnings."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _NAMED = 3
-"""Languages told by name; signers, of whom there may be thousands, are counted."""
+"""Largest number of languages or signers that are listed by name; more are counted."""
 
 
 def format_info_table(info: Mapping[str, Any]) -> str:
-    """Return what :func:`~signllm.data.shard_inspection.summarize_shards` found as lines for a screen."""
+    """Return the result of :func:`~signllm.data.shard_inspection.summarize_shards` as lines of text."""
     splits = info["splits"]
     rows = [("", [*splits])]
     for name in dict.fromkeys(name for split in splits.values() for name in split):
@@ -33,7 +33,7 @@ def _format_cell(value: Any) -> str:
 
 
 def _format_rates(counts: Any) -> str:
-    """Return frame rates with the number of videos of each, if they differ."""
+    """Return the frame rates as text, with the number of videos of each if there are several."""
     if len(counts) > _NAMED:
         return f"{min(counts, key=float)} to {max(counts, key=float)}"
     return ", ".join(f"{rate} ({count:,})" if len(counts) > 1 else rate for rate, count in counts.items())
@@ -41,9 +41,12 @@ def _format_rates(counts: Any) -> str:
 
 def _format_notes(info: Mapping[str, Any]) -> Iterator[str]:
     for pair, shared in info["overlap"].items():
-        one, other = pair.split("-")
-        yield f"{shared['texts']} clips of {other} have a text of {one}; {shared['signers']} signers in both"
+        first, second = pair.split("-")
+        yield (
+            f"{shared['texts']} samples of {second} have a text of {first}; "
+            f"{shared['signers']} signers are in both"
+        )
     made = ", ".join(f"{name} {value}" for name, value in info["made"].items() if value is not None)
     yield f"made by: {made}"
-    yield f"clips in the source: {info['clips_in_source']:,}, left out: {len(info['left_out']):,}"
+    yield f"samples in the source: {info['clips_in_source']:,}, left out: {len(info['left_out']):,}"
     yield from (f"warning: {line}" for line in info["warnings"])

@@ -1,8 +1,9 @@
-"""Several datasets as one: ``--data A:2,B:1`` mixes the folders or addresses A and B by weight.
+"""Mixtures of several datasets: ``--data A:2,B:1`` mixes the folders or addresses A and B by weight.
 
-A weight is how often an epoch uses each sample of that dataset, on average (:mod:`signllm.data.plan`);
-without one it is 1. Ids get the dataset's name in front, so that equal ids of two datasets stay two samples;
-every sample keeps its own language. A path that exists is taken as it is, commas and colons included.
+The weight of a dataset is the average number of times that an epoch uses each of its samples
+(:mod:`signllm.data.plan`); the default is 1. The name of the dataset is prefixed to each id, so that equal
+ids of two datasets remain different samples. Every sample keeps its own language. The path of an existing
+folder may contain commas and colons.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _HOST_ONLY = re.compile(r"[A-Za-z][\w+.-]*://[^/]*")
 
 
 class Mixture:
-    """Folders of shards with weights, which opens as one :class:`~signllm.data.index.ShardIndex` does.
+    """Several folders of shards with weights, with the interface of :class:`ShardIndex`.
 
     Args:
-        parts: name, weight and shards of each dataset.
+        parts: name, weight and index of each dataset.
     """
 
     def __init__(self, parts: Sequence[tuple[str, float, ShardIndex]]) -> None:
@@ -37,28 +38,28 @@ class Mixture:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits that any of them has."""
+        """Names of the splits that any of the datasets has."""
         return tuple(dict.fromkeys(name for _, _, index in self.parts for name in index.splits))
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What stands before the ids of each dataset."""
+        """Prefix of the ids of each dataset."""
         return tuple(label for label, _, _ in self.parts)
 
     def checksums(self, name: str) -> tuple[str, ...]:
-        """Return the sha256 of each shard of a split, of all datasets that have it."""
-        having = [index for _, _, index in self.parts if name in index.splits]
-        return tuple(checksum for index in having for checksum in index.checksums(name))
+        """Return the sha256 of each shard of a split, of all datasets that have the split."""
+        indexes = [index for _, _, index in self.parts if name in index.splits]
+        return tuple(checksum for index in indexes for checksum in index.checksums(name))
 
     def split(self, name: str) -> Split:
-        """Return the split of all datasets that have it.
+        """Return one split that contains the split of this name of all datasets that have it.
 
         Raises:
-            UsageError: none has it, or a shard is missing.
+            UsageError: no dataset has the split, or a shard is missing.
         """
         name = find_split(name, self.splits) or name
-        having = [part for part in self.parts if name in part[2].splits] or [self.parts[0]]
-        opened = [(label, weight, index.split(name)) for label, weight, index in having]
+        parts = [part for part in self.parts if name in part[2].splits] or [self.parts[0]]
+        opened = [(label, weight, index.split(name)) for label, weight, index in parts]
         return Split(
             name=name,
             tars=tuple(tar for *_, split in opened for tar in split.tars),
@@ -79,14 +80,14 @@ def _rename_samples(splits: Sequence[tuple[str, Split]]) -> Iterator[ShardSample
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRecord:
-    """What of a dataset decides the order of an epoch, wherever it lies and whatever its folder is called.
+    """The properties of a dataset that determine the sample order, independent of its path.
 
     Args:
-        name: of the folder or address, for messages only.
-        weight: in the mixture.
-        samples: of the split.
-        shards: of the split.
-        sha256: of the shards' checksums and sizes.
+        name: name of the folder or address, for messages only.
+        weight: weight in the mixture.
+        samples: number of samples of the split.
+        shards: number of shards of the split.
+        sha256: sha256 of the checksums and sizes of the shards.
     """
 
     name: str
@@ -97,7 +98,7 @@ class DatasetRecord:
 
 
 def read_dataset_records(shards: Path | str, name: str) -> list[DatasetRecord]:
-    """Return the record of each dataset that has the split ``name``, in the order of the mixture.
+    """Return the record of each dataset of a mixture that has the split ``name``, in order.
 
     Raises:
         UsageError: as :func:`open_mixture`.
@@ -108,7 +109,7 @@ def read_dataset_records(shards: Path | str, name: str) -> list[DatasetRecord]:
 
 
 def list_dataset_differences(before: Sequence[DatasetRecord], after: Sequence[DatasetRecord]) -> list[str]:
-    """List what makes another order of the data after than before; nothing if either side tells nothing."""
+    """Return the differences that change the sample order, as text; none if a list of records is empty."""
     if not before or not after:
         return []
     lines = []
@@ -124,13 +125,13 @@ def list_dataset_differences(before: Sequence[DatasetRecord], after: Sequence[Da
 
 def _make_record(label: str, weight: float, index: ShardIndex, name: str) -> DatasetRecord:
     entries = index.manifest["splits"][name]["shards"]
-    told = json.dumps([[entry["sha256"], entry["samples"]] for entry in entries])
+    content = json.dumps([[entry["sha256"], entry["samples"]] for entry in entries])
     return DatasetRecord(
         name=label,
         weight=weight,
         samples=sum(entry["samples"] for entry in entries),
         shards=len(entries),
-        sha256=hashlib.sha256(told.encode()).hexdigest(),
+        sha256=hashlib.sha256(content.encode()).hexdigest(),
     )
 
 
@@ -143,32 +144,34 @@ def _describe_record(dataset: DatasetRecord) -> str:
 
 
 def open_mixture(shards: Path | str) -> ShardIndex | Mixture:
-    """Open what ``--data`` names: one folder or address of shards, or several with weights.
+    """Open the shards that ``--data`` names: one folder or address, or several with weights.
 
     Raises:
-        UsageError: one is not there, is named twice, or has no weight above 0.
+        UsageError: a folder does not exist or is named twice, or a weight is not above 0.
     """
-    named = parse_mixture(shards)
-    if len(named) == 1:
-        return ShardIndex(named[0][0])
-    names = [name for name, _ in named]
+    datasets = parse_mixture(shards)
+    if len(datasets) == 1:
+        return ShardIndex(datasets[0][0])
+    names = [name for name, _ in datasets]
     labels = [_folder_name(name) for name in names]
     if len(set(names)) < len(names):
-        raise UsageError(f"a dataset is named twice: {shards}", where="--data", remedy="give it more weight")
+        raise UsageError(
+            f"a dataset is named twice: {shards}", where="--data", remedy="give it a larger weight instead"
+        )
     if len(set(labels)) < len(labels):
         labels = names
     return Mixture(
-        [(label, weight, ShardIndex(name)) for label, (name, weight) in zip(labels, named, strict=True)]
+        [(label, weight, ShardIndex(name)) for label, (name, weight) in zip(labels, datasets, strict=True)]
     )
 
 
 def make_absolute(shards: Path | str) -> str:
-    """Return what ``--data`` names so that it means the same from any folder."""
-    named = parse_mixture(shards)
-    places = [name if is_address(name) else str(Path(name).resolve()) for name, _ in named]
-    if len(named) == 1:
-        return places[0]
-    return ",".join(f"{place}:{weight:g}" for place, (_, weight) in zip(places, named, strict=True))
+    """Return a value of ``--data`` with absolute paths, which means the same in every working directory."""
+    datasets = parse_mixture(shards)
+    paths = [name if is_address(name) else str(Path(name).resolve()) for name, _ in datasets]
+    if len(datasets) == 1:
+        return paths[0]
+    return ",".join(f"{path}:{weight:g}" for path, (_, weight) in zip(paths, datasets, strict=True))
 
 
 def _folder_name(name: str) -> str:
@@ -176,17 +179,19 @@ def _folder_name(name: str) -> str:
 
 
 def parse_mixture(shards: Path | str) -> list[tuple[str, float]]:
-    """Return the datasets that ``--data`` names, with their weights."""
+    """Return the folder or address, and the weight, of each dataset in a value of ``--data``."""
     text = str(shards)
     if isinstance(shards, Path) or Path(text).exists():
         return [(text, 1.0)]
-    named = []
+    datasets = []
     for part in filter(None, text.split(",")):
-        found = _WEIGHTED.fullmatch(part)
-        if found is None or (is_address(part) and _HOST_ONLY.fullmatch(part)):
-            named.append((part, 1.0))  # http://host:8000 names a port
+        match = _WEIGHTED.fullmatch(part)
+        if match is None or (is_address(part) and _HOST_ONLY.fullmatch(part)):
+            datasets.append((part, 1.0))  # the number in http://host:8000 is a port, not a weight
         else:
-            named.append((found[1], float(found[2])))
-    if not named or any(weight <= 0 for _, weight in named):
-        raise UsageError(f"no weights above 0: {text}", where="--data", remedy="for example A:2,B:0.5")
-    return named
+            datasets.append((match[1], float(match[2])))
+    if not datasets or any(weight <= 0 for _, weight in datasets):
+        raise UsageError(
+            f"a weight is not above 0: {text}", where="--data", remedy="write for example A:2,B:0.5"
+        )
+    return datasets

@@ -1,9 +1,9 @@
-"""The order of samples, a pure function of seed and epoch, and the three integers that say how far one is.
+"""The sample order, a pure function of seed and epoch, and the three integers that describe a position in it.
 
-Shards are permuted, then samples are shuffled inside windows of several shards, so that reads stay near one
-another on disk. Global place p of a batch belongs to rank p mod world: neither ranks nor workers nor
-prefetching are part of the order, and a run goes on in the middle of an epoch with any other number of them.
-Random numbers are splitmix64 hashes, sorted: the same in every version of every library.
+Shards are permuted, then samples are shuffled inside windows of several shards, so that consecutive reads are
+close on disk. Global position p of a batch belongs to rank p mod world. The order depends neither on ranks
+nor on workers nor on prefetching, so a run can resume in the middle of an epoch with another number of them.
+A random order results from sorting splitmix64 hashes, which are the same in every version of every library.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _SHARD_STREAM, _SAMPLE_STREAM = 0, 1
 
 @dataclass(frozen=True, kw_only=True)
 class OrderState:
-    """How far the data has been used: everything that resuming needs.
+    """Position in the training data: everything that resuming needs.
 
     Args:
-        seed: of the order.
-        epoch: passes over the data that are complete.
-        samples_consumed: samples of this epoch that finished steps have used, over all ranks.
+        seed: random seed of the sample order.
+        epoch: number of completed passes over the data.
+        samples_consumed: number of samples of this epoch, over all ranks, that finished steps have used.
     """
 
     seed: int
@@ -33,9 +33,9 @@ class OrderState:
     samples_consumed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise :class:`UsageError` for what no run can have written."""
+        """Raise :class:`UsageError` for a negative number, which no run writes."""
         if min(self.epoch, self.samples_consumed) < 0:
-            raise UsageError(f"{self} is no place in the data", remedy="resume from another checkpoint")
+            raise UsageError(f"{self} is not a position in the data", remedy="resume from another checkpoint")
 
     def as_dict(self) -> dict[str, int]:
         """Return the three integers by name."""
@@ -43,7 +43,7 @@ class OrderState:
 
 
 def splitmix64(values: np.ndarray) -> np.ndarray:
-    """Hash uint64 values to uint64 values that look random (Steele, Lea, Flood 2014)."""
+    """Return pseudorandom uint64 hashes of uint64 values (Steele, Lea, Flood 2014)."""
     mixed = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -51,7 +51,7 @@ def splitmix64(values: np.ndarray) -> np.ndarray:
 
 
 def hash_integers(*keys: int, count: int) -> np.ndarray:
-    """Return ``count`` uint64 numbers that are a pure function of the integer ``keys``."""
+    """Return ``count`` pseudorandom uint64 numbers that are a pure function of the integer ``keys``."""
     state = np.zeros(1, np.uint64)
     for key in keys:
         state = splitmix64(state ^ splitmix64(np.array([key & 0xFFFFFFFFFFFFFFFF], np.uint64)))
@@ -59,13 +59,13 @@ def hash_integers(*keys: int, count: int) -> np.ndarray:
 
 
 def permute_samples(shard_sizes: Sequence[int], seed: int, epoch: int, window: int) -> np.ndarray:
-    """Return the order of one epoch: sample numbers, int64 (n,), each exactly once.
+    """Return the sample order of one epoch: every sample number exactly once, int64 (n,).
 
     Args:
-        shard_sizes: samples in each shard; samples are numbered shard by shard.
-        seed: of the run.
-        epoch: from 0.
-        window: shards whose samples are shuffled together.
+        shard_sizes: number of samples of each shard; samples are numbered shard by shard.
+        seed: random seed of the order.
+        epoch: number of the epoch, from 0.
+        window: number of shards whose samples are shuffled together.
     """
     sizes = np.asarray(shard_sizes, np.int64)
     starts = np.concatenate([[0], np.cumsum(sizes)])

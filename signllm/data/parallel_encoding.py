@@ -1,4 +1,4 @@
-"""Clips → samples in order, encoded by processes ahead of the writer, and the fingerprint of what went in."""
+"""Encoding samples in parallel processes in their order, and the fingerprint of the input of a sample."""
 
 from __future__ import annotations
 
@@ -26,47 +26,50 @@ from signllm.storage import set_storage_wait_policy, storage_timeout_s, wait_for
 Result = TypeVar("Result")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 _AHEAD = 4
-"""Results per worker that may wait for the writer: enough to keep all busy, a bound on memory."""
+"""Results per worker that may wait for the writer; enough to keep all workers busy in limited memory."""
 
 
 def encode_samples(
-    clips: Sequence[SourceSample], config: EncodeConfig, workers: int
+    samples: Sequence[SourceSample], config: EncodeConfig, workers: int
 ) -> Generator[EncodedSample | LeftOutSample]:
-    """Yield each clip's sample, or why there is none, in the order of the clips under any number of workers.
+    """Yield each encoded sample, or the reason why it is left out, in order for any number of workers.
 
     Raises:
-        UsageError: a worker process died, which is what running out of memory looks like.
-        StorageError: the storage of a video stayed away.
+        UsageError: a worker process died, as it does when the machine runs out of memory.
+        StorageError: the storage of a video stayed unavailable.
     """
-    devices = {folder: _read_device(folder) for folder in {clip.video.parent for clip in clips}}
-    jobs = ((clip, config, devices[clip.video.parent]) for clip in clips)
+    devices = {folder: _read_device(folder) for folder in {sample.video.parent for sample in samples}}
+    jobs = ((sample, config, devices[sample.video.parent]) for sample in samples)
     yield from map_in_processes(_encode_sample, jobs, workers)
 
 
 def _encode_sample(
-    clip: SourceSample, config: EncodeConfig, device: int | None
+    sample: SourceSample, config: EncodeConfig, device: int | None
 ) -> EncodedSample | LeftOutSample:
-    """Return a clip's sample, or why there is none.
+    """Encode one sample, or return the reason why it is left out.
 
     Args:
-        clip: which one.
-        config: how to encode it.
-        device: number of the file system on which its folder lay when sharding began; None: there was no
-            such folder.
+        sample: the sample.
+        config: how it is encoded.
+        device: number of the file system of its folder when sharding started, None if the folder did not
+            exist.
     """
 
     def attempt() -> EncodedSample | LeftOutSample:
-        made = encode_sample(clip, config)
-        folder = clip.video.parent
-        if isinstance(made, LeftOutSample) and device is not None and not os.path.lexists(clip.video):
-            if _read_device(folder) != device:  # a missing video is left out, an unmounted folder is not
-                raise OSError(errno.ENOTCONN, "the folder of the video is not there any more", str(folder))
-        return made
+        result = encode_sample(sample, config)
+        folder = sample.video.parent
+        if isinstance(result, LeftOutSample) and device is not None and not os.path.lexists(sample.video):
+            # A missing video is left out. If the folder has been unmounted, however, its storage is waited
+            # for.
+            if _read_device(folder) != device:
+                raise OSError(errno.ENOTCONN, "the folder of the video has disappeared", str(folder))
+        return result
 
-    return wait_for_storage(attempt, clip.video)
+    return wait_for_storage(attempt, sample.video)
 
 
 def _read_device(folder: Path) -> int | None:
+    """Return the number of the file system of a folder, None if the folder does not exist."""
     try:
         return wait_for_storage(folder.stat, folder).st_dev
     except OSError:
@@ -76,10 +79,10 @@ def _read_device(folder: Path) -> int | None:
 def map_in_processes(
     function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], workers: int
 ) -> Generator[Result]:
-    """Yield ``function(*job)`` for each job, in order; with one worker in this process.
+    """Yield ``function(*job)`` for each job in order; one worker means this process.
 
     Raises:
-        UsageError: a worker process died, which is what running out of memory looks like.
+        UsageError: a worker process died, as it does when the machine runs out of memory.
     """
     if workers == 1:
         yield from (function(*job) for job in jobs)
@@ -108,17 +111,20 @@ def map_in_processes(
             ):  # they ignore the SIGTERM by which the pool would end them
                 worker.kill()
             raise UsageError(
-                "a worker process was killed, perhaps for lack of memory",
-                remedy="run the same command again, with fewer --workers: finished shards are kept",
+                "a worker process was killed, perhaps because the machine ran out of memory",
+                remedy="run the same command again with fewer --workers; it keeps finished shards",
             ) from None
         finally:
-            waits.end()  # the workers are waited for
+            waits.end()  # otherwise leaving the pool would wait for reads that wait for storage
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
 def _block_stop_signals() -> Iterator[None]:
-    """Let a process that is started here begin with the signals blocked that its parent alone answers."""
+    """Block the stop signals, so that a process started inside starts with them blocked.
+
+    A worker unblocks them after it has set its own handlers; only its parent responds to these signals.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -127,16 +133,16 @@ def _block_stop_signals() -> Iterator[None]:
 
 
 def _begin_worker(parent: int, timeout_s: float, waits: SharedWaits) -> None:
-    """Wait for storage as long as the parent would, and as long as it wants the result."""
+    """Initialise a worker, whose reads wait for storage as those of its parent while results are needed."""
     _die_with_parent(parent)
     set_storage_wait_policy(timeout_s, waits.report)
 
 
 def _die_with_parent(parent: int) -> None:
-    """Leave with the parent even if that is killed by SIGKILL, and let the parent alone answer other signals.
+    """Make a worker ignore stop signals, and end when its parent ends, even if that is killed by SIGKILL.
 
-    Slurm sends its warning to every process of a job; a worker that died of it would end the run before the
-    parent has queued the job again.
+    Slurm sends its warning signal to every process of a job. A worker that died of it would end the run
+    before the parent has requeued the job.
     """
     import ctypes
     import sys
@@ -146,20 +152,23 @@ def _die_with_parent(parent: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it was killed while this process was starting: the signal never comes
+        if os.getppid() != parent:  # the parent has ended during the start, so the signal would never come
             os._exit(1)
 
 
-def fingerprint_input(clip: SourceSample) -> str:
-    """Return a checksum of all that decides a clip's sample: annotations, and size and time of its video.
+def fingerprint_input(sample: SourceSample) -> str:
+    """Return a checksum of a sample's annotations and of the size and modification time of its video.
 
-    A frame inside a folder that is overwritten in place goes unnoticed; adding or removing one does not.
-    Where the dataset lies does not count, so a moved dataset keeps its shards.
+    Adding or removing a frame of a folder changes the checksum; overwriting one does not. The location of the
+    dataset is not included, so the shards of a moved dataset stay valid.
     """
-    fields = asdict(clip) | {"video": clip.video.name}
+    fields = asdict(sample) | {"video": sample.video.name}
     try:
-        status = wait_for_storage(clip.video.stat, clip.video)
-        fields |= {"size": 0 if os.path.isdir(clip.video) else status.st_size, "mtime_ns": status.st_mtime_ns}
+        status = wait_for_storage(sample.video.stat, sample.video)
+        fields |= {
+            "size": 0 if os.path.isdir(sample.video) else status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+        }
     except OSError as error:
         fields |= {"unreadable": error.errno}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()

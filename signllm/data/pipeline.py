@@ -1,8 +1,8 @@
-"""Samples → batches of one rank: each once per epoch, equally many on every rank, resumable after any step.
+"""The loader of one rank's batches: each sample once per epoch, resumable after every step.
 
-The steps are a pure sequence (:mod:`signllm.data.plan`); workers, or a thread of the training process, only
-run ahead along it. The state is that of the batches handed out, so prefetching is invisible in it.
-``torch``'s DataLoader supplies processes, shared memory and pinning.
+The sequence of batches is a pure function (:mod:`signllm.data.plan`); workers, or a thread of the training
+process, only prepare its next elements. The state describes the batches that the loader has returned, so it
+does not depend on prefetching. torch's DataLoader provides processes, shared memory and pinned memory.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ __all__ = ["AugmentConfig", "CharacterSource", "DataConfig", "Loader", "VideoSou
 
 _PREFETCHED_BATCHES = 2
 POLL_S = 1.0
-"""Seconds after which a rank that still lacks its batch tells the others so."""
+"""Interval in seconds at which a rank that waits for its batch reports that to the other ranks."""
 Bad = tuple[tuple[str, str], ...]
-"""(id, reason) of samples that could not be read."""
+"""Id and reason of each sample that could not be read."""
 Arrival = tuple[OrderState, "Batch | StorageError"] | None
-"""A batch and the state before it, or why it cannot be read; None where it is not there yet."""
+"""A batch, or the error of reading it, with the state before it; None if it is not ready yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Readiness:
-    """What a rank, or all ranks together, can say of the next batch.
+    """State of the next batch on one rank, or on all ranks together.
 
     Attributes:
-        ready: it is there; of all ranks: on each.
-        waits: some read of it waits for storage.
-        failure: why it cannot be read, for the first rank that cannot.
-        bad: its damaged samples.
+        ready: whether the batch is ready, on all ranks.
+        waits: whether some read of it waits for storage.
+        failure: error of the first rank that cannot read the batch.
+        bad: damaged samples of the batch.
     """
 
     ready: bool
@@ -54,34 +54,34 @@ class Readiness:
 
 
 Agree = Callable[[Readiness], Readiness]
-"""Returns what is true of all ranks from what is true of this one (all ranks)."""
+"""Collective function that returns the state on all ranks from the state on this rank."""
 
 _log = logging.getLogger(__name__)
 
 
 class Loader:
-    """An iterable of one rank's batches.
+    """An iterable over the batches of one rank.
+
+    After its last epoch a shuffling loader yields nothing; a loader without shuffling starts again, so that
+    it can be used for several evaluations.
 
     Args:
         source: :class:`VideoSource` or :class:`CharacterSource`.
-        batch_size: videos per step over all ranks, divisible by ``world``; with a limit of frames
-            (``source.config.max_frames_per_batch``) the most, and any number.
-        rank: this rank.
+        batch_size: number of videos per step over all ranks, divisible by ``world``. With a limit of frames
+            (``source.config.max_frames_per_batch``) it is an upper limit and need not be divisible.
+        rank: number of this rank.
         world: number of ranks.
-        seed: of the order and the augmentation.
+        seed: random seed of the sample order and the augmentation.
         shuffle: False keeps the order of the shards, for evaluation.
-        workers: processes that decode ahead; None takes ``source.config.workers``. The batches do not depend
-            on it.
-        epochs: passes in all, counted from the first even after resuming; None goes on for ever.
-        agree: exchanges between the ranks who has its next batch, and who cannot read it. Then either all
-            ranks take a batch or none does, and all stop at the same step if storage stays away or too many
-            samples are damaged. None looks at this rank alone.
-
-    A training loader that has reached its end yields nothing more; one without shuffling begins anew, so that
-    evaluating twice works.
+        workers: number of processes that decode in the background; None uses ``source.config.workers``. The
+            batches do not depend on it.
+        epochs: total number of passes, including those before resuming; None repeats without end.
+        agree: collective function that exchanges the state of the next batch between the ranks. Then either
+            all ranks take a batch or none does, and all stop at the same step if storage stays unavailable or
+            too many samples are damaged. None considers only this rank.
 
     Raises:
-        UsageError: no samples, or a batch size that the ranks cannot share.
+        UsageError: there are no samples, or the ranks cannot share the batch size equally.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Loader:
         agree: Agree | None = None,
     ) -> None:
         if len(source) == 0:
-            raise UsageError("the split holds no samples", remedy="check signllm shards info")
+            raise UsageError("the split has no samples", remedy="check it with signllm shards info")
         assert 0 <= rank < world
         config = source.config
         self.plan = EpochPlan(
@@ -112,7 +112,7 @@ class Loader:
         if batch_size < 1 or (batch_size % world and not self.plan.is_frame_limited):
             raise UsageError(
                 f"batch_size = {batch_size} videos per step cannot be shared by {world} ranks",
-                remedy=f"a multiple of {world}",
+                remedy=f"give a multiple of {world}",
             )
         self.source, self.batch_size, self.rank, self.world = source, batch_size, rank, world
         self.shuffle, self.epochs = shuffle, epochs
@@ -122,57 +122,60 @@ class Loader:
         self._bad: dict[str, str] = {}
 
     def batches_until(self, epoch: int) -> int:
-        """Return the batches from here to the beginning of ``epoch``, the same on every rank.
+        """Return the number of batches until ``epoch`` starts, -1 if it has started already.
 
-        -1 if that lies behind.
+        The number counts from the present state and is the same on every rank.
         """
         return self.plan.batches_until(self._state, epoch)
 
     def state_dict(self) -> dict[str, int]:
-        """Return the state behind the last batch handed out: ``seed``, ``epoch``, ``samples_consumed``."""
+        """Return the state after the last returned batch: ``seed``, ``epoch`` and ``samples_consumed``."""
         return self._state.as_dict()
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where ``state`` was taken, under any number of ranks and workers.
+        """Continue from ``state``, which may come from another number of ranks and workers.
 
         Raises:
-            UsageError: a state of other data.
+            UsageError: the state belongs to other data.
         """
         loaded = OrderState(**{name: int(state[name]) for name in ("seed", "epoch", "samples_consumed")})
         if loaded.samples_consumed > self.plan.samples:
             raise UsageError(
-                f"the state stands at sample {loaded.samples_consumed}, "
-                f"these shards hold {self.plan.samples}",
-                remedy="resume with the shards the run began with",
+                f"the state is at sample {loaded.samples_consumed}, but these shards have only "
+                f"{self.plan.samples} samples",
+                remedy="resume with the shards that the run started with",
             )
         self._state = loaded
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield this rank's batches from the present state on.
+        """Yield the batches of this rank from the present state on.
 
         Raises:
-            DataLostError: the storage of some rank stayed away; the state is that before the lost batch.
+            DataLostError: the storage of some rank stayed unavailable; the state is that before the lost
+                batch.
         """
         if not self.shuffle and self.epochs is not None and self._state.epoch >= self.epochs:
             self._state = OrderState(seed=self._state.seed)
-        starts, maker = self.plan.starts(self._state, self.epochs), BatchMaker(self)
-        with closing(self._arrivals(starts, maker)) as arrivals:
+        starts, maker = self.plan.batch_starts(self._state, self.epochs), BatchMaker(self)
+        with closing(self._iterate_arrivals(starts, maker)) as arrivals:
             for arrival in arrivals:
-                while not (agreed := self._agreed(arrival, maker.waits)).ready and arrival is not None:
+                while (
+                    not (agreed := self._agree_with_ranks(arrival, maker.waits)).ready and arrival is not None
+                ):
                     continue
                 if arrival is None:
                     continue
                 start, batch = arrival
                 assert isinstance(batch, Batch)
                 self._count_bad(agreed.bad)
-                self._state = self.plan.after(start)
+                self._state = self.plan.state_after(start)
                 yield batch
 
-    def _agreed(self, arrival: Arrival, waits: SharedWaits) -> Readiness:
-        """Return what is true of all ranks.
+    def _agree_with_ranks(self, arrival: Arrival, waits: SharedWaits) -> Readiness:
+        """Return the state of the next batch on all ranks.
 
         Raises:
-            DataLostError: some rank cannot read its batch; raised by all.
+            DataLostError: some rank cannot read its batch; all ranks raise it.
         """
         if arrival is None:
             own = Readiness(ready=False, waits=waits.is_waiting())
@@ -185,8 +188,8 @@ class Loader:
             raise DataLostError(agreed.failure)
         return agreed
 
-    def _arrivals(self, starts: Iterable[OrderState], maker: BatchMaker) -> Generator[Arrival]:
-        """Yield batch after batch, and None every ``POLL_S`` seconds while the next is not there."""
+    def _iterate_arrivals(self, starts: Iterable[OrderState], maker: BatchMaker) -> Generator[Arrival]:
+        """Yield the batches, and None every ``POLL_S`` seconds while the next batch is not ready."""
         from torch.cuda import is_available
         from torch.utils.data import DataLoader
 
@@ -196,7 +199,7 @@ class Loader:
                 return
             batches = iter(
                 DataLoader(
-                    maker,  # type: ignore[arg-type]  # a map from states, not from numbers
+                    maker,  # type: ignore[arg-type]  # its keys are states, not numbers
                     sampler=starts,
                     batch_size=None,
                     num_workers=self.workers,
@@ -212,17 +215,17 @@ class Loader:
                 except StopIteration:
                     return
                 except RuntimeError as error:
-                    if "DataLoader timed out" not in str(error):  # it goes on where it was
+                    if "DataLoader timed out" not in str(error):  # after a timeout the iterator can continue
                         raise
                     yield None
         finally:
             maker.waits.end()
 
     def _count_bad(self, bad: Bad) -> None:
-        """Log and count the bad samples of a step, each once however often it is met.
+        """Log and count the bad samples of a step; repeated ones count once.
 
         Raises:
-            UsageError: more than ``data.max_bad`` of all; on every rank alike.
+            UsageError: the share of bad samples exceeds ``data.max_bad``; all ranks raise it.
         """
         new = [(name, reason) for name, reason in bad if name not in self._bad]
         if not new:
@@ -235,26 +238,29 @@ class Loader:
 
 
 def check_unreadable_count(unreadable: Sequence[tuple[str, str]], allowed: float) -> None:
-    """Refuse more unreadable videos than are allowed.
+    """Check that there are not more unreadable videos than allowed.
 
     Args:
-        unreadable: id and reason of each.
-        allowed: how many; a share of all may be no whole number.
+        unreadable: id and reason of each unreadable video.
+        allowed: largest number; it may be fractional, because it is a share of all videos.
 
     Raises:
-        UsageError: there are more; it names the last.
+        UsageError: there are more; the message names the last one.
     """
     if len(unreadable) > allowed:
         name, reason = unreadable[-1]
         raise UsageError(
             f"{len(unreadable)} samples could not be read, allowed {allowed:g} (data.max_bad of all)",
             where=f"{name}: {reason}",
-            remedy="signllm shards verify names the damage; or allow more with data.max_bad",
+            remedy="find the damage with signllm shards verify, or allow more with data.max_bad",
         )
 
 
 class BatchMaker:
-    """State before a global batch → that state and one rank's batch; travels to the workers."""
+    """Makes the batches of one rank; it is copied to the worker processes.
+
+    Indexing it with the state before a global batch returns that state and the rank's part of the batch.
+    """
 
     def __init__(self, loader: Loader) -> None:
         self.source, self.plan = loader.source, loader.plan
@@ -262,7 +268,10 @@ class BatchMaker:
         self.waits = SharedWaits()
 
     def __getitem__(self, start: OrderState) -> tuple[OrderState, Batch | StorageError]:
-        """Return a batch, or why it cannot be read: a worker's error would lose its own words on the way."""
+        """Return a state with its batch, or with the storage error of reading it.
+
+        The error is returned because the DataLoader would replace the message of an error raised in a worker.
+        """
         with storage_wait_policy(self.source.config.storage_timeout_s, self.waits.report):
             try:
                 return start, self._batch(start)
@@ -270,7 +279,7 @@ class BatchMaker:
                 return start, error
 
     def _batch(self, start: OrderState) -> Batch:
-        part, counts = self.plan.part(start, rank=self.rank, world=self.world), self.source.frame_counts
+        part, counts = self.plan.rank_part(start, rank=self.rank, world=self.world), self.source.frame_counts
         packed = PackedFrames(0 if counts is None else int(counts[part.samples].sum()), self.memory)
         items = [
             self.source.load(
@@ -291,7 +300,7 @@ class BatchMaker:
 def _prefetch_in_thread(
     make: Callable[[OrderState], Arrival], starts: Iterable[OrderState], waits: SharedWaits
 ) -> Iterator[Arrival]:
-    """Make batches in a thread: FFmpeg, NumPy and torch let the training thread run meanwhile."""
+    """Yield batches that a thread makes in the background; FFmpeg, NumPy and torch release the GIL."""
 
     def results(left: int) -> Iterator[Arrival]:
         while len(waiting) > left:
@@ -307,11 +316,11 @@ def _prefetch_in_thread(
                 yield from results(left=_PREFETCHED_BATCHES)
             yield from results(left=0)
         finally:
-            waits.end()  # the thread is waited for
+            waits.end()  # otherwise leaving the block would wait for a read that waits for storage
             thread.shutdown(cancel_futures=True)
 
 
 def _ignore_signals(worker: int) -> None:
-    """Leave preemption and Ctrl-C to the training process; workers go when it goes."""
+    """Ignore signals in a worker, because the training process handles them and ends its workers itself."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

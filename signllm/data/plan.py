@@ -1,22 +1,24 @@
-"""Which samples make up which batch of which epoch: a pure function of the seed and of the configuration.
+"""The samples of every batch of every epoch, as a pure function of the seed and the configuration.
 
-The order of an epoch is made in three steps, none of which knows of ranks, workers or batch size:
+The order of an epoch is computed in three steps, none of which depends on ranks, workers or the batch size:
 
-1. each dataset is permuted (:mod:`signllm.data.order`);
-2. several datasets are mixed by weight. A dataset of n samples and weight w gives round(n w) samples to every
-   epoch, cut one behind the other from its endless sequence of passes, so that all its samples are used
-   equally often, up to one, at any time; weight 1 is each exactly once per epoch. The mixture is even: any
-   stretch of an epoch holds the datasets in proportion;
-3. with a limit of frames, samples are put beside others of like length. Pools of 256 samples are sorted by
-   length (a random tenth more or less, so that not always the same meet), then a binary tree over each pool
-   swaps its halves at random, at every level: any aligned stretch of 2, 4, ... 128 places holds neighbours in
-   length. The price: the batches of half a pool follow one another with like lengths.
+1. Each dataset is permuted (:mod:`signllm.data.order`).
+2. Several datasets are mixed by weight. A dataset of n samples and weight w contributes round(n w) samples to
+   every epoch. They are consecutive samples of an endless sequence of passes over the dataset, so that at any
+   time the numbers of uses of two samples differ by at most one; with weight 1 each is used exactly once per
+   epoch. The mixture is even: every section of an epoch contains the datasets in proportion.
+3. With a limit of frames, samples of similar length become neighbours. Pools of 256 samples are sorted by
+   length (with a random change of up to a tenth, so that the groups vary). Then a binary tree over each pool
+   swaps its halves at random at every level, so that every aligned section of 2, 4, ... 128 positions
+   contains samples of similar length. The disadvantage is that the batches of half a pool have similar
+   lengths.
 
-Batches are cut from the order one behind the other: ``batch_size`` samples, fewer where their frames would
-exceed the limit. A cut depends on the place alone where it begins, so the three integers of
-:class:`~signllm.data.order.OrderState` stay the whole state, and even another batch size or limit goes on
-with the very next sample; only the window, the weights, and whether there is a limit change the order.
-Rank r of w takes places r, r + w, ... of a batch: neighbours, hence of like length.
+Batches are consecutive sections of the order: ``batch_size`` samples, or fewer if their frames would exceed
+the limit. The end of a batch depends only on its start. The three integers of
+:class:`~signllm.data.order.OrderState` therefore are the complete state, and a run with another batch size or
+limit continues with the next sample. Only the window, the weights, and whether there is a limit change the
+order. Rank r of w takes positions r, r + w, ... of a batch, which are neighbours and therefore of similar
+length.
 """
 
 from __future__ import annotations
@@ -35,11 +37,11 @@ _JITTER = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """One of the datasets that an epoch is mixed of.
+    """One of the datasets that an epoch is mixed from.
 
     Args:
-        shard_sizes: samples in each of its shards.
-        weight: how often an epoch uses each of its samples, on average.
+        shard_sizes: number of samples of each shard.
+        weight: average number of times that an epoch uses each sample.
     """
 
     shard_sizes: tuple[int, ...]
@@ -47,24 +49,24 @@ class Dataset:
 
     @property
     def samples(self) -> int:
-        """Samples that it holds."""
+        """Number of samples of the dataset."""
         return sum(self.shard_sizes)
 
     @property
     def share(self) -> int:
-        """Samples that it gives to an epoch."""
+        """Number of samples that the dataset contributes to an epoch."""
         return max(1, round(self.samples * self.weight)) if self.samples else 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BatchPart:
-    """One rank's part of a batch.
+    """The part of a batch that one rank processes.
 
     Args:
-        samples: int64 (B,), numbers of the samples.
-        places: int64 (B,), places in the epoch; those of padding lie behind the batch.
+        samples: numbers of the samples, int64 (B,).
+        places: positions in the epoch, int64 (B,); those of padding lie after the batch.
         is_real: bool (B,); False marks padding.
-        positions: int64 (B,), as :class:`~signllm.data.batch.Batch` has them.
+        positions: positions as :class:`~signllm.data.batch.Batch` defines them, int64 (B,).
     """
 
     samples: np.ndarray
@@ -78,12 +80,13 @@ class EpochPlan:
     """The batches of every epoch.
 
     Args:
-        datasets: mixed by weight; their samples are numbered one dataset behind the other.
-        batch_size: most samples of a batch, over all ranks.
-        window: shards whose samples are shuffled together.
-        shuffle: False takes every sample once in the order of the shards, whatever the weights.
-        frame_counts: int (n,), most frames of each sample, or None.
-        max_frames: most frames of a batch over all ranks; None is no limit. A longer sample goes alone.
+        datasets: datasets to mix by weight; their samples are numbered dataset by dataset.
+        batch_size: largest number of samples of a batch over all ranks.
+        window: number of shards whose samples are shuffled together.
+        shuffle: False uses every sample once in the order of the shards and ignores the weights.
+        frame_counts: largest number of frames of each sample, int (n,), or None.
+        max_frames: largest number of frames of a batch over all ranks; None is no limit. A sample with more
+            frames is a batch of its own.
     """
 
     datasets: tuple[Dataset, ...]
@@ -92,19 +95,19 @@ class EpochPlan:
     shuffle: bool = True
     frame_counts: np.ndarray | None = None
     max_frames: int | None = None
-    _kept: dict[tuple[int, int], tuple[np.ndarray, np.ndarray | None]] = field(
+    _cached_epochs: dict[tuple[int, int], tuple[np.ndarray, np.ndarray | None]] = field(
         default_factory=dict, init=False, repr=False
     )
     _counts: dict[OrderState, int] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def is_frame_limited(self) -> bool:
-        """Whether batches are cut by frames too."""
+        """Whether a limit of frames applies to batches."""
         return self.max_frames is not None and self.frame_counts is not None
 
     @property
     def samples(self) -> int:
-        """Samples of one epoch, the same for all epochs."""
+        """Number of samples of an epoch, the same for all epochs."""
         return sum(dataset.share if self.shuffle else dataset.samples for dataset in self.datasets)
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
@@ -112,7 +115,7 @@ class EpochPlan:
         return self._epoch(seed, epoch)[0]
 
     def find_batch_end(self, state: OrderState) -> int:
-        """Return the place behind the batch that begins at ``state``."""
+        """Return the position in the epoch after the batch that begins at ``state``."""
         start = state.samples_consumed
         end = min(start + self.batch_size, self.samples)
         frames_before = self._epoch(state.seed, state.epoch)[1]
@@ -121,45 +124,48 @@ class EpochPlan:
         room = frames_before[start] + self.max_frames
         return min(end, max(start + 1, int(np.searchsorted(frames_before, room, side="right")) - 1))
 
-    def part(self, state: OrderState, *, rank: int, world: int) -> BatchPart:
-        """Return what rank ``rank`` of ``world`` takes of the batch that begins at ``state``."""
+    def rank_part(self, state: OrderState, *, rank: int, world: int) -> BatchPart:
+        """Return the part of rank ``rank`` of ``world`` in the batch that begins at ``state``."""
         first, end = state.samples_consumed, self.find_batch_end(state)
         size = -(-(end - first) // world) * world if self.is_frame_limited else self.batch_size
         places = np.arange(first + rank, first + size, world, dtype=np.int64)
         is_real = places < end
-        # padding repeats samples of the same batch, from its beginning on
-        held = np.where(is_real, places, first + (places - end) % (end - first))
+        # Padding repeats samples of the same batch from its start.
+        used = np.where(is_real, places, first + (places - end) % (end - first))
         return BatchPart(
-            samples=self.order(state.seed, state.epoch)[held],
+            samples=self.order(state.seed, state.epoch)[used],
             places=places,
             is_real=is_real,
-            # how much padding there is may depend on the ranks; what is drawn from the positions may not
+            # The amount of padding may depend on the number of ranks; random numbers of the positions may
+            # not.
             positions=np.where(is_real, places, 0) if self.is_frame_limited else places,
         )
 
-    def after(self, state: OrderState) -> OrderState:
-        """Return the state behind the batch that begins at ``state``."""
+    def state_after(self, state: OrderState) -> OrderState:
+        """Return the state after the batch that begins at ``state``."""
         end = self.find_batch_end(state)
         if end == self.samples:
             return OrderState(seed=state.seed, epoch=state.epoch + 1)
         return OrderState(seed=state.seed, epoch=state.epoch, samples_consumed=end)
 
-    def starts(self, state: OrderState, epochs: int | None) -> Iterator[OrderState]:
-        """Yield the state before each batch from ``state`` on, for ever if ``epochs`` is None.
+    def batch_starts(self, state: OrderState, epochs: int | None) -> Iterator[OrderState]:
+        """Yield the state before each batch, from ``state`` to the end of the last epoch.
 
-        A state at the end of an epoch is the beginning of the next.
+        Args:
+            state: state before the first batch; the end of an epoch counts as the start of the next one.
+            epochs: total number of epochs; None yields states without end.
         """
         if state.samples_consumed >= self.samples:
             state = OrderState(seed=state.seed, epoch=state.epoch + 1)
         while epochs is None or state.epoch < epochs:
             yield state
-            state = self.after(state)
+            state = self.state_after(state)
 
     def batches_until(self, state: OrderState, epoch: int) -> int:
-        """Return the number of batches from ``state`` to the beginning of ``epoch``; -1 if that lies behind.
+        """Return the number of batches from ``state`` to the start of ``epoch``; -1 if that has passed.
 
-        Where batches are cut by frames epochs differ by a few, because other videos meet: each is planned
-        once, which takes about a microsecond for every sample.
+        With a limit of frames the number differs between epochs, because batches contain other videos. Then
+        each epoch is planned once, which takes about a microsecond per sample.
         """
         if state.samples_consumed >= self.samples:
             state = OrderState(seed=state.seed, epoch=state.epoch + 1)
@@ -167,28 +173,28 @@ class EpochPlan:
             return 0 if (state.epoch, state.samples_consumed) == (epoch, 0) else -1
         later = range(state.epoch + 1, epoch)
         if self.max_frames is None or self.frame_counts is None:
-            whole = -(-self.samples // self.batch_size)
-            return -(-(self.samples - state.samples_consumed) // self.batch_size) + len(later) * whole
-        return self._counted(state) + sum(
-            self._counted(OrderState(seed=state.seed, epoch=number)) for number in later
+            per_epoch = -(-self.samples // self.batch_size)
+            return -(-(self.samples - state.samples_consumed) // self.batch_size) + len(later) * per_epoch
+        return self._count_batches(state) + sum(
+            self._count_batches(OrderState(seed=state.seed, epoch=number)) for number in later
         )
 
-    def _counted(self, state: OrderState) -> int:
-        """Return the number of batches from a state to the end of its epoch, cutting them."""
+    def _count_batches(self, state: OrderState) -> int:
+        """Return the number of batches from a state to the end of its epoch, by planning all of them."""
         if state not in self._counts:
-            self._counts[state] = sum(1 for _ in self.starts(state, state.epoch + 1))
+            self._counts[state] = sum(1 for _ in self.batch_starts(state, state.epoch + 1))
         return self._counts[state]
 
     def _epoch(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the order, and the frames before each of its places, (samples + 1,), where they limit."""
-        if (seed, epoch) not in self._kept:
-            while len(self._kept) > 1:
-                del self._kept[next(iter(self._kept))]
+        """Return the order of an epoch and, with a limit of frames, the cumulative frames, (samples + 1,)."""
+        if (seed, epoch) not in self._cached_epochs:
+            while len(self._cached_epochs) > 1:
+                del self._cached_epochs[next(iter(self._cached_epochs))]
             order, frames_before = self._order(seed, epoch), None
             if self.is_frame_limited and self.frame_counts is not None:
                 frames_before = np.concatenate([[0], np.cumsum(self.frame_counts[order])])
-            self._kept[seed, epoch] = order, frames_before
-        return self._kept[seed, epoch]
+            self._cached_epochs[seed, epoch] = order, frames_before
+        return self._cached_epochs[seed, epoch]
 
     def _order(self, seed: int, epoch: int) -> np.ndarray:
         if not self.shuffle:
@@ -200,7 +206,7 @@ class EpochPlan:
 
 
 def mix_datasets(datasets: Sequence[Dataset], seed: int, epoch: int, window: int) -> np.ndarray:
-    """Return the sample numbers of one epoch of several datasets, in an even and random mixture."""
+    """Return the sample numbers of one epoch of several datasets in an even random mixture, int64 (n,)."""
     if len(datasets) == 1 and datasets[0].share == datasets[0].samples:
         return permute_samples(datasets[0].shard_sizes, seed, epoch, window)
     parts, keys, first = [], [], 0
@@ -214,7 +220,7 @@ def mix_datasets(datasets: Sequence[Dataset], seed: int, epoch: int, window: int
 
 
 def _take_share(dataset: Dataset, seed: int, epoch: int, window: int) -> np.ndarray:
-    """Return a dataset's samples of one epoch, cut from its passes laid end to end."""
+    """Return the numbers of a dataset's samples in one epoch, a section of its endless sequence of passes."""
     if not dataset.samples:
         return np.zeros(0, np.int64)
     begin, end = epoch * dataset.share, (epoch + 1) * dataset.share
@@ -224,12 +230,12 @@ def _take_share(dataset: Dataset, seed: int, epoch: int, window: int) -> np.ndar
 
 
 def group_similar_lengths(frame_counts: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Return the places of an order, int64 (n,), rearranged so that samples of like length are neighbours.
+    """Return a permutation of positions, int64 (n,), after which samples of similar length are neighbours.
 
     Args:
-        frame_counts: int (n,), frames of the samples in their order so far.
-        seed: of the run.
-        epoch: from 0.
+        frame_counts: number of frames of each sample in the present order, int (n,).
+        seed: random seed of the order.
+        epoch: number of the epoch, from 0.
     """
     places = np.arange(len(frame_counts))
     jitter = 1 + _JITTER * (2 * (hash_integers(seed, epoch, _JITTER_STREAM, count=len(places)) / 2**64) - 1)

@@ -1,4 +1,4 @@
-"""A contact sheet of finished shards: what the videos look like, with their texts."""
+"""Drawing a contact sheet of finished shards: frames of some videos with their texts."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 _SHOWN_FRAMES = 6
 _TILE = 112
 _LINE, _LETTERS = 15, 11
-"""Pixels from line to line, and size of the letters."""
+"""Distance of the lines and size of the letters in pixels."""
 
 
 def preview_shards(out: Path | str, png: Path | str, *, samples: int = 12) -> Path:
-    """Write a contact sheet: for some samples of every split six frames over the clip, with name and text.
+    """Write a contact sheet with name, text and six frames of some samples of every split; return its path.
 
     Args:
-        out: the folder of shards.
-        png: the picture to write, whole or not at all.
-        samples: rows, spread evenly over the splits.
+        out: folder of the shards.
+        png: path of the picture, which is written atomically.
+        samples: number of samples, spread evenly over the splits.
 
     Raises:
-        UsageError: no finished shards, a video that does not decode, or no right to write there.
+        UsageError: there are no finished shards, a video cannot be decoded, or the picture cannot be written.
     """
     from PIL import Image
 
@@ -57,12 +57,13 @@ def preview_shards(out: Path | str, png: Path | str, *, samples: int = 12) -> Pa
 
 
 def _spread_evenly(count: int, most: int) -> list[int]:
-    """Return up to ``most`` places, spread evenly over ``count``."""
+    """Return up to ``most`` of the numbers below ``count``, spread evenly."""
     shown = min(count, most)
     return [place * count // shown for place in range(shown)]
 
 
 def _draw_row(split: Split, number: int) -> Image.Image:
+    """Return the row of one sample of the contact sheet."""
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -73,7 +74,7 @@ def _draw_row(split: Split, number: int) -> Image.Image:
         raise VideoError(
             f"{sample.id}: {error.what}",
             where=split.tars[sample.shard],
-            remedy="`signllm shards verify` names all the damage",
+            remedy="find all damage with `signllm shards verify`",
         ) from None
     shown = frames_THWC[np.linspace(0, len(frames_THWC) - 1, _SHOWN_FRAMES).round().astype(int)]
     row = Image.new("RGB", (_TILE * _SHOWN_FRAMES, _TILE + 32), "white")

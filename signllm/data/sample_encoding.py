@@ -1,8 +1,8 @@
-"""A clip → one sample: the members that go into the tar, by one of three ways of keeping the pictures.
+"""Encoding a sample of a dataset as the members of a tar, by one of three ways to store its frames.
 
-``h264`` decodes and re-encodes (short groups, short side shrunk): small and fast to read. ``frames`` keeps
-every picture lossless: a frame folder's files as they are, a video's frames as PNG. ``copy`` passes mp4 files
-and frame folders through byte for byte. What was done is in each sample's json.
+``h264`` decodes and re-encodes the video (short groups of pictures, short side reduced), which is small and
+fast to read. ``frames`` is lossless: the files of a folder of frames unchanged, the frames of a video as PNG.
+``copy`` stores mp4 files and folders of frames byte by byte. The JSON of each sample records how it was made.
 """
 
 from __future__ import annotations
@@ -42,19 +42,20 @@ _MP4_SUFFIXES = frozenset({".mp4", ".m4v"})
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig:
-    """How the pictures of a clip are kept.
+    """How the frames of a sample are stored.
 
     Args:
-        encode: ``h264`` (re-encoded), ``copy`` (mp4 bytes or frame files as they are), ``frames`` (lossless
-            pictures).
-        size: the short side in pixels, to which larger videos are shrunk; None keeps every size. Not used by
-            ``copy``.
-        fps: frames per second to resample to. None keeps every frame; only a video whose rate varies, as
-            phones and screen recorders write it, gets a steady one. Not used by ``copy``. Whatever it is, a
-            run reads all videos at one rate (``data.fps``).
-        crf: quality of ``h264``, x264's constant rate factor: smaller is better and larger.
-        min_frames: shorter clips are left out (13 is one window of the encoder, which pads shorter ones).
-        language: name of the spoken language where the annotations are silent.
+        encode: ``h264`` (re-encoded), ``copy`` (unchanged mp4 or frame files), or ``frames`` (lossless
+            images).
+        size: short side in pixels to which larger videos are reduced; None keeps every size. ``copy`` ignores
+            it.
+        fps: rate in frames per second to resample to. None keeps every frame, except that a video of varying
+            rate, as phones and screen recorders write it, gets a constant rate. ``copy`` ignores it. In any
+            case a run reads all videos at one rate (``data.fps``).
+        crf: constant rate factor of x264 for ``h264``; smaller values give better quality and larger files.
+        min_frames: least number of frames of a sample; shorter ones are left out. 13 frames are one clip of
+            the encoder, which pads shorter videos.
+        language: English name of the spoken language for samples whose annotations state none.
     """
 
     encode: Literal["h264", "copy", "frames"] = "h264"
@@ -67,22 +68,35 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` for a value that cannot work."""
         if self.encode not in ENCODINGS:
-            raise UsageError(f"encode = {self.encode!r}", remedy=f"one of: {', '.join(ENCODINGS)}")
+            raise UsageError(
+                f"encode = {self.encode!r} is unknown", remedy=f"give one of: {', '.join(ENCODINGS)}"
+            )
         if self.size is not None and self.size < 16:
             raise UsageError(
-                f"size = {self.size}", remedy="a short side of at least 16 pixels, or none to keep it"
+                f"size = {self.size} is too small",
+                remedy="give a short side of at least 16 pixels, or none to keep every size",
             )
         if self.fps is not None and not 0 < self.fps <= 240:
             raise UsageError(
-                f"fps = {self.fps}", remedy="above 0 and at most 240, or none to keep every frame"
+                f"fps = {self.fps} is out of range",
+                remedy="give more than 0 and at most 240, or none to keep every frame",
             )
         if not 0 <= self.crf <= 51:
-            raise UsageError(f"crf = {self.crf}", remedy="0 (lossless) to 51 (worst); 21 is the default")
+            raise UsageError(
+                f"crf = {self.crf} is out of range",
+                remedy="give 0 (lossless) to 51 (worst); 21 is the default",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSample:
-    """A clip ready to be written: its key, the bytes of each member by extension, and its description."""
+    """A sample that is ready to be written into a tar.
+
+    Attributes:
+        key: WebDataset key.
+        members: bytes of each member by extension.
+        meta: properties of the sample, which its JSON and the index contain.
+    """
 
     key: str
     members: dict[str, bytes]
@@ -91,6 +105,18 @@ class EncodedSample:
 
 @dataclass(frozen=True, kw_only=True)
 class _StoredPictures:
+    """The encoded frames of a sample with their properties.
+
+    Attributes:
+        members: bytes of each member by extension.
+        frames: number of frames.
+        width: width in pixels.
+        height: height in pixels.
+        fps: rate in frames per second.
+        checksum: sha256 of the source.
+        transfer: transfer function of a source with high dynamic range, else "".
+    """
+
     members: dict[str, bytes]
     frames: int
     width: int
@@ -101,77 +127,79 @@ class _StoredPictures:
 
 
 class _ReadResult(NamedTuple):
-    """What was read, and the name of the source's high dynamic range."""
+    """A decoded or transcoded video, with the transfer function of a high dynamic range source, else ""."""
 
     video: Video | EncodedVideo
     transfer: str
 
 
-def encode_sample(clip: SourceSample, config: EncodeConfig) -> EncodedSample | LeftOutSample:
-    """Read and encode one clip; whatever is wrong with it becomes the reason of a :class:`LeftOutSample`.
+def encode_sample(sample: SourceSample, config: EncodeConfig) -> EncodedSample | LeftOutSample:
+    """Read and encode one sample; any error of its video becomes the reason of a :class:`LeftOutSample`.
 
     Raises:
-        StorageError: the storage of the video stayed away, which says nothing about the video.
+        StorageError: the storage of the video stayed unavailable, which says nothing about the video.
     """
     try:
-        return wait_for_storage(lambda: _encode_once(clip, config), clip.video)
+        return wait_for_storage(lambda: _encode_once(sample, config), sample.video)
     except UsageError as error:
         reason = error.what
     except OSError as error:
         reason = (
-            describe_missing(clip.video)
+            describe_missing(sample.video)
             if isinstance(error, FileNotFoundError)
             else f"cannot be read: {error.strerror}"
         )
-    return LeftOutSample(id=clip.id, split=clip.split, reason=reason)
+    return LeftOutSample(id=sample.id, split=sample.split, reason=reason)
 
 
-def _encode_once(clip: SourceSample, config: EncodeConfig) -> EncodedSample:
-    if not clip.text:
+def _encode_once(sample: SourceSample, config: EncodeConfig) -> EncodedSample:
+    if not sample.text:
         raise UsageError("the text is empty")
-    pictures = _encode_folder(clip, config) if os.path.isdir(clip.video) else _encode_file(clip, config)
+    pictures = _encode_folder(sample, config) if os.path.isdir(sample.video) else _encode_file(sample, config)
     if pictures.frames < config.min_frames:
-        raise UsageError(f"{pictures.frames} frames, fewer than min_frames = {config.min_frames}")
+        raise UsageError(
+            f"the video has {pictures.frames} frames, fewer than min_frames = {config.min_frames}"
+        )
     meta = {
-        "id": clip.id,
-        "split": clip.split,
-        "language": clip.language or config.language,
-        "signer": clip.signer,
+        "id": sample.id,
+        "split": sample.split,
+        "language": sample.language or config.language,
+        "signer": sample.signer,
         "frames": pictures.frames,
         "fps": pictures.fps,
         "width": pictures.width,
         "height": pictures.height,
         "encode": config.encode,
-        "source": clip.video.name,
+        "source": sample.video.name,
         "source_sha256": pictures.checksum,
     }
-    if clip.time_span:
-        meta |= {"start_s": clip.start_s, "end_s": clip.end_s}
+    if sample.time_span:
+        meta |= {"start_s": sample.start_s, "end_s": sample.end_s}
     if pictures.transfer:
         meta |= {"tone_mapped_from": pictures.transfer}
-    meta = dict(sorted(meta.items()))  # the order of a sample that a merge of slices reads back
+    meta = dict(sorted(meta.items()))  # the order in which a merge of slices reads them from the JSON
     described = json.dumps(meta, ensure_ascii=False).encode()
-    members = {**pictures.members, "txt": clip.text.encode(), "json": described}
-    return EncodedSample(key=safe_key(clip.id), members=members, meta={**meta, "text": clip.text})
+    members = {**pictures.members, "txt": sample.text.encode(), "json": described}
+    return EncodedSample(key=safe_key(sample.id), members=members, meta={**meta, "text": sample.text})
 
 
-def _encode_file(clip: SourceSample, config: EncodeConfig) -> _StoredPictures:
-    if clip.time_span:
+def _encode_file(sample: SourceSample, config: EncodeConfig) -> _StoredPictures:
+    if sample.time_span:
         if config.encode == "copy":
-            raise VideoError("a clip cannot be cut out of a recording by encode copy; use h264 or frames")
-        cut = clip.time_span
+            raise VideoError("encode copy cannot cut a sample out of a recording; use h264 or frames")
+        cut = sample.time_span
         return _to_stored_pictures(
-            *_read_at_steady_rate(lambda use: read_time_span(clip.video, cut, use), config), config
+            *_read_at_steady_rate(lambda use: read_time_span(sample.video, cut, use), config), config
         )
-    check_regular_file(clip.video)
-    data = clip.video.read_bytes()
+    check_regular_file(sample.video)
+    data = sample.video.read_bytes()
     if not data:
         raise VideoError("the file has zero bytes")
     checksum = hashlib.sha256(data).hexdigest()
     if config.encode == "copy":
-        if clip.video.suffix.lower() not in _MP4_SUFFIXES:
+        if sample.video.suffix.lower() not in _MP4_SUFFIXES:
             raise VideoError(
-                f"{clip.video.suffix} cannot be copied: only mp4 files and frame folders; use encode h264"
+                f"{sample.video.suffix} cannot be copied: only mp4 files and frame folders; use encode h264"
             )
         with open_video(data) as (container, stream):
             reader = VideoReader(container, stream)
@@ -188,14 +216,16 @@ def _encode_file(clip: SourceSample, config: EncodeConfig) -> _StoredPictures:
 def _read_at_steady_rate(
     read: Callable[[Callable[[VideoReader], _ReadResult]], tuple[_ReadResult, str]], config: EncodeConfig
 ) -> tuple[_ReadResult, str]:
-    """Read a video at a steady rate, which is what a stored sample has.
+    """Read a video at a constant rate, as a stored sample must have it.
 
-    Its time stamps are known when it has been decoded. If they contradict the rate that the file states, or
-    no steady rate fits them (phones slow down in the dark), it is read once more, as they say.
+    All time stamps are known only after the video has been decoded. If they contradict the rate that the file
+    states, or no constant rate fits them (phones slow down in the dark), the video is read again at the
+    measured rate.
 
     Args:
-        read: opens the video, hands it to its argument, and returns what that returned with a checksum.
-        config: how the pictures are kept.
+        read: function that opens the video, passes a reader to its argument, and returns the latter's result
+            with a checksum.
+        config: how the frames are stored.
     """
     encode: Callable[..., Video | EncodedVideo] = (
         partial(decode_to_rgb, fit=_size_rule(config))
@@ -204,7 +234,7 @@ def _read_at_steady_rate(
     )
     timing: Timing | None = None
 
-    def as_stated(reader: VideoReader) -> _ReadResult:
+    def read_at_stated_rate(reader: VideoReader) -> _ReadResult:
         nonlocal timing
         stated_fps = reader.fps
         video = encode(reader, fps=config.fps)
@@ -213,13 +243,13 @@ def _read_at_steady_rate(
         timing = measured if is_unsteady or measured.fps != stated_fps else None
         return _ReadResult(video, reader.transfer)
 
-    def as_measured(reader: VideoReader) -> _ReadResult:
+    def read_at_measured_rate(reader: VideoReader) -> _ReadResult:
         assert timing is not None
         reader.fps = timing.fps
         return _ReadResult(encode(reader, fps=config.fps or timing.steady_fps), reader.transfer)
 
-    result = read(as_stated)
-    return result if timing is None else read(as_measured)
+    result = read(read_at_stated_rate)
+    return result if timing is None else read(read_at_measured_rate)
 
 
 def _to_stored_pictures(read: _ReadResult, checksum: str, config: EncodeConfig) -> _StoredPictures:
@@ -237,40 +267,41 @@ def _to_stored_pictures(read: _ReadResult, checksum: str, config: EncodeConfig) 
     )
 
 
-def _encode_folder(clip: SourceSample, config: EncodeConfig) -> _StoredPictures:
-    files = _select_time_span(list_frame_files(clip.video), clip)
+def _encode_folder(sample: SourceSample, config: EncodeConfig) -> _StoredPictures:
+    files = _select_time_span(list_frame_files(sample.video), sample)
     frames = [path.read_bytes() for path in files]
     checksum = _hash_frames(files, frames)
-    if config.encode == "copy" or (config.encode == "frames" and _need_no_change(frames, clip, config)):
+    if config.encode == "copy" or (config.encode == "frames" and _need_no_change(frames, sample, config)):
         members = _number_frames(
             [(path.suffix.lower()[1:], data) for path, data in zip(files, frames, strict=True)]
         )
-        return _describe_pictures(read_video(frames, fps_of_frames=clip.fps), members, checksum)
+        return _describe_pictures(read_video(frames, fps_of_frames=sample.fps), members, checksum)
     return _encode_video(
-        read_video(frames, fit=_size_rule(config), fps=config.fps, fps_of_frames=clip.fps), config, checksum
+        read_video(frames, fit=_size_rule(config), fps=config.fps, fps_of_frames=sample.fps), config, checksum
     )
 
 
-def _select_time_span(files: list[Path], clip: SourceSample) -> list[Path]:
-    """Return the frame files of a clip: all, or those whose times are within its cut."""
-    if clip.time_span is None:
+def _select_time_span(files: list[Path], sample: SourceSample) -> list[Path]:
+    """Return the frame files of a sample: all of them, or those within its time span."""
+    if sample.time_span is None:
         return files
-    times_s = [number / (clip.fps or USUAL_FPS) for number in range(len(files))]
+    times_s = [number / (sample.fps or USUAL_FPS) for number in range(len(files))]
     kept = [
         path
         for path, time_s in zip(files, times_s, strict=True)
-        if clip.time_span.starts_by(time_s) and not clip.time_span.ends_by(time_s)
+        if sample.time_span.starts_by(time_s) and not sample.time_span.ends_by(time_s)
     ]
     if not kept:
         raise VideoError(
-            f"none of {len(files)} frames lies from {clip.time_span.start_s:g} to {clip.time_span.end_s:g} s"
+            f"none of {len(files)} frames is between {sample.time_span.start_s:g} s and "
+            f"{sample.time_span.end_s:g} s"
         )
     return kept
 
 
-def _need_no_change(frames: list[bytes], clip: SourceSample, config: EncodeConfig) -> bool:
+def _need_no_change(frames: list[bytes], sample: SourceSample, config: EncodeConfig) -> bool:
     fits = config.size is None or max(min(read_image_size(frame)) for frame in frames) <= config.size
-    return fits and config.fps in (None, clip.fps)
+    return fits and config.fps in (None, sample.fps)
 
 
 def _size_rule(config: EncodeConfig) -> Fit | None:
@@ -305,13 +336,14 @@ def _round_rate(fps: float) -> float:
 
 
 def _number_frames(frames: list[tuple[str, bytes]]) -> dict[str, bytes]:
-    """Name frames 0001.png, 0002.png, ...: wide enough that the order of names is the order of frames."""
+    """Return frames by the names 0001.png, 0002.png, ... with enough digits to sort by name."""
     digits = max(4, len(str(len(frames))))
     return {f"{number:0{digits}d}.{suffix}": data for number, (suffix, data) in enumerate(frames, start=1)}
 
 
 def _hash_frames(files: list[Path], frames: list[bytes]) -> str:
-    whole = hashlib.sha256()
+    """Return a sha256 over the names and the contents of frame files."""
+    checksum = hashlib.sha256()
     for path, data in zip(files, frames, strict=True):
-        whole.update(path.name.encode() + b"\0" + hashlib.sha256(data).digest())
-    return whole.hexdigest()
+        checksum.update(path.name.encode() + b"\0" + hashlib.sha256(data).digest())
+    return checksum.hexdigest()

@@ -1,9 +1,10 @@
-"""The samples of a split as columns: 10,000 hours are six million sentences, on every rank and every worker.
+"""The samples of a split, stored in columns to save memory.
 
-Python objects would take several times the room of their contents, and because looking at an object writes
-its reference count, a worker process soon owns a copy of all of them. Columns of numbers and one block of
-text take 335 bytes per sentence of 17 words (``tools/bench_index``), are shared by all workers of a rank, and
-an object is made when a sample is asked for.
+10,000 hours of video are six million sentences, which every rank and every worker needs. Python objects would
+take several times the memory of their contents. Moreover, accessing an object writes its reference count, so
+a worker process would soon have its own copy of all of them. Columns of numbers and one block of text take
+335 bytes per sentence of 17 words (``tools/bench_index``) and are shared by all workers of a rank; an object
+is made when a sample is accessed.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ class ShardSample:
     """One sample of a split.
 
     Args:
-        key: WebDataset key, a harmless form of ``id``.
-        id: the dataset's own name.
-        text: the reference sentence.
-        language: the spoken language, in English.
+        key: WebDataset key, derived from ``id``.
+        id: name of the sample in its dataset.
+        text: reference sentence.
+        language: English name of the spoken language.
         signer: name of the signer, "" if unknown.
         frames: number of frames.
-        fps: frames per second.
-        width: pixels.
-        height: pixels.
-        shard: place of its tar in :attr:`~signllm.data.index.Split.tars`.
-        members: extension → (byte offset, size) in that tar.
+        fps: rate in frames per second.
+        width: width of the frames in pixels.
+        height: height of the frames in pixels.
+        shard: index of its tar in :attr:`~signllm.data.index.Split.tars`.
+        members: byte offset and size in that tar of each member, by extension.
     """
 
     key: str
@@ -49,14 +50,14 @@ class ShardSample:
 
 
 class SampleTable(Sequence[ShardSample]):
-    """An immutable sequence of samples, kept by columns.
+    """An immutable sequence of samples that is stored in columns.
 
     Args:
-        samples: taken one by one; none of them is kept.
+        samples: the samples; they are copied one by one into the columns.
 
     Attributes:
-        frames: int64 (n,), frames of each sample.
-        fps: float64 (n,), frames per second of each.
+        frames: number of frames of each sample, int64 (n,).
+        fps: rate of each sample in frames per second, float64 (n,).
     """
 
     def __init__(self, samples: Iterable[ShardSample] = ()) -> None:
@@ -92,7 +93,7 @@ class SampleTable(Sequence[ShardSample]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[ShardSample]: ...
     def __getitem__(self, index: int | slice) -> ShardSample | Sequence[ShardSample]:
-        """Return a sample, or a list of some."""
+        """Return one sample, or the list of samples of a slice."""
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         place = range(len(self))[index]
@@ -114,15 +115,15 @@ class SampleTable(Sequence[ShardSample]):
 
     @property
     def ids(self) -> Iterator[str]:
-        """The id of each sample."""
+        """Ids of the samples."""
         return iter(self._ids)
 
     def languages(self) -> Counter[str]:
-        """Return how many samples each language has."""
+        """Return the number of samples of each language."""
         return self._counted(4)
 
     def signers(self) -> Counter[str]:
-        """Return how many samples each signer has."""
+        """Return the number of samples of each signer."""
         return self._counted(5)
 
     def _counted(self, column: int) -> Counter[str]:
@@ -131,7 +132,12 @@ class SampleTable(Sequence[ShardSample]):
 
 
 class _PackedStrings(Sequence[str]):
-    """n strings in one block of memory."""
+    """A sequence of n strings in one block of memory.
+
+    Args:
+        block: concatenated strings as UTF-8.
+        ends: end of each string in the block, after a 0, int64 (n + 1,).
+    """
 
     def __init__(self, block: bytes, ends: np.ndarray) -> None:
         self._block, self._ends = block, ends
@@ -151,7 +157,7 @@ class _PackedStrings(Sequence[str]):
 
 
 class _StringPacker:
-    """Strings on their way into a block."""
+    """Collects strings and packs them into one block of memory."""
 
     def __init__(self) -> None:
         self._block, self._ends = bytearray(), array("q", [0])

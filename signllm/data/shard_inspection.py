@@ -1,4 +1,4 @@
-"""Looking at finished shards: what is in them, and whether it is as it was written."""
+"""Statistics of finished shards, and the verification that they are as they were written."""
 
 from __future__ import annotations
 
@@ -28,21 +28,23 @@ from signllm.errors import UsageError
 from signllm.progress import progress
 
 _RATES = 8
-"""Different frame rates that are listed as they are."""
+"""Largest number of different frame rates that are listed without rounding."""
 _PIECE = 8
-"""Samples that a process checks at a time: few, so that progress is smooth in shards of 512 MB too."""
+"""Samples that a process checks at a time; few, so that the progress bar moves smoothly in large shards."""
 
 
 def summarize_shards(out: Path | str) -> dict[str, Any]:
-    """Return what is in the shards, and how they were made.
+    """Return statistics of the shards, and how they were made.
 
-    Of every split samples, hours, frames, signers, languages and text statistics; of every two splits what
-    they share: the clips of the later one whose text stands in the earlier one too, and the signers of both.
+    For every split these are samples, hours, frames, signers, languages and text statistics. For every two
+    splits they are the number of samples of the second split whose text also occurs in the first, and the
+    number of signers in both.
     """
     index = ShardIndex(out)
     splits = [index.split(name) for name in index.splits]
     shared = {
-        f"{one.name}-{other.name}": _count_overlap(one, other) for one, other in combinations(splits, 2)
+        f"{first.name}-{second.name}": _count_overlap(first, second)
+        for first, second in combinations(splits, 2)
     }
     made = {name: index.manifest[name] for name in ("made", "clips_in_source", "left_out")}
     return {
@@ -72,7 +74,7 @@ def _summarize_split(split: Split) -> dict[str, Any]:
 
 
 def _count_frame_rates(split: Split) -> dict[str, int]:
-    """Return how many videos have each rate, rounded to whole frames per second if there are many rates."""
+    """Return the number of videos of each frame rate; many different rates are rounded."""
     rates = split.samples.fps
     rounded = next(
         r for digits in (2, 1, 0) if len(np.unique(r := rates.round(digits))) <= _RATES or digits == 0
@@ -83,15 +85,15 @@ def _count_frame_rates(split: Split) -> dict[str, int]:
 
 def _warn_of_different_rates(splits: Sequence[Split]) -> list[str]:
     return [
-        f"{split.name}: videos of {least:g} to {most:g} frames per second; a run reads all at one rate, by "
-        "default the middle one of its training videos (--data.fps)"
+        f"{split.name}: the videos have {least:g} to {most:g} frames per second; a run reads all "
+        "of them at one rate, by default the median of its training videos (--data.fps)"
         for split in splits
         if (most := float(split.samples.fps.max())) > 1.01 * (least := float(split.samples.fps.min()))
     ]
 
 
 def _summarize_texts(texts: Sequence[str]) -> dict[str, Any]:
-    """Count words, or characters where most texts have no spaces between words (Chinese, Japanese, Thai)."""
+    """Return counts of words, or of characters if most texts have no spaces between words (as Chinese)."""
     is_spaced = 2 * sum(map(is_unspaced, texts)) < len(texts)
     words = [text.split() if is_spaced else list(text) for text in texts]
     lengths, vocabulary = [len(text) for text in words], Counter(chain.from_iterable(words))
@@ -106,11 +108,12 @@ def _summarize_texts(texts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _count_overlap(one: Split, other: Split) -> dict[str, int]:
-    texts = {sample.text for sample in one.samples}
-    signers = [split.samples.signers().keys() - {""} for split in (one, other)]
+def _count_overlap(first: Split, second: Split) -> dict[str, int]:
+    """Return the number of samples of ``second`` with a text of ``first``, and of signers in both."""
+    texts = {sample.text for sample in first.samples}
+    signers = [split.samples.signers().keys() - {""} for split in (first, second)]
     return {
-        "texts": sum(sample.text in texts for sample in other.samples),
+        "texts": sum(sample.text in texts for sample in second.samples),
         "signers": len(signers[0] & signers[1]),
     }
 
@@ -118,22 +121,22 @@ def _count_overlap(one: Split, other: Split) -> dict[str, int]:
 def verify_shards(
     out: Path | str, *, decode: bool = True, workers: int = 1, show_progress: bool = False
 ) -> dict[str, Any]:
-    """Check every byte: sha256 of each tar, members against the index, texts, each video decoded and counted.
+    """Verify shards: the sha256 of each tar, its members against the index, all texts and all videos.
 
     Args:
-        out: the folder of shards or its address, from which each is fetched whole into a temporary folder.
-        decode: decode every video; without, only bytes and structure are checked.
-        workers: processes, each of which checks a few samples at a time.
-        show_progress: draw a progress bar on standard error.
+        out: folder of the shards, or its address, from which each shard is downloaded to a temporary folder.
+        decode: whether to decode every video and count its frames; False checks only bytes and structure.
+        workers: number of processes, each of which checks a few samples at a time.
+        show_progress: whether to draw a progress bar on standard error.
 
     Returns:
-        counts of what was checked.
+        The numbers of checked samples.
 
     Raises:
-        UsageError: damage, with up to ten places of it.
+        UsageError: there is damage; the message lists up to ten cases.
     """
     if workers < 1:
-        raise UsageError(f"workers = {workers}", remedy="at least 1")
+        raise UsageError(f"workers = {workers} is too small", remedy="give at least 1")
     index = ShardIndex(out)
     splits = [index.split(name) for name in index.splits]
     jobs = (
@@ -146,18 +149,18 @@ def verify_shards(
         progress(sum(map(len, splits)), "verifying", unit="clips", enabled=show_progress) as bar,
         closing(map_in_processes(_find_damage, jobs, workers)) as checked,
     ):
-        for samples, found in checked:
-            damage += found
+        for samples, problems in checked:
+            damage += problems
             bar.advance(samples)
-    damage += [said for split in splits for said in _find_duplicate_keys(split)]
+    damage += [problem for split in splits for problem in _find_duplicate_keys(split)]
     if damage:
         more = f" (and {len(damage) - 10} more)" if len(damage) > 10 else ""
         raise UsageError(
-            f"damaged shards: {'; '.join(damage[:10])}{more}",
+            f"the shards are damaged: {'; '.join(damage[:10])}{more}",
             where=index.root,
             remedy="copy the tars named here to that address again"
             if isinstance(index.root, str)
-            else "delete the tars named here and run signllm shard again: the whole ones are kept",
+            else "delete the tars named here and run signllm shard again, which keeps the complete ones",
         )
     return {"splits": {split.name: len(split) for split in splits}, "decoded": decode, "damaged": 0}
 
@@ -165,10 +168,10 @@ def verify_shards(
 def _split_into_pieces(
     split: Split, entries: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[Split, dict[str, Any] | None]]:
-    """Yield a few samples of a shard at a time as a split of their own; with the first, the shard's entry."""
+    """Yield a few samples of a shard at a time as a split, the first with the entry of the shard."""
     for number, entry in enumerate(entries):
         shard = split.select_shard(number)
-        size = _PIECE if isinstance(shard.tars[0], Path) else len(shard)  # what is fetched is fetched once
+        size = _PIECE if isinstance(shard.tars[0], Path) else len(shard)  # a shard is downloaded only once
         for start in range(0, max(1, len(shard)), max(1, size)):
             samples = SampleTable(shard.samples[start : start + size])
             piece = replace(shard, shard_sizes=(len(samples),), samples=samples)
@@ -176,7 +179,7 @@ def _split_into_pieces(
 
 
 def _find_damage(piece: Split, entry: dict[str, Any] | None, decode: bool) -> tuple[int, list[str]]:
-    """Return how many samples were looked at, and their damage; of their tar too if its entry is given."""
+    """Return the number of checked samples and their damage, with that of the tar if ``entry`` is given."""
     try:
         with _local_copy(piece.tars[0]) as tar:
             here = replace(piece, tars=(tar,))
@@ -190,7 +193,7 @@ def _find_damage(piece: Split, entry: dict[str, Any] | None, decode: bool) -> tu
 
 @contextmanager
 def _local_copy(tar: Path | str) -> Iterator[Path]:
-    """Give out a shard as a file: itself, or a copy of what lies at its address while it is checked."""
+    """Yield the path of a shard: its own, or that of a temporary copy of a shard at an address."""
     if isinstance(tar, Path):
         yield tar
         return
@@ -204,21 +207,21 @@ def _local_copy(tar: Path | str) -> Iterator[Path]:
 def _find_duplicate_keys(split: Split) -> Iterator[str]:
     for key, count in Counter(sample.key for sample in split.samples).items():
         if count > 1:
-            yield f"{split.name}: {key} stands {count} times"
+            yield f"{split.name}: {key} occurs {count} times"
 
 
 def _find_tar_damage(tar: Path, entry: dict[str, Any]) -> Iterator[str]:
     if hash_file(tar) != entry["sha256"]:
-        yield f"{tar.name}: sha256 differs from the one written"
+        yield f"{tar.name}: the sha256 differs from that of the manifest"
     try:
-        found = list_tar_members(tar)
+        members = list_tar_members(tar)
     except (tarfile.TarError, OSError) as error:
         yield f"{tar.name}: {error}"
         return
     sidecar = read_sidecar(tar.with_suffix(".json"))
-    if sidecar is None or len(found) != len(sidecar["samples"]) or len(found) != entry["samples"]:
-        yield f"{tar.name}: {len(found)} samples, {entry['samples']} in the index"
-    elif found != {sample["key"]: sample["members"] for sample in sidecar["samples"]}:
+    if sidecar is None or len(members) != len(sidecar["samples"]) or len(members) != entry["samples"]:
+        yield f"{tar.name}: {len(members)} samples, {entry['samples']} in the index"
+    elif members != {sample["key"]: sample["members"] for sample in sidecar["samples"]}:
         yield f"{tar.name}: its members are not those of the index"
 
 
@@ -228,8 +231,8 @@ def _find_sample_damage(split: Split, number: int, *, decode: bool) -> Iterator[
     try:
         members = split.read(number)
         described = parse_json(members["json"])
-        told = isinstance(described, dict) and described.get("id") == sample.id
-        if members["txt"].decode() != sample.text or not sample.text or not told:
+        has_id = isinstance(described, dict) and described.get("id") == sample.id
+        if members["txt"].decode() != sample.text or not sample.text or not has_id:
             yield f"{where}: text or json differs from the index"
         if decode:
             frames = len(decode_stored_frames(members))

@@ -1,10 +1,10 @@
-"""Datasets → WebDataset tars with an index each: resumable, atomic, the same bytes every time (design 4.3).
+"""Writing a dataset as WebDataset tars, each with an index: resumable, atomic, and reproducible byte by byte.
 
-Clips are encoded one by one, in worker processes if asked, and written in the dataset's order; a shard is
-closed when it is full. Beside each tar lies a json with the byte offsets of every member and the tar's
-sha256, written last: its presence means that the shard is whole. A second run keeps shards whose inputs are
-unchanged and goes on behind them, so a run killed at any moment is continued by the same command, with the
-same result as if it had never stopped.
+Samples are encoded one by one, in worker processes if requested, and written in the order of the dataset; a
+shard is closed when it is full. Next to each tar there is a JSON file with the byte offsets of all members
+and the sha256 of the tar. It is written last, so its presence means that the shard is complete. A second run
+keeps shards whose inputs are unchanged and continues after them. A run that was killed at any time is
+therefore continued by the same command, with the same result as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import json
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from signllm.atomic_files import NO_SPACE, describe_free_space
+from signllm.atomic_files import NO_SPACE, atomic_write, describe_free_space
 from signllm.data.annotations import read_annotations
 from signllm.data.missing_files import check_some_exist
 from signllm.data.parallel_encoding import encode_samples, fingerprint_input
 from signllm.data.preview import preview_shards
 from signllm.data.sample_encoding import EncodeConfig, EncodedSample
+from signllm.data.shard_config import ShardConfig
 from signllm.data.shard_inspection import summarize_shards, verify_shards
 from signllm.data.shard_json import SHARD_FORMAT, SHARD_VERSION
 from signllm.data.signer_splits import split_by_signer
@@ -35,11 +36,10 @@ from signllm.data.tar import (
     make_manifest_entry,
     read_sidecar,
     remove_stale_shards,
-    write_atomically,
 )
 from signllm.errors import UsageError
 from signllm.progress import Bar, progress
-from signllm.storage import DEFAULT_TIMEOUT_S, storage_wait_policy
+from signllm.storage import storage_wait_policy
 
 __all__ = [
     "ShardConfig",
@@ -52,68 +52,19 @@ __all__ = [
 ]
 
 Encode = Callable[[Sequence[SourceSample], EncodeConfig, int], Generator[EncodedSample | LeftOutSample]]
-"""Clips, how, in how many processes → a sample or a reason for each, in order."""
-_TOLD = 10
-"""Clips left out that are told by name; all are in the manifest."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardConfig(EncodeConfig):
-    """How a dataset becomes shards.
-
-    Args:
-        shard_size_mb: a shard is closed when its samples reach this many megabytes.
-        max_bad: how many clips may be left out before the run fails: "1%" of all, or a number.
-        split_by: ``dataset`` keeps its splits; ``signer`` makes train, dev and test that share no signer.
-        proportions: share of the clips in train, dev and test, as near as whole signers allow.
-        workers: processes that encode; 1 encodes in this process. The result does not depend on it.
-        show_progress: draw a progress bar on standard error.
-        storage_timeout_s: seconds that a read waits for storage that is away, before sharding ends; 0 does
-            not wait. No clip is left out for it.
-    """
-
-    shard_size_mb: float = 512
-    max_bad: str = "1%"
-    split_by: Literal["dataset", "signer"] = "dataset"
-    proportions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    workers: int = 1
-    show_progress: bool = True
-    storage_timeout_s: float = DEFAULT_TIMEOUT_S
-
-    def __post_init__(self) -> None:
-        """Raise :class:`UsageError` for a value that cannot work."""
-        super().__post_init__()
-        if not 0 < self.shard_size_mb <= 16_384:
-            raise UsageError(
-                f"shard_size_mb = {self.shard_size_mb}", remedy="above 0, at most 16384; 256 to 1024 is usual"
-            )
-        if not self.storage_timeout_s >= 0:
-            raise UsageError(f"storage_timeout_s = {self.storage_timeout_s}", remedy="seconds, at least 0")
-        if self.workers < 1:
-            raise UsageError(f"workers = {self.workers}", remedy="at least 1")
-        if self.split_by not in ("dataset", "signer"):
-            raise UsageError(f"split_by = {self.split_by!r}", remedy="dataset or signer")
-        if min(self.proportions) < 0 or not 0 < sum(self.proportions) < 1e6:
-            raise UsageError(f"proportions = {self.proportions}", remedy="three shares such as 0.8 0.1 0.1")
-        self.bad_allowed(100)
-
-    def bad_allowed(self, clips: int) -> int:
-        """Return how many of ``clips`` may be left out."""
-        text = str(self.max_bad).strip()
-        is_share = text.endswith("%")
-        try:
-            number = float(text.removesuffix("%"))
-        except ValueError:
-            number = -1.0
-        if not 0 <= number <= (100 if is_share else 1e9):
-            raise UsageError(
-                f"max_bad = {self.max_bad!r}", remedy='a share such as "1%" or a number such as 5'
-            )
-        return int(number / 100 * clips if is_share else number)
+"""Function that encodes samples with a configuration in a number of processes; it yields results in order."""
+_LISTED = 10
+"""Number of left out samples that are listed by name; the manifest contains all of them."""
 
 
 def shard(format: str, src: Path | str, out: Path | str, config: ShardConfig | None = None) -> dict[str, Any]:
-    """Read the dataset ``src`` laid out as ``format`` and write its shards to ``out``; return the manifest.
+    """Read a dataset and write its shards; return the manifest.
+
+    Args:
+        format: name of the dataset's format.
+        src: file or folder of the dataset.
+        out: folder for the shards.
+        config: how the shards are made.
 
     Raises:
         UsageError: as :func:`~signllm.data.annotations.read_annotations` and :func:`write_shards`.
@@ -122,12 +73,14 @@ def shard(format: str, src: Path | str, out: Path | str, config: ShardConfig | N
 
 
 def format_warnings(manifest: Mapping[str, Any]) -> list[str]:
-    """Return what the person who sharded should hear: the manifest's warnings, and the first left out."""
+    """Return the warnings of a manifest and the first samples that were left out, as lines for the user."""
     left_out = manifest["left_out"]
     lines = [f"warning: {line}" for line in manifest["warnings"]]
     if left_out:
-        lines.append(f"left out: {len(left_out)} of {manifest['clips_in_source']} clips, in {MANIFEST}:")
-        lines += [f"  {entry['split']}/{entry['id']}: {entry['reason']}" for entry in left_out[:_TOLD]]
+        lines.append(
+            f"left out: {len(left_out)} of {manifest['clips_in_source']} samples; {MANIFEST} lists them all:"
+        )
+        lines += [f"  {entry['split']}/{entry['id']}: {entry['reason']}" for entry in left_out[:_LISTED]]
     return lines
 
 
@@ -139,16 +92,22 @@ def write_shards(
     encode: Encode = encode_samples,
     may_be_empty: bool = False,
 ) -> dict[str, Any]:
-    """Write all clips as shards into the folder ``out`` and return the manifest (``manifest.json``).
+    """Write all samples as shards and return the manifest (``manifest.json``).
 
-    Finished shards with the same inputs are kept. While anything is missing there is no manifest, so nothing
-    reads half a dataset. ``encode`` makes the samples; a merge of slices has them already. Only a slice
-    ``may_be_empty``: the budget decides about its clips, and others may have some.
+    Finished shards with the same inputs are kept. The manifest exists only while no shard is missing, so that
+    nothing reads an incomplete dataset.
+
+    Args:
+        annotations: annotations of the dataset.
+        out: folder for the shards.
+        config: how the shards are made.
+        encode: function that encodes the samples; the merge of slices passes one that reads encoded samples.
+        may_be_empty: whether no sample may be an empty result instead of an error, as for a slice.
 
     Raises:
-        UsageError: nothing to write, more clips left out than ``max_bad``, another run writing there, a full
-            disk.
-        StorageError: the storage of a video stayed away; finished shards are kept.
+        UsageError: there is nothing to write, more samples are left out than ``max_bad`` allows, another
+            process writes into the folder, or the disk is full.
+        StorageError: the storage of a video stayed unavailable; finished shards are kept.
     """
     out, config = Path(out), config or ShardConfig()
     annotations = prepare_annotations(annotations, config, may_be_empty=may_be_empty)
@@ -161,11 +120,11 @@ def write_shards(
 def prepare_annotations(
     annotations: Annotations, config: ShardConfig, *, may_be_empty: bool = False
 ) -> Annotations:
-    """Return the annotations in the splits that are wanted, or say why they cannot be written.
+    """Return the annotations with the configured splits, after checking that they can be written.
 
     Raises:
-        UsageError: a split that cannot be a file name, no splits by signer, clips to cut and to copy, or not
-            one video that exists.
+        UsageError: the name of a split cannot be part of a file name, splits by signer are impossible,
+            ``encode copy`` is given for parts of recordings, or no video exists.
     """
     if config.split_by == "signer":
         annotations = split_by_signer(annotations, config.proportions)
@@ -176,49 +135,50 @@ def prepare_annotations(
     return annotations
 
 
-def drop_duplicates(clips: Sequence[SourceSample]) -> tuple[list[SourceSample], list[LeftOutSample]]:
-    """Return the clips whose id is the first in its split, and the others as left out."""
+def drop_duplicates(samples: Sequence[SourceSample]) -> tuple[list[SourceSample], list[LeftOutSample]]:
+    """Return the samples without repeated ids in a split, and the repetitions as left out samples."""
     seen: set[tuple[str, str]] = set()
     kept, left_out = [], []
-    for clip in clips:
-        if (clip.split, safe_key(clip.id)) in seen:
+    for sample in samples:
+        if (sample.split, safe_key(sample.id)) in seen:
             left_out.append(
-                LeftOutSample(id=clip.id, split=clip.split, reason="the id stands twice in this split")
+                LeftOutSample(id=sample.id, split=sample.split, reason="the id occurs twice in this split")
             )
         else:
-            seen.add((clip.split, safe_key(clip.id)))
-            kept.append(clip)
+            seen.add((sample.split, safe_key(sample.id)))
+            kept.append(sample)
     return kept, left_out
 
 
 def recorded_options(config: ShardConfig) -> dict[str, Any]:
-    """Return what the manifest notes as ``made``: the options that decide the shards."""
+    """Return the options that determine the shards, which the manifest records as ``made``."""
     return _byte_options(config) | {"split_by": config.split_by}
 
 
 def _byte_options(config: ShardConfig) -> dict[str, Any]:
-    """Return the options that decide a shard's bytes; splits are part of every clip already."""
-    without = ("max_bad", "workers", "show_progress", "storage_timeout_s", "split_by", "proportions")
-    return {name: value for name, value in asdict(config).items() if name not in without}
+    """Return the options that determine the bytes of a shard; the split is a property of every sample."""
+    omitted = ("max_bad", "workers", "show_progress", "storage_timeout_s", "split_by", "proportions")
+    return {name: value for name, value in asdict(config).items() if name not in omitted}
 
 
 def _check_splits(annotations: Annotations) -> None:
     for split in annotations.splits:
         if not is_safe_split(split):
             raise UsageError(
-                f"split {split!r} cannot be part of a file name",
-                remedy="letters, digits and _ only, e.g. train, dev, test",
+                f"the split {split!r} cannot be part of a file name",
+                remedy="use only letters, digits and _, for example train, dev, test",
             )
 
 
 def _check_time_spans(annotations: Annotations, config: ShardConfig) -> None:
     cut = next(
-        (clip for clip in annotations.samples if clip.time_span and not os.path.isdir(clip.video)), None
+        (sample for sample in annotations.samples if sample.time_span and not os.path.isdir(sample.video)),
+        None,
     )
     if cut and config.encode == "copy":
         raise UsageError(
             f"encode = copy keeps whole files, but {cut.id} is a part of {cut.video.name}",
-            remedy="--encode h264 (small) or --encode frames (lossless) cuts clips out of recordings",
+            remedy="use --encode h264 (small) or --encode frames (lossless), to cut samples out",
         )
 
 
@@ -228,17 +188,19 @@ def _explain_write_errors(out: Path, shard_size_mb: float) -> Iterator[None]:
         yield
     except OSError as error:
         is_full = error.errno in NO_SPACE
-        mend = "make room, or give another OUT" if is_full else "give as OUT a folder you may write to"
-        room = f": {describe_free_space(out)}, a shard takes about {shard_size_mb:g} MB" if is_full else ""
+        action = (
+            "free some space, or give another OUT" if is_full else "give as OUT a folder you may write to"
+        )
+        space = f": {describe_free_space(out)}, a shard takes about {shard_size_mb:g} MB" if is_full else ""
         raise UsageError(
-            f"the shards cannot be written: {error.strerror or error}{room}",
+            f"the shards cannot be written: {error.strerror or error}{space}",
             where=error.filename or out,
-            remedy=f"{mend}; then run the same command again: finished shards are kept",
+            remedy=f"{action}; then run the same command again, which keeps finished shards",
         ) from error
 
 
 class _ShardWriter:
-    """One run of :func:`write_shards`: what was left out so far, and the budget for it."""
+    """One run of :func:`write_shards`; it counts the samples that are left out against their limit."""
 
     def __init__(self, annotations: Annotations, out: Path, config: ShardConfig, encode: Encode) -> None:
         self.annotations, self.out, self.config, self.encode = annotations, out, config, encode
@@ -247,54 +209,54 @@ class _ShardWriter:
         self.left_out: list[LeftOutSample] = []
 
     def write(self, *, may_be_empty: bool) -> dict[str, Any]:
-        """Write every split, remove what is stale, write the manifest last."""
+        """Write every split, remove stale shards, and write the manifest last; return the manifest."""
         self._leave_out(self.annotations.left_out)
-        clips, twice = drop_duplicates(self.annotations.samples)
-        self._leave_out(twice)
+        samples, duplicates = drop_duplicates(self.annotations.samples)
+        self._leave_out(duplicates)
         splits: dict[str, list[dict[str, Any]]] = {}
         with progress(
-            len(clips), f"sharding to {self.out}", unit="clips", enabled=self.config.show_progress
+            len(samples), f"sharding to {self.out}", unit="samples", enabled=self.config.show_progress
         ) as bar:
-            for split in dict.fromkeys(clip.split for clip in clips):
-                shards = self._write_split(split, [clip for clip in clips if clip.split == split], bar)
+            for split in dict.fromkeys(sample.split for sample in samples):
+                shards = self._write_split(split, [item for item in samples if item.split == split], bar)
                 splits |= {split: shards} if shards else {}
         if not splits and not may_be_empty:
             raise UsageError(
-                "no clip is left to write",
+                "there is no sample left to write",
                 where="; ".join(self._reasons()) or None,
                 remedy="check the source",
             )
         remove_stale_shards(self.out, {shard["index"] for shards in splits.values() for shard in shards})
         manifest = self._manifest(splits)
-        write_atomically(self.out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1).encode())
+        atomic_write(self.out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1).encode())
         return manifest
 
     def _leave_out(self, entries: Sequence[LeftOutSample]) -> None:
         self.left_out.extend(entries)
         if len(self.left_out) > self.allowed:
             raise UsageError(
-                f"{len(self.left_out)} of {self.total} clips cannot be used, allowed {self.allowed} "
+                f"{len(self.left_out)} of {self.total} samples cannot be used, allowed {self.allowed} "
                 f"(max_bad = {self.config.max_bad})",
                 where="; ".join(self._reasons()),
-                remedy="mend or drop these clips, or allow more with max_bad",
+                remedy="repair or remove these samples, or allow more with max_bad",
             )
 
     def _reasons(self) -> list[str]:
         shown = [f"{entry.split}/{entry.id}: {entry.reason}" for entry in self.left_out[:5]]
         return shown + ([f"and {len(self.left_out) - 5} more"] if len(self.left_out) > 5 else [])
 
-    def _write_split(self, split: str, clips: list[SourceSample], bar: Bar) -> list[dict[str, Any]]:
-        """Keep the finished shards of a split, encode what lies behind them; return the shards' entries."""
-        prints = [fingerprint_input(clip) for clip in clips]
+    def _write_split(self, split: str, sources: list[SourceSample], bar: Bar) -> list[dict[str, Any]]:
+        """Keep the finished shards of a split and write the others; return the manifest entries of all."""
+        prints = [fingerprint_input(source) for source in sources]
         shards, done = self._finished(split, prints)
         bar.advance(done)
-        with closing(self.encode(clips[done:], self.config, self.config.workers)) as samples:
-            while done < len(clips):
+        with closing(self.encode(sources[done:], self.config, self.config.workers)) as samples:
+            while done < len(sources):
                 with ShardFile(self.out, split, len(shards)) as file:
                     taken, left_out = self._fill(file, samples, bar)
                     inputs = self._inputs(prints[done : done + taken])
                     if file.samples:
-                        (self.out / MANIFEST).unlink(missing_ok=True)  # from here on the folder is in between
+                        (self.out / MANIFEST).unlink(missing_ok=True)  # it does not describe the new shard
                     entry = file.close(inputs=inputs, source_count=taken, left_out=left_out)
                 done += taken
                 shards += [entry] if entry else []
@@ -303,7 +265,7 @@ class _ShardWriter:
     def _fill(
         self, file: ShardFile, samples: Iterator[EncodedSample | LeftOutSample], bar: Bar
     ) -> tuple[int, list[LeftOutSample]]:
-        """Write samples until the shard is full; return how many clips were taken and which left out."""
+        """Write samples until the shard is full; return the number of source samples, and those left out."""
         taken, left_out = 0, []
         for sample in samples:
             taken += 1
@@ -318,7 +280,12 @@ class _ShardWriter:
         return taken, left_out
 
     def _finished(self, split: str, prints: list[str]) -> tuple[list[dict[str, Any]], int]:
-        """Return the entries of finished shards that the first clips still make, and how many they cover."""
+        """Return the entries of finished shards that are still valid, and their number of source samples.
+
+        Args:
+            split: name of the split.
+            prints: fingerprints of the source samples of the split.
+        """
         shards: list[dict[str, Any]] = []
         done = 0
         while done < len(prints):
@@ -331,9 +298,9 @@ class _ShardWriter:
         return shards, done
 
     def _inputs(self, prints: list[str]) -> str:
-        """Return the fingerprint of a shard: its clips, and the options that decide its bytes."""
-        whole = json.dumps([SHARD_VERSION, _byte_options(self.config), prints], sort_keys=True)
-        return hashlib.sha256(whole.encode()).hexdigest()
+        """Return the fingerprint of a shard's source samples and of the options that determine its bytes."""
+        content = json.dumps([SHARD_VERSION, _byte_options(self.config), prints], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def _manifest(self, splits: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         totals = ("samples", "frames", "seconds", "size_bytes")
@@ -352,20 +319,20 @@ class _ShardWriter:
         }
 
     def _warnings(self, splits: dict[str, list[dict[str, Any]]]) -> list[str]:
-        """Compare with the official counts; count the videos whose light had to be compressed.
+        """Return the notices of the reader, and warnings of tone mapped videos and of unofficial counts.
 
-        Resampling in time changes the number of frames, which is then not compared.
+        The number of frames is not compared after resampling in time, which changes it.
         """
         entries = [entry for shards in splits.values() for entry in shards]
         tone_mapped = sum(entry.get("tone_mapped", 0) for entry in entries)
-        light = [
+        tone_mapping = [
             f"{tone_mapped} of {sum(entry['samples'] for entry in entries)} videos have a high dynamic range "
-            "(HLG or PQ) and are shown as an ordinary screen would show them"
+            "(HLG or PQ) and were converted to standard range"
         ] * bool(tone_mapped)
-        return [*self.annotations.notices, *light] + [
-            f"{split}: {found} {what} here, {official} in the official release"
+        return [*self.annotations.notices, *tone_mapping] + [
+            f"{split}: {count} {what} here, {official} in the official release"
             for split, counts in self.annotations.official.items()
             for what, official in counts.items()
             if what == "samples" or self.config.fps is None
-            if (found := sum(shard[what] for shard in splits.get(split, ()))) != official
+            if (count := sum(shard[what] for shard in splits.get(split, ()))) != official
         ]

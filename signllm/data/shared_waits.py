@@ -1,4 +1,4 @@
-"""Messages about storage between the processes and threads that read and those that take their results."""
+"""Information about storage waits that readers share with the process that needs their results."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ _ENDED, _LAST_WAIT_S = 0, 1
 
 
 class SharedWaits:
-    """Two numbers in memory that forked and spawned processes share."""
+    """Shared memory in which readers record their waits, and the consumer that it no longer needs results.
+
+    The memory is shared with forked and with spawned processes.
+    """
 
     def __init__(self) -> None:
         self._numbers = RawArray("d", 2)
 
     def report(self) -> None:
-        """Note that a read waits: what :func:`signllm.storage.storage_wait_policy` calls while it does.
+        """Record that a read waits; the ``on_wait`` of :func:`signllm.storage.storage_wait_policy`.
 
         Raises:
-            StorageError: nobody wants its result any more.
+            StorageError: the result of the read is no longer needed.
         """
         self._numbers[_LAST_WAIT_S] = time.monotonic()
         if self._numbers[_ENDED]:
-            raise StorageError("the result is not wanted any more")
+            raise StorageError("the result is no longer needed")
 
     def is_waiting(self) -> bool:
-        """Say whether some read waited a moment ago."""
+        """Return whether some read has recently been waiting."""
         last_s = self._numbers[_LAST_WAIT_S]
         return bool(last_s) and time.monotonic() - last_s < 4 * CHECKED_EVERY_S
 
     def end(self) -> None:
-        """Let reads that wait give up: their process is to leave soon."""
+        """Make all waiting reads stop, because their process is about to end."""
         self._numbers[_ENDED] = 1.0

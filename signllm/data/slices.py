@@ -1,9 +1,9 @@
-"""One dataset sharded by many jobs: each encodes a slice of the clips, a merge numbers the shards.
+"""Sharding one dataset by many jobs: each job encodes a slice of the samples, then a merge writes the shards.
 
-Where a shard ends depends on the bytes of every clip before it, so slices cannot number their shards
-themselves. Slice ``i/n`` is written as shards of its own into ``OUT/slices/i-of-n``; the merge reads the
-encoded samples back in the dataset's order and writes the very bytes that one run without slices writes. It
-copies and encodes nothing, and needs the room of the shards a second time until it is done.
+The end of a shard depends on the bytes of all samples before it, so slices cannot determine the final shards.
+Slice ``i/n`` is written as separate shards into ``OUT/slices/i-of-n``. The merge reads the encoded samples in
+the order of the dataset and writes the same bytes as one run without slices. It encodes nothing, and needs
+the disk space of the shards a second time until it is finished.
 """
 
 from __future__ import annotations
@@ -34,39 +34,44 @@ _FOLDER, _DONE = "slices", ".slices.done"
 
 @dataclass(frozen=True)
 class Slice:
-    """Slice ``number`` of ``count``; numbers begin at 1."""
+    """Slice ``number`` of ``count``; numbers start at 1."""
 
     number: int
     count: int
 
     def __str__(self) -> str:
-        """Return what ``--slice`` takes."""
+        """Return the value of ``--slice`` for this slice."""
         return f"{self.number}/{self.count}"
 
 
 def parse_slice(text: str) -> Slice:
-    """Return the slice that ``i/n`` names.
+    """Return the slice of a text ``i/n``.
 
     Raises:
-        UsageError: not two numbers with 1 <= i <= n.
+        UsageError: the text does not consist of two numbers with 1 <= i <= n.
     """
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise UsageError(f"slice = {text!r}", remedy="i/n with 1 <= i <= n, e.g. --slice 3/8")
+        raise UsageError(
+            f"slice = {text!r} is not valid", remedy="give i/n with 1 <= i <= n, for example --slice 3/8"
+        )
     return Slice(int(number), int(count))
 
 
 def write_slice(annotations: Annotations, out: Path, part: Slice, config: ShardConfig) -> dict[str, Any]:
     """Write the shards of one slice below ``out``; return its manifest.
 
-    The budget of ``max_bad`` is that of the whole dataset; the merge holds all slices to it together. A slice
-    may be empty: where more slices than clips were asked for, or where no clip of it can be used.
+    ``max_bad`` allows each slice as many left out samples as the complete dataset; the merge applies the
+    limit to all slices together. A slice may be empty, if there are more slices than samples or none of its
+    samples can be used.
 
     Raises:
         UsageError: as :func:`~signllm.data.shards.write_shards`.
     """
-    clips, within = _select_slice(annotations, part, config), _slice_config(annotations, config)
-    return write_shards(clips, _slice_folder(out, part), within, may_be_empty=True)
+    selected = _select_slice(annotations, part, config)
+    return write_shards(
+        selected, _slice_folder(out, part), _slice_config(annotations, config), may_be_empty=True
+    )
 
 
 def unfinished_slices(
@@ -74,8 +79,8 @@ def unfinished_slices(
 ) -> tuple[Slice, ...]:
     """Return which of ``count`` slices a run of many jobs has still to write; none after the merge either.
 
-    Options are compared with those of the manifests. A clip that changed since goes unnoticed here: the merge
-    brings its slice up to date.
+    Options are compared with those of the manifests. A sample that changed since goes unnoticed here: the
+    merge brings its slice up to date.
 
     Raises:
         UsageError: as :func:`~signllm.data.shards.prepare_annotations`.
@@ -100,16 +105,22 @@ def _make_slices(count: int) -> list[Slice]:
 
 
 def merge_slices(annotations: Annotations, out: Path, count: int, config: ShardConfig) -> dict[str, Any]:
-    """Write the shards of ``out`` from its finished slices, remove the slices, return the manifest.
+    """Write the final shards from finished slices, remove the slices, and return the manifest.
 
-    A slice whose inputs changed since is brought up to date first.
+    A slice whose inputs have changed is updated first.
+
+    Args:
+        annotations: annotations of the complete dataset.
+        out: folder of the shards.
+        count: number of slices.
+        config: how the shards are made.
 
     Raises:
-        UsageError: a slice is not finished, or as :func:`~signllm.data.shards.write_shards`.
+        UsageError: a slice is unfinished, or as :func:`~signllm.data.shards.write_shards`.
     """
     shutil.rmtree(out / _DONE, ignore_errors=True)
     if (out / MANIFEST).is_file() and not (out / _FOLDER).exists():
-        return write_shards(annotations, out, config)  # merged already: everything is kept
+        return write_shards(annotations, out, config)  # the slices were merged before; all shards are kept
     parts = _make_slices(count)
     missing = [part for part in parts if not (_slice_folder(out, part) / MANIFEST).is_file()]
     if missing:
@@ -124,7 +135,7 @@ def merge_slices(annotations: Annotations, out: Path, count: int, config: ShardC
         write_slice(annotations, out, part, config)
     encoded = _SliceSamples([_slice_folder(out, part) for part in parts])
     manifest = write_shards(annotations, out, config, encode=encoded)
-    (out / _FOLDER).rename(out / _DONE)  # killed from here on, the next merge finds all or nothing
+    (out / _FOLDER).rename(out / _DONE)  # so that an interrupted removal leaves no incomplete set of slices
     shutil.rmtree(out / _DONE)
     return manifest
 
@@ -135,19 +146,23 @@ def _slice_folder(out: Path, part: Slice) -> Path:
 
 def _slice_config(annotations: Annotations, config: ShardConfig) -> ShardConfig:
     total = len(annotations.samples) + len(annotations.left_out)
-    # a slice is already split, and its samples lie in shards that nobody keeps
+    # The splits are already made, and the limit of left out samples is that of the complete dataset.
     return replace(config, max_bad=str(config.bad_allowed(total)), split_by="dataset")
 
 
 def _select_slice(annotations: Annotations, part: Slice, config: ShardConfig) -> Annotations:
-    """Return the clips of a slice: neighbours, which often share a recording."""
-    clips, _ = drop_duplicates(prepare_annotations(annotations, config).samples)
-    first, last = (len(clips) * number // part.count for number in (part.number - 1, part.number))
-    return Annotations(samples=tuple(clips[first:last]))
+    """Return the annotations of a slice: consecutive samples, which often share a recording."""
+    samples, _ = drop_duplicates(prepare_annotations(annotations, config).samples)
+    first, last = (len(samples) * number // part.count for number in (part.number - 1, part.number))
+    return Annotations(samples=tuple(samples[first:last]))
 
 
 class _SliceSamples:
-    """The samples of slices, and what they left out: in place of encoding."""
+    """Replaces the encoding of samples during a merge: it yields the samples that the slices have encoded.
+
+    Args:
+        folders: folders of the slices.
+    """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         indexes = [ShardIndex(folder) for folder in folders]
@@ -165,13 +180,13 @@ class _SliceSamples:
         }
 
     def __call__(
-        self, clips: Sequence[SourceSample], config: EncodeConfig, workers: int
+        self, sources: Sequence[SourceSample], config: EncodeConfig, workers: int
     ) -> Generator[EncodedSample | LeftOutSample]:
-        """Yield what a slice has made of each clip."""
-        for clip in clips:
-            place = self._places.get((clip.split, safe_key(clip.id)))
+        """Yield the encoded sample of each source sample, or the reason why it was left out."""
+        for source in sources:
+            place = self._places.get((source.split, safe_key(source.id)))
             if place is None:
-                yield self._left_out[clip.split, clip.id]
+                yield self._left_out[source.split, source.id]
                 continue
             split, number = place
             members = split.read(number)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
-from signllm.atomic_files import atomic_file
+from signllm.atomic_files import atomic_write
 from signllm.data.sample_encoding import EncodedSample
 from signllm.data.shard_json import (
     SHARD_FORMAT,
@@ -36,12 +36,6 @@ from signllm.storage import wait_for_storage
 
 MANIFEST = "manifest.json"
 _PART_NAME = re.compile(r"\.(\w+-\d{6,}\.(tar|json)|manifest\.json)\.part")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    with atomic_file(path) as unfinished:
-        unfinished.write_bytes(data)
 
 
 @contextmanager
@@ -170,7 +164,7 @@ class ShardFile:
         }
         sidecar_path.unlink(missing_ok=True)  # an older index must never stand beside the new tar
         self.part.replace(self.path)
-        write_atomically(sidecar_path, json.dumps(sidecar, ensure_ascii=False).encode("utf-8"))
+        atomic_write(sidecar_path, json.dumps(sidecar, ensure_ascii=False).encode("utf-8"))
         return make_manifest_entry(sidecar)
 
     def _with_members(self) -> list[dict[str, Any]]:

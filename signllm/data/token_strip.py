@@ -1,7 +1,8 @@
-"""A video with its tokens as one picture: frames, the character of each, words as brackets, lines of text.
+"""Drawing a video with its sign tokens as one picture: frames, characters, words as brackets, lines of text.
 
-For TensorBoard, which shows pictures and no pages; the report draws the same as HTML
-(:mod:`signllm.evaluation.report.timeline`). Black on white, numbers on everything: it can be read in grey.
+The picture is for TensorBoard, which shows no HTML; the report draws the same as HTML
+(:mod:`signllm.evaluation.report.timeline`). It is black on white with numbers, so it can be read without
+colours.
 """
 
 from __future__ import annotations
@@ -21,15 +22,21 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
 CELL, BAND, LINE, MARGIN = 44, 20, 20, 8
-"""Pixels: side of a frame, height of the bands of characters and words, of a line of text, margin."""
-IN_A_ROW = 24
-"""Characters of a row."""
+"""Side of a frame, height of a band of characters or words, height of a line, and margin, in pixels."""
+CHARACTERS_PER_ROW = 24
+"""Number of characters per row."""
 BLACK, GREY, LIGHT = (0, 0, 0), (120, 120, 120), (225, 225, 225)
 
 
 @dataclass(frozen=True)
 class WordSpan:
-    """A word over characters ``start`` up to, not including, ``stop``; ``name`` is drawn."""
+    """A sign word to draw.
+
+    Attributes:
+        name: text that is drawn below the bracket.
+        start: index of the first character.
+        stop: index after the last character.
+    """
 
     name: str
     start: int
@@ -42,20 +49,23 @@ def draw_strip(
     words: Sequence[WordSpan],
     lines: Sequence[str],
 ) -> NDArray[np.uint8]:
-    """Return the picture, uint8 (H, W, 3).
+    """Return the picture of a video with its tokens, uint8 (H, W, 3).
 
     Args:
-        frames_THWC: of the video, square.
-        characters: N numbers, one for each four frames.
-        words: over them in order; a word of one character has no bracket.
-        lines: of text, above the frames.
+        frames_THWC: square frames of the video.
+        characters: numbers of the N characters, one for every four frames.
+        words: sign words in order; a word of one character gets no bracket.
+        lines: lines of text above the frames.
     """
     from PIL import Image, ImageDraw
 
-    rows = [range(at, min(at + IN_A_ROW, len(characters))) for at in range(0, len(characters), IN_A_ROW)]
+    rows = [
+        range(at, min(at + CHARACTERS_PER_ROW, len(characters)))
+        for at in range(0, len(characters), CHARACTERS_PER_ROW)
+    ]
     row_height = CELL + 2 * BAND + MARGIN
     height = 2 * MARGIN + LINE * len(lines) + row_height * len(rows)
-    picture = Image.new("RGB", (2 * MARGIN + IN_A_ROW * CELL, height), "white")
+    picture = Image.new("RGB", (2 * MARGIN + CHARACTERS_PER_ROW * CELL, height), "white")
     draw = ImageDraw.Draw(picture)
     write = partial(_draw_text, draw)
     for number, line in enumerate(lines):
@@ -75,7 +85,7 @@ def draw_strip(
 
 
 def _draw_brackets(draw: ImageDraw, words: Sequence[WordSpan], row: range, top: int) -> None:
-    """Draw the words of two characters and more that reach into a row, open where they go on in another."""
+    """Draw the brackets of words of at least two characters in a row; a bracket that continues is open."""
     for word in words:
         start, stop = max(word.start, row.start), min(word.stop, row.stop)
         if start >= stop or word.stop - word.start < 2:
@@ -89,7 +99,7 @@ def _draw_brackets(draw: ImageDraw, words: Sequence[WordSpan], row: range, top: 
 
 
 def _draw_text(draw: ImageDraw, text: str, at: tuple[int, int], *, size: int, width: int) -> None:
-    """Write a line, cut where there is no room for more."""
+    """Draw a line of text, shortened to the width."""
     text, font = choose_font(text, size)
     if draw.textlength(text, font=font) > width:
         while text and draw.textlength(f"{text}…", font=font) > width:

@@ -22,8 +22,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from signllm.atomic_files import atomic_write
 from signllm.config import Recipe
-from signllm.data.tar import write_atomically
 from signllm.demo.language import function_words, sentences
 from signllm.demo.stage_record import StageRecord
 from signllm.demo.studio import TABLE, StudioConfig, film, split_sentences
@@ -113,7 +113,7 @@ class Demo:
         }
         path = self.out / "demo.json"
         if not path.is_file():
-            write_atomically(path, json.dumps(settings, indent=1).encode())
+            atomic_write(path, json.dumps(settings, indent=1).encode())
         elif json.loads(path.read_text(encoding="utf-8")) != settings:
             raise UsageError(
                 "this folder holds a demo with other settings",
@@ -196,7 +196,7 @@ class Demo:
             "split": SPLIT,
             "seed": self.config.studio.seed,
         }
-        write_atomically(self.out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+        atomic_write(self.out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
         write_report(self.out, shards=self.shards)
         return summary
 

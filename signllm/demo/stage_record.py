@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from signllm.data.tar import write_atomically
+from signllm.atomic_files import atomic_write
 
 STAGES_FILE = "stages.json"
 PURPOSES = {
@@ -58,7 +58,7 @@ class StageRecord:
         work()
         self.seconds[name] = round(time.time() - begun, 1)
         if self.speaks:
-            write_atomically(self.path, json.dumps(self.seconds, indent=1).encode())
+            atomic_write(self.path, json.dumps(self.seconds, indent=1).encode())
         self._say(
             f"This took {self.seconds[name]:.0f} s, all stages so far {sum(self.seconds.values()):.0f} s."
         )

@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from signllm.data.tar import write_atomically
+from signllm.atomic_files import atomic_write
 from signllm.demo.language import LEVELS, Sentence, first_units, lexicon, sentences, units
 from signllm.demo.signer import Signer, make_signer, record
 from signllm.errors import UsageError
@@ -118,8 +118,8 @@ def film(folder: Path, config: StudioConfig, *, workers: int) -> None:
             rows.append("\t".join(cells))
             truths.append(json.dumps(truth))
             bar.advance()
-    write_atomically(folder / TRUTH, ("\n".join(truths) + "\n").encode())
-    write_atomically(videos / TABLE, ("\n".join(["\t".join(_COLUMNS), *rows]) + "\n").encode())
+    atomic_write(folder / TRUTH, ("\n".join(truths) + "\n").encode())
+    atomic_write(videos / TABLE, ("\n".join(["\t".join(_COLUMNS), *rows]) + "\n").encode())
 
 
 def read_truth(folder: Path) -> list[dict[str, Any]]:

@@ -136,7 +136,7 @@ def test_local_slices_fail_are_mended_and_merged(table: Path, capsys: pytest.Cap
     assert launch("local", table, "--array", "2") == 0
     done = capsys.readouterr().out
     assert "1 of 2 slices are to be written" in done
-    assert "clips in the source: 14, left out: 0" in done
+    assert "samples in the source: 14, left out: 0" in done
     assert is_whole(table)
     assert launch("local", table, "--array", "2") == 0
     assert "0 of 2 slices are to be written" in capsys.readouterr().out

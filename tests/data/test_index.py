@@ -65,7 +65,7 @@ def test_a_shard_that_is_not_whole_is_refused(shards: Path, damage: str) -> None
         index.write_text(json.dumps(json.loads(index.read_text()) | {"sha256": "0" * 64}))
     else:
         index.write_text("[]")
-    with pytest.raises(UsageError, match=r"missing, not whole(.|\n)*train-000001\.tar"):
+    with pytest.raises(UsageError, match=r"missing, incomplete(.|\n)*train-000001\.tar"):
         ShardIndex(shards).split("train")
 
 
@@ -73,7 +73,7 @@ def test_a_shard_that_is_not_whole_is_refused(shards: Path, damage: str) -> None
     ("manifest", "message"),
     [
         (None, "no finished shards"),
-        ("{", "unreadable manifest"),
+        ("{", "the manifest cannot be read"),
         ("{}", "not a manifest of signllm shards"),
         ('{"format": "signllm-shards", "version": 99}', "version 99, this signllm reads 1"),
     ],

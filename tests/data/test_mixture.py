@@ -69,7 +69,7 @@ def test_what_data_may_name(both: str, tmp_path: Path) -> None:
         ("http://host:8000", 1.0),
         ("s3://bucket/b", 0.5),
     ]
-    with pytest.raises(UsageError, match="no weights above 0"):
+    with pytest.raises(UsageError, match="a weight is not above 0"):
         parse_mixture("A:0,B:1")
     with pytest.raises(UsageError, match="named twice"):
         open_mixture(f"{tmp_path}/A,{tmp_path}/A:2")

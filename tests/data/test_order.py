@@ -82,5 +82,5 @@ def test_draws_depend_on_every_key() -> None:
 
 
 def test_an_impossible_state() -> None:
-    with pytest.raises(UsageError, match="no place in the data"):
+    with pytest.raises(UsageError, match="not a position in the data"):
         OrderState(seed=0, epoch=-1)

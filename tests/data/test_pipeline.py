@@ -356,7 +356,7 @@ def test_what_cannot_be_shared_or_resumed(split: Split) -> None:
     source = characters_of(split)
     with pytest.raises(UsageError, match="batch_size = 5 videos per step cannot be shared by 2 ranks"):
         Loader(source, batch_size=5, rank=0, world=2)
-    with pytest.raises(UsageError, match="stands at sample 24, these shards hold 23"):
+    with pytest.raises(UsageError, match=r"sample 24, .* only 23"):
         Loader(source, batch_size=5).load_state_dict({"seed": 0, "epoch": 0, "samples_consumed": 24})
     with pytest.raises(UsageError, match=r"max_frames_per_batch = 299 .* 300 frames"):
         DataConfig(max_frames_per_batch=299)

@@ -38,7 +38,7 @@ def consumed(plan: EpochPlan, state: OrderState) -> list[int]:
 @UNTIMED
 @given(plans(), st.integers(0, 2**63), st.integers(0, 3))
 def test_every_sample_once_per_epoch_and_no_batch_too_long(plan: EpochPlan, seed: int, epoch: int) -> None:
-    starts = list(plan.starts(OrderState(seed=seed, epoch=epoch), epoch + 1))
+    starts = list(plan.batch_starts(OrderState(seed=seed, epoch=epoch), epoch + 1))
     batches = [consumed(plan, start) for start in starts]
     assert len(batches) == plan.batches_until(starts[0], epoch + 1)
     assert sorted(sample for batch in batches for sample in batch) == list(range(plan.samples))
@@ -52,11 +52,11 @@ def test_every_sample_once_per_epoch_and_no_batch_too_long(plan: EpochPlan, seed
 @UNTIMED
 @given(plans(), st.data())
 def test_stopping_anywhere_and_going_on_changes_nothing(plan: EpochPlan, data: st.DataObject) -> None:
-    whole = list(plan.starts(OrderState(seed=1), 3))
+    whole = list(plan.batch_starts(OrderState(seed=1), 3))
     stop = data.draw(st.integers(0, len(whole) - 1))
     left = whole[stop + 1 :]
-    assert list(plan.starts(plan.after(whole[stop]), 3)) == left
-    assert plan.batches_until(plan.after(whole[stop]), 3) == len(left)
+    assert list(plan.batch_starts(plan.state_after(whole[stop]), 3)) == left
+    assert plan.batches_until(plan.state_after(whole[stop]), 3) == len(left)
     is_behind = whole[stop].samples_consumed > 0
     assert plan.batches_until(whole[stop], whole[stop].epoch) == (-1 if is_behind else 0)
 
@@ -66,13 +66,13 @@ def test_stopping_anywhere_and_going_on_changes_nothing(plan: EpochPlan, data: s
 def test_another_batch_size_or_limit_continues_with_the_very_next_sample(
     plan: EpochPlan, batch_size: int, max_frames: int, data: st.DataObject
 ) -> None:
-    whole = list(plan.starts(OrderState(seed=1), 1))
+    whole = list(plan.batch_starts(OrderState(seed=1), 1))
     stop = data.draw(st.integers(0, len(whole) - 1))
     limit = None if plan.max_frames is None else max_frames
     other = dataclasses.replace(plan, batch_size=batch_size, max_frames=limit)
     seen = [sample for start in whole[: stop + 1] for sample in consumed(plan, start)]
-    state = plan.after(whole[stop])
-    seen += [sample for start in other.starts(state, 1) for sample in consumed(other, start)]
+    state = plan.state_after(whole[stop])
+    seen += [sample for start in other.batch_starts(state, 1) for sample in consumed(other, start)]
     assert seen == plan.order(1, 0).tolist()
 
 
@@ -112,7 +112,7 @@ def test_ranks_of_a_step_hold_like_numbers_of_frames() -> None:
             datasets=(Dataset(shard_sizes=sizes),), batch_size=32, frame_counts=lengths, max_frames=limit
         )
         differences = []
-        for start in plan.starts(OrderState(seed=0), 1):
+        for start in plan.batch_starts(OrderState(seed=0), 1):
             frames = lengths[consumed(plan, start)]
             frames = frames[: len(frames) // 4 * 4]
             differences.append(np.ptp(frames.reshape(-1, 4).sum(axis=0)) / max(1, frames.sum()))
@@ -162,5 +162,5 @@ def test_without_shuffling_every_sample_comes_once_in_its_place() -> None:
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_a_state_at_the_end_of_an_epoch_begins_the_next(epochs: int) -> None:
     plan = EpochPlan(datasets=(Dataset(shard_sizes=(5,)),), batch_size=2)
-    starts = list(plan.starts(OrderState(seed=0, samples_consumed=5), epochs + 1))
+    starts = list(plan.batch_starts(OrderState(seed=0, samples_consumed=5), epochs + 1))
     assert len(starts) == 3 * epochs

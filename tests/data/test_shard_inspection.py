@@ -73,7 +73,9 @@ def test_one_flipped_byte_is_found(shards: Path, member: str) -> None:
         tar.seek(offset)
         tar.write(bytes([byte ^ 1]))
     for options in ({"workers": 2}, {"decode": False}):
-        with pytest.raises(UsageError, match=r"damaged shards: (.|\n)*train-000000\.tar: sha256 differs"):
+        with pytest.raises(
+            UsageError, match=r"shards are damaged: (.|\n)*train-000000\.tar: the sha256 differs"
+        ):
             verify_shards(shards, **options)
 
 
@@ -124,4 +126,4 @@ def test_the_table_has_a_column_for_each_split(shards: Path) -> None:
     assert lines[1].split() == ["train", "dev"]
     assert ["samples", "6", "2"] in [line.split() for line in lines]
     assert any(line.startswith("made by: encode copy") for line in lines)
-    assert lines[-1] == "clips in the source: 8, left out: 0"
+    assert lines[-1] == "samples in the source: 8, left out: 0"

@@ -62,7 +62,7 @@ def change(path: Path, *keys: Any, to: Any) -> None:
 )
 def test_an_index_that_leads_astray_is_no_index(shards: Path, keys: tuple[Any, ...], value: Any) -> None:
     change(shards / "train-000000.json", *keys, to=value)
-    with pytest.raises(UsageError, match="a shard is missing, not whole, or not the one of the manifest"):
+    with pytest.raises(UsageError, match="a shard is missing, incomplete, or not the one of the manifest"):
         ShardIndex(shards).split("train")
 
 
@@ -81,14 +81,14 @@ def test_an_index_that_leads_astray_is_no_index(shards: Path, keys: tuple[Any, .
 )
 def test_a_damaged_manifest_says_so(shards: Path, keys: tuple[Any, ...], value: Any) -> None:
     change(shards / "manifest.json", *keys, to=value)
-    with pytest.raises(UsageError, match="a damaged manifest"):
+    with pytest.raises(UsageError, match="manifest is damaged"):
         summarize_shards(shards)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": NaN}', "9" * 9000, "null"])
 def test_json_that_is_none_of_ours(shards: Path, text: str) -> None:
     (shards / "manifest.json").write_text(text)
-    with pytest.raises(UsageError, match=r"unreadable manifest|not a manifest"):
+    with pytest.raises(UsageError, match=r"the manifest cannot be read|not a manifest"):
         ShardIndex(shards)
 
 

@@ -255,7 +255,7 @@ def test_every_clip_left_out_is_listed_with_its_reason(make_clips: Maker, tmp_pa
     assert reasons["zero"] == "the file has zero bytes"
     assert reasons["noise"].startswith("not a video that FFmpeg can decode")
     assert reasons["silent"] == "the text is empty"
-    assert reasons["clip1"] == "the id stands twice in this split"
+    assert reasons["clip1"] == "the id occurs twice in this split"
     assert (manifest["clips_in_source"], manifest["splits"]["train"]["samples"]) == (11, 5)
     assert write_shards(annotations, tmp_path / "out", config) == manifest
 
@@ -263,7 +263,7 @@ def test_every_clip_left_out_is_listed_with_its_reason(make_clips: Maker, tmp_pa
 def test_more_left_out_than_allowed_fails_and_leaves_no_manifest(make_clips: Maker, tmp_path: Path) -> None:
     annotations = spoiled(make_clips, tmp_path)
     with pytest.raises(
-        UsageError, match=r"6 of 11 clips cannot be used, allowed 5 (.|\n)*train/row: line 9 names no video"
+        UsageError, match=r"6 of 11 samples cannot be used, allowed 5 (.|\n)*train/row: line 9 names no video"
     ):
         write_shards(annotations, tmp_path / "out", dataclasses.replace(QUIET, max_bad="46%"))
     with pytest.raises(UsageError, match="no finished shards"):
@@ -274,8 +274,8 @@ def test_short_clips_and_uncopyable_ones(make_clips: Maker, realdata: Path, tmp_
     config = dataclasses.replace(QUIET, max_bad="100%", min_frames=16)
     manifest = write_shards(make_clips(5), tmp_path / "short", config)
     assert [entry["reason"] for entry in manifest["left_out"]] == [
-        "14 frames, fewer than min_frames = 16",
-        "15 frames, fewer than min_frames = 16",
+        "the video has 14 frames, fewer than min_frames = 16",
+        "the video has 15 frames, fewer than min_frames = 16",
     ]
     with pytest.raises(UsageError, match=r"\.gif cannot be copied"):
         shard("table", realdata / "clips.tsv", tmp_path / "gif", QUIET)
@@ -321,7 +321,7 @@ def test_two_writers_do_not_meet(make_clips: Maker, tmp_path: Path) -> None:
 
 
 def test_nothing_to_write_and_split_names(make_clips: Maker, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no clip is left"):
+    with pytest.raises(UsageError, match="no sample left to write"):
         write_shards(Annotations(samples=()), tmp_path, QUIET)
     clip = dataclasses.replace(make_clips(1).samples[0], split="../x")
     with pytest.raises(UsageError, match="cannot be part of a file name"):

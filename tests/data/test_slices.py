@@ -164,7 +164,7 @@ def test_the_budget_is_that_of_all_slices_together(make_clips: Maker, tmp_path: 
     annotations, config = Annotations(samples=tuple(clips)), dataclasses.replace(SMALL, max_bad="1")
     for number in (1, 2):
         write_slice(annotations, tmp_path, Slice(number, 2), config)
-    with pytest.raises(UsageError, match="2 of 4 clips cannot be used, allowed 1"):
+    with pytest.raises(UsageError, match="2 of 4 samples cannot be used, allowed 1"):
         merge_slices(annotations, tmp_path, 2, config)
     assert not (tmp_path / "manifest.json").exists()
     allowed = merge_slices(annotations, tmp_path, 2, dataclasses.replace(config, max_bad="2"))
@@ -176,7 +176,7 @@ def test_slices_without_any_usable_clip_are_refused_at_the_merge(make_clips: Mak
     empty = [dataclasses.replace(clip, video=tmp_path / "empty.mp4") for clip in make_clips(3).samples]
     for number in (1, 2):
         write_slice(Annotations(samples=tuple(empty)), tmp_path, Slice(number, 2), SMALL)
-    with pytest.raises(UsageError, match="no clip is left to write"):
+    with pytest.raises(UsageError, match="no sample left to write"):
         merge_slices(Annotations(samples=tuple(empty)), tmp_path, 2, SMALL)
 
 
@@ -199,7 +199,10 @@ def test_the_command_line(make_clips: Maker, tmp_path: Path, capsys: pytest.Capt
         assert cli.main([*command, *options]) == 0
     said = capsys.readouterr()
     assert "slice 2 of 2 is finished; after all: --merge 2" in said.out
-    assert "left out: 1 of 13 clips, in manifest.json:\n  train/gone: the video is missing" in said.err
+    assert (
+        "left out: 1 of 13 samples; manifest.json lists them all:\n  train/gone: the video is missing"
+        in said.err
+    )
     assert not (tmp_path / "out" / "slices").exists()
     assert cli.main([*command, "--slice", "3/2"]) == 2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from signllm.data.token_strip import BAND, CELL, IN_A_ROW, LINE, MARGIN, WordSpan, draw_strip
+from signllm.data.token_strip import BAND, CELL, CHARACTERS_PER_ROW, LINE, MARGIN, WordSpan, draw_strip
 
 
 def frames(count: int) -> np.ndarray:
@@ -13,25 +13,25 @@ def frames(count: int) -> np.ndarray:
 
 
 def test_frames_stand_in_rows_each_in_the_middle_of_its_character() -> None:
-    characters = [5] * (IN_A_ROW + 3)
+    characters = [5] * (CHARACTERS_PER_ROW + 3)
     picture = draw_strip(frames(117), characters, [], ["one", "two"])
     row = CELL + 2 * BAND + MARGIN
-    assert picture.shape == (2 * MARGIN + 2 * LINE + 2 * row, 2 * MARGIN + IN_A_ROW * CELL, 3)
+    assert picture.shape == (2 * MARGIN + 2 * LINE + 2 * row, 2 * MARGIN + CHARACTERS_PER_ROW * CELL, 3)
     top = MARGIN + 2 * LINE + CELL // 2
     assert picture[top, MARGIN + CELL // 2].tolist() == [6] * 3
     assert picture[top, MARGIN + CELL + CELL // 2].tolist() == [10] * 3
-    assert picture[top + row, MARGIN + CELL // 2].tolist() == [6 + 4 * IN_A_ROW] * 3
+    assert picture[top + row, MARGIN + CELL // 2].tolist() == [6 + 4 * CHARACTERS_PER_ROW] * 3
     assert picture[top + row, MARGIN + 3 * CELL + CELL // 2].tolist() == [255] * 3  # after the last
 
 
 def test_words_of_two_have_brackets_that_are_open_where_they_go_on() -> None:
-    characters = list(range(IN_A_ROW + 2))
-    words = [WordSpan("a", 0, 1), WordSpan("b", IN_A_ROW - 2, IN_A_ROW + 1)]
+    characters = list(range(CHARACTERS_PER_ROW + 2))
+    words = [WordSpan("a", 0, 1), WordSpan("b", CHARACTERS_PER_ROW - 2, CHARACTERS_PER_ROW + 1)]
     drawn, bare = (draw_strip(frames(200), characters, given, []) for given in (words, []))
     ys, xs = np.nonzero((drawn != bare).any(axis=2))
     row = CELL + 2 * BAND + MARGIN
     first, second = xs[ys < MARGIN + row], xs[ys >= MARGIN + row]
-    assert first.min() >= MARGIN + (IN_A_ROW - 2) * CELL
+    assert first.min() >= MARGIN + (CHARACTERS_PER_ROW - 2) * CELL
     assert second.max() < MARGIN + CELL
     bracket = MARGIN + CELL + BAND
     right_of_first, left_of_second = drawn[bracket, first.max()], drawn[bracket + row, second.min()]
@@ -40,6 +40,6 @@ def test_words_of_two_have_brackets_that_are_open_where_they_go_on() -> None:
 
 def test_text_that_is_too_long_is_cut_and_letters_of_any_script_are_drawn() -> None:
     long = draw_strip(frames(20), [1, 2], [], ["x" * 500])
-    assert long.shape[1] == 2 * MARGIN + IN_A_ROW * CELL
+    assert long.shape[1] == 2 * MARGIN + CHARACTERS_PER_ROW * CELL
     assert (long[: MARGIN + LINE, -MARGIN:] == 255).all()
     assert (draw_strip(frames(20), [1], [], ["дождь"])[: MARGIN + LINE] < 128).any()

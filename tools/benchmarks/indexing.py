@@ -69,7 +69,7 @@ def measured(root: Path) -> tuple[float, ...]:
         plan.order(0, 0)
         seconds.append(time.perf_counter() - start)
     start = time.perf_counter()
-    batches = sum(1 for _ in plans[1].starts(OrderState(seed=0), 1))
+    batches = sum(1 for _ in plans[1].batch_starts(OrderState(seed=0), 1))
     return opened - begun, memory, *seconds, batches / (time.perf_counter() - start)
 
 

@@ -1,8 +1,8 @@
 """The data order of a thousand ranks in one process: every epoch audited, layouts changed in the middle.
 
 Nothing is decoded. Each rank asks for its part of each batch as a loader's worker does
-(`EpochPlan.part`); the parts of all ranks together must be each sample of the epoch once, equally many on
-each rank. Ranks change in the middle of every epoch, and the audit goes over the joint. Without a limit of
+(`EpochPlan.rank_part`); the parts of all ranks together must be each sample of the epoch once, equally many
+on each rank. Ranks change in the middle of every epoch, and the audit goes over the joint. Without a limit of
 frames, batches grow to the next multiple of the ranks.
 """
 
@@ -80,10 +80,10 @@ def audited(frames: np.ndarray, batch: int, limit: int | None, layout: tuple[int
             frame_counts=frames if limit else None,
             max_frames=limit,
         )
-        for start in plan.starts(OrderState(**state), 1):
+        for start in plan.batch_starts(OrderState(**state), 1):
             if start.samples_consumed >= stop:
                 break
-            parts = [plan.part(start, rank=rank, world=world) for rank in range(world)]
+            parts = [plan.rank_part(start, rank=rank, world=world) for rank in range(world)]
             if len({len(part.samples) for part in parts}) > 1:
                 wrong = wrong or f"step {steps}: ranks hold unequally many samples"
             for part in parts:
@@ -91,7 +91,7 @@ def audited(frames: np.ndarray, batch: int, limit: int | None, layout: tuple[int
                 padding += int((~part.is_real).sum())
                 most_frames = max(most_frames, int(frames[part.samples].sum()))
             steps += 1
-            state = plan.after(start).as_dict()
+            state = plan.state_after(start).as_dict()
     if (seen != 1).any():
         wrong = wrong or f"{int((seen == 0).sum())} samples missed, {int((seen > 1).sum())} twice"
     name = f"{layout[0]} -> {layout[1]}"

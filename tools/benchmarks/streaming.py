@@ -125,7 +125,7 @@ def speed(source: VideoSource, batch: int, rounds: int) -> dict[str, Any]:
     size = source.config.size
 
     loader = Loader(source, batch_size=batch)
-    maker, starts = BatchMaker(loader), list(loader.plan.starts(OrderState(seed=0), 1))
+    maker, starts = BatchMaker(loader), list(loader.plan.batch_starts(OrderState(seed=0), 1))
 
     def pipeline() -> int:
         """Make the batches here and now: the loader's thread would go on while others are measured."""
