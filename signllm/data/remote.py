@@ -1,8 +1,8 @@
-"""Bytes of a shard, from a file or from any address: ``http(s)://`` by range requests, others by ``fsspec``.
+"""Reading bytes from a file or an address: ``http(s)://`` by range requests, other addresses by ``fsspec``.
 
-HTTP needs nothing but the standard library (fsspec's needs aiohttp). Storage that is away is waited for
-(:mod:`signllm.storage`); a span comes whole or not at all. A server that ignores ranges is read from the
-beginning, as far as the span reaches.
+HTTP needs only the standard library (fsspec would need aiohttp). Reads wait for unavailable storage
+(:mod:`signllm.storage`) and never return a part of a byte range. From a server that ignores ranges, the file
+is read from its start to the end of the range.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from signllm.storage import StorageError, is_transient, wait_for_storage
 T = TypeVar("T")
 
 TIMEOUT_S = 30.0
-"""Seconds without a byte after which a connection counts as lost."""
+"""Seconds without data after which a connection counts as lost."""
 _CHUNK_BYTES, _FETCHED_BYTES = 1 << 20, 1 << 26
 _REFUSED_BYTES = 2048
 _read_before: set[str] = set()
-"""Addresses that this process has read."""
+"""Addresses that this process has read successfully."""
 
 
 class IncompleteResponseError(ConnectionError):
-    """An answer that is not the one asked for, or only a part of it: another request may be answered."""
+    """A response that is incomplete or is not the requested one; repeating the request may help."""
 
 
 def is_address(path: Path | str) -> bool:
-    """Tell an address (``https://...``) from a path."""
+    """Return whether a path is an address (``https://...``)."""
     return isinstance(path, str) and re.match(r"[A-Za-z][\w+.-]*://", path) is not None
 
 
 def join_address(root: Path | str, name: str) -> Path | str:
-    """Return a file of a folder."""
+    """Return the path or the address of a file in a folder."""
     return root / name if isinstance(root, Path) else f"{root}/{name}"
 
 
@@ -47,9 +47,9 @@ def read_file(path: Path | str) -> bytes:
     """Return all bytes of a file, waiting for its storage.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
         OSError, UsageError: it cannot be read.
-        StorageError: its storage stayed away.
+        StorageError: its storage stayed unavailable.
     """
     if isinstance(path, Path):
         return wait_for_storage(path.read_bytes, path)
@@ -59,20 +59,20 @@ def read_file(path: Path | str) -> bytes:
 def read_bytes(
     path: Path | str, start: int, size: int, *, exists: bool = False, file_bytes: int | None = None
 ) -> bytes:
-    """Return ``size`` bytes from ``start`` on, waiting for the storage; fewer only if the file ends before.
+    """Return ``size`` bytes from ``start`` on, waiting for the storage; fewer only if the file ends earlier.
 
     Args:
-        path: of the file, or its address.
-        start: first byte.
-        size: in bytes.
-        exists: the file was there when the dataset was opened; where it is absent now, it is waited for.
-            A server that has the manifest and not this file, and never had it, is not waited for.
-        file_bytes: size of the whole file, where it is known: one of another size at an address is refused.
+        path: path of the file, or its address.
+        start: number of the first byte.
+        size: number of bytes.
+        exists: whether the file existed when the dataset was opened. Then the read waits if it is absent,
+            unless the server has the manifest and this process has never read the file.
+        file_bytes: size of the complete file if known; a file of another size at an address is refused.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
         OSError, UsageError: it cannot be read, or has changed; the message names the file.
-        StorageError: its storage stayed away.
+        StorageError: its storage stayed unavailable.
     """
     if isinstance(path, Path):
         return wait_for_storage(lambda: _read_local(path, start, size), path, exists=exists)
@@ -83,19 +83,19 @@ def _read_local(path: Path, start: int, size: int) -> bytes:
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         parts, left = [], size
-        while left > 0 and (data := file.read(left)):  # one call may give less, after a signal for instance
+        while left > 0 and (data := file.read(left)):  # a call may return less, for example after a signal
             parts.append(data)
             left -= len(data)
         return b"".join(parts)
 
 
 def download(address: str, into: Path) -> None:
-    """Copy a file from an address to the disk, a span at a time.
+    """Copy a file from an address to the disk, one byte range at a time.
 
     Raises:
-        FileNotFoundError: there is none.
-        OSError, UsageError: it cannot be read, or not be written.
-        StorageError: its storage stayed away.
+        FileNotFoundError: the file does not exist.
+        OSError, UsageError: it cannot be read, or the copy cannot be written.
+        StorageError: its storage stayed unavailable.
     """
     with into.open("wb") as copy:
         while data := read_bytes(address, copy.tell(), _FETCHED_BYTES):
@@ -105,7 +105,7 @@ def download(address: str, into: Path) -> None:
 
 
 def _fetch_with_waits(address: str, fetch: Callable[[], bytes], *, exists: bool) -> bytes:
-    """Fetch from an address, waiting for its storage; say what is wrong where waiting does not help."""
+    """Call ``fetch``, waiting for the storage; turn errors that waiting does not change into usage errors."""
 
     def attempt() -> bytes:
         try:
@@ -123,9 +123,9 @@ def _fetch_with_waits(address: str, fetch: Callable[[], bytes], *, exists: bool)
         raise
     except HTTPError as error:
         raise UsageError(
-            f"the server refuses: {error}",
+            f"the server refuses the request: {error}",
             where=address,
-            remedy="check the address and the rights; where a password, a token or a signed address has "
+            remedy="check the address and the permissions; if a password, a token or a signed address has "
             "expired, renew it and give the same command again",
         ) from None
     except (URLError, HTTPException) as error:
@@ -136,7 +136,7 @@ def _fetch_with_waits(address: str, fetch: Callable[[], bytes], *, exists: bool)
 
 
 def _has_manifest(address: str) -> bool:
-    """Say whether the folder of a shard answers; one whose manifest is absent too is away as a whole."""
+    """Return whether the manifest next to a shard can be read; if not, the complete folder is unavailable."""
     try:
         return bool(_fetch(f"{address.rpartition('/')[0]}/{MANIFEST}", 0, 1, None))
     except Exception:
@@ -156,12 +156,12 @@ def _fetch(address: str, start: int, size: int | None, file_bytes: int | None) -
     except (OSError, UsageError):
         raise
     except Exception as error:
-        if is_transient(error):  # aiohttp and botocore have errors of every kind
+        if is_transient(error):  # the errors of aiohttp and botocore have no common base class
             raise
         raise UsageError(
-            f"cannot be opened: {type(error).__name__}: {error}",
+            f"the file cannot be opened: {type(error).__name__}: {error}",
             where=address,
-            remedy="install what fsspec asks for; check the address and the rights",
+            remedy="install the packages that fsspec requires; check the address and the permissions",
         ) from None
 
 
@@ -176,14 +176,16 @@ def _fetch_http(address: str, start: int, size: int | None, file_bytes: int | No
             content_range = answer.headers.get("Content-Range", "")
             parts = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", content_range)
             if parts is None or int(parts[1]) != start or int(parts[2]) >= start + size:
-                raise IncompleteResponseError(f"another range than asked for: {content_range}")
+                raise IncompleteResponseError(
+                    f"the server sent another range than requested: {content_range}"
+                )
             total = None if parts[3] == "*" else int(parts[3])
             _check_unchanged(address, total, file_bytes)
             data: bytes = answer.read(size)
             if len(data) != int(parts[2]) - start + 1:
-                raise IncompleteResponseError(f"{len(data)} bytes of the range {content_range}")
+                raise IncompleteResponseError(f"only {len(data)} bytes of the range {content_range} arrived")
             if len(data) < size and (total is None or total > start + len(data)):
-                raise IncompleteResponseError(f"a part of the range only: {content_range}")
+                raise IncompleteResponseError(f"the server sent only a part of the range: {content_range}")
             return data
     except HTTPError as error:
         if error.code in (404, 410):
@@ -191,34 +193,34 @@ def _fetch_http(address: str, start: int, size: int | None, file_bytes: int | No
             raise FileNotFoundError(f"{error}: {address}") from None
         if error.code == 416:
             error.close()
-            return b""  # the file ends before
+            return b""  # the file ends before the range
         error.msg += _read_explanation(error)
         error.close()
         raise
 
 
 def _check_unchanged(address: str, size_bytes: int | None, file_bytes: int | None) -> None:
-    """Refuse a file of another size than its index says: what lies at a place in it is another sample.
+    """Check that a file has the size that its index states, because otherwise its byte offsets are wrong.
 
     Raises:
-        UsageError: it is one.
+        UsageError: the sizes differ.
     """
     if size_bytes is not None and file_bytes is not None and size_bytes != file_bytes:
         raise UsageError(
-            f"the file has changed: it has {size_bytes} bytes, and {file_bytes} by its index",
+            f"the file has changed: it has {size_bytes} bytes, but {file_bytes} according to its index",
             where=address,
-            remedy="put the file there that belongs to the index, or begin anew with the new dataset",
+            remedy="restore the file that belongs to the index, or start a new run with the new dataset",
         )
 
 
 def _read_explanation(error: HTTPError) -> str:
-    """Return the code and the message by which S3 and its like explain a refusal."""
+    """Return the code and the message with which S3 and compatible object stores explain a refusal."""
     try:
         text = error.read(_REFUSED_BYTES).decode("utf-8", "replace")
     except (OSError, HTTPException, ValueError):
         return ""
-    named = [re.search(rf"<{name}>([^<]*)</{name}>", text) for name in ("Code", "Message")]
-    return "".join(f", {match[1]}" for match in named if match)
+    matches = [re.search(rf"<{name}>([^<]*)</{name}>", text) for name in ("Code", "Message")]
+    return "".join(f", {match[1]}" for match in matches if match)
 
 
 def _skip(answer: object, size: int) -> None:
@@ -227,7 +229,7 @@ def _skip(answer: object, size: int) -> None:
 
 
 def _read_exactly(answer: object, size: int) -> bytes:
-    """Read ``size`` bytes of an answer without ranges; fewer only where the answer was whole."""
+    """Read ``size`` bytes of a response without ranges; fewer only at the end of a complete response."""
     parts, left = [], size
     while left > 0:
         data: bytes = answer.read(min(left, _CHUNK_BYTES))  # type: ignore[attr-defined]
@@ -236,5 +238,5 @@ def _read_exactly(answer: object, size: int) -> bytes:
         parts.append(data)
         left -= len(data)
     if left and getattr(answer, "length", None):
-        raise IncompleteResponseError("the answer ends early")
+        raise IncompleteResponseError("the response ends early")
     return b"".join(parts)

@@ -1,7 +1,7 @@
-"""The names of splits: whatever a dataset calls them, here they are ``train``, ``dev`` and ``test``.
+"""Standard names of splits: ``train``, ``dev`` and ``test``, whatever names a dataset uses.
 
-Validation and the choice of the best checkpoint look for ``dev``. How2Sign says ``val``, OpenASL ``valid``,
-the hub ``validation``.
+Validation and the choice of the best checkpoint use ``dev``. How2Sign names it ``val``, OpenASL ``valid``,
+and the Hugging Face hub ``validation``.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ _STANDARD = {synonym: name for name, synonyms in _SYNONYMS.items() for synonym i
 
 
 def standardize_split(name: str) -> str:
-    """Return ``train``, ``dev`` or ``test`` for every usual name of these splits, any other name as it is."""
+    """Return ``train``, ``dev`` or ``test`` for a usual name of these, and any other name unchanged."""
     return _STANDARD.get(name.strip().casefold(), name.strip())
 
 
 def is_known_split(name: str) -> bool:
-    """Return whether a name is a usual one of ``train``, ``dev`` or ``test``."""
+    """Return whether a name is a usual name of ``train``, ``dev`` or ``test``."""
     return name.strip().casefold() in _STANDARD
 
 
 def standardize_splits(names: Iterable[str]) -> dict[str, str]:
-    """Return each name of a dataset's splits → the name that it gets here.
+    """Return the standard name of each split of a dataset, by its own name.
 
-    A dataset that has both ``dev`` and another name for it keeps the two apart: ``dev`` is ``dev``, and
-    ``val`` stays ``val``. Without ``dev`` all its names become ``dev``.
+    If a dataset has both ``dev`` and another name for it, such as ``val``, both keep their names. Otherwise
+    every name for it becomes ``dev``. The same holds for ``train`` and ``test``.
     """
     unique = list(dict.fromkeys(names))
     exact = {name.strip().casefold() for name in unique}
@@ -42,7 +42,7 @@ def standardize_splits(names: Iterable[str]) -> dict[str, str]:
 
 
 def find_split(name: str, available: Iterable[str]) -> str | None:
-    """Return which of the available splits a name means: that very one, else the one of the same meaning."""
+    """Return the available split of this name, else one of the same standard name, else None."""
     present, standard = list(available), standardize_split(name)
     candidates = [name, standard, *(split for split in present if standardize_split(split) == standard)]
     return next((split for split in candidates if split in present), None)

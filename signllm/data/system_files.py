@@ -1,8 +1,8 @@
-"""Files and folders that an operating system, a NAS or an editor leaves between a dataset's own: never data.
+"""Recognising files and folders that an operating system, a NAS or an editor leaves in a dataset.
 
-Every reader that lists a folder asks here, so that ``._clip.mp4`` of a Mac, ``@eaDir`` of a NAS and
-``$RECYCLE.BIN`` of Windows are ignored everywhere. A path that a user or a table names explicitly is taken
-whatever it is called.
+Every reader that lists a folder uses this module, so that ``._clip.mp4`` of a Mac, ``@eaDir`` of a NAS and
+``$RECYCLE.BIN`` of Windows are ignored everywhere. A path that a user or a table names explicitly is used
+whatever its name is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from signllm.storage import wait_for_storage
 
 _NAMES = frozenset(
     {
-        # macOS, and what its archiver writes into zip files
+        # macOS, and the files that its archiver adds to zip files
         "__macosx", "icon\r", "network trash folder", "temporary items",
         # Windows
         "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "recycler",
@@ -33,18 +33,18 @@ _PREFIXES = (".", "~$", "$recycle.bin")
 
 
 def is_system_name(name: str) -> bool:
-    """Return whether the name of a file or folder is hidden or that of a system's own."""
+    """Return whether the name of a file or folder is hidden, or is one that a system uses for itself."""
     lowered = name.lower()
     return lowered.startswith(_PREFIXES) or lowered in _NAMES
 
 
 def list_folder(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the folders and of the files in a folder, in order, without those of systems.
+    """Return the sorted names of the subfolders and of the files in a folder, without system files.
 
-    Storage that does not answer is waited for. A link to a folder counts as a folder.
+    The call waits for unavailable storage. A link to a folder counts as a folder.
 
     Raises:
-        OSError: there is no such folder, or it may not be read.
+        OSError: the folder does not exist or cannot be read.
     """
     return wait_for_storage(lambda: _list_once(folder), folder)
 
@@ -60,13 +60,13 @@ def _list_once(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def list_files_recursively(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield every folder at or below ``root`` with the names of its files, both in order.
+    """Yield every folder at or below ``root`` with the names of its files, both in sorted order.
 
-    System files and folders are passed over. Links to folders are followed, each folder once, because links
-    may lead round in circles.
+    System files and folders are omitted. Links to folders are followed, but each folder is yielded only once,
+    because links may form cycles.
 
     Raises:
-        UsageError: a folder cannot be read, so that its files would be missed.
+        UsageError: a folder cannot be read, so its files would be missing.
     """
     seen: set[str] = set()
     pending = [root]

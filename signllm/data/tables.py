@@ -1,20 +1,23 @@
-"""Tables as pandas, Excel, editors and dataset publishers write them: one reader for all.
+"""Reading tables as pandas, Excel, editors and dataset publishers write them.
 
-A table has a line that names its columns, and one row per clip, sentence or sign. Cells are separated by
-tabs, commas, semicolons or bars, as the first line says; a ``.jsonl`` file has an object per line. Names of
-columns may be in upper or lower case, with spaces around them.
+A table has a line with the names of its columns, and one row per sample, sentence or sign. Cells are
+separated by tabs, commas, semicolons or bars, which the first line decides; a ``.jsonl`` file has one object
+per line. Column names may be in upper or lower case and surrounded by spaces.
 
-What a quote means is decided cell by cell, because files of both kinds exist: pandas and Excel put a cell
-into quotes and double those inside, while How2Sign, OpenASL and PHOENIX-2014T never quote, and a ``"`` is
-part of the sentence.
+The meaning of a quote is decided for each cell, because two kinds of files exist. pandas and Excel put a cell
+into quotes and double the quotes inside. How2Sign, OpenASL and PHOENIX-2014T never quote, so a ``"`` is part
+of the sentence.
 
-- A cell is quoted if it begins with ``"`` and its closing quote stands directly before a separator or the end
-  of the line. Between tabs or bars it must also hold what a writer of quotes would quote: a separator, a
-  doubled quote, the end of a line, or a comma where no unquoted cell of the file has one; or all names of
-  columns are quoted.
-- A quoted cell may span lines, unless these lines are rows themselves. So a lost quote never swallows rows.
-- Every other ``"`` is a character of the cell. Only at the beginning of a cell between commas or semicolons
-  it is an error, and the row is reported by its line.
+- A cell is quoted if it starts with ``"`` and its closing quote is directly before a separator or the end of
+  the line. With tabs or bars it must also contain something that requires quotes: a separator, a doubled
+  quote, the end of a line, or a comma if no unquoted cell of the file has one; or all column names must be
+  quoted.
+- A quoted cell may contain several lines, unless these lines are rows themselves. A missing quote therefore
+  never hides
+  rows.
+- Every other ``"`` is a character of the cell. Only at the start of a cell between commas or semicolons it is
+  an error,
+  and the row is reported with its line.
 """
 
 from __future__ import annotations
@@ -33,14 +36,14 @@ DELIMITERS = ("\t", ",", ";", "|")
 JSON_LINES = ".jsonl"
 UNEVEN = "has another number of fields than the header"
 _MISSING = frozenset({"nan", "<na>"})
-"""How pandas writes a missing value that was turned into text."""
+"""Texts that pandas writes for a missing value that was converted to text."""
 _MOST_LINES = 1000
-"""A cell that spans more lines than this is a quote that was never closed."""
+"""Most lines of a quoted cell; beyond them the quote counts as never closed."""
 _SEPARATOR_LINE = re.compile(r"\s*\"?sep=.\"?[,;\t|]*(?:\r\n|\r|\n)", re.IGNORECASE)
-"""Excel's own first line, which names the separator."""
+"""Matches the first line with which Excel states the separator."""
 _FILLED_LINE = re.compile(r"[^\r\n]*[^\s][^\r\n]*")
 _NAME = re.compile(r"\s*(?=\S*[\d/._-])\S+\s*\Z")
-"""A cell that is like an id or a file: one word with a digit, a dot or the like."""
+"""Matches a cell that resembles an id or a file name: one word with a digit, a dot or a similar character."""
 _LITERAL = {delimiter: re.compile(f"[^{re.escape(delimiter)}\r\n]*") for delimiter in DELIMITERS}
 _QUOTED = {
     delimiter: re.compile(f'{spaces}"([^"]*(?:""[^"]*)*)"{spaces}(?=[{re.escape(delimiter)}\r\n]|\\Z)')
@@ -53,9 +56,9 @@ class Row:
     """A row of a table.
 
     Attributes:
-        line: number of its first line, from 1.
-        cells: text by the name of the column in lower case.
-        problem: why the row cannot be used, with its line; "" for a good one.
+        line: number of the row's first line, from 1.
+        cells: text of each cell, by the name of its column in lower case.
+        problem: reason why the row cannot be used, with its line; "" for a valid row.
     """
 
     line: int
@@ -63,24 +66,24 @@ class Row:
     problem: str = ""
 
     def __getitem__(self, column: str) -> str:
-        """Return a cell, "" where the table has no such column."""
+        """Return the text of a cell, "" if the table has no such column."""
         return self.cells.get(column.casefold(), "")
 
     def text(self, column: str) -> str:
-        """Return a cell without outer spaces, "" also for what pandas writes for a missing value."""
+        """Return the text of a cell without outer spaces, "" also for a missing value of pandas."""
         cell = self[column].strip()
         return "" if cell.casefold() in _MISSING else cell
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table that was read.
+    """The contents of a table.
 
     Attributes:
-        path: the file.
-        columns: names of the columns as they are written.
-        rows: the rows in order, without empty ones.
-        notices: what the user should know about the file.
+        path: path of the file.
+        columns: names of the columns as the file has them.
+        rows: rows in order, without empty rows.
+        notices: sentences about the file for the user.
     """
 
     path: Path
@@ -89,12 +92,12 @@ class Table:
     notices: tuple[str, ...] = ()
 
     def has(self, column: str) -> bool:
-        """Return whether there is a column of this name."""
+        """Return whether the table has a column of this name."""
         return column.casefold() in map(normalize_column, self.columns)
 
 
 def normalize_column(name: str) -> str:
-    """Return the name of a column without what may differ: spaces around it, its case."""
+    """Return the name of a column in lower case without surrounding and repeated spaces."""
     return " ".join(name.split()).casefold()
 
 
@@ -102,20 +105,20 @@ def read_table(path: Path, needed: Collection[str], *, known: Collection[str] = 
     """Read a table that must have certain columns.
 
     Args:
-        path: the file.
-        needed: columns that must be there.
-        known: further columns that are used where they are there.
-        remedy: what to do about a missing column.
+        path: path of the file.
+        needed: names of the required columns.
+        known: names of optional columns.
+        remedy: advice to the user if a column is missing.
 
     Raises:
         OSError: the file cannot be read.
-        UsageError: a column is missing or there twice, no line is a row, or the encoding is unknown.
+        UsageError: a column is missing or occurs twice, no line is a row, or the encoding is unknown.
     """
     table = parse_table(read_text(path), path, known={*needed, *known})
     keys = [normalize_column(name) for name in table.columns]
     if missing := [name for name in needed if name.casefold() not in keys]:
         raise UsageError(
-            f"columns missing: {', '.join(missing)}; found: {', '.join(table.columns) or 'none'}",
+            f"columns are missing: {', '.join(missing)}; the table has: {', '.join(table.columns) or 'none'}",
             where=path,
             remedy=remedy,
         )
@@ -127,10 +130,15 @@ def read_table(path: Path, needed: Collection[str], *, known: Collection[str] = 
 
 
 def parse_table(decoded: DecodedText, path: Path, *, known: Collection[str]) -> Table:
-    """Return the table that a text holds; ``known`` names of columns tell how its first line is separated.
+    """Return the table in a decoded text.
+
+    Args:
+        decoded: text of the file.
+        path: path of the file, whose suffix distinguishes JSON lines from other tables.
+        known: names of columns, by which the separator is recognised.
 
     Raises:
-        UsageError: a file of JSON lines of which no line is an object.
+        UsageError: no line of a file of JSON lines is an object.
     """
     notices = (f"{path.name}: {decoded.notice}",) if decoded.notice else ()
     if path.suffix.lower() == JSON_LINES:
@@ -141,10 +149,9 @@ def parse_table(decoded: DecodedText, path: Path, *, known: Collection[str]) -> 
 
 
 def read_header(text: str, known: Collection[str]) -> tuple[str, tuple[str, ...]]:
-    """Return the separator of a text's first line and the fields of that line.
+    """Return the separator of the first line of a text, and the fields of that line.
 
-    Of several separators it is the one by which most ``known`` names of columns appear, then the one of most
-    fields.
+    It is the separator that gives the most ``known`` column names, then the one that gives the most fields.
     """
     names = {name.casefold() for name in known}
     line = _first_line(text)
@@ -163,7 +170,7 @@ def _first_line(text: str) -> str:
 
 
 def _split_line(line: str, delimiter: str, *, quote_all: bool = True) -> list[str]:
-    """Return the cells of a line that is taken alone."""
+    """Return the cells of a single line."""
     return _Parser(line, delimiter, width=0, quote_all=quote_all).record(0, 1)[0].cells
 
 
@@ -195,12 +202,12 @@ class _Record:
 
 def _make_row(record: _Record, keys: list[str]) -> Row:
     cells, problem = record.cells, ""
-    while len(cells) > len(keys) and not cells[-1].strip():  # separators that Excel leaves at the end
+    while len(cells) > len(keys) and not cells[-1].strip():  # Excel adds separators at the end of a line
         cells = cells[:-1]
     if any(map(is_undecodable, cells)):
         problem = "is not UTF-8"
     elif record.has_open_quote:
-        problem = "has a cell with a quote that is not closed, or not doubled"
+        problem = "has a cell with a quote that is neither closed nor doubled"
     elif len(cells) != len(keys):
         problem = UNEVEN
     named = dict(zip(keys, cells, strict=False))
@@ -208,7 +215,15 @@ def _make_row(record: _Record, keys: list[str]) -> Row:
 
 
 class _Parser:
-    """Cuts a text into records of cells; the rules are those at the head of the module."""
+    """Splits a text into records of cells by the rules in the module's docstring.
+
+    Args:
+        text: the text.
+        delimiter: separator of the cells.
+        width: number of columns.
+        quote_all: whether all column names are quoted.
+        quotes_commas: whether the writer of the file quotes cells with commas.
+    """
 
     def __init__(
         self, text: str, delimiter: str, *, width: int, quote_all: bool, quotes_commas: bool = False
@@ -219,7 +234,7 @@ class _Parser:
         self.has_doubtful_cells = self.has_unquoted_commas = False
 
     def records(self, line: int) -> Iterator[_Record]:
-        """Yield the records that are not empty; the text begins with the line of this number."""
+        """Yield the records that are not empty; ``line`` is the number of the first line."""
         place = 0
         while place < len(self.text):
             record, place, lines = self.record(place, line)
@@ -228,7 +243,7 @@ class _Parser:
                 yield record
 
     def record(self, start: int, line: int) -> tuple[_Record, int, int]:
-        """Return the record that begins at ``start``, where the next one begins, and the lines it spans."""
+        """Return the record at position ``start``, the position of the next, and its number of lines."""
         record, place, lines = _Record(line), start, 1
         while True:
             cell, end = self._cell(record, start, place)
@@ -238,12 +253,12 @@ class _Parser:
                 continue
             literal = self.text[start:end].split(self.delimiter)
             if not self.is_strict and lines == 1 and len(record.cells) != self.width == len(literal):
-                record.cells = literal  # two quotes that belong to different cells
+                record.cells = literal  # the two quotes belong to different cells
             line_end = LINE_END.match(self.text, end)
             return record, line_end.end() if line_end else len(self.text), lines
 
     def _cell(self, record: _Record, start: int, place: int) -> tuple[str, int]:
-        """Add the cell at ``place`` to the record that begins at ``start``; return it and where it ends."""
+        """Append the cell at ``place`` to the record from ``start``; return its text and its end."""
         quoted = _QUOTED[self.delimiter].match(self.text, place)
         if quoted and self._is_quoted(quoted[1]) and self._may_span(start, quoted):
             cell, end = quoted[1].replace('""', '"'), quoted.end()
@@ -261,14 +276,14 @@ class _Parser:
         if (
             self.is_strict
             or self.quote_all
-            or any(one in content for one in (self.delimiter, '"', "\r", "\n"))
+            or any(character in content for character in (self.delimiter, '"', "\r", "\n"))
         ):
             return True
         self.has_doubtful_cells |= "," in content
         return self.quotes_commas and "," in content
 
     def _may_span(self, start: int, quoted: re.Match[str]) -> bool:
-        """Return whether a quoted cell is one line, or its lines are no rows of the table themselves."""
+        """Return whether a quoted cell has one line, or has lines that are not rows of the table."""
         if self.width < 2 or LINE_END.search(quoted[1]) is None:
             return True
         last = LINE_END.search(self.text, quoted.end())
@@ -277,12 +292,14 @@ class _Parser:
             return False
         filled = [line for line in lines if line.strip()]
         first, *following = [self._is_row(line) for line in filled]
-        if self.is_strict and len(filled) == 2:  # ``1,"Hello`` and ``my friend, you"`` are one row
+        if (
+            self.is_strict and len(filled) == 2
+        ):  # for example, ``1,"Hello`` and ``my friend, you"`` are one row
             following = [following[0] and _NAME.match(filled[1].split(self.delimiter)[0]) is not None]
         return not (first and following and sum(following) * 2 >= len(following))
 
     def _is_row(self, line: str) -> bool:
-        """Return whether a line that is taken alone has as many cells as the table has columns."""
+        """Return whether a single line has as many cells as the table has columns."""
         if self.quote_all and not all(cell.startswith('"') for cell in line.split(self.delimiter)):
             return False
         return len(_split_line(line, self.delimiter, quote_all=self.quote_all)) == self.width

@@ -1,7 +1,7 @@
-"""One shard on disk: a tar written by ``webdataset.TarWriter`` under a temporary name, its index last.
+"""Writing and reading one shard: a tar of ``webdataset.TarWriter``, and its index ("sidecar"), written last.
 
-The tar is read back once: for the byte offsets of its members, for its sha256, and as proof that it lies on
-the disk.
+The tar is written under a temporary name and read back once, which gives the byte offsets of its members and
+its sha256 and proves that it is on the disk.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _PART_NAME = re.compile(r"\.(\w+-\d{6,}\.(tar|json)|manifest\.json)\.part")
 
 @contextmanager
 def lock_folder(out: Path) -> Iterator[None]:
-    """Hold a folder for one writer; the lock goes with the process, however that ends.
+    """Lock a folder for one writer; the lock is released when the process ends for any reason.
 
     Raises:
-        UsageError: another process writes there.
+        UsageError: another process writes into the folder.
     """
     handle = os.open(out, os.O_RDONLY)
     try:
@@ -51,34 +51,41 @@ def lock_folder(out: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                "another signllm shard writes into this folder", where=out, remedy="wait for it"
+                "another signllm shard writes into this folder",
+                where=out,
+                remedy="wait until it has finished",
             ) from None
         except OSError:
-            pass  # a file system without locks
+            pass  # the file system has no locks
         yield
     finally:
         os.close(handle)
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Return a shard's index if it is whole, one of ours, and its tar has the size it says; else None.
+    """Return the index of a shard, None if it is missing or invalid or its tar has another size.
 
     Raises:
-        StorageError: the storage stayed away, which says nothing about the shard.
+        StorageError: the storage stayed unavailable, which says nothing about the shard.
     """
     try:
         sidecar = parse_json(wait_for_storage(path.read_bytes, path))
         size_bytes = wait_for_storage(path.with_suffix(".tar").stat, path).st_size
     except (OSError, ValueError):
         return None
-    whole = (
-        is_valid_sidecar(sidecar, tar=path.with_suffix(".tar").name) and sidecar["size_bytes"] == size_bytes
-    )
-    return sidecar if whole else None
+    is_valid = is_valid_sidecar(sidecar, tar=path.with_suffix(".tar").name)
+    return sidecar if is_valid and sidecar["size_bytes"] == size_bytes else None
 
 
 def remove_stale_shards(out: Path, kept: set[str]) -> None:
-    """Remove our shards that are no longer wanted and what interrupted runs left; no other file."""
+    """Remove the shards that are not in ``kept``, and the unfinished files of interrupted runs.
+
+    Files that ``signllm shard`` did not write stay.
+
+    Args:
+        out: folder of the shards.
+        kept: names of the index files of the shards to keep.
+    """
     names = sorted(path.name for path in out.iterdir())
     for name in names:
         if _PART_NAME.fullmatch(name):
@@ -101,7 +108,13 @@ def _is_shard_json(path: Path) -> bool:
 
 
 class ShardFile:
-    """A shard being written; left without :meth:`close`, nothing remains of it."""
+    """A shard that is being written; leaving the context without :meth:`close` removes it.
+
+    Args:
+        out: folder of the shards.
+        split: name of the split.
+        number: number of the shard in the split.
+    """
 
     def __init__(self, out: Path, split: str, number: int) -> None:
         from webdataset.writer import TarWriter
@@ -120,7 +133,7 @@ class ShardFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drop the temporary file unless :meth:`close` made a shard of it."""
+        """Remove the temporary file unless :meth:`close` has renamed it."""
         with contextlib.suppress(OSError, ValueError):
             self._writer.close()
         with contextlib.suppress(OSError):
@@ -136,13 +149,16 @@ class ShardFile:
     def close(
         self, *, inputs: str, source_count: int, left_out: Sequence[LeftOutSample]
     ) -> dict[str, Any] | None:
-        """Finish the shard: tar in place, then its index; return its manifest entry, None without samples.
+        """Finish the shard: rename the tar, then write its index.
 
         Args:
-            inputs: fingerprint of the clips and the configuration, by which a later run knows the shard
-                again.
+            inputs: fingerprint of the samples and the configuration, by which a later run recognises the
+                shard.
             source_count: number of source samples that the shard covers, including those left out.
-            left_out: those left out.
+            left_out: samples that were left out.
+
+        Returns:
+            The entry of the shard in the manifest, None if the shard has no samples.
         """
         if not self.samples:
             return None
@@ -162,7 +178,7 @@ class ShardFile:
             "left_out": [asdict(entry) for entry in left_out],
             "samples": self._with_members(),
         }
-        sidecar_path.unlink(missing_ok=True)  # an older index must never stand beside the new tar
+        sidecar_path.unlink(missing_ok=True)  # there must never be an older index next to the new tar
         self.part.replace(self.path)
         atomic_write(sidecar_path, json.dumps(sidecar, ensure_ascii=False).encode("utf-8"))
         return make_manifest_entry(sidecar)
@@ -173,17 +189,18 @@ class ShardFile:
 
 
 def list_tar_members(path: Path) -> dict[str, dict[str, list[int]]]:
-    """Return key → extension → [byte offset, size] of a tar's members.
+    """Return [byte offset, size] of each member of a tar, by key and extension.
 
     Raises:
-        tarfile.TarError: not a whole tar of plain files, each once, one behind the other.
+        tarfile.TarError: the tar is incomplete, or contains other members than consecutive, distinct plain
+            files.
         OSError, StorageError: it cannot be read.
     """
     return wait_for_storage(lambda: _list_tar_members_once(path), path)
 
 
 def _list_tar_members_once(path: Path) -> dict[str, dict[str, list[int]]]:
-    found: dict[str, dict[str, list[int]]] = {}
+    members: dict[str, dict[str, list[int]]] = {}
     end, size_bytes = 0, path.stat().st_size
     try:
         with (
@@ -191,23 +208,26 @@ def _list_tar_members_once(path: Path) -> dict[str, dict[str, list[int]]]:
             tarfile.open(fileobj=cast(BinaryIO, _BoundedFile(file)), mode="r:") as tar,
         ):
             for member in tar:
-                # tarfile believes sizes: a negative one leads it back to where it has been, for ever
+                # tarfile does not check sizes; a negative size would make it read the same members without
+                # end.
                 if not member.isreg() or member.size < 0 or member.offset_data < end:
-                    raise tarfile.ReadError(f"{member.name[:100]!r} is no plain file behind the one before")
+                    raise tarfile.ReadError(
+                        f"{member.name[:100]!r} is not a plain file after the previous one"
+                    )
                 end = member.offset_data + member.size
                 if end > size_bytes:
-                    raise tarfile.ReadError(f"{member.name[:100]!r} ends behind the tar")
+                    raise tarfile.ReadError(f"{member.name[:100]!r} ends after the end of the tar")
                 key, _, extension = member.name.partition(".")
-                if extension in found.setdefault(key, {}):
-                    raise tarfile.ReadError(f"{member.name[:100]!r} stands twice")
-                found[key][extension] = [member.offset_data, member.size]
-    except (ValueError, OverflowError, RecursionError) as error:  # tarfile's own on absurd headers
-        raise tarfile.ReadError(f"damaged header: {error}") from None
-    return found
+                if extension in members.setdefault(key, {}):
+                    raise tarfile.ReadError(f"{member.name[:100]!r} occurs twice")
+                members[key][extension] = [member.offset_data, member.size]
+    except (ValueError, OverflowError, RecursionError) as error:  # tarfile raises them for damaged headers
+        raise tarfile.ReadError(f"a header is damaged: {error}") from None
+    return members
 
 
 class _BoundedFile:
-    """A file whose reads stay within it: tarfile asks for as many bytes as a header declares."""
+    """A file that never reads more bytes than it has; tarfile requests as many as a header declares."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._size_bytes = file, os.fstat(file.fileno()).st_size
@@ -229,7 +249,7 @@ def hash_file(path: Path) -> str:
 
 
 def make_manifest_entry(sidecar: dict[str, Any]) -> dict[str, Any]:
-    """Return what the manifest says of a shard: names, sizes, checksum, counts."""
+    """Return the entry of a shard in the manifest: names, sizes, checksum and counts."""
     tone_mapped = sum("tone_mapped_from" in sample for sample in sidecar["samples"])
     entry = {
         "tar": sidecar["tar"],

@@ -1,9 +1,9 @@
-"""Text files in whatever encoding people save them: UTF-8, UTF-16, and the older ones where they are certain.
+"""Reading text files in UTF-8, UTF-16, or an older encoding that can be recognised with certainty.
 
-UTF-8 is tried first, and a byte order mark decides for UTF-16. What is neither is read as Windows-1252, the
-encoding of Excel in western Europe, or as GB18030, that of Excel in China, but only where the result looks
-like text of that kind; its reader gets a notice for the user. Everything else is refused: a
-wrong guess would teach a model wrong letters.
+UTF-8 is tried first; a byte order mark indicates UTF-16. Other files are read as Windows-1252, the encoding
+of Excel in western Europe, or as GB18030, that of Excel in China, but only if the result resembles text of
+that kind; then there is a notice for the user. All other files are refused, because a model would learn wrong
+letters from a wrong guess.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from signllm.errors import UsageError
 from signllm.storage import wait_for_storage
 
 LINE_END = re.compile(r"\r\n|\r|\n")
-"""Ends of lines of Windows, the old Mac and Unix; ``str.splitlines`` knows more, which occur in sentences."""
+"""Line ends of Windows, old Macs and Unix; ``str.splitlines`` has more, which occur inside sentences."""
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -32,7 +32,7 @@ _FREQUENT_HANZI = frozenset(
     "的一是了不在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里"
     "天今明好去吃学家很什么想看吗没爱喜欢妈爸老师生朋友车水电话请问谢"
 )
-"""Common in Chinese sentences; few of these appear where another encoding is read as GB18030."""
+"""Frequent characters of Chinese; few of them appear if another encoding is read as GB18030."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class DecodedText:
     """The content of a text file.
 
     Attributes:
-        text: the characters, without a byte order mark. Bytes of a damaged line of a UTF-8 file are lone
-            surrogates, which :func:`is_undecodable` finds.
-        notice: what a user should know about the encoding, "" for UTF-8 and for UTF-16 with its mark.
+        text: text without a byte order mark. Invalid bytes of a UTF-8 file are lone surrogates, which
+            :func:`is_undecodable` detects.
+        notice: sentence about the encoding for the user, "" for UTF-8, and for UTF-16 with a byte order mark.
     """
 
     text: str
@@ -50,26 +50,30 @@ class DecodedText:
 
     @property
     def lines(self) -> list[str]:
-        """The lines, without their ends; an end behind the last line begins no further one."""
+        """Lines without their ends; a line end at the end of the text starts no further line."""
         lines = LINE_END.split(self.text)
         return lines[:-1] if lines[-1] == "" else lines
 
 
 def read_text(path: Path) -> DecodedText:
-    """Return the content of a text file, waiting for its storage.
+    """Return the text of a file, waiting for its storage.
 
     Raises:
         OSError: the file cannot be read.
-        UsageError: its encoding is none of those that are certain.
+        UsageError: its encoding is not recognised with certainty.
     """
     return decode_text(wait_for_storage(path.read_bytes, path), where=path)
 
 
 def decode_text(data: bytes, *, where: object) -> DecodedText:
-    """Return the text that bytes of a file hold.
+    """Return the text of the bytes of a file.
+
+    Args:
+        data: bytes of the file.
+        where: path of the file, for messages.
 
     Raises:
-        UsageError: the encoding is none of those that are certain.
+        UsageError: the encoding is not recognised with certainty.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -88,7 +92,7 @@ def decode_text(data: bytes, *, where: object) -> DecodedText:
 
 
 def is_undecodable(text: str) -> bool:
-    """Return whether text holds bytes or halves of characters that UTF-8 cannot write."""
+    """Return whether a text contains lone surrogates, which stand for invalid bytes."""
     return _SURROGATE.search(text) is not None
 
 
@@ -97,14 +101,14 @@ def _decode_marked(data: bytes, encoding: str, where: object) -> DecodedText:
         return DecodedText(data.decode(encoding))
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"damaged {encoding.upper()} text: {error.reason} at byte {error.start}",
+            f"the {encoding.upper()} text is damaged: {error.reason} at byte {error.start}",
             where=where,
-            remedy="save it again, as UTF-8",
+            remedy="save it again as UTF-8",
         ) from None
 
 
 def _is_damaged_utf8(data: bytes) -> bool:
-    """Return whether most lines with other characters than ASCII are UTF-8, so that the rest is damage."""
+    """Return whether most lines with non-ASCII characters are UTF-8, so that the other lines are damaged."""
     lines = [line for line in data.split(b"\n") if not line.isascii()]
     return sum(map(_is_utf8, lines)) * 2 > len(lines)
 
@@ -118,13 +122,19 @@ def _is_utf8(line: bytes) -> bool:
 
 
 def _decode_legacy(data: bytes, start: int, where: object) -> DecodedText:
-    """Decode bytes that are not UTF-8 where exactly one older encoding makes text of them."""
+    """Decode bytes that are not UTF-8 if exactly one older encoding gives plausible text.
+
+    Args:
+        data: bytes of the file.
+        start: position of the first byte that is not UTF-8.
+        where: path of the file, for messages.
+    """
     line = data.count(b"\n", 0, start) + 1
     high = len(_HIGH.findall(data))
     in_runs = sum(map(len, _HIGH_RUN.findall(data)))
     for encoding, name, is_text, fits in (
-        ("cp1252", "Windows-1252", _looks_western, in_runs * 3 < high),
-        ("gb18030", "GB18030", _looks_chinese, in_runs * 3 >= high),
+        ("cp1252", "Windows-1252", _is_western_text, in_runs * 3 < high),
+        ("gb18030", "GB18030", _is_chinese_text, in_runs * 3 >= high),
     ):
         try:
             text = data.decode(encoding)
@@ -132,21 +142,25 @@ def _decode_legacy(data: bytes, start: int, where: object) -> DecodedText:
             continue
         if fits and is_text(text):
             example = LINE_END.split(text)[line - 1].strip()[:60]
-            return DecodedText(text, f"not UTF-8, read as {name}: line {line} is {example!r}")
+            return DecodedText(
+                text, f"the file is not UTF-8 and was read as {name}: line {line} is {example!r}"
+            )
     lines = data.split(b"\n")
-    if sum(not line.isascii() for line in lines) * 100 <= len(lines):  # one damaged row of hundreds
+    if sum(not line.isascii() for line in lines) * 100 <= len(
+        lines
+    ):  # at most one line of a hundred is damaged
         return DecodedText(data.decode("utf-8", "surrogateescape"))
     raise UsageError(
-        f"not UTF-8: byte {data[start : start + 1].hex()} in line {line}",
+        f"the file is not UTF-8: byte {data[start : start + 1].hex()} in line {line}",
         where=where,
         remedy="save it as UTF-8 (Excel: CSV UTF-8), or convert it: iconv -f ITS_ENCODING -t UTF-8",
     )
 
 
-def _looks_western(text: str) -> bool:
-    """Return whether characters between Latin letters are small letters, apostrophes or dashes.
+def _is_western_text(text: str) -> bool:
+    """Return whether non-ASCII characters between Latin letters are small letters, apostrophes or dashes.
 
-    Text of central Europe (ł is ³ in Windows-1252) or of an old Mac (ü is Ÿ) has others there.
+    Text from central Europe (ł is ³ in Windows-1252) or from an old Mac (ü is Ÿ) has other characters there.
     """
     between: list[tuple[str, str]] = _BETWEEN_LETTERS.findall(text)
     return not any(
@@ -155,7 +169,7 @@ def _looks_western(text: str) -> bool:
     )
 
 
-def _looks_chinese(text: str) -> bool:
-    """Return whether enough characters are frequent ones of Chinese."""
-    foreign = [one for one in text if ord(one) > 127]
-    return sum(one in _FREQUENT_HANZI for one in foreign) >= 0.1 * len(foreign)
+def _is_chinese_text(text: str) -> bool:
+    """Return whether at least a tenth of the non-ASCII characters are frequent characters of Chinese."""
+    characters = [character for character in text if ord(character) > 127]
+    return sum(character in _FREQUENT_HANZI for character in characters) >= 0.1 * len(characters)

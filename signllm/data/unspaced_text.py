@@ -1,6 +1,7 @@
-"""Text of scripts that put no spaces between words: Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan.
+"""Text in scripts without spaces between words: Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan.
 
-Such text is counted and scored by characters, because a sentence of it would be one word. Korean has spaces.
+Such text is counted and scored by characters, because a sentence of it would be a single word. Korean has
+spaces.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ _KANA = re.compile("[\u3040-\u30ff]")
 
 
 def is_unspaced(text: str) -> bool:
-    """Return whether most letters of a text belong to scripts without spaces between words."""
+    """Return whether more than half of the letters of a text belong to scripts without spaces."""
     return 2 * len(_CHARACTER.findall(text)) > len(_LETTER.findall(text))
 
 
 def separate_characters(text: str) -> str:
-    """Return a text with spaces around every character of these scripts; other words stay whole."""
+    """Return a text with spaces around every character of these scripts; other words are not split."""
     return " ".join(_CHARACTER.sub(r" \1 ", text).split())
 
 
 def all_chinese(texts: Sequence[str]) -> bool:
-    """Return whether texts are Chinese: some have Chinese characters, and none has Japanese syllables."""
+    """Return whether texts are Chinese: some contain Chinese characters, and none contains Japanese kana."""
     return any(map(_HAN.search, texts)) and not any(map(_KANA.search, texts))

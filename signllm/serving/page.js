@@ -1,8 +1,8 @@
-// One page: a video goes to POST /translate, lines of JSON come back, each piece is drawn as it comes.
+// The page sends a video to POST /translate, receives lines of JSON, and draws each piece when its line arrives.
 "use strict";
 
 const at = (id) => document.getElementById(id);
-const PIXELS_PER_S = 110; // a word of four frames is then wide enough for its number
+const PIXELS_PER_S = 110; // so that a word of four frames is wide enough for its number
 const FRAME_HEIGHT = 72;
 const state = { video: null, name: "", stream: null, recorder: null, request: null, limit: Infinity };
 
@@ -20,13 +20,13 @@ function say(text, bad = false) {
   at("status").classList.toggle("bad", bad);
 }
 
-function told(error) {
+function showError(error) {
   say([error.what, error.remedy && `Try: ${error.remedy}`].filter(Boolean).join("\n"), true);
 }
 
 // The video ---------------------------------------------------------------------------------------------------
 
-function take(blob, name) {
+function useVideo(blob, name) {
   if (!blob) return;
   release();
   state.video = blob;
@@ -64,17 +64,17 @@ async function record() {
   video.srcObject = state.stream;
   video.controls = false;
   video.hidden = false;
-  video.play().catch(() => {});  // it was cancelled before it began
+  video.play().catch(() => {});  // playback was cancelled before it started
   at("recording").hidden = false;
   at("camera").disabled = true;
   say("Recording.");
   recorder.ondataavailable = (event) => parts.push(event.data);
   recorder.onstop = () => {
     clearInterval(timer);
-    const wanted = state.recorder === recorder;
+    const isKept = state.recorder === recorder;
     state.recorder = null;
     release();
-    if (wanted) return take(new Blob(parts, { type: recorder.mimeType }), "the camera's video");
+    if (isKept) return useVideo(new Blob(parts, { type: recorder.mimeType }), "the camera's video");
     video.srcObject = null;
     video.hidden = true;
     say("");
@@ -102,7 +102,7 @@ async function translate() {
     const answer = await fetch(`translate?${query}`, { method: "POST", body: state.video, headers, signal: request.signal });
     const drawn = [];
     for await (const line of lines(answer)) {
-      if (line.error) return told(line.error);
+      if (line.error) return showError(line.error);
       if (line.waiting) say(`Waiting: ${line.waiting} before this one.`);
       else if (line.text !== undefined) { say("Translating …"); drawn.push(draw(line, cut !== "whole")); }
       else if (line.done) say(drawn.length === 1 ? "Done." : `Done: ${drawn.length} pieces.`);
@@ -127,29 +127,29 @@ async function* lines(answer) {
 
 // A piece -----------------------------------------------------------------------------------------------------
 
-function draw(found, isCut) {
+function draw(result, isCut) {
   const piece = at("piece").content.cloneNode(true).firstElementChild;
   const part = (name) => piece.querySelector(name);
-  const duration = Math.max(found.end_s - found.start_s, 0.04);
+  const duration = Math.max(result.end_s - result.start_s, 0.04);
   at("pieces").append(piece);
   const width = Math.max(part(".strip").clientWidth, Math.round(duration * PIXELS_PER_S));
-  const place = (seconds) => ((seconds - found.start_s) / duration) * width;
-  part(".times").textContent = isCut ? `${found.start_s.toFixed(1)} s to ${found.end_s.toFixed(1)} s` : "";
+  const place = (seconds) => ((seconds - result.start_s) / duration) * width;
+  part(".times").textContent = isCut ? `${result.start_s.toFixed(1)} s to ${result.end_s.toFixed(1)} s` : "";
   part(".times").hidden = !isCut;
-  part(".text").textContent = found.text || "(nothing)";
+  part(".text").textContent = result.text || "(nothing)";
   part(".track").style.width = `${width}px`;
-  part(".words").append(...found.words.map((word, number) => box(found, number, place)));
-  for (let second = Math.ceil(found.start_s); second < found.end_s; second++) {
+  part(".words").append(...result.words.map((word, number) => box(result, number, place)));
+  for (let second = Math.ceil(result.start_s); second < result.end_s; second++) {
     const mark = document.createElement("span");
     mark.textContent = `${second} s`;
     mark.style.left = `${place(second)}px`;
     part(".axis").append(mark);
   }
-  part(".about").textContent = `${found.words.length} sign words from ${found.characters.length} characters in `
-    + `${found.seconds.toFixed(1)} s; mean log probability of a token ${found.score.toFixed(2)}.`
-    + (found.frames_read < found.frames ? ` Only ${found.frames_read} of ${found.frames} frames were read, spread evenly: `
-      + "the model learnt on no longer videos. If this is more than a sentence, cut it." : "");
-  for (const candidate of found.candidates) {
+  part(".about").textContent = `${result.words.length} sign words from ${result.characters.length} characters in `
+    + `${result.seconds.toFixed(1)} s; mean log probability of a token ${result.score.toFixed(2)}.`
+    + (result.frames_read < result.frames ? ` Only ${result.frames_read} of ${result.frames} frames were read, evenly spread, because `
+      + "the model was trained on shorter videos. If this is more than a sentence, cut the recording." : "");
+  for (const candidate of result.candidates) {
     const line = document.createElement("li");
     const score = document.createElement("span");
     line.textContent = candidate.text;
@@ -158,33 +158,33 @@ function draw(found, isCut) {
     line.append(score);
     part(".others ol").append(line);
   }
-  part(".others").hidden = found.candidates.length < 2;
+  part(".others").hidden = result.candidates.length < 2;
   part(".others").open = true;
-  return { film: () => film(part(".frames"), found, width) };
+  return { film: () => film(part(".frames"), result, width) };
 }
 
-function box(found, number, place) {
-  const [begin, end] = found.word_times[number];
-  const spelling = found.spellings[number];
+function box(result, number, place) {
+  const [begin, end] = result.word_times[number];
+  const spelling = result.spellings[number];
   const line = document.createElement("li");
   const button = document.createElement("button");
   const characters = document.createElement("small");
   button.type = "button";
-  button.textContent = `w${found.words[number]}`;
+  button.textContent = `w${result.words[number]}`;
   characters.textContent = spelling.join(" ");
   button.append(characters);
   button.classList.toggle("composed", spelling.length > 1);
   button.style.left = `${place(begin)}px`;
   button.style.width = `${Math.max(8, place(end) - place(begin) - 1)}px`;
-  button.setAttribute("aria-label", `word ${found.words[number]}, characters ${spelling.join(" ")}, `
+  button.setAttribute("aria-label", `word ${result.words[number]}, characters ${spelling.join(" ")}, `
     + `${begin.toFixed(2)} to ${end.toFixed(2)} seconds: show it in the video`);
   button.onclick = () => { at("video").currentTime = begin; at("video").pause(); };
   line.append(button);
   return line;
 }
 
-// Frames of the video above its words; a video that this browser cannot play has none.
-async function film(frames, found, width) {
+// Draw frames of the video above its words, unless this browser cannot play the video.
+async function film(frames, result, width) {
   const source = document.createElement("video");
   source.muted = true;
   source.src = URL.createObjectURL(state.video);
@@ -193,7 +193,7 @@ async function film(frames, found, width) {
     const frame = (FRAME_HEIGHT * source.videoWidth) / source.videoHeight;
     const count = Math.max(1, Math.ceil(width / frame));
     for (let number = 0; number < count; number++) {
-      source.currentTime = found.start_s + ((found.end_s - found.start_s) * (number + 0.5)) / count;
+      source.currentTime = result.start_s + ((result.end_s - result.start_s) * (number + 0.5)) / count;
       await event(source, "seeked");
       const canvas = document.createElement("canvas");
       canvas.width = Math.ceil(frame * devicePixelRatio);
@@ -219,9 +219,9 @@ function event(target, name) {
   });
 }
 
-// What the user does ------------------------------------------------------------------------------------------
+// Events of the user ------------------------------------------------------------------------------------------
 
-at("file").onchange = (event) => take(event.target.files[0], event.target.files[0]?.name);
+at("file").onchange = (event) => useVideo(event.target.files[0], event.target.files[0]?.name);
 at("file").onclick = (event) => { event.target.value = ""; };
 at("camera").onclick = record;
 at("stop").onclick = () => state.recorder?.stop();
@@ -232,7 +232,7 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
     event.preventDefault();
     at("drop").classList.toggle("over", name === "dragover");
-    if (name === "drop") take(event.dataTransfer.files[0], event.dataTransfer.files[0]?.name);
+    if (name === "drop") useVideo(event.dataTransfer.files[0], event.dataTransfer.files[0]?.name);
   });
 }
 start().catch(() => say("The server cannot be reached.", true));

@@ -1,13 +1,13 @@
-"""The HTTP side of ``signllm serve``: a page, its script and style, and ``POST /translate``.
+"""The HTTP server of ``signllm serve``: a web page, its script and style, and ``POST /translate``.
 
     GET  /            the page
-    GET  /about       JSON: the model's name, its language, known languages, limits
-    POST /translate   a video's bytes; ?language=&candidates=&cut=whole|pauses|windows&seconds=
-                      answers with lines of JSON (:mod:`signllm.serving.service`)
+    GET  /about       JSON: name of the model, its language, known languages, limits
+    POST /translate   bytes of a video; ?language=&candidates=&cut=whole|pauses|windows&seconds=
+                      responds with lines of JSON (:mod:`signllm.serving.service`)
 
-It is for people on this machine. A page of another site that is open in the same browser must not reach it:
-requests must name this host (DNS rebinding) and, if they say where they come from, come from this page.
-What is uploaded lies in a temporary folder under a name of ours and goes with the answer.
+The server is meant for users of this machine. A page of another site in the same browser must not use it: a
+request must name this host (against DNS rebinding) and, if it states an origin, come from this page. An
+uploaded video is stored in a temporary folder under a fixed name, and deleted after the response.
 """
 
 from __future__ import annotations
@@ -57,31 +57,37 @@ def serve(
     largest_mb: int = 500,
     ready: Callable[[str], None] = print,
 ) -> None:
-    """Serve until interrupted.
+    """Serve the page until interrupted.
 
     Args:
         translator: the loaded model.
-        name: of the model, for the page.
-        host: address to listen at; only this machine reaches a loopback address.
-        port: 0 takes a free one.
-        largest_mb: largest upload, in 10^6 bytes.
-        ready: is told the address as soon as it answers.
+        name: name of the model, for the page.
+        host: address to listen at; a loopback address is reachable only from this machine.
+        port: port to listen at; 0 chooses a free one.
+        largest_mb: largest upload in 10^6 bytes.
+        ready: function that is called with the address when the server accepts requests.
 
     Raises:
-        UsageError: the port is taken or not allowed, or there is no such address.
+        UsageError: the port is in use or not allowed, or the address does not exist.
     """
     listening = listen(host, port)
     address = f"http://{_format_host(host)}:{listening.getsockname()[1]}"
     if not is_loopback(host):
-        log.warning("%s: everybody who reaches this machine can use the model; there is no password", address)
-    made = application(translator, name, host=host, largest_mb=largest_mb)
-    web.run_app(made, sock=listening, print=lambda _: ready(address), access_log=None)
+        log.warning("%s: anyone who can reach this machine can use the model; there is no password", address)
+    app = make_application(translator, name, host=host, largest_mb=largest_mb)
+    web.run_app(app, sock=listening, print=lambda _: ready(address), access_log=None)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; errors are told as the user's."""
+    """Return a socket that listens at an address.
+
+    Raises:
+        UsageError: the port is in use or not allowed, or the address does not exist.
+    """
     if not 0 <= port < 1 << 16:
-        raise UsageError(f"port {port}", where="--port", remedy="give 1 to 65535, or 0 for a free one")
+        raise UsageError(
+            f"port {port} is out of range", where="--port", remedy="give 1 to 65535, or 0 for a free one"
+        )
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
@@ -94,15 +100,15 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         is_taken = error.errno == errno.EADDRINUSE
         raise UsageError(
-            f"port {port} is taken" if is_taken else f"cannot listen at {host}, port {port}: {error}",
+            f"port {port} is in use" if is_taken else f"cannot listen at {host}, port {port}: {error}",
             where="--port" if is_taken else "--host, --port",
             remedy="give another --port, or 0 for a free one",
         ) from None
     return listening
 
 
-def application(translator: Translator, name: str, *, host: str, largest_mb: int) -> web.Application:
-    """Return the application; it holds one model."""
+def make_application(translator: Translator, name: str, *, host: str, largest_mb: int) -> web.Application:
+    """Return the web application for one model; the arguments are those of :func:`serve`."""
     service = Service(translator)
     pages = {path: _read_package_file(file) for path, file in FILES.items()}
 
@@ -124,21 +130,21 @@ def application(translator: Translator, name: str, *, host: str, largest_mb: int
         )
 
     async def translate(request: web.Request) -> web.StreamResponse:
-        wish = TranslationRequest.from_query(request.query)
+        settings = TranslationRequest.from_query(request.query)
         with tempfile.TemporaryDirectory(prefix="signllm-") as folder:
             video = Path(folder) / "upload"
             await _receive_video(request, video, largest_mb)
-            return await _stream_lines(request, service, video, wish)
+            return await _stream_lines(request, service, video, settings)
 
-    made = web.Application(middlewares=[_origin_check(host), _report_errors])
-    made.add_routes([web.get(path, page) for path in FILES])
-    made.add_routes([web.get("/about", about), web.post("/translate", translate)])
-    made.on_shutdown.append(_shutdown_handler(service))
-    return made
+    app = web.Application(middlewares=[_origin_check(host), _report_errors])
+    app.add_routes([web.get(path, page) for path in FILES])
+    app.add_routes([web.get("/about", about), web.post("/translate", translate)])
+    app.on_shutdown.append(_shutdown_handler(service))
+    return app
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches an address."""
+    """Return whether an address is reachable only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -146,49 +152,52 @@ def is_loopback(host: str) -> bool:
 
 
 def _format_host(host: str) -> str:
-    """Return a host as it stands in an address."""
+    """Return a host as it is written in a URL."""
     return f"[{host}]" if ":" in host else host
 
 
 def _read_package_file(file: str) -> tuple[bytes, str]:
+    """Return the contents and the content type of a file of this package."""
     body = resources.files("signllm.serving").joinpath(file).read_bytes()
     return body, TYPES[file.rpartition(".")[2]]
 
 
 def _shutdown_handler(service: Service) -> Callable[[web.Application], Awaitable[None]]:
-    async def end(_: web.Application) -> None:
-        service.ends.set()
+    """Return the function that stops a running translation when the server shuts down."""
 
-    return end
+    async def stop_service(_: web.Application) -> None:
+        service.stop.set()
+
+    return stop_service
 
 
 def _origin_check(host: str) -> Any:
-    """Refuse requests that other sites make in the same browser; add the headers of every answer."""
+    """Return the middleware that refuses requests of other sites in the same browser."""
 
     @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        asked = request.host.rpartition(":")[0] or request.host
-        if is_loopback(host) and not is_loopback(asked.strip("[]")):
+    async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+        requested = request.host.rpartition(":")[0] or request.host
+        if is_loopback(host) and not is_loopback(requested.strip("[]")):
             return _error_response(
-                403, f"the request is for {asked!r}", "open the address that serve has printed"
+                403, f"the request is for {requested!r}", "open the address that serve has printed"
             )
         origin = request.headers.get("Origin")
         if origin is not None and origin != f"{request.scheme}://{request.host}":
             return _error_response(403, f"the request comes from {origin!r}", "use the page of this server")
         return await handler(request)
 
-    return guard
+    return check_origin
 
 
 @web.middleware
 async def _report_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Tell a mistake as JSON."""
+    """Return errors as JSON, and add the common headers to every response."""
     try:
         response = await handler(request)
     except UsageError as error:
         return _error_response(400, error.what, error.remedy or "", where=str(error.where or ""))
     except web.HTTPRequestEntityTooLarge as error:
-        return _error_response(413, error.text or "", "give a shorter video, or --largest-mb")
+        return _error_response(413, error.text or "", "send a shorter video, or raise --largest-mb")
     except web.HTTPException as error:
         return _error_response(error.status, error.reason, "")
     if not response.prepared:
@@ -197,16 +206,17 @@ async def _report_errors(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def _error_response(status: int, what: str, remedy: str, *, where: str = "") -> web.Response:
-    told = {"error": {"what": what, "where": where, "remedy": remedy}}
-    return web.json_response(told, status=status, headers=HEADERS)
+    """Return an error as a JSON response."""
+    body = {"error": {"what": what, "where": where, "remedy": remedy}}
+    return web.json_response(body, status=status, headers=HEADERS)
 
 
 async def _receive_video(request: web.Request, video: Path, largest_mb: int) -> None:
     """Write the body of a request to a file.
 
     Raises:
-        UsageError: there is none.
-        HTTPRequestEntityTooLarge: it is larger than allowed; no more of it is read.
+        UsageError: the body is empty.
+        HTTPRequestEntityTooLarge: the body is larger than allowed; the rest of it is not read.
     """
     size, most = 0, largest_mb * 10**6
     declared = request.content_length or 0
@@ -224,17 +234,17 @@ async def _receive_video(request: web.Request, video: Path, largest_mb: int) -> 
 
 
 async def _stream_lines(
-    request: web.Request, service: Service, video: Path, wish: TranslationRequest
+    request: web.Request, service: Service, video: Path, settings: TranslationRequest
 ) -> web.StreamResponse:
-    """Send the lines of an answer as they come."""
+    """Send the lines of a translation as soon as each is available."""
     response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/x-ndjson"})
     await response.prepare(request)
     name = unquote(request.headers.get("X-Name", ""))[:200] or "the video"
     try:
-        async with aclosing(service.translate(video, name, wish)) as lines:
+        async with aclosing(service.translate(video, name, settings)) as lines:
             async for line in lines:
                 await response.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         await response.write_eof()
     except ConnectionError:
-        log.info("%s: who asked has left", name)
+        log.info("%s: the client has disconnected", name)
     return response

@@ -1,9 +1,10 @@
-"""One model behind a page: requests wait for each other, and every answer says where it stands.
+"""The translation service of a server: one model that processes one request after another.
 
-An answer is lines of JSON, each sent as soon as it is known: ``{"waiting": 2}`` while others are before it,
-a line with the fields of ``signllm translate --json`` and ``spellings`` for each piece of the video, then
-``{"done": true}``; or ``{"error": {"what", "where", "remedy"}}``. The model runs in a thread of its own, so
-that the page stays alive; who closes the page frees it after the current batch.
+A response consists of lines of JSON, each sent as soon as it is available: ``{"waiting": 2}`` while two
+requests are before this one, a line with the fields of ``signllm translate --json`` and ``spellings`` for
+each piece of the video, then ``{"done": true}``; or ``{"error": {"what", "where", "remedy"}}``. The model
+runs in its own thread, so that the server stays responsive. Closing the page stops the translation after the
+current batch.
 """
 
 from __future__ import annotations
@@ -25,22 +26,23 @@ from signllm.evaluation.video_input import VideoInput
 from signllm.plain import to_plain
 
 Line = dict[str, Any]
-Tell = Callable[[Line | None], None]
+Send = Callable[[Line | None], None]
+"""Function that sends one line of a response; None ends it."""
 MOST_CANDIDATES = 8
 CUTS = ("whole", "pauses", "windows")
 AGAIN_S = 0.5
-"""Who waits is told its place this often, which also shows whether it is still there."""
+"""Interval in seconds at which a waiting client gets its position; it also detects disconnected clients."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TranslationRequest:
-    """What is asked for beside the video.
+    """The settings of a request for the translation of a video.
 
     Attributes:
-        language: of the text; None: that of training.
-        candidates: how many texts, best first.
-        cut: ``whole``, ``pauses`` or ``windows``.
-        seconds: of a window.
+        language: language of the text; None is that of training.
+        candidates: number of alternative texts, best first.
+        cut: how a recording is cut: ``whole``, ``pauses`` or ``windows``.
+        seconds: length of a window in seconds.
     """
 
     language: str | None = None
@@ -50,10 +52,10 @@ class TranslationRequest:
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> TranslationRequest:
-        """Read a request's query.
+        """Return the settings in the query of a request.
 
         Raises:
-            UsageError: an unknown name, or a value that cannot be.
+            UsageError: a name is unknown, or a value is not valid.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(query.keys() - known):
@@ -61,7 +63,7 @@ class TranslationRequest:
                 f"there is no setting {unknown[0]!r}", where="query", remedy=f"use {', '.join(sorted(known))}"
             )
         try:
-            wish = cls(
+            settings = cls(
                 language=query.get("language", "").strip() or None,
                 candidates=int(query.get("candidates", "1")),
                 cut=query.get("cut", "whole"),
@@ -69,20 +71,24 @@ class TranslationRequest:
             )
         except ValueError as error:
             raise UsageError(str(error), where="query", remedy="give numbers") from None
-        if not 1 <= wish.candidates <= MOST_CANDIDATES:
+        if not 1 <= settings.candidates <= MOST_CANDIDATES:
             raise UsageError(
-                f"{wish.candidates} candidates", where="query", remedy=f"give 1 to {MOST_CANDIDATES}"
+                f"{settings.candidates} candidates are not possible",
+                where="query",
+                remedy=f"give 1 to {MOST_CANDIDATES}",
             )
-        if wish.cut not in CUTS:
-            raise UsageError(f"cut is {wish.cut!r}", where="query", remedy=f"give one of {', '.join(CUTS)}")
-        return wish
+        if settings.cut not in CUTS:
+            raise UsageError(
+                f"cut is {settings.cut!r}", where="query", remedy=f"give one of {', '.join(CUTS)}"
+            )
+        return settings
 
     @property
-    def how(self) -> CutRule | None:
-        """How the video is cut.
+    def cut_rule(self) -> CutRule | None:
+        """Rule by which the video is cut, None if it is not cut.
 
         Raises:
-            UsageError: windows that cannot be.
+            UsageError: the length of the windows is not valid.
         """
         if self.cut == "windows":
             return Windows(seconds=self.seconds)
@@ -98,17 +104,17 @@ class Service:
 
     def __init__(self, translator: Translator) -> None:
         self.translator = translator
-        self.ends = threading.Event()
+        self.stop = threading.Event()
         self._queue: list[object] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
 
-    async def translate(self, video: Path, name: str, wish: TranslationRequest) -> AsyncGenerator[Line]:
-        """Yield the lines of an answer; to be closed by who reads it.
+    async def translate(self, video: Path, name: str, settings: TranslationRequest) -> AsyncGenerator[Line]:
+        """Yield the lines of a response; the caller must close the generator.
 
         Args:
-            video: a file that is there until the last line.
-            name: of it, for messages.
-            wish: what is asked for.
+            video: path of the video, which must exist until the last line.
+            name: name of the video, for messages.
+            settings: settings of the request.
         """
         ticket = object()
         self._queue.append(ticket)
@@ -116,69 +122,71 @@ class Service:
             while before := self._queue.index(ticket):
                 yield {"waiting": before}
                 await asyncio.sleep(AGAIN_S)
-            async with aclosing(self._lines(video, name, wish)) as lines:
+            async with aclosing(self._lines(video, name, settings)) as lines:
                 async for line in lines:
                     yield line
         finally:
             self._queue.remove(ticket)
 
-    async def _lines(self, video: Path, name: str, wish: TranslationRequest) -> AsyncGenerator[Line]:
+    async def _lines(self, video: Path, name: str, settings: TranslationRequest) -> AsyncGenerator[Line]:
+        """Yield the lines that the model's thread produces; closing the generator stops the thread's work."""
         lines: asyncio.Queue[Line | None] = asyncio.Queue()
-        loop, left = asyncio.get_running_loop(), threading.Event()
+        loop, disconnected = asyncio.get_running_loop(), threading.Event()
 
-        def tell(line: Line | None) -> None:
+        def send(line: Line | None) -> None:
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
-        work = loop.run_in_executor(self._thread, self._work, video, name, wish, tell, left)
+        work = loop.run_in_executor(self._thread, self._work, video, name, settings, send, disconnected)
         try:
             while (line := await lines.get()) is not None:
                 yield line
         finally:
-            left.set()
+            disconnected.set()
             await asyncio.shield(work)
 
     def _work(
         self,
         video: Path,
         name: str,
-        wish: TranslationRequest,
-        tell: Callable[[Line | None], None],
-        left: threading.Event,
+        settings: TranslationRequest,
+        send: Send,
+        disconnected: threading.Event,
     ) -> None:
-        """Translate in the model's thread; every end is told."""
+        """Translate in the thread of the model; every response ends with a line that says how it ended."""
         try:
-            for one in self.translator.stream(
+            for outcome in self.translator.stream(
                 [VideoInput(name, video)],
-                cut=wish.how,
-                language=wish.language,
-                generation=self._decoding(wish),
+                cut=settings.cut_rule,
+                language=settings.language,
+                generation=self._generation_config(settings),
             ):
-                tell(self._told(one))
-                if one.problem is not None or left.is_set() or self.ends.is_set():
+                send(self._format_outcome(outcome))
+                if outcome.problem is not None or disconnected.is_set() or self.stop.is_set():
                     return
-            tell({"done": True})
+            send({"done": True})
         except UsageError as error:
-            tell({"error": {"what": error.what, "where": str(error.where), "remedy": error.remedy}})
+            send({"error": {"what": error.what, "where": str(error.where), "remedy": error.remedy}})
         except Exception as error:
-            tell({"error": {"what": f"{type(error).__name__}: {error}", "where": name, "remedy": ""}})
+            send({"error": {"what": f"{type(error).__name__}: {error}", "where": name, "remedy": ""}})
             raise
         finally:
-            tell(None)
+            send(None)
 
-    def _decoding(self, wish: TranslationRequest) -> Any:
-        """Return the run's decoding, with as many candidates as are asked for."""
-        usual = self.translator.config.generation
-        if wish.candidates == 1:
-            return usual
-        beams = usual.beams if usual.samples else max(usual.beams, wish.candidates)
-        return dataclasses.replace(usual, beams=beams, n_best=wish.candidates)
+    def _generation_config(self, settings: TranslationRequest) -> Any:
+        """Return the run's configuration of text generation with the requested number of candidates."""
+        default = self.translator.config.generation
+        if settings.candidates == 1:
+            return default
+        beams = default.beams if default.samples else max(default.beams, settings.candidates)
+        return dataclasses.replace(default, beams=beams, n_best=settings.candidates)
 
-    def _told(self, one: TranslationOutcome) -> Line:
-        if one.problem is not None:
-            what, where, remedy = one.problem
+    def _format_outcome(self, outcome: TranslationOutcome) -> Line:
+        """Return the line of a translated piece, or of its problem."""
+        if outcome.problem is not None:
+            what, where, remedy = outcome.problem
             return {"error": {"what": what, "where": where, "remedy": remedy}}
-        assert one.translation is not None
+        assert outcome.translation is not None
         words = self.translator.model.words
-        return to_plain(one.translation) | {
-            "spellings": [list(words.spell(w)) for w in one.translation.words]
+        return to_plain(outcome.translation) | {
+            "spellings": [list(words.spell(word)) for word in outcome.translation.words]
         }

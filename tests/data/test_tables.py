@@ -166,7 +166,7 @@ def test_json_lines_lose_only_bad_lines(tmp_path: Path) -> None:
 def test_columns_that_are_missing_or_there_twice(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("id,caption\nx,y\n")
-    with pytest.raises(UsageError, match="columns missing: text; found: id, caption"):
+    with pytest.raises(UsageError, match="columns are missing: text; the table has: id, caption"):
         read(path)
     path.write_text("id,text,Text\nx,y,z\n")
     with pytest.raises(UsageError, match="two columns have the name text"):

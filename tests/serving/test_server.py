@@ -114,7 +114,7 @@ def test_other_sites_of_the_same_browser_are_refused(served: Served) -> None:
 def test_a_port_that_is_taken_is_told(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     port = str(urlsplit(served.address).port)
     assert cli.main(["serve", "--run", str(served.run), "--port", port]) == 2
-    assert f"port {port} is taken" in capsys.readouterr().err
+    assert f"port {port} is in use" in capsys.readouterr().err
 
 
 PIECE = Translation(
@@ -194,7 +194,7 @@ def test_an_address_that_is_none() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(UsageError, match="is taken"):
+        with pytest.raises(UsageError, match="is in use"):
             listen("127.0.0.1", taken.getsockname()[1])
     assert all(is_loopback(host) for host in ("127.0.0.1", "::1", "localhost"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "192.168.0.1", "evil.example"))

@@ -112,7 +112,7 @@ def test_what_is_no_release_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no labels"):
         read_annotations("csl-daily", root)
     (root / "sentence_label/split_1.txt").write_text("a,b\n")
-    with pytest.raises(UsageError, match="columns missing: name, split; found: a, b"):
+    with pytest.raises(UsageError, match="columns are missing: name, split; the table has: a, b"):
         read_annotations("csl-daily", root)
 
 

@@ -109,7 +109,9 @@ def test_rows_and_files_that_do_not_fit(release: Path, tmp_path: Path) -> None:
         "line 4 has another number of fields than the header",
     ]
     table.write_text("VIDEO_NAME,SENTENCE\n")
-    with pytest.raises(UsageError, match="columns missing: SENTENCE_NAME; found: VIDEO_NAME, SENTENCE"):
+    with pytest.raises(
+        UsageError, match="columns are missing: SENTENCE_NAME; the table has: VIDEO_NAME, SENTENCE"
+    ):
         read_annotations("how2sign", release)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="not How2Sign"):

@@ -80,7 +80,7 @@ def test_what_does_not_fit(release: Path, tmp_path: Path) -> None:
         "line 3 has another number of fields than the header",
     ]
     table.write_text("vid\ttext\n")
-    with pytest.raises(UsageError, match="columns missing: yid, start, end, raw-text, split"):
+    with pytest.raises(UsageError, match="columns are missing: yid, start, end, raw-text, split"):
         read_annotations("openasl", release)
     table.unlink()
     with pytest.raises(UsageError, match="not OpenASL"):

@@ -83,7 +83,7 @@ def test_another_layout_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a PHOENIX-2014-T release"):
         read_annotations("phoenix2014t", tmp_path)
     root = release(tmp_path, "a|b\n", header="name|text\n")
-    with pytest.raises(UsageError, match="columns missing: video, speaker, translation"):
+    with pytest.raises(UsageError, match="columns are missing: video, speaker, translation"):
         read_annotations("phoenix2014t", root)
 
 

@@ -44,8 +44,8 @@ def test_three_notations_say_the_same(tmp_path: Path, name: str, text: str) -> N
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.tsv", "video\tsentence\na.mp4\tx\n", "columns missing: text; found: video, sentence"),
-        ("a.tsv", "", "columns missing: video, text; found: none"),
+        ("a.tsv", "video\tsentence\na.mp4\tx\n", "columns are missing: text; the table has: video, sentence"),
+        ("a.tsv", "", "columns are missing: video, text; the table has: none"),
         ("a.jsonl", '{"video": "a.mp4"', "line 1 is not JSON"),
         ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("a.xlsx", "video", "not a .tsv, .csv or .jsonl"),
