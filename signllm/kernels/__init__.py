@@ -1,9 +1,9 @@
-"""The three operators that no library of the field has in one place (design 4.2).
+"""Three differentiable operators: nearest code, batched entropic optimal transport, maximum mean discrepancy.
 
-Each is exact, bounded in memory and usable alone: nearest code, batched entropic transport, maximum mean
-discrepancy. Each has a torch reference, which is the CPU implementation, a Triton twin for CUDA, and is a
-``torch.library`` operator that differentiates and compiles; ``implementation`` says which implementation
-runs.
+Each operator is exact, uses bounded memory and can be used without the rest of the project. Each has a torch
+reference, which is the CPU implementation, and an equivalent Triton implementation for CUDA. Each is a
+``torch.library`` operator that supports autograd and ``torch.compile``. :mod:`signllm.kernels.implementation`
+selects the implementation.
 """
 
 from signllm.kernels.mmd import median_bandwidths, mmd

@@ -1,8 +1,8 @@
-"""Which implementation the operators use on a device: decided once, told by ``signllm doctor``.
+"""Selection of the implementation that the operators use on a device; ``signllm doctor`` prints it.
 
-Triton on CUDA, torch elsewhere: the torch reference is the CPU implementation, not a stand-in. The choice
-depends on the device and the machine alone, never on shapes: a run uses one implementation throughout. Tests
-and benchmarks can force the other.
+The operators use Triton on CUDA and torch on other devices. The choice depends only on the device and the
+machine, not on shapes, so a run uses the same implementation throughout. Tests and benchmarks can force an
+implementation.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ VARIABLE = "SIGNLLM_KERNELS"
 """Environment variable that forces ``torch`` or ``triton`` for a whole process; read once."""
 
 OLDEST_CAPABILITY = (8, 0)
-"""Ampere: the first generation whose tensor cores take bfloat16, which the kernels assume."""
+"""Compute capability of Ampere, the first generation with bfloat16 tensor cores, which the kernels need."""
 
-_forced: list[Implementation] = []  # a stack for all threads: autograd runs CUDA's backward in another one
+_forced: list[
+    Implementation
+] = []  # a stack shared by all threads, because autograd runs CUDA's backward pass in another thread
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An implementation and the reason for it, fit to be read by a user."""
+    """An implementation, and the reason for its choice as a text for users."""
 
     implementation: Implementation
     reason: str
@@ -40,15 +42,15 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelVariant:
-    """A Triton kernel with types and constants as it is launched: what can be compiled without a GPU.
+    """A Triton kernel with the types and constants of a launch, so that it can be compiled without a GPU.
 
     Attributes:
-        name: what to call it in a table.
-        kernel: the ``triton.jit`` function.
-        signature: type of every argument, ``"*fp32"``, ``"i32"``, ``"constexpr"``.
+        name: name of the variant in a table.
+        kernel: ``triton.jit`` function.
+        signature: type of every argument: ``"*fp32"``, ``"i32"``, ``"constexpr"``.
         constants: values of the constexpr arguments.
-        options: ``num_warps``, ``num_stages``.
-        is_aligned: it is launched only where pointers, widths and strides are multiples of 16.
+        options: compiler options such as ``num_warps`` and ``num_stages``.
+        is_aligned: whether it is only launched with pointers, widths and strides that are multiples of 16.
     """
 
     name: str
@@ -60,19 +62,19 @@ class KernelVariant:
 
 
 def choose(device: torch.device) -> Choice:
-    """Return what the operators use for tensors on ``device``.
+    """Return the implementation that the operators use for tensors on ``device``.
 
     Raises:
-        UsageError: an implementation was forced that this machine cannot run on that device.
+        UsageError: an implementation is forced that this machine cannot run on that device.
     """
     if _forced:
-        return _demand(_forced[-1], device.type, "a caller's `force_implementation`")
-    return _choose(device.type, device.index)
+        return _require_implementation(_forced[-1], device.type, "force_implementation")
+    return _choose_for(device.type, device.index)
 
 
 @contextmanager
 def force_implementation(implementation: Implementation) -> Iterator[None]:
-    """Use one implementation inside the block, whatever the device: for tests and benchmarks."""
+    """Use one implementation for all devices inside the block, for tests and benchmarks."""
     _forced.append(implementation)
     try:
         yield
@@ -81,13 +83,17 @@ def force_implementation(implementation: Implementation) -> Iterator[None]:
 
 
 @functools.cache
-def _choose(kind: str, index: int | None) -> Choice:
-    wanted = os.environ.get(VARIABLE, "")
+def _choose_for(kind: str, index: int | None) -> Choice:
+    requested = os.environ.get(VARIABLE, "")
     for implementation in get_args(Implementation):
-        if wanted == implementation:
-            return _demand(implementation, kind, VARIABLE)
-    if wanted:
-        raise UsageError(f"{VARIABLE}={wanted}", where="environment", remedy="torch or triton, or unset it")
+        if requested == implementation:
+            return _require_implementation(implementation, kind, VARIABLE)
+    if requested:
+        raise UsageError(
+            f"{VARIABLE}={requested} is not an implementation",
+            where="environment",
+            remedy="set it to torch or triton, or unset it",
+        )
     if kind != "cuda":
         return Choice("torch", f"on {kind} the torch reference is the implementation")
     if not _has_triton():
@@ -98,14 +104,14 @@ def _choose(kind: str, index: int | None) -> Choice:
     return Choice("triton", f"CUDA, compute capability {capability[0]}.{capability[1]}")
 
 
-def _demand(implementation: Implementation, kind: str, who: str) -> Choice:
+def _require_implementation(implementation: Implementation, kind: str, who: str) -> Choice:
     if implementation == "triton" and not _has_triton():
         raise UsageError("Triton is not installed", where=who, remedy="pip install triton, or choose torch")
     if implementation == "triton" and kind != "cuda" and not _is_interpreted():
         raise UsageError(
             f"Triton cannot run on {kind}",
             where=who,
-            remedy="TRITON_INTERPRET=1 interprets it, slowly; or choose torch",
+            remedy="set TRITON_INTERPRET=1 for its slow interpreter, or choose torch",
         )
     return Choice(implementation, f"forced by {who}")
 

@@ -1,15 +1,18 @@
-"""Squared maximum mean discrepancy of two samples, differentiable in both (design 4.2; L_MMD).
+"""Squared maximum mean discrepancy (MMD) of two samples, differentiable in both; the loss L_MMD.
 
     MMD² = Σ p_i p_j k(x_i, x_j) + Σ q_i q_j k(y_i, y_j) − 2 Σ p_i q_j k(x_i, y_j)
 
-k(x, y) = Σ_b exp(−‖x − y‖²/2b²), p and q normalised weights (Gretton et al., A Kernel Two-Sample Test, JMLR
-13, 2012: Eq. 5 biased, Eq. 3 unbiased). A kernel matrix exists one block at a time: the product, then all
-bandwidths on it while it is in cache. The backward pass has the blocks again instead of keeping N×M numbers:
-three products for a block where autograd needs two. Symmetry pays: of a sample with itself only the blocks on
-and above the diagonal exist, which makes 2 products forward instead of 3.
+Here k(x, y) = Σ_b exp(−‖x − y‖²/2b²), and p and q are normalized weights (Gretton et al., A Kernel
+Two-Sample Test, JMLR 13, 2012: Eq. 5 for the biased and Eq. 3 for the unbiased estimate).
 
-Every bandwidth has its own exp2. The default ones would do with one exponential and eight squarings, but four
-pairs of squarings multiply its rounding error by 4⁴ and save little of what is nearly all product.
+The kernel matrices are computed block by block: the inner products of a block, then all bandwidths while the
+block is in the cache. The backward pass computes the blocks again instead of storing N×M numbers, which
+takes three products per block where autograd takes two. Of a sample with itself, only the blocks on and
+above the diagonal are computed, so that the forward pass takes 2 products instead of 3.
+
+Each bandwidth has its own exp2. The default bandwidths could be computed from one exponential and eight
+squarings, but four pairs of squarings multiply its rounding error by 4⁴ and would save little, because most
+of the time is spent in the products.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from signllm.kernels.implementation import choose
 from signllm.kernels.mmd_blocks import SamplePair, product, sample_pairs, wide_dtype
 
 MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Bandwidths by default, in units of the median distance (not stated in the paper)."""
+"""Default bandwidths in units of the median distance (not stated in the paper)."""
 
 
 def mmd(
@@ -38,28 +41,30 @@ def mmd(
     groups_x: Tensor | None = None,
     unbiased: bool = False,
 ) -> Tensor:
-    """Return the squared MMD between x and y as a scalar; 0 where the weighted samples are equal.
+    """Return the squared MMD between x and y as a scalar, which is 0 for equal weighted samples.
 
     Args:
-        x: (N, E) sample; float32 inside and as the result (float64 stays float64).
+        x: (N, E) sample; computation and result are float32, or float64 for float64 inputs.
         y: (M, E) sample.
         bandwidths: standard deviations b of the kernels, floats or a (B,) tensor, without gradient; by
-            default those of ``median_bandwidths``, computed where x is, without waiting for the device.
-        weights_x: (N,) non-negative weights (0 = the row is absent, whatever it holds), constants to the
-            gradient; equal by default.
-        weights_y: (M,) the same for y.
-        groups_x: (N,) int64; rows of x in the same group are known to be equal. Each group is computed as one
-            row with the weight of all: the same value and gradient, from G² / N² of the pairs.
-        unbiased: leave the pairs (i, i) out: Σ_{i≠j} p_i p_j k(x_i, x_j) / (1 − Σ p_i²), likewise for y: the
-            U-statistic of Gretton et al. (2012), Eq. 3, to which this comes down where weights are equal. Its
-            mean is 0 for equal distributions, so it can be negative.
+            default those of :func:`median_bandwidths`, computed on the device without synchronization.
+        weights_x: (N,) non-negative weights without gradient, equal by default. A row with weight 0 is
+            ignored, whatever its values.
+        weights_y: (M,) likewise for y.
+        groups_x: (N,) int64 group of each row of x; rows in the same group must be equal. Each group is
+            computed as one row with the sum of the weights, which gives the same value and gradient from G²
+            / N² of the pairs for G groups.
+        unbiased: whether to leave out the pairs (i, i): Σ_{i≠j} p_i p_j k(x_i, x_j) / (1 − Σ p_i²), likewise
+            for y. With equal weights this is the U-statistic of Gretton et al. (2012), Eq. 3. Its mean is 0
+            for equal distributions, so it can be negative.
 
-    Differentiable once. Extra memory: three blocks, and backward the gradients in float32.
+    It is differentiable once. It needs memory for three blocks, and in the backward pass for the gradients
+    in float32.
 
     Raises:
-        ValueError: shapes that do not fit, weights that are negative or all 0, bandwidths that are not
-            positive (a tensor on a GPU is not looked at: the result is NaN), unbiased with fewer than two
-            rows that weigh something. Weights on a GPU cost one wait for it.
+        ValueError: shapes do not match, weights are negative or all 0, bandwidths are not positive, or fewer
+            than two rows have a positive weight for the unbiased estimate. The check of weights on a GPU
+            synchronizes with it; bandwidths on a GPU are not checked, and invalid ones give NaN.
     """
     _check(x, y, weights_x, weights_y, unbiased)
     if bandwidths is None:
@@ -74,10 +79,9 @@ def mmd(
 
 
 def _merge_groups(x: Tensor, groups: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return one row for each group, (G, E), and its weight (G,): the weighted mean of rows that are equal.
+    """Return one row per group, (G, E), the mean of its equal rows, and the group's weight, (G,).
 
-    The gradient of a group's row reaches its members in proportion to their weights, which is what each
-    would have got by itself.
+    The members of a group receive its gradient in proportion to their weights, as they would separately.
     """
     weights = torch.ones_like(x[:, 0]) if weights is None else weights.to(_dtype(x, x))
     numbers, group_N = torch.unique(groups, return_inverse=True)
@@ -96,18 +100,26 @@ def median_bandwidths(
     multiples: Sequence[float] = MULTIPLES,
     sample: int = 256,
 ) -> list[float]:
-    """Return multiples of the median distance between different points of x and y together.
+    """Return multiples of the median distance between two different rows of x and y together.
 
-    The median is taken over at most ``sample`` evenly spaced rows of each side whose weight is not 0: the
-    same rows every time. Where more than half of the pairs coincide, the mean distance stands in, and 1
-    where all do.
+    The median is taken over at most ``sample`` evenly spaced rows of each sample with a positive weight, so
+    the result is deterministic. If more than half of the distances are 0, the mean distance is used instead,
+    and 1 if all are 0.
+
+    Args:
+        x: (N, E) sample.
+        y: (M, E) sample.
+        weights_x: (N,) non-negative weights, or None.
+        weights_y: (M,) non-negative weights, or None.
+        multiples: factors of the median distance.
+        sample: largest number of rows of each sample.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes do not match.
     """
     _check(x, y, weights_x, weights_y, False)
-    found: list[float] = _median_bandwidths(x, y, weights_x, weights_y, multiples, sample).tolist()
-    return found
+    bandwidths: list[float] = _median_bandwidths(x, y, weights_x, weights_y, multiples, sample).tolist()
+    return bandwidths
 
 
 def _check(x: Tensor, y: Tensor, weights_x: Tensor | None, weights_y: Tensor | None, unbiased: bool) -> None:
@@ -120,7 +132,7 @@ def _check(x: Tensor, y: Tensor, weights_x: Tensor | None, weights_y: Tensor | N
     if len(x) == 0 or len(y) == 0:
         raise ValueError(f"both samples need at least one row; got {len(x)} and {len(y)}")
     if unbiased and (len(x) < 2 or len(y) < 2):
-        raise ValueError(f"unbiased needs two rows on each side; got {len(x)} and {len(y)}")
+        raise ValueError(f"the unbiased estimate needs two rows of each sample; got {len(x)} and {len(y)}")
     for name, weights, rows in (("weights_x", weights_x, len(x)), ("weights_y", weights_y, len(y))):
         if weights is not None and weights.shape != (rows,):
             raise ValueError(f"{name} must be ({rows},), one for each row; got {tuple(weights.shape)}")
@@ -144,9 +156,15 @@ def _median_bandwidths(
     multiples: Sequence[float],
     sample: int,
 ) -> Tensor:
-    """``median_bandwidths`` as a (B,) tensor: no shape depends on values, so it compiles and never waits."""
+    """Return :func:`median_bandwidths` as a (B,) tensor.
+
+    No shape depends on values, so it can be compiled and does not synchronize with a device.
+    """
     with torch.no_grad():
-        (x_NE, is_x_N), (y_ME, is_y_M) = _spaced(x, weights_x, sample), _spaced(y, weights_y, sample)
+        (x_NE, is_x_N), (y_ME, is_y_M) = (
+            _sample_rows(x, weights_x, sample),
+            _sample_rows(y, weights_y, sample),
+        )
         pooled_NE, is_row_N = torch.cat([x_NE, y_ME]).to(_dtype(x, y)), torch.cat([is_x_N, is_y_M])
         pooled_NE = pooled_NE - pooled_NE.mean(dim=0)
         distances_NN = torch.cdist(pooled_NE, pooled_NE, compute_mode="use_mm_for_euclid_dist")
@@ -157,8 +175,8 @@ def _median_bandwidths(
         return torch.stack([scale * multiple for multiple in multiples])
 
 
-def _spaced(x: Tensor, weights: Tensor | None, sample: int) -> tuple[Tensor, Tensor]:
-    """At most ``sample`` evenly spaced rows that weigh something, and which of them are not mere padding."""
+def _sample_rows(x: Tensor, weights: Tensor | None, sample: int) -> tuple[Tensor, Tensor]:
+    """Return at most ``sample`` evenly spaced rows with positive weights, and a mask, False for padding."""
     last = min(len(x), sample) - 1
     slot_S = torch.arange(last + 1, device=x.device)
     weighs_N = torch.ones_like(x[:, 0], dtype=torch.bool) if weights is None else weights > 0
@@ -179,9 +197,16 @@ def kernel_sum(
     scales: Tensor,
     diagonal: float | None,
 ) -> Tensor:
-    """Σ p_i q_j Σ_b 2^(scale_b·h_ij), h = product − left − right = −‖x − y‖²/2; the product is overwritten.
+    """Return Σ p_i q_j Σ_b 2^(scale_b·h_ij) over a block, with h = product − left − right = −‖x − y‖²/2.
 
-    ``diagonal`` is what stands on the diagonal of h: 0, −inf to leave it out, None for as it is.
+    Args:
+        product_RC: inner products of the rows; they are overwritten.
+        left_R: ‖x‖²/2 of each row.
+        right_C: ‖y‖²/2 of each column.
+        p_R: weights of the rows.
+        q_C: weights of the columns.
+        scales: (B,) log2(e)/b² for each bandwidth b.
+        diagonal: value of the diagonal of h: 0, −inf to leave the diagonal out, or None to keep its values.
     """
     half_RC = _halved(product_RC, left_R, right_C, diagonal)
     power_RC, by_row_R = torch.empty_like(half_RC), torch.zeros_like(p_R)
@@ -200,7 +225,7 @@ def slopes(
     scales: Tensor,
     diagonal: float | None,
 ) -> Tensor:
-    """p_i q_j Σ_b scale_b 2^(scale_b·h_ij), h as in ``kernel_sum``; the product is overwritten."""
+    """Return p_i q_j Σ_b scale_b 2^(scale_b·h_ij), (R, C); the arguments are those of :func:`kernel_sum`."""
     half_RC = _halved(product_RC, left_R, right_C, diagonal)
     power_RC, slope_RC = torch.empty_like(half_RC), torch.zeros_like(half_RC)
     for scale in scales.tolist():
@@ -216,17 +241,17 @@ def _halved(product_RC: Tensor, left_R: Tensor, right_C: Tensor, diagonal: float
     return half_RC
 
 
-def _folds(x: Tensor) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """``kernel_sum`` and ``slopes`` of the implementation in use."""
+def _block_functions(x: Tensor) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """Return ``kernel_sum`` and ``slopes`` of the implementation for the device of x."""
     if choose(x.device).implementation == "torch":
         return kernel_sum, slopes
-    from signllm.kernels import mmd_triton  # Triton may be absent
+    from signllm.kernels import mmd_triton  # imported here because Triton may not be installed
 
     return mmd_triton.kernel_sum, mmd_triton.slopes
 
 
 def _scales(bandwidths: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B,) log2(e)/b², in which the kernel is a power of 2 of −‖x − y‖²/2; finite however small b is."""
+    """Return log2(e)/b², (B,), so that a kernel is 2^(scale · −‖x − y‖²/2); finite for every b > 0."""
     if bandwidths.device.type == "cpu" and not bool((bandwidths > 0).all() & bandwidths.isfinite().all()):
         raise ValueError(f"bandwidths must be positive and finite; got {bandwidths.tolist()}")
     scales = (math.log2(math.e) / bandwidths / bandwidths).to(x.device, dtype)
@@ -242,24 +267,32 @@ def _mmd(
     weights_y: Tensor | None,
     unbiased: bool,
 ) -> Tensor:
-    fold, _ = _folds(x)
+    block_function, _ = _block_functions(x)
     value = x.new_zeros((), dtype=_dtype(x, y))
     scales = _scales(bandwidths, x, value.dtype)
     with torch.autocast(x.device.type, enabled=False):
         for pair in sample_pairs(x, y, weights_x, weights_y, unbiased, value.dtype, backward=False):
-            value = value + pair.factor * _pair_sum(pair, scales, -math.inf if unbiased else 0.0, fold)
+            value = value + pair.factor * _pair_sum(
+                pair, scales, -math.inf if unbiased else 0.0, block_function
+            )
     return value.to(_dtype(x, y))
 
 
-def _pair_sum(pair: SamplePair, scales: Tensor, diagonal: float, fold: Callable[..., Tensor]) -> Tensor:
-    """Σ p_i q_j k(x_i, y_j)."""
+def _pair_sum(
+    pair: SamplePair, scales: Tensor, diagonal: float, block_function: Callable[..., Tensor]
+) -> Tensor:
+    """Return Σ p_i q_j k(x_i, y_j) over all pairs of two samples."""
     sums = []
     for rows, columns, block in pair.blocks():
         q_C = pair.right.share_N[columns]
-        if pair.is_same:  # a block beside the diagonal stands for the one below it too
+        if pair.is_same:  # a block right of the diagonal also counts for its mirror image
             q_C = torch.cat([q_C[: block.square], 2 * q_C[block.square :]])
-        stands = diagonal if block.square else None
-        sums.append(fold(block.product(), *block.norms, pair.left.share_N[rows], q_C, scales, stands))
+        diagonal_value = diagonal if block.square else None
+        sums.append(
+            block_function(
+                block.product(), *block.norms, pair.left.share_N[rows], q_C, scales, diagonal_value
+            )
+        )
     return torch.stack(sums).sum()
 
 
@@ -272,24 +305,29 @@ def _mmd_backward(
     weights_x: Tensor | None,
     weights_y: Tensor | None,
     unbiased: bool,
-    want_x: bool,
-    want_y: bool,
+    needs_x: bool,
+    needs_y: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients in x and y; an empty tensor for one that nobody wants."""
-    _, fold = _folds(x)
+    """Return the gradients in x and y; an empty tensor for one that is not needed."""
+    _, block_function = _block_functions(x)
     dtype = _dtype(x, y)
     scales = _scales(bandwidths, x, dtype)
-    dx_NE = x.new_zeros(x.shape if want_x else (0,), dtype=dtype)
-    dy_ME = y.new_zeros(y.shape if want_y else (0,), dtype=dtype)
+    dx_NE = x.new_zeros(x.shape if needs_x else (0,), dtype=dtype)
+    dy_ME = y.new_zeros(y.shape if needs_y else (0,), dtype=dtype)
     with torch.autocast(x.device.type, enabled=False):
         of_x, of_y, across = sample_pairs(x, y, weights_x, weights_y, unbiased, dtype, backward=True)
-        if want_x:
-            _add_gradient(of_x, scales, upstream, fold, dx_NE, dx_NE)
-        if want_y:
-            _add_gradient(of_y, scales, upstream, fold, dy_ME, dy_ME)
-        if want_x or want_y:
+        if needs_x:
+            _add_gradient(of_x, scales, upstream, block_function, dx_NE, dx_NE)
+        if needs_y:
+            _add_gradient(of_y, scales, upstream, block_function, dy_ME, dy_ME)
+        if needs_x or needs_y:
             _add_gradient(
-                across, scales, upstream, fold, dx_NE if want_x else None, dy_ME if want_y else None
+                across,
+                scales,
+                upstream,
+                block_function,
+                dx_NE if needs_x else None,
+                dy_ME if needs_y else None,
             )
     return dx_NE.to(x.dtype), dy_ME.to(y.dtype)
 
@@ -298,31 +336,38 @@ def _add_gradient(
     pair: SamplePair,
     scales: Tensor,
     upstream: Tensor,
-    fold: Callable[..., Tensor],
+    block_function: Callable[..., Tensor],
     dx_NE: Tensor | None,
     dy_ME: Tensor | None,
 ) -> None:
-    """Add the gradient in both samples of factor·Σ p_i q_j k: Σ_j slope_ij (x_i − y_j) and the mirror image.
+    """Add the gradient of factor·Σ p_i q_j k in both samples: Σ_j slope_ij (x_i − y_j), and likewise for y.
 
-    Slopes are between 0 and 1, which half precision can hold; what they lack is in the coefficient.
+    Slopes are scaled to be between 0 and 1, so that half precision can represent them; the scale is in the
+    coefficient.
     """
     p_N, q_M = pair.left.share_N, pair.right.share_N
     heaviest, total = p_N.max() * q_M.max(), scales.sum()
     coefficient = (2 if pair.is_same else 1) * -math.log(2) * pair.factor * upstream * heaviest * total
     p_N, q_M = p_N / (p_N.max() * total), q_M / q_M.max()
     for rows, columns, block in pair.blocks():
-        stands = -math.inf if block.square else None
-        slope_RC = fold(block.product(), *block.norms, p_N[rows], q_M[columns], scales, stands)
+        diagonal_value = -math.inf if block.square else None
+        slope_RC = block_function(
+            block.product(), *block.norms, p_N[rows], q_M[columns], scales, diagonal_value
+        )
         slope_RC = slope_RC.to(block.left_RE.dtype)
         if dx_NE is not None:
-            _pull(dx_NE[rows], slope_RC, block.left_RE, block.right_CE, coefficient)
-        if dy_ME is not None:  # the square on the diagonal is its own mirror image
+            _add_differences(dx_NE[rows], slope_RC, block.left_RE, block.right_CE, coefficient)
+        if dy_ME is not None:  # the square block on the diagonal is its own mirror image
             mirrored_RC, right_CE = slope_RC[:, block.square :], block.right_CE[block.square :]
-            _pull(dy_ME[columns][block.square :], mirrored_RC.T, right_CE, block.left_RE, coefficient)
+            _add_differences(
+                dy_ME[columns][block.square :], mirrored_RC.T, right_CE, block.left_RE, coefficient
+            )
 
 
-def _pull(grad_RE: Tensor, slope_RC: Tensor, own_RE: Tensor, other_CE: Tensor, coefficient: Tensor) -> None:
-    """Add coefficient·Σ_j slope_ij (own_i − other_j)."""
+def _add_differences(
+    grad_RE: Tensor, slope_RC: Tensor, own_RE: Tensor, other_CE: Tensor, coefficient: Tensor
+) -> None:
+    """Add coefficient · Σ_j slope_ij (own_i − other_j) to the gradient of the own rows."""
     if grad_RE.numel() == 0:
         return
     sums_R = slope_RC.sum(dim=1, dtype=grad_RE.dtype)
@@ -355,21 +400,21 @@ def _(
     weights_x: Tensor | None,
     weights_y: Tensor | None,
     unbiased: bool,
-    want_x: bool,
-    want_y: bool,
+    needs_x: bool,
+    needs_y: bool,
 ) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape if want_x else (0,)), y.new_empty(y.shape if want_y else (0,))
+    return x.new_empty(x.shape if needs_x else (0,)), y.new_empty(y.shape if needs_y else (0,))
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.unbiased = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-    want_x, want_y = ctx.needs_input_grad[:2]
-    dx, dy = _mmd_backward(upstream, *ctx.saved_tensors, ctx.unbiased, want_x, want_y)
-    return dx if want_x else None, dy if want_y else None, None, None, None, None
+    needs_x, needs_y = ctx.needs_input_grad[:2]
+    dx, dy = _mmd_backward(upstream, *ctx.saved_tensors, ctx.unbiased, needs_x, needs_y)
+    return dx if needs_x else None, dy if needs_y else None, None, None, None, None
 
 
-_mmd.register_autograd(_backward, setup_context=_keep)
+_mmd.register_autograd(_backward, setup_context=_save_inputs)

@@ -1,10 +1,11 @@
-"""The blocks in which MMD meets its pairs of rows: products of centred rows, and what stands beside them.
+"""The blocks of the kernel matrices of MMD: rows and columns, their inner products and norms.
 
-The kernel sees differences only, so a mean is subtracted where ‖x‖² + ‖y‖² − 2x·y would cancel. Centring is
-done block by block: centred copies of two samples of 8192×1024 would take 64 MB, and doing it again and again
-costs one subtraction for 512 multiplications. For Triton, rows in half precision are left as they came: their
-products are exact in float32, and what cancels is below their own rounding (2⁻²⁴ against 2⁻⁹ of the distance
-from the origin).
+The kernel depends on differences of rows only. Therefore a mean is subtracted from both samples, because
+otherwise ‖x‖² + ‖y‖² − 2x·y would lose precision by cancellation. Rows are centred block by block: centred
+copies of two samples of 8192×1024 would take 64 MB, and centring them repeatedly costs one subtraction per
+512 multiplications. For Triton, rows in half precision are not centred: their products are exact in float32,
+and the cancellation error is smaller than their own rounding (2⁻²⁴ compared with 2⁻⁹ of the distance from
+the origin).
 """
 
 from __future__ import annotations
@@ -20,14 +21,21 @@ from signllm.kernels.implementation import choose
 HALF = (torch.bfloat16, torch.float16)
 
 EDGES = {"cpu": (512, 512), "device": (1024, 1024), "half": (512, 16_384), "half, copied": (2048, 2048)}
-"""Rows and columns of a block. CPU: 1 MB of float32 for two cores, half of the L2 cache of each; the
-benchmark prints time and memory. Others, counted for a GPU: product, slopes and rows fit 64 MB at E = 1024,
-rows growing with E, and a product takes longer than its launch."""
+"""Rows and columns of a block. On a CPU it takes 1 MB of float32 for two cores, half of the L2 cache of each;
+the benchmark prints time and memory. On a GPU (calculated, not measured), products, slopes and rows take 64
+MB at E = 1024, and a product takes longer than its launch."""
 
 
 @dataclass(frozen=True)
 class WeightedSample:
-    """A sample: its rows as they came, shares that add up to 1; may some be 0, are blocks centred."""
+    """A sample with weights.
+
+    Attributes:
+        rows_NE: (N, E) rows as they were given.
+        share_N: (N,) normalized weights, with sum 1.
+        is_masked: whether weights may be 0.
+        is_centred: whether blocks are centred.
+    """
 
     rows_NE: Tensor
     share_N: Tensor
@@ -35,18 +43,18 @@ class WeightedSample:
     is_centred: bool
 
     def block(self, rows: slice, centre_E: Tensor) -> Tensor:
-        """(R, E) rows less the centre, an absent row as 0."""
+        """Return rows minus the centre, (R, E); a row with weight 0 becomes 0."""
         block_RE = self.rows_NE[rows]
         if self.is_centred:
             block_RE = block_RE.to(centre_E.dtype) - centre_E
         return block_RE.masked_fill(self.share_N[rows, None] == 0, 0) if self.is_masked else block_RE
 
     def total(self) -> Tensor:
-        """Σ p: 1, but for the rounding of shares, which would not cancel between samples of unequal size."""
+        """Return Σ p, 1 up to a rounding error that would not cancel between samples of unequal size."""
         return self.share_N.sum(dtype=wide_dtype(self.share_N.device))
 
     def mean(self) -> Tensor:
-        """(E,) mean by the shares."""
+        """Return the weighted mean of the rows, (E,)."""
         zero_E = self.share_N.new_zeros(self.rows_NE.shape[1])
         if not self.is_centred:
             return zero_E
@@ -54,8 +62,8 @@ class WeightedSample:
         return torch.stack(parts).sum(dim=0)
 
     def halved_norms(self, centre_E: Tensor) -> Tensor:
-        """(N,) ‖x − centre‖²/2."""
-        if not self.is_centred:  # half precision: one reduction that widens as it reads
+        """Return ‖x − centre‖²/2 of each row, (N,)."""
+        if not self.is_centred:  # half precision: one reduction with float32 accumulation
             norm_N = torch.linalg.vector_norm(self.rows_NE, dim=1, dtype=self.share_N.dtype)
             return norm_N.masked_fill_(self.share_N == 0, 0).square_() / 2
         blocks = (self.block(rows, centre_E) for rows in _slices(0, len(self.share_N), 512))
@@ -64,7 +72,14 @@ class WeightedSample:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows and columns that meet, ‖·‖²/2 of each, and how many of the columns are the rows themselves."""
+    """A block of a kernel matrix.
+
+    Attributes:
+        left_RE: (R, E) rows.
+        right_CE: (C, E) columns.
+        norms: ‖·‖²/2 of the rows and of the columns.
+        square: number of leading columns that are the rows themselves; 0 away from the diagonal.
+    """
 
     left_RE: Tensor
     right_CE: Tensor
@@ -72,13 +87,20 @@ class Block:
     square: int
 
     def product(self) -> Tensor:
-        """(R, C) inner products."""
+        """Return the inner products of rows and columns, (R, C)."""
         return product(self.left_RE, self.right_CE.T)
 
 
 @dataclass(frozen=True)
 class SamplePair:
-    """Two samples of the formula, the factor of their sum in it, and the shape of blocks."""
+    """One of the three sums in the formula of the MMD.
+
+    Attributes:
+        left: first sample.
+        right: second sample.
+        factor: factor of the sum.
+        edges: numbers of rows and columns of a block.
+    """
 
     left: WeightedSample
     right: WeightedSample
@@ -87,11 +109,11 @@ class SamplePair:
 
     @property
     def is_same(self) -> bool:
-        """Is this a sample with itself: blocks below the diagonal mirror those above and are left out?"""
+        """Whether both samples are the same; blocks below the diagonal are then left out as mirror images."""
         return self.left is self.right
 
     def blocks(self) -> Iterator[tuple[slice, slice, Block]]:
-        """Rows, columns, and the block they meet in."""
+        """Yield all blocks with their rows and columns."""
         centre_E = self.left.mean() if self.is_same else (self.left.mean() + self.right.mean()) / 2
         left_N = self.left.halved_norms(centre_E)
         right_M = left_N if self.is_same else self.right.halved_norms(centre_E)
@@ -113,15 +135,15 @@ def sample_pairs(
     *,
     backward: bool,
 ) -> tuple[SamplePair, SamplePair, SamplePair]:
-    """Return x with x, y with y and x with y; ``dtype`` is what is computed in.
+    """Return the pairs x with x, y with y, and x with y; ``dtype`` is the dtype of the computation.
 
     Raises:
-        ValueError: weights that are negative or all 0, or fewer than two rows with weight where the
-            estimate is unbiased.
+        ValueError: weights are negative or all 0, or fewer than two rows have a positive weight for the
+            unbiased estimate.
     """
     is_half = x.dtype == y.dtype and x.dtype in HALF and choose(x.device).implementation == "triton"
-    left = _side(x, weights_x, "weights_x", unbiased, dtype, not is_half)
-    right = _side(y, weights_y, "weights_y", unbiased, dtype, not is_half)
+    left = _weighted_sample(x, weights_x, "weights_x", unbiased, dtype, not is_half)
+    right = _weighted_sample(y, weights_y, "weights_y", unbiased, dtype, not is_half)
     if is_half:
         edges = EDGES["half, copied" if backward or left.is_masked or right.is_masked else "half"]
     else:
@@ -135,37 +157,37 @@ def sample_pairs(
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
-    """Return float64 where the device has it: what the few numbers are in whose differences the result is."""
+    """Return float64, or float32 on a device without it, for sums whose differences form the result."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """Return left @ right, of half precision in float32, which a GPU does without widening them first."""
+    """Return left @ right; for half precision the result is float32, without converting inputs on a GPU."""
     if left.dtype not in HALF:
         return left @ right
     return torch.mm(left, right, out_dtype=torch.float32) if left.is_cuda else left.float() @ right.float()
 
 
 def _factor(side: WeightedSample, unbiased: bool) -> Tensor:
-    """1/(Σ p)², or 1/((Σ p)² − Σ p²) without the cancellation of that."""
+    """Return 1/(Σ p)², or 1/((Σ p)² − Σ p²) if unbiased, computed without cancellation."""
     return 1 / (side.share_N * (side.total() - side.share_N)).sum() if unbiased else side.total() ** -2
 
 
-def _side(
+def _weighted_sample(
     x: Tensor, weights: Tensor | None, name: str, unbiased: bool, dtype: torch.dtype, centred: bool
 ) -> WeightedSample:
     if weights is None:
         return WeightedSample(
             x, torch.full((len(x),), 1 / len(x), dtype=dtype, device=x.device), False, centred
         )
-    wide_N = weights.detach().to(dtype)
-    total, least = wide_N.sum(), 2 if unbiased else 1
-    is_right = (wide_N >= 0).all() & (total > 0) & (total < torch.inf)
-    if not bool(is_right & ((wide_N > 0).sum() >= least)):
-        why = f"{int((wide_N > 0).sum())} positive ones with a sum of {float(total)}"
-        what = f"{name} must be non-negative with a positive finite sum"
-        raise ValueError(f"{what}{', two of them positive where unbiased' if unbiased else ''}; got {why}")
-    return WeightedSample(x, wide_N / total, True, centred)
+    weights_N = weights.detach().to(dtype)
+    total, positive = weights_N.sum(), (weights_N > 0).sum()
+    is_valid = (weights_N >= 0).all() & (total > 0) & (total < torch.inf)
+    if not bool(is_valid & (positive >= (2 if unbiased else 1))):
+        rule = f"{name} must be non-negative with a positive finite sum"
+        rule += ", at least two of them positive for the unbiased estimate" if unbiased else ""
+        raise ValueError(f"{rule}; got {int(positive)} positive ones with the sum {float(total)}")
+    return WeightedSample(x, weights_N / total, True, centred)
 
 
 def _slices(begin: int, end: int, step: int) -> Iterator[slice]:

@@ -1,12 +1,13 @@
-"""All bandwidths of MMD on a block of products in one pass over it: ``mmd.kernel_sum`` and ``mmd.slopes``.
+"""The Triton implementation of ``mmd.kernel_sum`` and ``mmd.slopes``: one pass for all bandwidths.
 
-The products are left to cuBLAS. Counted, not measured, for an H200 (790 TFLOP/s bf16, 67 float32, 4.8 TB/s)
-at 16,384×16,384×4096 in bf16: one takes 2·16,384²·4096/790e12 = 2.8 ms, three bare ones 8.4, our two halves
-and a whole 5.6 ms. Blocks of 512×16,384 in float32 are 32 MiB, less than its L2 cache of 50 MB. Should they
-leave it, 2·16,384² entries written and read take 8·5.4e8/4.8e12 = 0.9 ms, and five exp2 of each
-2.7e9/(132 SMs·16·1.8e9) = 0.7 ms: 7.2 ms in all, 0.86 times the bare products. A fused product would save the
-0.9 ms if it came within 14 % of cuBLAS, at five times the code. In float32 a product takes 33 ms and none of
-this shows.
+The inner products are computed by cuBLAS. The following times are calculated, not measured, for an H200 (790
+TFLOP/s in bf16, 67 in float32, 4.8 TB/s) and two samples of 16,384×4096 in bf16. One product takes
+2·16,384²·4096/790e12 = 2.8 ms. Three full products take 8.4 ms; two triangular ones and a full one take 5.6
+ms. Blocks of 512×16,384 in float32 have 32 MiB and fit into the L2 cache of 50 MB. If they did not, writing
+and reading 2·16,384² entries would take 8·5.4e8/4.8e12 = 0.9 ms. Five exp2 of each entry take 2.7e9/(132
+SMs·16·1.8e9) = 0.7 ms. The sum is 7.2 ms, 0.86 times the three products. A fused kernel would save the 0.9
+ms if its product came within 14 % of cuBLAS, with five times the code. In float32 a product takes 33 ms, and
+the rest does not matter.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from signllm.kernels.implementation import KernelVariant
 
 ROWS = {torch.float32: 16, torch.float64: 2}
 COLUMNS = 256
-"""Entries of a program: 32 for each of 128 threads, none of which spills; in float64, whose exp2 needs many
-registers, 4 (tools/gpu_check prints registers and spills)."""
+"""Rows and columns of a program. Each of its 128 threads has 32 entries without spilling registers, and 4 in
+float64, whose exp2 needs many registers (``tools/gpu_check`` prints registers and spills)."""
 
 OPTIONS = {"num_warps": 4, "maxnreg": 128}
-"""Four programs on a multiprocessor; left to itself, ptxas aims at more here and there and spills for it."""
+"""Four programs per multiprocessor; without ``maxnreg``, ptxas sometimes aims at more and spills."""
 
 
 @triton.jit
@@ -39,12 +40,12 @@ def _half(
     stride: tl.tensor,
     DIAGONAL: tl.constexpr,
 ) -> tl.tensor:
-    """−‖x − y‖²/2 of a tile; DIAGONAL 0: as it is, 1: 0 on the diagonal, 2: −inf on the diagonal."""
+    """Return −‖x − y‖²/2 of a tile; on the diagonal unchanged (DIAGONAL 0), 0 (1) or −inf (2)."""
     inside = (r < n_rows)[:, None] & (c < n_columns)[None, :]
     half = tl.load(product + r.to(tl.int64)[:, None] * stride + c[None, :], mask=inside, other=0.0)
     half -= tl.load(left + r, mask=r < n_rows, other=0.0)[:, None]
     half -= tl.load(right + c, mask=c < n_columns, other=0.0)[None, :]
-    half = tl.where(half > 0.0, 0.0, half)  # not minimum, which may lose a NaN
+    half = tl.where(half > 0.0, 0.0, half)  # tl.minimum could lose a NaN
     if DIAGONAL == 1:
         half = tl.where(r[:, None] == c[None, :], 0.0, half)
     if DIAGONAL == 2:
@@ -118,7 +119,7 @@ def kernel_sum(
     scales: Tensor,
     diagonal: float | None,
 ) -> Tensor:
-    """Launch what ``mmd.kernel_sum`` says; a partial sum for each program, added up in one order always."""
+    """Return ``mmd.kernel_sum``; each program writes a partial sum, and these are added in a fixed order."""
     grid = _grid(product_RC)
     sums = product_RC.new_empty(grid)
     _kernel_sum[grid](
@@ -141,7 +142,7 @@ def slopes(
     scales: Tensor,
     diagonal: float | None,
 ) -> Tensor:
-    """Launch what ``mmd.slopes`` says, in place."""
+    """Return ``mmd.slopes``, computed in place."""
     _slopes[_grid(product_RC)](
         *_tensors(product_RC, left_R, right_C, p_R, q_C, scales),
         *product_RC.shape,
@@ -158,26 +159,32 @@ def _grid(product_RC: Tensor) -> tuple[int, int]:
 
 
 def _tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors, of which the kernels require that their last dimension is contiguous."""
     assert all(tensor.stride(-1) == 1 for tensor in tensors)
     return tensors
 
 
 def _constants(scales: Tensor, diagonal: float | None) -> dict[str, int]:
-    stands = 0 if diagonal is None else 1 if diagonal == 0 else 2
-    return {"BANDWIDTHS": len(scales), "DIAGONAL": stands, "ROWS": ROWS[scales.dtype], "COLUMNS": COLUMNS}
+    diagonal_mode = 0 if diagonal is None else 1 if diagonal == 0 else 2
+    return {
+        "BANDWIDTHS": len(scales),
+        "DIAGONAL": diagonal_mode,
+        "ROWS": ROWS[scales.dtype],
+        "COLUMNS": COLUMNS,
+    }
 
 
 def kernel_variants() -> list[KernelVariant]:
-    """Return both kernels in both precisions, on the diagonal and beside it."""
+    """Return both kernels in both precisions, on and off the diagonal."""
     return [
-        _specimen(kernel, dtype, diagonal)
+        _kernel_variant(kernel, dtype, diagonal)
         for kernel in (_kernel_sum, _slopes)
         for dtype in (torch.float32, torch.float64)
         for diagonal in (None, 0.0, -torch.inf)
     ]
 
 
-def _specimen(kernel: triton.JITFunction, dtype: torch.dtype, diagonal: float | None) -> KernelVariant:
+def _kernel_variant(kernel: triton.JITFunction, dtype: torch.dtype, diagonal: float | None) -> KernelVariant:
     constants = _constants(torch.empty(5, dtype=dtype), diagonal)
     kind = f"fp{dtype.itemsize * 8}"
     signature = dict.fromkeys(kernel.arg_names, f"*{kind}")

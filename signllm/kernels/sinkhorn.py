@@ -1,9 +1,10 @@
-"""Entropic optimal transport for a batch of masked problems (design 4.2; the paper's Eq. 5).
+"""Entropic optimal transport for a batch of masked problems (Eq. 5 of the paper).
 
-Each problem is min_P ⟨C, P⟩ + ε Σ P (log P − 1) + row(P·1 | a) + column(Pᵀ·1 | b), where a side is exact, a
-box or a KL penalty: balanced, box-relaxed and (semi-)unbalanced transport are one operator. The solution is P
-= exp((f + g − C)/ε) with potentials f and g. ``sinkhorn_torch`` is the reference and the implementation on
-CPU, ``sinkhorn_triton`` its twin on CUDA; the plan is differentiable by ``sinkhorn_gradient``.
+Each problem is min_P ⟨C, P⟩ + ε Σ P (log P − 1) + row(P·1 | a) + column(Pᵀ·1 | b). A side is exact, a box or
+a KL penalty (:mod:`signllm.kernels.sinkhorn_sides`), so that one operator solves balanced, box-relaxed and
+(semi-)unbalanced transport. The solution is P = exp((f + g − C)/ε) with potentials f and g.
+``sinkhorn_torch`` is the reference and the CPU implementation, ``sinkhorn_triton`` the implementation for
+CUDA, and ``sinkhorn_gradient`` the gradient of the plan.
 """
 
 from __future__ import annotations
@@ -16,27 +17,27 @@ from torch import Tensor
 
 from signllm.kernels import sinkhorn_torch
 from signllm.kernels.implementation import choose
-from signllm.kernels.sinkhorn_gradient import carry_back
+from signllm.kernels.sinkhorn_gradient import plan_gradients
 from signllm.kernels.sinkhorn_sides import EXACT, Exact, Side, Slack, Soft, from_numbers, to_numbers
 
 
 class NotConvergedError(RuntimeError):
-    """A problem did not reach the tolerance and the caller asked to hear of it."""
+    """Raised if a problem has not reached the tolerance and ``must_converge`` is set."""
 
 
 @dataclass(frozen=True)
 class SinkhornResult:
-    """What a solve found, and per problem how well.
+    """The solutions of a batch of problems.
 
     Attributes:
-        plan: (B, R, C), 0 where masked or forbidden; differentiable in cost and masses.
-        row_potential: (B, R) f, in units of cost; 0 where masked. plan = exp((f + g − C)/ε). A constant to
-            the gradient, as are the rest.
-        column_potential: (B, C) g, likewise.
-        iterations: (B,) int64, at most ``max_iterations``.
-        error: (B,) float64, Σ|row marginal − what the row side asks for| as a share of the problem's mass.
-            Above the tolerance: not converged, or impossible (exact masses that do not add up, mass that no
-            finite cost lets go).
+        plan: (B, R, C) transport plan exp((f + g − C)/ε), 0 where masked or forbidden; differentiable in
+            cost and masses.
+        row_potential: (B, R) potential f in units of cost, 0 where masked; without gradient, like all below.
+        column_potential: (B, C) potential g, likewise.
+        iterations: (B,) int64, number of iterations.
+        error: (B,) float64, L1 distance of the row marginals to those that the row side requires, as a share
+            of the problem's mass. If it exceeds the tolerance, the problem has not converged or has no
+            solution (exact masses with unequal sums, or mass that only infinite costs could move).
     """
 
     plan: Tensor
@@ -59,26 +60,27 @@ def sinkhorn(
     start: Tensor | None = None,
     must_converge: bool = False,
 ) -> SinkhornResult:
-    """Solve B entropic transport problems, each until it has converged by itself.
+    """Solve B entropic transport problems, each until it has converged.
 
-    The entropy is relative to the uniform plan; for KL(P | a⊗b) subtract ε·log(a⊗b) from the cost. The last
-    half step is the columns', so theirs is the side that is met to rounding; ``error`` measures the rows.
+    The entropy is relative to the uniform plan; for KL(P | a⊗b), subtract ε·log(a⊗b) from the cost. The last
+    half step is that of the columns, whose constraint is therefore met up to rounding; ``error`` measures
+    the rows.
 
     Args:
         cost: (B, R, C) float32 or float64, or (1, R, C) or (R, C) for all problems; +inf forbids a pair.
-        row_mass: (B, R) non-negative; 0 masks the row out.
-        column_mass: (B, C) likewise.
-        epsilon: strength of the entropy in units of cost, one for all or (B,); a constant to the gradient.
-        row, column: how each side binds.
-        max_iterations: limit per problem.
-        tolerance: the ``error`` at which a problem stops; float32 cannot go much below 1e-7.
-        start: (B, C) column potential to start from, for example of an earlier result; f follows from it.
-        must_converge: raise if a problem does not reach the tolerance.
+        row_mass: (B, R) non-negative masses; 0 masks the row.
+        column_mass: (B, C) non-negative masses; 0 masks the column.
+        epsilon: strength of the entropy in units of cost, one number or (B,); it has no gradient.
+        row, column: constraints of the row and column marginals.
+        max_iterations: largest number of iterations per problem.
+        tolerance: ``error`` at which a problem stops; with float32 it can hardly be below 1e-7.
+        start: (B, C) initial column potential, for example of an earlier result; f follows from it.
+        must_converge: whether to raise an error if a problem does not reach the tolerance.
 
     Raises:
-        ValueError: wrong shapes or types, NaN or −inf costs, negative or infinite masses, parameters that are
-            not positive.
-        NotConvergedError: with ``must_converge``; names the first such problem and its error.
+        ValueError: shapes or dtypes are wrong, costs are NaN or −inf, masses are negative or infinite, or
+            parameters are not positive.
+        NotConvergedError: a problem has not reached the tolerance, and ``must_converge`` is set.
     """
     if cost.dim() == 2:
         cost = cost[None]
@@ -111,14 +113,14 @@ def objective(
     row: Side = EXACT,
     column: Side = EXACT,
 ) -> Tensor:
-    """Return the minimum (B,) that ``result`` attains, differentiable in cost and masses (envelope theorem).
+    """Return the minimum (B,) of each problem, differentiable in cost and masses by the envelope theorem.
 
-    It is the dual value, −ε ΣP + Σ_i min_m [row(m | a_i) + f_i·m] + the same over columns, whose error is of
-    second order in that of the potentials. Mass that no finite cost lets go does not count.
+    It is the dual value −ε ΣP + Σ_i min_m [row(m | a_i) + f_i·m] + the same sum over columns. Its error is
+    of second order in the error of the potentials. Mass that only infinite costs could move does not count.
 
     Args:
-        result: of ``sinkhorn`` with the same arguments.
-        cost, row_mass, column_mass, epsilon, row, column: as given to ``sinkhorn``.
+        result: result of :func:`sinkhorn` for the same arguments.
+        cost, row_mass, column_mass, epsilon, row, column: arguments of :func:`sinkhorn`.
     """
     plan = result.plan.detach()
     cost = torch.where(cost.isfinite(), cost, 0.0)
@@ -133,7 +135,7 @@ def objective(
 
 
 def _side_value(side: Side, mass: Tensor, potential: Tensor) -> Tensor:
-    """min_m [side(m | mass) + potential·m], entry by entry."""
+    """Return min_m [side(m | mass) + potential·m], entry by entry."""
     if isinstance(side, Exact):
         return mass * potential
     if isinstance(side, Soft):
@@ -172,7 +174,7 @@ def _sinkhorn(
         tolerance=tolerance,
     )
     if must_converge:
-        _demand_convergence(result[3], result[4], tolerance)
+        _require_convergence(result[3], result[4], tolerance)
     return result
 
 
@@ -200,7 +202,7 @@ def _sinkhorn_backward(
     epsilon: Tensor,
     sides: list[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return carry_back(grad_plan, plan, f, g, row_mass, column_mass, epsilon, *_sides(sides))
+    return plan_gradients(grad_plan, plan, f, g, row_mass, column_mass, epsilon, *_sides(sides))
 
 
 @_sinkhorn_backward.register_fake
@@ -233,7 +235,7 @@ def _sides(numbers: list[float]) -> tuple[Side, Side]:
 def _check(
     cost: Tensor, row_mass: Tensor, column_mass: Tensor, start: Tensor | None, row: Side, column: Side
 ) -> None:
-    """What can be told without looking at values, so that a graph can be traced through it."""
+    """Check shapes, dtypes and parameters, without reading values of tensors, so that it can be traced."""
     shapes = [tuple(t.shape) for t in (cost, row_mass, column_mass)]
     if cost.dim() != 3 or row_mass.dim() != 2 or column_mass.dim() != 2:
         raise ValueError(f"cost must be (B, R, C), row_mass (B, R), column_mass (B, C); got {shapes}")
@@ -251,32 +253,34 @@ def _check(
 
 
 def _check_values(cost: Tensor, row_mass: Tensor, column_mass: Tensor, epsilon: Tensor) -> None:
-    """What only the values tell; one pass over the cost, and one synchronisation on a GPU."""
+    """Check the values of tensors, in one pass over the cost and with one synchronization on a GPU."""
     if cost.numel() == 0:
         return
     positive = (epsilon > 0) & (epsilon < torch.inf)
-    fine = (row_mass.amin() >= 0) & (row_mass.amax() < torch.inf) & (column_mass.amin() >= 0)
-    fine &= (column_mass.amax() < torch.inf) & (cost.amin() > -torch.inf) & positive.all()
-    if bool(fine):
+    are_valid = (row_mass.amin() >= 0) & (row_mass.amax() < torch.inf) & (column_mass.amin() >= 0)
+    are_valid &= (column_mass.amax() < torch.inf) & (cost.amin() > -torch.inf) & positive.all()
+    if bool(are_valid):
         return
     bad = (cost.isnan() | (cost == -torch.inf)).nonzero()
     if len(bad) > 0:
-        raise ValueError(f"cost holds NaN or -inf, first at {tuple(bad[0].tolist())}; +inf forbids a pair")
+        raise ValueError(
+            f"cost contains NaN or -inf, first at {tuple(bad[0].tolist())}; use +inf to forbid a pair"
+        )
     for name, mass in (("row_mass", row_mass), ("column_mass", column_mass)):
         bad = (~(mass >= 0) | mass.isinf()).nonzero()
         if len(bad) > 0:
             raise ValueError(
-                f"{name} must be finite and non-negative; first broken at {tuple(bad[0].tolist())}"
+                f"{name} must be finite and non-negative; first violation at {tuple(bad[0].tolist())}"
             )
     raise ValueError(f"epsilon must be positive and finite; got {epsilon[~positive].tolist()[:8]}")
 
 
-def _demand_convergence(iterations: Tensor, error: Tensor, tolerance: float) -> None:
+def _require_convergence(iterations: Tensor, error: Tensor, tolerance: float) -> None:
     late = (error > tolerance).nonzero()[:, 0]
     if len(late) > 0:
         b = int(late[0])
         raise NotConvergedError(
-            f"{len(late)} of {len(error)} transport problems missed the tolerance {tolerance}: the first, "
-            f"number {b}, has an error of {float(error[b]):.2g} after {int(iterations[b])} iterations; "
-            "give more iterations or a larger epsilon, and check that exact masses add up and can move"
+            f"{len(late)} of {len(error)} transport problems missed the tolerance {tolerance}; "
+            f"number {b}, the first, has error {float(error[b]):.2g} after {int(iterations[b])} iterations; "
+            "allow more iterations or a larger epsilon; exact masses must have equal sums"
         )

@@ -1,13 +1,15 @@
-"""Gradient of the plan by implicit differentiation: no iteration is kept or run again.
+"""Gradient of the transport plan by implicit differentiation, without storing or repeating iterations.
 
-At the solution P = exp(φ + γ − C/ε) with, for every row that binds, Σ_j P_ij = m_i: a_i (exact; slack at its
-bound ± s) or a_i·exp(−εφ_i/ρ) (soft). Differentiating gives one symmetric linear system in (dφ, dγ),
+At the solution, P = exp(φ + γ − C/ε). For every row whose constraint is active, Σ_j P_ij = m_i with m_i =
+a_i (exact), a_i ± s (slack at a bound), or a_i·exp(−εφ_i/ρ) (soft); likewise for the columns.
+Differentiating these equations gives one symmetric linear system in (dφ, dγ):
 
     [diag(D)  P ] [dφ]   [A da + Σ_j P dC/ε]        D = m, or m(1 + ε/ρ) for a soft side,
-    [Pᵀ  diag(D')] [dγ] = [A db + Σ_i P dC/ε],       A = 1, or m/a for a soft side,
+    [Pᵀ  diag(D')] [dγ] = [A db + Σ_i P dC/ε],       A = 1, or m/a for a soft side.
 
-without the rows and columns whose box is idle (dφ = 0). A gradient with respect to P is carried back by one
-solve with it, on the smaller side (Schur complement): O(min(R, C)²) memory, whatever the iterations were.
+Rows and columns within their slack are left out (dφ = 0). The gradient of a function of P follows from one
+solution of this system. Eliminating the larger side (Schur complement) takes O(min(R, C)²) memory, whatever
+the number of iterations was.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ from torch import Tensor
 from signllm.kernels.sinkhorn_sides import Side, Slack, Soft
 
 RIDGE = 1e-12
-"""Added to the diagonal, as a share of it: φ + c, γ − c is the same plan where both sides are exact."""
+"""Share of the diagonal that is added to it. With two exact sides, φ + c and γ − c give the same plan for
+all c: the system is singular."""
 
 WORKSPACE_BYTES = 64 * 1024 * 1024
-"""Problems are taken so many at a time that their float64 matrices fit into this (one at least)."""
+"""Bytes of float64 matrices; at least one problem, and as many as fit, are solved at a time."""
 
 
-def carry_back(
+def plan_gradients(
     grad_plan: Tensor,
     plan: Tensor,
     row_potential: Tensor,
@@ -35,7 +38,7 @@ def carry_back(
     row: Side,
     column: Side,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients in cost (B, R, C), row mass (B, R) and column mass (B, C) of ⟨grad_plan, plan⟩.
+    """Return the gradients of ⟨grad_plan, plan⟩ in cost (B, R, C), row mass (B, R) and column mass (B, C).
 
     Args:
         grad_plan: (B, R, C).
@@ -47,23 +50,29 @@ def carry_back(
     B, R, C = plan.shape
     step = max(1, WORKSPACE_BYTES // max(1, 8 * (3 * R * C + 2 * min(R, C) ** 2)))
     for begin in range(0, B, step):
-        some = slice(begin, begin + step)
-        epsilon_b1 = epsilon[some, None]
-        plan_bRC, weighted_bRC = plan[some].double(), grad_plan[some].double() * plan[some]
+        chunk = slice(begin, begin + step)
+        epsilon_b1 = epsilon[chunk, None]
+        plan_bRC, weighted_bRC = plan[chunk].double(), grad_plan[chunk].double() * plan[chunk]
         sides = (
-            _Linear(row, plan_bRC.sum(dim=2), row_mass[some], row_potential[some], epsilon_b1),
-            _Linear(column, plan_bRC.sum(dim=1), column_mass[some], column_potential[some], epsilon_b1),
+            _Linear(row, plan_bRC.sum(dim=2), row_mass[chunk], row_potential[chunk], epsilon_b1),
+            _Linear(column, plan_bRC.sum(dim=1), column_mass[chunk], column_potential[chunk], epsilon_b1),
         )
         lambda_bR, mu_bC = _solve(plan_bRC, sides, weighted_bRC.sum(dim=2), weighted_bRC.sum(dim=1))
-        grads[0][some] = (plan_bRC * (lambda_bR[:, :, None] + mu_bC[:, None]) - weighted_bRC) / epsilon_b1[
+        grads[0][chunk] = (plan_bRC * (lambda_bR[:, :, None] + mu_bC[:, None]) - weighted_bRC) / epsilon_b1[
             :, :, None
         ]
-        grads[1][some], grads[2][some] = lambda_bR * sides[0].share, mu_bC * sides[1].share
+        grads[1][chunk], grads[2][chunk] = lambda_bR * sides[0].share, mu_bC * sides[1].share
     return grads
 
 
 class _Linear:
-    """One side near the solution: which entries bind, the diagonal D, and the share A of the mass."""
+    """One side, linearized at the solution.
+
+    Attributes:
+        binds: whether the constraint of each entry is active.
+        diagonal: D of the linear system.
+        share: A of the linear system, the derivative of the marginal in the mass.
+    """
 
     def __init__(
         self, side: Side, marginal: Tensor, mass: Tensor, potential: Tensor, epsilon_b1: Tensor
@@ -72,8 +81,10 @@ class _Linear:
         self.share = self.binds.double()
         self.diagonal = torch.where(self.binds, marginal, 1.0)
         if isinstance(side, Slack):
-            idle = 1e3 * torch.finfo(potential.dtype).eps * epsilon_b1  # a potential of 0, up to rounding
-            self.binds = self.binds & (potential.abs() > idle)
+            threshold = (
+                1e3 * torch.finfo(potential.dtype).eps * epsilon_b1
+            )  # below it, a potential is 0 up to rounding
+            self.binds = self.binds & (potential.abs() > threshold)
             self.share = self.binds.double()
         elif isinstance(side, Soft):
             self.share = torch.where(self.binds, marginal / mass, 0.0)
@@ -83,7 +94,7 @@ class _Linear:
 def _solve(
     plan: Tensor, sides: tuple[_Linear, _Linear], right_R: Tensor, right_C: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return (λ, μ), 0 where a side does not bind; the larger side is eliminated."""
+    """Solve the linear system for (λ, μ), 0 where a side does not bind, eliminating the larger side."""
     rows, columns = sides
     if plan.shape[1] < plan.shape[2]:
         mu, lam = _solve(plan.mT, (columns, rows), right_C, right_R)

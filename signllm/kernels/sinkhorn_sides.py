@@ -1,8 +1,8 @@
-"""How a side of a transport problem binds, as the proximal step of Sinkhorn's iteration (Chizat et al. 2018).
+"""The constraints on the marginals of a transport problem, in the form of Sinkhorn's proximal step.
 
-With S the marginal that the other side's potential alone would give, the new marginal is the mass (exact); S
-clipped to a box; or S^(1−p)·mass^p with p = ρ/(ρ + ε) (KL penalty). Everything else, also the gradient,
-follows from that one function.
+See Chizat et al. (2018). Let S be the marginal that results from the other side's potential alone. The new
+marginal is the mass (:class:`Exact`), S clipped to a box around the mass (:class:`Slack`), or S^(1−p)·mass^p
+with p = ρ/(ρ + ε) (:class:`Soft`, a KL penalty). The iterations and the gradient follow from this function.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Slack:
 
 @dataclass(frozen=True)
 class Soft:
-    """The marginal may leave the mass for a price: ρ·KL(marginal | mass)."""
+    """The marginal may deviate from the mass at the price ρ·KL(marginal | mass)."""
 
     rho: float
 
@@ -35,24 +35,24 @@ class Soft:
 Side = Exact | Slack | Soft
 
 EXACT = Exact()
-"""The default of both sides."""
+"""The default constraint of both sides."""
 
 KINDS = (Exact, Slack, Soft)
 
 
 def to_numbers(side: Side) -> tuple[int, float]:
-    """Return a side as (its place in ``KINDS``, its parameter): what an operator's schema can hold."""
+    """Return a side as its index in ``KINDS`` and its parameter, for the schema of an operator."""
     parameter = side.slack if isinstance(side, Slack) else side.rho if isinstance(side, Soft) else 0.0
     return KINDS.index(type(side)), float(parameter)
 
 
 def from_numbers(kind: int, parameter: float) -> Side:
-    """Return the side that ``to_numbers`` wrote."""
+    """Return the side with a kind and parameter of :func:`to_numbers`."""
     return (Exact(), Slack(parameter), Soft(parameter))[kind]
 
 
 def log_marginal(side: Side, mass: Tensor, epsilon: Tensor, log_s: Tensor) -> Tensor:
-    """Return the log of the marginal that the side asks for, from log S; −inf where an exact mass is 0."""
+    """Return the log of the new marginal of a side, given log S; −inf where an exact mass is 0."""
     if isinstance(side, Exact):
         return mass.log().expand_as(log_s)
     if isinstance(side, Slack):
@@ -63,7 +63,7 @@ def log_marginal(side: Side, mass: Tensor, epsilon: Tensor, log_s: Tensor) -> Te
 
 
 def least_marginal(side: Side, mass: Tensor) -> Tensor:
-    """Return the least marginal that the side accepts, entry by entry."""
+    """Return the smallest marginal that the side allows, entry by entry."""
     if isinstance(side, Exact):
         return mass
     return (mass - side.slack).clamp(min=0) if isinstance(side, Slack) else torch.zeros_like(mass)

@@ -1,13 +1,14 @@
-"""The torch reference of ``sinkhorn``: scaling iterations on a kernel that stays in cache.
+"""The torch reference of ``sinkhorn``: scaling iterations with stabilized kernels that stay in the cache.
 
-With φ = f/ε = F + log u and γ = g/ε = G + log v the plan is u·K·v, K = exp(F + G − C/ε). F and G (float64)
-make the sums K·v near 1; u, v and K have the cost's dtype, so an iteration is two matrix-vector products and
-a few operations on vectors. When a sum leaves [1/FAR, FAR], that half step is done in the log domain and the
-kernel is made anew. Problems are solved a group at a time, as many as the cores' caches hold; each has its
-own state and is finished when it has converged.
+The potentials are split into φ = f/ε = F + log u and γ = g/ε = G + log v, so that the plan is u·K·v with the
+kernel K = exp(F + G − C/ε). The offsets F and G (float64) are chosen such that the sums K·v are near 1. The
+scales u and v and the kernel K have the dtype of the cost, so an iteration is two matrix-vector products and
+a few vector operations. If a sum leaves [1/FAR, FAR], the half step is repeated in the log domain, which
+gives new offsets and a new kernel. Problems are solved in groups whose kernels fit into the caches of the
+processor cores; each problem stops when it has converged.
 
-Two things make hard problems cheap and change no fixed point: ε comes down in steps where it is far below
-the cost, and where convergence is slow both sides are over-relaxed (Lehmann et al. 2021).
+Two accelerations do not change the fixed point: if ε is much smaller than the costs, it is lowered in steps
+(ε scaling), and if convergence is slow, both sides are over-relaxed (Lehmann et al. 2021).
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from signllm.kernels.sinkhorn_sides import Side, least_marginal, log_marginal
 from signllm.kernels.sinkhorn_state import COARSEST, LINEAR, STEP, At, Progress, Scale, tiny_for
 
 CACHE_BYTES = 768 * 1024
-"""What the kernels of a group may take of each core's second-level cache (1 MB on current servers)."""
+"""Bytes of each core's second-level cache for the kernels of a group (current servers have at least 1 MB)."""
 
 WIDE_BYTES = 1024 * 1024
-"""What the float64 exponents of problems may take that are made together at the start."""
+"""Bytes of float64 exponents that are computed at a time when kernels are built."""
 
 FAR = 1e8
-"""A sum beyond this factor of 1 may have lost terms to underflow: float32 ends at 1e-38."""
+"""Largest factor between a sum and 1. Beyond it, terms may underflow: the smallest float32 is 1e-38."""
 
 REVIEW, FIRST_REVIEWS = 12, (2, 5)
-"""Iterations between two looks at how fast a problem converges, and when the first ones are."""
+"""Iterations between two reviews of the rate of convergence, and the iterations of the first two reviews."""
 
 
 def solve(
@@ -48,7 +49,7 @@ def solve(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return plan (B, R, C), potentials (B, R) and (B, C), iterations (B,) and error (B,).
 
-    Arguments as of ``sinkhorn``, checked; ``epsilon`` is (B,) float64.
+    The arguments are those of :func:`signllm.kernels.sinkhorn`, already checked; ``epsilon`` is (B,) float64.
     """
     B, R, C = cost.shape
     result = (
@@ -60,17 +61,20 @@ def solve(
     )
     size = max(1, torch.get_num_threads() * CACHE_BYTES // max(1, R * C * cost.element_size()))
     for begin in range(0, B, size) if R and C else ():
-        some = slice(begin, begin + size)
-        group = _Group(cost[some], row_mass[some], column_mass[some], epsilon[some], row, column)
+        chunk = slice(begin, begin + size)
+        group = _Group(cost[chunk], row_mass[chunk], column_mass[chunk], epsilon[chunk], row, column)
         group.max_iterations, group.tolerance = max_iterations, tolerance
-        result[4][some] = group.unmet_n
-        if group.start(None if start is None else start[some]):
-            group.solve(tuple(part[some] for part in result))
+        result[4][chunk] = group.unmet_n
+        if group.start(None if start is None else start[chunk]):
+            group.solve(tuple(part[chunk] for part in result))
     return result
 
 
 class _Group:
-    """Problems whose kernels fit into cache together; iterates until each has converged."""
+    """A group of problems whose kernels fit into the cache together, and the iterations that solve it.
+
+    Suffixes: n problems of the group, m some of them, R rows, C columns.
+    """
 
     iteration: int = 0
     max_iterations: int
@@ -84,48 +88,51 @@ class _Group:
         self.unmet_n, self.absent_nRC = torch.zeros_like(mass_n), None
         if not bool(largest_n.isfinite().all() & (a_nR > 0).all() & (b_nC > 0).all()):
             is_reached_nRC = cost_nRC.isfinite() & (a_nR > 0)[:, :, None] & (b_nC > 0)[:, None]
-            stranded_nR, stranded_nC = a_nR * ~is_reached_nRC.any(dim=2), b_nC * ~is_reached_nRC.any(dim=1)
-            sides = ((row, stranded_nR), (column, stranded_nC))
+            immovable_nR, immovable_nC = a_nR * ~is_reached_nRC.any(dim=2), b_nC * ~is_reached_nRC.any(dim=1)
+            sides = ((row, immovable_nR), (column, immovable_nC))
             unmet_n = sum((least_marginal(*side).sum(dim=1) for side in sides), start=self.unmet_n)
             self.unmet_n = unmet_n / mass_n.clamp(min=tiny_for(mass_n))
-            a_nR, b_nC = a_nR - stranded_nR, b_nC - stranded_nC
+            a_nR, b_nC = a_nR - immovable_nR, b_nC - immovable_nC
             self.absent_nRC = ~((a_nR > 0)[:, :, None] & (b_nC > 0)[:, None])
             largest_n = torch.where(is_reached_nRC, cost_nRC.abs(), 0).amax(dim=(1, 2))
         self.cost_nRC, self.largest_n = cost_nRC, largest_n.tolist()
         self.rows, self.columns = Scale(row, a_nR), Scale(column, b_nC)
         self.kernel_nRC = torch.empty_like(cost_nRC, memory_format=torch.contiguous_format)
-        facts = zip(epsilon_n.tolist(), mass_n.tolist(), strict=True)
-        self.problems = [Progress(k, e, e, mass) for k, (e, mass) in enumerate(facts)]
+        settings = zip(epsilon_n.tolist(), mass_n.tolist(), strict=True)
+        self.problems = [Progress(k, e, e, mass) for k, (e, mass) in enumerate(settings)]
         self.omegas: list[float] = []
         self.omega_n1: Tensor | None = None
 
     def start(self, start_nC: Tensor | None) -> bool:
-        """Make the kernels, from g = 0 or from a given g, with the first row half step done.
+        """Build the kernels from g = 0 or from the given g, including the first half step of the rows.
 
-        Problems without mass that can move are left out; return whether there are others.
+        Problems without mass that can move are removed from the group.
+
+        Returns:
+            whether any problem remains.
         """
         if start_nC is None and self.max_iterations >= 20 * REVIEW:
             for problem, largest in zip(self.problems, self.largest_n, strict=True):
                 while problem.epsilon < largest * COARSEST * STEP:
                     problem.epsilon /= STEP
         can_move_n = (self.rows.mass > 0).any(dim=1)
-        self.keep(can_move_n.nonzero()[:, 0].tolist())
+        self.retain(can_move_n.nonzero()[:, 0].tolist())
         mass_nC = self.columns.mass
         g_nC = torch.zeros_like(mass_nC) if start_nC is None else start_nC[can_move_n]
         g_nC = torch.where(mass_nC > 0, g_nC.double(), -math.inf)
-        self.notice()
-        self.log_steps(range(len(self.problems)), g_nC)
+        self.update_check_thresholds()
+        self.log_steps_in_chunks(range(len(self.problems)), g_nC)
         return bool(self.problems)
 
     def solve(self, result: tuple[Tensor, ...]) -> None:
-        """Iterate, and write into ``result`` (as ``solve`` returns it) what has converged, when it has."""
+        """Iterate until all problems have converged, and write their results into ``result``."""
         while self.problems:
             self.iteration += 1
             omega_n1 = None if self.iteration == self.max_iterations else self.relaxation()
             self.half_step(self.columns, self.rows, omega_n1)
             before_nR = self.rows.scale
             error_n = self.half_step(self.rows, self.columns, omega_n1, measure=True)
-            if self.is_time_to_look(error_n):
+            if self.is_check_due(error_n):
                 errors = error_n.tolist()
                 coarse = [k for k, p in enumerate(self.problems) if self.may_refine(p, errors[k])]
                 done = [k for k, p in enumerate(self.problems) if self.is_done(p, errors[k])]
@@ -134,144 +141,168 @@ class _Group:
                     self.finish(done, before_nR, error_n, result)
 
     def relaxation(self) -> Tensor | None:
-        """Return ω (n, 1), or nothing where all are 1."""
+        """Return the relaxation ω of each problem, (n, 1), or None if all are 1."""
         omegas = [problem.relaxation for problem in self.problems]
-        if omegas != self.omegas:  # it seldom changes, and making a tensor costs as much as a product
+        if omegas != self.omegas:  # creating a tensor costs as much as a product, and ω rarely changes
             self.omegas = omegas
             self.omega_n1 = self.rows.scale.new_tensor(omegas)[:, None] if max(omegas) > 1 else None
         return self.omega_n1
 
-    def enough(self, problem: Progress) -> float:
-        """Return the error at which a problem is done: only a plain step meets the columns exactly."""
+    def stopping_error(self, problem: Progress) -> float:
+        """Return the error at which a problem is done; negative if it must not stop in this iteration.
+
+        Only after a step without relaxation, at the requested ε, are the column constraints met exactly.
+        """
         if self.iteration == self.max_iterations:
             return math.inf
         is_plain = problem.relaxation == 1.0 and problem.epsilon == problem.target
         return self.tolerance * problem.mass if is_plain else -1.0
 
-    def is_time_to_look(self, error_n: Tensor) -> bool:
-        """Return whether a problem may be done, may go on to a finer ε, or has a review now."""
+    def is_check_due(self, error_n: Tensor) -> bool:
+        """Return whether some problem may be done, may continue with a smaller ε, or has a review now."""
         if self.iteration == self.max_iterations or self.iteration % REVIEW == 0:
             return True
-        return self.iteration in FIRST_REVIEWS or bool((error_n <= self.notable_n).any())
+        return self.iteration in FIRST_REVIEWS or bool((error_n <= self.check_below_n).any())
 
     def may_refine(self, problem: Progress, error: float) -> bool:
-        """Return whether a problem is solved well enough, or has tried long enough, for a finer ε."""
+        """Return whether a problem may continue with a smaller ε: it is close to convergence or slow."""
         if problem.epsilon == problem.target or self.iteration == self.max_iterations:
             return False
         return error < LINEAR * problem.mass or self.iteration % (2 * REVIEW) == 0
 
     def is_done(self, problem: Progress, error: float) -> bool:
-        """Return whether a problem is done now; adapt its relaxation now and then."""
+        """Return whether a problem is done now; from time to time, adapt its relaxation."""
         if problem.is_done:
             return False
-        if error <= self.enough(problem) or self.iteration == self.max_iterations:
+        if error <= self.stopping_error(problem) or self.iteration == self.max_iterations:
             return True
         if problem.epsilon > problem.target:
             return False
         if error <= self.tolerance * problem.mass:
-            problem.relaxation = 1.0  # see ``enough``
+            problem.relaxation = 1.0  # required to stop: see ``stopping_error``
         elif self.iteration % REVIEW == 0 or self.iteration in FIRST_REVIEWS:
             problem.review(error, self.iteration)
         return False
 
     def half_step(
-        self, mine: Scale, other: Scale, omega_n1: Tensor | None, *, measure: bool = False
+        self, side: Scale, other: Scale, omega_n1: Tensor | None, *, measure: bool = False
     ) -> Tensor:
-        """Give one side the marginals it asks for; return, if measured, how far off (n,) they were (L1)."""
-        sums = torch.bmm(other.scale[:, None], self.facing(self.kernel_nRC, other))[:, 0]
-        wanted, before = mine.wanted(sums), mine.scale
-        moved_n = (wanted - before).mul_(sums).abs_().sum(dim=1) if measure else sums
-        mine.scale = wanted
+        """Update the scale of one side such that its marginals meet its constraint.
+
+        Args:
+            side: the side to update.
+            other: the opposite side.
+            omega_n1: relaxation (n, 1), or None for none.
+            measure: whether to compute the error.
+
+        Returns:
+            the L1 error (n,) of the marginals before the step, if ``measure``; otherwise an arbitrary tensor.
+        """
+        sums = torch.bmm(other.scale[:, None], self.orient(self.kernel_nRC, other))[:, 0]
+        target, before = side.target_scale(sums), side.scale
+        moved_n = (target - before).mul_(sums).abs_().sum(dim=1) if measure else sums
+        side.scale = target
         if omega_n1 is not None:
-            mine.scale = torch.where(before > 0, (wanted / before).pow_(omega_n1).mul_(before), wanted)
-        least, most = (float(bound) for bound in sums.aminmax())
-        if not (least >= 1 / FAR and most <= FAR):
+            side.scale = torch.where(before > 0, (target / before).pow_(omega_n1).mul_(before), target)
+        smallest, largest = (float(bound) for bound in sums.aminmax())
+        if not (smallest >= 1 / FAR and largest <= FAR):
             is_void_n = ~((sums.amin(dim=1) >= 1 / FAR) & (sums.amax(dim=1) <= FAR))
             void = [k for k in is_void_n.nonzero()[:, 0].tolist() if not self.problems[k].is_done]
             if void:
-                at = self.at(void)
-                phi = mine.potential(at, before[at]) if measure else None
-                moved = self.log_step(void, mine, other.potential(at, other.scale[at]), phi)
+                at = self.tensor_index(void)
+                phi = side.potential(at, before[at]) if measure else None
+                moved = self.log_step(void, side, other.potential(at, other.scale[at]), phi)
                 if measure:
                     moved_n[at] = moved.to(moved_n.dtype)
         return moved_n
 
     def log_step(
-        self, members: Sequence[int], mine: Scale, phi_other: Tensor, phi: Tensor | None = None
+        self, members: Sequence[int], side: Scale, phi_other: Tensor, phi: Tensor | None = None
     ) -> Tensor:
-        """Do a half step of some problems in the log domain; return how far off (m,) they were (L1).
+        """Do a half step of some problems in the log domain and rebuild their kernels.
 
-        Without ``phi``, the potential before the step, that is not known. Problems whose error is enough
-        are left as they are.
+        Problems whose error is small enough to stop are not changed.
+
+        Args:
+            members: the problems.
+            side: the side to update.
+            phi_other: (m, ...) potential of the opposite side, in units of ε.
+            phi: potential of this side before the step; without it, the error is unknown.
+
+        Returns:
+            the L1 error (m,) of the marginals before the step; infinite if unknown.
         """
-        epsilon_m1, mass = self.epsilon(members), mine.mass[self.at(members)].double()
-        cost = self.cost_nRC[self.places(members)].to(
+        epsilon_m1, mass = self.epsilon(members), side.mass[self.tensor_index(members)].double()
+        cost = self.cost_nRC[self.result_index(members)].to(
             torch.float64, copy=True
         )  # types mixed in a product are slow
-        exponent = self.facing(cost, mine).mul_(-1 / epsilon_m1[:, :, None]).add_(phi_other[:, None])
+        exponent = self.orient(cost, side).mul_(-1 / epsilon_m1[:, :, None]).add_(phi_other[:, None])
         top = exponent.amax(dim=2, keepdim=True).nan_to_num_(neginf=0.0)
-        kernel = exponent.sub_(top).to(mine.scale.dtype).exp_()
+        kernel = exponent.sub_(top).to(side.scale.dtype).exp_()
         sums = kernel.sum(dim=2)
         kernel.div_(sums.clamp(min=tiny_for(sums))[:, :, None])
         log_sums = top[:, :, 0] + sums.double().log()
-        log_wanted = log_marginal(mine.side, mass, epsilon_m1, log_sums)
-        wanted = torch.where(mass > 0, log_wanted, -math.inf).exp().clamp_(max=1 / tiny_for(sums))
-        parts = (kernel, wanted.to(sums.dtype), log_sums, phi_other)
+        log_target = log_marginal(side.constraint, mass, epsilon_m1, log_sums)
+        target = torch.where(mass > 0, log_target, -math.inf).exp().clamp_(max=1 / tiny_for(sums))
+        parts = (kernel, target.to(sums.dtype), log_sums, phi_other)
         if phi is None:
-            self.absorb(members, mine, *parts)
+            self.absorb(members, side, *parts)
             return torch.full_like(epsilon_m1[:, 0], math.inf)
-        moved = (wanted - (log_sums + phi).exp()).abs().sum(dim=1)
+        moved = (target - (log_sums + phi).exp()).abs().sum(dim=1)
         for k, error, *own in zip(members, moved.tolist(), *(part.split(1) for part in parts), strict=True):
-            if not error <= self.enough(self.problems[k]):
-                self.absorb([k], mine, *own)
+            if not error <= self.stopping_error(self.problems[k]):
+                self.absorb([k], side, *own)
         return moved
 
     def absorb(
         self,
         members: Sequence[int],
-        mine: Scale,
+        side: Scale,
         kernel: Tensor,
-        wanted: Tensor,
+        target: Tensor,
         log_sums: Tensor,
         phi_other: Tensor,
     ) -> None:
-        """Make ``kernel``, whose rows are ``mine`` and add up to 1, the kernel of some problems."""
+        """Set the kernel, the scales and the offsets of some problems from the results of ``log_step``.
+
+        The rows of ``kernel`` correspond to ``side`` and sum to 1.
+        """
         other, at, epsilon_m1 = (
-            self.columns if mine is self.rows else self.rows,
-            self.at(members),
+            self.columns if side is self.rows else self.rows,
+            self.tensor_index(members),
             self.epsilon(members),
         )
-        others = torch.bmm(wanted[:, None], kernel)[:, 0].clamp_(min=tiny_for(kernel))
+        others = torch.bmm(target[:, None], kernel)[:, 0].clamp_(min=tiny_for(kernel))
         kernel.div_(others[:, None])
-        mine.absorb(at, -log_sums, wanted, epsilon_m1)
+        side.absorb(at, -log_sums, target, epsilon_m1)
         present = other.mass[at] > 0
         other.absorb(at, phi_other - others.double().log(), torch.where(present, others, 0.0), epsilon_m1)
-        if self.absent_nRC is not None:  # 1 keeps the sums of masked rows and columns near 1
-            kernel.masked_fill_(self.facing(self.absent_nRC[self.places(members)], mine), 1.0)
-        self.facing(self.kernel_nRC, mine)[at] = kernel
+        if self.absent_nRC is not None:  # so that the sums of masked rows and columns stay near 1
+            kernel.masked_fill_(self.orient(self.absent_nRC[self.result_index(members)], side), 1.0)
+        self.orient(self.kernel_nRC, side)[at] = kernel
 
     def refine(self, members: list[int]) -> None:
-        """Bring the ε of some problems a step nearer to the one asked for, keeping g."""
+        """Lower the ε of some problems by one step towards the requested one; the potential g is kept."""
         if not members:
             return
-        at = self.at(members)
+        at = self.tensor_index(members)
         g_mC = self.columns.potential(at, self.columns.scale[at]) * self.epsilon(members)
         for k in members:
             self.problems[k].refine(at_once=2 * self.iteration > self.max_iterations)
-        self.notice()
-        self.log_steps(members, g_mC)
+        self.update_check_thresholds()
+        self.log_steps_in_chunks(members, g_mC)
 
-    def log_steps(self, members: Sequence[int], g_mC: Tensor) -> None:
-        """Begin again from g with the row half step, so many problems together that they stay in cache."""
+    def log_steps_in_chunks(self, members: Sequence[int], g_mC: Tensor) -> None:
+        """Restart problems from g with the half step of the rows, in chunks that stay in the cache."""
         size = max(1, WIDE_BYTES // (8 * self.cost_nRC[0].numel()))
         for begin in range(0, len(members), size):
-            some = members[begin : begin + size]
-            self.log_step(some, self.rows, g_mC[begin : begin + size] / self.epsilon(some))
+            chunk = members[begin : begin + size]
+            self.log_step(chunk, self.rows, g_mC[begin : begin + size] / self.epsilon(chunk))
 
     def finish(self, done: list[int], scale_nR: Tensor, error_n: Tensor, result: tuple[Tensor, ...]) -> None:
-        """Write the plans and potentials of those that are done; let them leave when they are many."""
+        """Write the plans and potentials of the problems ``done``; remove done problems if they are many."""
         plan, f, g, iterations, error = result
-        at, places, epsilon_m1 = self.at(done), self.places(done), self.epsilon(done)
+        at, places, epsilon_m1 = self.tensor_index(done), self.result_index(done), self.epsilon(done)
         for k in done:
             scaled = torch.mul(self.kernel_nRC[k], scale_nR[k, :, None], out=plan[self.problems[k].place])
             scaled.mul_(self.columns.scale[k])
@@ -283,46 +314,46 @@ class _Group:
         error[places] += error_n[at] / error.new_tensor([self.problems[k].mass for k in done])
         staying = [k for k, problem in enumerate(self.problems) if not problem.is_done]
         if 2 * len(staying) <= len(self.problems):
-            self.keep(staying)
-        self.notice()
+            self.retain(staying)
+        self.update_check_thresholds()
 
-    def notice(self) -> None:
-        """Note the errors (n,) from which on a problem is to be looked at between reviews."""
+    def update_check_thresholds(self) -> None:
+        """Set the errors (n,) below which a problem is checked between reviews."""
         shares = [
             LINEAR if p.epsilon > p.target else -1.0 if p.is_done else self.tolerance for p in self.problems
         ]
-        notable = [share * p.mass for share, p in zip(shares, self.problems, strict=True)]
-        self.notable_n = self.rows.mass.new_tensor(notable)
+        thresholds = [share * p.mass for share, p in zip(shares, self.problems, strict=True)]
+        self.check_below_n = self.rows.mass.new_tensor(thresholds)
 
-    def keep(self, staying: list[int]) -> None:
-        """Let the others leave."""
+    def retain(self, staying: list[int]) -> None:
+        """Remove all problems from the group except those in ``staying``."""
         if len(staying) < len(self.problems):
             members = torch.tensor(staying, dtype=torch.int64, device=self.kernel_nRC.device)
             self.problems = [self.problems[k] for k in staying]
-            self.rows.keep(members)
-            self.columns.keep(members)
+            self.rows.retain(members)
+            self.columns.retain(members)
             self.kernel_nRC = self.kernel_nRC.index_select(0, members)
 
-    def facing(self, matrix_nRC: Tensor, side: Scale) -> Tensor:
-        """Return the matrices with ``side`` along their rows."""
+    def orient(self, matrix_nRC: Tensor, side: Scale) -> Tensor:
+        """Return the matrices, transposed if necessary, such that their rows correspond to ``side``."""
         return matrix_nRC if side is self.rows else matrix_nRC.mT
 
-    def at(self, members: Sequence[int]) -> At:
-        """Return what indexes the group's tensors."""
+    def tensor_index(self, members: Sequence[int]) -> At:
+        """Return an index of some problems in the tensors of the group."""
         return _index(members, self.kernel_nRC.device)
 
-    def places(self, members: Sequence[int]) -> At:
-        """Return what indexes costs and results, which stay where they are."""
+    def result_index(self, members: Sequence[int]) -> At:
+        """Return an index of some problems in costs and results, from which no problem is removed."""
         return _index([self.problems[k].place for k in members], self.kernel_nRC.device)
 
     def epsilon(self, members: Sequence[int]) -> Tensor:
-        """Return the present ε (m, 1) of some problems."""
+        """Return the current ε (m, 1) of some problems."""
         epsilons = [self.problems[k].epsilon for k in members]
         return torch.tensor(epsilons, dtype=torch.float64, device=self.kernel_nRC.device)[:, None]
 
 
 def _index(numbers: Sequence[int], device: torch.device) -> At:
-    """Return a slice where the numbers follow each other: no copy."""
+    """Return an index of consecutive numbers as a slice, which copies nothing, and of others as a tensor."""
     if len(numbers) > 0 and numbers[-1] - numbers[0] + 1 == len(numbers):
         return slice(numbers[0], numbers[-1] + 1)
     return torch.tensor(list(numbers), dtype=torch.int64, device=device)

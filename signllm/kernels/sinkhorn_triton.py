@@ -1,15 +1,16 @@
-"""The Triton twin of ``sinkhorn_torch``: one program per problem, which stops when *it* has converged.
+"""The Triton implementation of ``sinkhorn``: one program per problem, which stops at its convergence.
 
-The iteration is the reference's: plan = u·K·v with K = exp(F + G − C/ε), whose sums are near 1. An iteration
-that leaves [1/FAR, FAR] is void and done again in the log domain, in float64, which makes F, G and K anew.
-K lies in the memory of the plan or, where C is not a multiple of 16, in one of its own whose rows are longer:
-so every access of an iteration takes four numbers or more. As many of its rows as fit stay in registers for
-all iterations; of a problem larger than that each iteration reads the other rows once, mostly from the
-second-level cache: a block of rows gives its sums, its new u and its share of the columns' sums in one go.
-From 4096 columns on, a program's vectors of that length spill from registers: right, but slower.
+The iteration is that of ``sinkhorn_torch``: the plan is u·K·v with K = exp(F + G − C/ε), whose sums are near
+1. An iteration whose sums leave [1/FAR, FAR] is discarded and repeated in the log domain in float64, which
+gives new F, G and K. K is stored in the memory of the plan, or, if C is not a multiple of 16, in an array
+with longer rows, so that every memory access is at least four numbers wide. As many rows of K as fit stay in
+registers for all iterations. For a larger problem, each iteration reads the other rows once, mostly from the
+L2 cache: a block of rows yields its sums, its new u and its share of the sums of the columns. From 4096
+columns on, the vectors of a program spill from registers, which is correct but slower.
 
-Bytes: an iteration of a problem that fits moves none; of one that does not, 4·R·C (8 in float64) per problem.
-A problem keeps one multiprocessor busy: fewer than about a hundred large ones leave much of a GPU idle.
+Memory traffic: an iteration of a problem that fits into registers moves no data; otherwise it reads 4·R·C
+bytes (8·R·C in float64) per problem. A problem occupies one multiprocessor, so fewer than about a hundred
+large problems do not fill a GPU.
 """
 
 from __future__ import annotations
@@ -24,26 +25,27 @@ from torch import Tensor
 from signllm.kernels.implementation import KernelVariant
 from signllm.kernels.sinkhorn_sides import Side, to_numbers
 from signllm.kernels.sinkhorn_triton_iterate import iterate
-from signllm.kernels.sinkhorn_triton_steps import finish, log_step, survey
+from signllm.kernels.sinkhorn_triton_steps import finish, log_step, inspect_problem
 
 ON_CHIP_BYTES = 64 * 1024
-"""Bytes of K in registers, 128x128 in float32: 64 of the 255 registers of 256 threads. A sum needs as many
-again for its products, vectors and addresses the rest; at twice the size ptxas spills inside the loop."""
+"""Bytes of K in registers: 128x128 in float32. It takes 64 of the 255 registers of each of 256 threads. The
+products of a sum need as many again, and vectors and addresses the rest. With twice the size, ptxas spills
+registers inside the loop."""
 
 BLOCK = 2048
-"""Elements of K that a program streams at a time: 16 a thread, in float64 and in wide rows 8."""
+"""Elements of K that a program streams at a time: 16 per thread, or 8 in float64 and in wide rows."""
 
 LOG_BLOCK = 128
-"""Elements a warp handles at a time in the log domain: four float64 exponents a thread."""
+"""Number of elements that a warp processes at a time in the log domain: four float64 exponents per thread."""
 
 ALIGNMENT = tl.constexpr(16)
-"""Rows of K begin at multiples of it, that whatever C every access takes four numbers or more."""
+"""Rows of K begin at multiples of this number, so that for any C an access is at least four numbers wide."""
 
 STEP, BREADTH = tl.constexpr(4.0), tl.constexpr(8.0)
-"""Without a start ε comes down by this factor, from where it is above the costs' range over BREADTH."""
+"""ε scaling: without a start, ε begins above the range of the costs / BREADTH and is divided by STEP."""
 
 CAP, COARSE = tl.constexpr(200), tl.constexpr(1e-3)
-"""A coarser ε is left after so many iterations or at this error (share of the mass)."""
+"""Largest number of iterations, and the error as a share of the mass, at which a step of ε scaling ends."""
 
 
 def solve(
@@ -59,9 +61,10 @@ def solve(
     tolerance: float,
     on_chip_bytes: int = ON_CHIP_BYTES,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return plan (B, R, C), potentials (B, R) and (B, C), iterations (B,) and error (B,); waits for nothing.
+    """Return plan (B, R, C), potentials (B, R) and (B, C), iterations (B,) and error (B,).
 
-    Arguments as of ``sinkhorn``, checked; ``epsilon`` is (B,) float64. ``on_chip_bytes`` is for tests.
+    The arguments are those of :func:`signllm.kernels.sinkhorn`, already checked; ``epsilon`` is (B,)
+    float64, and ``on_chip_bytes`` is for tests. It does not synchronize with the device.
     """
     B, R, C = cost.shape
     plan, f, g = cost.new_empty(B, R, C), cost.new_empty(B, R), cost.new_empty(B, C)
@@ -71,7 +74,7 @@ def solve(
         return plan, f.zero_(), g.zero_(), iterations, error
     width = triton.cdiv(C, ALIGNMENT.value) * ALIGNMENT.value
     (row_kind, row_number), (column_kind, column_number) = to_numbers(row), to_numbers(column)
-    numbers = epsilon.new_zeros(3)  # float64 by pointer: Triton passes a Python float as float32
+    numbers = epsilon.new_zeros(3)  # float64 in memory, because Triton passes a Python float as float32
     for k, number in enumerate((row_number, column_number, tolerance)):
         numbers[k].fill_(number)
     arguments = (
@@ -103,17 +106,17 @@ def solve(
 
 
 def kernel_variants() -> list[KernelVariant]:
-    """Return the kernel for problems on chip, partly and wholly streamed, in both precisions."""
+    """Return the kernel for problems in registers, partly streamed and fully streamed, in both precisions."""
     shapes = {"fp32": ((64, 64), (128, 128), (256, 256), (1024, 1024)), "fp64": ((64, 128), (1024, 1024))}
     return [
-        _specimen(R, C, kind, side)
+        _kernel_variant(R, C, kind, side)
         for kind, sizes in shapes.items()
         for R, C in sizes
         for side in ((0, 0), (1, 2), (2, 1))
     ]
 
 
-def _specimen(R: int, C: int, kind: str, sides: tuple[int, int]) -> KernelVariant:
+def _kernel_variant(R: int, C: int, kind: str, sides: tuple[int, int]) -> KernelVariant:
     constants, options = _sizes(R, C, 4 if kind == "fp32" else 8, ON_CHIP_BYTES)
     constants |= {"ROW": sides[0], "COLUMN": sides[1], "HAS_START": False, "stride_c": 1}
     types = dict.fromkeys(("epsilons", "numbers", "errors", "offsets"), "*fp64") | {"iterations": "*i64"}
@@ -132,20 +135,21 @@ def _specimen(R: int, C: int, kind: str, sides: tuple[int, int]) -> KernelVarian
 
 
 def _sizes(R: int, C: int, item_bytes: int, on_chip_bytes: int) -> tuple[dict[str, Any], dict[str, int]]:
-    """Choose how many rows stay on chip, the block of the others, and the warps that hold them.
+    """Choose the number of rows in registers, the block size of the other rows, and the number of warps.
 
-    ``maxnreg``: left to itself, ptxas aims at more programs on a multiprocessor and spills for it.
+    ``maxnreg`` is set because ptxas would otherwise aim at more programs per multiprocessor and spill
+    registers.
     """
     width, height = max(16, triton.next_power_of_2(C)), triton.next_power_of_2(R)
     fits = on_chip_bytes // item_bytes // width
     block = max(1, min(height, BLOCK // width))
     if height <= fits:
         resident = height
-    else:  # a few rows of many would cost more registers than the reads they save
+    else:  # a few of many rows are not worth their registers
         resident = fits if 4 * fits >= R else 0
-    streamed = 2 * block if R > resident else 0  # twice: the sums over its rows lie beside it
-    held = max(resident, streamed) * width * item_bytes
-    warps = 16 if width > 4096 else 8 if held > 16 * 1024 or width * item_bytes >= 4096 else 4
+    streamed = 2 * block if R > resident else 0  # twice, because of the sums over its rows
+    resident_bytes = max(resident, streamed) * width * item_bytes
+    warps = 16 if width > 4096 else 8 if resident_bytes > 16 * 1024 or width * item_bytes >= 4096 else 4
     constants = {
         "RESIDENT": resident,
         "IS_STREAMED": R > resident,
@@ -167,7 +171,7 @@ def solve_kernel(
     epsilons: tl.tensor,  # (B,) float64
     start: tl.tensor,  # (B, C) g in units of cost; not read without HAS_START
     numbers: tl.tensor,  # (3,) float64: parameters of the sides, tolerance
-    kernel: tl.tensor,  # (B, R, C rounded up to ALIGNMENT): K, the same as plan where the two agree in size
+    kernel: tl.tensor,  # (B, R, C rounded up to ALIGNMENT) K; it is plan itself if the sizes are equal
     plan: tl.tensor,  # (B, R, C)
     f: tl.tensor,  # (B, R)
     g: tl.tensor,  # (B, C)
@@ -191,14 +195,14 @@ def solve_kernel(
     problem = tl.program_id(0).to(tl.int64)
     cost += problem * stride_b
     width = (C + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
-    kernel = tl.multiple_of(kernel + problem * R * width, 16)  # bytes: torch aligns what it allocates
+    kernel = tl.multiple_of(kernel + problem * R * width, 16)  # in bytes; torch aligns its allocations
     plan += problem * R * C
     offsets += problem * (R + C)
     scales += problem * (5 * R + 2 * C)
     weights, moving, sums = scales + 2 * R, scales + 3 * R, scales + 4 * R
     column_weights, column_moving = scales + 5 * R, scales + 5 * R + C
     row_number, column_number, tolerance = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
-    mass, unmet, span = survey(
+    mass, unmet, span = inspect_problem(
         cost, stride_r, stride_c, row_mass + problem * R, column_mass + problem * C, moving, column_moving,
         scales, R, C, row_number, column_number, ROW, COLUMN, BLOCK_L, BLOCK_C,
     )  # fmt: skip
@@ -250,7 +254,7 @@ def _begin(
     HAS_START: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Store G; return the ε to begin with and how many times it will come down."""
+    """Store G; return the initial ε, and the number of times that it will be lowered."""
     epsilon = tl.load(target)
     columns = tl.arange(0, BLOCK_C)
     G_C = tl.zeros([BLOCK_C], tl.float64)

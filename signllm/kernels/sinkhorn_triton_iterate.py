@@ -1,7 +1,8 @@
-"""Iterations of the Triton Sinkhorn kernel on one K, until convergence or until one is void.
+"""The iterations of the Triton Sinkhorn kernel with one K, until convergence or until one is discarded.
 
-Rows that are resident and rows that are streamed go through the same half step; ``review`` chooses the
-over-relaxation. Vectors of scales and K have the cost's dtype, errors and relaxation are float64.
+An iteration is void, and is discarded, if its sums leave [1/FAR, FAR]. Rows that are resident in registers
+and rows that are streamed from memory use the same half step; ``review`` chooses the over-relaxation. K and
+the vectors of scales have the dtype of the cost; errors and relaxation are float64.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import triton.language as tl
 from signllm.kernels.sinkhorn_triton_steps import EXACT, SLACK
 
 FAR = tl.constexpr(1e8)
-"""A sum beyond this factor of 1 may have lost terms to underflow: float32 ends at 1e-38."""
+"""Largest factor between a sum and 1. Beyond it, terms may underflow: the smallest float32 is 1e-38."""
 
 SLOW, STRONGEST = tl.constexpr(0.5), tl.constexpr(1.97)
-"""A contraction per iteration above which over-relaxation pays, and the limit of the relaxation."""
+"""Contraction per iteration above which over-relaxation is used, and the limit of the relaxation."""
 
 REVIEW = tl.constexpr(10)
-"""Iterations between two looks at a problem's rate of convergence."""
+"""Number of iterations between two reviews of the rate of convergence."""
 
 STAGES = tl.constexpr(3)
-"""Blocks under way from memory at a time."""
+"""Number of blocks that are loaded from memory at a time."""
 
 
 @triton.jit
@@ -51,15 +52,17 @@ def iterate(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Iterate on one K until the error is within the goal, the last iteration is done, or one is void.
+    """Iterate with one K until the error is at most ``goal``, iteration ``last`` is done, or one is void.
 
-    Return v, which of the two u (slot) goes with it, the iterations so far, the error that these two were
-    measured to have, and whether that is the end rather than a void iteration.
+    Return v, the slot (0 or 1) of the corresponding u, the number of iterations so far, the measured error
+    of these scales, and whether the iteration is complete (True) or has stopped at a void iteration (False).
     """
     columns = tl.arange(0, BLOCK_C)
-    held = tl.arange(0, RESIDENT if RESIDENT > 0 else 1) + (iteration < 0).to(tl.int32)  # + 0: not hoisted
+    resident_rows = tl.arange(0, RESIDENT if RESIDENT > 0 else 1) + (iteration < 0).to(
+        tl.int32
+    )  # adds 0, so that the load is not hoisted
     if RESIDENT > 0:
-        kernel_RC = _rows(kernel, held, columns, R, width)
+        kernel_RC = _rows(kernel, resident_rows, columns, R, width)
     slot = tl.full([], 0, tl.int32)
     counted = tl.full([], 0, tl.int32)
     omega, relaxation = tl.full([], 1.0, tl.float64), tl.full([], 1.0, tl.float64)
@@ -76,7 +79,19 @@ def iterate(
             )  # fmt: skip
         if RESIDENT > 0:
             next_R, moved_R = _resident_step(
-                kernel_RC, moving, scale, weight, sums, v_C, held, R, epsilon, row_number, omega, slot, ROW
+                kernel_RC,
+                moving,
+                scale,
+                weight,
+                sums,
+                v_C,
+                resident_rows,
+                R,
+                epsilon,
+                row_number,
+                omega,
+                slot,
+                ROW,
             )
             sums_C += tl.sum(kernel_RC * next_R[:, None], 0)
             moved += tl.sum(moved_R)
@@ -104,7 +119,7 @@ def iterate(
 def _rows(
     kernel: tl.tensor, rows: tl.tensor, columns: tl.tensor, R: tl.tensor, width: tl.tensor
 ) -> tl.tensor:
-    """A block of K, 0 outside."""
+    """Return a block of K, 0 outside."""
     inside = (rows < R)[:, None] & (columns < width)[None, :]
     return tl.load(kernel + rows.to(tl.int64)[:, None] * width + columns[None, :], inside, other=0.0)
 
@@ -125,10 +140,10 @@ def _resident_step(
     slot: tl.tensor,
     ROW: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """``_row_step`` of the rows in registers, with its vectors spread over all threads.
+    """Return ``_row_step`` of the rows in registers, with vectors distributed over all threads.
 
-    The layout of K would give every thread the vectors of all its rows, four times 16 registers: the sums go
-    through memory (the first-level cache) and take the layout of a plain vector there.
+    In the layout of K every thread would hold the vectors of all its rows, four times 16 registers.
+    Therefore the sums are written to memory (the L1 cache) and read in the layout of a plain vector.
     """
     tl.store(sums + rows, tl.sum(kernel_RC * v_C[None, :], 1), rows < R)
     tl.debug_barrier()
@@ -154,7 +169,7 @@ def _row_step(
     omega: tl.tensor,
     ROW: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Return the next u and |marginal − asked|. A void row gets inf: the columns' sums then tell."""
+    """Return the next u and the errors; u of a void row is inf, which the sums of the columns reveal."""
     sums_R = tl.sum(kernel_RC * v_C[None, :], 1)
     next_R, is_far, moved_R = half_step(sums_R, u_R, a_R, weight_R, epsilon, number, omega, ROW)
     return tl.where(is_far, float("inf"), next_R), moved_R.to(tl.float64)
@@ -178,9 +193,9 @@ def _stream(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Read the rows that are not resident once: their half step, and the columns' sums with the new u."""
+    """Read the streamed rows once: do their half step and return the sums of the columns with the new u."""
     columns = tl.arange(0, BLOCK_C)
-    sums_RC = tl.zeros([BLOCK_R, BLOCK_C], v_C.dtype)  # added up over rows once, at the end
+    sums_RC = tl.zeros([BLOCK_R, BLOCK_C], v_C.dtype)  # summed over rows only once, at the end
     moved_R = tl.zeros([BLOCK_R], tl.float64)
     for first in tl.range(RESIDENT, R, BLOCK_R, num_stages=STAGES):
         rows = first + tl.arange(0, BLOCK_R)
@@ -206,14 +221,15 @@ def half_step(
     omega: tl.tensor,
     KIND: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """From S = K·(the other side's scale): the new scale, who was too far from 1, and |marginal − asked|.
+    """Return the new scale, a mask of sums that are too far from 1, and the errors of the marginals.
 
-    Exact: mass/S. Slack: S·weight clipped to the box, over S. Soft: weight·S^−p. Over-relaxed in the log
-    domain by omega; at most by e^10, that a wild estimate cannot overflow.
+    With S = K·(scale of the other side), the new scale is mass/S (exact), S·weight clipped to the box and
+    divided by S (slack), or weight·S^−p (soft). It is over-relaxed by omega in the log domain, at most by
+    e^10, so that a bad estimate of omega cannot cause an overflow.
     """
     sums = tl.where(mass > 0, sums, 1.0)
     is_far = (sums >= 1 / FAR) & (sums <= FAR)
-    is_far = is_far == 0  # also where it is NaN
+    is_far = is_far == 0  # also True for NaN
     sums = tl.where(sums >= 1e-30, tl.minimum(sums, 1e30), 1e-30)
     if KIND == EXACT:
         asked = mass
@@ -224,27 +240,27 @@ def half_step(
     else:
         rest = (epsilon / (number + epsilon)).to(mass.dtype)
         asked = weight * tl.exp(rest * tl.log(sums))
-    wanted = asked / sums
-    is_both = (wanted > 0) & (scale > 0)
-    ratio = tl.log(tl.where(is_both, wanted, 1.0)) - tl.log(tl.where(is_both, scale, 1.0))
+    target = asked / sums
+    is_both = (target > 0) & (scale > 0)
+    ratio = tl.log(tl.where(is_both, target, 1.0)) - tl.log(tl.where(is_both, scale, 1.0))
     push = tl.minimum(tl.maximum((omega - 1).to(mass.dtype) * ratio, -10.0), 10.0)
-    return wanted * tl.exp(push), is_far, tl.abs(asked - scale * sums)
+    return target * tl.exp(push), is_far, tl.abs(asked - scale * sums)
 
 
 @triton.jit
 def review(
     moved: tl.tensor, before: tl.tensor, omega: tl.tensor, contraction: tl.tensor, mass: tl.tensor
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Choose omega from how fast the error fell since the last review: Young's theory of over-relaxation.
+    """Choose omega from the decrease of the error since the last review (Young's over-relaxation theory).
 
-    A rate above omega − 1 tells the contraction of a plain iteration, λ = (rate + ω − 1)² / (ω²·rate), and
-    that the best relaxation, 2 / (1 + √(1 − λ)), has not been reached.
+    From a rate above omega − 1 follows the contraction of an iteration without relaxation,
+    λ = (rate + ω − 1)² / (ω²·rate); then omega is below the best relaxation 2 / (1 + √(1 − λ)).
     """
     rate = tl.exp((tl.log(tl.maximum(moved, 1e-300)) - tl.log(tl.maximum(before, 1e-300))) / REVIEW)
-    seen = (rate + omega - 1) * (rate + omega - 1) / (omega * omega * tl.maximum(rate, 1e-30))
-    is_telling = (rate > omega - 1 + tl.where(omega > 1, 0.01, 0.0)) & (seen < 1)
-    nearest = tl.where(contraction > 0, 1 - (1 - contraction) / 4, 1.0)  # one look can be far off
-    contraction = tl.where(is_telling, tl.minimum(seen, nearest), contraction)
+    estimate = (rate + omega - 1) * (rate + omega - 1) / (omega * omega * tl.maximum(rate, 1e-30))
+    is_informative = (rate > omega - 1 + tl.where(omega > 1, 0.01, 0.0)) & (estimate < 1)
+    nearest = tl.where(contraction > 0, 1 - (1 - contraction) / 4, 1.0)  # a single estimate can be inaccurate
+    contraction = tl.where(is_informative, tl.minimum(estimate, nearest), contraction)
     best = tl.where(contraction > SLOW, tl.minimum(2 / (1 + tl.sqrt(1 - contraction)), STRONGEST), 1.0)
-    is_calm = (rate < 1) & (moved <= 0.1 * mass)  # else not yet, or no longer, in the linear regime
-    return tl.where(is_calm, best, 1.0), tl.where(is_calm, contraction, 0.0)
+    is_linear = (rate < 1) & (moved <= 0.1 * mass)  # otherwise convergence is not yet, or no longer, linear
+    return tl.where(is_linear, best, 1.0), tl.where(is_linear, contraction, 0.0)

@@ -1,8 +1,9 @@
-"""What the Triton Sinkhorn kernel does with the costs, seldom: at the start, for every K, and at the end.
+"""The parts of the Triton Sinkhorn kernel that read the costs: at the start, for every new K, and at the end.
 
-``survey`` looks at the problem; ``log_step`` is an iteration in the log domain that makes K anew; ``finish``
-turns K into the plan. R stands for a block of rows, C for all columns, padded; what is padded or masked has
-mass 0. Vectors of scales and K have the cost's dtype, everything logarithmic is float64.
+``inspect_problem`` computes masses and the range of the costs, ``log_step`` is an iteration in the log
+domain that computes a new K, and ``finish`` turns K into the plan. In suffixes, R is a block of rows and C
+are all columns, padded. Padded and masked entries have mass 0. K and the vectors of scales have the dtype of
+the cost; logarithms are float64.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import triton
 import triton.language as tl
 
 EXACT, SLACK = tl.constexpr(0), tl.constexpr(1)
-"""Places in ``sinkhorn_sides.KINDS``; 2 is Soft."""
+"""Indices in ``sinkhorn_sides.KINDS``; index 2 is Soft."""
 
 TOP = tl.constexpr(80.0)
-"""exp of it is the largest number that K and weights hold: nothing overflows in float32."""
+"""Largest exponent in K and weights, so that they do not overflow in float32."""
 
 
 @triton.jit
-def survey(
+def inspect_problem(
     cost: tl.tensor,
     stride_r: tl.tensor,
     stride_c: tl.tensor,
@@ -36,7 +37,7 @@ def survey(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Store the masses that can move at all, and u = 0; return mass, unmet and the range of the costs."""
+    """Store the masses that can move, and u = 0; return the mass, the unmovable part, and the cost range."""
     columns = tl.arange(0, BLOCK_C)
     b_C = tl.load(column_mass + columns, columns < C, other=0.0)
     reached_C = tl.zeros([BLOCK_C], tl.int32)
@@ -60,14 +61,14 @@ def survey(
         tl.store(scale + rows, tl.zeros([BLOCK_R], cost.dtype.element_ty), rows < R)
     mass = tl.maximum(mass, tl.sum(b_C.to(tl.float64)))
     unmet += tl.sum(tl.where(reached_C > 0, 0.0, _least(b_C, column_number, COLUMN)))
-    span = tl.max(highest_C).to(tl.float64) - tl.min(lowest_C).to(tl.float64)  # -inf where nothing is open
+    span = tl.max(highest_C).to(tl.float64) - tl.min(lowest_C).to(tl.float64)  # -inf if no pair is allowed
     tl.store(column_moving + columns, tl.where(reached_C > 0, b_C, 0.0), columns < C)
     return mass, unmet, span
 
 
 @triton.jit
 def _least(mass: tl.tensor, number: tl.tensor, KIND: tl.constexpr) -> tl.tensor:
-    """The least marginal that a side accepts (``least_marginal``)."""
+    """Return the smallest marginal that a side allows; see ``sinkhorn_sides.least_marginal``."""
     mass = mass.to(tl.float64)
     if KIND == EXACT:
         return mass
@@ -103,9 +104,10 @@ def log_step(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> tl.tensor:
-    """Make φ from γ = step·(G + log v), γ from φ, then K, F, G, u and weights from both; return v.
+    """Compute φ from γ = step·(G + log v), then γ from φ, then K, F, G, u and weights from both; return v.
 
-    The columns' log-sum-exp runs along with the rows': a block's φ is known as soon as it has been read.
+    One pass computes the log-sum-exp of rows and of columns: φ of a block is known as soon as the block is
+    read.
     """
     columns = tl.arange(0, BLOCK_C)
     b_C = tl.load(column_moving + columns, columns < C, other=0.0)
@@ -128,10 +130,10 @@ def log_step(
         tl.store(weight + rows, weight_R, rows < R)
         x_RC += phi_R[:, None]
         higher_C = tl.maximum(top_C, tl.max(x_RC, 0))
-        around_C = tl.where(b_C > 0, higher_C, 0.0)
-        around_C = tl.where(around_C == float("-inf"), 0.0, around_C)
-        part_C = tl.sum(tl.exp((x_RC - around_C[None, :]).to(a_R.dtype)), 0)
-        sum_C = sum_C * tl.exp(top_C - around_C) + part_C.to(tl.float64)
+        reference_C = tl.where(b_C > 0, higher_C, 0.0)
+        reference_C = tl.where(reference_C == float("-inf"), 0.0, reference_C)
+        part_C = tl.sum(tl.exp((x_RC - reference_C[None, :]).to(a_R.dtype)), 0)
+        sum_C = sum_C * tl.exp(top_C - reference_C) + part_C.to(tl.float64)
         top_C = higher_C
     log_C = tl.where(b_C > 0, top_C, 0.0) + tl.log(tl.where(b_C > 0, sum_C, 1.0))
     _, v_C, weight_C = _log_rule(b_C, log_C, epsilon, column_number, COLUMN)
@@ -164,7 +166,7 @@ def _exponent(
     C: tl.tensor,
     epsilon: tl.tensor,
 ) -> tl.tensor:
-    """−C/ε in float64, −inf where masked or forbidden."""
+    """Return −C/ε in float64, −inf where masked or forbidden."""
     inside = (rows < R)[:, None] & (columns < C)[None, :] & (a_R > 0)[:, None] & (b_C > 0)[None, :]
     places = rows.to(tl.int64)[:, None] * stride_r + columns.to(tl.int64)[None, :] * stride_c
     return tl.load(cost + places, inside, other=float("inf")).to(tl.float64) * (-1.0 / epsilon)
@@ -174,16 +176,16 @@ def _exponent(
 def _log_rule(
     mass: tl.tensor, log_s: tl.tensor, epsilon: tl.tensor, number: tl.tensor, KIND: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """From log S: the potential in units of ε (−inf if masked), the scale, the weight for ``half_step``."""
-    wide = mass.to(tl.float64)
-    log_mass = tl.log(tl.where(mass > 0, wide, 1.0))
+    """Return, given log S, the potential over ε (−inf if masked), the scale and the weight for a step."""
+    mass64 = mass.to(tl.float64)
+    log_mass = tl.log(tl.where(mass > 0, mass64, 1.0))
     if KIND == EXACT:
         asked = log_mass
         weight = mass
     elif KIND == SLACK:
-        least = tl.maximum(wide - number, 0.0)
+        least = tl.maximum(mass64 - number, 0.0)
         lowest = tl.where(least > 0, tl.log(tl.where(least > 0, least, 1.0)), float("-inf"))
-        asked = tl.minimum(tl.maximum(log_s, lowest), tl.log(wide + number + tl.where(mass > 0, 0.0, 1.0)))
+        asked = tl.minimum(tl.maximum(log_s, lowest), tl.log(mass64 + number + tl.where(mass > 0, 0.0, 1.0)))
         weight = tl.exp(tl.minimum(tl.maximum(log_s, -TOP), TOP)).to(mass.dtype)
     else:
         share = number / (number + epsilon)
@@ -212,7 +214,7 @@ def finish(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    """Write the plan u·K·v, f and g, 0 where masked; ``plan`` may be where K is."""
+    """Write the plan u·K·v, f and g, which are 0 where masked; ``plan`` may share the memory of K."""
     columns = tl.arange(0, BLOCK_C)
     for first in range(0, R, BLOCK_R):
         rows = first + tl.arange(0, BLOCK_R)
@@ -222,8 +224,8 @@ def finish(
         inside = (rows < R)[:, None] & (columns < width)[None, :]
         places = rows.to(tl.int64)[:, None] * width + columns[None, :]
         kernel_RC = tl.load(kernel + places, inside, other=0.0)
-        is_there = (u_R > 0)[:, None] & (v_C > 0)[None, :]  # elsewhere K may never have been written
-        plan_RC = tl.where(is_there, u_R[:, None] * kernel_RC * v_C[None, :], 0.0)
+        is_present = (u_R > 0)[:, None] & (v_C > 0)[None, :]  # elsewhere K may be uninitialized
+        plan_RC = tl.where(is_present, u_R[:, None] * kernel_RC * v_C[None, :], 0.0)
         places = rows.to(tl.int64)[:, None] * C + columns[None, :]
         tl.store(plan + places, plan_RC, (rows < R)[:, None] & (columns < C)[None, :])
         tl.store(f + rows, potential(a_R, F_R, u_R, epsilon).to(a_R.dtype), rows < R)
@@ -234,5 +236,5 @@ def finish(
 
 @triton.jit
 def potential(mass: tl.tensor, offset: tl.tensor, scale: tl.tensor, epsilon: tl.tensor) -> tl.tensor:
-    """ε·(offset + log scale) in float64, 0 where masked; a scale that underflowed counts as 1e-38."""
+    """Return ε·(offset + log scale) in float64, 0 where masked; scales below 1e-38 count as 1e-38."""
     return tl.where(mass > 0, epsilon * (offset + tl.log(tl.maximum(scale.to(tl.float64), 1e-38))), 0.0)

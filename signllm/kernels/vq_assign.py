@@ -1,9 +1,10 @@
-"""Nearest code of every vector: argmin_k ‖x − c_k‖² (design 4.2; paper section 3.2, the quantiser).
+"""The nearest code of every vector, argmin_k ‖x − c_k‖² (paper section 3.2).
 
-Distances are not formed: ‖x‖² is the same for every code, so argmin of ‖c_k‖² − 2 x·c_k is enough, one matrix
-product. Blocks bound the workspace whatever N and K are (vq_assign_torch.py). On a CPU with bfloat16 products
-most codes are ruled out in that precision first, with equal results (vq_assign_bfloat16.py). The one distance
-that may be asked for is summed from x − c while the block is in cache: accurate near 0 too.
+Since ‖x‖² is the same for every code, it is sufficient to minimize ‖c_k‖² − 2 x·c_k, which takes one matrix
+product. The computation is split into blocks, so that the workspace does not grow with N and K
+(``vq_assign_torch``). On a CPU with bfloat16 products, most codes are first excluded in that precision, with
+equal results (``vq_assign_bfloat16``). The distance to the chosen code, if requested, is computed from x − c
+while the block is in the cache, so that it is accurate also near 0.
 """
 
 from __future__ import annotations
@@ -28,22 +29,23 @@ def vq_assign(x: Tensor, codebook: Tensor, *, return_distance: Literal[True]) ->
 def vq_assign(
     x: Tensor, codebook: Tensor, *, return_distance: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Return the index of the nearest code by squared Euclidean distance; ties go to the lowest index.
+    """Return the index of the nearest code by squared Euclidean distance; of equal codes, the lowest index.
 
-    Nearest up to float32's rounding of ‖c_k‖² − 2 x·c_k: of codes that differ by less, any may be chosen.
+    If the scores ‖c_k‖² − 2 x·c_k of two codes differ by less than the rounding error of float32, either may
+    be chosen.
 
     Args:
-        x: (N, D) vectors, any floating dtype; float32 inside (float64 stays float64).
-        codebook: (K, D) codes, of the same or another floating dtype.
-        return_distance: also return the squared distance to the chosen code, differentiable in x and codebook
-            (2 (x − c), and its sum over the members of a code); the index itself has no gradient.
+        x: (N, D) vectors of any floating dtype; the computation is in float32, or float64 for float64 inputs.
+        codebook: (K, D) codes of any floating dtype.
+        return_distance: whether to return also the squared distance to the chosen code. It is differentiable
+            in x, with gradient 2 (x − c), and in the codebook; the index has no gradient.
 
     Returns:
-        (N,) int64; with ``return_distance`` also (N,) float32 (float64 if an input is).
+        (N,) int64 indices; with ``return_distance`` also (N,) distances, float32 or float64.
 
     Raises:
-        ValueError: shapes that do not fit, an empty codebook, or a value that is not finite or too large to
-            square. On CUDA this check is the one synchronisation of a call.
+        ValueError: shapes do not match, the codebook is empty, or a value is not finite or too large to be
+            squared. On CUDA this check is the only synchronization.
     """
     _check(x, codebook)
     if return_distance:
@@ -63,13 +65,13 @@ def _check(x: Tensor, codebook: Tensor) -> None:
         raise ValueError(f"x and codebook must be on one device; got {x.device} and {codebook.device}")
     if codebook.shape[0] == 0 or codebook.shape[1] == 0:
         raise ValueError(
-            f"the codebook is empty, {tuple(codebook.shape)}: it must hold at least one code of one number"
+            f"the codebook is empty, {tuple(codebook.shape)}: it must have at least one code of one number"
         )
 
 
 @torch.library.custom_op("signllm::vq_assign", mutates_args=())
 def _vq_assign(x: Tensor, codebook: Tensor, with_distance: bool) -> tuple[Tensor, Tensor]:
-    """Return distance (N,), or (0,) where it is not asked for, and index (N,) int64."""
+    """Return the distances (N,), or (0,) if not requested, and the indices (N,) int64."""
     if choose(x.device).implementation == "triton" and accumulator(x, codebook) == torch.float32:
         from signllm.kernels.vq_assign_triton import launch
 
@@ -96,7 +98,7 @@ def _backward(ctx: Any, upstream_N: Tensor | None, _: Tensor | None) -> tuple[Te
     if upstream_N is None or not ctx.with_distance:
         return None, None, None
     x, codebook, index_N = ctx.saved_tensors
-    # One N×D array in all: the difference becomes the gradient of x, whose sums are the codes'.
+    # Only one N×D array: the difference becomes the gradient of x, and its sums the gradient of the codes.
     gradient_ND = (x - codebook.index_select(0, index_N)).to(upstream_N.dtype) * (2 * upstream_N)[:, None]
     gradient_x = gradient_ND.to(x.dtype) if ctx.needs_input_grad[0] else None
     if not ctx.needs_input_grad[1]:

@@ -1,14 +1,14 @@
-"""The nearest codes on CUDA: products, minimum and distance in one kernel, no N×K matrix in memory.
+"""The Triton implementation of ``vq_assign``: one kernel for products, minimum and distance.
 
-A program owns a tile of vectors and goes through the codes a tile at a time, keeping the least score and its
-code. In 16 bits with K <= 256 one tile holds all codes: x is read once from memory, the codebook from the L2
-cache. N = 1,000,000, D = 1024, K = 256: 2.0 GB of x (0.43 ms at 4.8 TB/s) under 0.52 TFLOP (0.66 ms at 790
-TFLOP/s), with 6.0 GB through L2: 128 vectors against 256 codes are the largest tile whose sums registers
-hold. (Counted, not measured.)
+A program processes one tile of vectors. It iterates over tiles of codes and keeps the smallest score and its
+code. In 16 bits, a tile has up to 256 codes: if that is all of them, x is read once from memory and the
+codebook from the L2 cache. For N = 1,000,000, D = 1024 and K = 256, reading 2.0 GB of x takes 0.43 ms at 4.8
+TB/s, while 0.52 TFLOP take 0.66 ms at 790 TFLOP/s, with 6.0 GB through the L2 cache. Tiles of 128 vectors
+and 256 codes are the largest whose sums fit into registers. (Calculated, not measured.)
 
-16-bit products are exact in float32, so their sides are left as they are: centring would round them. float32
-sides are centred on the mean code and multiplied in float32 ("ieee"): tf32x3 is faster on tensor cores but
-drops the last bits of each product, which shows where D is small.
+Products of 16-bit numbers are exact in float32, so 16-bit inputs are not centred, which would round them.
+float32 inputs are centred on the mean code and multiplied in float32 ("ieee"). tf32x3 is faster on tensor
+cores, but drops the last bits of each product, which matters for small D.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import triton.language as tl
 from torch import Tensor
 
 from signllm.kernels.implementation import KernelVariant
-from signllm.kernels.vq_assign_torch import first_of_equals, name_what_is_not_finite
+from signllm.kernels.vq_assign_torch import first_equal_code, raise_not_finite
 
 NORM_CODES, NORM_WIDTH = 16, 128
 SEARCH_ROWS = 4096
-"""Rows read at a time to name the one that is not finite."""
+"""Number of rows read at a time to find the one that is not finite."""
 
 
 @triton.jit
@@ -38,7 +38,7 @@ def _centred(
     width: tl.tensor,
     CENTRED: tl.constexpr,
 ) -> tl.tensor:
-    """Tile (rows, d) as it is, or in float32 minus the mean code; 0 outside."""
+    """Return a tile (rows, d), minus the mean code in float32 if CENTRED; 0 outside."""
     tile = tl.load(
         pointer[:, None] + d[None, :] * stride, mask=inside[:, None] & (d < width)[None, :], other=0.0
     )
@@ -53,7 +53,7 @@ def _norms(
     codebook: tl.tensor,  # (K, D)
     centre: tl.tensor,  # (D,)
     norms: tl.tensor,  # (K,)
-    flag: tl.tensor,  # (1,), raised where a code is not finite
+    flag: tl.tensor,  # (1,), set if a code is not finite
     n_codes: tl.tensor,
     width: tl.tensor,
     stride_k: tl.tensor,
@@ -62,7 +62,7 @@ def _norms(
     CODES: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
-    """Squared norms of the codes."""
+    """Compute the squared norms of the codes."""
     k = tl.program_id(0) * CODES + tl.arange(0, CODES)
     row = codebook + k.to(tl.int64) * stride_k
     total = tl.zeros((CODES,), tl.float32)
@@ -83,7 +83,7 @@ def _nearest(
     norms: tl.tensor,  # (K,)
     index: tl.tensor,  # (N,)
     distance: tl.tensor,  # (N,), or unused
-    flag: tl.tensor,  # (1,), raised where a score is not finite
+    flag: tl.tensor,  # (1,), set if a score is not finite
     n_rows: tl.tensor,
     n_codes: tl.tensor,
     width: tl.tensor,
@@ -97,7 +97,7 @@ def _nearest(
     CODES: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
-    """Index, and distance, of a tile of vectors."""
+    """Compute the index, and optionally the distance, of the nearest code for a tile of vectors."""
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     vector = x + n.to(tl.int64) * stride_n
     best = tl.full((ROWS,), float("inf"), tl.float32)
@@ -113,7 +113,9 @@ def _nearest(
             products = tl.dot(left, right.T, products, input_precision="ieee")
         norm = tl.load(norms + k, mask=k < n_codes, other=float("inf"))
         score = norm[None, :] - 2.0 * products
-        score = tl.where(score < float("inf"), score, float("inf"))  # NaN, which minima treat as they like
+        score = tl.where(
+            score < float("inf"), score, float("inf")
+        )  # turns NaN into inf, because minima treat NaN inconsistently
         score, place = tl.min(score, axis=1, return_indices=True, return_indices_tie_break_left=True)
         chosen = tl.where(score < best, first_code + place, chosen)
         best = tl.where(score < best, score, best)
@@ -134,7 +136,7 @@ def _nearest(
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile of ``_nearest``: vectors, codes and width, and how it is run."""
+    """The numbers of vectors, codes and dimensions in a tile of ``_nearest``, and its launch options."""
 
     rows: int
     codes: int
@@ -144,7 +146,7 @@ class Tile:
 
     @property
     def constants(self) -> dict[str, int]:
-        """The tile as arguments of the kernel."""
+        """The sizes of the tile as arguments of the kernel."""
         return {"ROWS": self.rows, "CODES": self.codes, "WIDTH": self.width}
 
 
@@ -154,14 +156,15 @@ FEW = Tile(rows=64, codes=128, width=64, warps=4, stages=4)
 FLOAT32 = Tile(rows=64, codes=64, width=32, warps=8, stages=3)
 
 ODD = Tile(rows=64, codes=64, width=32, warps=8, stages=3)
-"""16-bit rows that do not start at 16 bytes are read a number at a time: more would not fit in registers."""
+"""The tile for 16-bit rows that are not aligned to 16 bytes. They are read number by number, for which larger
+tiles need too many registers."""
 
 ROWS_THAT_FILL = 128 * 132
-"""Below, tiles of 128 vectors leave some of an H200's 132 multiprocessors idle."""
+"""Number of vectors below which tiles of 128 leave some of the 132 multiprocessors of an H200 idle."""
 
 
 def tile_for(x: Tensor, codebook: Tensor) -> Tile:
-    """Return the tile for a shape: in 16 bits all codes where they fit, and smaller ones for few vectors."""
+    """Return the tile for a shape: in 16 bits with all codes if they fit, and smaller for few vectors."""
     if x.dtype == torch.float32:
         return FLOAT32
     if not (_is_aligned(x) and _is_aligned(codebook)):
@@ -181,11 +184,11 @@ def _is_aligned(rows: Tensor) -> bool:
 
 
 def launch(x: Tensor, codebook: Tensor, with_distance: bool) -> tuple[Tensor, Tensor]:
-    """Return squared distance (N,), or (0,) where it is not asked for, and index (N,) int64.
+    """Return the squared distances (N,), or (0,) if not requested, and the indices (N,) int64.
 
     Raises:
-        ValueError: a value that is not finite, or too large to square. Reading that flag is the only
-            synchronisation with the device; a CUDA graph under capture goes without it.
+        ValueError: a value is not finite, or too large to be squared. Reading this flag is the only
+            synchronization with the device; it is omitted while a CUDA graph is captured.
     """
     dtype = torch.promote_types(x.dtype, codebook.dtype)
     x, codebook = x.to(dtype), codebook.to(dtype)
@@ -216,11 +219,11 @@ def launch(x: Tensor, codebook: Tensor, with_distance: bool) -> tuple[Tensor, Te
     )
     is_captured = x.is_cuda and torch.cuda.is_current_stream_capturing()
     if not is_captured and bool(flag):
-        name_what_is_not_finite(x, codebook, SEARCH_ROWS)
+        raise_not_finite(x, codebook, SEARCH_ROWS)
     if not x.is_cuda:
-        # Interpreted, the product is numpy's, and OpenBLAS on a Zen 5 rounds equal columns differently. A GPU
-        # takes every column of a tile through the same operations.
-        index_N = first_of_equals(codebook, SEARCH_ROWS)[index_N]
+        # In the interpreter, NumPy computes the product, and OpenBLAS on a Zen 5 rounds equal columns
+        # differently. A GPU applies the same operations to every column of a tile.
+        index_N = first_equal_code(codebook, SEARCH_ROWS)[index_N]
     return distance_N, index_N
 
 
@@ -234,10 +237,10 @@ def kernel_variants() -> list[KernelVariant]:
         (ODD, "bf16", True),
         (FLOAT32, "fp32", True),
     ]
-    return [_nearest_specimen(*case) for case in cases] + [_norms_specimen("bf16"), _norms_specimen("fp32")]
+    return [_nearest_variant(*case) for case in cases] + [_norms_variant("bf16"), _norms_variant("fp32")]
 
 
-def _nearest_specimen(tile: Tile, dtype: str, with_distance: bool) -> KernelVariant:
+def _nearest_variant(tile: Tile, dtype: str, with_distance: bool) -> KernelVariant:
     types = dict.fromkeys(("x", "codebook"), f"*{dtype}") | dict.fromkeys(("centre", "norms"), "*fp32")
     types |= {"index": "*i64", "distance": "*fp32", "flag": "*i32"}
     types |= dict.fromkeys(("n_rows", "n_codes", "width", "stride_n", "stride_k"), "i32")
@@ -253,7 +256,7 @@ def _nearest_specimen(tile: Tile, dtype: str, with_distance: bool) -> KernelVari
     )
 
 
-def _norms_specimen(dtype: str) -> KernelVariant:
+def _norms_variant(dtype: str) -> KernelVariant:
     types = {"codebook": f"*{dtype}", "centre": "*fp32", "norms": "*fp32", "flag": "*i32"}
     types |= dict.fromkeys(("n_codes", "width", "stride_k"), "i32")
     return KernelVariant(

@@ -188,12 +188,12 @@ def test_never_nan(seed: int) -> None:
     assert (plan[cost.isinf()] == 0).all()
 
 
-def test_specimens_name_every_argument() -> None:
+def test_kernel_variants_name_every_argument() -> None:
     from signllm.kernels.sinkhorn_triton import kernel_variants, solve_kernel
 
-    for specimen in kernel_variants():
-        assert set(specimen.signature) == set(solve_kernel.arg_names)
-        assert {n for n, kind in specimen.signature.items() if kind == "constexpr"} == set(specimen.constants)
+    for variant in kernel_variants():
+        assert set(variant.signature) == set(solve_kernel.arg_names)
+        assert {n for n, kind in variant.signature.items() if kind == "constexpr"} == set(variant.constants)
 
 
 @pytest.mark.gpu

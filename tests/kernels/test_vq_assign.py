@@ -86,11 +86,11 @@ def test_ties_on_a_grid_go_to_the_lowest_index(n: int, codes: int, width: int, g
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     x, codebook = sample(1, 101, 16), sample(2, 29, 16)
     codebook[20] = codebook[3]
-    whole = vq_assign(x, codebook, return_distance=True)
+    only_block = vq_assign(x, codebook, return_distance=True)
     reference = sys.modules["signllm.kernels.vq_assign_torch"]
     monkeypatch.setattr(reference, "LARGEST_ROWS", 7)
     monkeypatch.setattr(reference, "CODE_BYTES", 4 * 16 * 3)
-    assert all(map(torch.equal, vq_assign(x, codebook, return_distance=True), whole))
+    assert all(map(torch.equal, vq_assign(x, codebook, return_distance=True), only_block))
 
 
 @pytest.mark.parametrize("codes", [5, 33, 257])
@@ -109,7 +109,7 @@ def test_codes_that_share_a_hash_stay_apart(monkeypatch: pytest.MonkeyPatch) -> 
     reference = sys.modules["signllm.kernels.vq_assign_torch"]
     monkeypatch.setattr(reference, "_hashes", lambda codes_CD: torch.zeros(len(codes_CD)))
     codebook = torch.tensor([[1.0], [2.0], [1.0], [3.0], [2.0], [3.0]])
-    assert reference.first_of_equals(codebook, 2).tolist() == [0, 1, 0, 3, 1, 3]
+    assert reference.first_equal_code(codebook, 2).tolist() == [0, 1, 0, 3, 1, 3]
 
 
 def test_zero_and_minus_zero_are_equal_codes(implementation: Implementation, device: torch.device) -> None:
@@ -145,11 +145,11 @@ def test_features_far_from_the_origin_keep_their_codes(
 
 def test_strided_views_are_read_as_they_are(implementation: Implementation, device: torch.device) -> None:
     x, codebook = sample(1, 64, 40).to(device), sample(2, 32, 9).to(device).T
-    whole = vq_assign(x[::2, :32].contiguous(), codebook.contiguous(), return_distance=True)
+    only_block = vq_assign(x[::2, :32].contiguous(), codebook.contiguous(), return_distance=True)
     found = vq_assign(x[::2, :32], codebook, return_distance=True)
-    assert torch.equal(found[0], whole[0])
-    torch.testing.assert_close(found[1], whole[1])
-    assert torch.equal(vq_assign(x.T.contiguous().T[::2, :32], codebook), whole[0])
+    assert torch.equal(found[0], only_block[0])
+    torch.testing.assert_close(found[1], only_block[1])
+    assert torch.equal(vq_assign(x.T.contiguous().T[::2, :32], codebook), only_block[0])
 
 
 @pytest.mark.parametrize(
