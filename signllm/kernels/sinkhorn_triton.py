@@ -25,7 +25,7 @@ from torch import Tensor
 from signllm.kernels.implementation import KernelVariant
 from signllm.kernels.sinkhorn_sides import Side, to_numbers
 from signllm.kernels.sinkhorn_triton_iterate import iterate
-from signllm.kernels.sinkhorn_triton_steps import finish, log_step, inspect_problem
+from signllm.kernels.sinkhorn_triton_steps import finish, inspect_problem, log_step
 
 ON_CHIP_BYTES = 64 * 1024
 """Bytes of K in registers: 128x128 in float32. It takes 64 of the 255 registers of each of 256 threads. The
