@@ -5,11 +5,11 @@ the border between videos. Merges are ordered by the number of occurrences of th
 candidates of size n. Pairs are counted over the complete corpus, so the result does not depend on the order
 of the videos.
 
-Learning is accelerated by cutting the sequences. A merged pair never occurs more often than the pair that
-was merged before it, and no pair occurs more often than the two characters at its seam. To learn all merges
-with at least F occurrences, sequences may therefore be cut between neighbours that occur together less than
-F times. The remaining pieces are short and many of them are equal; ``tokenizers`` processes equal pieces
-once. F is lowered until there are enough merges. The result equals that of the uncut sequences.
+Learning is accelerated by cutting the sequences. A merged pair never occurs more often than the pair that was
+merged before it, and no pair occurs more often than the two characters at its seam. To learn all merges with
+at least F occurrences, sequences may therefore be cut between neighbours that occur together less than F
+times. The remaining pieces are short and many of them are equal; ``tokenizers`` processes equal pieces once.
+F is lowered until there are enough merges. The result equals that of the uncut sequences.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ def _check_candidates(candidates: int, videos: int, characters: int, config: Wor
         )
     if config.size is None and candidates == 0 and characters >= MIN_JUDGED_CHARACTERS:
         log.warning(
-            "%s: no two characters follow each other %d times, so characters stand for themselves alone; "
+            "%s: no pair of neighbours occurs %d times, so all words are single characters; "
             "give more videos, or a smaller --words.min-frequency",
             corpus,
             config.min_frequency,

@@ -1,7 +1,7 @@
 """Word frequencies, and the description length of a corpus that is encoded in words.
 
-The description length (Rissanen 1978; of a lexicon: de Marcken, "Unsupervised Language Acquisition", 1996)
-is the length of a code for the list of words, their frequencies, and the corpus as a sequence of words. More
+The description length (Rissanen 1978; of a lexicon: de Marcken, "Unsupervised Language Acquisition", 1996) is
+the length of a code for the list of words, their frequencies, and the corpus as a sequence of words. More
 words shorten the corpus and lengthen the list. The number of words with the least description length grows
 with the corpus. This criterion is not in the paper, which chooses the number of words by marginal utility.
 """

@@ -2,8 +2,8 @@
 
 A signer who keeps a handshape for some time produces the same character in consecutive clips. The exact
 number of clips does not matter. Therefore a run is replaced by one character, and a run that is longer than
-the mean run length α is followed by the "slowing down" token s₀ (paper section 3.3). The paper does not
-state over which runs the mean is taken. By default we use all runs of at least two characters in the corpus
+the mean run length α is followed by the "slowing down" token s₀ (paper section 3.3). The paper does not state
+over which runs the mean is taken. By default we use all runs of at least two characters in the corpus
 (``repeated_only``): with runs of one, α is below 2 and s₀ would follow every repeat.
 """
 

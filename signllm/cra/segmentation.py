@@ -192,9 +192,9 @@ def _viterbi_lengths(
     """Return the length of the first word of the best segmentation from each position on.
 
     The score of the best segmentation from time t on is best(t) = max over l of score(t, l) + best(t + l).
-    The lowest bits of a score contain l, so that of equal scores the longer word wins. Pieces are the
-    columns of a table, sorted by length, and times are its rows; a time step processes the first columns,
-    which are the pieces that are long enough.
+    The lowest bits of a score contain l, so that of equal scores the longer word wins. Pieces are the columns
+    of a table, sorted by length, and times are its rows; a time step processes the first columns, which are
+    the pieces that are long enough.
 
     Args:
         spread: (N,) characters with ends of videos.

@@ -2,8 +2,8 @@
 
 ``words.json`` is for people: settings, α, the curve that chose the number of words, and all words.
 ``words.safetensors`` contains the same words as arrays and reveals a damaged or edited JSON file. The ids of
-characters are 0 to K − 1, the id of s₀ ("slowing down") is K, and the words of two or more characters
-follow. A word codebook is only valid for one character codebook, which it identifies by its fingerprint.
+characters are 0 to K − 1, the id of s₀ ("slowing down") is K, and the words of two or more characters follow.
+A word codebook is only valid for one character codebook, which it identifies by its fingerprint.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
     MMD² = Σ p_i p_j k(x_i, x_j) + Σ q_i q_j k(y_i, y_j) − 2 Σ p_i q_j k(x_i, y_j)
 
-Here k(x, y) = Σ_b exp(−‖x − y‖²/2b²), and p and q are normalized weights (Gretton et al., A Kernel
-Two-Sample Test, JMLR 13, 2012: Eq. 5 for the biased and Eq. 3 for the unbiased estimate).
+Here k(x, y) = Σ_b exp(−‖x − y‖²/2b²), and p and q are normalized weights (Gretton et al., A Kernel Two-Sample
+Test, JMLR 13, 2012: Eq. 5 for the biased and Eq. 3 for the unbiased estimate).
 
 The kernel matrices are computed block by block: the inner products of a block, then all bandwidths while the
-block is in the cache. The backward pass computes the blocks again instead of storing N×M numbers, which
-takes three products per block where autograd takes two. Of a sample with itself, only the blocks on and
-above the diagonal are computed, so that the forward pass takes 2 products instead of 3.
+block is in the cache. The backward pass computes the blocks again instead of storing N×M numbers, which takes
+three products per block where autograd takes two. Of a sample with itself, only the blocks on and above the
+diagonal are computed, so that the forward pass takes 2 products instead of 3.
 
 Each bandwidth has its own exp2. The default bandwidths could be computed from one exponential and eight
 squarings, but four pairs of squarings multiply its rounding error by 4⁴ and would save little, because most
@@ -52,14 +52,14 @@ def mmd(
             ignored, whatever its values.
         weights_y: (M,) likewise for y.
         groups_x: (N,) int64 group of each row of x; rows in the same group must be equal. Each group is
-            computed as one row with the sum of the weights, which gives the same value and gradient from G²
-            / N² of the pairs for G groups.
+            computed as one row with the sum of the weights, which gives the same value and gradient from G² /
+            N² of the pairs for G groups.
         unbiased: whether to leave out the pairs (i, i): Σ_{i≠j} p_i p_j k(x_i, x_j) / (1 − Σ p_i²), likewise
             for y. With equal weights this is the U-statistic of Gretton et al. (2012), Eq. 3. Its mean is 0
             for equal distributions, so it can be negative.
 
-    It is differentiable once. It needs memory for three blocks, and in the backward pass for the gradients
-    in float32.
+    It is differentiable once. It needs memory for three blocks, and in the backward pass for the gradients in
+    float32.
 
     Raises:
         ValueError: shapes do not match, weights are negative or all 0, bandwidths are not positive, or fewer

@@ -4,8 +4,8 @@ The kernel depends on differences of rows only. Therefore a mean is subtracted f
 otherwise ‖x‖² + ‖y‖² − 2x·y would lose precision by cancellation. Rows are centred block by block: centred
 copies of two samples of 8192×1024 would take 64 MB, and centring them repeatedly costs one subtraction per
 512 multiplications. For Triton, rows in half precision are not centred: their products are exact in float32,
-and the cancellation error is smaller than their own rounding (2⁻²⁴ compared with 2⁻⁹ of the distance from
-the origin).
+and the cancellation error is smaller than their own rounding (2⁻²⁴ compared with 2⁻⁹ of the distance from the
+origin).
 """
 
 from __future__ import annotations

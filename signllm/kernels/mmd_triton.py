@@ -5,9 +5,9 @@ TFLOP/s in bf16, 67 in float32, 4.8 TB/s) and two samples of 16,384×4096 in bf1
 2·16,384²·4096/790e12 = 2.8 ms. Three full products take 8.4 ms; two triangular ones and a full one take 5.6
 ms. Blocks of 512×16,384 in float32 have 32 MiB and fit into the L2 cache of 50 MB. If they did not, writing
 and reading 2·16,384² entries would take 8·5.4e8/4.8e12 = 0.9 ms. Five exp2 of each entry take 2.7e9/(132
-SMs·16·1.8e9) = 0.7 ms. The sum is 7.2 ms, 0.86 times the three products. A fused kernel would save the 0.9
-ms if its product came within 14 % of cuBLAS, with five times the code. In float32 a product takes 33 ms, and
-the rest does not matter.
+SMs·16·1.8e9) = 0.7 ms. The sum is 7.2 ms, 0.86 times the three products. A fused kernel would save the 0.9 ms
+if its product came within 14 % of cuBLAS, with five times the code. In float32 a product takes 33 ms, and the
+rest does not matter.
 """
 
 from __future__ import annotations

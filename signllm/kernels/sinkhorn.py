@@ -30,8 +30,8 @@ class SinkhornResult:
     """The solutions of a batch of problems.
 
     Attributes:
-        plan: (B, R, C) transport plan exp((f + g − C)/ε), 0 where masked or forbidden; differentiable in
-            cost and masses.
+        plan: (B, R, C) transport plan exp((f + g − C)/ε), 0 where masked or forbidden; differentiable in cost
+            and masses.
         row_potential: (B, R) potential f in units of cost, 0 where masked; without gradient, like all below.
         column_potential: (B, C) potential g, likewise.
         iterations: (B,) int64, number of iterations.
@@ -63,8 +63,8 @@ def sinkhorn(
     """Solve B entropic transport problems, each until it has converged.
 
     The entropy is relative to the uniform plan; for KL(P | a⊗b), subtract ε·log(a⊗b) from the cost. The last
-    half step is that of the columns, whose constraint is therefore met up to rounding; ``error`` measures
-    the rows.
+    half step is that of the columns, whose constraint is therefore met up to rounding; ``error`` measures the
+    rows.
 
     Args:
         cost: (B, R, C) float32 or float64, or (1, R, C) or (R, C) for all problems; +inf forbids a pair.
@@ -115,8 +115,8 @@ def objective(
 ) -> Tensor:
     """Return the minimum (B,) of each problem, differentiable in cost and masses by the envelope theorem.
 
-    It is the dual value −ε ΣP + Σ_i min_m [row(m | a_i) + f_i·m] + the same sum over columns. Its error is
-    of second order in the error of the potentials. Mass that only infinite costs could move does not count.
+    It is the dual value −ε ΣP + Σ_i min_m [row(m | a_i) + f_i·m] + the same sum over columns. Its error is of
+    second order in the error of the potentials. Mass that only infinite costs could move does not count.
 
     Args:
         result: result of :func:`sinkhorn` for the same arguments.

@@ -1,8 +1,8 @@
 """Gradient of the transport plan by implicit differentiation, without storing or repeating iterations.
 
-At the solution, P = exp(φ + γ − C/ε). For every row whose constraint is active, Σ_j P_ij = m_i with m_i =
-a_i (exact), a_i ± s (slack at a bound), or a_i·exp(−εφ_i/ρ) (soft); likewise for the columns.
-Differentiating these equations gives one symmetric linear system in (dφ, dγ):
+At the solution, P = exp(φ + γ − C/ε). For every row whose constraint is active, Σ_j P_ij = m_i with m_i = a_i
+(exact), a_i ± s (slack at a bound), or a_i·exp(−εφ_i/ρ) (soft); likewise for the columns. Differentiating
+these equations gives one symmetric linear system in (dφ, dγ):
 
     [diag(D)  P ] [dφ]   [A da + Σ_j P dC/ε]        D = m, or m(1 + ε/ρ) for a soft side,
     [Pᵀ  diag(D')] [dγ] = [A db + Σ_i P dC/ε],       A = 1, or m/a for a soft side.
@@ -20,8 +20,8 @@ from torch import Tensor
 from signllm.kernels.sinkhorn_sides import Side, Slack, Soft
 
 RIDGE = 1e-12
-"""Share of the diagonal that is added to it. With two exact sides, φ + c and γ − c give the same plan for
-all c: the system is singular."""
+"""Share of the diagonal that is added to it. With two exact sides, φ + c and γ − c give the same plan for all
+c: the system is singular."""
 
 WORKSPACE_BYTES = 64 * 1024 * 1024
 """Bytes of float64 matrices; at least one problem, and as many as fit, are solved at a time."""

@@ -63,8 +63,8 @@ def solve(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return plan (B, R, C), potentials (B, R) and (B, C), iterations (B,) and error (B,).
 
-    The arguments are those of :func:`signllm.kernels.sinkhorn`, already checked; ``epsilon`` is (B,)
-    float64, and ``on_chip_bytes`` is for tests. It does not synchronize with the device.
+    The arguments are those of :func:`signllm.kernels.sinkhorn`, already checked; ``epsilon`` is (B,) float64,
+    and ``on_chip_bytes`` is for tests. It does not synchronize with the device.
     """
     B, R, C = cost.shape
     plan, f, g = cost.new_empty(B, R, C), cost.new_empty(B, R), cost.new_empty(B, C)

@@ -54,8 +54,8 @@ def iterate(
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
     """Iterate with one K until the error is at most ``goal``, iteration ``last`` is done, or one is void.
 
-    Return v, the slot (0 or 1) of the corresponding u, the number of iterations so far, the measured error
-    of these scales, and whether the iteration is complete (True) or has stopped at a void iteration (False).
+    Return v, the slot (0 or 1) of the corresponding u, the number of iterations so far, the measured error of
+    these scales, and whether the iteration is complete (True) or has stopped at a void iteration (False).
     """
     columns = tl.arange(0, BLOCK_C)
     resident_rows = tl.arange(0, RESIDENT if RESIDENT > 0 else 1) + (iteration < 0).to(
@@ -142,8 +142,8 @@ def _resident_step(
 ) -> tuple[tl.tensor, tl.tensor]:
     """Return ``_row_step`` of the rows in registers, with vectors distributed over all threads.
 
-    In the layout of K every thread would hold the vectors of all its rows, four times 16 registers.
-    Therefore the sums are written to memory (the L1 cache) and read in the layout of a plain vector.
+    In the layout of K every thread would hold the vectors of all its rows, four times 16 registers. Therefore
+    the sums are written to memory (the L1 cache) and read in the layout of a plain vector.
     """
     tl.store(sums + rows, tl.sum(kernel_RC * v_C[None, :], 1), rows < R)
     tl.debug_barrier()
@@ -253,8 +253,8 @@ def review(
 ) -> tuple[tl.tensor, tl.tensor]:
     """Choose omega from the decrease of the error since the last review (Young's over-relaxation theory).
 
-    From a rate above omega − 1 follows the contraction of an iteration without relaxation,
-    λ = (rate + ω − 1)² / (ω²·rate); then omega is below the best relaxation 2 / (1 + √(1 − λ)).
+    From a rate above omega − 1 follows the contraction of an iteration without relaxation, λ = (rate + ω −
+    1)² / (ω²·rate); then omega is below the best relaxation 2 / (1 + √(1 − λ)).
     """
     rate = tl.exp((tl.log(tl.maximum(moved, 1e-300)) - tl.log(tl.maximum(before, 1e-300))) / REVIEW)
     estimate = (rate + omega - 1) * (rate + omega - 1) / (omega * omega * tl.maximum(rate, 1e-30))

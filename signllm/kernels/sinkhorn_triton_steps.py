@@ -1,9 +1,9 @@
 """The parts of the Triton Sinkhorn kernel that read the costs: at the start, for every new K, and at the end.
 
-``inspect_problem`` computes masses and the range of the costs, ``log_step`` is an iteration in the log
-domain that computes a new K, and ``finish`` turns K into the plan. In suffixes, R is a block of rows and C
-are all columns, padded. Padded and masked entries have mass 0. K and the vectors of scales have the dtype of
-the cost; logarithms are float64.
+``inspect_problem`` computes masses and the range of the costs, ``log_step`` is an iteration in the log domain
+that computes a new K, and ``finish`` turns K into the plan. In suffixes, R is a block of rows and C are all
+columns, padded. Padded and masked entries have mass 0. K and the vectors of scales have the dtype of the
+cost; logarithms are float64.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Nearest codes on CPUs with bfloat16 products: most codes are excluded before float32 decides.
 
 Such a processor computes the scores s = ‖c‖² − 2 x·c twice as fast in bfloat16 as in float32. With x̂ and ĉ
-rounded, the error of each score is bounded by |x·c − x̂·ĉ| ≤ ‖x − x̂‖ ‖c‖ + ‖x̂‖ ‖c − ĉ‖ (Cauchy-Schwarz)
-and the errors of accumulation and of rounding the result. A code is excluded if its smallest possible score
+rounded, the error of each score is bounded by |x·c − x̂·ĉ| ≤ ‖x − x̂‖ ‖c‖ + ‖x̂‖ ‖c − ĉ‖ (Cauchy-Schwarz) and
+the errors of accumulation and of rounding the result. A code is excluded if its smallest possible score
 exceeds the largest possible score of another code. The bound always holds, so the result equals that of
-float32. On ordinary data the bound is much larger than the error, and still only few codes remain, which
-cost little.
+float32. On ordinary data the bound is much larger than the error, and still only few codes remain, which cost
+little.
 """
 
 from __future__ import annotations

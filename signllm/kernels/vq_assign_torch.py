@@ -134,11 +134,11 @@ class BlockedCodebook:
         return best_R, index_R
 
     def _nearest_of(self, block: CodeBlock, block_RD: Tensor) -> tuple[Tensor, Tensor]:
-        found = None
+        nearest = None
         if block.rounded and self.excludes_in_bfloat16:
-            found = block.rounded.nearest(block_RD, block.centred_CD, block.norms_C)
-            self.excludes_in_bfloat16 = found is not None
-        score_R, place_R = found or block.nearest(block_RD)
+            nearest = block.rounded.nearest(block_RD, block.centred_CD, block.norms_C)
+            self.excludes_in_bfloat16 = nearest is not None
+        score_R, place_R = nearest or block.nearest(block_RD)
         return score_R, place_R + block.first
 
     def _blocks(self) -> Iterator[CodeBlock]:

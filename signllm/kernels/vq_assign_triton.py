@@ -3,8 +3,8 @@
 A program processes one tile of vectors. It iterates over tiles of codes and keeps the smallest score and its
 code. In 16 bits, a tile has up to 256 codes: if that is all of them, x is read once from memory and the
 codebook from the L2 cache. For N = 1,000,000, D = 1024 and K = 256, reading 2.0 GB of x takes 0.43 ms at 4.8
-TB/s, while 0.52 TFLOP take 0.66 ms at 790 TFLOP/s, with 6.0 GB through the L2 cache. Tiles of 128 vectors
-and 256 codes are the largest whose sums fit into registers. (Calculated, not measured.)
+TB/s, while 0.52 TFLOP take 0.66 ms at 790 TFLOP/s, with 6.0 GB through the L2 cache. Tiles of 128 vectors and
+256 codes are the largest whose sums fit into registers. (Calculated, not measured.)
 
 Products of 16-bit numbers are exact in float32, so 16-bit inputs are not centred, which would round them.
 float32 inputs are centred on the mean code and multiplied in float32 ("ieee"). tf32x3 is faster on tensor

@@ -1,10 +1,10 @@
 """Adapters of the frozen language model, through ``peft``: LoRA, or prompt tuning.
 
-Neither is in the paper. They are off by default, exclude each other, and are saved in the format of
-``peft``. LoRA adds low-rank updates to linear layers (arXiv 2106.09685). Prompt tuning (arXiv 2104.08691)
-puts learnt vectors before the input of the model, in an encoder-decoder before the input of the encoder.
-This project inserts them itself as rows of the prompt, like the sign words, so that masks, lengths and
-generation need no special case.
+Neither is in the paper. They are off by default, exclude each other, and are saved in the format of ``peft``.
+LoRA adds low-rank updates to linear layers (arXiv 2106.09685). Prompt tuning (arXiv 2104.08691) puts learnt
+vectors before the input of the model, in an encoder-decoder before the input of the encoder. This project
+inserts them itself as rows of the prompt, like the sign words, so that masks, lengths and generation need no
+special case.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ class Backbone(nn.Module):
     """A ``transformers`` image model that computes a feature map per frame.
 
     Args:
-        model: image model of ``AutoModel``. Its ``last_hidden_state`` is a map (F, C, h, w), or tokens
-            (F, special + h * w, C), where ``special`` is the number of tokens that are not patches.
+        model: image model of ``AutoModel``. Its ``last_hidden_state`` is a map (F, C, h, w), or tokens (F,
+            special + h * w, C), where ``special`` is the number of tokens that are not patches.
 
     Attributes:
         channels: number of channels C of the feature maps.

@@ -104,9 +104,9 @@ class EncoderDecoderLanguageModel(LanguageModel):
 def decoder_start(tokenizer: Any, config: Any, language: str) -> list[int]:
     """Return the tokens that a decoder begins with to generate text in a language.
 
-    A model with language codes (``de_DE``, ``__de__``, ``deu_Latn``) begins with the code of the language.
-    If its configuration names the end token as start token (mBART-50, M2M100, NLLB), the end token precedes
-    the code. Other models (T5) begin with the start token of the configuration.
+    A model with language codes (``de_DE``, ``__de__``, ``deu_Latn``) begins with the code of the language. If
+    its configuration names the end token as start token (mBART-50, M2M100, NLLB), the end token precedes the
+    code. Other models (T5) begin with the start token of the configuration.
 
     Raises:
         UsageError: the model has language codes, but none for this language.

@@ -1,8 +1,8 @@
 """Quantization of the frozen language model to 4 or 8 bits, through ``bitsandbytes``.
 
 7 billion weights take about 4 or 7 GB. 4 bits means NF4 with quantized scales, which computes in the model's
-dtype (QLoRA, arXiv 2305.14314); 8 bits means LLM.int8 (arXiv 2208.07339). Embeddings and the output layer
-are not quantized. Gradients pass through quantized layers, so the parts before the language model, LoRA and
+dtype (QLoRA, arXiv 2305.14314); 8 bits means LLM.int8 (arXiv 2208.07339). Embeddings and the output layer are
+not quantized. Gradients pass through quantized layers, so the parts before the language model, LoRA and
 prompt tuning can be trained as usual.
 """
 

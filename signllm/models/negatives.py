@@ -1,8 +1,8 @@
 """The negatives of context prediction: vectors of other videos, and of the same video far from the target.
 
-They are either drawn at random or replaced by the exact expectation, as a weight for every vector. Both
-refer to the *global* batch, so that 1 and 64 ranks compute the same loss. Every rank draws for every row of
-the global batch, which is a few thousand integers, and uses the draws of its own rows.
+They are either drawn at random or replaced by the exact expectation, as a weight for every vector. Both refer
+to the *global* batch, so that 1 and 64 ranks compute the same loss. Every rank draws for every row of the
+global batch, which is a few thousand integers, and uses the draws of its own rows.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Positions:
 def negative_weights(targets: Positions, pool: Positions, *, same_video_share: float, exclude: int) -> Tensor:
     """Return the weight (n, R) of every row of the pool as a negative of every target.
 
-    The weights of a target sum to 1, or to 0 if it has no negative. The admissible positions of its own
-    video have the share ``same_video_share`` in equal parts, those of other videos the rest. If one kind
-    does not exist, the other has the full share.
+    The weights of a target sum to 1, or to 0 if it has no negative. The admissible positions of its own video
+    have the share ``same_video_share`` in equal parts, those of other videos the rest. If one kind does not
+    exist, the other has the full share.
 
     Args:
         targets: n targets.

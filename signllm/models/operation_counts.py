@@ -204,8 +204,8 @@ class EncoderDecoderCost(NamedTuple):
 
         The attention of the encoder is bidirectional and costs twice as much as causal attention. The
         attention of w positions of the decoder to r positions of the encoder costs 4 A r w in the forward
-        pass and twice that in the backward pass. Its keys and values are counted for the decoder's
-        positions, so that the sum is rather too low than too high.
+        pass and twice that in the backward pass. Its keys and values are counted for the decoder's positions,
+        so that the sum is rather too low than too high.
 
         Args:
             read: number of positions of the encoder for each video.

@@ -1,8 +1,8 @@
 """The projector f: two linear layers with ReLU from sign vectors to the language model's embedding space.
 
-See section 3.4 of the paper, which does not state the hidden width; ours is D by default. The initial
-weights of the last layer are scaled so that the outputs have the size of the model's token embeddings (root
-mean square 0.02 for LLaMA). Otherwise training first has to shrink them.
+See section 3.4 of the paper, which does not state the hidden width; ours is D by default. The initial weights
+of the last layer are scaled so that the outputs have the size of the model's token embeddings (root mean
+square 0.02 for LLaMA). Otherwise training first has to shrink them.
 """
 
 from __future__ import annotations

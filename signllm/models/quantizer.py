@@ -1,9 +1,10 @@
-"""Vectors to characters: the nearest of K codes, with a gradient straight through (paper section 3.2).
+"""The quantizer: it replaces each vector by the nearest of K codes, with a straight-through gradient.
 
-L_q = |sg(z) - c|^2 + gamma |z - sg(c)|^2, here averaged over the positions of the real videos of the global
-batch and over D. The codebook learns by this gradient (the paper) or as a moving average of its members (EMA;
-ours, with revival of dead codes). Everything that moves a code is reduced over ranks first, so every rank
-holds the same codebook.
+Its loss is L_q = |sg(z) - c|^2 + gamma |z - sg(c)|^2 (paper section 3.2), averaged over the positions of the
+real videos of the global batch and over D; sg stops the gradient. The codebook is trained by this gradient,
+as in the paper, or is an exponential moving average (EMA) of the vectors assigned to each code, which is our
+option and can revive unused codes. All statistics that change a code are reduced over the ranks, so every
+rank has the same codebook.
 """
 
 from __future__ import annotations
@@ -22,20 +23,22 @@ from signllm.models.collectives import gather_counts, gather_packed, reduce_sum,
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
-    """The codebook and how it learns.
+    """Configuration of the quantizer.
 
     Attributes:
-        codes: K (paper: 256).
-        commitment: gamma (paper: 0.25).
-        update: ``gradient`` (paper), ``ema``, or ``none``: there are no codes, z passes as it is, and every
-            clip is one token (the ablation without VQ).
-        decay: of the moving averages; ``ema`` alone.
-        decay_warmup: the decay of step t = 0, 1, ... is at most (1 + t) / (decay_warmup + t); 0: constant.
-            A young encoder moves z by a fifth of its variance a step; codes that average over 1 / (1 - decay)
-            steps stay behind, until all z are nearest to the few codes on their side. 10 keeps up.
-        kmeans_start: the first codes are the k-means centres of the first batches instead of U(-1/K, 1/K)
-            (paper).
-        kmeans_batches: batches of the training data that the k-means start looks at.
+        codes: K, the number of codes (paper: 256).
+        commitment: gamma, the weight of the commitment loss (paper: 0.25).
+        update: how the codebook is trained: ``gradient`` (paper) or ``ema``. With ``none`` there are no
+            codes: z is passed on unchanged, and every clip is a token of its own (the ablation without
+                quantization).
+        decay: decay of the moving averages, for ``ema``.
+        decay_warmup: the decay in step t = 0, 1, ... is at most (1 + t) / (decay_warmup + t); 0 means a
+            constant decay. At the beginning of training the encoder changes z by a fifth of its variance per
+            step. Codes that average over 1 / (1 - decay) steps cannot follow, until all z are nearest to a
+            few codes; with 10 they follow.
+        kmeans_start: whether the codes are initialized by k-means on the first batches instead of by U(-1/K,
+            1/K) (paper).
+        kmeans_batches: number of training batches for the k-means initialization.
         revive_dead_after: a code unused for so many training steps becomes a vector of the batch; 0 never;
             ``ema`` alone, because an optimizer would undo it. Only until words are composed: see
             ``Quantizer.keeps_codes``.
@@ -55,11 +58,12 @@ class QuantizerConfig:
     def __post_init__(self) -> None:
         if self.codes < 2:
             raise UsageError(
-                f"quantizer.codes is {self.codes}; a codebook needs at least 2", remedy="the paper has 256"
+                f"quantizer.codes is {self.codes}; a codebook needs at least 2",
+                remedy="give 2 or more; the paper has 256",
             )
         if self.revive_dead_after and self.update != "ema":
             raise UsageError(
-                "dead codes can only be revived with the EMA codebook: the optimizer would undo it",
+                "revive_dead_after needs the EMA codebook, because the optimizer would undo a revival",
                 where="quantizer.revive_dead_after",
                 remedy="set quantizer.update=ema, or revive_dead_after=0",
             )
@@ -72,14 +76,15 @@ class QuantizerConfig:
 
 
 class Quantized(NamedTuple):
-    """What the quantiser makes of packed vectors (n, D); a tuple, where ZeRO-3 finds tensors.
+    """The output of the quantizer for packed vectors; a tuple, because ZeRO-3 looks for tensors in tuples.
 
     Attributes:
-        vectors: (n, D) the codes in value, the identity in gradient (straight-through).
-        codes: (n, D) the codes, without the gradient trick.
+        vectors: (n, D) codes with the gradient of the identity (straight-through).
+        codes: (n, D) codes with their own gradient.
         index: (n,) int64 characters.
         loss: this rank's share of L_q.
-        metrics: shares of ``perplexity`` (exp of the entropy of the codes' use) and ``codes_used``.
+        metrics: this rank's shares of ``perplexity`` (exp of the entropy of the use of codes) and
+            ``codes_used``.
     """
 
     vectors: Tensor
@@ -104,19 +109,20 @@ class _WeighedGradient(torch.autograd.Function):
 
 
 def _weigh_gradient(x: Tensor, weight: float) -> Tensor:
-    """Return x itself, whose gradient counts ``weight`` times."""
+    """Return x with a gradient that is multiplied by ``weight``."""
     weighed: Tensor = _WeighedGradient.apply(x, weight)
     return weighed
 
 
 class Quantizer(nn.Module):
-    """Codebook (K, D) with nearest-code assignment; see the module's head.
+    """The codebook (K, D) and the assignment of vectors to its nearest codes; see the module's docstring.
 
     Attributes:
         recent_use: float32 (K,), how often training has used each code, over all ranks, since it was last set
             to None.
-        keeps_codes: no code is revived. Words are spelled in codes: a code that moves to the vector of
-            another one takes over its clips, and every word that contains the other one no longer occurs.
+        keeps_codes: whether no code is revived, because words already exist. Words are spelled in codes: a
+            revived code takes over the clips of another code, and words that contain that code no longer
+            occur.
     """
 
     codebook: Tensor
@@ -145,17 +151,20 @@ class Quantizer(nn.Module):
         self.register_buffer("idle_steps", torch.zeros(config.codes))
         self.register_buffer("revivals", torch.zeros(1))
         if config.decay_warmup:
-            self.register_buffer("updates", torch.zeros(1, dtype=torch.int64))  # which bf16 leaves whole
+            self.register_buffer(
+                "updates", torch.zeros(1, dtype=torch.int64)
+            )  # int64, because a conversion to bf16 would round it
 
     def forward(self, z: Tensor, counts: Tensor, is_real: Tensor | None = None) -> Quantized:
-        """Assign, pass the gradient through, and (EMA, training) move the codes.
+        """Assign codes to vectors; with an EMA codebook in training mode, also update the codes.
 
         Args:
-            z: (n, D) packed vectors; or (n,) int64 characters, whose codes come back as constants, without a
-                loss (through here, because under ZeRO-3 only a module's own forward may read its parameters).
-                Without codes the vectors come back as they are, each as character 0.
-            counts: (B,) vectors of each video.
-            is_real: (B,) bool, False for videos that only fill up a batch; they weigh nothing.
+            z: (n, D) packed vectors, or (n,) int64 characters. For characters, their codes are returned as
+                constants, without a loss; they are looked up here because under ZeRO-3 only the forward
+                method of a module may read its parameters. Without codes the vectors are returned unchanged,
+                each as character 0.
+            counts: (B,) number of vectors of each video.
+            is_real: (B,) bool, False for videos that only fill up a batch; their weight is 0.
         """
         if not self.has_codes:
             return Quantized(z, z, counts.new_zeros(len(z)), z.new_zeros(()), {})
@@ -179,15 +188,15 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def recorded(self, z: Tensor) -> Tensor:
-        """Return what is recorded of packed vectors (n, D): characters (n,), or without codes themselves.
+        """Return the characters (n,) of packed vectors (n, D); without codes, the vectors as float32.
 
-        Unlike ``forward`` it counts nothing, so that ranks may call it unequally often (not under ZeRO-3).
+        Unlike ``forward`` it communicates nothing, so ranks may call it unequally often (not under ZeRO-3).
         """
         return vq_assign(z, self.codebook) if self.has_codes else z.float()
 
     @torch.no_grad()
     def start(self, sample: Tensor) -> None:
-        """Set the codes to the k-means centres of ``sample`` (n, D); rank 0's result counts for all."""
+        """Initialize the codes by k-means on ``sample`` (n, D); all ranks use the result of rank 0."""
         if not self.has_codes:
             return
         centres = kmeans(sample.float(), self.config.codes, seed=self.config.seed)
@@ -200,13 +209,14 @@ class Quantizer(nn.Module):
             self.sums.copy_(centres * self.members[:, None])
 
     def _assign(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return index (n,) and |sg(z) - c|^2 + gamma |z - sg(c)|^2 (n,); EMA: the second term alone.
+        """Return the index of the nearest code (n,) and |sg(z) - c|^2 + gamma |z - sg(c)|^2 (n,).
 
-        One distance serves both terms: they differ only in whom their gradient reaches.
+        With an EMA codebook, only the second term is returned. Both terms are computed from one distance,
+        because they differ only in their gradients.
         """
         gamma = self.config.commitment
         if self.config.update == "ema":
-            codebook = self.codebook.clone()  # `_move` writes to it before the backward pass reads it
+            codebook = self.codebook.clone()  # `_move` changes it before the backward pass reads it
             index, distance = vq_assign(z, codebook, return_distance=True)
             return index, gamma * distance
         index, distance = vq_assign(
@@ -218,7 +228,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def _move(self, z: Tensor, counts: Tensor, index: Tensor, weight: Tensor, used: Tensor) -> None:
-        """Take one EMA step: members and sums move to this step's, in units of an average code's members."""
+        """Update the EMA codebook from one step; members are counted in units of the mean number per code."""
         sums = reduce_sum(
             torch.zeros_like(self.sums, dtype=torch.float32).index_add_(0, index, z * weight[:, None])
         )
@@ -235,7 +245,7 @@ class Quantizer(nn.Module):
             self._revive(z, counts, weight)
 
     def _decay(self) -> float:
-        """Return this step's decay and count the step."""
+        """Return the decay of this step, and count the step."""
         if not self.config.decay_warmup:
             return self.config.decay
         step = int(self.updates)
@@ -258,15 +268,16 @@ class Quantizer(nn.Module):
 
 
 def row_weights(counts: Tensor, is_real: Tensor | None) -> Tensor:
-    """Return 1.0 for every packed row of a real video, 0.0 for the others: (sum of counts,) float32."""
+    """Return the weight of every packed row, float32: 1.0 in a real video, 0.0 otherwise."""
     real = torch.ones_like(counts, dtype=torch.float32) if is_real is None else is_real.float()
     return torch.repeat_interleave(real, counts)
 
 
 def kmeans(sample: Tensor, clusters: int, *, seed: int, iterations: int = 20) -> Tensor:
-    """Return k-means centres (clusters, D) of ``sample`` (n, D): k-means++, then Lloyd steps; deterministic.
+    """Return the k-means centres (clusters, D) of ``sample`` (n, D): k-means++, then Lloyd iterations.
 
-    With fewer vectors than clusters the rest are vectors again, moved a little, so that all codes differ.
+    The result is deterministic. If there are fewer vectors than clusters, the remaining centres are repeated
+    vectors with a small random offset, so that all codes differ.
     """
     generator = torch.Generator().manual_seed(seed)
     centres = _seeds(sample, clusters, generator)
@@ -279,7 +290,10 @@ def kmeans(sample: Tensor, clusters: int, *, seed: int, iterations: int = 20) ->
 
 
 def _seeds(sample: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """k-means++: the next seed is drawn in proportion to the squared distance to the nearest seed so far."""
+    """Return initial centres by k-means++.
+
+    A vector is drawn in proportion to its squared distance to the nearest centre so far.
+    """
     if len(sample) < clusters:
         extra = sample[
             torch.randint(len(sample), (clusters - len(sample),), generator=generator).to(sample.device)
@@ -297,7 +311,7 @@ def _seeds(sample: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
 
 
 def gather_sample(z: Tensor, counts: Tensor, is_real: Tensor) -> Tensor:
-    """Return the vectors of the real videos of all ranks in global order, identical on every rank."""
+    """Return the vectors of the real videos of all ranks in global order, equal on every rank."""
     real = gather_counts(is_real.to(torch.int64)).bool()
     return gather_packed(z, counts)[torch.repeat_interleave(real, gather_counts(counts))]
 

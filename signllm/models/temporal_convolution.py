@@ -27,8 +27,8 @@ FEW_CELLS = 4
 class TemporalConv3d(nn.Conv3d):
     """A Conv3D with kernel (5, 3, 3) and stride (2, 1, 1) over packed videos.
 
-    It has the parameters of ``nn.Conv3d``. The five maps that an output reads are concatenated as channels
-    of one Conv2D. The result is the same, and nothing is computed across the border between two videos.
+    It has the parameters of ``nn.Conv3d``. The five maps that an output reads are concatenated as channels of
+    one Conv2D. The result is the same, and nothing is computed across the border between two videos.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:

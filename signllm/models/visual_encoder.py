@@ -49,8 +49,8 @@ class VisualEncoderConfig:
         backbone: ``resnet18``, a folder with a ``transformers`` image model, or the name of one on the hub.
         backbone_config: settings of a randomly initialized backbone, used instead of ``backbone``:
             ``model_type`` (default ``resnet``) and the fields of its ``transformers`` configuration.
-        backbone_shape: settings of the pretrained ``backbone``, recorded by ``pretrain``. With them a run
-            can be loaded without the hub or a model folder, because its checkpoints contain the weights.
+        backbone_shape: settings of the pretrained ``backbone``, recorded by ``pretrain``. With them a run can
+            be loaded without the hub or a model folder, because its checkpoints contain the weights.
         backbone_weights: safetensors file with weights for the backbone.
         freeze_backbone: whether the backbone is frozen; it then keeps no activations. On a CPU its maps are
             stored for later epochs if the environment variable SIGNLLM_FEATURE_CACHE names a folder.

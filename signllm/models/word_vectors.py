@@ -1,8 +1,8 @@
 """Vectors of sign words: the mean of the vectors of a word's characters, plus learned offsets.
 
-Through the mean, the gradient of the translation loss reaches the codebook and the encoder. Besides an
-offset of its own, a word has two parameters that all words share and that therefore also serve rare words,
-as n-grams do in fastText (Bojanowski et al. 2017): an offset of each character, which is added wherever the
+Through the mean, the gradient of the translation loss reaches the codebook and the encoder. Besides an offset
+of its own, a word has two parameters that all words share and that therefore also serve rare words, as
+n-grams do in fastText (Bojanowski et al. 2017): an offset of each character, which is added wherever the
 character occurs, and gains for the positions within a word, so that the order of characters matters. The
 vector of the "slowing down" token s0 is its offset. All parameters start at 0, where a word vector is the
 plain mean. The paper states only the mean.
