@@ -1,7 +1,7 @@
-"""Runs side by side: what each was made with, how large its language model is, and its scores on one split.
+"""Comparison of runs: the settings of each, the size of its language model, and its scores on one split.
 
-Everything is read from the run folders, nothing is computed anew. What a run lacks is said and leaves its
-places empty: a sweep of which one job failed is still a table.
+Everything is read from the run folders; nothing is translated or scored again. What a run lacks is reported,
+and its cells stay empty, so that a sweep of which one job has failed can still be shown as a table.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from signllm.evaluation.report.run_folder import RunFolder, finite, read_object,
 from signllm.evaluation.report.tables import flattened
 from signllm.evaluation.scores import METRICS, metric_titles
 
-MAIN = "bleu4"
-"""The metric whose interval, mean and difference are told."""
-AGAINST = ("BLEU-4 - first", "p")
+MAIN_METRIC = "bleu4"
+"""The metric whose interval, mean and difference are shown."""
+DIFFERENCE_COLUMNS = ("BLEU-4 - first", "p")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +32,20 @@ class ComparedRun:
     """One run of a comparison.
 
     Attributes:
-        run: its folder.
-        llm: folder or name of its language model.
-        family: what ``transformers`` calls the model's kind, ``""`` where that is not known here.
-        parameters: of the language model; None: not known here.
-        seed: of training.
-        settings: a hash of all else that it was made with: the same where runs differ in the seed alone.
-        scores: by name, 0 to 100; empty without an evaluation.
-        interval: half width of BLEU-4's 95 % interval over the sentences; None if it was scored without one.
-        samples: sentences that were scored.
-        signature: of the scores.
-        gain: BLEU-4 less that of the run that was named first, where both translated the same videos.
-        p: of the paired bootstrap: how often chance alone would give so much.
-        differing: the settings in which the runs differ, by their dotted names.
+        run: run folder.
+        llm: folder or name of the language model.
+        family: model type of the language model in ``transformers``, ``""`` if it is not known on this
+            machine.
+        parameters: number of parameters of the language model; None if it is not known on this machine.
+        seed: training seed.
+        settings: hash of all settings except the seed; runs that differ in the seed only have the same hash.
+        scores: metric → score, 0 to 100; empty if the run has not been evaluated.
+        interval: half width of the 95 % confidence interval of BLEU-4; None if none was computed.
+        samples: number of sentences that were scored.
+        signature: signature of the metrics.
+        gain: BLEU-4 minus that of the run that was named first, if both translated the same videos.
+        p: p-value of that difference (paired bootstrap test).
+        differing: dotted name → value of the settings in which the runs differ.
         problem: what is missing, and the remedy.
     """
 
@@ -70,39 +71,46 @@ class ComparedRun:
 
 
 def compare_runs(runs: Sequence[Path], split: str) -> list[ComparedRun]:
-    """Read the runs, the smallest language model first; the first one named is what others are held against.
+    """Read runs for a comparison, sorted by the size of their language model.
+
+    Args:
+        runs: run folders; the first one is the baseline of the differences.
+        split: split whose scores are compared.
 
     Raises:
-        UsageError: a folder is not there, or no run has scores of this split.
+        UsageError: A folder does not exist, or no run has scores of this split.
     """
     folders = [read_run(run) for run in runs]
     split = find_split(split, {name: None for run in folders for name in run.scores}) or split
-    found = [_compared(run, split) for run in folders]
-    if not any(one.scores for one in found):
+    compared = [_read_compared_run(run, split) for run in folders]
+    if not any(run.scores for run in compared):
         raise UsageError(
             f"no run has scores of the split {split}",
             where=", ".join(map(str, runs)),
-            remedy=found[0].problem.rpartition("remedy: ")[2] if found else "name one run or more",
+            remedy=compared[0].problem.rpartition("remedy: ")[2] if compared else "name one run or more",
         )
-    for place, differing in enumerate(_differing(folders)):
-        gain, p = _gain(found[place], found[0], split)
-        found[place] = dataclasses.replace(found[place], differing=differing, gain=gain, p=p)
-    return sorted(found, key=lambda one: (one.parameters or 0, one.llm, one.settings, one.seed or 0, one.run))
+    baseline = compared[0]
+    for place, differing in enumerate(_find_differing_settings(folders)):
+        gain, p = _difference_to_baseline(compared[place], baseline, split)
+        compared[place] = dataclasses.replace(compared[place], differing=differing, gain=gain, p=p)
+    return sorted(
+        compared, key=lambda run: (run.parameters or 0, run.llm, run.settings, run.seed or 0, run.run)
+    )
 
 
-def _compared(run: RunFolder, split: str) -> ComparedRun:
+def _read_compared_run(run: RunFolder, split: str) -> ComparedRun:
     config = run.config.get("config")
     settings: dict[str, Any] = json.loads(json.dumps(config)) if isinstance(config, dict) else {}
     model = settings.get("sign_llm", {}).get("language_model", {})
     seed = settings.get("training", {}).pop("seed", None)
     llm = str(model.get("path") or "") if isinstance(model, dict) else ""
-    family, parameters = _size(llm, run.path)
+    family, parameters = _model_size(llm, run.path)
     scores = run.scores.get(split, {})
     values = {name: value for name in METRICS if (value := finite(scores.get(name))) is not None}
     problem = ""
     if "bleu4" not in values:
         values = {}
-        problem = f"{run.path}: {_lacks(run, split)}"
+        problem = f"{run.path}: {_explain_missing_scores(run, split)}"
     return ComparedRun(
         run=str(run.path),
         llm=llm,
@@ -111,42 +119,52 @@ def _compared(run: RunFolder, split: str) -> ComparedRun:
         seed=seed if isinstance(seed, int) else None,
         settings=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12],
         scores=values,
-        interval=_interval(scores) if values else None,
+        interval=_interval_half_width(scores) if values else None,
         samples=scores.get("samples"),
         signature=str(scores.get("signature", "")),
         problem=problem,
     )
 
 
-def _gain(one: ComparedRun, first: ComparedRun, split: str) -> tuple[float | None, float | None]:
-    """Return how far a run is from the first, and p, if they can be held against each other."""
-    if one.run == first.run or not one.scores or not first.scores:
+def _difference_to_baseline(
+    run: ComparedRun, baseline: ComparedRun, split: str
+) -> tuple[float | None, float | None]:
+    """Return the difference of a run to the baseline and its p-value; None if they are not comparable."""
+    if run.run == baseline.run or not run.scores or not baseline.scores:
         return None, None
     try:
-        found = compare_with_baseline(Path(one.run), Path(first.run), split)
+        result = compare_with_baseline(Path(run.run), Path(baseline.run), split)
     except (UsageError, ValueError, KeyError):
         return None, None
-    return found["difference"], found["p"]
+    return result["difference"], result["p"]
 
 
-def _differing(runs: Sequence[RunFolder]) -> list[dict[str, str]]:
-    """Return of each run the settings that are not the same in all of them."""
+def _find_differing_settings(runs: Sequence[RunFolder]) -> list[dict[str, str]]:
+    """Return, for each run, the values of the settings that are not equal in all runs."""
     configs = [run.config.get("config") for run in runs]
     settings = [dict(flattened(config)) if isinstance(config, dict) else {} for config in configs]
-    names = dict.fromkeys(name for one in settings for name in one)
-    differ = [name for name in names if len({one.get(name, "-") for one in settings}) > 1]
-    return [{name: one.get(name, "-") for name in differ} for one in settings]
+    names = dict.fromkeys(name for run_settings in settings for name in run_settings)
+    differing = [
+        name for name in names if len({run_settings.get(name, "-") for run_settings in settings}) > 1
+    ]
+    return [{name: run_settings.get(name, "-") for name in differing} for run_settings in settings]
 
 
-def _lacks(run: RunFolder, split: str) -> str:
-    """Say why there are no scores, and what to do."""
+def _explain_missing_scores(run: RunFolder, split: str) -> str:
+    """Return why a run has no scores of a split, and the remedy."""
     if run.stage != "finetune":
-        return f"this is a folder of {run.stage}; remedy: name runs of stage 3"
-    return f"no scores.{split}.json; remedy: signllm evaluate --run {run.path} --data SHARDS --split {split}"
+        return f"this is a folder of stage {run.stage}, which has no scores; remedy: name runs of finetune"
+    return (
+        f"no scores.{split}.json; remedy: run signllm evaluate --run {run.path} --data SHARDS --split {split}"
+    )
 
 
-def _size(llm: str, run: Path) -> tuple[str, int | None]:
-    """Return the family and the parameters of a language model, from its configuration or the run's start."""
+def _model_size(llm: str, run: Path) -> tuple[str, int | None]:
+    """Return model type and number of parameters of a language model.
+
+    They are computed from its ``config.json``; if that is not on this machine, the number is taken from the
+    ``startup.json`` of the run.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -163,8 +181,8 @@ def _size(llm: str, run: Path) -> tuple[str, int | None]:
         return "", counts.get("frozen") or None
 
 
-def _interval(scores: Mapping[str, Any]) -> float | None:
-    """Return the half width of BLEU-4's interval, if it was scored with one."""
+def _interval_half_width(scores: Mapping[str, Any]) -> float | None:
+    """Return the half width of the confidence interval of BLEU-4, None if there is none."""
     intervals = scores.get("intervals")
     ends = intervals.get("bleu4") if isinstance(intervals, dict) else None
     if not isinstance(ends, list) or len(ends) != 2:
@@ -175,7 +193,16 @@ def _interval(scores: Mapping[str, Any]) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class ScorePoint:
-    """Runs that differ in the seed alone: BLEU-4 of one, or mean and standard deviation of several."""
+    """One run, or several runs that differ in the training seed only, as a point of the figure.
+
+    Attributes:
+        llm: name of the language model.
+        family: model type of the language model.
+        parameters: number of its parameters.
+        runs: number of runs.
+        bleu4: mean BLEU-4 of the runs.
+        spread: half width of the confidence interval of a single run; standard deviation of several runs.
+    """
 
     llm: str
     family: str
@@ -186,16 +213,16 @@ class ScorePoint:
 
 
 def group_over_seeds(compared: Sequence[ComparedRun]) -> list[ScorePoint]:
-    """Return the scored runs as points; ``spread`` is the interval of one run, the deviation of several."""
+    """Group the scored runs that differ in the seed only, and return one point for each group."""
     groups: dict[str, list[ComparedRun]] = {}
-    for one in compared:
-        if one.scores:
-            groups.setdefault(one.settings, []).append(one)
-    found = []
+    for run in compared:
+        if run.scores:
+            groups.setdefault(run.settings, []).append(run)
+    points = []
     for group in groups.values():
-        values = [one.scores["bleu4"] for one in group]
+        values = [run.scores["bleu4"] for run in group]
         first = group[0]
-        found.append(
+        points.append(
             ScorePoint(
                 llm=first.llm_name,
                 family=first.family,
@@ -205,39 +232,39 @@ def group_over_seeds(compared: Sequence[ComparedRun]) -> list[ScorePoint]:
                 spread=statistics.stdev(values) if len(group) > 1 else first.interval,
             )
         )
-    return found
+    return points
 
 
-def table_rows(compared: Sequence[ComparedRun]) -> list[tuple[str, ...]]:
-    """Return the table: a row for each run, then one for the mean of runs that differ in the seed alone."""
-    head = ("run", "language model", "parameters", "seed")
-    table: list[tuple[str, ...]] = [(*head, *_scored(metric_titles(), "95 %"), *AGAINST)]
-    for one in compared:
-        half = "-" if one.interval is None else f"± {one.interval:.2f}"
-        seed = "-" if one.seed is None else str(one.seed)
-        known = (one.run, one.llm_name or "-", format_count(one.parameters), seed)
-        gain = "-" if one.gain is None else f"{one.gain:+.2f}"
-        p = "-" if one.p is None else f"{one.p:.3f}"
-        scores = {name: f"{value:.2f}" for name, value in one.scores.items()}
-        table.append((*known, *_scored(scores, half), gain, p))
+def build_table_rows(compared: Sequence[ComparedRun]) -> list[tuple[str, ...]]:
+    """Return the table: titles, one row per run, and one per mean over runs that differ in the seed only."""
+    titles = ("run", "language model", "parameters", "seed")
+    table: list[tuple[str, ...]] = [(*titles, *_score_cells(metric_titles(), "95 %"), *DIFFERENCE_COLUMNS)]
+    for run in compared:
+        interval = "-" if run.interval is None else f"± {run.interval:.2f}"
+        seed = "-" if run.seed is None else str(run.seed)
+        labels = (run.run, run.llm_name or "-", format_count(run.parameters), seed)
+        gain = "-" if run.gain is None else f"{run.gain:+.2f}"
+        p = "-" if run.p is None else f"{run.p:.3f}"
+        scores = {name: f"{value:.2f}" for name, value in run.scores.items()}
+        table.append((*labels, *_score_cells(scores, interval), gain, p))
     for point in group_over_seeds(compared):
         if point.runs > 1:
-            known = (f"mean of {point.runs} seeds", point.llm, format_count(point.parameters), "")
-            mean = dict.fromkeys(metric_titles(), "") | {MAIN: f"{point.bleu4:.2f}"}
-            table.append((*known, *_scored(mean, f"sd {point.spread:.2f}"), "", ""))
+            labels = (f"mean of {point.runs} seeds", point.llm, format_count(point.parameters), "")
+            mean = dict.fromkeys(metric_titles(), "") | {MAIN_METRIC: f"{point.bleu4:.2f}"}
+            table.append((*labels, *_score_cells(mean, f"sd {point.spread:.2f}"), "", ""))
     return table
 
 
-def _scored(values: Mapping[str, str], beside: str) -> list[str]:
-    """Return the cells of the metrics shown, and ``beside`` behind the main one's."""
+def _score_cells(values: Mapping[str, str], uncertainty: str) -> list[str]:
+    """Return the cells of the metrics, with ``uncertainty`` after that of the main metric."""
     cells: list[str] = []
     for name in metric_titles(brief=True):
-        cells += [values.get(name, "-"), beside] if name == MAIN else [values.get(name, "-")]
+        cells += [values.get(name, "-"), uncertainty] if name == MAIN_METRIC else [values.get(name, "-")]
     return cells
 
 
 def align_columns(table: Sequence[Sequence[str]], *, names: int) -> list[str]:
-    """Return the lines of a table as text: the first ``names`` columns to the left, numbers to the right."""
+    """Return a table as lines of text: ``names`` left-aligned columns, then right-aligned ones."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(
@@ -249,16 +276,16 @@ def align_columns(table: Sequence[Sequence[str]], *, names: int) -> list[str]:
 
 
 def shorten_run_names(runs: Sequence[str]) -> list[str]:
-    """Return the folders' names without what all begin and end with."""
+    """Return the run folders without the leading and trailing parts that all of them have in common."""
     parts = [Path(run).parts for run in runs]
     least = min(map(len, parts))
-    first = next((n for n in range(least) if len({one[n] for one in parts}) > 1), least - 1)
-    last = next((n for n in range(least - first) if len({one[-1 - n] for one in parts}) > 1), 0)
-    return ["/".join(one[first : len(one) - last]) for one in parts]
+    first = next((n for n in range(least) if len({run_parts[n] for run_parts in parts}) > 1), least - 1)
+    last = next((n for n in range(least - first) if len({run_parts[-1 - n] for run_parts in parts}) > 1), 0)
+    return ["/".join(run_parts[first : len(run_parts) - last]) for run_parts in parts]
 
 
 def format_count(number: int | None) -> str:
-    """Return a number of parameters as papers write it: ``6.7 B``."""
+    """Return a number of parameters with its unit, as in papers: ``6.7 B``."""
     if number is None:
         return "-"
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -268,10 +295,12 @@ def format_count(number: int | None) -> str:
 
 
 def list_warnings(compared: Sequence[ComparedRun]) -> list[str]:
-    """Return what a reader of the table must know: what is missing, what cannot be compared."""
-    told = [one.problem for one in compared if one.problem]
+    """Return warnings for readers of the table: what is missing, and which scores are not comparable."""
+    warnings = [run.problem for run in compared if run.problem]
     for name in ("signature", "samples"):
-        kinds = {getattr(one, name) for one in compared if one.scores}
+        kinds = {getattr(run, name) for run in compared if run.scores}
         if len(kinds) > 1:
-            told.append(f"not to be compared: the scores have {len(kinds)} kinds of {name}: {kinds}")
-    return told
+            warnings.append(
+                f"these scores are not comparable: they have {len(kinds)} kinds of {name}: {kinds}"
+            )
+    return warnings

@@ -1,6 +1,6 @@
-"""The picture of a comparison, BLEU-4 over the size of the language model, and a page with table and picture.
+"""The figure of a comparison (BLEU-4 over the size of the language model), and its HTML page.
 
-Families differ in their mark, not in colour; what lies on one size is one model with other settings.
+Model families differ in their marker, not in colour, so that the figure can be printed in grey.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from signllm.errors import UsageError
 from signllm.evaluation.compare import (
     ComparedRun,
     ScorePoint,
+    build_table_rows,
     format_count,
     group_over_seeds,
     list_warnings,
     shorten_run_names,
-    table_rows,
 )
 from signllm.evaluation.report.chart import Series, line_chart
 from signllm.evaluation.report.markup import Markup, joined, tag
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
-KINDS = (".html", ".png", ".svg", ".pdf")
-CURVES, MOST_CURVES = ("validate/l_sim", "l_sim", "validate/mmd_fixed", "l_mmd", "l_cp", "perplexity"), 3
-"""Quantities drawn of several runs in one chart, and of how many runs at most."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+FILE_KINDS = (".html", ".png", ".svg", ".pdf")
+CURVES, MOST_RUNS = ("validate/l_sim", "l_sim", "validate/mmd_fixed", "l_mmd", "l_cp", "perplexity"), 3
+"""Logged quantities that get a chart, and the largest number of runs in a chart."""
 OWN_STYLE = "section img{max-width:100%;background:white}"
-DIFFER = "What the runs differ in"
+DIFFERING = "Settings that differ"
 
 
 def write_comparison(compared: Sequence[ComparedRun], split: str, out: Path) -> None:
-    """Write a page (``.html``) or the picture alone (``.png``, ``.svg``, ``.pdf``), whole or not at all.
+    """Write the page (``.html``) or only the figure (``.png``, ``.svg``, ``.pdf``), atomically.
 
     Raises:
-        UsageError: another kind of file, a full disk, or no size of a language model is known.
+        UsageError: The file is of another type, the disk is full, or the size of no language model is known.
     """
     check_file_kind(out)
     if out.suffix != ".html":
@@ -56,41 +56,43 @@ def write_comparison(compared: Sequence[ComparedRun], split: str, out: Path) -> 
 
 
 def check_file_kind(out: Path) -> None:
-    """Raise where a comparison cannot be written to such a file.
+    """Check that a comparison can be written to a file of this type.
 
     Raises:
-        UsageError: it names none of the kinds.
+        UsageError: The suffix is none of ``FILE_KINDS``.
     """
-    if out.suffix not in KINDS:
+    if out.suffix not in FILE_KINDS:
         raise UsageError(
-            f"{out.name} is no kind of file for a comparison",
+            f"a comparison cannot be written to {out.name}",
             where="--out",
-            remedy=f"end it in {', '.join(KINDS)}",
+            remedy=f"give a name that ends in {', '.join(FILE_KINDS)}",
         )
 
 
-def draw_scores(found: Sequence[ScorePoint], split: str) -> Figure:
-    """Draw BLEU-4 over the parameters of the language model; bars are intervals, or deviations over seeds.
+def draw_scores(points: Sequence[ScorePoint], split: str) -> Figure:
+    """Draw BLEU-4 over the number of parameters of the language model.
+
+    Error bars are confidence intervals of single runs, or standard deviations over seeds.
 
     Raises:
-        UsageError: no size is known.
+        UsageError: The size of no language model is known.
     """
     from matplotlib.figure import Figure
 
-    known = [point for point in found if point.parameters]
+    known = [point for point in points if point.parameters]
     if not known:
         raise UsageError(
             "the size of no language model is known",
             where="compare",
-            remedy="run it where the models' config.json lie, or over runs that have a startup.json",
+            remedy="run it where the models' config.json files are, or on runs that have a startup.json",
         )
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     families = list(dict.fromkeys(point.family for point in known))
     for place, family in enumerate(families):
-        of_family = [point for point in known if point.family == family]
-        _family(axes, of_family, MARKS[place % len(MARKS)], family or "unknown family")
-    _label(axes, known)
+        members = [point for point in known if point.family == family]
+        _draw_family(axes, members, MARKERS[place % len(MARKERS)], family or "unknown family")
+    _label_points(axes, known)
     axes.set_xscale("log")
     sizes = sorted({point.parameters or 0 for point in known})
     axes.set_xlim(sizes[0] / 1.6, sizes[-1] * 1.6)
@@ -101,108 +103,111 @@ def draw_scores(found: Sequence[ScorePoint], split: str) -> Figure:
     axes.set_ylabel(f"BLEU-4, {split}")
     axes.grid(color="0.85", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(_bars(known), fontsize=9, loc="left")
+    axes.set_title(_explain_error_bars(known), fontsize=9, loc="left")
     if len(families) > 1 or families[0]:
         axes.legend(frameon=False)
     return figure
 
 
-def _family(axes: Axes, found: Sequence[ScorePoint], mark: str, name: str) -> None:
-    """Draw the points of one family; a line joins them where each size has one."""
-    sizes = [point.parameters or 0 for point in found]
-    heights = [point.bleu4 for point in found]
+def _draw_family(axes: Axes, points: Sequence[ScorePoint], marker: str, name: str) -> None:
+    """Draw the points of one model family; they are connected by a line if no two have the same size."""
+    sizes = [point.parameters or 0 for point in points]
+    heights = [point.bleu4 for point in points]
     axes.errorbar(
-        sizes, heights, yerr=[point.spread or 0.0 for point in found], fmt=mark, label=name,
+        sizes, heights, yerr=[point.spread or 0.0 for point in points], fmt=marker, label=name,
         color="black", markerfacecolor="white", markersize=7, capsize=3, linewidth=1,
         linestyle="-" if len(set(sizes)) == len(sizes) else "none",
     )  # fmt: skip
 
 
-def _label(axes: Axes, known: Sequence[ScorePoint]) -> None:
-    for point in known:
+def _label_points(axes: Axes, points: Sequence[ScorePoint]) -> None:
+    """Write the name of the language model next to each point."""
+    for point in points:
         axes.annotate(
             point.llm, (point.parameters or 0, point.bleu4), (8, -12), textcoords="offset points", fontsize=8
         )
 
 
-def _bars(known: Sequence[ScorePoint]) -> str:
-    """Say what the bars are."""
+def _explain_error_bars(points: Sequence[ScorePoint]) -> str:
+    """Return a line about each meaning that the error bars have."""
     kinds = []
-    if any(point.runs > 1 for point in known):
-        kinds.append("mean and standard deviation of runs that differ in the seed")
-    if any(point.runs == 1 and point.spread is not None for point in known):
-        kinds.append("one run with the 95 % interval over its sentences")
+    if any(point.runs > 1 for point in points):
+        kinds.append("mean and standard deviation of runs that differ in the seed only")
+    if any(point.runs == 1 and point.spread is not None for point in points):
+        kinds.append("single run with the 95 % confidence interval over its sentences")
     return "\n".join(kinds)
 
 
 def _page(compared: Sequence[ComparedRun], split: str) -> str:
     title = f"{len(compared)} runs on {split}"
-    head, *body = table_rows(compared)
-    runs = [one.run for one in compared]
+    head, *body = build_table_rows(compared)
+    runs = [run.run for run in compared]
     names = dict(zip(runs, shorten_run_names(runs), strict=True))
     body = [(names.get(row[0], row[0]), *row[1:]) for row in body]
-    told = [tag("p", f"{name}: {run}", class_="hint") for run, name in names.items() if name != run]
-    told += [tag("p", line) for line in list_warnings(compared)]
-    signatures = sorted({one.signature for one in compared} - {""})
+    notes = [tag("p", f"{name}: {run}", class_="hint") for run, name in names.items() if name != run]
+    notes += [tag("p", line) for line in list_warnings(compared)]
+    signatures = sorted({run.signature for run in compared} - {""})
     parts = [
-        ("Scores", joined((named_rows(head, body, "Scores"), *told))),
-        ("BLEU-4 over the size of the language model", _picture(compared, split)),
-        (DIFFER, _settings(compared)),
-        ("Training", _curves(compared)),
-        ("How these were computed", joined(tag("p", tag("code", one)) for one in signatures)),
+        ("Scores", joined((named_rows(head, body, "Scores"), *notes))),
+        ("BLEU-4 over the size of the language model", _figure(compared, split)),
+        (DIFFERING, _differing_settings(compared)),
+        ("Training", _training_charts(compared)),
+        ("How the scores were computed", joined(tag("p", tag("code", line)) for line in signatures)),
     ]
     main = tag("main", *(tag("section", tag("h2", name), part) for name, part in parts if part))
     return page(title, tag("header", tag("h1", title)), main, style=OWN_STYLE)
 
 
-def _picture(compared: Sequence[ComparedRun], split: str) -> Markup | None:
-    """Return the picture, if there are sizes to draw it over."""
-    found = group_over_seeds(compared)
-    if len({point.parameters for point in found if point.parameters}) < 2:
+def _figure(compared: Sequence[ComparedRun], split: str) -> Markup | None:
+    """Return the figure, or None if fewer than two sizes of language models are known."""
+    points = group_over_seeds(compared)
+    if len({point.parameters for point in points if point.parameters}) < 2:
         return None
     picture = io.BytesIO()
-    draw_scores(found, split).savefig(picture, format="png", dpi=150)
+    draw_scores(points, split).savefig(picture, format="png", dpi=150)
     source = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
     return tag(
-        "img", src=source, alt="BLEU-4 over the parameters of the language model: the table has the numbers"
+        "img", src=source, alt="BLEU-4 over the parameters of the language model; the table has the values"
     )
 
 
-def _settings(compared: Sequence[ComparedRun]) -> Markup | None:
-    """Return the settings that differ, a row for each, a column for each run."""
-    names = list(dict.fromkeys(name for one in compared for name in one.differing))
+def _differing_settings(compared: Sequence[ComparedRun]) -> Markup | None:
+    """Return a table of the settings that differ, with a row for each setting and a column for each run."""
+    names = list(dict.fromkeys(name for run in compared for name in run.differing))
     if not names:
         return None
-    body = [[name, *(one.differing.get(name, "-") for one in compared)] for name in names]
-    return named_rows(["setting", *shorten_run_names([one.run for one in compared])], body, DIFFER)
+    body = [[name, *(run.differing.get(name, "-") for run in compared)] for name in names]
+    return named_rows(["setting", *shorten_run_names([run.run for run in compared])], body, DIFFERING)
 
 
-def _curves(compared: Sequence[ComparedRun]) -> Markup | None:
-    """Return charts with a line for each run, over both phases of fine-tuning."""
-    shown_runs = [one.run for one in compared[:MOST_CURVES]]
-    runs = {
-        name: read_run(Path(run)) for name, run in zip(shorten_run_names(shown_runs), shown_runs, strict=True)
-    }
-    begun = {run.frozen_steps for run in runs.values()}
-    mark = (float(begun.pop()), "") if len(begun) == 1 and 0 not in begun else None
+def _training_charts(compared: Sequence[ComparedRun]) -> Markup | None:
+    """Return training charts with a line for each run, over both phases of fine-tuning."""
+    paths = [run.run for run in compared[:MOST_RUNS]]
+    runs = {name: read_run(Path(run)) for name, run in zip(shorten_run_names(paths), paths, strict=True)}
+    joint_starts = {run.frozen_steps for run in runs.values()}
+    mark = (float(joint_starts.pop()), "") if len(joint_starts) == 1 and 0 not in joint_starts else None
     charts = []
     for name in CURVES:
-        series = [Series(name=called, points=_points(run.combined_log, name)) for called, run in runs.items()]
+        series = [
+            Series(name=label, points=_read_points(run.combined_log, name)) for label, run in runs.items()
+        ]
         title, note = KNOWN.get(name.rpartition("/")[2], (name, ""))
         held_out = " on held-out videos" if name.startswith("validate/") else ""
-        drawn = line_chart(
+        chart = line_chart(
             f"{title}{held_out}", series, x_label="step", note=note, mark=mark, may_be_logarithmic=True
         )
-        charts.append(drawn)
+        charts.append(chart)
     shown = [chart for chart in charts if chart]
     if not shown:
         return None
-    told = [f"The first {MOST_CURVES} of {len(compared)} runs."] if len(compared) > MOST_CURVES else []
-    told += ["Dotted: from this step the encoder learns too."] if mark else []
-    hint = tag("p", " ".join(told), class_="hint") if told else None
+    notes = []
+    if len(compared) > MOST_RUNS:
+        notes.append(f"Only the first {MOST_RUNS} of {len(compared)} runs are shown.")
+    notes += ["Dotted line: from this step the encoder is trained too."] if mark else []
+    hint = tag("p", " ".join(notes), class_="hint") if notes else None
     return joined((hint, tag("div", *shown, class_="charts")))
 
 
-def _points(log: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+def _read_points(log: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
     pairs = [(finite(line.get("step")), finite(line.get(name))) for line in log]
     return [(step, value) for step, value in pairs if step is not None and value is not None]

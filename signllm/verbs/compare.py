@@ -22,7 +22,7 @@ def _compare(arguments: list[str]) -> Job:
                 with the table, or a picture.png, .svg or .pdf.
             json: print the result as JSON.
         """
-        from signllm.evaluation.compare import align_columns, compare_runs, list_warnings, table_rows
+        from signllm.evaluation.compare import align_columns, build_table_rows, compare_runs, list_warnings
         from signllm.evaluation.compare_page import check_file_kind, write_comparison
 
         if not runs:
@@ -35,7 +35,7 @@ def _compare(arguments: list[str]) -> Job:
         if json:
             print(json_format.dumps([to_plain(run) for run in rows_of_runs], indent=2))
         else:
-            print("\n".join(align_columns(table_rows(rows_of_runs), names=2)))
+            print("\n".join(align_columns(build_table_rows(rows_of_runs), names=2)))
         for line in list_warnings(rows_of_runs):
             print(f"signllm: {line}", file=sys.stderr)
         if out is not None:

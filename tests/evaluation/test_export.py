@@ -1,4 +1,4 @@
-"""An export translates as its run, wherever it is moved, and its adapters are peft's."""
+"""An export translates like its run, also after it has been moved, and peft can read its adapters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.models.families import save_family
 
 
 @pytest.mark.parametrize("with_llm", [False, True], ids=["by reference", "inside"])
-def test_an_export_translates_as_its_run(
+def test_an_export_translates_like_its_run(
     made: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, with_llm: bool
 ) -> None:
     video = made / "videos" / "clip2.mp4"
@@ -34,8 +34,8 @@ def test_an_export_translates_as_its_run(
     assert cli.main(["export", str(tmp_path / "out"), "--run", str(run), *flags]) == 0
     moved = (tmp_path / "out").rename(tmp_path / "moved")
     shutil.rmtree(run)
-    found = signllm.load(moved).translate(video)
-    assert (found.text, found.words) == (expected.text, expected.words)
+    translation = signllm.load(moved).translate(video)
+    assert (translation.text, translation.words) == (expected.text, expected.words)
     capsys.readouterr()
     assert cli.main(["translate", str(video), "--run", str(moved)]) == 0
     assert expected.text in capsys.readouterr().out
@@ -44,7 +44,7 @@ def test_an_export_translates_as_its_run(
     assert (moved / "language-model").exists() == with_llm
 
 
-def test_the_card_tells_scores_with_their_signature(run: Path, shards: Path, tmp_path: Path) -> None:
+def test_the_card_contains_scores_with_their_signature(run: Path, shards: Path, tmp_path: Path) -> None:
     without = (export(run, tmp_path / "without") / "README.md").read_text()
     assert "None were computed" in without
     scores = evaluate(run, shards, "test", EvaluateConfig(batch_size=3))
@@ -57,7 +57,7 @@ def test_the_card_tells_scores_with_their_signature(run: Path, shards: Path, tmp
     assert "Apache-2.0" in card
 
 
-def test_adapters_are_written_as_peft_reads_them(made: Path, tmp_path: Path) -> None:
+def test_peft_reads_the_adapters(made: Path, tmp_path: Path) -> None:
     from peft import PeftModel  # imports Triton, which tests/kernels sets up first
 
     lora = LoraConfig(rank=2)
@@ -66,37 +66,37 @@ def test_adapters_are_written_as_peft_reads_them(made: Path, tmp_path: Path) -> 
     config = load_config(out, FinetuneConfig)
     assert config.sign_llm.language_model.lora == lora
     plain = AutoModelForCausalLM.from_pretrained(made / "llm")
-    theirs = PeftModel.from_pretrained(plain, out / "adapter").eval()
-    ours = load_sign_llm(out)
+    peft_model = PeftModel.from_pretrained(plain, out / "adapter").eval()
+    exported = load_sign_llm(out)
     tokens = torch.tensor([[1, 5, 7, 3]])
     expected = load_sign_llm(run).language_model.model(tokens).logits
-    torch.testing.assert_close(theirs(tokens).logits, expected)
-    torch.testing.assert_close(ours.language_model.model(tokens).logits, expected)
+    torch.testing.assert_close(peft_model(tokens).logits, expected)
+    torch.testing.assert_close(exported.language_model.model(tokens).logits, expected)
     assert (expected - AutoModelForCausalLM.from_pretrained(made / "llm")(tokens).logits).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("family", ["llama", "mbart50"])
-def test_a_learnt_prompt_is_written_as_peft_reads_it(tmp_path: Path, family: str) -> None:
+def test_peft_reads_a_learnt_prompt(tmp_path: Path, family: str) -> None:
     from peft import PeftModel
 
     llm, learnt = save_family(tmp_path / "llm", family), PromptTuningConfig(tokens=3)
     run = trained.write_run(tmp_path / "run", llm, prompt_tuning=learnt)
     out = export(run, tmp_path / "out")
     auto = AutoModelForCausalLM if family == "llama" else AutoModelForSeq2SeqLM
-    theirs = PeftModel.from_pretrained(auto.from_pretrained(llm), out / "adapter").eval()
-    ours, before = load_sign_llm(out).language_model, load_sign_llm(run).language_model
+    peft_model = PeftModel.from_pretrained(auto.from_pretrained(llm), out / "adapter").eval()
+    exported, before = load_sign_llm(out).language_model, load_sign_llm(run).language_model
     vectors = before.virtual_tokens.embedding.weight
-    assert torch.equal(theirs.get_prompt(batch_size=2)[1], vectors)
-    assert torch.equal(ours.virtual_tokens.embedding.weight, vectors)
+    assert torch.equal(peft_model.get_prompt(batch_size=2)[1], vectors)
+    assert torch.equal(exported.virtual_tokens.embedding.weight, vectors)
     places = torch.randn(1, 4, 16)
-    given = {} if family == "llama" else {"decoder_input_ids": torch.tensor([[1, 4, 7]])}
-    expected = ours.model(inputs_embeds=torch.cat([vectors[None], places], dim=1), **given).logits
-    torch.testing.assert_close(theirs(inputs_embeds=places, **given).logits, expected)
+    extra_inputs = {} if family == "llama" else {"decoder_input_ids": torch.tensor([[1, 4, 7]])}
+    expected = exported.model(inputs_embeds=torch.cat([vectors[None], places], dim=1), **extra_inputs).logits
+    torch.testing.assert_close(peft_model(inputs_embeds=places, **extra_inputs).logits, expected)
     assert "a learnt prompt of 3 vectors" in (out / "README.md").read_text()
 
 
-def test_adapters_of_a_model_with_buffers_of_its_own_come_back(tmp_path: Path) -> None:
-    """The bias of the output layer of mBART is a buffer: not trained, so in no checkpoint and no export."""
+def test_adapters_of_a_model_with_buffers_can_be_loaded(tmp_path: Path) -> None:
+    """The bias of the output layer of mBART is a buffer, which is in no checkpoint and no export."""
     llm = save_family(tmp_path / "llm", "mbart50")
     out = export(trained.write_run(tmp_path / "run", llm, lora=LoraConfig(rank=2)), tmp_path / "out")
     written = load_file(out / "adapter" / "adapter_model.safetensors")
@@ -105,14 +105,14 @@ def test_adapters_of_a_model_with_buffers_of_its_own_come_back(tmp_path: Path) -
     load_sign_llm(out)
 
 
-def test_refusals_leave_nothing(run: Path, tmp_path: Path, made: Path) -> None:
+def test_errors_leave_no_files(run: Path, tmp_path: Path, made: Path) -> None:
     with pytest.raises(UsageError, match="not a run folder"):
         export(tmp_path, tmp_path / "out")
     with pytest.raises(UsageError, match="there is no best one"):
         export(run, tmp_path / "out", best=True)
     assert not list(tmp_path.glob("*out*"))
     (tmp_path / "out").mkdir()
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="exists already"):
         export(run, tmp_path / "out")
     out = export(run, tmp_path / "model")
     weights = (out / "model.safetensors").read_bytes()
@@ -126,7 +126,7 @@ def test_refusals_leave_nothing(run: Path, tmp_path: Path, made: Path) -> None:
         signllm.load(out)
 
 
-def test_a_language_model_that_is_gone_is_named(made: Path, tmp_path: Path) -> None:
+def test_a_missing_language_model_is_named(made: Path, tmp_path: Path) -> None:
     llm = Path(shutil.copytree(made / "llm", tmp_path / "llm"))
     out = export(trained.write_run(tmp_path / "run", llm), tmp_path / "out")
     shutil.rmtree(llm)
@@ -135,4 +135,6 @@ def test_a_language_model_that_is_gone_is_named(made: Path, tmp_path: Path) -> N
     elsewhere = signllm.load(out, llm=str(made / "llm")).model.language_model
     assert elsewhere.config.path == str(made / "llm")
     config = load_config(out, FinetuneConfig)
-    assert config == read_trained_model(tmp_path / "run").config, "what an older run did not record is said"
+    assert config == read_trained_model(tmp_path / "run").config, (
+        "settings that an older run did not record are filled in"
+    )

@@ -1,4 +1,4 @@
-"""A metric is added in one place, and is everywhere then: in scores, their table, the report, comparisons."""
+"""A metric that is added in one place appears in scores, their table, the report and comparisons."""
 
 from __future__ import annotations
 
@@ -8,55 +8,55 @@ import pytest
 from sacrebleu.metrics import TER
 
 from signllm.ablation.table import column_titles
-from signllm.evaluation.compare import compare_runs, table_rows
+from signllm.evaluation.compare import build_table_rows, compare_runs
 from signllm.evaluation.hypotheses import Hypothesis, write_hypotheses_and_scores
-from signllm.evaluation.model_card import _table
+from signllm.evaluation.model_card import _score_table
 from signllm.evaluation.report.tables import score_table
 from signllm.evaluation.score_files import format_score_table, score_files
 from signllm.evaluation.scores import METRICS, MetricKind, ScoreConfig, score
 
-SAID = ["heute regnet es im norden", "morgen scheint die sonne"] * 3
-HEARD = ["heute regnet es im süden", "morgen scheint die sonne"] * 3
+REFERENCES = ["heute regnet es im norden", "morgen scheint die sonne"] * 3
+HYPOTHESES = ["heute regnet es im süden", "morgen scheint die sonne"] * 3
 
 
 @pytest.fixture(autouse=True)
 def ter(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Add the translation edit rate; returns what sacrebleu says of the sentences."""
+    """Add the translation edit rate, and return its value for the sentences according to sacrebleu."""
     monkeypatch.setitem(METRICS, "ter", MetricKind("TER", lambda _config: TER()))
-    return float(TER().corpus_score(HEARD, [SAID]).score)
+    return float(TER().corpus_score(HYPOTHESES, [REFERENCES]).score)
 
 
-def test_it_is_scored_with_its_interval_and_signature(ter: float) -> None:
-    found = score(HEARD, SAID, bootstrap=50)
-    assert found["ter"] == pytest.approx(ter)
-    low, high = found["intervals"]["ter"]
+def test_the_metric_is_scored_with_its_interval_and_signature(ter: float) -> None:
+    scores = score(HYPOTHESES, REFERENCES, bootstrap=50)
+    assert scores["ter"] == pytest.approx(ter)
+    low, high = scores["intervals"]["ter"]
     assert low <= ter <= high
-    assert found["signature"].split("; ")[-1].startswith("TER ")
+    assert scores["signature"].split("; ")[-1].startswith("TER ")
 
 
-def test_it_is_printed_with_its_significance(ter: float, tmp_path: Path) -> None:
-    for name, lines in (("ours", HEARD), ("theirs", SAID), ("said", SAID)):
+def test_the_metric_is_printed_with_its_significance(ter: float, tmp_path: Path) -> None:
+    for name, lines in (("system", HYPOTHESES), ("baseline", REFERENCES), ("references", REFERENCES)):
         (tmp_path / name).write_text("\n".join(lines) + "\n")
-    files = [tmp_path / "ours"], tmp_path / "said"
-    found = score_files(*files, ScoreConfig(), baseline=[tmp_path / "theirs"], bootstrap=50)
-    (line,) = (line for line in format_score_table(found).splitlines() if line.strip().startswith("ter"))
+    files = [tmp_path / "system"], tmp_path / "references"
+    scores = score_files(*files, ScoreConfig(), baseline=[tmp_path / "baseline"], bootstrap=50)
+    (line,) = (line for line in format_score_table(scores).splitlines() if line.strip().startswith("ter"))
     assert f"{ter:.2f}" in line
     assert f"{ter:+.2f} (" in line  # the baseline has no error
 
 
 def test_reports_cards_and_comparisons_show_it(ter: float, tmp_path: Path) -> None:
     lines = [
-        Hypothesis(place=n, id=str(n), hypothesis=ours, reference=said, characters=[], words=[])
-        for n, (ours, said) in enumerate(zip(HEARD, SAID, strict=True))
+        Hypothesis(place=n, id=str(n), hypothesis=hypothesis, reference=reference, characters=[], words=[])
+        for n, (hypothesis, reference) in enumerate(zip(HYPOTHESES, REFERENCES, strict=True))
     ]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text('{"stage": "finetune", "config": {}}')
-    record = score(HEARD, SAID)
+    record = score(HYPOTHESES, REFERENCES)
     write_hypotheses_and_scores(tmp_path / "run", "test", lines, record)
     page = str(score_table({"test": record}))
     assert "TER" in page
     assert f"{ter:.2f}" in page
-    assert f"| {ter:.2f} |" in _table([record | {"split": "test", "checkpoint": "step-1"}])
-    names, values = table_rows(compare_runs([tmp_path / "run"], "test"))
+    assert f"| {ter:.2f} |" in _score_table([record | {"split": "test", "checkpoint": "step-1"}])
+    names, values = build_table_rows(compare_runs([tmp_path / "run"], "test"))
     assert dict(zip(names, values, strict=True))["TER"] == f"{ter:.2f}"
     assert "TER" in column_titles()
