@@ -36,15 +36,15 @@ def test_a_write_that_fails_keeps_the_old_file_and_the_error(error: BaseExceptio
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("folder", "directory"), ("file/a", "directory|exists"), ("/proc/a", "")]
+    ("name", "message"), [("folder", "directory"), ("file/a", "directory|exists"), ("/proc/a", "")]
 )
-def test_a_place_where_nothing_can_be_written_is_told_before_anything_is(
-    name: str, told: str, tmp_path: Path
+def test_an_unwritable_path_is_reported_before_anything_is_written(
+    name: str, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     with (
-        pytest.raises(UsageError, match=f"cannot be written: .*({told})") as raised,
+        pytest.raises(UsageError, match=f"cannot be written: .*({message})") as raised,
         atomic_file(tmp_path / name),
     ):
         pytest.fail("it went on")
@@ -61,11 +61,11 @@ def test_a_place_where_nothing_can_be_written_is_told_before_anything_is(
         Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
     ],
 )
-def test_a_full_disk_is_told_by_any_library(error: Exception, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="the disk is full") as told, report_full_disk(tmp_path / "a"):
+def test_a_full_disk_is_reported_for_any_library(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the disk is full") as message, report_full_disk(tmp_path / "a"):
         raise error
-    assert told.value.where == tmp_path / "a"
-    assert "free some space" in str(told.value.remedy)
+    assert message.value.where == tmp_path / "a"
+    assert "free some space" in str(message.value.remedy)
 
 
 def test_the_message_of_what_was_written_is_kept(tmp_path: Path) -> None:

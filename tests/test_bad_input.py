@@ -31,9 +31,9 @@ FullDisk = Callable[..., AbstractContextManager[None]]
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Run a command line that must fail; check the form of its message, once for all, and return it."""
+    """Run a command line that must fail, check the form of its message, and return the message."""
 
-    def run(*arguments: str | Path, told: str, code: int = 2) -> str:
+    def run(*arguments: str | Path, expected: str, code: int = 2) -> str:
         capsys.readouterr()
         try:
             ended = cli.main([str(argument) for argument in arguments])
@@ -41,7 +41,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
             ended = int(end.code or 0)
         out, err = capsys.readouterr()
         assert (ended, out) == (code, ""), err
-        assert told in " ".join(err.replace("│", " ").split())
+        assert expected in " ".join(err.replace("│", " ").split())
         assert "Traceback" not in err
         assert err.count("signllm: ") <= 1
         if "signllm: " in err:  # ours; options are refused by tyro in a box of its own
@@ -55,7 +55,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> FullDisk:
-    """A context in which a folder lies on a disk with so many bytes left.
+    """Make a folder appear to lie on a disk with this number of free bytes.
 
     Only root may mount one; elsewhere no file may grow larger than ``largest`` (by default that many
     bytes): only the number of the system's error differs.
@@ -92,7 +92,7 @@ def full_disk(tmp_path: Path) -> FullDisk:
 
 
 def table(folder: Path, rows: list[tuple[str, str]], columns: str = "video\ttext") -> Path:
-    """Write videos that are ``good`` or not, and the table that names them."""
+    """Write videos, ``good`` or unusable ones, and the table that names them."""
     folder.mkdir(exist_ok=True)
     lines = [columns]
     for number, (kind, text) in enumerate(rows):
@@ -109,7 +109,7 @@ def table(folder: Path, rows: list[tuple[str, str]], columns: str = "video\ttext
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         (("missing", "rain"), "the video is missing"),
         (("noise", "rain"), "not a video that FFmpeg can decode"),
@@ -118,12 +118,12 @@ def table(folder: Path, rows: list[tuple[str, str]], columns: str = "video\ttext
 )
 @pytest.mark.usefixtures("tiny")
 def test_a_clip_that_cannot_be_used_is_named_and_no_stage_trusts_what_was_begun(
-    row: tuple[str, str], told: str, refused: Refused, tmp_path: Path
+    row: tuple[str, str], message: str, refused: Refused, tmp_path: Path
 ) -> None:
     source, shards, run = table(tmp_path / "in", [("good", "sun"), row]), tmp_path / "shards", tmp_path / "r"
-    refused("shard", "table", source, shards, told=told)
-    refused("shards", "verify", shards, told="no finished shards")
-    refused("pretrain", "tiny", "--data", shards, "--run", run, told="no finished shards")
+    refused("shard", "table", source, shards, expected=message)
+    refused("shards", "verify", shards, expected="no finished shards")
+    refused("pretrain", "tiny", "--data", shards, "--run", run, expected="no finished shards")
     assert not run.exists()
     assert cli.main(["shard", "table", str(source), str(shards), "--max-bad", "1"]) == 0
     assert json.loads((shards / "manifest.json").read_text())["left_out"][0]["id"] == "1"
@@ -131,13 +131,13 @@ def test_a_clip_that_cannot_be_used_is_named_and_no_stage_trusts_what_was_begun(
 
 
 @pytest.mark.parametrize(
-    ("source", "told"), [("nowhere.tsv", "no such file or folder"), ("clips.tsv", "text")]
+    ("source", "message"), [("nowhere.tsv", "no such file or folder"), ("clips.tsv", "text")]
 )
 def test_a_dataset_that_is_not_there_or_lacks_columns_leaves_nothing(
-    source: str, told: str, refused: Refused, tmp_path: Path
+    source: str, message: str, refused: Refused, tmp_path: Path
 ) -> None:
     table(tmp_path / "in", [("good", "sun")], columns="video\tsentence")
-    err = refused("shard", "table", tmp_path / "in" / source, tmp_path / "shards", told=told)
+    err = refused("shard", "table", tmp_path / "in" / source, tmp_path / "shards", expected=message)
     assert source in err
     assert not (tmp_path / "shards").exists()
 
@@ -150,16 +150,16 @@ def test_each_verb_names_the_stage_of_a_run_that_is_not_its_own(
     before = {file: file.stat().st_mtime_ns for file in pretrained.rglob("*")}
     other = "run of pretrain, not of finetune"
     stage3 = ("finetune", "tiny", "--data", shards, "--init", pretrained)
-    refused(*stage3, "--run", pretrained, told=other)
-    refused("evaluate", "--run", pretrained, "--data", shards, told=other)
-    refused("translate", "--run", pretrained, video, told=other)
+    refused(*stage3, "--run", pretrained, expected=other)
+    refused("evaluate", "--run", pretrained, "--data", shards, expected=other)
+    refused("translate", "--run", pretrained, video, expected=other)
     for missing in (
         ("compose", "tiny", "--data", shards, "--run", tmp_path / "none"),
         ("finetune", "tiny", "--data", shards, "--init", tmp_path / "none", "--run", tmp_path / "new"),
         ("evaluate", "--data", shards, "--run", tmp_path / "none"),
         ("translate", "--run", tmp_path / "none", video),
     ):
-        refused(*missing, told="not a run folder")
+        refused(*missing, expected="not a run folder")
     assert {file: file.stat().st_mtime_ns for file in pretrained.rglob("*")} == before
     assert not (tmp_path / "new").exists()
 
@@ -169,7 +169,7 @@ def _edited(file: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "changes", "told"),
+    ("file", "changes", "message"),
     [
         ("config.json", {"format": 99, "signllm": "9.0"}, "written by signllm 9.0"),
         ("checkpoints/*/state.json", {"version": 99}, "version 99"),
@@ -179,7 +179,7 @@ def _edited(file: Path, **changes: Any) -> None:
 )
 @pytest.mark.usefixtures("tiny")
 def test_a_run_of_another_version_or_with_a_foreign_codebook_starts_no_stage_3(
-    file: str, changes: dict[str, Any], told: str, refused: Refused, composed: Path, tmp_path: Path
+    file: str, changes: dict[str, Any], message: str, refused: Refused, composed: Path, tmp_path: Path
 ) -> None:
     init, run = tmp_path / "init", tmp_path / "run"
     shutil.copytree(composed / "pretrain", init)
@@ -187,9 +187,9 @@ def test_a_run_of_another_version_or_with_a_foreign_codebook_starts_no_stage_3(
     _edited(edited, **changes)
     for complete in init.glob("checkpoints/*/COMPLETE"):
         content = edited.read_bytes()
-        whole = {edited.name: {"bytes": len(content), "crc32": zlib.crc32(content)}}
-        _edited(complete, **(whole if edited.name in json.loads(complete.read_text()) else {}))
-    refused("finetune", "tiny", "--data", composed / "shards", "--init", init, "--run", run, told=told)
+        full = {edited.name: {"bytes": len(content), "crc32": zlib.crc32(content)}}
+        _edited(complete, **(full if edited.name in json.loads(complete.read_text()) else {}))
+    refused("finetune", "tiny", "--data", composed / "shards", "--init", init, "--run", run, expected=message)
     assert not run.exists()
 
 
@@ -200,41 +200,43 @@ def test_a_language_model_that_is_missing_leaves_a_run_that_can_be_begun_again(
     run, shards = tmp_path / "run", composed / "shards"
     stage3 = ("finetune", "tiny", "--data", shards, "--init", composed / "pretrain", "--run", run)
     model = "--llm"
-    refused(*stage3, model, tmp_path / "none", told="there is no language model")
+    refused(*stage3, model, tmp_path / "none", expected="there is no language model")
     assert not run.exists(), "nothing is half-written"
-    refused("evaluate", "--run", run, "--data", shards, "--split", "dev", told="has no config.json")
+    refused("evaluate", "--run", run, "--data", shards, "--split", "dev", expected="has no config.json")
     option, zero3 = "--sign-llm.language-model.", ("--training.deepspeed", "zero3")
     refused(
         *stage3,
         f"{option}quantize",
         "4bit",
         *zero3,
-        told="ZeRO-3 cannot partition a quantized language model",
+        expected="ZeRO-3 cannot partition a quantized language model",
     )
-    refused(*stage3, f"{option}attention", "flash_attention_2", told="leave the option out: torch's SDPA")
+    refused(*stage3, f"{option}attention", "flash_attention_2", expected="leave the option out: torch's SDPA")
     # The right path goes into the same folder; a wrong split and a missing video follow it.
     assert cli.main([str(word) for word in (*stage3, model, composed / "llm", "--training.epochs", "3")]) == 0
-    refused("evaluate", "--run", run, "--data", shards, "--split", "tset", told="dev")
+    refused("evaluate", "--run", run, "--data", shards, "--split", "tset", expected="dev")
     assert not list(run.glob("scores*"))
-    refused("translate", "--run", run, tmp_path / "none.mp4", told="there is no such video")
+    refused("translate", "--run", run, tmp_path / "none.mp4", expected="there is no such video")
     (tmp_path / "noise.mp4").write_bytes(b"noise" * 99)
-    refused("translate", "--run", run, tmp_path / "noise.mp4", told="the video cannot be read")
+    refused("translate", "--run", run, tmp_path / "noise.mp4", expected="the video cannot be read")
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_disk_that_fills_up_while_training_leaves_no_checkpoint_and_goes_on(
+def test_a_disk_that_fills_up_during_training_leaves_no_checkpoint_and_training_continues(
     refused: Refused, full_disk: FullDisk, composed: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     stage1 = ("pretrain", "tiny", "--data", composed / "shards", "--run", run)
     with full_disk(run, 3 * 4096):
-        refused(*stage1, told="the disk is full: no checkpoint of step 4 was written")
+        refused(*stage1, expected="the disk is full: no checkpoint of step 4 was written")
         assert last_checkpoint(run) is None
-        refused("compose", "tiny", "--data", composed / "shards", "--run", run, told="no complete checkpoint")
+        refused(
+            "compose", "tiny", "--data", composed / "shards", "--run", run, expected="no complete checkpoint"
+        )
     assert not [file for file in run.rglob("*") if "part" in file.suffix]
     assert cli.main([str(word) for word in stage1]) == 0
-    one, other = load_weights(run), load_weights(composed / "pretrain")
-    assert all(np.array_equal(tensor, other[name]) for name, tensor in one.items())
+    item, other = load_weights(run), load_weights(composed / "pretrain")
+    assert all(np.array_equal(tensor, other[name]) for name, tensor in item.items())
 
 
 @pytest.mark.usefixtures("tiny")
@@ -248,12 +250,12 @@ def test_a_disk_that_fills_up_while_composing_leaves_no_words(
     compose = ("compose", "tiny", "--data", shards, "--run", run)
     stage3 = ("finetune", "tiny", "--data", shards, "--init", run, "--run", tmp_path / "run")
     with full_disk(run, 0):
-        refused(*compose, told="the disk is full")
-        refused(*stage3, told="the word codebook is missing")
+        refused(*compose, expected="the disk is full")
+        refused(*stage3, expected="the word codebook is missing")
     assert not list(run.glob("words*"))
     with full_disk(run, 4096, largest=1000):  # enough for the characters, which come first
-        refused(*compose, told="the disk is full")
-        refused(*stage3, told="the word codebook is missing")
+        refused(*compose, expected="the disk is full")
+        refused(*stage3, expected="the word codebook is missing")
     assert not list(run.glob("words.json"))
     assert cli.main([str(word) for word in compose]) == 0
     assert (run / "words.json").read_bytes() == (composed / "pretrain" / "words.json").read_bytes()
@@ -265,5 +267,5 @@ def test_a_disk_that_fills_up_while_reporting_leaves_no_report(
     run = tmp_path / "run"
     shutil.copytree(composed / "pretrain", run)
     with full_disk(run, 0):
-        refused("report", "--run", run, told="the disk is full")
+        refused("report", "--run", run, expected="the disk is full")
     assert not [file for file in run.rglob("*report*")]

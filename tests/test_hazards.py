@@ -34,7 +34,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 
 def test_the_shortest_clips_reach_the_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Shorter than a window of 13 frames too: one character at least."""
+    """A video shorter than a clip of 13 frames has at least one character."""
     rows = ["video\ttext"]
     for name, frames in SHORTEST.items():
         (tmp_path / f"{name}.mp4").write_bytes(encode_h264(drawn(frames), 25))
@@ -51,7 +51,7 @@ def test_the_shortest_clips_reach_the_encoder(tmp_path: Path, capsys: pytest.Cap
     assert int(counts.min()) >= 1
 
 
-def test_names_and_texts_of_strangers_through_every_look(
+def test_unusual_names_and_texts_pass_through_every_view(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = ["video\ttext\tid"]
@@ -85,7 +85,7 @@ def test_the_real_files_through_the_data_verbs(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """PHOENIX's mini tree: one clip of two frames in every split; the table: eleven clips."""
+    """The small PHOENIX tree has one video of two frames in every split; the table has eleven videos."""
     out = tmp_path / "out"
     run(capsys, "shard", format, REAL / source, out, "--size", "96", "--workers", "2")
     splits = json.loads(run(capsys, "shards", "info", out, "--json"))["splits"]

@@ -44,7 +44,7 @@ def real_clips() -> tuple[SourceSample, ...]:
 
 
 def write_language_model(folder: Path) -> None:
-    """Train the demo's kind of language model, smaller, on the clips' sentences and the demo's."""
+    """Train a small language model of the demo's kind on the sentences of the videos and of the demo."""
     clips = [clip.text for clip in real_clips()]
     demos = [sentence.text for sentence in islice(sentences(0), 300)]
     config = TextModelConfig(width=64, layers=2, heads=2, steps=300, batch_size=16)
@@ -52,7 +52,7 @@ def write_language_model(folder: Path) -> None:
 
 
 def recipe(language_model: Path) -> Recipe:
-    """The recipe ``demo`` on larger frames, for eleven videos instead of eight hundred."""
+    """Return the recipe ``demo`` for larger frames, and for 11 videos instead of 800."""
     made = demo()
     data = replace(made.pretrain.data, size=SIZE)
     vq_sign = replace(
@@ -83,7 +83,7 @@ def recipe(language_model: Path) -> Recipe:
 
 @pytest.fixture(scope="module")
 def memorised(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``shards`` of the clips, ``language-model`` and the runs ``vq-sign`` and ``sign-llm``."""
+    """Return a folder with ``shards``, ``language-model`` and the runs ``vq-sign`` and ``sign-llm``."""
     folder = tmp_path_factory.mktemp("real")
     write_language_model(folder / "language-model")
     stages = recipe(folder / "language-model")
@@ -110,13 +110,13 @@ def test_the_characters_of_real_clips_do_not_collapse(memorised: Path) -> None:
 
 def test_real_clips_are_memorised(memorised: Path) -> None:
     scores = evaluate(memorised / "sign-llm", memorised / "shards", "train", SCORED)
-    found = translations(memorised / "sign-llm", "train")
-    assert found.keys() == {clip.id for clip in real_clips()}
-    assert scores["bleu4"] >= 90, found
+    result = translations(memorised / "sign-llm", "train")
+    assert result.keys() == {clip.id for clip in real_clips()}
+    assert scores["bleu4"] >= 90, result
 
 
 def test_swapping_two_videos_swaps_their_translations(memorised: Path, tmp_path: Path) -> None:
-    """Ids and texts stay with their rows; only the files change places."""
+    """Ids and texts keep their rows; only the video files are exchanged."""
     first, second = SWAPPED
     table = TABLE.read_text(encoding="utf-8").replace("\tclips/", f"\t{REAL}/clips/")
     for old, new in ((first, "."), (second, first), (".", second)):
@@ -134,7 +134,7 @@ def test_swapping_two_videos_swaps_their_translations(memorised: Path, tmp_path:
 
 
 def test_translate_reads_the_original_files(memorised: Path) -> None:
-    """The gif itself, not the recoded sample of the shard."""
+    """The test translates the gif itself, not the re-encoded sample of the shard."""
     translator = signllm.load(memorised / "sign-llm")
     clips = {clip.id: clip for clip in real_clips()}
     right = [name for name, clip in clips.items() if translator.translate(clip.video).text == clip.text]
@@ -144,7 +144,7 @@ def test_translate_reads_the_original_files(memorised: Path) -> None:
 def test_phoenix_goes_through_every_verb(
     memorised: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its clips have two frames, continued to 13: one character each."""
+    """Its videos have two frames, padded to 13, which gives one character each."""
     shards, signs, run = (str(tmp_path / name) for name in ("shards", "vq-sign", "sign-llm"))
     brief = ("--training.steps", "2", "--training.batch-size", "1", "--training.no-tensorboard")
     language_model = ("--sign-llm.language-model.path", str(memorised / "language-model"))
@@ -159,8 +159,8 @@ def test_phoenix_goes_through_every_verb(
         ("translate", "--run", run, str(frames), "--json"),
     ):
         code = cli.main(verb)
-        said = capsys.readouterr()
-        assert code == 0, (verb[0], said.err)
+        output = capsys.readouterr()
+        assert code == 0, (verb[0], output.err)
     assert len(translations(Path(run), "test")) == 1
-    translated = json.loads(said.out)
+    translated = json.loads(output.out)
     assert len(translated["characters"]) == 1

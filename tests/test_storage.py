@@ -43,7 +43,7 @@ def http_error(status: int, **headers: str) -> HTTPError:
 
 
 class ClientError(Exception):
-    """As botocore raises it."""
+    """Return an error as botocore raises it."""
 
     def __init__(self, code: str, status: int | None = None, **headers: str) -> None:
         super().__init__(code)
@@ -52,7 +52,7 @@ class ClientError(Exception):
 
 
 class ServerDisconnectedError(type("ClientConnectionError", (Exception,), {})):  # type: ignore[misc]
-    """As aiohttp raises it."""
+    """Return an error as aiohttp raises it."""
 
 
 def os_error(name: str) -> OSError:
@@ -117,7 +117,7 @@ def test_what_is_absent_is_waited_for_only_where_it_was(error: Exception) -> Non
     assert is_transient(error, exists=True)
 
 
-def test_how_long_a_server_asks_to_wait() -> None:
+def test_the_delay_that_a_server_requests() -> None:
     assert requested_delay_s(http_error(429, Retry_After="15")) == 15
     assert requested_delay_s(http_error(429, Retry_After="-3")) == 0
     assert requested_delay_s(http_error(429, Retry_After="soon")) == 0
@@ -135,7 +135,7 @@ def test_how_long_a_server_asks_to_wait() -> None:
 
 
 class Away:
-    """A read that fails until an instant of the clock."""
+    """A read that fails until a given time of the clock."""
 
     def __init__(self, clock: Clock, seconds: float, error: Exception) -> None:
         self.clock, self.until_s, self.error, self.tries = clock, clock.now_s + seconds, error, 0
@@ -147,21 +147,21 @@ class Away:
         return "data"
 
 
-def test_storage_is_waited_for_and_asked_less_and_less_often(clock: Clock) -> None:
+def test_reads_are_retried_with_growing_delays(clock: Clock) -> None:
     began_s, read = clock.now_s, Away(clock, 300, os_error("ESTALE"))
     assert wait_for_storage(read, "x.tar") == "data"
     assert 300 <= clock.now_s - began_s < 340
     assert read.tries < 25
 
 
-def test_a_server_is_not_asked_before_it_wants_to_be(clock: Clock) -> None:
+def test_a_server_gets_no_request_before_the_requested_delay(clock: Clock) -> None:
     began_s, read = clock.now_s, Away(clock, 15, http_error(429, Retry_After="15"))
     assert wait_for_storage(read, "x.tar") == "data"
     assert read.tries == 2
     assert 15 <= clock.now_s - began_s < 20
 
 
-def test_after_the_limit_one_error_says_what_and_how_long(clock: Clock) -> None:
+def test_after_the_limit_the_error_states_the_file_and_the_time(clock: Clock) -> None:
     began_s, read = clock.now_s, Away(clock, 1e9, http_error(503, Retry_After="3600"))
     with storage_wait_policy(120), pytest.raises(StorageError) as caught:
         wait_for_storage(read, "http://host/x.tar")
@@ -171,7 +171,7 @@ def test_after_the_limit_one_error_says_what_and_how_long(clock: Clock) -> None:
     assert not isinstance(caught.value, UsageError | OSError)
 
 
-def test_without_patience_the_first_failure_ends(clock: Clock) -> None:
+def test_without_waiting_the_first_failure_ends_the_read(clock: Clock) -> None:
     began_s, read = clock.now_s, Away(clock, 1, os_error("EIO"))
     with storage_wait_policy(0), pytest.raises(StorageError):
         wait_for_storage(read, "x.tar")
@@ -185,7 +185,7 @@ def test_a_users_mistake_does_not_wait(clock: Clock) -> None:
     assert clock.now_s == began_s
 
 
-def test_who_waits_is_asked_twice_a_second_and_may_leave(clock: Clock) -> None:
+def test_on_wait_is_called_twice_a_second_and_can_end_the_wait(clock: Clock) -> None:
     instants: list[float] = []
 
     def leave() -> None:
@@ -209,7 +209,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_one_message_when_storage_goes_and_one_when_it_is_back(
+def test_an_outage_gives_one_message_at_its_start_and_one_at_its_end(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     wait_for_storage(Away(clock, 3, os_error("ESTALE")), "hiccup.tar")
@@ -240,7 +240,7 @@ print(storage._announcer.acquire(), flush=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets")
-def test_of_all_readers_of_a_job_one_speaks(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_reader_of_a_job_announces_an_outage(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", f"test-{os.getpid()}")
 
     def other() -> str:
@@ -259,7 +259,7 @@ def test_where_is_named_by_path(tmp_path: Path, clock: Clock) -> None:
         wait_for_storage(Away(clock, 1e9, os_error("ESTALE")), tmp_path / "train-000003.tar")
 
 
-def test_a_verb_that_waits_for_storage_leaves_when_it_is_asked_to(
+def test_a_verb_that_waits_for_storage_stops_on_a_signal(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)

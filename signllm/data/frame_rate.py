@@ -23,13 +23,13 @@ USUAL_FPS = 25.0
 SLOWEST_FPS, FASTEST_FPS = 0.01, 1000.0
 _FILM_FPS = 23.0
 """Slightly less than the 23.976 frames per second of film, the slowest common rate of recordings."""
-_AGREE = 0.05
+_RATE_TOLERANCE = 0.05
 """Largest relative difference at which a stated rate counts as agreeing with the time stamps.
 
 FFmpeg, for example, only estimates the rate of a gif."""
-_BURSTS = 1.25
+_BURST_FACTOR = 1.25
 """If the median distance of frames is shorter than the mean by this factor, frames come in bursts."""
-_EARLY = 0.25
+_LATE_SHARE = 0.25
 """Share of a frame by which a frame may begin late, because times are rounded and webcams are irregular."""
 
 
@@ -81,13 +81,13 @@ def measure_timing(times_s: Sequence[float], stated_s: float, stated_fps: float)
     mean_fps = len(begins_s) / (begins_s[-1] + estimate_last_duration_s(times_s, stated_s, stated_fps))
     if not is_possible_rate(mean_fps):
         return Timing(stated_fps)
-    fps = stated_fps if abs(stated_fps / mean_fps - 1) <= _AGREE else float(mean_fps)
+    fps = stated_fps if abs(stated_fps / mean_fps - 1) <= _RATE_TOLERANCE else float(mean_fps)
     is_steady = bool(np.abs(begins_s * fps - np.arange(len(begins_s))).max() <= 1)
     if is_steady:
         return Timing(fps)
     gaps_s = np.diff(begins_s)
     usual_fps = 1 / float(np.median(gaps_s[gaps_s > 0]))
-    steady_fps = usual_fps if _BURSTS * fps < usual_fps <= FASTEST_FPS else fps
+    steady_fps = usual_fps if _BURST_FACTOR * fps < usual_fps <= FASTEST_FPS else fps
     if begins_s[-1] * steady_fps > MAX_FRAMES:  # time stamps that span so many frames are damaged
         return Timing(stated_fps)
     return Timing(fps, steady_fps)
@@ -102,7 +102,7 @@ def monotonic_begins_s(begins_s: np.ndarray) -> np.ndarray:
 
 def begin_tolerance_s(source_fps: float, fps: float) -> float:
     """Return by how many seconds a frame may begin late and still be shown when a video is resampled."""
-    return _EARLY / max(source_fps, fps)
+    return _LATE_SHARE / max(source_fps, fps)
 
 
 def count_frames_at_rate(seconds: float, fps: float) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 LONGEST_SIDE = 16_384
-_UNNAMED = (0, 2)
+_NO_YUV_MATRIX = (0, 2)
 """Values of matrix_coefficients in ITU-T H.273 that name no YUV matrix: RGB and unspecified."""
 
 
@@ -72,7 +72,7 @@ def encode_av_frames(
                 stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
                 coder = stream.codec_context
                 coder.thread_count = 1
-                if picture.format.name == "yuv420p" and picture.colorspace not in _UNNAMED:
+                if picture.format.name == "yuv420p" and picture.colorspace not in _NO_YUV_MATRIX:
                     coder.colorspace = picture.colorspace
                 # mbtree reads uninitialised memory: it gave 7 different files in 25 runs at 48 x 48
                 stream.options = {

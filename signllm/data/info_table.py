@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_NAMED = 3
+_MOST_NAMES = 3
 """Largest number of languages or signers that are listed by name; more are counted."""
 
 
@@ -28,13 +28,13 @@ def format_info_table(info: Mapping[str, Any]) -> str:
 def _format_cell(value: Any) -> str:
     if isinstance(value, dict):
         known = [name for name in value if name != "unknown"]
-        return ", ".join(known) if 0 < len(known) <= _NAMED else str(len(known) or "unknown")
+        return ", ".join(known) if 0 < len(known) <= _MOST_NAMES else str(len(known) or "unknown")
     return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
 
 
 def _format_rates(counts: Any) -> str:
     """Return the frame rates as text, with the number of videos of each if there are several."""
-    if len(counts) > _NAMED:
+    if len(counts) > _MOST_NAMES:
         return f"{min(counts, key=float)} to {max(counts, key=float)}"
     return ", ".join(f"{rate} ({count:,})" if len(counts) > 1 else rate for rate, count in counts.items())
 

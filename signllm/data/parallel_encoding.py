@@ -25,7 +25,7 @@ from signllm.storage import set_storage_wait_policy, storage_timeout_s, wait_for
 
 Result = TypeVar("Result")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-_AHEAD = 4
+_RESULTS_PER_WORKER = 4
 """Results per worker that may wait for the writer; enough to keep all workers busy in limited memory."""
 
 
@@ -101,7 +101,7 @@ def map_in_processes(
             for job in jobs:
                 with _block_stop_signals():
                     waiting.append(pool.submit(function, *job))
-                if len(waiting) >= workers * _AHEAD:
+                if len(waiting) >= workers * _RESULTS_PER_WORKER:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -20,7 +20,7 @@ from signllm.data.video_error import VideoError
 
 Result = TypeVar("Result")
 
-_BACK_S = (0.0, 2.0, 20.0)
+_SEEK_MARGINS_S = (0.0, 2.0, 20.0)
 """Seconds before the part to which successive attempts seek; the last attempt does not seek at all."""
 _MICROSECONDS = 1_000_000
 
@@ -49,7 +49,7 @@ def read_time_span(
         VideoError: no frame lies in the part, the recording ends before half of it, or ``use`` raises it.
         OSError: the file cannot be read.
     """
-    for seek_s in (cut.start_s - back_s for back_s in _BACK_S if cut.start_s > back_s):
+    for seek_s in (cut.start_s - back_s for back_s in _SEEK_MARGINS_S if cut.start_s > back_s):
         try:
             return _read_after_seek(recording, cut, use, seek_s=seek_s)
         except _SeekMissedError:

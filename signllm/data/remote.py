@@ -24,8 +24,8 @@ T = TypeVar("T")
 TIMEOUT_S = 30.0
 """Seconds without data after which a connection counts as lost."""
 _CHUNK_BYTES, _FETCHED_BYTES = 1 << 20, 1 << 26
-_REFUSED_BYTES = 2048
-_read_before: set[str] = set()
+_EXPLANATION_BYTES = 2048
+_addresses_read: set[str] = set()
 """Addresses that this process has read successfully."""
 
 
@@ -111,10 +111,10 @@ def _fetch_with_waits(address: str, fetch: Callable[[], bytes], *, exists: bool)
         try:
             data = fetch()
         except FileNotFoundError as error:
-            if exists and (address in _read_before or not _has_manifest(address)):
+            if exists and (address in _addresses_read or not _has_manifest(address)):
                 raise IncompleteResponseError(str(error)) from error
             raise
-        _read_before.add(address)
+        _addresses_read.add(address)
         return data
 
     try:
@@ -216,7 +216,7 @@ def _check_unchanged(address: str, size_bytes: int | None, file_bytes: int | Non
 def _read_explanation(error: HTTPError) -> str:
     """Return the code and the message with which S3 and compatible object stores explain a refusal."""
     try:
-        text = error.read(_REFUSED_BYTES).decode("utf-8", "replace")
+        text = error.read(_EXPLANATION_BYTES).decode("utf-8", "replace")
     except (OSError, HTTPException, ValueError):
         return ""
     matches = [re.search(rf"<{name}>([^<]*)</{name}>", text) for name in ("Code", "Message")]

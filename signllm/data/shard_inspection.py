@@ -27,9 +27,9 @@ from signllm.data.video import VideoError
 from signllm.errors import UsageError
 from signllm.progress import progress
 
-_RATES = 8
+_MOST_RATES = 8
 """Largest number of different frame rates that are listed without rounding."""
-_PIECE = 8
+_PIECE_SAMPLES = 8
 """Samples that a process checks at a time; few, so that the progress bar moves smoothly in large shards."""
 
 
@@ -77,7 +77,7 @@ def _count_frame_rates(split: Split) -> dict[str, int]:
     """Return the number of videos of each frame rate; many different rates are rounded."""
     rates = split.samples.fps
     rounded = next(
-        r for digits in (2, 1, 0) if len(np.unique(r := rates.round(digits))) <= _RATES or digits == 0
+        r for digits in (2, 1, 0) if len(np.unique(r := rates.round(digits))) <= _MOST_RATES or digits == 0
     )
     values, counts = np.unique(rounded, return_counts=True)
     return {f"{value:g}": count for value, count in zip(values.tolist(), counts.tolist(), strict=True)}
@@ -171,7 +171,9 @@ def _split_into_pieces(
     """Yield a few samples of a shard at a time as a split, the first with the entry of the shard."""
     for number, entry in enumerate(entries):
         shard = split.select_shard(number)
-        size = _PIECE if isinstance(shard.tars[0], Path) else len(shard)  # a shard is downloaded only once
+        size = (
+            _PIECE_SAMPLES if isinstance(shard.tars[0], Path) else len(shard)
+        )  # a shard is downloaded only once
         for start in range(0, max(1, len(shard)), max(1, size)):
             samples = SampleTable(shard.samples[start : start + size])
             piece = replace(shard, shard_sizes=(len(samples),), samples=samples)

@@ -27,9 +27,9 @@ from signllm.data.video import (
 )
 from signllm.data.video_error import VideoError
 
-_AT_A_TIME = 512
+_CHUNK_FRAMES = 512
 """Number of frames after which the limits of ``pictures.py``, which apply to one sample, start again."""
-_PICTURES_READ = 64
+_CHUNK_PICTURES = 64
 _MICROSECONDS = 1_000_000
 
 
@@ -97,7 +97,7 @@ def _read_stream_chunks(reader: VideoReader, size: int) -> Iterator[TimedFrames]
     origin_s = (reader.container.start_time or 0) / _MICROSECONDS
     waiting: tuple[np.ndarray, np.ndarray] | None = None
     for first in frames:
-        for chunk in decode_upright_chunks(reader, fit, chain([first], islice(frames, _AT_A_TIME - 1))):
+        for chunk in decode_upright_chunks(reader, fit, chain([first], islice(frames, _CHUNK_FRAMES - 1))):
             begins_s = np.array(reader.times_s[done : done + len(chunk)]) - origin_s
             # The times in a damaged file may decrease.
             begins_s = np.maximum(np.maximum.accumulate(begins_s), latest_s)
@@ -141,7 +141,7 @@ def _resample_chunks(chunks: Iterator[TimedFrames], source_fps: float, fps: floa
 
 def _read_picture_chunks(folder: Path, size: int) -> Iterator[np.ndarray]:
     files, fit = list_frame_files(folder), partial(scale_short_side, short_side=size)
-    for at in range(0, len(files), _PICTURES_READ):
-        read = [path.read_bytes() for path in files[at : at + _PICTURES_READ]]
+    for at in range(0, len(files), _CHUNK_PICTURES):
+        read = [path.read_bytes() for path in files[at : at + _CHUNK_PICTURES]]
         for chunk in decode_image_chunks(read, fit):
             yield crop_center_square(chunk, size)

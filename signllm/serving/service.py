@@ -30,7 +30,7 @@ Send = Callable[[Line | None], None]
 """Function that sends one line of a response; None ends it."""
 MOST_CANDIDATES = 8
 CUTS = ("whole", "pauses", "windows")
-AGAIN_S = 0.5
+POSITION_INTERVAL_S = 0.5
 """Interval in seconds at which a waiting client gets its position; it also detects disconnected clients."""
 
 
@@ -121,7 +121,7 @@ class Service:
         try:
             while before := self._queue.index(ticket):
                 yield {"waiting": before}
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(POSITION_INTERVAL_S)
             async with aclosing(self._lines(video, name, settings)) as lines:
                 async for line in lines:
                     yield line

@@ -136,7 +136,7 @@ def test_jobs_that_share_a_node_meet_at_ports_of_their_own() -> None:
     assert max(ports) < 32_768, "Linux gives those above to anybody"
 
 
-def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in RANK_VARIABLES:
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")

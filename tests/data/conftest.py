@@ -1,4 +1,4 @@
-"""Small videos drawn here, and the real files beside the checkout (without them tests skip)."""
+"""Fixtures: small generated videos, and the real files outside the checkout, which are optional."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def realdata() -> Path:
 
 
 def drawn(frames: int, seed: int = 0, height: int = 48, width: int = 48) -> np.ndarray:
-    """A bright square that moves over a ground of its own colour: (T, H, W, 3)."""
+    """Return frames (T, H, W, 3) of a bright square that moves over a coloured background."""
     generator = np.random.default_rng(seed)
     video = np.empty((frames, height, width, 3), np.uint8)
     video[:] = generator.integers(20, 120, 3)
@@ -34,7 +34,7 @@ def drawn(frames: int, seed: int = 0, height: int = 48, width: int = 48) -> np.n
 
 @pytest.fixture(scope="session")
 def make_clips(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Annotations]:
-    """Return a maker of ``count`` mp4 clips with texts; the same arguments give the same files."""
+    """Return a function that makes ``count`` mp4 videos with texts; equal arguments give equal files."""
     made: dict[tuple[int, int, str], Annotations] = {}
 
     def make(count: int, frames: int = 14, split: str = "train") -> Annotations:

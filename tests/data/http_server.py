@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that answers ranges, and misbehaves when it is told to."""
+"""An HTTP server on the loopback address that supports ranges and simulates faults on request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Ranges as a server should, and the mischief that ``server.mischief`` names, on tars only."""
+    """Answers range requests, and simulates the fault that ``server.mischief`` names for tars only."""
 
     def do_GET(self) -> None:
         server = self.server
@@ -87,7 +87,7 @@ Refusal = tuple[int, dict[str, str]] | tuple[int, dict[str, str], bytes]
 
 
 class Server(ThreadingHTTPServer):
-    """Attributes: what is asked of it, the next refusals, and a rule that may refuse any path."""
+    """A server that records its requests; it has a list of the next refusals, and a rule to refuse paths."""
 
     daemon_threads = True
     mischief = ""
@@ -104,7 +104,7 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving(folder: Path, port: int = 0) -> Iterator[Server]:
-    """Serve a folder, in a thread, for as long as the block lasts."""
+    """Serve a folder in a thread while the block runs."""
     server = Server(("127.0.0.1", port), partial(Handler, directory=str(folder)))
     server.asked, server.refusals, server.resumed = Counter(), deque(), threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Small videos as cameras, browsers and broadcasters write them, made by PyAV."""
+"""Small videos like those of cameras, browsers and broadcasters, made with PyAV."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ORIENTATIONS = [
 
 
 def numbered(count: int, height: int = 64, width: int = 96) -> np.ndarray:
-    """Return frames (T, H, W, 3) that show their numbers: tens as the upper half's grey, then ones."""
+    """Return frames (T, H, W, 3) whose grey levels encode their numbers: tens above, ones below."""
     frames = np.empty((count, height, width, 3), np.uint8)
     for number, frame in enumerate(frames):
         frame[: height // 2], frame[height // 2 :] = 20 + 20 * (number // 10), 20 + 20 * (number % 10)
@@ -34,10 +34,12 @@ def numbered(count: int, height: int = 64, width: int = 96) -> np.ndarray:
 
 
 def numbers_of(frames: np.ndarray) -> list[int]:
-    """Return which of :func:`numbered` each frame is."""
+    """Return the number that each frame of :func:`numbered` encodes."""
     quarter = frames.shape[1] // 4
     tens, ones = frames[:, :quarter].mean((1, 2, 3)), frames[:, -quarter:].mean((1, 2, 3))
-    return [10 * round((ten - 20) / 20) + round((one - 20) / 20) for ten, one in zip(tens, ones, strict=True)]
+    return [
+        10 * round((ten - 20) / 20) + round((item - 20) / 20) for ten, item in zip(tens, ones, strict=True)
+    ]
 
 
 def video(
@@ -78,7 +80,7 @@ def video(
 
 
 def shifted(data: bytes, seconds: float, stop_s: float = float("inf")) -> bytes:
-    """Remux an mp4 with all times shifted, without packets from ``stop_s`` on: negative times are hidden."""
+    """Remux an mp4 with shifted times up to ``stop_s``; frames before time 0 are hidden."""
     target = io.BytesIO()
     with av.open(io.BytesIO(data)) as source, av.open(target, "w", format="mp4") as file:
         stream = source.streams.video[0]
@@ -93,13 +95,13 @@ def shifted(data: bytes, seconds: float, stop_s: float = float("inf")) -> bytes:
 
 
 def hidden_start(count: int = 100, start_s: float = 2.8, stop_s: float = 4.0) -> bytes:
-    """Return a clip cut without encoding anew: one key frame, the frames before ``start_s`` are hidden."""
+    """Return a video cut without re-encoding, with one key frame; frames before ``start_s`` are hidden."""
     one_key_frame = {"g": "1000", "keyint_min": "1000", "sc_threshold": "0", "crf": "4"}
     return shifted(video(numbered(count), options=one_key_frame), -start_s, stop_s)
 
 
 def shown_for(data: bytes, share: float) -> bytes:
-    """Shorten the only edit of an mp4: what lies behind this share of it is hidden."""
+    """Shorten the only edit of an mp4, so that the frames after this share of it are hidden."""
     at = data.index(b"elst") + 12
     (duration,) = struct.unpack_from(">I", data, at)
     return data[:at] + struct.pack(">I", int(duration * share)) + data[at + 4 :]
@@ -136,7 +138,7 @@ def webcam_times_ms(count: int = 60, jitter_ms: float = 12, seed: int = 0) -> li
 
 
 def disc(height: int = 576, width: int = 720, aspect: Fraction = Fraction(64, 45)) -> np.ndarray:
-    """Return a picture (H, W, 3) of a disc that is round where pixels are of this aspect."""
+    """Return a picture (H, W, 3) of a disc that is round with pixels of this aspect ratio."""
     rows, columns = np.mgrid[:height, :width]
     radius = 0.35 * min(height, width * float(aspect))
     is_inside = (rows - height / 2) ** 2 + ((columns - width / 2) * float(aspect)) ** 2 < radius**2
@@ -144,6 +146,6 @@ def disc(height: int = 576, width: int = 720, aspect: Fraction = Fraction(64, 45
 
 
 def roundness(frame: np.ndarray) -> float:
-    """Return the width of what is bright in a picture (H, W, 3) over its height."""
+    """Return the width of the bright area of a picture (H, W, 3) over its height."""
     bright = frame.mean(axis=2) > 125
     return float(bright.any(axis=0).sum() / bright.any(axis=1).sum())

@@ -1,4 +1,4 @@
-"""Augmentation is drawn once per video, repeats exactly, and off means off."""
+"""Tests of the augmentation: drawn once per video, reproducible, and without effect when switched off."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def test_crops_reach_every_border() -> None:
     assert tops == {0, 1, 2, 3, 4}
 
 
-def test_no_video_is_mirrored_unless_asked() -> None:
+def test_no_video_is_mirrored_by_default() -> None:
     frames = drawn(2)
     config = AugmentConfig(mirror=0.25)
     shown = [augment_frames(frames, config, size=48, seed=0, epoch=0, position=p) for p in range(400)]
-    mirrored = sum((one == frames[:, :, ::-1]).all() for one in shown)
-    assert mirrored + sum((one == frames).all() for one in shown) == 400
+    mirrored = sum((item == frames[:, :, ::-1]).all() for item in shown)
+    assert mirrored + sum((item == frames).all() for item in shown) == 400
     assert 60 < mirrored < 140
     plain = [
         augment_frames(frames, AugmentConfig(), size=48, seed=0, epoch=0, position=p) for p in range(400)
     ]
-    assert all((one == frames).all() for one in plain)
+    assert all((item == frames).all() for item in plain)
 
 
 def test_brightness_moves_the_mean_within_its_limit() -> None:

@@ -1,4 +1,4 @@
-"""Packing: what went in can be taken out again, whatever the lengths."""
+"""Tests of packing: samples of any lengths can be taken out of a batch unchanged."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_frames_can_be_unpacked_again() -> None:
     assert batch.frames is not None
     assert (batch.frames.shape, batch.frames.dtype) == ((19, 3, 48, 48), torch.uint8)
     assert batch.frames.is_contiguous(memory_format=torch.channels_last)
-    for one, packed in zip(items, batch.frames.split(batch.frame_counts.tolist()), strict=True):
-        np.testing.assert_array_equal(packed.permute(0, 2, 3, 1).numpy(), one.frames)
+    for entry, packed in zip(items, batch.frames.split(batch.frame_counts.tolist()), strict=True):
+        np.testing.assert_array_equal(packed.permute(0, 2, 3, 1).numpy(), entry.frames)
     assert batch.is_real.tolist() == [True, True, False]
     assert (batch.positions.tolist(), batch.epoch, batch.seed, len(batch)) == ([4, 6, 8], 1, 9, 3)
 

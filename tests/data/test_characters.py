@@ -1,4 +1,4 @@
-"""Character files: what is saved comes back, and nothing else passes for one."""
+"""Tests of character files: saved sequences are loaded unchanged, and other files are refused."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_split_is_its_files_in_the_order_of_the_shards(tmp_path: Path) -> None
     assert read_provenance(characters_path(tmp_path, "train", 3)) is None
 
 
-def test_the_one_file_of_an_earlier_version_is_a_split_too(tmp_path: Path) -> None:
+def test_the_single_file_of_an_older_version_is_read_as_a_split(tmp_path: Path) -> None:
     save_characters(tmp_path / "characters.train.safetensors", {"a": np.array([4, 5])}, "book")
     characters, _ = load_split_characters(tmp_path, "train")
     assert characters["a"].tolist() == [4, 5]

@@ -1,4 +1,4 @@
-"""torchcodec stands in for PyAV only where its pictures are the same; the tests of the real one need it."""
+"""Tests of the choice of the decoder: torchcodec replaces PyAV only if its frames are identical."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fresh() -> Iterator[None]:
 
 
 class Lookalike:
-    """Answers as torchcodec's decoder does, by PyAV, with the pictures changed by ``change``."""
+    """Replaces torchcodec's decoder by PyAV, with frames that ``change`` modifies."""
 
     change = staticmethod(lambda frames: frames)
     missing = 0
@@ -56,7 +56,7 @@ def install(monkeypatch: pytest.MonkeyPatch, video_decoder: type[Lookalike] | No
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
 
 
-def test_equal_pictures_are_taken_and_whole_videos_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchcodec_is_used_for_equal_frames_of_complete_videos_only(monkeypatch: pytest.MonkeyPatch) -> None:
     class Marked(Lookalike):
         decoded = 0
 
@@ -85,7 +85,9 @@ def test_equal_pictures_are_taken_and_whole_videos_only(monkeypatch: pytest.Monk
     ],
     ids=["mirrored", "anamorphic", "edited"],
 )
-def test_what_a_file_asks_for_is_left_to_pyav(clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_videos_with_display_properties_are_left_to_pyav(
+    clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install(monkeypatch, Lookalike)
     assert decoder.choose_decoder().decoder == "torchcodec"
     assert decoder.decode_by_torchcodec(clip) is None
@@ -123,7 +125,7 @@ def test_what_may_be_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
         decoder.choose_decoder()
 
 
-def test_the_real_one_gives_the_pictures_of_real_files(realdata: Path) -> None:
+def test_torchcodec_decodes_real_files_like_pyav(realdata: Path) -> None:
     if problem := decoder.find_torchcodec_problem():
         pytest.skip(problem)
     for path in sorted((realdata / "clips").iterdir()):

@@ -1,4 +1,4 @@
-"""Letters in pictures: drawn by a font that has them, or counted where none does."""
+"""Tests of the choice of a font that has all letters of a text."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ OTHER = Path(matplotlib.get_data_path(), "fonts/ttf/STIXNonUniBol.ttf")
 
 @pytest.fixture
 def system_fonts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the system is said to have."""
-    found: list[str] = []
-    monkeypatch.setattr(fonts, "_list_system_fonts", lambda: tuple(found))
-    return found
+    """Return the list of fonts that the system appears to have; tests append to it."""
+    result: list[str] = []
+    monkeypatch.setattr(fonts, "_list_system_fonts", lambda: tuple(result))
+    return result
 
 
 def test_latin_and_cyrillic_need_nothing_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Frame folders: order by number, strays ignored, holes refused."""
+"""Tests of folders of frames: the order of the numbers, other files, and missing frames."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def test_an_empty_folder_and_damaged_images(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(VideoError, match="no frames"):
         decode_video(tmp_path / "empty")
-    whole = encode_png(drawn(1)[0])
+    complete = encode_png(drawn(1)[0])
     with pytest.raises(VideoError, match="damaged image"):
-        decode_image(whole[: len(whole) // 2])
+        decode_image(complete[: len(complete) // 2])
     with pytest.raises(VideoError, match=r"^not an image: neither PNG nor JPEG$"):
         decode_image(b"GIF89a nothing")
 

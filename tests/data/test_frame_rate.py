@@ -1,4 +1,4 @@
-"""Rates: what time stamps say, and which frames are read at another rate, the same on every way."""
+"""Tests of frame rates: measured from time stamps, and the frames that are read at another rate."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ RATES = {"once": 25.0, "twice": 50.0}
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    """The same 40 pictures as a video of 25 frames per second and, each twice, as one of 50; and 30 of 30."""
+    """Return a split with the same frames at 25 and, repeated, at 50 frames per second, and one at 30."""
     folder, clips = tmp_path_factory.mktemp("rates"), []
     pictures = numbered(40, 48, 48)
     videos = {
@@ -158,7 +158,7 @@ def test_training_and_translation_read_the_same_frames(split: Split) -> None:
 
 
 def test_batches_are_cut_by_the_frames_that_are_read_and_resume_exactly(split: Split) -> None:
-    """At 25 frames per second two of the videos have 40 frames, so that a batch of 80 holds both."""
+    """At 25 frames per second two of the videos have 40 frames, so a batch of 80 frames contains both."""
     settings = config(fps=25.0, max_frames=40, max_frames_per_batch=80)
     loader = Loader(VideoSource(split, settings), batch_size=3, epochs=4)
     batches, states = [], []
@@ -206,7 +206,7 @@ def test_a_recording_in_runs_is_resampled_as_in_one(places: list[float], fps: fl
 
 
 def test_a_time_stamp_far_off_takes_no_memory() -> None:
-    """Damage to a few bytes may put a frame years behind the others."""
+    """Damage to a few bytes may give a frame a time that is years after the others."""
     times_ms = [0, 40, 80, 10**10]
     data = video(numbered(4), container="matroska", times=times_ms, tick=Fraction(1, 1000))
     assert len(read_video(data).frames) == 4

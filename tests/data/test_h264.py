@@ -1,4 +1,4 @@
-"""The encoder: faithful, the same bytes each time, and honest about what it cannot take."""
+"""Tests of the encoder: accurate, reproducible, and with an error for frames that it cannot encode."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .conftest import drawn
 def test_the_same_frames_give_the_same_bytes(side: int) -> None:
     # x264's mbtree broke this at these very sizes: it read memory that nobody had written
     frames = drawn(40, height=side, width=side)
-    litter, found = [], set()
+    litter, result = [], set()
     for number in range(12):
         litter.append(
             np.random.default_rng(number).integers(0, 255, 30_000 * (1 + number % 4), dtype=np.uint8)
         )
-        found.add(encode_h264(frames, 25))
-    assert len(found) == 1
+        result.add(encode_h264(frames, 25))
+    assert len(result) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The index trusts nothing that is not whole, and reads exactly the bytes that were written."""
+"""Tests of the index: it refuses incomplete shards and reads exactly the bytes that were written."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_a_split_travels_to_other_processes(shards: Path) -> None:
     assert pickle.loads(pickle.dumps(split)).read(4) == split.read(4)
 
 
-def test_unknown_split_names_those_there(shards: Path) -> None:
+def test_an_unknown_split_is_reported_with_the_existing_ones(shards: Path) -> None:
     with pytest.raises(UsageError, match=r"no split 'dev'(.|\n)*one of: train"):
         ShardIndex(shards).split("dev")
 
 
 @pytest.mark.parametrize("damage", ["no tar", "no index", "short tar", "other index", "garbage index"])
-def test_a_shard_that_is_not_whole_is_refused(shards: Path, damage: str) -> None:
+def test_an_incomplete_shard_is_refused(shards: Path, damage: str) -> None:
     tar, index = shards / "train-000001.tar", shards / "train-000001.json"
     if damage == "no tar":
         tar.unlink()
@@ -78,7 +78,7 @@ def test_a_shard_that_is_not_whole_is_refused(shards: Path, damage: str) -> None
         ('{"format": "signllm-shards", "version": 99}', "version 99, this signllm reads 1"),
     ],
 )
-def test_manifests_that_are_none(shards: Path, manifest: str | None, message: str) -> None:
+def test_invalid_manifests_are_refused(shards: Path, manifest: str | None, message: str) -> None:
     path = shards / "manifest.json"
     path.unlink() if manifest is None else path.write_text(manifest)
     with pytest.raises(UsageError, match=message):

@@ -1,4 +1,4 @@
-"""Videos that are not there: what was tried, what is nearest, and names that are only spelled otherwise."""
+"""Tests of missing videos: the tried path, the nearest existing path, and other spellings of a name."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_nothing_is_written_where_no_video_exists(tmp_path: Path) -> None:
         ("plain.mp4", "plain.mp4"),
     ],
 )
-def test_names_in_another_spelling_are_found(tmp_path: Path, on_disk: str, named: str) -> None:
+def test_names_in_another_spelling_match(tmp_path: Path, on_disk: str, named: str) -> None:
     (tmp_path / on_disk).parent.mkdir(exist_ok=True)
     (tmp_path / on_disk).touch()
     assert find_path_by_spelling(tmp_path, named) == tmp_path / on_disk

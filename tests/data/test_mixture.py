@@ -1,4 +1,4 @@
-"""Several datasets as one: by weight, each sample with its language, exactly resumable."""
+"""Tests of mixtures of datasets: weights, the language of each sample, and exact resuming."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Maker = Callable[..., Annotations]
 
 @pytest.fixture
 def both(make_clips: Maker, tmp_path: Path) -> str:
-    """Six German clips and five English ones, whose ids are among those of the others."""
+    """Return six German and five English samples; the ids of the latter also occur among the former."""
     for name, count, language in (("A", 6, "German"), ("B", 5, "English")):
         clips = tuple(dataclasses.replace(clip, language=language) for clip in make_clips(count).samples)
         write_shards(
@@ -34,10 +34,10 @@ def both(make_clips: Maker, tmp_path: Path) -> str:
 def test_weights_are_how_often_an_epoch_uses_a_sample(both: str) -> None:
     split = open_mixture(both).split("train")
     source = VideoSource(split, DataConfig(size=48, workers=0))
-    whole = list(Loader(source, batch_size=4, epochs=1, seed=1))
-    assert len({len(batch) for batch in whole}) == 1
+    complete = list(Loader(source, batch_size=4, epochs=1, seed=1))
+    assert len({len(batch) for batch in complete}) == 1
     seen: Counter[str] = Counter()
-    for batch in whole:
+    for batch in complete:
         for name, language, real in zip(batch.ids, batch.languages, batch.is_real.tolist(), strict=True):
             seen[name] += real
             assert language == ("German" if name.startswith("A/") else "English")
@@ -49,7 +49,7 @@ def test_weights_are_how_often_an_epoch_uses_a_sample(both: str) -> None:
     for loader in ranks:
         loader.load_state_dict(stopped.state_dict())
     rest = [list(loader) for loader in ranks]
-    for step, batch in enumerate(whole[1:]):
+    for step, batch in enumerate(complete[1:]):
         assert [rest[0][step].ids, rest[1][step].ids] == [batch.ids[0::2], batch.ids[1::2]]
 
 

@@ -1,4 +1,4 @@
-"""The order is a permutation, a pure function, and the same wherever and however often one stops."""
+"""Tests of the sample order: a permutation, a pure function, and independent of interruptions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_sample_once(sizes: list[int], seed: int, epoch: int, window: int)
 
 @UNTIMED
 @given(SHARDS, SEEDS)
-def test_a_window_of_one_keeps_shards_together(sizes: list[int], seed: int) -> None:
+def test_a_window_of_one_shard_keeps_shards_together(sizes: list[int], seed: int) -> None:
     shard_of = np.repeat(np.arange(len(sizes)), sizes)
     visited = shard_of[permute_samples(sizes, seed, 0, 1)]
     assert 1 + int((np.diff(visited) != 0).sum()) == len(sizes)

@@ -1,4 +1,4 @@
-"""Storage that is away while data is read: no sample and no clip is lost for it, and damage stays damage."""
+"""Tests of unavailable storage: no sample is lost because of it, and damage is still reported."""
 
 from __future__ import annotations
 
@@ -69,19 +69,19 @@ def batches_of(split: Split, workers: int) -> list[Batch]:
     return list(Loader(source, batch_size=3, seed=5, epochs=2, workers=workers))
 
 
-def same(one: Batch, other: Batch) -> bool:
-    assert one.frames is not None
+def same(item: Batch, other: Batch) -> bool:
+    assert item.frames is not None
     assert other.frames is not None
-    is_same = torch.equal(one.is_real, other.is_real) and torch.equal(one.frames, other.frames)
-    return one.ids == other.ids and is_same
+    is_same = torch.equal(item.is_real, other.is_real) and torch.equal(item.frames, other.frames)
+    return item.ids == other.ids and is_same
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOENT])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_one_failed_read_of_each_shard_changes_nothing(
+def test_a_failed_read_of_each_shard_changes_nothing(
     shards: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, workers: int, number: int
 ) -> None:
-    """A shard that was there when the run began and is absent now is one that is not mounted."""
+    """A shard that existed when the run started and is absent now counts as not mounted."""
     split = ShardIndex(shards).split("train")
     undisturbed = batches_of(split, 0)
     calls = failing_once(monkeypatch, "open", ".tar", number)
@@ -102,9 +102,7 @@ def test_a_failed_read_of_the_index_is_not_a_missing_shard(
     assert list(again.samples) == list(here.samples)
 
 
-def test_a_wrong_folder_and_a_shard_that_is_missing_at_the_start_are_told_at_once(
-    shards: Path, clock: Clock
-) -> None:
+def test_a_wrong_folder_and_a_missing_shard_are_reported_at_the_start(shards: Path, clock: Clock) -> None:
     began_s = clock.now_s
     with pytest.raises(UsageError, match="no finished shards"):
         ShardIndex(shards / "nowhere")
@@ -115,7 +113,7 @@ def test_a_wrong_folder_and_a_shard_that_is_missing_at_the_start_are_told_at_onc
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_server_away_for_two_real_seconds_is_told_once_by_all_workers(
+def test_workers_report_an_outage_of_two_real_seconds_only_once(
     shards: Path, workers: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     log = logging.FileHandler(tmp_path / "log")  # to which all processes append
@@ -156,9 +154,9 @@ def test_storage_that_stays_away_is_no_grey_picture(
     (shards / "moved").rename(shards / "train-000000.tar")
     (shards / "moved1").rename(shards / "train-000001.tar")
     state = loader.state_dict()
-    resumed, whole = (Loader(source, batch_size=3, seed=5, epochs=4, workers=0) for _ in range(2))
+    resumed, complete = (Loader(source, batch_size=3, seed=5, epochs=4, workers=0) for _ in range(2))
     resumed.load_state_dict(state)
-    assert next(iter(resumed)).ids == list(whole)[1 + len(more)].ids
+    assert next(iter(resumed)).ids == list(complete)[1 + len(more)].ids
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -216,7 +214,7 @@ def test_sharding_waits_for_its_videos(
 
 
 def copied(annotations: Annotations, folder: Path) -> Annotations:
-    """Return the clips with videos of their own, which may be moved away."""
+    """Return samples with their own copies of the videos, which a test may move away."""
     folder.mkdir(parents=True)
     clips = []
     for clip in annotations.samples:
@@ -254,11 +252,11 @@ def test_a_folder_of_videos_that_is_unmounted_is_waited_for_and_a_missing_video_
     manifest = write_shards(annotations, tmp_path / "disturbed", config)
     assert clock.now_s > 1020
     assert [entry["id"] for entry in manifest["left_out"]] == ["gone", "nowhere"]
-    one, other = (ShardIndex(tmp_path / name).split("train") for name in ("undisturbed", "disturbed"))
-    assert [one.read(number) for number in range(8)] == [other.read(number) for number in range(8)]
+    item, other = (ShardIndex(tmp_path / name).split("train") for name in ("undisturbed", "disturbed"))
+    assert [item.read(number) for number in range(8)] == [other.read(number) for number in range(8)]
 
 
-def test_sharding_ends_when_videos_stay_away_and_goes_on_when_they_are_back(
+def test_sharding_stops_after_a_long_outage_and_continues_afterwards(
     make_clips: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     annotations = copied(make_clips(8), tmp_path / "videos")
@@ -296,7 +294,7 @@ def _wait(path: Path) -> None:
 
 
 class FailingFile(io.FileIO):
-    """A file whose reads fail as the storage says, and whose handle is then stale for ever."""
+    """A file whose reads fail as ``storage`` prescribes, after which its handle stays stale."""
 
     storage: Iterator[int | None]
     stale = False
@@ -313,7 +311,7 @@ class FailingFile(io.FileIO):
 def test_a_failed_read_anywhere_in_a_recording_changes_no_clip_of_it(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """FFmpeg takes it for the end of the file or for damage, so it never sees it."""
+    """FFmpeg would take the error for the end of the file or for damage, so it must never get it."""
     generator = np.random.default_rng(0)
     video = tmp_path / "recording.mp4"
     video.write_bytes(encode_h264(generator.integers(0, 256, (100, 64, 64, 3), np.uint8), 25))

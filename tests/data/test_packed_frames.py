@@ -1,4 +1,4 @@
-"""Frames behind one another: what went in comes out, and no memory is used again that somebody holds."""
+"""Tests of packed frames: they are returned unchanged, and memory that is in use is not reused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .conftest import drawn
 
 
 @pytest.mark.parametrize("expected", [0, 3, 17, 100, 10**9])
-def test_runs_lie_behind_one_another_whatever_was_expected(expected: int) -> None:
+def test_chunks_are_appended_for_any_expected_number_of_frames(expected: int) -> None:
     runs = [drawn(length, seed=length) for length in (1, 5, 11)]
     packed = PackedFrames(expected)
     assert [packed.extend([run]) for run in runs] == [1, 5, 11]

@@ -93,9 +93,9 @@ def write(
     return path
 
 
-def difference(one: np.ndarray, other: np.ndarray) -> float:
-    assert one.shape == other.shape
-    return float(np.abs(one.astype(int) - other).mean())
+def difference(item: np.ndarray, other: np.ndarray) -> float:
+    assert item.shape == other.shape
+    return float(np.abs(item.astype(int) - other).mean())
 
 
 @pytest.mark.parametrize(
@@ -104,39 +104,41 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 def test_codecs_and_containers(
     kind: str, codec: str, pixels: str, options: dict[str, str], most: float, tmp_path: Path
 ) -> None:
-    wanted = drawn(FRAMES, height=HEIGHT, width=WIDTH)
-    path = write(tmp_path / f"v.{kind}", codec, pixels, options, wanted)
+    expected = drawn(FRAMES, height=HEIGHT, width=WIDTH)
+    path = write(tmp_path / f"v.{kind}", codec, pixels, options, expected)
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
     video = read_video(path)
     assert video.fps == pytest.approx(25)
-    assert difference(video.frames, wanted) <= most
+    assert difference(video.frames, expected) <= most
     table, out = tmp_path / "t.tsv", tmp_path / "out"
     table.write_text(f"video\ttext\nv.{kind}\ta sentence\n")
     assert cli.main(["shard", "table", str(table), str(out)]) == 0
     stored = decode_stored_frames(ShardIndex(out).split("train").read(0))
-    assert difference(stored, wanted) <= most + 3
+    assert difference(stored, expected) <= most + 3
     assert cli.main(["shards", "verify", str(out)]) == 0
 
 
 @pytest.mark.parametrize("shape", [(64, 96), (63, 95), (17, 16)])
 def test_odd_sizes_lose_a_row_or_a_column_in_h264_only(shape: tuple[int, int], tmp_path: Path) -> None:
     height, width = shape
-    wanted = drawn(5, height=height, width=width)
-    path = write(tmp_path / "v.mkv", "ffv1", "bgr0", {}, wanted)
-    np.testing.assert_array_equal(read_video(path).frames, wanted)
+    expected = drawn(5, height=height, width=width)
+    path = write(tmp_path / "v.mkv", "ffv1", "bgr0", {}, expected)
+    np.testing.assert_array_equal(read_video(path).frames, expected)
     clip = SourceSample(id="c", video=path, text="t", split="train")
     for encode, kept in (("h264", (height - height % 2, width - width % 2)), ("frames", shape)):
         sample = encode_sample(clip, EncodeConfig(encode=encode))
         assert isinstance(sample, EncodedSample)
         assert (sample.meta["height"], sample.meta["width"]) == kept
-        assert difference(decode_stored_frames(sample.members), wanted[:, : kept[0], : kept[1]]) <= 6
+        assert difference(decode_stored_frames(sample.members), expected[:, : kept[0], : kept[1]]) <= 6
 
 
 @pytest.mark.parametrize("kind", ["mp4", "mkv"])
 def test_a_first_time_stamp_that_is_not_zero_is_the_beginning(kind: str, tmp_path: Path) -> None:
-    wanted = drawn(FRAMES, height=HEIGHT, width=WIDTH)
-    late = read_video(write(tmp_path / f"v.{kind}", "libx264", "yuv420p", {}, wanted, first_pts=250), fps=25)
-    assert difference(late.frames, wanted) <= 3
+    expected = drawn(FRAMES, height=HEIGHT, width=WIDTH)
+    late = read_video(
+        write(tmp_path / f"v.{kind}", "libx264", "yuv420p", {}, expected, first_pts=250), fps=25
+    )
+    assert difference(late.frames, expected) <= 3
 
 
 def saved(image: Image.Image, format: str, **options: object) -> bytes:
@@ -156,7 +158,7 @@ def transparent(picture: np.ndarray) -> Image.Image:
 
 
 def turned(picture: np.ndarray) -> bytes:
-    """Return a JPEG that lies on its side, with the EXIF that says so (6: turn it clockwise)."""
+    """Return a rotated JPEG with the EXIF orientation 6, which requests a clockwise rotation."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return saved(Image.fromarray(np.ascontiguousarray(np.rot90(picture))), "JPEG", exif=exif, quality=95)
@@ -181,8 +183,8 @@ IMAGES = {
 @pytest.mark.parametrize("kind", IMAGES)
 @pytest.mark.parametrize("encode", ["h264", "frames"])
 def test_kinds_of_images(kind: str, encode: str, tmp_path: Path) -> None:
-    data, wanted, most = IMAGES[kind]
-    assert difference(decode_image(data), wanted) <= most
+    data, expected, most = IMAGES[kind]
+    assert difference(decode_image(data), expected) <= most
     folder = tmp_path / "clip"
     folder.mkdir()
     for number in range(3):
@@ -194,6 +196,6 @@ def test_kinds_of_images(kind: str, encode: str, tmp_path: Path) -> None:
     assert isinstance(sample, EncodedSample)
     described = json.loads(sample.members["json"])
     assert (described["height"], described["width"], described["frames"]) == (HEIGHT, WIDTH, 3)
-    assert difference(decode_stored_frames(sample.members)[1], wanted) <= most + (
+    assert difference(decode_stored_frames(sample.members)[1], expected) <= most + (
         3 if encode == "h264" else 0
     )

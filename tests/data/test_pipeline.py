@@ -1,4 +1,4 @@
-"""The loader: exactly once, the same on every layout, resumable anywhere, never held up by a bad video."""
+"""Tests of the loader: each sample once, the same for any number of ranks, and resumable anywhere."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SMALL = DataConfig(size=48, workers=0, window=2)
 
 @pytest.fixture(scope="module")
 def shards(make_clips: Maker, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """23 clips in several shards: no batch size and no number of ranks divides them."""
+    """Return shards of 23 samples, a number that no batch size and no number of ranks divides."""
     out = tmp_path_factory.mktemp("shards")
     write_shards(make_clips(23), out, ShardConfig(encode="copy", shard_size_mb=0.012, show_progress=False))
     return out
@@ -43,9 +43,9 @@ def shards(make_clips: Maker, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def split(shards: Path) -> Split:
-    found = ShardIndex(shards).split("train")
-    assert 3 < len(found.tars) < 12
-    return found
+    result = ShardIndex(shards).split("train")
+    assert 3 < len(result.tars) < 12
+    return result
 
 
 def limited(max_frames_per_batch: int | None) -> DataConfig:
@@ -66,14 +66,14 @@ def real_ids(batches: list[Batch]) -> list[str]:
     ]
 
 
-def same(one: Batch, other: Batch) -> bool:
-    assert one.frames is not None
+def same(item: Batch, other: Batch) -> bool:
+    assert item.frames is not None
     assert other.frames is not None
     return (
-        (one.ids, one.texts, one.epoch, one.seed) == (other.ids, other.texts, other.epoch, other.seed)
-        and torch.equal(one.frames, other.frames)
-        and torch.equal(one.is_real, other.is_real)
-        and torch.equal(one.positions, other.positions)
+        (item.ids, item.texts, item.epoch, item.seed) == (other.ids, other.texts, other.epoch, other.seed)
+        and torch.equal(item.frames, other.frames)
+        and torch.equal(item.is_real, other.is_real)
+        and torch.equal(item.positions, other.positions)
     )
 
 
@@ -147,24 +147,24 @@ def test_batches_limited_by_frames_are_the_same_on_every_layout(split: Split) ->
         parts = [
             list(Loader(source, batch_size=5, rank=r, world=world, seed=1, epochs=2)) for r in range(world)
         ]
-        for step, whole in enumerate(alone):
+        for step, complete in enumerate(alone):
             step_ids = [real_ids([part[step]]) for part in parts]
-            assert step_ids == [whole.ids[r::world] for r in range(world)]
-            assert {len(part[step]) for part in parts} == {-(-len(whole) // world)}
+            assert step_ids == [complete.ids[r::world] for r in range(world)]
+            assert {len(part[step]) for part in parts} == {-(-len(complete) // world)}
             padded = torch.stack([part[step].positions for part in parts], dim=1).reshape(-1)
-            assert padded[: len(whole)].tolist() == whole.positions.tolist()
-            assert not padded[len(whole) :].any()
+            assert padded[: len(complete)].tolist() == complete.positions.tolist()
+            assert not padded[len(complete) :].any()
 
 
 def test_ranks_hold_the_parts_of_the_global_batch(split: Split) -> None:
     source = VideoSource(split, SMALL)
-    whole = list(Loader(source, batch_size=6, seed=1, epochs=1))
+    complete = list(Loader(source, batch_size=6, seed=1, epochs=1))
     for world in (2, 3, 6):
         parts = [
             list(Loader(source, batch_size=6, rank=rank, world=world, seed=1, epochs=1))
             for rank in range(world)
         ]
-        for step, batch in enumerate(whole):
+        for step, batch in enumerate(complete):
             for rank in range(world):
                 assert parts[rank][step].ids == batch.ids[rank::world]
                 assert parts[rank][step].positions.tolist() == batch.positions[rank::world].tolist()
@@ -202,19 +202,19 @@ def test_workers_change_nothing(split: Split, workers: int) -> None:
 def test_augmentation_does_not_depend_on_the_layout(split: Split) -> None:
     config = DataConfig(size=40, workers=0, window=2, augment=AugmentConfig(shift=0.2, contrast=0.3))
     source = VideoSource(split, config)
-    one = next(iter(Loader(source, batch_size=4, seed=3)))
+    item = next(iter(Loader(source, batch_size=4, seed=3)))
     two = next(iter(Loader(source, batch_size=4, rank=1, world=2, seed=3)))
-    assert one.frames is not None
+    assert item.frames is not None
     assert two.frames is not None
     assert torch.equal(
-        one.frames.split(one.frame_counts.tolist())[3], two.frames.split(two.frame_counts.tolist())[1]
+        item.frames.split(item.frame_counts.tolist())[3], two.frames.split(two.frame_counts.tolist())[1]
     )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_state_is_that_of_the_batches_handed_out(split: Split, workers: int) -> None:
     source = VideoSource(split, SMALL)
-    whole = list(Loader(source, batch_size=4, seed=6, epochs=2))
+    complete = list(Loader(source, batch_size=4, seed=6, epochs=2))
     stopped = Loader(source, batch_size=4, seed=6, epochs=2, workers=workers)
     assert stopped.state_dict() == {"seed": 6, "epoch": 0, "samples_consumed": 0}
     batches = iter(stopped)
@@ -227,7 +227,7 @@ def test_state_is_that_of_the_batches_handed_out(split: Split, workers: int) -> 
     resumed.load_state_dict(state)
     rest = list(resumed)
     assert len(rest) == 4
-    assert all(map(same, rest, whole[8:]))
+    assert all(map(same, rest, complete[8:]))
 
 
 @settings(deadline=None, max_examples=60)

@@ -1,4 +1,4 @@
-"""Batches: each sample once, none too long, neighbours in length, the same wherever one stops and goes on."""
+"""Tests of the batches: each sample once, within the limit of frames, similar lengths, and resumable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARDS = st.lists(st.integers(1, 9), min_size=1, max_size=9).map(tuple)
 
 @st.composite
 def plans(draw: st.DrawFn) -> EpochPlan:
-    """Any number of shards, any lengths, with and without a limit of frames."""
+    """Generate plans with any number of shards and any lengths, with and without a limit of frames."""
     sizes = draw(SHARDS)
     lengths = draw(st.lists(st.integers(1, 300), min_size=sum(sizes), max_size=sum(sizes)))
     return EpochPlan(
@@ -31,7 +31,7 @@ def plans(draw: st.DrawFn) -> EpochPlan:
 
 
 def consumed(plan: EpochPlan, state: OrderState) -> list[int]:
-    """Sample numbers of the batch that begins at a state."""
+    """Return the sample numbers of the batch that begins at a state."""
     return plan.order(state.seed, state.epoch)[state.samples_consumed : plan.find_batch_end(state)].tolist()
 
 
@@ -52,13 +52,13 @@ def test_every_sample_once_per_epoch_and_no_batch_too_long(plan: EpochPlan, seed
 @UNTIMED
 @given(plans(), st.data())
 def test_stopping_anywhere_and_going_on_changes_nothing(plan: EpochPlan, data: st.DataObject) -> None:
-    whole = list(plan.batch_starts(OrderState(seed=1), 3))
-    stop = data.draw(st.integers(0, len(whole) - 1))
-    left = whole[stop + 1 :]
-    assert list(plan.batch_starts(plan.state_after(whole[stop]), 3)) == left
-    assert plan.batches_until(plan.state_after(whole[stop]), 3) == len(left)
-    is_behind = whole[stop].samples_consumed > 0
-    assert plan.batches_until(whole[stop], whole[stop].epoch) == (-1 if is_behind else 0)
+    complete = list(plan.batch_starts(OrderState(seed=1), 3))
+    stop = data.draw(st.integers(0, len(complete) - 1))
+    left = complete[stop + 1 :]
+    assert list(plan.batch_starts(plan.state_after(complete[stop]), 3)) == left
+    assert plan.batches_until(plan.state_after(complete[stop]), 3) == len(left)
+    is_behind = complete[stop].samples_consumed > 0
+    assert plan.batches_until(complete[stop], complete[stop].epoch) == (-1 if is_behind else 0)
 
 
 @UNTIMED
@@ -66,12 +66,12 @@ def test_stopping_anywhere_and_going_on_changes_nothing(plan: EpochPlan, data: s
 def test_another_batch_size_or_limit_continues_with_the_very_next_sample(
     plan: EpochPlan, batch_size: int, max_frames: int, data: st.DataObject
 ) -> None:
-    whole = list(plan.batch_starts(OrderState(seed=1), 1))
-    stop = data.draw(st.integers(0, len(whole) - 1))
+    complete = list(plan.batch_starts(OrderState(seed=1), 1))
+    stop = data.draw(st.integers(0, len(complete) - 1))
     limit = None if plan.max_frames is None else max_frames
     other = dataclasses.replace(plan, batch_size=batch_size, max_frames=limit)
-    seen = [sample for start in whole[: stop + 1] for sample in consumed(plan, start)]
-    state = plan.state_after(whole[stop])
+    seen = [sample for start in complete[: stop + 1] for sample in consumed(plan, start)]
+    state = plan.state_after(complete[stop])
     seen += [sample for start in other.batch_starts(state, 1) for sample in consumed(other, start)]
     assert seen == plan.order(1, 0).tolist()
 
@@ -85,7 +85,7 @@ def test_like_lengths_are_a_permutation_within_pools(lengths: list[int], seed: i
         assert sorted(part.tolist()) == list(range(pool, min(pool + 256, len(lengths))))
 
 
-def test_neighbours_are_of_like_length_and_pools_do_not_begin_with_the_short_ones() -> None:
+def test_neighbours_have_similar_lengths_and_pools_do_not_start_with_short_videos() -> None:
     lengths = np.random.default_rng(0).integers(13, 300, 256 * 40)
     arranged = lengths[group_similar_lengths(lengths, 3, 0)]
     spread = np.ptp(arranged.reshape(-1, 16), axis=1).mean()
@@ -94,7 +94,7 @@ def test_neighbours_are_of_like_length_and_pools_do_not_begin_with_the_short_one
     assert 10 <= int((halves[:, 0] > halves[:, 1]).sum()) <= 30  # of 40 pools: long or short first by chance
 
 
-def test_other_epochs_put_other_samples_beside_each_other() -> None:
+def test_neighbours_differ_between_epochs() -> None:
     lengths = np.random.default_rng(0).integers(13, 300, 200)  # less than one pool
     groups = [
         {frozenset(row) for row in group_similar_lengths(lengths, 3, epoch)[:192].reshape(-1, 8).tolist()}
@@ -130,7 +130,9 @@ def test_one_dataset_of_weight_one_keeps_the_recorded_order() -> None:
     st.lists(st.tuples(SHARDS, st.sampled_from([0.1, 0.5, 1.0, 1.7, 2.0, 3.0])), min_size=1, max_size=4),
     st.integers(0, 2**63),
 )
-def test_datasets_are_used_by_their_weights(given_: list[tuple[tuple[int, ...], float]], seed: int) -> None:
+def test_datasets_are_used_according_to_their_weights(
+    given_: list[tuple[tuple[int, ...], float]], seed: int
+) -> None:
     datasets = [Dataset(shard_sizes=sizes, weight=weight) for sizes, weight in given_]
     total = sum(dataset.samples for dataset in datasets)
     used = np.zeros(total, np.int64)

@@ -1,4 +1,4 @@
-"""Work ahead in threads: order, a bound on what waits, errors, and an early end."""
+"""Tests of prefetching in threads: order, limited memory, errors, and stopping early."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_results_come_in_the_order_of_the_jobs() -> None:
     assert list(prefetch(jobs, threads=3, waiting=4)) == [number * number for number in range(30)]
 
 
-def test_no_more_than_asked_for_is_begun_and_an_early_end_leaves_no_thread() -> None:
+def test_few_jobs_start_early_and_stopping_early_leaves_no_thread() -> None:
     drawn: list[int] = []
 
     def jobs() -> Iterator[Callable[[], int]]:

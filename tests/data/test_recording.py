@@ -1,4 +1,4 @@
-"""Clips cut out of recordings: the frames of the times given, whatever the container does with time."""
+"""Tests of samples that are cut out of recordings, for many ways in which containers state times."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_cut(path: Path, cut: TimeSpan) -> tuple[Video, str]:
 
 
 def record(path: Path, frames: int = 200, first_pts: int = 0, times: list[int] | None = None) -> Path:
-    """Write a recording at 25 fps; ``times`` are the frames' places in hundredths of a second instead."""
+    """Write a recording of 25 frames per second, or with ``times`` in hundredths of a second."""
     codec, options = KINDS[path.suffix[1:]]
     with av.open(path, "w") as container:
         stream = container.add_stream(codec, rate=FPS, options=options)
@@ -66,7 +66,9 @@ def taken(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("first", "stop"), [(0, 5), (1, 2), (37, 90), (48, 60), (60, 61), (150, 200)])
-def test_a_cut_has_the_very_frames_of_the_whole(taken: Path, first: int, stop: int) -> None:
+def test_a_time_span_has_the_same_frames_as_the_complete_recording(
+    taken: Path, first: int, stop: int
+) -> None:
     video, _ = read_cut(taken, TimeSpan(first / FPS, stop / FPS))
     np.testing.assert_array_equal(video.frames, decode_video(taken)[first:stop])
     assert video.fps == pytest.approx(FPS, rel=0.01)
@@ -78,7 +80,7 @@ def test_times_count_from_the_recordings_start(tmp_path: Path, kind: str) -> Non
     np.testing.assert_array_equal(read_cut(late, TimeSpan(3, 5))[0].frames, decode_video(late)[75:125])
 
 
-def test_adjacent_cuts_share_no_frame_and_lose_none(tmp_path: Path) -> None:
+def test_adjacent_time_spans_neither_share_nor_lose_frames(tmp_path: Path) -> None:
     path = record(tmp_path / "a.mp4")
     borders_s = [0, 0.333, 1.0, 1.04, 2.719, 5.5, 8]
     cuts = [TimeSpan(*pair) for pair in itertools.pairwise(borders_s)]
@@ -98,9 +100,9 @@ def test_only_the_part_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     decoded = recording._TimeSpanReader._decoded
 
     def counted(self: recording._TimeSpanReader, *, counts: bool) -> object:
-        for found in decoded(self, counts=counts):
+        for result in decoded(self, counts=counts):
             packets.append(1)
-            yield found
+            yield result
 
     monkeypatch.setattr(recording._TimeSpanReader, "_decoded", counted)
     assert len(read_cut(path, TimeSpan(6, 7))[0].frames) == 25
@@ -141,10 +143,10 @@ def test_clips_of_a_recording_become_samples(tmp_path: Path) -> None:
     table = table_of(tmp_path)
     shard("table", table, tmp_path / "out", dataclasses.replace(QUIET, encode="frames"))
     split = ShardIndex(tmp_path / "out").split("train")
-    whole = decode_video(tmp_path / "long.mp4")
+    complete = decode_video(tmp_path / "long.mp4")
     for number in range(9):
         np.testing.assert_array_equal(
-            decode_stored_frames(split.read(number)), whole[20 * number : 20 * number + 18]
+            decode_stored_frames(split.read(number)), complete[20 * number : 20 * number + 18]
         )
     assert b'"start_s": 1.6' in split.read(2)["json"]
 
@@ -178,10 +180,10 @@ def test_a_part_of_a_frame_folder(tmp_path: Path, encode: str) -> None:
 
 def test_real_recordings_are_cut(realdata: Path) -> None:
     for path in [realdata / "clips/two_video_streams.mp4", realdata / "clips/vertical_full_range.mp4"]:
-        whole = decode_video(path)
+        complete = decode_video(path)
         (first, *_), stop = (
             read_cut(path, TimeSpan(1, 1.5))[0].frames,
             read_cut(path, TimeSpan(0, 1.5))[0].frames,
         )
-        assert (first == whole[len(stop) - len(read_cut(path, TimeSpan(1, 1.5))[0].frames)]).all()
+        assert (first == complete[len(stop) - len(read_cut(path, TimeSpan(1, 1.5))[0].frames)]).all()
     assert read_annotations("table", realdata / "clips.tsv").samples[0].time_span is None

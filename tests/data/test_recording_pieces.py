@@ -1,4 +1,4 @@
-"""Recordings in pieces: windows and pauses at known times, real clips, nothing held that is not needed."""
+"""Tests of cutting recordings: windows and pauses at known times, real videos, and little memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def still(frames: int) -> np.ndarray:
 
 
 def signing(frames: int, *, seed: int = 0) -> np.ndarray:
-    """A bright hand that moves by some pixels in every frame."""
+    """Return frames of a bright hand that moves by some pixels in every frame."""
     video = still(frames)
     places = np.cumsum(np.random.default_rng(seed).integers(3, 6, (frames, 2)), axis=0) % 36
     for frame, (y, x) in zip(video, places, strict=True):
@@ -33,7 +33,7 @@ def signing(frames: int, *, seed: int = 0) -> np.ndarray:
 
 
 def recording() -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Signing from 0.8 to 2.8 s, from 4 to 5.2 s and from 6 s to the end at 7.2 s."""
+    """Return a recording with signing at three times, and the begin and end of each in seconds."""
     parts = [still(20), signing(50), still(30), signing(30, seed=1), still(20), signing(30, seed=2)]
     return np.concatenate(parts), [(0.8, 2.8), (4.0, 5.2), (6.0, 7.2)]
 
@@ -43,7 +43,7 @@ def cut_up(source: Path | np.ndarray, cut: CutRule, longest: int = 300) -> list[
 
 
 def spans(pieces: list[TimedFrames]) -> list[tuple[float, float]]:
-    return [(float(one.edges_s[0]), float(one.edges_s[-1])) for one in pieces]
+    return [(float(item.edges_s[0]), float(item.edges_s[-1])) for item in pieces]
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +56,23 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("in_a_file", [False, True])
 def test_pauses_separate_what_is_signed(file: Path, in_a_file: bool) -> None:
     frames, expected = recording()
-    found = cut_up(file if in_a_file else frames, Pauses())
-    assert len(found) == len(expected)
-    for (begin, end), (signed, ended) in zip(spans(found), expected, strict=True):
+    result = cut_up(file if in_a_file else frames, Pauses())
+    assert len(result) == len(expected)
+    for (begin, end), (signed, ended) in zip(spans(result), expected, strict=True):
         assert begin == pytest.approx(max(0, signed - 0.2), abs=2 / FPS)  # the margin
         assert end == pytest.approx(min(7.2, ended + 0.2), abs=2 / FPS)
         assert begin <= signed
         assert end >= ended - 1e-6
-    for one, (begin, end) in zip(found, spans(found), strict=True):
-        assert len(one.frames) == round((end - begin) * FPS)
+    for item, (begin, end) in zip(result, spans(result), strict=True):
+        assert len(item.frames) == round((end - begin) * FPS)
 
 
 def test_signing_without_a_pause_is_cut_before_it_is_too_long() -> None:
-    found = cut_up(np.concatenate([signing(40), still(5), signing(60, seed=1)]), Pauses(), longest=60)
-    assert [len(one.frames) <= 60 for one in found] == [True] * len(found)
-    assert spans(found)[0][1] == spans(found)[1][0]
-    assert 40 <= len(found[0].frames) <= 46  # where it rests a moment
-    assert sum(len(one.frames) for one in found) == 105
+    result = cut_up(np.concatenate([signing(40), still(5), signing(60, seed=1)]), Pauses(), longest=60)
+    assert [len(item.frames) <= 60 for item in result] == [True] * len(result)
+    assert spans(result)[0][1] == spans(result)[1][0]
+    assert 40 <= len(result[0].frames) <= 46  # where it rests a moment
+    assert sum(len(item.frames) for item in result) == 105
 
 
 def test_a_flicker_is_no_signing_and_a_still_recording_has_no_piece() -> None:
@@ -94,15 +94,15 @@ def test_a_flicker_is_no_signing_and_a_still_recording_has_no_piece() -> None:
 )
 def test_windows_cover_a_recording(cut: Windows, expected: list[tuple[float, float]]) -> None:
     frames = signing(60)
-    found = cut_up(frames, cut)
-    assert spans(found) == [pytest.approx(pair, abs=1 / FPS) for pair in expected]
-    for one, (begin, _) in zip(found, spans(found), strict=True):
-        assert np.array_equal(one.frames[0], frames[round(begin * FPS)])
+    result = cut_up(frames, cut)
+    assert spans(result) == [pytest.approx(pair, abs=1 / FPS) for pair in expected]
+    for item, (begin, _) in zip(result, spans(result), strict=True):
+        assert np.array_equal(item.frames[0], frames[round(begin * FPS)])
     if not cut.overlap:
-        assert np.array_equal(np.concatenate([one.frames for one in found]), frames)
+        assert np.array_equal(np.concatenate([item.frames for item in result]), frames)
 
 
-def test_a_long_recording_is_not_held() -> None:
+def test_a_long_recording_is_never_completely_in_memory() -> None:
     """Five minutes of 48 x 48 are 52 MB; a window of them is 0.9 MB."""
 
     def runs() -> Iterator[TimedFrames]:
@@ -112,36 +112,36 @@ def test_a_long_recording_is_not_held() -> None:
     for cut in (Windows(seconds=5.0, overlap=1.0), Pauses()):
         tracemalloc.start()
         count = sum(1 for _ in cut_into_pieces(runs(), cut, longest=125))
-        held = tracemalloc.get_traced_memory()[1]
+        kept = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert count >= 60
-        assert held < 8e6
+        assert kept < 8e6
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real clips are not here")
-def test_a_real_sentence_is_one_piece_and_its_pictures_and_times_are_the_decoder_s() -> None:
+def test_a_real_sentence_is_one_piece_with_the_frames_and_times_of_the_decoder() -> None:
     for path in sorted(REAL.glob("*.gif")):
-        whole = join_chunks(read_timed_chunks(path, size=96))
-        assert np.array_equal(whole.frames, decode_video(path, size=96))
-        assert (np.diff(whole.edges_s) > 0).all()
+        complete = join_chunks(read_timed_chunks(path, size=96))
+        assert np.array_equal(complete.frames, decode_video(path, size=96))
+        assert (np.diff(complete.edges_s) > 0).all()
         (piece,) = cut_into_pieces(read_timed_chunks(path, size=96), Pauses(), longest=300)
-        assert len(piece.frames) >= 0.85 * len(whole.frames)
-        assert np.median(motion_energies(whole)) > Pauses().energy
+        assert len(piece.frames) >= 0.85 * len(complete.frames)
+        assert np.median(motion_energies(complete)) > Pauses().energy
 
 
 def test_times_count_from_the_start_of_the_file(file: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    whole = join_chunks(read_timed_chunks(file, size=48))
-    assert whole.edges_s == pytest.approx(np.arange(181) / FPS)
-    for number, frame in enumerate(whole.frames[:70]):
+    complete = join_chunks(read_timed_chunks(file, size=48))
+    assert complete.edges_s == pytest.approx(np.arange(181) / FPS)
+    for number, frame in enumerate(complete.frames[:70]):
         Image.fromarray(frame).save(tmp_path / f"{number}.png")
     pictured = join_chunks(read_timed_chunks(tmp_path, size=48, fps=10))
     assert pictured.edges_s == pytest.approx(np.arange(71) / 10)
-    assert np.array_equal(pictured.frames, whole.frames[:70])
+    assert np.array_equal(pictured.frames, complete.frames[:70])
 
 
-def test_a_clip_beyond_the_limits_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_beyond_the_limits_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signllm.data.pictures.MAX_FRAMES", 40)
     with pytest.raises(VideoError, match="more than 40 frames"):
         join_chunks(read_timed_chunks(signing(50), size=48))

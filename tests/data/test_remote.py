@@ -1,4 +1,4 @@
-"""Shards over HTTP on loopback: the same bytes as from the disk, whatever the server does to us."""
+"""Tests of shards over HTTP: the same bytes as from the disk, for many faults of a server."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_server_that_does_not_answer_is_an_error_that_names_the_shard(
     assert (server.asked["train-000000.tar"] > 4) == (mischief == "down")
 
 
-def test_a_tar_that_shrank_and_one_that_is_gone(server: Server, shards: Path) -> None:
+def test_a_shortened_tar_and_a_missing_tar(server: Server, shards: Path) -> None:
     split = ShardIndex(server.address).split("train")
     tar = shards / "train-000000.tar"
     size = tar.stat().st_size
@@ -110,17 +110,17 @@ def test_verify_reads_every_byte_over_http(server: Server, shards: Path, workers
     data[-600] ^= 1
     tar.write_bytes(data)
     (shards / "train-000000.tar").unlink()
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as message:
         verify_shards(server.address, workers=workers)
     for damage in (
         "train-000000.tar: missing",
         "train-000001.tar: the sha256 differs",
         "to that address again",
     ):
-        assert damage in str(told.value)
+        assert damage in str(message.value)
 
 
-def test_a_span_longer_than_one_fetch(
+def test_a_byte_range_longer_than_one_request(
     server: Server, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tar = shards / "train-000000.tar"
@@ -155,7 +155,7 @@ def test_a_server_that_throttles_is_obeyed(server: Server, shards: Path, clock: 
 
 
 def test_a_server_that_is_not_up_yet_when_a_run_starts(shards: Path, clock: Clock) -> None:
-    """Connections are refused, then the proxy before it knows of no server, then it is there."""
+    """First connections are refused, then a proxy finds no server, then the server answers."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
@@ -188,7 +188,7 @@ def test_a_server_that_stalls_in_the_middle_of_an_answer(
 def test_a_file_that_vanishes_with_all_of_its_server_is_waited_for(
     server: Server, shards: Path, clock: Clock
 ) -> None:
-    """A proxy before a folder that is not mounted answers 404 to everything; an upload lacks one file."""
+    """A proxy of an unmounted folder answers 404 to everything; an incomplete upload lacks one file."""
     here, there = ShardIndex(shards).split("train"), ShardIndex(server.address).split("train")
     back_s = clock.now_s + 20
     server.rule = lambda path: (404, {}) if clock.now_s < back_s else None
@@ -202,7 +202,7 @@ def test_a_file_that_vanishes_with_all_of_its_server_is_waited_for(
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>Request has expired at noon</Message></Error>"
 
 
-def test_an_address_that_has_expired_and_one_that_leads_in_circles(server: Server, clock: Clock) -> None:
+def test_an_expired_address_and_a_redirection_loop(server: Server, clock: Clock) -> None:
     split, began_s = ShardIndex(server.address).split("train"), clock.now_s
     server.rule = lambda path: (403, {}, EXPIRED)
     with pytest.raises(StorageError, match=r"403(.|\n)*ExpiredToken, Request has expired(.|\n)*renew"):
@@ -216,7 +216,7 @@ def test_an_address_that_has_expired_and_one_that_leads_in_circles(server: Serve
 
 
 def test_a_shard_that_was_replaced_under_a_run(server: Server, shards: Path, clock: Clock) -> None:
-    """Of another size, it ends the run; of the same, its samples are not those of the index."""
+    """A shard of another size ends the run; in one of the same size, samples differ from the index."""
     split, began_s = ShardIndex(server.address).split("train"), clock.now_s
     first = split.read(0)
     tar = shards / "train-000000.tar"

@@ -1,4 +1,4 @@
-"""Samples by columns: what goes in comes out, whatever the names; no object is kept per sample."""
+"""Tests of the table of samples: they are returned unchanged, and no object is stored per sample."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ samples = st.builds(
 
 
 @given(st.lists(samples, max_size=12))
-def test_what_goes_in_comes_out(given: list[ShardSample]) -> None:
+def test_samples_are_returned_unchanged(given: list[ShardSample]) -> None:
     table = SampleTable(iter(given))
     assert list(table) == given
     assert table[1:-1] == given[1:-1]
@@ -41,12 +41,12 @@ def test_what_goes_in_comes_out(given: list[ShardSample]) -> None:
 
 
 def test_places_count_from_both_ends() -> None:
-    one = ShardSample(
+    item = ShardSample(
         key="k", id="i", text="t", language="English", signer="", frames=3, fps=25, width=4, height=5,
         shard=0, members={"mp4": (512, 9)},
     )  # fmt: skip
-    table = SampleTable([one, one])
-    assert table[-2] == table[0] == one
+    table = SampleTable([item, item])
+    assert table[-2] == table[0] == item
     with pytest.raises(IndexError):
         table[2]
     assert not SampleTable()

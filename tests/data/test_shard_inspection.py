@@ -1,4 +1,4 @@
-"""Counts, damage found wherever it is, and a picture to look at."""
+"""Tests of the statistics, the verification and the contact sheet of shards."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_info_counts(shards: Path) -> None:
     assert info["made"]["encode"] == "copy"
 
 
-def test_info_tells_what_splits_share_and_counts_words(make_clips: Maker, tmp_path: Path) -> None:
+def test_the_summary_has_overlaps_of_splits_and_word_counts(make_clips: Maker, tmp_path: Path) -> None:
     train, dev = make_clips(3).samples, make_clips(2, split="dev").samples
     texts = ["snow in the north", "rain", "snow and rain"]
     clips = [dataclasses.replace(clip, text=text) for clip, text in zip(train, texts, strict=True)]
@@ -52,19 +52,19 @@ def test_info_tells_what_splits_share_and_counts_words(make_clips: Maker, tmp_pa
     write_shards(Annotations(samples=tuple(clips)), tmp_path, config)
     info = summarize_shards(tmp_path)
     assert info["overlap"] == {"train-dev": {"texts": 1, "signers": 1}}
-    found = info["splits"]["train"]
-    assert [found[f"{what}_words"] for what in ("fewest", "median", "most", "distinct")] == [1, 3, 4, 6]
-    assert found["words_seen_once"] == 4
+    result = info["splits"]["train"]
+    assert [result[f"{what}_words"] for what in ("fewest", "median", "most", "distinct")] == [1, 3, 4, 6]
+    assert result["words_seen_once"] == 4
     assert info["splits"]["dev"]["distinct_characters"] == 7
     assert info["warnings"] == []
 
 
-def test_whole_shards_pass(shards: Path) -> None:
+def test_complete_shards_pass_the_verification(shards: Path) -> None:
     assert verify_shards(shards) == {"splits": {"train": 6, "dev": 2}, "decoded": True, "damaged": 0}
 
 
 @pytest.mark.parametrize("member", ["mp4", "txt", "json", "header"])
-def test_one_flipped_byte_is_found(shards: Path, member: str) -> None:
+def test_a_flipped_byte_is_detected(shards: Path, member: str) -> None:
     split = ShardIndex(shards).split("train")
     offset = 8 if member == "header" else split.samples[3].members[member][0] + 5
     with split.tars[0].open("r+b") as tar:
@@ -93,13 +93,13 @@ def test_verify_advances_a_few_samples_at_a_time(
     make_clips: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_shards(make_clips(20), tmp_path, ShardConfig(encode="copy", show_progress=False))
-    told: list[int] = []
-    bar = SimpleNamespace(advance=told.append)
+    message: list[int] = []
+    bar = SimpleNamespace(advance=message.append)
     monkeypatch.setattr(shard_inspection, "progress", lambda *args, **options: nullcontext(bar))
     for workers in (1, 2):
         assert verify_shards(tmp_path, workers=workers)["splits"] == {"train": 20}
-        assert told == [8, 8, 4]
-        told.clear()
+        assert message == [8, 8, 4]
+        message.clear()
 
 
 def test_preview_names_what_it_cannot_show_or_write(shards: Path, tmp_path: Path) -> None:

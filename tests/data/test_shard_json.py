@@ -1,4 +1,4 @@
-"""What stands beside a tar is believed only where it is as we write it; the fuzzer's findings as examples."""
+"""Tests of the validation of the JSON next to tars, with the findings of the fuzzer as examples."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def test_an_index_that_leads_astray_is_no_index(shards: Path, keys: tuple[Any, .
     ],
     ids=str,
 )
-def test_a_damaged_manifest_says_so(shards: Path, keys: tuple[Any, ...], value: Any) -> None:
+def test_a_damaged_manifest_is_reported(shards: Path, keys: tuple[Any, ...], value: Any) -> None:
     change(shards / "manifest.json", *keys, to=value)
     with pytest.raises(UsageError, match="manifest is damaged"):
         summarize_shards(shards)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": NaN}', "9" * 9000, "null"])
-def test_json_that_is_none_of_ours(shards: Path, text: str) -> None:
+def test_json_of_another_format_is_refused(shards: Path, text: str) -> None:
     (shards / "manifest.json").write_text(text)
     with pytest.raises(UsageError, match=r"the manifest cannot be read|not a manifest"):
         ShardIndex(shards)
@@ -104,8 +104,8 @@ def test_a_tar_that_declares_absurd_sizes_ends_quickly(shards: Path, size: bytes
         list_tar_members(path)
 
 
-def test_members_that_are_not_those_of_the_index_are_found(shards: Path, make_clips: Maker) -> None:
-    """Somebody else's index with right checksums: the spans lead to other members."""
+def test_members_that_differ_from_the_index_are_detected(shards: Path, make_clips: Maker) -> None:
+    """An index with correct checksums may contain byte ranges of other members."""
     members = json.loads((shards / "train-000000.json").read_bytes())["samples"][1]["members"]
     change(shards / "train-000000.json", "samples", 0, "members", to=members)
     with pytest.raises(UsageError, match="its members are not those of the index"):
@@ -115,9 +115,9 @@ def test_members_that_are_not_those_of_the_index_are_found(shards: Path, make_cl
 def test_names_that_cannot_be_written_are_left_out(tmp_path: Path) -> None:
     rows = [{"video": "v.mp4", "text": "half \ud800"}, {"video": "a\0b", "text": "t"}]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read_annotations("table", tmp_path / "t.jsonl")
-    assert found.samples == ()
-    assert [entry.reason.split(",")[0] for entry in found.left_out] == [
+    result = read_annotations("table", tmp_path / "t.jsonl")
+    assert result.samples == ()
+    assert [entry.reason.split(",")[0] for entry in result.left_out] == [
         "its name or its text is not UTF-8"
     ] * 2
 

@@ -1,4 +1,4 @@
-"""Worker processes under signals: those of a scheduler pass them by, a death among them ends the run."""
+"""Tests of worker processes: they ignore signals of a scheduler, and the death of a worker ends the run."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def own_id(seconds: float) -> int:
 
 
 def test_workers_pass_by_what_slurm_sends_to_every_process_of_a_job() -> None:
-    """From their first moment: the first signals come while they are starting."""
+    """The first signals arrive while the workers are starting."""
 
     def jobs() -> Iterator[tuple[float]]:
         for _ in range(12):
@@ -29,9 +29,9 @@ def test_workers_pass_by_what_slurm_sends_to_every_process_of_a_job() -> None:
                 for number in STOP_SIGNALS:
                     os.kill(worker.pid, number)  # type: ignore[arg-type]
 
-    told = list(map_in_processes(own_id, jobs(), 2))
-    assert len(told) == 12
-    assert 1 <= len(set(told)) <= 2
+    message = list(map_in_processes(own_id, jobs(), 2))
+    assert len(message) == 12
+    assert 1 <= len(set(message)) <= 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems send no signal when a parent ends")

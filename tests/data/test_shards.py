@@ -1,4 +1,4 @@
-"""Shards: the contract of design 4.3; neither a crash nor bad input leaves what a later step would trust."""
+"""Tests of writing shards: their format, and that neither crashes nor bad input leave invalid files."""
 
 from __future__ import annotations
 
@@ -294,7 +294,7 @@ except UsageError as error:
 """
 
 
-def test_a_full_disk_is_one_message_and_leaves_nothing(make_clips: Maker, tmp_path: Path) -> None:
+def test_a_full_disk_gives_one_message_and_leaves_no_files(make_clips: Maker, tmp_path: Path) -> None:
     src, out = tmp_path / "src", tmp_path / "out"
     src.mkdir()
     for clip in make_clips(12).samples:
@@ -310,13 +310,13 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(make_clips: Maker, tmp_pa
 
 
 def test_two_writers_do_not_meet(make_clips: Maker, tmp_path: Path) -> None:
-    held = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
+    kept = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(kept, fcntl.LOCK_EX)
     try:
         with pytest.raises(UsageError, match="another signllm shard writes"):
             write_shards(make_clips(2), tmp_path, QUIET)
     finally:
-        os.close(held)
+        os.close(kept)
     assert write_shards(make_clips(2), tmp_path, QUIET)["splits"]["train"]["samples"] == 2
 
 

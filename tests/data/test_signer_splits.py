@@ -1,4 +1,4 @@
-"""Splits by signer: disjoint, near the shares, the same every time."""
+"""Tests of splits by signer: disjoint, near the requested shares, and reproducible."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def clips(sizes: dict[str, int]) -> Annotations:
 
 @settings(deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=2), st.integers(1, 9), min_size=3, max_size=12))
-def test_no_signer_stands_in_two_splits_and_none_is_empty(sizes: dict[str, int]) -> None:
+def test_no_signer_is_in_two_splits_and_no_split_is_empty(sizes: dict[str, int]) -> None:
     annotations = clips(sizes)
     made = split_by_signer(annotations, (0.8, 0.1, 0.1))
     signers = {name: {clip.signer for clip in made.samples if clip.split == name} for name in SPLITS}

@@ -1,4 +1,4 @@
-"""Slices side by side, then a merge: the bytes of one run."""
+"""Tests of slices: merging them gives the same bytes as one run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def annotations(make_clips: Maker) -> Annotations:
-    """Two splits, an id twice, a video missing, cuts out of one recording."""
+    """Return two splits with a repeated id, a missing video, and parts of one recording."""
     train, dev = make_clips(12).samples, make_clips(3, split="dev").samples
     gone = dataclasses.replace(train[4], id="gone", video=Path("nowhere.mp4"))
     cut = [dataclasses.replace(train[4], id=f"cut.{n}", start_s=n / 10, end_s=n / 10 + 0.2) for n in range(3)]
@@ -50,10 +50,10 @@ def test_merged_slices_are_the_bytes_of_one_run(annotations: Annotations, tmp_pa
     assert times == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "many").glob("*.tar")}
 
 
-def test_a_merge_that_was_stopped_is_given_again(
+def test_an_interrupted_merge_can_be_repeated(
     annotations: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two shards, and when the slices were being removed."""
+    """The merge is interrupted between two shards, and during the removal of the slices."""
     write_shards(annotations, tmp_path / "one", SMALL)
     out = tmp_path / "two"
     for number in (1, 2):
@@ -103,7 +103,7 @@ def test_a_merge_waits_for_every_slice(annotations: Annotations, tmp_path: Path)
 
 @pytest.mark.parametrize(("count", "empty"), [(4, 1), (9, 3)])
 def test_a_slice_may_be_empty(make_clips: Maker, tmp_path: Path, count: int, empty: int) -> None:
-    """Of 4 slices one has only clips that cannot be used; of 9 slices of 8 clips one has none at all."""
+    """One of 4 slices has only unusable samples; one of 9 slices of 8 samples has no samples."""
     clips = make_clips(8).samples
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     broken = [dataclasses.replace(clip, video=tmp_path / "broken.mp4") for clip in clips[4:6]]
@@ -122,7 +122,7 @@ def test_a_slice_may_be_empty(make_clips: Maker, tmp_path: Path, count: int, emp
 def test_a_slice_that_ends_with_a_clip_left_out_stays_finished(
     annotations: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind a full shard it lies in none, so the merge looks at it again, and may be stopped there."""
+    """After a full shard the sample is in no shard, so the merge encodes it again and may be interrupted."""
     one_each = dataclasses.replace(SMALL, shard_size_mb=0.001)
     last = dataclasses.replace(annotations.samples[-1], video=Path("nowhere.mp4"), id="last")
     annotations = Annotations(samples=(*annotations.samples, last))
@@ -140,7 +140,7 @@ def test_a_slice_that_ends_with_a_clip_left_out_stays_finished(
     assert len(merge_slices(annotations, tmp_path, 2, one_each)["left_out"]) == 3
 
 
-def test_the_slices_that_are_still_to_be_written_are_known(annotations: Annotations, tmp_path: Path) -> None:
+def test_unfinished_slices_are_listed(annotations: Annotations, tmp_path: Path) -> None:
     def numbers(config: ShardConfig) -> list[str]:
         return [str(part) for part in unfinished_slices(annotations, tmp_path, 3, config)]
 
@@ -197,18 +197,18 @@ def test_the_command_line(make_clips: Maker, tmp_path: Path, capsys: pytest.Capt
     command = ["shard", "table", str(table), str(tmp_path / "out"), "--max-bad", "1"]
     for options in (["--slice", "1/2"], ["--slice", "2/2"], ["--merge", "2", "--json"]):
         assert cli.main([*command, *options]) == 0
-    said = capsys.readouterr()
-    assert "slice 2 of 2 is finished; after all: --merge 2" in said.out
+    output = capsys.readouterr()
+    assert "slice 2 of 2 is finished; after all: --merge 2" in output.out
     assert (
         "left out: 1 of 13 samples; manifest.json lists them all:\n  train/gone: the video is missing"
-        in said.err
+        in output.err
     )
     assert not (tmp_path / "out" / "slices").exists()
     assert cli.main([*command, "--slice", "3/2"]) == 2
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "-1/3", "1/3/5", ""])
-def test_a_slice_that_is_none(text: str) -> None:
+def test_invalid_slices_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="slice = "):
         parse_slice(text)
     assert parse_slice("3/8") == Slice(3, 8)

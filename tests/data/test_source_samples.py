@@ -1,4 +1,4 @@
-"""Names of strangers become keys that WebDataset and a file system take."""
+"""Tests of keys: any name becomes a key that WebDataset and a file system accept."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_a_hazardous_name_becomes_harmless(name: str) -> None:
 
 
 @given(st.text(), st.text())
-def test_different_names_have_different_keys(one: str, other: str) -> None:
-    assert (safe_key(one) == safe_key(other)) == (one == other)
+def test_different_names_have_different_keys(item: str, other: str) -> None:
+    assert (safe_key(item) == safe_key(other)) == (item == other)
 
 
-def test_names_that_look_alike_once_cleaned_stay_apart() -> None:
+def test_names_with_equal_valid_parts_get_different_keys() -> None:
     assert len({safe_key(name) for name in ("a.b", "a:b", "a/b", "a_b", "-a_b")}) == 5
 
 

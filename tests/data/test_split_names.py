@@ -1,4 +1,4 @@
-"""Names of splits: every usual one is train, dev or test."""
+"""Tests of the standard names of splits."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_dataset_with_dev_and_val_keeps_them_apart() -> None:
     }
 
 
-def test_a_split_is_found_by_any_of_its_names() -> None:
+def test_a_split_is_available_under_any_of_its_names() -> None:
     assert find_split("val", ["train", "dev"]) == "dev"
     assert find_split("dev", ["train", "Validation"]) == "Validation"
     assert find_split("val", ["dev", "val"]) == "val"

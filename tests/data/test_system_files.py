@@ -1,4 +1,4 @@
-"""What operating systems and NAS leave in folders is never data."""
+"""Tests that the files of operating systems and NAS are never read as data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_names_of_data(name: str) -> None:
 
 @pytest.fixture
 def littered(tmp_path: Path) -> Path:
-    """A folder format with one pair in every system folder, and twins of the real pair."""
+    """Return a dataset folder with a pair in every system folder, and hidden copies of the real pair."""
     root = tmp_path / "data"
     for folder in ("", "train/", *(f"{name}/" for name in FOLDERS), *(f"train/{name}/" for name in FOLDERS)):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def test_the_folder_format_ignores_them(littered: Path) -> None:
     assert annotations.left_out == ()
 
 
-def test_names_are_not_found_in_them_nor_videos_translated(littered: Path) -> None:
+def test_system_files_are_neither_searched_nor_translated(littered: Path) -> None:
     (littered / "a.mp4").unlink()
     tree = VideoTree(littered)
     assert tree.find("a") == littered / "train/a.mp4"

@@ -1,4 +1,4 @@
-"""One reader of tables: separators, quotes, lines, columns, and the rows that cannot be used."""
+"""Tests of reading tables: separators, quotes, line ends, columns, and invalid rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def problems(path: Path) -> list[str]:
 def test_what_a_writer_of_quotes_wrote_comes_back(
     tmp_path: Path, delimiter: str, quoting: int, line_end: str, columns: tuple[str, ...]
 ) -> None:
-    """Pandas' ``to_csv`` writes with this writer."""
+    """The ``to_csv`` of pandas uses this writer."""
     target = io.StringIO()
     # Python's writer does not quote a line feed where lines end otherwise.
     texts = [text for text in TEXTS if line_end != "\r" or "\n" not in text]
@@ -60,7 +60,7 @@ def test_what_a_writer_of_quotes_wrote_comes_back(
 
 
 def test_random_tables_come_back(tmp_path: Path) -> None:
-    """Any cells between commas or semicolons, with the characters that decide everything."""
+    """Any cells between commas or semicolons are read back, with the characters that affect parsing."""
     drawn = random.Random(0)
     for number in range(100):
         delimiter = drawn.choice(",;")
@@ -75,7 +75,7 @@ def test_random_tables_come_back(tmp_path: Path) -> None:
 
 
 def test_bare_quotes_between_tabs_are_characters(tmp_path: Path) -> None:
-    """As How2Sign, OpenASL and PHOENIX-2014T write them: nothing is ever quoted."""
+    """How2Sign, OpenASL and PHOENIX-2014T never quote cells."""
     texts = [
         'He says "hi and goes.',
         '"Quoted", he says.',
@@ -93,7 +93,7 @@ def test_bare_quotes_between_tabs_are_characters(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", ['v700,"he said hi', 'v700,"he said "hi" twice"', 'v700,"he said \\"hi\\""'])
 @pytest.mark.parametrize("others", ["plain text", '"hello, ""world"""', '"two\nlines, yes, indeed"'])
-def test_one_lost_quote_costs_one_row(tmp_path: Path, bad: str, others: str) -> None:
+def test_a_missing_quote_affects_only_its_row(tmp_path: Path, bad: str, others: str) -> None:
     rows = [f"v{number},{others}" for number in range(1000)]
     rows[700] = bad
     path = tmp_path / "a.csv"

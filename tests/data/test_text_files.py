@@ -1,4 +1,4 @@
-"""Text in the encodings in which people save it."""
+"""Tests of reading text files in the encodings that people use."""
 
 from __future__ import annotations
 

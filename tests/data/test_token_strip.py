@@ -1,4 +1,4 @@
-"""The picture of a video with its tokens."""
+"""Tests of the picture of a video with its tokens."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from signllm.data.token_strip import BAND, CELL, CHARACTERS_PER_ROW, LINE, MARGI
 
 
 def frames(count: int) -> np.ndarray:
-    """Frame t is of grey t."""
+    """Return frames in which frame t has grey level t."""
     return np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 16, 16, 3))
 
 
-def test_frames_stand_in_rows_each_in_the_middle_of_its_character() -> None:
+def test_the_strip_shows_the_middle_frame_of_each_character_in_rows() -> None:
     characters = [5] * (CHARACTERS_PER_ROW + 3)
     picture = draw_strip(frames(117), characters, [], ["one", "two"])
     row = CELL + 2 * BAND + MARGIN
@@ -27,7 +27,7 @@ def test_frames_stand_in_rows_each_in_the_middle_of_its_character() -> None:
 def test_words_of_two_have_brackets_that_are_open_where_they_go_on() -> None:
     characters = list(range(CHARACTERS_PER_ROW + 2))
     words = [WordSpan("a", 0, 1), WordSpan("b", CHARACTERS_PER_ROW - 2, CHARACTERS_PER_ROW + 1)]
-    drawn, bare = (draw_strip(frames(200), characters, given, []) for given in (words, []))
+    drawn, bare = (draw_strip(frames(200), characters, value, []) for value in (words, []))
     ys, xs = np.nonzero((drawn != bare).any(axis=2))
     row = CELL + 2 * BAND + MARGIN
     first, second = xs[ys < MARGIN + row], xs[ys >= MARGIN + row]

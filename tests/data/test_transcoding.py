@@ -1,4 +1,4 @@
-"""A stream to h264 without RGB between: the same pictures, times and sizes as by way of RGB."""
+"""Tests of transcoding to h264: the same frames, times and sizes as over RGB."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def coded(
 
 
 def distance(source: bytes | Path, short_side: int = 256, fps: float | None = None) -> float:
-    """Return the mean difference of the pictures to those of the source, which also must equal in number."""
+    """Return the mean difference of the frames to those of the source; their numbers must be equal."""
     made = coded(source, short_side, fps)
-    video, wanted = read_video(made.mp4), read_video(source, fit=shrink_short_side(short_side), fps=fps)
-    height, width = (side - side % 2 for side in wanted.frames.shape[1:3])
-    assert video.frames.shape == (len(wanted.frames), height, width, 3)
+    video, expected = read_video(made.mp4), read_video(source, fit=shrink_short_side(short_side), fps=fps)
+    height, width = (side - side % 2 for side in expected.frames.shape[1:3])
+    assert video.frames.shape == (len(expected.frames), height, width, 3)
     assert (made.frames, made.height, made.width) == video.frames.shape[:3]
-    assert video.fps == pytest.approx(wanted.fps, abs=1e-4)
-    return float(np.abs(video.frames.astype(int) - wanted.frames[:, :height, :width]).mean())
+    assert video.fps == pytest.approx(expected.fps, abs=1e-4)
+    return float(np.abs(video.frames.astype(int) - expected.frames[:, :height, :width]).mean())
 
 
 def stream_of(codec: str, pixels: str, frames: np.ndarray, **tags: int) -> bytes:
@@ -97,7 +97,7 @@ def test_every_size(shape: tuple[int, int], short_side: int) -> None:
     assert distance(target.getvalue(), short_side) < 4
 
 
-def test_rotated_pictures_stand_upright() -> None:
+def test_rotated_frames_become_upright() -> None:
     turned = rotated(encode_h264(drawn(6, height=32, width=64), 25), (0, 1, -1, 0))
     assert (coded(turned).height, coded(turned).width) == (64, 32)
     assert distance(turned) < 3
@@ -117,10 +117,10 @@ def test_the_key_frames_are_those_of_the_new_file() -> None:
 
 @given(gaps=st.lists(st.floats(0.001, 0.3), max_size=30), source=st.floats(5, 60), fps=st.floats(1, 60))
 @settings(deadline=None, max_examples=200)
-def test_pictures_at_a_rate_are_those_of_resampling_the_whole(
+def test_resampling_while_decoding_equals_resampling_the_decoded_video(
     gaps: list[float], source: float, fps: float
 ) -> None:
     times_s = 2 + np.cumsum([0.0, *gaps])
     numbers = np.arange(len(times_s)).reshape(-1, 1, 1, 1)
-    wanted = resample_video(Video(frames=numbers, fps=source), times_s, fps).frames.ravel().tolist()
-    assert list(resample_pictures(zip(times_s, range(len(times_s)), strict=True), source, fps)) == wanted
+    expected = resample_video(Video(frames=numbers, fps=source), times_s, fps).frames.ravel().tolist()
+    assert list(resample_pictures(zip(times_s, range(len(times_s)), strict=True), source, fps)) == expected

@@ -1,4 +1,4 @@
-"""Decoding: real files, what containers ask for (rotation, streams, rates), what ends in a named error."""
+"""Tests of decoding: real files, display properties of containers, and errors."""
 
 from __future__ import annotations
 
@@ -220,10 +220,10 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 def test_damaged_files_decode_or_end_in_the_named_error(kind: str) -> None:
     chance = random.Random(5)
     frames = drawn(20)
-    whole = encode_h264(frames, 25) if kind == "mp4" else encode_png(frames[0])
+    complete = encode_h264(frames, 25) if kind == "mp4" else encode_png(frames[0])
     refused = 0
     for _ in range(200):
-        damaged = mutated(whole, chance)
+        damaged = mutated(complete, chance)
         try:
             decoded = decode_video(damaged if kind == "mp4" else [damaged], size=48)
         except VideoError:

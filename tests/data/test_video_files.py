@@ -1,4 +1,4 @@
-"""Which names are those of videos."""
+"""Tests of the file names of videos."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_pictures_sound_text_and_hidden_files_are_not(name: str) -> None:
 
 
 def test_the_list_covers_the_containers_that_ffmpeg_opens() -> None:
-    """Names that FFmpeg gives to containers of video; checked against the FFmpeg that PyAV carries."""
+    """The list contains the extensions of video containers in the FFmpeg of PyAV."""
     from av.format import ContainerFormat
 
     for name in ("matroska", "avi", "mpegts", "flv", "mxf", "3gp", "asf", "ogv", "dv", "webm", "vob", "ivf"):

@@ -81,7 +81,7 @@ def written(folder: Path, data: bytes, name: str = "clip.mp4") -> Path:
 
 
 def by_ffmpeg(path: Path, *options: str) -> np.ndarray:
-    """Return the frames (T, H, W, 3) that the ffmpeg command shows."""
+    """Return the frames (T, H, W, 3) that the ffmpeg command outputs."""
     if shutil.which("ffmpeg") is None:
         pytest.skip("the ffmpeg command is not installed")
     command = ["ffmpeg", "-v", "error", "-i", str(path), *options]
@@ -163,7 +163,7 @@ def bright_corner() -> np.ndarray:
 
 
 def placed(frames: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """Move every pixel as the matrix says."""
+    """Return a picture whose pixels are moved by the display matrix."""
     a, b, c, d = matrix
     rows, columns = np.mgrid[: frames.shape[1], : frames.shape[2]]
     new_columns, new_rows = a * columns + c * rows, b * columns + d * rows
@@ -211,7 +211,7 @@ def test_a_stored_video_is_upright_without_a_matrix(tmp_path: Path) -> None:
 
 
 def test_an_orientation_inside_the_stream_holds_for_every_part(tmp_path: Path) -> None:
-    """Only the first frame of an H.264 stream need state it."""
+    """Only the first frame of an H.264 stream must state its transfer function."""
     if shutil.which("ffmpeg") is None:
         pytest.skip("the ffmpeg command is not installed")
     frames = np.repeat(bright_corner()[:1], 20, axis=0)
@@ -219,11 +219,11 @@ def test_an_orientation_inside_the_stream_holds_for_every_part(tmp_path: Path) -
     bits = "h264_metadata=display_orientation=insert:rotate=90:flip=horizontal"
     command = ["ffmpeg", "-v", "error", "-i", plain, "-c", "copy", "-bsf:v", bits, turned]
     assert subprocess.run(command).returncode == 0
-    whole = decode_video(turned)
-    assert whole.shape == (20, 96, 64, 3)
-    assert np.abs(whole[:1].astype(int) - by_ffmpeg(turned, "-frames:v", "1")).mean() < 3
+    complete = decode_video(turned)
+    assert complete.shape == (20, 96, 64, 3)
+    assert np.abs(complete[:1].astype(int) - by_ffmpeg(turned, "-frames:v", "1")).mean() < 3
     part = read_time_span(turned, TimeSpan(0.2, 0.6), partial(decode_to_rgb, fit=None, fps=None))[0].frames
-    np.testing.assert_array_equal(part, whole[5:15])
+    np.testing.assert_array_equal(part, complete[5:15])
 
 
 # --- pixels that are not square -----------------------------------------------------------------------------
@@ -322,14 +322,14 @@ def test_a_rate_that_the_header_states_wrongly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("times_ms", [[0], [0, 0, 0, 0]])
-def test_no_rate_can_be_read_from_one_time(times_ms: list[int]) -> None:
+def test_a_single_time_stamp_gives_no_rate(times_ms: list[int]) -> None:
     video_read = read_video(browser_webm(times_ms))
     assert (len(video_read.frames), video_read.fps) == (len(times_ms), 25)
 
 
 @pytest.mark.parametrize("encode", ["h264", "frames"])
 def test_a_phone_that_slows_down_in_the_dark_gets_a_steady_rate(encode: str, tmp_path: Path) -> None:
-    """Thirty frames a second for a second, then fifteen: everything stays at its time."""
+    """With 30 frames per second for one second, then 15, every frame keeps its time."""
     times_ms = [*range(0, 1000, 33), *range(1023, 3000, 66)]
     data = video(numbered(len(times_ms)), container="matroska", times=times_ms, tick=Fraction(1, 1000))
     sample = sample_of(written(tmp_path, data, "phone.mkv"), encode)
@@ -352,12 +352,12 @@ def test_a_constant_rate_is_ffmpegs(fps: float, tmp_path: Path) -> None:
     frames = numbers_of(read_video(path, fps=fps).frames)
     expected = numbers_of(by_ffmpeg(path, "-vf", f"fps={fps}"))
     assert len(frames) == pytest.approx(len(expected), abs=1)
-    assert max(abs(one - other) for one, other in zip(frames, expected, strict=False)) <= 2
+    assert max(abs(item - other) for item, other in zip(frames, expected, strict=False)) <= 2
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "flv"])
 def test_each_frame_twice_at_twice_the_rate_is_the_same_video(container: str) -> None:
-    """Also where times are in milliseconds, which no frame of a thirtieth of a second meets."""
+    """This also holds for times in milliseconds, which cannot represent a thirtieth of a second."""
     once = video(numbered(40), container=container, fps=30)
     twice = video(numbered(40).repeat(2, axis=0), container=container, fps=60)
     for data in (once, twice):
@@ -385,7 +385,7 @@ GREYS = {
 
 
 @pytest.mark.parametrize("transfer", [HLG, PQ])
-def test_grey_gets_the_light_of_the_standard(transfer: int) -> None:
+def test_grey_levels_get_the_light_of_the_standard(transfer: int) -> None:
     codes = np.round(65_535 * np.array([*GREYS[transfer]])).astype(np.uint16)
     shown = map_tones(codes[None, :, None].repeat(3, axis=2), transfer, 9)[0]
     assert (np.ptp(shown.astype(int), axis=1) <= 1).all()  # grey stays grey

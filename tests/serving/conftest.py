@@ -1,4 +1,4 @@
-"""One server, as the command line starts it, for all tests of the page."""
+"""A server, started as by the command line, for all tests of the page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST_MB = 1
 
 @dataclass(frozen=True)
 class Served:
-    """A running server: its address, its run, videos by id, and where it keeps what is uploaded."""
+    """A running server: its address, its run, videos by id, and the folder of its uploads."""
 
     address: str
     run: Path
@@ -30,7 +30,7 @@ class Served:
 
 @pytest.fixture(scope="package")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Start ``signllm serve``; at the end Ctrl-C, after which nothing may be left."""
+    """Start ``signllm serve``, and stop it by Ctrl-C, after which no file may be left."""
     folder = tmp_path_factory.mktemp("serve")
     videos = trained.write_videos(folder / "videos")
     run = trained.write_run(folder / "run", trained.loud_language_model(folder / "llm"))

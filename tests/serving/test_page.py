@@ -1,4 +1,4 @@
-"""The page in a real browser: a file, the camera, a mistake, the keyboard; nothing from anywhere else."""
+"""Tests of the page in a real browser: files, the camera, errors, the keyboard, no other hosts."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def text_becomes(page: Any, selector: str, text: Any) -> None:
 
 @pytest.fixture
 def page(browser: Any, served: Served) -> Iterator[Any]:
-    """The open page; at the end it must have had no error and asked nobody else."""
+    """Return the open page; at the end it must have had no error and no request to another host."""
     context = browser.new_context(viewport={"width": 390, "height": 844})
     page, wrong, hosts = context.new_page(), [], set()
-    page.on("console", lambda told: wrong.append(told.text) if told.type == "error" else None)
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
     page.goto(served.address)
@@ -58,7 +58,7 @@ def page(browser: Any, served: Served) -> Iterator[Any]:
 def test_a_file_becomes_text_words_on_a_timeline_and_alternatives(page: Any, served: Served) -> None:
     videos = [*served.videos.values()]
     translations = zip(videos, load(served.run).translate(videos), strict=True)
-    video, expected = next((video, found) for video, found in translations if found.text)
+    video, expected = next((video, result) for video, result in translations if result.text)
     page.get_by_text("Settings").click()
     page.get_by_label("Alternatives").first.fill("1")
     page.set_input_files("#file", video)
@@ -88,7 +88,7 @@ def test_a_file_becomes_text_words_on_a_timeline_and_alternatives(page: Any, ser
     assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")  # fits a phone
 
 
-def test_who_gives_more_than_the_model_can_read_is_told(page: Any, served: Served) -> None:
+def test_a_video_longer_than_the_model_reads_gets_a_notice(page: Any, served: Served) -> None:
     page.set_input_files("#file", served.videos["clip0"])
     text_becomes(page, "#status", DONE)
     assert "were read" not in page.locator(".piece .about").text_content()
@@ -132,7 +132,7 @@ def test_mistakes_are_shown(page: Any, tmp_path: Path) -> None:
     text, large = tmp_path / "a text.mp4", tmp_path / "large.mp4"
     text.write_text("no video\n" * 100)
     large.write_bytes(b"x" * (LARGEST_MB * 10**6 + 1))
-    for file, said in ((text, "cannot be read"), (large, f"larger than {LARGEST_MB} MB")):
+    for file, output in ((text, "cannot be read"), (large, f"larger than {LARGEST_MB} MB")):
         page.set_input_files("#file", file)
-        text_becomes(page, "#status.bad", re.compile(said))
+        text_becomes(page, "#status.bad", re.compile(output))
     assert page.locator(".piece").count() == 0

@@ -1,4 +1,4 @@
-"""The server over HTTP: what translate says, mistakes told, other sites refused, one after another."""
+"""Tests of the server over HTTP: translations, errors, other sites, and waiting requests."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from tests.data.made_videos import browser_webm, webcam_times_ms
 from tests.serving.conftest import LARGEST_MB, Served
 
 
-def asked(
+def send_request(
     served: Served, method: str, path: str, body: bytes | None = None, **headers: str
 ) -> tuple[int, dict[str, str], list[Any]]:
-    """Return status, headers and the lines of JSON that a request gets."""
+    """Send a request; return the status, the headers and the lines of JSON of the response."""
     address = urlsplit(served.address)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
     try:
@@ -49,35 +49,37 @@ def asked(
 
 
 def assert_nothing_is_kept(served: Served) -> None:
-    """What was uploaded goes with the answer, a moment after its last byte."""
+    """Check that the upload is deleted soon after the last byte of the response."""
     give_up = time.monotonic() + 20
     while list(served.uploads.glob("signllm-*")):
         assert time.monotonic() < give_up
         time.sleep(0.05)
 
 
-def test_an_answer_is_what_translate_says(served: Served) -> None:
+def test_the_response_equals_the_output_of_translate(served: Served) -> None:
     video = served.videos["clip6"]
     expected = to_plain(load(served.run).translate(video))
-    status, _, (found, done) = asked(served, "POST", "/translate", video.read_bytes())
+    status, _, (result, done) = send_request(served, "POST", "/translate", video.read_bytes())
     assert (status, done) == (200, {"done": True})
-    assert len(found.pop("spellings")) == len(found["words"])
-    assert {**found, "seconds": 0} == {**expected, "seconds": 0}
-    _, _, (best, _) = asked(served, "POST", "/translate?candidates=3&language=German", video.read_bytes())
+    assert len(result.pop("spellings")) == len(result["words"])
+    assert {**result, "seconds": 0} == {**expected, "seconds": 0}
+    _, _, (best, _) = send_request(
+        served, "POST", "/translate?candidates=3&language=German", video.read_bytes()
+    )
     assert len(best["candidates"]) == 3
     assert best["candidates"][0]["text"] == best["text"]
     assert_nothing_is_kept(served)
 
 
-def test_a_recording_in_windows_is_told_piece_by_piece(served: Served) -> None:
+def test_the_windows_of_a_recording_arrive_one_by_one(served: Served) -> None:
     body = served.videos["clip6"].read_bytes()
-    _, _, (*pieces, done) = asked(served, "POST", "/translate?cut=windows&seconds=1", body)
+    _, _, (*pieces, done) = send_request(served, "POST", "/translate?cut=windows&seconds=1", body)
     assert done == {"done": True}
     assert [piece["start_s"] for piece in pieces] == pytest.approx([0, 1, 2])
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "said"),
+    ("path", "body", "status", "output"),
     [
         ("/translate", b"", 400, "there is no video"),
         ("/translate?candidates=99", b"x", 400, "99 candidates"),
@@ -90,28 +92,30 @@ def test_a_recording_in_windows_is_told_piece_by_piece(served: Served) -> None:
         ("/../etc/passwd", None, 404, "Not Found"),
     ],
 )
-def test_mistakes_are_told(served: Served, path: str, body: bytes | None, status: int, said: str) -> None:
+def test_invalid_requests_are_reported(
+    served: Served, path: str, body: bytes | None, status: int, output: str
+) -> None:
     method = "GET" if body is None else "POST"
-    found, _, (line,) = asked(served, method, path, body, X_Name="../../a%20file.mp4")
-    assert found == status
-    assert said in line["error"]["what"]
+    result, _, (line,) = send_request(served, method, path, body, X_Name="../../a%20file.mp4")
+    assert result == status
+    assert output in line["error"]["what"]
     assert_nothing_is_kept(served)
 
 
 def test_other_sites_of_the_same_browser_are_refused(served: Served) -> None:
     port = urlsplit(served.address).port
     for headers in ({"Host": f"evil.example:{port}"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
-        status, _, (line,) = asked(served, "POST", "/translate", b"x", **headers)
+        status, _, (line,) = send_request(served, "POST", "/translate", b"x", **headers)
         assert status == 403, headers
         assert "the request" in line["error"]["what"]
-    assert asked(served, "GET", "/about", Origin=served.address)[0] == 200
+    assert send_request(served, "GET", "/about", Origin=served.address)[0] == 200
     for path in ("/", "/page.js", "/page.css"):
-        status, headers, _ = asked(served, "GET", path, Host=f"localhost:{port}")
+        status, headers, _ = send_request(served, "GET", path, Host=f"localhost:{port}")
         assert status == 200
         assert "default-src 'none'" in headers["Content-Security-Policy"]
 
 
-def test_a_port_that_is_taken_is_told(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_reported(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     port = str(urlsplit(served.address).port)
     assert cli.main(["serve", "--run", str(served.run), "--port", port]) == 2
     assert f"port {port} is in use" in capsys.readouterr().err
@@ -125,7 +129,7 @@ PIECE = Translation(
 
 
 class _Slow:
-    """A translator that tells a piece whenever it is let."""
+    """A translator that yields one piece whenever the test permits it."""
 
     def __init__(self) -> None:
         self.go, self.begun = threading.Semaphore(0), 0
@@ -139,35 +143,35 @@ class _Slow:
             yield TranslationOutcome(0, videos[0].name, translation=PIECE)
 
 
-def test_requests_wait_for_each_other_and_who_leaves_lets_the_next_one_in() -> None:
+def test_requests_wait_in_order_and_a_disconnected_client_is_skipped() -> None:
     async def scene() -> None:
         slow = _Slow()
         service = Service(slow)  # type: ignore[arg-type]
-        one, two, three = (
+        item, two, three = (
             service.translate(Path("x"), name, TranslationRequest()) for name in ("one", "two", "three")
         )
         slow.go.release()
-        assert (await anext(one))["text"] == "rain"
+        assert (await anext(item))["text"] == "rain"
         assert await anext(two) == {"waiting": 1}
         assert await anext(three) == {"waiting": 2}
         await two.aclose()
         assert await anext(three) == {"waiting": 1}
         assert slow.begun == 1
-        leaving = asyncio.ensure_future(one.aclose())  # its page was closed: it ends after this piece
+        leaving = asyncio.ensure_future(item.aclose())  # its page was closed: it ends after this piece
         await asyncio.sleep(0)
         slow.go.release()
         await leaving
         slow.go.release(3)
         async with aclosing(three) as lines:
-            told = [line async for line in lines if "waiting" not in line]
-        assert [line.get("text") for line in told] == ["rain"] * 3 + [None]
-        assert told[-1] == {"done": True}
+            message = [line async for line in lines if "waiting" not in line]
+        assert [line.get("text") for line in message] == ["rain"] * 3 + [None]
+        assert message[-1] == {"done": True}
         assert slow.begun == 2
 
     asyncio.run(scene())
 
 
-def test_an_error_of_ours_is_told_too() -> None:
+def test_an_internal_error_is_reported_too() -> None:
     class Broken(_Slow):
         def stream(self, videos: Any, **_: Any) -> Iterator[TranslationOutcome]:
             raise RuntimeError("out of memory")
@@ -184,7 +188,7 @@ def test_an_error_of_ours_is_told_too() -> None:
     assert [line["error"]["what"] for line in lines] == ["RuntimeError: out of memory"]
 
 
-def test_an_address_that_is_none() -> None:
+def test_invalid_addresses_are_refused() -> None:
     from signllm.serving.server import is_loopback, listen
 
     with pytest.raises(UsageError, match="cannot listen at"):
@@ -201,9 +205,9 @@ def test_an_address_that_is_none() -> None:
 
 
 def test_a_recording_of_a_browser_lasts_as_long_as_it_did(served: Served) -> None:
-    """WebM without a frame rate, as the page records it."""
+    """The page records WebM without a frame rate."""
     times_ms = webcam_times_ms()
-    status, _, (found, done) = asked(served, "POST", "/translate", browser_webm(times_ms))
+    status, _, (result, done) = send_request(served, "POST", "/translate", browser_webm(times_ms))
     assert (status, done) == (200, {"done": True})
-    assert found["frames"] == len(times_ms)
-    assert found["end_s"] == pytest.approx(times_ms[-1] / 1000 * 60 / 59, abs=0.01)
+    assert result["frames"] == len(times_ms)
+    assert result["end_s"] == pytest.approx(times_ms[-1] / 1000 * 60 / 59, abs=0.01)

@@ -1,4 +1,4 @@
-"""CSL-Daily as it lies there: a pickle, a split list, folders of jpg; and where they disagree."""
+"""Tests of the CSL-Daily reader: labels in a pickle, a list of splits, folders of frames."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_frames_become_samples_and_holes_leave_a_clip_out(tmp_path: Path) -> Non
     ]
 
 
-def test_lists_that_disagree_are_told(tmp_path: Path) -> None:
+def test_disagreeing_lists_are_reported(tmp_path: Path) -> None:
     root = release(tmp_path)
     with (root / "sentence_label/split_1.txt").open("a") as lines:
         lines.write("S999999_P0000_T00|dev\n")
@@ -96,7 +96,7 @@ def test_lists_that_disagree_are_told(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_no_release_says_so(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_the_release_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a CSL-Daily release"):
         read_annotations("csl-daily", tmp_path)
     root = release(tmp_path / "a")

@@ -1,4 +1,4 @@
-"""A folder of pairs: what belongs together, what stands alone."""
+"""Tests of the reader of folders with pairs of videos and texts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_folder_of_frames_is_a_video(tmp_path: Path) -> None:
     assert (clip.id, clip.split, clip.video) == ("clip", "test", tmp_path / "test/clip")
 
 
-def test_what_stands_alone_or_twice_is_left_out_by_name(tmp_path: Path) -> None:
+def test_files_without_or_with_several_partners_are_left_out(tmp_path: Path) -> None:
     pair(tmp_path, "a.mp4", "a.txt")
     pair(tmp_path, "b.mp4", None)
     pair(tmp_path, None, "c.txt")

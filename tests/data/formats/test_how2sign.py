@@ -1,4 +1,4 @@
-"""How2Sign as it is downloaded: clips, recordings or both, names that begin with a dash, bare quotes."""
+"""Tests of the How2Sign reader: videos of sentences, recordings, unusual names, and bare quotes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEXTS = [row[4] for row in ROWS]
 
 
 def of(split: str, name: str) -> str:
-    """Return the name that is another one in each split."""
+    """Return a name that differs in every split."""
     return name[:2] + split[1] + name[3:]
 
 
@@ -53,14 +53,14 @@ def put(root: Path, level: str, split: str, names: list[str], frames: int) -> No
 
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    """Clips of train, recordings of val, nothing of test."""
+    """Return a copy with sentence videos of train, recordings of val, and nothing of test."""
     root = tables(tmp_path / "How2Sign")
     put(root, "sentence_level", "train", [row[1] for row in ROWS], 14)
     put(root, "video_level", "val", list(dict.fromkeys(row[0] for row in ROWS)), 40)
     return root
 
 
-def test_clips_and_recordings_are_found_by_name(release: Path) -> None:
+def test_videos_of_sentences_and_recordings_are_searched_by_name(release: Path) -> None:
     annotations = read_annotations("how2sign", release)
     assert annotations.splits == ("train", "dev", "test")
     clips = {split: [c for c in annotations.samples if c.split == split] for split in annotations.splits}
@@ -84,8 +84,8 @@ def test_shards_of_it(release: Path, tmp_path: Path) -> None:
     index = ShardIndex(tmp_path / "out")
     assert [sample.text for sample in index.split("train").samples] == TEXTS
     assert [sample.frames for sample in index.split("dev").samples] == [15, 15, 15]
-    whole = decode_video(release / "video_level/val/rgb_front/raw_videos" / f"{of('val', ROWS[0][0])}.mp4")
-    np.testing.assert_array_equal(decode_stored_frames(index.split("dev").read(1)), whole[15:30])
+    complete = decode_video(release / "video_level/val/rgb_front/raw_videos" / f"{of('val', ROWS[0][0])}.mp4")
+    np.testing.assert_array_equal(decode_stored_frames(index.split("dev").read(1)), complete[15:30])
     assert not any(sample.key.startswith("-") for sample in index.split("dev").samples)
 
 

@@ -1,4 +1,4 @@
-"""OpenASL: names with colons, clips whose colons became %, recordings, spaces everywhere."""
+"""Tests of the OpenASL reader: names with colons, recordings, and superfluous spaces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPLITS = ["train", "valid", "test", "test"]
 
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    """A recording for the first two clips, the third cropped as the official script does, the fourth gone."""
+    """Return a copy with a recording for the first two samples, a cropped third one, and no fourth one."""
     root = tmp_path / "OpenASL"
     for folder in ("data", "raw-video", "video-clip"):
         (root / folder).mkdir(parents=True)
@@ -67,9 +67,9 @@ def test_shards_of_it(release: Path, tmp_path: Path) -> None:
         "test: 1 samples here, 976 in the official release",
     ]
     index = ShardIndex(tmp_path / "out")
-    found = [index.split(name).samples[0] for name in ("train", "dev", "test")]
-    assert [(sample.id, sample.frames) for sample in found] == list(zip(NAMES, (17, 12, 16), strict=False))
-    assert not any(set(sample.key) & set(".:%") for sample in found)
+    result = [index.split(name).samples[0] for name in ("train", "dev", "test")]
+    assert [(sample.id, sample.frames) for sample in result] == list(zip(NAMES, (17, 12, 16), strict=False))
+    assert not any(set(sample.key) & set(".:%") for sample in result)
 
 
 def test_what_does_not_fit(release: Path, tmp_path: Path) -> None:

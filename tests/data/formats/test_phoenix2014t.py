@@ -1,4 +1,4 @@
-"""The PHOENIX reader on the real mini release, and on the ways in which copies of the release differ."""
+"""Tests of the PHOENIX-2014-T reader on a small real release and on variants of copies."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_the_release_is_found_from_a_folder_above(realdata: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("on_disk", "found"), [("NAME", "NAME"), ("NAME/1", "NAME/1"), (None, "NAME")])
-def test_frames_in_the_folder_or_one_below(tmp_path: Path, on_disk: str | None, found: str) -> None:
+@pytest.mark.parametrize(("on_disk", "result"), [("NAME", "NAME"), ("NAME/1", "NAME/1"), (None, "NAME")])
+def test_frames_in_the_folder_or_one_below(tmp_path: Path, on_disk: str | None, result: str) -> None:
     root = release(tmp_path, "NAME|NAME/1/*.png|-1|-1|Signer01|X|ein text\n")
     if on_disk:
         frames_of(root, on_disk)
     (clip,) = read_annotations("phoenix2014t", root).samples
-    assert clip.video == root / "features/fullFrame-210x260px/train" / found
+    assert clip.video == root / "features/fullFrame-210x260px/train" / result
 
 
 def test_a_quote_is_a_character(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_row_that_does_not_fit_is_left_out_by_line(tmp_path: Path) -> None:
     assert "line 3" in annotations.left_out[0].reason
 
 
-def test_another_layout_says_what_is_missing(tmp_path: Path) -> None:
+def test_another_layout_is_refused_with_the_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a PHOENIX-2014-T release"):
         read_annotations("phoenix2014t", tmp_path)
     root = release(tmp_path, "a|b\n", header="name|text\n")
@@ -149,7 +149,7 @@ def test_of_two_copies_the_release_s_own_is_taken_with_a_notice(tmp_path: Path) 
     assert "fullFrame-256x256px" in notice
 
 
-def test_frames_that_are_nowhere_name_the_folder_expected_and_the_one_found(tmp_path: Path) -> None:
+def test_missing_frames_are_reported_with_the_expected_and_an_existing_folder(tmp_path: Path) -> None:
     root = release(tmp_path, ROWS)
     (root / "features/fullFrame-256x256px/train/other").mkdir(parents=True)
     with pytest.raises(UsageError, match="none of the 2 videos exists") as raised:

@@ -1,4 +1,4 @@
-"""Labels come out of a pickle; code never does."""
+"""Tests of reading pickles: plain values are returned, and no code is executed."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def test_anything_else_is_refused_unrun(
 
 
 def test_every_truncation_is_an_error(tmp_path: Path) -> None:
-    whole = pickle.dumps({"info": [{"name": "a", "label_char": ["天"], "length": 300}] * 3})
-    for size in range(len(whole)):
-        (tmp_path / "a.pkl").write_bytes(whole[:size])
+    complete = pickle.dumps({"info": [{"name": "a", "label_char": ["天"], "length": 300}] * 3})
+    for size in range(len(complete)):
+        (tmp_path / "a.pkl").write_bytes(complete[:size])
         with pytest.raises(UsageError, match="not a pickle"):
             read_plain_pickle(tmp_path / "a.pkl")
 

@@ -1,4 +1,4 @@
-"""Tables in three notations, and everything a table can get wrong."""
+"""Tests of the table reader in three notations, and of invalid tables."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def test_three_notations_say_the_same(tmp_path: Path, name: str, text: str) -> N
         ("a.xlsx", "video", "not a .tsv, .csv or .jsonl"),
     ],
 )
-def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_an_unreadable_table_is_refused_with_the_reason(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         read_annotations("table", table(tmp_path, name, text))
 
@@ -129,7 +131,7 @@ def test_what_pandas_and_excel_quote_is_learnt_without_their_quotes(tmp_path: Pa
     assert (clip.text, clip.split, clip.time_span) == ('gut; sehr "gut"', "dev", (1.5, 2.25))
 
 
-def test_a_lost_quote_leaves_one_row_out(tmp_path: Path) -> None:
+def test_a_missing_quote_leaves_out_only_its_row(tmp_path: Path) -> None:
     rows = [f'v{number}.mp4,"sentence, {number}"' for number in range(1000)]
     rows[698] = 'v698.mp4,"he said hi'
     annotations = read_annotations("table", table(tmp_path, "a.csv", "\n".join(["video,text", *rows])))
@@ -149,6 +151,6 @@ def test_splits_of_the_field_and_missing_values(tmp_path: Path) -> None:
     assert ["'valid' is dev" in annotations.notices[0], "'extra'" in annotations.notices[1]] == [True, True]
 
 
-def test_texts_are_in_one_normal_form(tmp_path: Path) -> None:
+def test_texts_are_normalized_to_nfc(tmp_path: Path) -> None:
     text = "video,text\na.mp4,scho\u0308n\n"
     assert read_annotations("table", table(tmp_path, "a.csv", text)).samples[0].text == "schön"
