@@ -81,11 +81,13 @@ def _is_encodable(sample: SourceSample) -> bool:
 
 
 def _leave_out_unnamed(sample: SourceSample) -> LeftOutSample:
+    """Return a sample with names that cannot be encoded as left out."""
     reason = "its name or its text is not UTF-8, or the path of its video cannot exist"
     return _replace_unencodable(LeftOutSample(id=sample.id, split=sample.split, reason=reason))
 
 
 def _replace_unencodable(entry: LeftOutSample) -> LeftOutSample:
+    """Return an entry with ``?`` for each character that cannot be encoded."""
     return LeftOutSample(**{name: _replace_unencodable_text(value) for name, value in vars(entry).items()})
 
 

@@ -63,13 +63,14 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, so that its copy to the GPU overlaps with computation."""
-        return self._each(lambda tensor: tensor.pin_memory())
+        return self._map_tensors(lambda tensor: tensor.pin_memory())
 
-    def _each(self, change: Any) -> Batch:
+    def _map_tensors(self, change: Any) -> Batch:
+        """Return the batch with ``change`` applied to each tensor."""
         import torch
 
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
@@ -146,6 +147,7 @@ def collate(
 
 
 def _concatenate(arrays: list[np.ndarray]) -> torch.Tensor | None:
+    """Return arrays concatenated as one tensor, None if there are none."""
     import numpy as np
     import torch
 

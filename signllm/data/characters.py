@@ -166,12 +166,14 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
 
 
 def _split_sequences(file: _CharactersFile) -> dict[str, np.ndarray]:
+    """Return the sequence of each id in a file."""
     packed = file.packed if file.packed.ndim == 2 else file.packed.astype(np.int64)
     parts = np.split(packed, np.cumsum(file.counts)[:-1]) if file.ids else []
     return dict(zip(file.ids, parts, strict=True))
 
 
 def _read_file(path: Path) -> _CharactersFile:
+    """Return the contents of a file, waiting for its storage."""
     from safetensors import SafetensorError, safe_open
 
     def read() -> tuple[dict[str, str], np.ndarray, np.ndarray]:

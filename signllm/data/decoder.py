@@ -103,6 +103,7 @@ def decode_by_torchcodec(source: bytes | Path) -> np.ndarray | None:
 
 
 def _read_by_torchcodec(source: bytes | Path) -> np.ndarray | None:
+    """Decode a video by torchcodec; return None if it is incomplete."""
     from torchcodec.decoders import VideoDecoder
 
     from signllm.data.pictures import check_size, check_total

@@ -103,6 +103,7 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def _open_image(data: bytes) -> Any:
+    """Return an encoded image as an open Pillow image, after checking its size."""
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -158,7 +158,7 @@ class ShardIndex:
 
         def samples() -> Iterator[ShardSample]:
             for shard, entry in enumerate(entries):
-                described = self._sidecar(entry)["samples"]
+                described = self._load_sidecar(entry)["samples"]
                 sizes.append(len(described))
                 yield from (_make_shard_sample(fields, shard) for fields in described)
 
@@ -172,6 +172,7 @@ class ShardIndex:
         )
 
     def _read_manifest(self) -> dict[str, Any]:
+        """Return the validated manifest with the standard names of the splits."""
         path = join_address(self.root, MANIFEST)
         try:
             manifest = parse_json(read_file(path))
@@ -200,7 +201,8 @@ class ShardIndex:
         manifest["splits"] = _standardize_names(manifest["splits"])
         return manifest
 
-    def _sidecar(self, entry: dict[str, Any]) -> dict[str, Any]:
+    def _load_sidecar(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Return the index of the shard of a manifest entry."""
         sidecar = _read_sidecar(join_address(self.root, entry["index"]))
         if sidecar is None or sidecar["sha256"] != entry["sha256"]:
             raise UsageError(
@@ -239,6 +241,7 @@ def _read_sidecar(path: Path | str) -> dict[str, Any] | None:
 
 
 def _make_shard_sample(fields: dict[str, Any], shard: int) -> ShardSample:
+    """Return a sample of the index as an object."""
     named = ("key", "id", "text", "language", "signer", "frames", "fps", "width", "height")
     members = {extension: (offset, size) for extension, (offset, size) in fields["members"].items()}
     return ShardSample(**{name: fields[name] for name in named}, shard=shard, members=members)

@@ -26,6 +26,7 @@ def format_info_table(info: Mapping[str, Any]) -> str:
 
 
 def _format_cell(value: Any) -> str:
+    """Return a value as the text of a cell; long lists of names are counted."""
     if isinstance(value, dict):
         known = [name for name in value if name != "unknown"]
         return ", ".join(known) if 0 < len(known) <= _MOST_NAMES else str(len(known) or "unknown")
@@ -40,6 +41,7 @@ def _format_rates(counts: Any) -> str:
 
 
 def _format_notes(info: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines below the table."""
     for pair, shared in info["overlap"].items():
         first, second = pair.split("-")
         yield (

@@ -98,14 +98,17 @@ def _find_nearest_name(name: str, names: tuple[str, ...]) -> str | None:
 
 
 def _plain_name(name: str) -> str:
+    """Return a name in Unicode form NFC and lower case."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _stem(name: str) -> str:
+    """Return a plain name without its suffix."""
     return os.path.splitext(_plain_name(name))[0]
 
 
 def _changed_ns(folder: Path) -> int:
+    """Return the modification time of a folder in nanoseconds, 0 if it cannot be read."""
     try:
         return folder.stat().st_mtime_ns
     except OSError:

@@ -71,6 +71,7 @@ class Mixture:
 
 
 def _rename_samples(splits: Sequence[tuple[str, Split]]) -> Iterator[ShardSample]:
+    """Yield the samples of several splits with prefixed ids and the numbers of their shards."""
     first = 0
     for label, split in splits:
         for sample in split.samples:
@@ -124,6 +125,7 @@ def list_dataset_differences(before: Sequence[DatasetRecord], after: Sequence[Da
 
 
 def _make_record(label: str, weight: float, index: ShardIndex, name: str) -> DatasetRecord:
+    """Return the record of a dataset for the split ``name``."""
     entries = index.manifest["splits"][name]["shards"]
     content = json.dumps([[entry["sha256"], entry["samples"]] for entry in entries])
     return DatasetRecord(
@@ -140,6 +142,7 @@ def _join_names(datasets: Sequence[DatasetRecord]) -> str:
 
 
 def _describe_record(dataset: DatasetRecord) -> str:
+    """Return the size and the checksum of a dataset as text."""
     return f"{dataset.samples} samples in {dataset.shards} shards (sha256 {dataset.sha256[:8]})"
 
 
@@ -175,6 +178,7 @@ def make_absolute(shards: Path | str) -> str:
 
 
 def _folder_name(name: str) -> str:
+    """Return the last part of a path or an address."""
     return name.rstrip("/").rsplit("/", 1)[-1]
 
 

@@ -112,13 +112,13 @@ class EpochPlan:
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """Return the sample numbers of an epoch, int64 (samples,)."""
-        return self._epoch(seed, epoch)[0]
+        return self._plan_epoch(seed, epoch)[0]
 
     def find_batch_end(self, state: OrderState) -> int:
         """Return the position in the epoch after the batch that begins at ``state``."""
         start = state.samples_consumed
         end = min(start + self.batch_size, self.samples)
-        frames_before = self._epoch(state.seed, state.epoch)[1]
+        frames_before = self._plan_epoch(state.seed, state.epoch)[1]
         if frames_before is None or self.max_frames is None:
             return end
         room = frames_before[start] + self.max_frames
@@ -185,18 +185,19 @@ class EpochPlan:
             self._counts[state] = sum(1 for _ in self.batch_starts(state, state.epoch + 1))
         return self._counts[state]
 
-    def _epoch(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _plan_epoch(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the order of an epoch and, with a limit of frames, the cumulative frames, (samples + 1,)."""
         if (seed, epoch) not in self._cached_epochs:
             while len(self._cached_epochs) > 1:
                 del self._cached_epochs[next(iter(self._cached_epochs))]
-            order, frames_before = self._order(seed, epoch), None
+            order, frames_before = self._compute_order(seed, epoch), None
             if self.is_frame_limited and self.frame_counts is not None:
                 frames_before = np.concatenate([[0], np.cumsum(self.frame_counts[order])])
             self._cached_epochs[seed, epoch] = order, frames_before
         return self._cached_epochs[seed, epoch]
 
-    def _order(self, seed: int, epoch: int) -> np.ndarray:
+    def _compute_order(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the sample numbers of an epoch in their order, int64 (samples,)."""
         if not self.shuffle:
             return np.arange(self.samples)
         order = mix_datasets(self.datasets, seed, epoch, self.window)

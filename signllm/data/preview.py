@@ -88,5 +88,6 @@ def _draw_row(split: Split, number: int) -> Image.Image:
 
 
 def _make_captions(split: Split, sample: ShardSample) -> tuple[str, str]:
+    """Return the two lines of text above the frames of a sample."""
     described = f"{split.name}/{sample.id}  {sample.frames} frames at {sample.fps:g} fps  {sample.signer}"
     return described[:100], sample.text[:105]

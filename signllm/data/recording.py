@@ -113,6 +113,7 @@ class _TimeSpanReader(VideoReader):
             )
 
     def _seek(self, seek_s: float) -> None:
+        """Seek to the key frame before a time in seconds."""
         import av
 
         try:

@@ -105,12 +105,14 @@ class _Frame:
 
 
 def _iterate_frames(chunks: Iterable[TimedFrames]) -> Iterator[_Frame]:
+    """Yield the single frames of chunks."""
     for chunk in chunks:
         for number, picture in enumerate(chunk.frames):
             yield _Frame(picture, float(chunk.edges_s[number]), float(chunk.edges_s[number + 1]))
 
 
 def _make_piece(frames: list[_Frame]) -> TimedFrames:
+    """Return frames as one piece."""
     pictures = np.stack([frame.picture for frame in frames])
     return TimedFrames(pictures, np.array([*(frame.begin_s for frame in frames), frames[-1].end_s]))
 

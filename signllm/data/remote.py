@@ -80,6 +80,7 @@ def read_bytes(
 
 
 def _read_local(path: Path, start: int, size: int) -> bytes:
+    """Return ``size`` bytes of a local file, or fewer at its end."""
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         parts, left = [], size
@@ -144,6 +145,7 @@ def _has_manifest(address: str) -> bool:
 
 
 def _fetch(address: str, start: int, size: int | None, file_bytes: int | None) -> bytes:
+    """Read a byte range, or with ``size`` None a complete file, from an address, without waiting."""
     if address.startswith(("http://", "https://")):
         return _fetch_http(address, start, size, file_bytes)
     import fsspec
@@ -166,6 +168,7 @@ def _fetch(address: str, start: int, size: int | None, file_bytes: int | None) -
 
 
 def _fetch_http(address: str, start: int, size: int | None, file_bytes: int | None) -> bytes:
+    """Read a byte range, or with ``size`` None a complete file, over HTTP."""
     ranged = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
     try:
         with urlopen(Request(address, headers=ranged), timeout=TIMEOUT_S) as answer:
@@ -224,6 +227,7 @@ def _read_explanation(error: HTTPError) -> str:
 
 
 def _skip(answer: object, size: int) -> None:
+    """Read and discard the first bytes of a response."""
     for begin in range(0, size, _CHUNK_BYTES):
         _read_exactly(answer, min(_CHUNK_BYTES, size - begin))
 

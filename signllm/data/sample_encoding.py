@@ -153,6 +153,7 @@ def encode_sample(sample: SourceSample, config: EncodeConfig) -> EncodedSample |
 
 
 def _encode_once(sample: SourceSample, config: EncodeConfig) -> EncodedSample:
+    """Encode one sample without waiting for storage; raise the reason if it cannot be used."""
     if not sample.text:
         raise UsageError("the text is empty")
     pictures = _encode_folder(sample, config) if os.path.isdir(sample.video) else _encode_file(sample, config)
@@ -184,6 +185,7 @@ def _encode_once(sample: SourceSample, config: EncodeConfig) -> EncodedSample:
 
 
 def _encode_file(sample: SourceSample, config: EncodeConfig) -> _StoredPictures:
+    """Encode the video file of a sample, or the time span of it that the sample consists of."""
     if sample.time_span:
         if config.encode == "copy":
             raise VideoError("encode copy cannot cut a sample out of a recording; use h264 or frames")
@@ -253,6 +255,7 @@ def _read_at_steady_rate(
 
 
 def _to_stored_pictures(read: _ReadResult, checksum: str, config: EncodeConfig) -> _StoredPictures:
+    """Return the stored frames of a video that was read from a file."""
     video = read.video
     if isinstance(video, Video):
         return replace(_encode_video(video, config, checksum), transfer=read.transfer)
@@ -268,6 +271,7 @@ def _to_stored_pictures(read: _ReadResult, checksum: str, config: EncodeConfig) 
 
 
 def _encode_folder(sample: SourceSample, config: EncodeConfig) -> _StoredPictures:
+    """Encode the folder of frames of a sample."""
     files = _select_time_span(list_frame_files(sample.video), sample)
     frames = [path.read_bytes() for path in files]
     checksum = _hash_frames(files, frames)
@@ -300,15 +304,18 @@ def _select_time_span(files: list[Path], sample: SourceSample) -> list[Path]:
 
 
 def _need_no_change(frames: list[bytes], sample: SourceSample, config: EncodeConfig) -> bool:
+    """Return whether frame files already have the configured size and rate."""
     fits = config.size is None or max(min(read_image_size(frame)) for frame in frames) <= config.size
     return fits and config.fps in (None, sample.fps)
 
 
 def _size_rule(config: EncodeConfig) -> Fit | None:
+    """Return the rule by which frames are reduced to the configured size."""
     return None if config.size is None else shrink_short_side(config.size)
 
 
 def _encode_video(video: Video, config: EncodeConfig, checksum: str) -> _StoredPictures:
+    """Encode the frames of a decoded video as ``h264`` or as single images."""
     if config.encode == "frames":
         members = _number_frames([("png", encode_png(frame_HWC)) for frame_HWC in video.frames])
         return _describe_pictures(video, members, checksum)
@@ -332,6 +339,7 @@ def _describe_pictures(video: Video, members: dict[str, bytes], checksum: str) -
 
 
 def _round_rate(fps: float) -> float:
+    """Return a frame rate as the closest usual fraction, such as 30000/1001, rounded to six digits."""
     return round(float(Fraction(fps).limit_denominator(1001)), 6)
 
 

@@ -226,6 +226,7 @@ class VideoSource:
         return members
 
     def _choose_evenly(self, frames: int) -> np.ndarray:
+        """Return the numbers of ``max_frames`` evenly spread frames of a longer video."""
         return np.linspace(0, frames - 1, self.config.max_frames).round().astype(int)
 
 

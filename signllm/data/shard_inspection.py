@@ -84,6 +84,7 @@ def _count_frame_rates(split: Split) -> dict[str, int]:
 
 
 def _warn_of_different_rates(splits: Sequence[Split]) -> list[str]:
+    """Return a warning for each split whose videos have different frame rates."""
     return [
         f"{split.name}: the videos have {least:g} to {most:g} frames per second; a run reads all "
         "of them at one rate, by default the median of its training videos (--data.fps)"
@@ -207,12 +208,14 @@ def _local_copy(tar: Path | str) -> Iterator[Path]:
 
 
 def _find_duplicate_keys(split: Split) -> Iterator[str]:
+    """Yield the keys that occur several times in a split."""
     for key, count in Counter(sample.key for sample in split.samples).items():
         if count > 1:
             yield f"{split.name}: {key} occurs {count} times"
 
 
 def _find_tar_damage(tar: Path, entry: dict[str, Any]) -> Iterator[str]:
+    """Yield the differences between a tar, its index and its entry in the manifest."""
     if hash_file(tar) != entry["sha256"]:
         yield f"{tar.name}: the sha256 differs from that of the manifest"
     try:
@@ -228,6 +231,7 @@ def _find_tar_damage(tar: Path, entry: dict[str, Any]) -> Iterator[str]:
 
 
 def _find_sample_damage(split: Split, number: int, *, decode: bool) -> Iterator[str]:
+    """Yield the damage of one sample: of its text, its JSON and, if decoded, its video."""
     sample = split.samples[number]
     where = f"{split.tars[sample.shard].name}: {sample.key}"
     try:

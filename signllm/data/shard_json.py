@@ -60,6 +60,7 @@ def is_valid_manifest(value: dict[str, Any]) -> bool:
 
 
 def _is_split(name: str, value: Any) -> bool:
+    """Return whether a value is a split of a manifest, with distinct shards."""
     shards = value.get("shards") if isinstance(value, dict) else None
     if not isinstance(shards, list) or not shards or not all(_is_shard(name, shard) for shard in shards):
         return False
@@ -67,6 +68,7 @@ def _is_split(name: str, value: Any) -> bool:
 
 
 def _is_shard(split: str, value: Any) -> bool:
+    """Return whether a value is the entry of a shard of ``split``."""
     if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in ("tar", "index")):
         return False
     tar, index = value["tar"], value["index"]
@@ -98,6 +100,7 @@ def is_valid_sidecar(value: Any, *, tar: str) -> bool:
 
 
 def _is_sample(value: Any, size: int) -> bool:
+    """Return whether a value is a sample in the index of a tar of ``size`` bytes."""
     if not isinstance(value, dict):
         return False
     return (
@@ -134,6 +137,7 @@ def _are_members(value: Any, size: int) -> bool:
 
 
 def _are_left_out(value: Any) -> bool:
+    """Return whether a value is a list of left out samples."""
     return isinstance(value, list) and all(
         isinstance(entry, dict)
         and entry.keys() == {"id", "split", "reason"}
@@ -143,8 +147,10 @@ def _are_left_out(value: Any) -> bool:
 
 
 def _is_count(value: Any, *, least: int = 0, most: int = _MOST) -> bool:
+    """Return whether a value is an integer in a range."""
     return type(value) is int and least <= value <= most
 
 
 def _is_number(value: Any) -> bool:
+    """Return whether a value is a finite number from 0 to the largest accepted one."""
     return type(value) in (int, float) and 0 <= value <= _MOST and math.isfinite(value)

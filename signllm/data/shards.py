@@ -162,6 +162,7 @@ def _byte_options(config: ShardConfig) -> dict[str, Any]:
 
 
 def _check_splits(annotations: Annotations) -> None:
+    """Raise :class:`UsageError` if the name of a split cannot be part of a file name."""
     for split in annotations.splits:
         if not is_safe_split(split):
             raise UsageError(
@@ -171,6 +172,7 @@ def _check_splits(annotations: Annotations) -> None:
 
 
 def _check_time_spans(annotations: Annotations, config: ShardConfig) -> None:
+    """Raise :class:`UsageError` if a sample is a part of a file and files must be copied."""
     cut = next(
         (sample for sample in annotations.samples if sample.time_span and not os.path.isdir(sample.video)),
         None,
@@ -184,6 +186,7 @@ def _check_time_spans(annotations: Annotations, config: ShardConfig) -> None:
 
 @contextmanager
 def _explain_write_errors(out: Path, shard_size_mb: float) -> Iterator[None]:
+    """Turn errors of the file system into usage errors with a remedy."""
     try:
         yield
     except OSError as error:
@@ -223,38 +226,40 @@ class _ShardWriter:
         if not splits and not may_be_empty:
             raise UsageError(
                 "there is no sample left to write",
-                where="; ".join(self._reasons()) or None,
+                where="; ".join(self._list_reasons()) or None,
                 remedy="check the source",
             )
         remove_stale_shards(self.out, {shard["index"] for shards in splits.values() for shard in shards})
-        manifest = self._manifest(splits)
+        manifest = self._make_manifest(splits)
         atomic_write(self.out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1).encode())
         return manifest
 
     def _leave_out(self, entries: Sequence[LeftOutSample]) -> None:
+        """Record samples that are left out, and check their limit."""
         self.left_out.extend(entries)
         if len(self.left_out) > self.allowed:
             raise UsageError(
                 f"{len(self.left_out)} of {self.total} samples cannot be used, allowed {self.allowed} "
                 f"(max_bad = {self.config.max_bad})",
-                where="; ".join(self._reasons()),
+                where="; ".join(self._list_reasons()),
                 remedy="repair or remove these samples, or allow more with max_bad",
             )
 
-    def _reasons(self) -> list[str]:
+    def _list_reasons(self) -> list[str]:
+        """Return the reasons of the first samples that were left out."""
         shown = [f"{entry.split}/{entry.id}: {entry.reason}" for entry in self.left_out[:5]]
         return shown + ([f"and {len(self.left_out) - 5} more"] if len(self.left_out) > 5 else [])
 
     def _write_split(self, split: str, sources: list[SourceSample], bar: Bar) -> list[dict[str, Any]]:
         """Keep the finished shards of a split and write the others; return the manifest entries of all."""
         prints = [fingerprint_input(source) for source in sources]
-        shards, done = self._finished(split, prints)
+        shards, done = self._find_finished(split, prints)
         bar.advance(done)
         with closing(self.encode(sources[done:], self.config, self.config.workers)) as samples:
             while done < len(sources):
                 with ShardFile(self.out, split, len(shards)) as file:
-                    taken, left_out = self._fill(file, samples, bar)
-                    inputs = self._inputs(prints[done : done + taken])
+                    taken, left_out = self._fill_shard(file, samples, bar)
+                    inputs = self._fingerprint_shard(prints[done : done + taken])
                     if file.samples:
                         (self.out / MANIFEST).unlink(missing_ok=True)  # it does not describe the new shard
                     entry = file.close(inputs=inputs, source_count=taken, left_out=left_out)
@@ -262,7 +267,7 @@ class _ShardWriter:
                 shards += [entry] if entry else []
         return shards
 
-    def _fill(
+    def _fill_shard(
         self, file: ShardFile, samples: Iterator[EncodedSample | LeftOutSample], bar: Bar
     ) -> tuple[int, list[LeftOutSample]]:
         """Write samples until the shard is full; return the number of source samples, and those left out."""
@@ -279,7 +284,7 @@ class _ShardWriter:
                 break
         return taken, left_out
 
-    def _finished(self, split: str, prints: list[str]) -> tuple[list[dict[str, Any]], int]:
+    def _find_finished(self, split: str, prints: list[str]) -> tuple[list[dict[str, Any]], int]:
         """Return the entries of finished shards that are still valid, and their number of source samples.
 
         Args:
@@ -290,19 +295,22 @@ class _ShardWriter:
         done = 0
         while done < len(prints):
             sidecar = read_sidecar(self.out / f"{split}-{len(shards):06d}.json")
-            if not sidecar or sidecar["inputs"] != self._inputs(prints[done : done + sidecar["clips"]]):
+            if not sidecar or sidecar["inputs"] != self._fingerprint_shard(
+                prints[done : done + sidecar["clips"]]
+            ):
                 break
             self._leave_out([LeftOutSample(**entry) for entry in sidecar["left_out"]])
             done += sidecar["clips"]
             shards.append(make_manifest_entry(sidecar))
         return shards, done
 
-    def _inputs(self, prints: list[str]) -> str:
+    def _fingerprint_shard(self, prints: list[str]) -> str:
         """Return the fingerprint of a shard's source samples and of the options that determine its bytes."""
         content = json.dumps([SHARD_VERSION, _byte_options(self.config), prints], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def _manifest(self, splits: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    def _make_manifest(self, splits: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+        """Return the manifest of the written shards."""
         totals = ("samples", "frames", "seconds", "size_bytes")
         return {
             "format": SHARD_FORMAT,
@@ -315,10 +323,10 @@ class _ShardWriter:
             "made": recorded_options(self.config),
             "clips_in_source": self.total,
             "left_out": [asdict(entry) for entry in self.left_out],
-            "warnings": self._warnings(splits),
+            "warnings": self._make_warnings(splits),
         }
 
-    def _warnings(self, splits: dict[str, list[dict[str, Any]]]) -> list[str]:
+    def _make_warnings(self, splits: dict[str, list[dict[str, Any]]]) -> list[str]:
         """Return the notices of the reader, and warnings of tone mapped videos and of unofficial counts.
 
         The number of frames is not compared after resampling in time, which changes it.

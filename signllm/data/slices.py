@@ -141,10 +141,12 @@ def merge_slices(annotations: Annotations, out: Path, count: int, config: ShardC
 
 
 def _slice_folder(out: Path, part: Slice) -> Path:
+    """Return the folder of a slice."""
     return out / _FOLDER / f"{part.number}-of-{part.count}"
 
 
 def _slice_config(annotations: Annotations, config: ShardConfig) -> ShardConfig:
+    """Return the configuration for writing one slice."""
     total = len(annotations.samples) + len(annotations.left_out)
     # The splits are already made, and the limit of left out samples is that of the complete dataset.
     return replace(config, max_bad=str(config.bad_allowed(total)), split_by="dataset")

@@ -33,6 +33,7 @@ def decode_stored_chunks(members: dict[str, bytes], *, size: int | None = None) 
 
 
 def _select_pictures(members: dict[str, bytes]) -> bytes | list[bytes]:
+    """Return the mp4 member of a sample, or its images in order."""
     if "mp4" in members:
         return members["mp4"]
     frames = [members[name] for name in sorted(name for name in members if _FRAME.fullmatch(name))]

@@ -165,6 +165,7 @@ def read_header(text: str, known: Collection[str]) -> tuple[str, tuple[str, ...]
 
 
 def _first_line(text: str) -> str:
+    """Return the first line of a text that is not empty."""
     line = _FILLED_LINE.search(text)
     return line[0] if line else ""
 
@@ -273,6 +274,7 @@ class _Parser:
         return cell, literal.end()
 
     def _is_quoted(self, content: str) -> bool:
+        """Return whether a cell in quotes is a quoted cell, by its content without the quotes."""
         if (
             self.is_strict
             or self.quote_all
@@ -306,6 +308,7 @@ class _Parser:
 
 
 def _read_json_rows(decoded: DecodedText, path: Path) -> tuple[tuple[str, ...], tuple[Row, ...]]:
+    """Return the columns and the rows of a file of JSON lines."""
     numbered = [(number, line) for number, line in enumerate(decoded.lines, start=1) if line.strip()]
     rows = tuple(_read_json_row(line, number) for number, line in numbered)
     if rows and all(row.problem for row in rows):
@@ -315,6 +318,7 @@ def _read_json_rows(decoded: DecodedText, path: Path) -> tuple[tuple[str, ...], 
 
 
 def _read_json_row(line: str, number: int) -> Row:
+    """Return the row of one JSON line."""
     if is_undecodable(line):
         return Row(line=number, cells={}, problem=f"line {number} is not UTF-8")
     try:
@@ -327,4 +331,5 @@ def _read_json_row(line: str, number: int) -> Row:
 
 
 def _to_text(value: Any) -> str:
+    """Return a JSON value as the text of a cell."""
     return "" if value is None else value if isinstance(value, str) else str(value)

@@ -176,14 +176,15 @@ class ShardFile:
             "inputs": inputs,
             "clips": source_count,
             "left_out": [asdict(entry) for entry in left_out],
-            "samples": self._with_members(),
+            "samples": self._add_members(),
         }
         sidecar_path.unlink(missing_ok=True)  # there must never be an older index next to the new tar
         self.part.replace(self.path)
         atomic_write(sidecar_path, json.dumps(sidecar, ensure_ascii=False).encode("utf-8"))
         return make_manifest_entry(sidecar)
 
-    def _with_members(self) -> list[dict[str, Any]]:
+    def _add_members(self) -> list[dict[str, Any]]:
+        """Return the properties of the samples with the byte ranges of their members."""
         members = list_tar_members(self.part)
         return [sample | {"members": members[sample["key"]]} for sample in self.samples]
 

@@ -85,6 +85,7 @@ def join_chunks(chunks: Iterator[TimedFrames]) -> TimedFrames:
 
 
 def _read_file_chunks(source: Path | bytes, size: int, at_fps: float | None) -> Iterator[TimedFrames]:
+    """Yield the chunks of a video file."""
     with open_video(source) as (container, stream):
         reader = VideoReader(container, stream)
         chunks = _read_stream_chunks(reader, size)
@@ -110,6 +111,7 @@ def _read_stream_chunks(reader: VideoReader, size: int) -> Iterator[TimedFrames]
 
 
 def _add_steady_times(pictures: Iterator[np.ndarray], fps: float) -> Iterator[TimedFrames]:
+    """Yield chunks with the times of a constant rate."""
     done = 0
     for chunk in pictures:
         yield TimedFrames(chunk, np.arange(done, done + len(chunk) + 1) / fps)
@@ -140,6 +142,7 @@ def _resample_chunks(chunks: Iterator[TimedFrames], source_fps: float, fps: floa
 
 
 def _read_picture_chunks(folder: Path, size: int) -> Iterator[np.ndarray]:
+    """Yield the frames of a folder in chunks."""
     files, fit = list_frame_files(folder), partial(scale_short_side, short_side=size)
     for at in range(0, len(files), _CHUNK_PICTURES):
         read = [path.read_bytes() for path in files[at : at + _CHUNK_PICTURES]]

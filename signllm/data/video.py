@@ -179,6 +179,7 @@ def shrink_short_side(short_side: int) -> Fit:
 
 
 def _shrink(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Return (width, height) scaled down to a short side, or unchanged if it is not larger."""
     return (
         (width, height) if min(width, height) <= short_side else scale_short_side(width, height, short_side)
     )

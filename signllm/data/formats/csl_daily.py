@@ -42,7 +42,9 @@ def read(src: Path) -> Annotations:
     Raises:
         UsageError: there is no ``sentence_label``, or its labels are not those of the release.
     """
-    labels_folder = next((src / name for name in ("sentence_label", ".") if _split_file(src / name)), None)
+    labels_folder = next(
+        (src / name for name in ("sentence_label", ".") if _has_split_file(src / name)), None
+    )
     if labels_folder is None:
         raise UsageError(
             "this is not a CSL-Daily release: sentence_label/split_1.txt is missing",
@@ -50,10 +52,10 @@ def read(src: Path) -> Annotations:
             remedy="give the folder that contains sentence_label/ and sentence/",
         )
     samples: list[SourceSample] = []
-    listed, left_out = _splits(labels_folder / "split_1.txt")
-    labels, unlabelled = _labels(labels_folder)
+    listed, left_out = _read_splits(labels_folder / "split_1.txt")
+    labels, unlabelled = _read_labels(labels_folder)
     folders = VideoFolders()
-    frames = folders.choose(_candidates(src), list(labels), official=src / _FRAMES, label="CSL-Daily")
+    frames = folders.choose(_list_candidates(src), list(labels), official=src / _FRAMES, label="CSL-Daily")
     for listed_name, split in listed:
         other = MISNAMED.get(listed_name, listed_name)
         name = listed_name if listed_name in labels else other
@@ -77,24 +79,25 @@ def read(src: Path) -> Annotations:
     )
 
 
-def _split_file(folder: Path) -> bool:
+def _has_split_file(folder: Path) -> bool:
+    """Return whether a folder contains the list of splits."""
     return (folder / "split_1.txt").is_file()
 
 
-def _candidates(src: Path) -> list[Path]:
+def _list_candidates(src: Path) -> list[Path]:
     """Return the folders that may contain the videos, the release's own first."""
     others = [folder for parent in list_subfolders(src) for folder in (parent, *list_subfolders(parent))]
     return [*(src / name for name in _CLIPS), *list_subfolders(src / "sentence"), *others]
 
 
-def _splits(path: Path) -> tuple[list[tuple[str, str]], list[LeftOutSample]]:
+def _read_splits(path: Path) -> tuple[list[tuple[str, str]], list[LeftOutSample]]:
     """Return (name, split) of each sample that the release lists, and the rows that cannot be read."""
     table = read_table(path, ("name", "split"), remedy="use the file of the release, lines of name|split")
     good = [(row["name"].strip(), standardize_split(row["split"])) for row in table.rows if not row.problem]
-    return good, _unusable(table)
+    return good, _list_unusable(table)
 
 
-def _unusable(table: Table) -> list[LeftOutSample]:
+def _list_unusable(table: Table) -> list[LeftOutSample]:
     """Return the rows of a table that cannot be read as samples that are left out."""
     return [
         LeftOutSample(id=row.text("name"), split="train", reason=f"{table.path.name}: {row.problem}")
@@ -103,20 +106,23 @@ def _unusable(table: Table) -> list[LeftOutSample]:
     ]
 
 
-def _labels(folder: Path) -> tuple[dict[str, str], list[LeftOutSample]]:
+def _read_labels(folder: Path) -> tuple[dict[str, str], list[LeftOutSample]]:
     """Return the text of each name, and the rows that cannot be read."""
     pickled, path = folder / "csl2020ct_v2.pkl", folder / "video_map.txt"
     if pickled.is_file():
         try:
-            return {_name(row["name"]): _text(row["label_char"]) for row in _pickled_rows(pickled)}, []
+            return {
+                _check_name(row["name"]): _join_characters(row["label_char"])
+                for row in _read_pickled_rows(pickled)
+            }, []
         except (KeyError, TypeError):
             raise UsageError(
                 "an entry has no name or no characters", where=pickled, remedy="use the file of the release"
             ) from None
     if path.is_file():
         table = read_table(path, ("name", "char"), remedy="use the file of the release")
-        labels = {row["name"].strip(): _text(row["char"]) for row in table.rows if not row.problem}
-        return labels, _unusable(table)
+        labels = {row["name"].strip(): _join_characters(row["char"]) for row in table.rows if not row.problem}
+        return labels, _list_unusable(table)
     raise UsageError(
         "there are no labels: neither csl2020ct_v2.pkl nor video_map.txt exists",
         where=folder,
@@ -124,7 +130,8 @@ def _labels(folder: Path) -> tuple[dict[str, str], list[LeftOutSample]]:
     )
 
 
-def _pickled_rows(path: Path) -> list[Any]:
+def _read_pickled_rows(path: Path) -> list[Any]:
+    """Return the list of labels in the pickle."""
     value = read_plain_pickle(path)
     rows = value.get("info") if isinstance(value, dict) else None
     if not isinstance(rows, list):
@@ -134,18 +141,20 @@ def _pickled_rows(path: Path) -> list[Any]:
     return rows
 
 
-def _text(characters: Any) -> str:
+def _join_characters(characters: Any) -> str:
     """Join a list of characters, or a text of characters and spaces; raise ``TypeError`` otherwise."""
     return unicodedata.normalize("NFC", "".join("".join(characters).split()))
 
 
-def _name(name: Any) -> str:
+def _check_name(name: Any) -> str:
+    """Return the name of a sample, or raise ``TypeError`` if it is not a text."""
     if not isinstance(name, str):
         raise TypeError(f"a name is {type(name).__name__}")
     return name
 
 
 def _make_sample(name: str, split: str, text: str, video: Path) -> SourceSample:
+    """Return the sample of a name, with the signer that the name contains."""
     signer = re.search(r"_P(\d+)_", name)
     return SourceSample(
         id=name,

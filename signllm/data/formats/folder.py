@@ -33,7 +33,7 @@ def read(src: Path) -> Annotations:
     texts, videos = _list_files(src)
     notices: list[str] = []
     entries = [
-        _entry(stem.relative_to(_to_nfc(src)), videos.get(stem, []), texts.get(stem, []), notices)
+        _read_pair(stem.relative_to(_to_nfc(src)), videos.get(stem, []), texts.get(stem, []), notices)
         for stem in sorted({*texts, *videos})
     ]
     samples = tuple(entry for entry in entries if isinstance(entry, SourceSample))
@@ -71,9 +71,10 @@ def _to_nfc(path: Path) -> Path:
     return Path(unicodedata.normalize("NFC", str(path)))
 
 
-def _entry(
+def _read_pair(
     stem: Path, videos: list[Path], texts: list[Path], notices: list[str]
 ) -> SourceSample | LeftOutSample:
+    """Return the sample of a video and its text, or the reason why it is left out."""
     parts = stem.parts
     has_split = len(parts) > 1 and is_known_split(parts[0])
     split, name = (parts[0], "/".join(parts[1:])) if has_split else ("train", "/".join(parts))

@@ -45,7 +45,7 @@ def read(src: Path) -> Annotations:
     tree = VideoTree(src)
     remedy = "use the file of the release as it is, separated by tabs"
     tables = {split: read_table(path, _COLUMNS, remedy=remedy) for split, path in paths.items()}
-    entries = [_entry(row, split, tree) for split, table in tables.items() for row in table.rows]
+    entries = [_read_row(row, split, tree) for split, table in tables.items() for row in table.rows]
     return Annotations(
         samples=tuple(entry for entry in entries if isinstance(entry, SourceSample)),
         left_out=tuple(entry for entry in entries if isinstance(entry, LeftOutSample)),
@@ -64,7 +64,8 @@ def _find_tables(src: Path) -> dict[str, Path]:
     return {split: min(candidates)[1] for split, candidates in paths.items() if candidates}
 
 
-def _entry(row: Row, split: str, tree: VideoTree) -> SourceSample | LeftOutSample:
+def _read_row(row: Row, split: str, tree: VideoTree) -> SourceSample | LeftOutSample:
+    """Return the sample of a row, or the reason why it is left out."""
     name = row["SENTENCE_NAME"].strip() or f"line {row.line}"
     if row.problem:
         return LeftOutSample(id=name, split=split, reason=row.problem)

@@ -46,7 +46,7 @@ def read(src: Path) -> Annotations:
         )
     tree = VideoTree(src)
     table = read_table(path, _COLUMNS, remedy="use the file of the release as it is, separated by tabs")
-    entries = [_entry(row, tree) for row in table.rows]
+    entries = [_read_row(row, tree) for row in table.rows]
     return Annotations(
         samples=tuple(entry for entry in entries if isinstance(entry, SourceSample)),
         left_out=tuple(entry for entry in entries if isinstance(entry, LeftOutSample)),
@@ -55,7 +55,8 @@ def read(src: Path) -> Annotations:
     )
 
 
-def _entry(row: Row, tree: VideoTree) -> SourceSample | LeftOutSample:
+def _read_row(row: Row, tree: VideoTree) -> SourceSample | LeftOutSample:
+    """Return the sample of a row, or the reason why it is left out."""
     name, split = row["vid"].strip() or f"line {row.line}", standardize_split(row["split"] or "train")
     if row.problem:
         return LeftOutSample(id=name, split=split, reason=row.problem)

@@ -49,9 +49,9 @@ def read(src: Path) -> Annotations:
         folders.notices += table.notices
         names = [_read_video_name(row) for row in table.rows]
         official = root / _FRAMES / split
-        frames = folders.choose(_candidates(root, split), names, official=official, label=split)
+        frames = folders.choose(_list_candidates(root, split), names, official=official, label=split)
         for row, name in zip(table.rows, names, strict=True):
-            entry = _entry(row, folders.find(frames, name) or frames / name, split)
+            entry = _read_row(row, folders.find(frames, name) or frames / name, split)
             (samples if isinstance(entry, SourceSample) else left_out).append(entry)  # type: ignore[arg-type]
     return Annotations(
         samples=tuple(samples), left_out=tuple(left_out), official=OFFICIAL, notices=tuple(folders.notices)
@@ -77,7 +77,7 @@ def _find_tables(src: Path) -> dict[str, Path]:
     )
 
 
-def _candidates(root: Path, split: str) -> list[Path]:
+def _list_candidates(root: Path, split: str) -> list[Path]:
     """Return the folders that may contain the videos of a split, the release's own first."""
     features = root / "features"
     above = [
@@ -110,7 +110,8 @@ def _read_video_name(row: Row) -> str:
     return "/".join(parts)
 
 
-def _entry(row: Row, video: Path, split: str) -> SourceSample | LeftOutSample:
+def _read_row(row: Row, video: Path, split: str) -> SourceSample | LeftOutSample:
+    """Return the sample of a row, or the reason why it is left out."""
     name = row["name"].strip() or f"line {row.line}"
     if row.problem:
         return LeftOutSample(id=name, split=split, reason=row.problem)

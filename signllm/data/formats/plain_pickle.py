@@ -69,10 +69,11 @@ class _PickleMachine:
         elif name in ("PROTO", "FRAME", "STOP"):
             pass
         else:
-            return self._remember(name, argument) or self._collect(name)
+            return self._step_memo(name, argument) or self._step_collection(name)
         return True
 
-    def _remember(self, name: str, argument: Any) -> bool:
+    def _step_memo(self, name: str, argument: Any) -> bool:
+        """Execute an instruction that writes or reads the memo; return False if it is another one."""
         if name in ("PUT", "BINPUT", "LONG_BINPUT"):
             self.memo[int(argument)] = self.stack[-1]
         elif name == "MEMOIZE":
@@ -83,7 +84,8 @@ class _PickleMachine:
             return False
         return True
 
-    def _collect(self, name: str) -> bool:
+    def _step_collection(self, name: str) -> bool:
+        """Execute an instruction that builds a collection; return False if it is another one."""
         if name == "MARK":
             self.stack.append(_MARK)
         elif name == "APPEND":
@@ -93,22 +95,23 @@ class _PickleMachine:
             value, key = self.stack.pop(), self.stack.pop()
             self.stack[-1][_plain(key)] = value
         elif name == "APPENDS":
-            items = self._since_mark()
+            items = self._pop_to_mark()
             self.stack[-1].extend(items)
         elif name == "SETITEMS":
-            items = self._since_mark()
+            items = self._pop_to_mark()
             self.stack[-1].update(zip(map(_plain, items[::2]), items[1::2], strict=True))
         elif name in ("LIST", "TUPLE"):
-            items = self._since_mark()
+            items = self._pop_to_mark()
             self.stack.append(items if name == "LIST" else tuple(items))
         elif name == "DICT":
-            items = self._since_mark()
+            items = self._pop_to_mark()
             self.stack.append(dict(zip(map(_plain, items[::2]), items[1::2], strict=True)))
         else:
             return False
         return True
 
-    def _since_mark(self) -> list[Any]:
+    def _pop_to_mark(self) -> list[Any]:
+        """Remove and return the values on the stack above the last mark."""
         place = max(place for place, item in enumerate(self.stack) if item is _MARK)
         items = self.stack[place + 1 :]
         del self.stack[place:]

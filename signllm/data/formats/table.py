@@ -35,7 +35,7 @@ def read(src: Path) -> Annotations:
         )
     remedy = f"needed: {' '.join(NEEDED)}; optional: {' '.join(OPTIONAL)}; in a .tsv separated by tabs"
     table = read_table(src, NEEDED, known=OPTIONAL, remedy=remedy)
-    entries = [_entry(row, src.parent) for row in table.rows]
+    entries = [_read_row(row, src.parent) for row in table.rows]
     return Annotations(
         samples=tuple(entry for entry in entries if isinstance(entry, SourceSample)),
         left_out=tuple(entry for entry in entries if isinstance(entry, LeftOutSample)),
@@ -43,7 +43,8 @@ def read(src: Path) -> Annotations:
     )
 
 
-def _entry(row: Row, folder: Path) -> SourceSample | LeftOutSample:
+def _read_row(row: Row, folder: Path) -> SourceSample | LeftOutSample:
+    """Return the sample of a row, or the reason why it is left out."""
     video, id, split = row.text("video"), row.text("id"), row.text("split") or "train"
     name = id or video or f"line {row.line}"
     if row.problem:

@@ -61,6 +61,7 @@ class VideoTree:
         return (self._fullest or official) / f"{name}.mp4"
 
     def _splits_of(self, path: Path) -> set[str]:
+        """Return the standard names of all folders above a video, some of which may be splits."""
         return {standardize_split(part) for part in path.relative_to(self.root).parts[:-1]}
 
     @property
