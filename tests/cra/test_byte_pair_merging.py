@@ -1,4 +1,4 @@
-"""Byte-pair order: solved by hand, as published where nothing was dropped, and what opens where it was."""
+"""Byte-pair order: solved by hand, as published if no word is dropped, and with dropped words."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def split(
 ) -> list[list[tuple[int, ...]]]:
     table = WordTable(words, ALPHABET, np.zeros(ALPHABET + len(words)), merges)
     characters, counts = packed(sequences)
-    _, found = segment(characters, counts, table, method="bpe")
+    _, result = segment(characters, counts, table, method="bpe")
     spelt = [(c,) for c in range(ALPHABET)] + words
-    return [[spelt[w] for w in part if w >= 0] for part in np.split(found, np.cumsum(counts)[:-1])]
+    return [[spelt[w] for w in part if w >= 0] for part in np.split(result, np.cumsum(counts)[:-1])]
 
 
 def made_by(merges: tuple[Merge, ...]) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(left + right for left, right in merges))
 
 
-def slowly(
+def segment_by_definition(
     sequence: list[int], merges: tuple[Merge, ...], kept: list[tuple[int, ...]]
 ) -> list[tuple[int, ...]]:
-    """Return the split as the module's description has it, one pair after the other."""
+    """Return the segmentation by the definition in the module's docstring, one pair at a time."""
     pieces = [(c,) for c in sequence]
     while possible := [m for m in merges if m in list(pairwise(pieces))]:
         joined, place = [], 0
@@ -83,12 +83,12 @@ def test_the_earlier_merge_goes_first() -> None:
     assert split([[0, 1, 2, 3]], (((0,), (1,)), ((1,), (2,))), [AB, BC]) == [[AB, (2,), (3,)]]
 
 
-def test_a_dropped_part_still_leads_to_the_whole_and_alone_it_opens() -> None:
+def test_merges_of_dropped_parts_are_applied_and_undone_at_the_end() -> None:
     merges = (((0,), (1,)), (AB, (2,)))
     assert split([[0, 1, 2, 0, 1, 3]], merges, [ABC]) == [[ABC, (0,), (1,), (3,)]]
 
 
-def test_a_dropped_whole_opens_into_the_parts_that_were_kept() -> None:
+def test_a_dropped_word_is_replaced_by_its_kept_parts() -> None:
     merges = (((0,), (1,)), ((2,), (3,)), (AB, CD))
     assert split([[0, 1, 2, 3]], merges, [CD]) == [[(0,), (1,), CD]]
 
@@ -104,7 +104,7 @@ def test_it_is_what_one_pair_after_the_other_gives(
 ) -> None:
     made = made_by(merges)
     kept = data.draw(st.lists(st.sampled_from(made), unique=True)) if made else []
-    assert split(sequences, merges, kept) == [slowly(s, merges, kept) for s in sequences]
+    assert split(sequences, merges, kept) == [segment_by_definition(s, merges, kept) for s in sequences]
 
 
 @settings(max_examples=100, deadline=None)
@@ -132,7 +132,7 @@ def test_learnt_merges_split_what_they_were_learnt_from() -> None:
     assert merges[: len(few)] == few
     assert made_by(learn_merges(*packed(sequences), limit=20, longest=5)) == made_by(few)
     kept = made_by(merges)[::2]
-    assert split(sequences, merges, kept) == [slowly(s, merges, kept) for s in sequences]
+    assert split(sequences, merges, kept) == [segment_by_definition(s, merges, kept) for s in sequences]
 
 
 def test_merges_that_do_not_fit_are_refused() -> None:

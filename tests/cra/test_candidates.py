@@ -1,4 +1,4 @@
-"""Byte-pair candidates: solved by hand, limits kept, blind to the order of videos."""
+"""Byte-pair candidates: solved by hand, within limits, independent of the order of videos."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def packed(sequences: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_merges_come_most_frequent_first() -> None:
-    """5 6 occurs five times, then (5 6) 7 three times; 8 9 twice; nothing else more than once."""
+    """The pair 5 6 occurs five times, then (5 6) 7 three times; 8 9 twice; no other pair twice."""
     sequences = [[5, 6, 7, 8, 9], [5, 6, 7], [1, 5, 6, 7, 3], [5, 6, 2], [4, 5, 6, 0, 8, 9]]
-    found = learn_candidates(*packed(sequences), limit=10, longest=4)
-    assert found == ((5, 6), (5, 6, 7), (8, 9))
+    result = learn_candidates(*packed(sequences), limit=10, longest=4)
+    assert result == ((5, 6), (5, 6, 7), (8, 9))
 
 
 def test_a_word_may_be_as_long_as_the_limit_and_no_longer() -> None:
@@ -54,14 +54,14 @@ def test_characters_of_a_large_codebook_survive() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_cutting_at_seldom_met_neighbours_changes_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """F may start anywhere: at 1 no pair is cut at all, and the merges are those of whole sequences."""
+    """The initial F does not matter: with F = 1 no sequence is cut, and the merges are equal."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 60, 80)
     characters = np.minimum(rng.geometric(0.2, counts.sum()), 20)
-    wanted = {"limit": 150, "longest": 5, "min_frequency": 1}
-    cut = candidates.learn_merges(characters, counts, **wanted)
+    expected = {"limit": 150, "longest": 5, "min_frequency": 1}
+    cut = candidates.learn_merges(characters, counts, **expected)
     monkeypatch.setattr(candidates, "_frequency_of_rank", lambda pairs, pair_counts: 0)
-    assert candidates.learn_merges(characters, counts, **wanted) == cut
+    assert candidates.learn_merges(characters, counts, **expected) == cut
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,4 +1,4 @@
-"""The whole of CRA: planted words come out, the choice is recorded, order is nothing, bad input is named."""
+"""Composition: planted words are composed, the choice is recorded, order has no effect, errors are named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DROPPED = TransportConfig(drop="always")
 
 
 def videos(n: int = 300, seed: int = 0) -> list[list[int]]:
-    """Sentences of planted signs, each character held for one or two clips."""
+    """Return sentences of planted signs, in which each character lasts one or two clips."""
     rng = np.random.default_rng(seed)
     return [
         [c for s in rng.integers(0, len(SIGNS), 6) for c in SIGNS[s] for _ in range(rng.integers(1, 3))]
@@ -37,7 +37,7 @@ def compose(sequences: list[list[int]], **settings: Any) -> WordCodebook:
 
 
 @pytest.mark.parametrize("choose_by", ["description_length", "least_entropy"])
-def test_planted_signs_come_out_whole_and_their_parts_do_not(choose_by: ChooseBy) -> None:
+def test_planted_signs_become_words_and_their_parts_do_not(choose_by: ChooseBy) -> None:
     words = compose(videos(), max_size=128, transport=TransportConfig(choose_by=choose_by))
     (chosen,) = [entry for entry in words.curve if entry["chosen"]]
     assert set(SIGNS) <= set(words.words)
@@ -45,12 +45,12 @@ def test_planted_signs_come_out_whole_and_their_parts_do_not(choose_by: ChooseBy
     halves = {sign[:2] for sign in SIGNS} | {sign[2:] for sign in SIGNS}
     assert len(halves & set(words.words)) <= 5
     characters = [c for sign in SIGNS[:4] for c in sign]
-    found = words.segment(torch.tensor(characters), torch.tensor([16]))
-    assert [words.spell(w) for w in found.words.tolist()] == list(SIGNS[:4])
+    result = words.segment(torch.tensor(characters), torch.tensor([16]))
+    assert [words.spell(w) for w in result.words.tolist()] == list(SIGNS[:4])
 
 
 def test_transport_differs_from_taking_the_first_merges() -> None:
-    """Not a silent no-op: the same number of merges, taken in order, lacks signs that transport found."""
+    """Transport has an effect: the same number of merges in order lacks signs that transport keeps."""
     words = compose(videos(), size=90, max_size=90)
     first = compose(videos(), size=len(words.words), max_size=90, transport=TransportConfig(keep_share=0.0))
     assert len(first.words) == len(words.words)
@@ -97,8 +97,8 @@ def test_frequencies_are_those_of_the_segmentation() -> None:
     words = compose(sequences)
     counted = np.zeros(words.size, dtype=int)
     for sequence in sequences:
-        found = words.segment(torch.tensor(sequence), torch.tensor([len(sequence)])).words
-        np.add.at(counted, found.numpy(), 1)
+        result = words.segment(torch.tensor(sequence), torch.tensor([len(sequence)])).words
+        np.add.at(counted, result.numpy(), 1)
     assert words.frequencies == tuple(counted.tolist())
 
 
@@ -111,7 +111,7 @@ def test_an_explicit_size_and_none_at_all() -> None:
 
 
 def test_slowing_down_is_a_character_of_words() -> None:
-    """A sign whose second character is always held long is one word that contains s₀."""
+    """A sign whose second character always lasts long is a word that contains s₀."""
     rng = np.random.default_rng(0)
     sequences = [
         [c for s in rng.integers(0, 20, 8) for c in (2 * s, 2 * s + 1, *([2 * s + 1] * (3 if s == 7 else 0)))]
@@ -120,8 +120,8 @@ def test_slowing_down_is_a_character_of_words() -> None:
     words = compose(sequences, alpha_runs="all", size=40, max_size=200)
     assert (14, 15, CODES) in words.words
     assert words.alpha is not None
-    found = words.segment(torch.tensor([14, 15, 15, 15, 15, 2, 3]), torch.tensor([7]))
-    assert words.spell(int(found.words[0])) == (14, 15, CODES)
+    result = words.segment(torch.tensor([14, 15, 15, 15, 15, 2, 3]), torch.tensor([7]))
+    assert words.spell(int(result.words[0])) == (14, 15, CODES)
 
 
 def test_scope_of_alpha_and_segmentation_are_passed_on() -> None:
@@ -170,8 +170,8 @@ def test_bad_corpora_are_named() -> None:
 def test_too_few_characters_cannot_tell_a_collapse() -> None:
     words = compose([[3]])
     assert words.words == ()
-    found = words.segment(torch.tensor([3]), torch.tensor([1]))
-    assert found.words.tolist() == [3]
+    result = words.segment(torch.tensor([3]), torch.tensor([1]))
+    assert result.words.tolist() == [3]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The picture of the curve and its scalars: what the words chose from is all there, once."""
+"""The figure of the curve and its scalars in TensorBoard contain every size once."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def test_the_picture_and_the_scalars_are_written_once(tmp_path: Path) -> None:
         assert len(set(picture.convert("L").tobytes())) > 10
     events = EventAccumulator(str(tmp_path / "tensorboard" / "words")).Reload()
     for key, _, _ in PANELS:
-        found = [(event.step, event.value) for event in events.Scalars(f"words/{key}")]
-        wanted = [(entry["size"], pytest.approx(entry[key])) for entry in CURVE if entry[key] is not None]
-        assert found == wanted
+        result = [(event.step, event.value) for event in events.Scalars(f"words/{key}")]
+        expected = [(entry["size"], pytest.approx(entry[key])) for entry in CURVE if entry[key] is not None]
+        assert result == expected
     assert [event.value for event in events.Scalars("words/kept")] == [0, 32, 64, 96]
     assert len(events.Images("words/curve")) == 1
 

@@ -1,4 +1,4 @@
-"""The length of a corpus told in words: by hand, where it is least, and estimated from some of the videos."""
+"""Description length: by hand, its minimum, and its estimate from a sample of the videos."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def test_the_length_is_that_of_the_definition() -> None:
     parameters = 3 * 0.5 * np.log(8)
     letters = -np.log(5 / 12) - np.log(7 / 12)
     length = np.log(2)
-    found = description_length(((0, 1),), frequencies)
-    assert found == pytest.approx(text + parameters + letters + length)
+    result = description_length(((0, 1),), frequencies)
+    assert result == pytest.approx(text + parameters + letters + length)
 
 
 def test_a_larger_corpus_has_the_same_words_to_write_down() -> None:
@@ -37,16 +37,16 @@ def test_without_words_it_is_the_entropy_of_the_characters_and_their_frequencies
 def test_planted_words_are_shorter_than_none_than_parts_and_than_too_many() -> None:
     rng = np.random.default_rng(0)
     signs = [tuple(rng.permutation(40)[:4].tolist()) for _ in range(20)]
-    told = [signs[k] for k in rng.integers(0, 20, 2000)]
-    characters = np.array([c for sign in told for c in sign])
+    message = [signs[k] for k in rng.integers(0, 20, 2000)]
+    characters = np.array([c for sign in message for c in sign])
     halves = [half for sign in signs for half in (sign[:2], sign[2:])]
     pairs = [first[2:] + second[:2] for first in signs for second in signs]
     lengths = []
     for words in ((), tuple(dict.fromkeys(halves)), tuple(signs), tuple(dict.fromkeys(signs + pairs))):
         counts = np.array([len(characters)])
         occurrences = count_occurrences(characters, counts, words, 40)
-        found = word_frequencies(Packed(characters, counts), words, occurrences, method="viterbi")
-        lengths.append(description_length(words, found))
+        result = word_frequencies(Packed(characters, counts), words, occurrences, method="viterbi")
+        lengths.append(description_length(words, result))
     assert lengths[2] == min(lengths)
     assert lengths[0] == max(lengths)
 
@@ -57,12 +57,12 @@ def test_frequencies_count_every_character_once(method: Method) -> None:
     characters, counts = rng.integers(0, 5, 600), np.full(20, 30)
     words = ((0, 1), (1, 2, 3), (4, 4))
     occurrences = count_occurrences(characters, counts, words, 5)
-    found = word_frequencies(Packed(characters, counts), words, occurrences, method=method)
-    assert found @ np.array([1, 1, 1, 1, 1, 2, 3, 2]) == 600
-    assert (found <= occurrences).all()
+    result = word_frequencies(Packed(characters, counts), words, occurrences, method=method)
+    assert result @ np.array([1, 1, 1, 1, 1, 2, 3, 2]) == 600
+    assert (result <= occurrences).all()
 
 
-def test_a_sample_is_whole_videos_the_same_in_any_order() -> None:
+def test_a_sample_has_complete_videos_and_is_equal_for_any_order() -> None:
     rng = np.random.default_rng(2)
     videos = [rng.integers(0, 9, length) for length in rng.integers(0, 40, 200)]
 

@@ -1,4 +1,4 @@
-"""Passes over a corpus: whole videos at a time, in integers that cannot overflow."""
+"""Passes over a corpus: complete videos per chunk, and integers that do not overflow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from signllm.cra.packed_sequences import count_characters, video_chunks
 
 
 @given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 12))
-def test_chunks_are_whole_videos_that_add_up(lengths: list[int], size: int) -> None:
+def test_chunks_are_complete_videos_and_cover_the_corpus(lengths: list[int], size: int) -> None:
     counts, characters = np.array(lengths, dtype=np.int64), np.arange(sum(lengths), dtype=np.uint8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("signllm.cra.packed_sequences.CHUNK_CHARACTERS", size)

@@ -76,7 +76,7 @@ def test_shares_of_a_run_add_up_to_one(sequences: list[list[int]]) -> None:
 
 
 @given(SEQUENCES, st.sampled_from([None, 1.0, 2.5]), st.booleans())
-def test_a_corpus_is_collapsed_chunk_by_chunk_as_it_is_whole(
+def test_collapsing_in_chunks_equals_collapsing_at_once(
     sequences: list[list[int]], alpha: float | None, repeated_only: bool
 ) -> None:
     characters, counts = packed(*sequences)
@@ -87,7 +87,7 @@ def test_a_corpus_is_collapsed_chunk_by_chunk_as_it_is_whole(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("signllm.cra.packed_sequences.CHUNK_CHARACTERS", 5)
         assert mean_run_length(narrow, counts, repeated_only=repeated_only) == mean
-        found = collapse_corpus(narrow, counts, **asked)
-    assert found.characters.tolist() == whole.characters.tolist()
-    assert found.counts.tolist() == whole.counts.tolist()
-    assert found.characters.dtype == np.uint16
+        result = collapse_corpus(narrow, counts, **asked)
+    assert result.characters.tolist() == whole.characters.tolist()
+    assert result.counts.tolist() == whole.counts.tolist()
+    assert result.characters.dtype == np.uint16

@@ -1,4 +1,4 @@
-"""Segmentation: hand-made splits, Viterbi against every possible split, and that nothing is ever lost."""
+"""Segmentation: examples by hand, Viterbi against all segmentations, and complete coverage."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def table(frequencies: list[int] | None = None) -> WordTable:
 
 def split(sequences: list[list[int]], words: WordTable, method: Method) -> list[list[int]]:
     characters, counts = packed(sequences)
-    starts, found = segment(characters, counts, words, method=method)
-    assert np.array_equal(starts == 1, found >= 0)
-    return [part[part >= 0].tolist() for part in np.split(found, np.cumsum(counts)[:-1])]
+    starts, result = segment(characters, counts, words, method=method)
+    assert np.array_equal(starts == 1, result >= 0)
+    return [part[part >= 0].tolist() for part in np.split(result, np.cumsum(counts)[:-1])]
 
 
 def spell(words: list[int]) -> list[int]:
@@ -73,13 +73,13 @@ def test_viterbi_finds_the_most_probable_of_all_splits(
     sequences: list[list[int]], frequencies: list[int]
 ) -> None:
     words = table(frequencies)
-    for sequence, found in zip(sequences, split(sequences, words, "viterbi"), strict=True):
+    for sequence, result in zip(sequences, split(sequences, words, "viterbi"), strict=True):
         best = max(sum(words.score[w] for w in candidate) for candidate in every_split(sequence))
-        assert sum(words.score[w] for w in found) == pytest.approx(best, abs=1e-9)
+        assert sum(words.score[w] for w in result) == pytest.approx(best, abs=1e-9)
 
 
-def slowly(sequence: list[int], words: WordTable) -> list[int]:
-    """Return the best split by the plain recursion in whole numbers, the longer word of equals."""
+def segment_by_definition(sequence: list[int], words: WordTable) -> list[int]:
+    """Return the best segmentation by plain recursion in integers; of equal scores, the longer word."""
     ids = {(c,): c for c in range(ALPHABET)} | {word: ALPHABET + k for k, word in enumerate(WORDS)}
     best: list[tuple[int, list[int]]] = [(0, [])]
     for begin in range(len(sequence) - 1, -1, -1):
@@ -96,13 +96,13 @@ def slowly(sequence: list[int], words: WordTable) -> list[int]:
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, ALPHABET - 1), max_size=60), min_size=1, max_size=8),
-    st.one_of(FREQUENCIES, FREQUENCIES.map(lambda found: [3 * (f % 2) for f in found])),
+    st.one_of(FREQUENCIES, FREQUENCIES.map(lambda result: [3 * (f % 2) for f in result])),
 )
 def test_viterbi_is_the_plain_recursion_ties_included(
     sequences: list[list[int]], frequencies: list[int]
 ) -> None:
     words = table(frequencies)
-    assert split(sequences, words, "viterbi") == [slowly(s, words) for s in sequences]
+    assert split(sequences, words, "viterbi") == [segment_by_definition(s, words) for s in sequences]
 
 
 @settings(max_examples=100, deadline=None)
@@ -111,9 +111,9 @@ def test_no_character_is_lost_and_a_batch_is_its_videos(
     sequences: list[list[int]], frequencies: list[int], method: Method
 ) -> None:
     words = table(frequencies)
-    found = split(sequences, words, method)
-    assert [spell(w) for w in found] == sequences
-    assert found == [split([s], words, method)[0] for s in sequences]
+    result = split(sequences, words, method)
+    assert [spell(w) for w in result] == sequences
+    assert result == [split([s], words, method)[0] for s in sequences]
 
 
 @given(SEQUENCES, METHODS)
@@ -125,10 +125,10 @@ def test_chunks_do_not_show(sequences: list[list[int]], method: Method) -> None:
 
 
 @given(SEQUENCES, METHODS)
-def test_words_are_counted_where_they_are_found(sequences: list[list[int]], method: Method) -> None:
-    """Narrow integers, as a corpus is kept, and chunks make no difference."""
-    found = split(sequences, table(), method)
-    expected = [sum(words.count(w) for words in found) for w in range(ALPHABET + len(WORDS))]
+def test_word_counts_equal_the_segmentation(sequences: list[list[int]], method: Method) -> None:
+    """Narrow integer types and chunks have no effect."""
+    result = split(sequences, table(), method)
+    expected = [sum(words.count(w) for words in result) for w in range(ALPHABET + len(WORDS))]
     characters, counts = packed(sequences)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("signllm.cra.packed_sequences.CHUNK_CHARACTERS", 8)
@@ -155,6 +155,6 @@ def test_sequences_longer_than_any_chunk_are_handled() -> None:
     sequence = rng.integers(0, ALPHABET, 5000).tolist()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("signllm.cra.packed_sequences.CHUNK_CHARACTERS", 100)
-        (found,) = split([sequence], table(), "viterbi")
-    assert spell(found) == sequence
-    assert any(a >= ALPHABET and b >= ALPHABET for a, b in pairwise(found))
+        (result,) = split([sequence], table(), "viterbi")
+    assert spell(result) == sequence
+    assert any(a >= ALPHABET and b >= ALPHABET for a, b in pairwise(result))

@@ -1,4 +1,4 @@
-"""Transport: the costs by hand, the same plan from POT, and that it is not a silent no-op."""
+"""Transport: costs by hand, equal plans from POT, and an effect on which words are kept."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_costs_are_those_of_the_definition() -> None:
 
 
 def test_transport_drops_the_part_that_is_never_used_alone_and_keeps_one_that_is() -> None:
-    """The step at work: 40 of 80 candidates go when halves occur inside wholes only; none if they live."""
+    """40 of 80 candidates are dropped if halves occur only inside longer words, none if they occur alone."""
     (never,) = solve_sizes(HALVES + WHOLES, corpus(alone=0), [80], HARD)
     assert never.kept.tolist() == [False] * 40 + [True] * 40
     (often,) = solve_sizes(HALVES + WHOLES, corpus(alone=50), [80], HARD)
@@ -61,9 +61,9 @@ def test_transport_drops_the_part_that_is_never_used_alone_and_keeps_one_that_is
 
 
 def test_the_papers_formulation_gives_every_word_its_demand_and_so_drops_none() -> None:
-    (found,) = solve_sizes(HALVES + WHOLES, corpus(alone=0), [80], PAPER)
-    assert found.kept.all()
-    assert found.error <= 1e-6
+    (result,) = solve_sizes(HALVES + WHOLES, corpus(alone=0), [80], PAPER)
+    assert result.kept.all()
+    assert result.error <= 1e-6
 
 
 def test_all_sizes_at_once_are_each_by_itself() -> None:
@@ -93,10 +93,10 @@ def test_entropy_and_words_are_those_of_a_plan_by_pot() -> None:
     received = plan.sum(axis=0)
     uses = received / length
     p = uses / uses.sum()
-    (found,) = solve_sizes(words, occurrences, [80], replace(HARD, tolerance=1e-9, max_iterations=5000))
-    assert found.kept.tolist() == (received >= HARD.keep_share * b)[ALPHABET:].tolist()
-    assert found.entropy == pytest.approx(-(p * np.log(np.maximum(p, 1e-300))).sum(), rel=1e-4)
-    assert found.mean_length == pytest.approx(received.sum() / uses.sum(), rel=1e-4)
+    (result,) = solve_sizes(words, occurrences, [80], replace(HARD, tolerance=1e-9, max_iterations=5000))
+    assert result.kept.tolist() == (received >= HARD.keep_share * b)[ALPHABET:].tolist()
+    assert result.entropy == pytest.approx(-(p * np.log(np.maximum(p, 1e-300))).sum(), rel=1e-4)
+    assert result.mean_length == pytest.approx(received.sum() / uses.sum(), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_both_solvers_tell_that_exact_sides_cannot_be_met() -> None:
     """Of the halves alone no plan gives every word its demand: second halves' characters are left over."""
     for solver in ("sinkhorn", "pot"):
         config = replace(PAPER, slack=0.0, solver=solver, max_iterations=200)
-        (found,) = solve_sizes(HALVES + WHOLES, corpus(alone=3), [40], config)
-        assert found.error > 0.1
+        (result,) = solve_sizes(HALVES + WHOLES, corpus(alone=3), [40], config)
+        assert result.error > 0.1
 
 
 def test_pot_has_no_box_and_says_so() -> None:
@@ -132,10 +132,10 @@ def test_pot_has_no_box_and_says_so() -> None:
 
 
 def test_without_candidates_the_entropy_is_that_of_the_characters() -> None:
-    (found,) = solve_sizes((), np.array([6, 3, 0, 1]), [0], HARD)
+    (result,) = solve_sizes((), np.array([6, 3, 0, 1]), [0], HARD)
     p = np.array([0.6, 0.3, 0.1])
-    assert found.entropy == pytest.approx(-(p * np.log(p)).sum(), rel=1e-5)
-    assert found.mean_length == pytest.approx(1.0)
+    assert result.entropy == pytest.approx(-(p * np.log(p)).sum(), rel=1e-5)
+    assert result.mean_length == pytest.approx(1.0)
 
 
 def test_the_largest_marginal_utility_wins() -> None:

@@ -1,4 +1,4 @@
-"""The word codebook: its files, its segmentation in tensors, and files that must be refused."""
+"""The word codebook: its files, its segmentation as tensors, and files that are refused."""
 
 from __future__ import annotations
 
@@ -48,12 +48,14 @@ def test_ids_and_spelling() -> None:
 
 def test_a_batch_by_hand() -> None:
     """0 1 | 2 2 2 (held: 2 s₀) | 3 and, in a second video, 3 3 | 3 is one run of three: 3 s₀, two words."""
-    found = WORDS.segment(*packed([[0, 1, 2, 2, 2, 3], [3, 3, 3]]))
-    assert found.words.tolist() == [5, 6, 3, 3, SLOW]
-    assert found.counts.tolist() == [3, 2]
-    assert found.slot.tolist() == [0, 0, 1, 1, 1, 2, 3, 3, 3]
-    assert found.weight.tolist() == pytest.approx([1 / 2, 1 / 2, 1 / 6, 1 / 6, 1 / 6, 1, 1 / 3, 1 / 3, 1 / 3])
-    assert found.slow_weight.tolist() == [0, 0.5, 0, 0, 1]
+    result = WORDS.segment(*packed([[0, 1, 2, 2, 2, 3], [3, 3, 3]]))
+    assert result.words.tolist() == [5, 6, 3, 3, SLOW]
+    assert result.counts.tolist() == [3, 2]
+    assert result.slot.tolist() == [0, 0, 1, 1, 1, 2, 3, 3, 3]
+    assert result.weight.tolist() == pytest.approx(
+        [1 / 2, 1 / 2, 1 / 6, 1 / 6, 1 / 6, 1, 1 / 3, 1 / 3, 1 / 3]
+    )
+    assert result.slow_weight.tolist() == [0, 0.5, 0, 0, 1]
 
 
 @settings(max_examples=100, deadline=None)
@@ -61,27 +63,27 @@ def test_a_batch_by_hand() -> None:
 def test_laws_of_a_segmentation(sequences: list[list[int]], alpha: float | None, method: Any) -> None:
     words = replace(WORDS, alpha=alpha, segmentation=method)
     characters, counts = packed(sequences)
-    found = words.segment(characters, counts)
+    result = words.segment(characters, counts)
     short = collapse_repeats(characters.numpy(), counts.numpy(), slow_down=SLOW, alpha=alpha)
-    spelt = [character for word in found.words.tolist() for character in words.spell(word)]
+    spelt = [character for word in result.words.tolist() for character in words.spell(word)]
     assert spelt == short.characters.tolist()
-    assert int(found.counts.sum()) == len(found.words)
+    assert int(result.counts.sum()) == len(result.words)
     # weights of a word's characters, with s₀'s, are a mean
-    shares = found.slow_weight.index_add(0, found.slot, found.weight)
+    shares = result.slow_weight.index_add(0, result.slot, result.weight)
     torch.testing.assert_close(shares, torch.ones_like(shares))
     # slots never leave their video
     video_of_character = torch.arange(len(counts)).repeat_interleave(counts)
-    video_of_word = torch.arange(len(counts)).repeat_interleave(found.counts)
-    assert torch.equal(video_of_word[found.slot], video_of_character)
+    video_of_word = torch.arange(len(counts)).repeat_interleave(result.counts)
+    assert torch.equal(video_of_word[result.slot], video_of_character)
     # a batch is its videos
     alone = [words.segment(*packed([s])).words.tolist() for s in sequences]
-    assert [part.tolist() for part in found.words.split(found.counts.tolist())] == alone
+    assert [part.tolist() for part in result.words.split(result.counts.tolist())] == alone
 
 
 def test_the_mean_of_a_word_is_over_its_spelling() -> None:
     vectors = torch.randn(6, 3)
-    found = WORDS.segment(*packed([[0, 1, 2, 2, 2, 3]]))
-    means = torch.zeros(3, 3).index_add(0, found.slot, found.weight[:, None] * vectors)
+    result = WORDS.segment(*packed([[0, 1, 2, 2, 2, 3]]))
+    means = torch.zeros(3, 3).index_add(0, result.slot, result.weight[:, None] * vectors)
     torch.testing.assert_close(means[0], vectors[:2].mean(dim=0))
     torch.testing.assert_close(means[1], vectors[2:5].mean(dim=0) / 2)  # s₀ is the other half
     torch.testing.assert_close(means[2], vectors[5])

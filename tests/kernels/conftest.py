@@ -1,4 +1,4 @@
-"""Both implementations under the same tests: torch, and Triton (interpreted where there is no GPU)."""
+"""Fixtures that run a test with both implementations, torch and Triton (interpreted without a GPU)."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[Implementation]:
 
 @pytest.fixture
 def device() -> torch.device:
-    """CUDA where there is one: the same tests, the real thing."""
+    """Return the CUDA device if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

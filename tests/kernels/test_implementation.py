@@ -44,7 +44,7 @@ def test_triton_cannot_be_forced_where_it_cannot_run(monkeypatch: pytest.MonkeyP
         choose(CPU)
 
 
-def test_the_environment_decides_for_a_whole_process() -> None:
+def test_the_environment_variable_decides_for_a_process() -> None:
     assert "forced by SIGNLLM_KERNELS" in in_a_process("torch").stdout
     wrong = in_a_process("cuda")
     assert wrong.returncode != 0

@@ -1,4 +1,4 @@
-"""MMD: against the written-out formula, closed forms, laws, gradients, and what it keeps in memory."""
+"""MMD: against its definition and closed forms, laws, gradients, and peak memory."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def samples(
     return x.to(device, dtype), (1.5 * y + 0.3).to(device, dtype)
 
 
-def weighed(n: int, device: torch.device | None = None) -> Tensor:
+def random_weights(n: int, device: torch.device | None = None) -> Tensor:
     weights = torch.rand(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64) + 0.1
     return weights.to(device)
 
 
-def written_out(
+def mmd_by_definition(
     x: Tensor,
     y: Tensor,
     p: Tensor,
@@ -39,7 +39,7 @@ def written_out(
     bandwidths: tuple[float, ...] = BANDWIDTHS,
     unbiased: bool = False,
 ) -> Tensor:
-    """What a user writes: three kernel matrices, in the precision of x."""
+    """Return the MMD by its definition, from three kernel matrices in the precision of x."""
 
     def k(a: Tensor, b: Tensor) -> Tensor:
         products = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
@@ -57,8 +57,8 @@ def written_out(
 
 def with_gradients(value: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
     x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
-    found = value(x, y)
-    return [found.detach(), *torch.autograd.grad(found, (x, y))]
+    result = value(x, y)
+    return [result.detach(), *torch.autograd.grad(result, (x, y))]
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
@@ -69,11 +69,11 @@ def test_equals_the_formula_with_weights(
     if unbiased and n == 1:
         pytest.skip("not defined for one row")
     x, y = samples(n, m, width, device=device)
-    p, q = weighed(n, device), weighed(m, device)
+    p, q = random_weights(n, device), random_weights(m, device)
     ours = with_gradients(
         lambda x, y: mmd(x, y, bandwidths=BANDWIDTHS, weights_x=p, weights_y=q, unbiased=unbiased), x, y
     )
-    plain = with_gradients(lambda x, y: written_out(x, y, p, q, unbiased=unbiased), x, y)
+    plain = with_gradients(lambda x, y: mmd_by_definition(x, y, p, q, unbiased=unbiased), x, y)
     for got, expected in zip(ours, plain, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
 
@@ -106,11 +106,11 @@ def test_error_is_at_most_twice_that_of_plain_float32(
     n: int, m: int, width: int, offset: float, implementation: Implementation, device: torch.device
 ) -> None:
     x, y = (side + offset for side in samples(n, m, width, torch.float32, device))
-    p, q = weighed(n, device), weighed(m, device)
+    p, q = random_weights(n, device), random_weights(m, device)
     bandwidths = tuple(median_bandwidths(x, y))
 
     def plain(x: Tensor, y: Tensor) -> Tensor:
-        return written_out(x, y, p.to(x.dtype), q.to(x.dtype), bandwidths)
+        return mmd_by_definition(x, y, p.to(x.dtype), q.to(x.dtype), bandwidths)
 
     exact = with_gradients(plain, x.double(), y.double())
     theirs = with_gradients(plain, x, y)
@@ -129,7 +129,7 @@ def test_half_precision_is_computed_in_float32(
     monkeypatch.setitem(EDGES, "half", (4, 16))
     monkeypatch.setitem(EDGES, "half, copied", (8, 8))
     x, y = samples(19, 9, 5, dtype, device)
-    for weights in (None, weighed(19, device)):
+    for weights in (None, random_weights(19, device)):
         got = with_gradients(lambda x, y: mmd(x, y, weights_x=weights), x, y)  # noqa: B023
         exact = with_gradients(lambda x, y: mmd(x, y, weights_x=weights), x.double(), y.double())  # noqa: B023
         assert [tensor.dtype for tensor in got] == [torch.float32, dtype, dtype]
@@ -170,7 +170,7 @@ def test_gradcheck(
 def test_opcheck(dtype: torch.dtype, implementation: Implementation, device: torch.device) -> None:
     x, y = samples(5, 4, 3, dtype, device)
     bandwidths = torch.tensor(BANDWIDTHS, device=device)
-    for weights in (None, weighed(5, device)):
+    for weights in (None, random_weights(5, device)):
         inputs = (x.requires_grad_(), y.requires_grad_(), bandwidths, weights, None, False)
         torch.library.opcheck(torch.ops.signllm.mmd.default, inputs)
         upstream = torch.ones((), dtype=torch.float32, device=device)
@@ -183,7 +183,7 @@ def test_compiles_in_one_graph(
     bandwidths: tuple[float, ...] | Tensor | None, implementation: Implementation, device: torch.device
 ) -> None:
     x, y = samples(9, 6, 3, torch.float32, device)
-    weights = weighed(9, device)
+    weights = random_weights(9, device)
     weights[2] = 0
 
     def value(x: Tensor, y: Tensor) -> Tensor:
@@ -254,10 +254,10 @@ def test_unbiased_has_mean_zero_for_equal_distributions_and_biased_has_not() -> 
     values = {False: [], True: []}
     for _ in range(200):
         x, y = (torch.randn(rows, 2, generator=generator) for rows in (10, 15))
-        for unbiased, found in values.items():
-            found.append(float(mmd(x, y, bandwidths=(1.0,), unbiased=unbiased)))
-    for unbiased, found in values.items():
-        mean, error = torch.tensor(found).mean(), torch.tensor(found).std() / math.sqrt(len(found))
+        for unbiased, result in values.items():
+            result.append(float(mmd(x, y, bandwidths=(1.0,), unbiased=unbiased)))
+    for unbiased, result in values.items():
+        mean, error = torch.tensor(result).mean(), torch.tensor(result).std() / math.sqrt(len(result))
         assert bool(mean.abs() < 3 * error) == unbiased
 
 
@@ -334,7 +334,7 @@ def test_memory_is_that_of_a_few_blocks(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def peak_bytes(run: Callable[[], Tensor]) -> tuple[int, Tensor]:
-    """Most that torch had allocated at once during the call, on a CPU."""
+    """Return the peak of the bytes that torch allocates on a CPU during the call."""
     with torch.profiler.profile(profile_memory=True) as profile:
         result = run()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]

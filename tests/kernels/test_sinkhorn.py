@@ -26,7 +26,7 @@ SIDES = (Exact(), Slack(0.02), Soft(0.3))
 
 
 def problem(batch: int, rows: int, columns: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Costs in [0, 1] and masses that add up to 1 on both sides."""
+    """Return costs in [0, 1] and masses with sum 1 on both sides."""
     generator = torch.Generator().manual_seed(seed)
     cost = torch.rand(batch, rows, columns, generator=generator, dtype=torch.float64)
     a = torch.rand(batch, rows, generator=generator, dtype=torch.float64) + 0.05
@@ -34,8 +34,8 @@ def problem(batch: int, rows: int, columns: int, seed: int = 0) -> tuple[Tensor,
     return cost, a / a.sum(1, keepdim=True), b / b.sum(1, keepdim=True)
 
 
-def close(found: Tensor, expected: object, tolerance: float = 1e-6) -> None:
-    torch.testing.assert_close(found, torch.as_tensor(expected, dtype=found.dtype), rtol=0, atol=tolerance)
+def close(result: Tensor, expected: object, tolerance: float = 1e-6) -> None:
+    torch.testing.assert_close(result, torch.as_tensor(expected, dtype=result.dtype), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 7), (5, 1), (7, 13), (33, 17)])
@@ -78,7 +78,7 @@ def test_unbalanced_plans_are_those_of_pot(rhos: tuple[float, float], epsilon: f
 
 
 def test_a_box_is_kept_and_its_potential_obeys_complementary_slackness() -> None:
-    """The optimum: f is 0 inside the box, ≥ 0 where the marginal is held up, ≤ 0 where it is held down."""
+    """At the optimum, f is 0 inside the box, ≥ 0 at its lower bound and ≤ 0 at its upper bound."""
     cost, a, b = problem(4, 11, 8, seed=2)
     slack = 0.03
     result = sinkhorn(cost, a, b, epsilon=0.05, row=Slack(slack), tolerance=1e-11, max_iterations=50_000)
@@ -163,7 +163,7 @@ def test_laws(row: Side, column: Side) -> None:
 
     result = solve(cost, a, b, row, column)
     assert (result.error <= 1e-10).all()
-    # the plan is what the potentials say
+    # the plan follows from the potentials
     potentials = result.row_potential[:, :, None] + result.column_potential[:, None]
     close(result.plan, ((potentials - cost) / 0.1).exp())
     # transposition
@@ -171,7 +171,7 @@ def test_laws(row: Side, column: Side) -> None:
     # permutation of rows
     order = torch.randperm(7)
     close(solve(cost[:, order], a[:, order], b, row, column).plan, result.plan[:, order])
-    # a batch is its problems
+    # a batch equals its problems solved one by one
     close(
         torch.cat([solve(cost[[k]], a[[k]], b[[k]], row, column).plan for k in range(5)]), result.plan, 1e-9
     )
@@ -298,19 +298,19 @@ def test_a_problem_that_must_converge_and_does_not_is_named() -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 9), (3, 9, 1), (2, 31, 33), (5, 129, 65)])
 @pytest.mark.parametrize("epsilon", [0.5, 0.02])
 def test_float32_errs_no_more_than_plain_float32(shape: tuple[int, int, int], epsilon: float) -> None:
-    """The yardstick is the textbook's iteration in the log domain, in float32, run as long."""
+    """The error is compared with that of the textbook iteration in the log domain, in float32."""
     cost, a, b = problem(*shape, seed=16)
     exact = sinkhorn(cost, a, b, epsilon=epsilon, tolerance=1e-12, max_iterations=20_000).plan
-    found = sinkhorn(
+    result = sinkhorn(
         cost.float(), a.float(), b.float(), epsilon=epsilon, tolerance=1e-6, max_iterations=20_000
     )
     scaled, log_a, log_b = cost.float() / -epsilon, a.float().log(), b.float().log()
     f, g = torch.zeros_like(log_a), torch.zeros_like(log_b)
-    for _ in range(max(100, 2 * int(found.iterations.max()))):
+    for _ in range(max(100, 2 * int(result.iterations.max()))):
         f = log_a - (scaled + g[:, None]).logsumexp(2)
         g = log_b - (scaled + f[:, :, None]).logsumexp(1)
     plain = (scaled + f[:, :, None] + g[:, None]).exp()
-    ours, theirs = ((p.double() - exact).abs().sum((1, 2)) for p in (found.plan, plain))
+    ours, theirs = ((p.double() - exact).abs().sum((1, 2)) for p in (result.plan, plain))
     assert (ours <= 2 * theirs + 1e-6).all()  # the tolerance
 
 

@@ -16,7 +16,7 @@ SIDES = (Exact(), Slack(0.02), Soft(0.3))
 
 
 def problem(batch: int, rows: int, columns: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Costs and log masses: of masses that add up whatever the logs are, as exact sides need."""
+    """Return costs and log masses; masses are normalized from them, because exact sides need equal sums."""
     generator = torch.Generator().manual_seed(seed)
     shapes = ((batch, rows, columns), (batch, rows), (batch, columns))
     cost, a, b = (torch.rand(shape, generator=generator, dtype=torch.float64) for shape in shapes)

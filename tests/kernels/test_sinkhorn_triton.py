@@ -54,8 +54,8 @@ def problem(
     return cost.to(dtype), (a / a.sum(1, keepdim=True)).to(dtype), (b / b.sum(1, keepdim=True)).to(dtype)
 
 
-def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(found.double(), expected.double().cpu(), rtol=0, atol=tolerance)
+def close(result: Tensor, expected: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(result.double(), expected.double().cpu(), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(("row", "column"), itertools.product(SIDES, SIDES))
@@ -123,8 +123,8 @@ def test_each_problem_stops_by_itself_and_alone_as_in_a_batch() -> None:
     assert iterations[0] < iterations[1] < iterations[2]
     for k, epsilon in enumerate(epsilons):
         alone = solve(cost[k : k + 1], a[k : k + 1], b[k : k + 1], epsilon)
-        for found, expected in zip(alone, (plan, f, g, iterations, error), strict=True):
-            close(found[0], expected[k], 0.0)
+        for result, expected in zip(alone, (plan, f, g, iterations, error), strict=True):
+            close(result[0], expected[k], 0.0)
 
 
 def test_a_start_at_the_solution_is_one_iteration_or_two() -> None:

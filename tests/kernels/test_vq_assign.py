@@ -26,13 +26,13 @@ def distances(x: Tensor, codebook: Tensor) -> Tensor:
 
 
 def excess(x: Tensor, codebook: Tensor, index: Tensor) -> float:
-    """How much farther than the nearest the chosen code is, at most; exact."""
+    """Return the largest difference between the distances to the chosen and to the nearest code, exactly."""
     exact_NK = distances(x, codebook)
     return float((exact_NK.gather(1, index[:, None])[:, 0] - exact_NK.amin(dim=1)).max())
 
 
 def check(x: Tensor, codebook: Tensor) -> None:
-    """Index and distance err by at most twice what plain torch does in the same precision, and a little."""
+    """Check that errors are at most about twice those of plain torch in the same precision."""
     index, distance = vq_assign(x, codebook, return_distance=True)
     assert index.dtype == torch.int64
     assert distance.dtype == (torch.float64 if torch.float64 in (x.dtype, codebook.dtype) else torch.float32)
@@ -73,14 +73,16 @@ def test_every_precision_and_mixture(
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 40), codes=st.integers(1, 70), width=st.integers(1, 50), grid=st.integers(1, 4))
 def test_ties_on_a_grid_go_to_the_lowest_index(n: int, codes: int, width: int, grid: int) -> None:
-    """Small integers are exact in any order of summation, so that every tie is one."""
+    """Sums of small integers are exact in any order, so that ties are exact."""
     x, codebook = sample(n, n, width).mul(grid).round(), sample(codes, codes, width).mul(grid).round()
-    found, distance = vq_assign(x, codebook, return_distance=True)
+    result, distance = vq_assign(x, codebook, return_distance=True)
     exact_NK = distances(x, codebook).round()
     lowest = (exact_NK == exact_NK.amin(dim=1, keepdim=True)).int().argmax(dim=1)
     if codes & (codes - 1) == 0:  # the mean code is on a grid as well
-        assert torch.equal(found, lowest)
-    torch.testing.assert_close(distance.double(), exact_NK.gather(1, found[:, None])[:, 0], rtol=1e-6, atol=0)
+        assert torch.equal(result, lowest)
+    torch.testing.assert_close(
+        distance.double(), exact_NK.gather(1, result[:, None])[:, 0], rtol=1e-6, atol=0
+    )
 
 
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +99,7 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_equal_codes_give_the_lowest_index(
     implementation: Implementation, device: torch.device, codes: int
 ) -> None:
-    """Also where the copy sits in the last tile of the matrix product, whose rounding may differ."""
+    """The copy may be in the last tile of the matrix product, whose rounding can differ."""
     codebook = sample(codes, codes, 67).to(device)
     codebook[-1] = codebook[1]
     codebook[codes // 2] = codebook[1]
@@ -135,7 +137,7 @@ def test_every_code_is_at_distance_nought_from_itself(dtype: torch.dtype) -> Non
 def test_features_far_from_the_origin_keep_their_codes(
     implementation: Implementation, device: torch.device
 ) -> None:
-    """The expanded square alone loses the codes here: ‖x‖² is 1e10 times the distances."""
+    """Here ‖x‖² is 1e10 times the distances, so that the expanded square is too inaccurate."""
     x, codebook = 1000 + sample(1, 70, 64).to(device), 1000 + sample(2, 32, 64).to(device)
     index, distance = vq_assign(x, codebook, return_distance=True)
     exact = distances(x, codebook)
@@ -146,9 +148,9 @@ def test_features_far_from_the_origin_keep_their_codes(
 def test_strided_views_are_read_as_they_are(implementation: Implementation, device: torch.device) -> None:
     x, codebook = sample(1, 64, 40).to(device), sample(2, 32, 9).to(device).T
     only_block = vq_assign(x[::2, :32].contiguous(), codebook.contiguous(), return_distance=True)
-    found = vq_assign(x[::2, :32], codebook, return_distance=True)
-    assert torch.equal(found[0], only_block[0])
-    torch.testing.assert_close(found[1], only_block[1])
+    result = vq_assign(x[::2, :32], codebook, return_distance=True)
+    assert torch.equal(result[0], only_block[0])
+    torch.testing.assert_close(result[1], only_block[1])
     assert torch.equal(vq_assign(x.T.contiguous().T[::2, :32], codebook), only_block[0])
 
 
@@ -180,8 +182,8 @@ def test_the_distance_has_the_gradient_of_the_square(
     upstream = sample(3, 23).to(device)
     index, distance = vq_assign(x, codebook, return_distance=True)
     expected = ((x - codebook[index]).square().sum(dim=1) * upstream).sum()
-    wanted = torch.autograd.grad(expected, (x, codebook))
-    torch.testing.assert_close(torch.autograd.grad((distance * upstream).sum(), (x, codebook)), wanted)
+    target = torch.autograd.grad(expected, (x, codebook))
+    torch.testing.assert_close(torch.autograd.grad((distance * upstream).sum(), (x, codebook)), target)
     assert not vq_assign(x, codebook).requires_grad
 
 
@@ -197,7 +199,9 @@ def test_opcheck(implementation: Implementation, device: torch.device, with_dist
     torch.library.opcheck(torch.ops.signllm.vq_assign.default, (x, codebook, with_distance))
 
 
-def test_compiles_whole_with_its_gradient(implementation: Implementation, device: torch.device) -> None:
+def test_value_and_gradient_compile_into_one_graph(
+    implementation: Implementation, device: torch.device
+) -> None:
     def loss(x: Tensor, codebook: Tensor) -> Tensor:
         index, distance = vq_assign(x, codebook, return_distance=True)
         return distance.sum() + (index * distance).sum() + vq_assign(x, codebook).sum()
@@ -226,10 +230,10 @@ print((after - before) * 1024 - sum(r.numel() * r.element_size() for r in result
     [(1_000_000, 3, 16), (300, 16_384, 4096), (5000, 65_536, 1), (3000, 4096, 1024)],
 )
 def test_the_workspace_is_bounded_for_many_vectors_and_many_codes(n: int, codes: int, width: int) -> None:
-    """Of the process: torch's own arrays included."""
+    """The memory is that of the process, including torch's own arrays."""
     command = [sys.executable, "-c", PEAK, *map(str, (n, codes, width))]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert int(told) <= 64 * 1024 * 1024
+    message = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(message) <= 64 * 1024 * 1024
 
 
 @pytest.mark.gpu
@@ -238,13 +242,13 @@ def test_the_workspace_is_bounded_for_many_vectors_and_many_codes(n: int, codes:
 def test_beyond_two_to_the_31_numbers_and_many_codes(dtype: torch.dtype) -> None:
     generator = torch.Generator("cuda").manual_seed(0)
     codebook = torch.randn(65_536, 512, device="cuda", generator=generator).to(dtype)
-    wanted = torch.randint(65_536, (4_300_000,), device="cuda", generator=generator)
-    x = codebook[wanted]
+    expected = torch.randint(65_536, (4_300_000,), device="cuda", generator=generator)
+    x = codebook[expected]
     assert x.numel() > 2**31
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     index, distance = vq_assign(x, codebook, return_distance=True)
-    assert torch.equal(index, wanted)
+    assert torch.equal(index, expected)
     assert not distance.any()
     assert torch.cuda.max_memory_allocated() - before <= 12 * len(x) + 64 * 1024 * 1024
-    assert torch.equal(vq_assign(x[-1000:, :511], codebook[:, :511]), wanted[-1000:])
+    assert torch.equal(vq_assign(x[-1000:, :511], codebook[:, :511]), expected[-1000:])

@@ -1,4 +1,4 @@
-"""Codes ruled out in bfloat16: the float32 result, whatever the data, and never a bound that is too short."""
+"""Codes excluded in bfloat16: the result equals float32 for any data, and the bound always holds."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ KINDS = ["random", "clustered", "far", "uneven", "denormal", "half a unit off"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_nearest_code_is_ruled_out(kind: str) -> None:
-    """Also on processors that would not take this way: the bound does not depend on who multiplies."""
+def test_no_nearest_code_is_excluded(kind: str) -> None:
+    """This also runs on processors without bfloat16 products; the bound does not depend on them."""
     x, codebook = data(kind)
     centre = codebook.mean(dim=0)
     x, codebook = x - centre, codebook - centre

@@ -1,4 +1,4 @@
-"""Chat templates as models have them, reduced to what decides a prompt and the end of an answer."""
+"""Chat templates of real models, reduced to the parts that determine the prompt and the end of an answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Template(NamedTuple):
-    """A template, the special tokens that it writes, and what is right for it.
+    """A template, the special tokens in its output, and the expected results.
 
     Attributes:
         text: Jinja source.
@@ -158,4 +158,4 @@ BROKEN = {
     "drops the user": "hello",
     "repeats the user": "{{ messages[0].content }} {{ messages[0].content }}",
 }
-"""Templates that cannot be used."""
+"""Templates that are refused."""

@@ -1,4 +1,4 @@
-"""A random language model on disk, and one run of everything on one rank and on two."""
+"""Fixtures: a random language model on disk, and the results of the same work on one rank and on two."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def on_one_and_two(
     llm: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-    """What one rank found, and what each of two ranks found, doing the same work."""
+    """Return the results of one rank, and those of each of two ranks, for the same work."""
 
     def run(folder: Path) -> None:
         for family in (*CAUSAL, *ENCODER_DECODER):
@@ -32,5 +32,5 @@ def on_one_and_two(
             list(pool.map(lambda count: on_ranks.run(count, folder, llm), (1, 2)))
 
     folder = made_once(tmp_path_factory, "one-and-two-ranks", run)
-    (one,), two = (on_ranks.found_by(count, folder) for count in (1, 2))
+    (one,), two = (on_ranks.read_results(count, folder) for count in (1, 2))
     return one, two

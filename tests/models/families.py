@@ -18,7 +18,7 @@ CODES = {
     "m2m100": ["__de__", "__en__", "__zh__", "__ast__"],
     "nllb": ["deu_Latn", "eng_Latn", "zho_Hans", "zho_Hant", "kin_Latn", "ace_Arab"],
 }
-"""Languages that families know by codes."""
+"""Languages for which the families have codes."""
 CHAT = (
     "{% for m in messages %}<s>user {{ m['content'] }}</s>{% endfor %}"
     "{% if add_generation_prompt %}model{% endif %}"
@@ -77,7 +77,7 @@ BY_CODES: dict[str, tuple[str, dict[str, Any]]] = {
     "m2m100": ("M2M100", BART_SIZE | {"decoder_start_token_id": 1, "scale_embedding": True}),
     "nllb": ("M2M100", BART_SIZE | {"decoder_start_token_id": 1, "scale_embedding": True}),
 }
-"""Encoder-decoders that know languages by codes, as the mBARTs do."""
+"""Encoder-decoders with language codes, such as mBART."""
 
 
 def save_family(folder: Path, name: str, *, chat: bool = False) -> Path:
@@ -148,7 +148,7 @@ def save_chat_model(folder: Path, template: Any, special: Sequence[str] = (), *,
 
 
 def save_experts(folder: Path) -> Path:
-    """Write a random Mixtral, whose file holds each expert apart and whose model holds them together."""
+    """Write a random Mixtral, whose file has a tensor per expert and whose model has one for all experts."""
     import transformers
 
     torch.manual_seed(0)

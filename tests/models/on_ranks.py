@@ -40,15 +40,15 @@ STAGES = ("zero0", "zero1", "zero2", "zero3")
 
 
 def run(processes: int, folder: Path, llm: Path) -> None:
-    """Run everything on ``processes`` ranks, each a process, which writes what it found into ``folder``."""
+    """Run everything on ``processes`` ranks, each a process, which writes its results into ``folder``."""
     out = folder / f"of{processes}"
     words = ("tests.models.on_ranks", f"{out}.store", str(out), str(llm))
     done = warm.run_ranks(*words, ranks=processes)
     assert not any(done.codes), done.stderr[-4000:]
 
 
-def found_by(processes: int, folder: Path) -> list[dict[str, Tensor]]:
-    """Return what each of the ranks of :func:`run` found."""
+def read_results(processes: int, folder: Path) -> list[dict[str, Tensor]]:
+    """Return the results of each rank of :func:`run`."""
     return [load_file(folder / f"of{processes}.{rank}.safetensors") for rank in range(processes)]
 
 
@@ -56,16 +56,18 @@ def main() -> None:
     store, out, llm = sys.argv[1:]
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", rank=rank, world_size=world, init_method=f"file://{store}")
-    found = gathered(rank, world)
+    result = gathered(rank, world)
     for name, quantizer, negatives in (("gradient", {}, 6), ("ema", EMA, 0)):
-        found |= {
+        result |= {
             f"{name}/{key}": value for key, value in pretraining(rank, world, quantizer, negatives).items()
         }
-    found |= {f"text/{key}": value for key, value in finetuning(rank, world, Path(llm)).items()}
-    found |= {f"zero3/{key}": value for key, value in partitioned(rank, world, Path(llm)).items()}
-    found |= loaded_in_pieces(Path(out).parent, world)
+    result |= {f"text/{key}": value for key, value in finetuning(rank, world, Path(llm)).items()}
+    result |= {f"zero3/{key}": value for key, value in partitioned(rank, world, Path(llm)).items()}
+    result |= count_wrong_weights(Path(out).parent, world)
     for stage in STAGES:
-        found |= {f"{stage}/{key}": value for key, value in under_stage(stage, rank, world).items()}
+        result |= {
+            f"{stage}/{key}": value for key, value in train_vq_sign_under_zero(stage, rank, world).items()
+        }
     whole = json.loads((package_folder("ds_configs") / "zero3.json").read_text())
     whole["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     cut = Path(f"{out}.{rank}.cut.json")
@@ -95,19 +97,19 @@ def main() -> None:
         ("mbart50-2", "zero2", {"family": "mbart50"}),
         ("mbart50-3", cut, {"family": "mbart50"}),
     ):
-        losses = of_sign_llm(str(stage), rank, world, Path(llm), families=Path(out).parent, **settings)
-        found |= {f"{name}/{step}": loss for step, loss in enumerate(losses)}
+        losses = train_sign_llm(str(stage), rank, world, Path(llm), families=Path(out).parent, **settings)
+        result |= {f"{name}/{step}": loss for step, loss in enumerate(losses)}
     save_file(
-        {name: torch.as_tensor(value).contiguous().clone() for name, value in found.items()},
+        {name: torch.as_tensor(value).contiguous().clone() for name, value in result.items()},
         f"{out}.{rank}.safetensors",
     )
     dist.destroy_process_group()
 
 
-def loaded_in_pieces(folder: Path, world: int) -> dict[str, Tensor]:
-    """How many weights of each family are not those of its file; the last is stored as experts apart."""
+def count_wrong_weights(folder: Path, world: int) -> dict[str, Tensor]:
+    """Return how many weights of each family differ from its file; the last has separate experts."""
     settings = deepspeed_settings(TrainingConfig(steps=1, batch_size=world, deepspeed="zero3"), world=world)
-    found = {}
+    result = {}
     for name in (*CAUSAL, *ENCODER_DECODER, "experts"):
         path = str(folder / name)
         kind = "encoder-decoder" if name in ENCODER_DECODER else "causal"
@@ -123,57 +125,59 @@ def loaded_in_pieces(folder: Path, world: int) -> dict[str, Tensor]:
         other += sum(not torch.equal(b, buffers[own]) for own, b in cut.named_buffers())
         other += cut.generation_config.to_dict() != whole_model.generation_config.to_dict()
         other += cut.training
-        found[f"loaded/{name}"] = torch.tensor(other)
+        result[f"loaded/{name}"] = torch.tensor(other)
     auto, config = transformers.AutoModelForCausalLM, transformers.AutoConfig.from_pretrained(path)
     in_pieces = load_partitioned(auto, Path(path), config, settings, dtype=torch.float32)
-    return found | {"stored-otherwise": torch.tensor(in_pieces is None)}
+    return result | {"stored-otherwise": torch.tensor(in_pieces is None)}
 
 
 def gathered(rank: int, world: int) -> dict[str, Tensor]:
-    """Rows 10 * video + place of four videos, and the gradient of the sum of rank-weighted squares."""
+    """Return the gathered rows 10 * video + place of four videos, and the gradient of a sum of squares."""
     counts = [3, 1, 2, 4]
-    mine = range(rank, 4, world)
-    rows = torch.cat([10.0 * video + torch.arange(counts[video]) for video in mine])[:, None].requires_grad_()
-    everything = gather_packed(rows, torch.tensor([counts[video] for video in mine]))
+    local = range(rank, 4, world)
+    rows = torch.cat([10.0 * video + torch.arange(counts[video]) for video in local])[
+        :, None
+    ].requires_grad_()
+    everything = gather_packed(rows, torch.tensor([counts[video] for video in local]))
     (everything.square().sum() / world).backward()
     return {"gathered": everything.detach(), "rows": rows.detach(), "rows_grad": rows.grad}
 
 
 def pretraining(rank: int, world: int, quantizer: dict, negatives: int) -> dict[str, Tensor]:
-    """Three forward and backward passes, no optimizer: losses, summed gradients, the codebook afterwards."""
+    """Return losses, summed gradients and codebook of three passes of VQ-Sign without an optimizer."""
     model = parts.vq_sign(
         parts.vq_config(quantizer=quantizer, negatives=negatives, same_video_share=0.5, exclude=1)
     )
     batches = [parts.batch_of(rank=rank, world=world, real=PADDED, epoch=epoch) for epoch in range(3)]
-    found = {}
+    result = {}
     for step, batch in enumerate(batches):
         shares = model(batch)
-        found |= {f"{step}/{name}": reduce_sum(share.double()) for name, share in shares.items()}
+        result |= {f"{step}/{name}": reduce_sum(share.double()) for name, share in shares.items()}
         shares["loss"].backward()
     for name, parameter in model.named_parameters():
-        found[f"grad/{name}"] = reduce_sum(parameter.grad)
-    found["codebook"] = model.quantizer.codebook.detach().clone()
+        result[f"grad/{name}"] = reduce_sum(parameter.grad)
+    result["codebook"] = model.quantizer.codebook.detach().clone()
     model.initialize_codebook(batches)
-    return found | {"kmeans": model.quantizer.codebook.detach()}
+    return result | {"kmeans": model.quantizer.codebook.detach()}
 
 
-def under_stage(stage: str, rank: int, world: int) -> dict[str, Tensor]:
-    """Three steps of VQ-Sign with an EMA codebook through the project's engine: losses, codebook, weights."""
+def train_vq_sign_under_zero(stage: str, rank: int, world: int) -> dict[str, Tensor]:
+    """Return losses, codebook and weights of three steps of VQ-Sign with an EMA codebook in the engine."""
     settings = TrainingConfig(deepspeed=stage, steps=3, batch_size=4, learning_rate=1e-3)
     engine = build_engine(parts.vq_sign(parts.vq_config(quantizer=EMA, negatives=6)), None, settings)
-    found = {}
+    result = {}
     for epoch in range(3):
         shares = engine(parts.batch_of(rank=rank, world=world, real=PADDED, epoch=epoch))
         for name in ("loss", "l_cp", "l_q", "perplexity"):
-            found[f"{name}{epoch}"] = reduce_sum(shares[name].detach().double())
+            result[f"{name}{epoch}"] = reduce_sum(shares[name].detach().double())
         engine.backward(shares["loss"] * world)
         engine.step()
     weights, _ = gather_engine_state(engine)
     names = ("quantizer.codebook", "encoder.second.weight", "predictor.context.weight_hh_l0")
-    return found | {name: weights[name] for name in names}
+    return result | {name: weights[name] for name in names}
 
 
-def of_sign_llm(
+def train_sign_llm(
     stage: str,
     rank: int,
     world: int,
@@ -266,7 +270,7 @@ def finetuning(rank: int, world: int, llm: Path) -> dict[str, Tensor]:
 
 
 def partitioned(rank: int, world: int, llm: Path) -> dict[str, Tensor]:
-    """ZeRO-3 with nothing kept whole: what this rank holds of the frozen model, losses, texts."""
+    """Return this rank's share of the frozen model, losses and texts, with ZeRO-3 for all weights."""
     deepspeed = import_deepspeed()
     settings = {
         "train_micro_batch_size_per_gpu": 4 // world,
@@ -275,22 +279,25 @@ def partitioned(rank: int, world: int, llm: Path) -> dict[str, Tensor]:
     }
     model = sign_llm(llm, deepspeed=settings)
     frozen = list(model.language_model.model.parameters())
-    held = sum(p.ds_tensor.numel() for p in frozen)
+    local_elements = sum(p.ds_tensor.numel() for p in frozen)
     trainable = [p for p in model.parameters() if p.requires_grad]
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=torch.optim.AdamW(trainable, lr=1e-3), config=settings
     )
-    found = {"held": torch.tensor(held), "elements": torch.tensor(sum(p.ds_numel for p in frozen))}
+    result = {
+        "local_elements": torch.tensor(local_elements),
+        "elements": torch.tensor(sum(p.ds_numel for p in frozen)),
+    }
     batch = parts.batch_of(rank=rank, world=world)
     recorded = parts.with_characters(batch, parts.vq_sign(model.config.vq_sign))
     for step, given in enumerate((batch, batch, recorded)):
         shares = engine(given)
-        found[f"loss{step}"] = reduce_sum(shares["loss"].double())
+        result[f"loss{step}"] = reduce_sum(shares["loss"].double())
         engine.backward(shares["loss"] * world)
         engine.step()
     engine.eval()
     texts = [generated.text for generated in engine.module.generate(batch)]
-    return found | {
+    return result | {
         "texts": torch.tensor([len(text) for text in texts]),
         "codes": model.words.codes * torch.ones(1),
     }

@@ -1,4 +1,4 @@
-"""Small models, batches and a language model of a few words: what the tests of the networks are made of."""
+"""Small models, batches and a language model with a few words, for the tests of the networks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def vq_sign(config: VQSignConfig | None = None) -> VQSign:
 
 
 def frames_of(lengths: Sequence[int], *, seed: int = 0) -> list[torch.Tensor]:
-    """One moving bright square per video, each video its own path, on a background of its own."""
+    """Return videos of a bright square that moves on a path, and on a background, of the video's own."""
     generator = torch.Generator().manual_seed(seed)
     videos = []
     for length in lengths:
@@ -82,25 +82,25 @@ def batch_of(
     real: Sequence[bool] | None = None,
     epoch: int = 0,
 ) -> Batch:
-    """The part of ``rank`` of one global batch: places rank, rank + world, ..."""
-    mine = list(range(rank, len(lengths), world))
+    """Return the part of ``rank`` of a global batch: the videos rank, rank + world, ..."""
+    local = list(range(rank, len(lengths), world))
     videos = frames_of(lengths)
     real = real or [True] * len(lengths)
     return Batch(
-        ids=[f"v{i}" for i in mine],
-        texts=[TEXTS[i % len(TEXTS)] for i in mine],
-        languages=["English"] * len(mine),
-        frames=torch.cat([videos[i] for i in mine]),
-        frame_counts=torch.tensor([lengths[i] for i in mine]),
-        is_real=torch.tensor([real[i] for i in mine]),
-        positions=torch.tensor(mine),
+        ids=[f"v{i}" for i in local],
+        texts=[TEXTS[i % len(TEXTS)] for i in local],
+        languages=["English"] * len(local),
+        frames=torch.cat([videos[i] for i in local]),
+        frame_counts=torch.tensor([lengths[i] for i in local]),
+        is_real=torch.tensor([real[i] for i in local]),
+        positions=torch.tensor(local),
         epoch=epoch,
         seed=7,
     )
 
 
 def with_characters(batch: Batch, model: VQSign) -> Batch:
-    """The same batch as recorded characters, without frames."""
+    """Return the batch with recorded characters instead of frames."""
     from dataclasses import replace
 
     characters, counts = model.eval().encode(batch.frames, batch.frame_counts)
@@ -108,7 +108,7 @@ def with_characters(batch: Batch, model: VQSign) -> Batch:
 
 
 def word_codebook(model: VQSign) -> WordCodebook:
-    """Every pair of characters is a word, so that words of two do occur."""
+    """Return a codebook in which every pair of characters is a word, so that composed words occur."""
     codes = model.config.quantizer.codes
     words = tuple((a, b) for a in range(codes) for b in range(codes) if a != b)
     return WordCodebook(

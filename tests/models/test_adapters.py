@@ -1,4 +1,4 @@
-"""LoRA and learnt prompts in models of many families; attention, recomputation, quantised weights."""
+"""LoRA and learnt prompts in models of many families; attention, recomputation, quantized weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def loaded(folder: Path, **changes: object) -> LanguageModel:
 
 
 def alone(model: LanguageModel, plain: nn.Module, place: int) -> Tensor:
-    """The loss of one text after a learnt prompt, by a plain model, without padding."""
+    """Return the loss of one text after a learnt prompt, computed by a plain model without padding."""
     part = words().split(COUNTS.tolist())[place]
     learnt = model.virtual_tokens.embedding.weight
     before, after = model.prompt.context_tokens(LANGUAGES[place])
@@ -64,14 +64,14 @@ def test_a_learnt_prompt_is_read_first_and_padding_changes_nothing(
 ) -> None:
     model = loaded(folders[name], prompt_tuning=LEARNT)
     assert [n for n, p in model.named_parameters() if p.requires_grad] == ["virtual_tokens.embedding.weight"]
-    found = model(words(), COUNTS, TEXTS, LANGUAGES)
+    result = model(words(), COUNTS, TEXTS, LANGUAGES)
     auto = AutoModelForCausalLM if model.kind == "causal" else AutoModelForSeq2SeqLM
     plain = auto.from_pretrained(folders[name])
     for place in (0, 1):
-        torch.testing.assert_close(found.losses[place], alone(model, plain, place), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(result.losses[place], alone(model, plain, place), rtol=1e-4, atol=1e-4)
     without = loaded(folders[name])(words(), COUNTS, TEXTS, LANGUAGES)
-    assert [a - b for a, b in zip(found.places, without.places, strict=True)] == [5, 5]
-    found.losses.sum().backward()
+    assert [a - b for a, b in zip(result.places, without.places, strict=True)] == [5, 5]
+    result.losses.sum().backward()
     assert (model.virtual_tokens.embedding.weight.grad.abs().sum(dim=1) > 0).all()
     generation = GenerationConfig(max_new_tokens=6)
     together = model.generate(words(), COUNTS, LANGUAGES, generation)
@@ -83,15 +83,15 @@ def test_a_learnt_prompt_is_read_first_and_padding_changes_nothing(
 
 def test_a_learnt_prompt_takes_places_of_the_model(folders: dict[str, Path]) -> None:
     model = loaded(folders["llama"], prompt_tuning=PromptTuningConfig(tokens=20))
-    found = model(torch.randn(60, 16), torch.tensor([60]), TEXTS[:1], ["German"])
-    assert found.places == [64]
+    result = model(torch.randn(60, 16), torch.tensor([60]), TEXTS[:1], ["German"])
+    assert result.places == [64]
     with pytest.raises(UsageError, match="64 positions"):
         loaded(folders["llama"], prompt_tuning=PromptTuningConfig(tokens=60))(
             words()[:1], COUNTS[1:], TEXTS[:1], ["German"]
         )
 
 
-def test_a_learnt_prompt_begins_as_told(folders: dict[str, Path]) -> None:
+def test_a_learnt_prompt_is_initialized_as_configured(folders: dict[str, Path]) -> None:
     def begun(**settings: object) -> Tensor:
         model = loaded(folders["gemma3"], prompt_tuning=PromptTuningConfig(tokens=3, **settings))
         return model.virtual_tokens.embedding.weight.detach()
@@ -118,7 +118,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 
 
 def calls_of(model: nn.Module, work: Callable[[], None]) -> int:
-    """How often a linear map of a block is applied during some work."""
+    """Return how often a linear layer of a block is applied during ``work``."""
     blocks = [part for part in model.modules() if isinstance(part, nn.ModuleList)]
     maps = [m for part in blocks for m in part.modules() if type(m).__name__ in ("Linear", "Conv1D")]
     count = 0
@@ -141,7 +141,7 @@ def calls_of(model: nn.Module, work: Callable[[], None]) -> int:
 def test_recomputed_activations_give_the_same_gradients(
     folders: dict[str, Path], name: str, learns: dict[str, object]
 ) -> None:
-    found = []
+    result = []
     if "t5" in name:  # SDPA takes another kernel there: recomputing gives T5's position bias a gradient
         learns = learns | {"attention": "eager"}
     for recompute in (False, True):
@@ -156,8 +156,8 @@ def test_recomputed_activations_give_the_same_gradients(
 
         count = calls_of(model, work)
         trained = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
-        found.append((count, {"words": given.grad} | trained))
-    (once, expected), (twice, recomputed) = found
+        result.append((count, {"words": given.grad} | trained))
+    (once, expected), (twice, recomputed) = result
     assert once < twice <= 2 * once  # what no gradient needs any more is not computed again
     assert len(expected) == 2 if "prompt_tuning" in learns else (len(expected) > 1) == ("lora" in learns)
     assert all(g.abs().max() > 0 for n, g in expected.items() if "lora" not in n)
@@ -189,8 +189,8 @@ def test_attention_is_sdpa_by_default_and_equals_the_eager_one(
 def test_flash_attention_that_cannot_be_had_is_refused(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(told: str, **changes: object) -> None:
-        with pytest.raises(UsageError, match=told):
+    def refused(message: str, **changes: object) -> None:
+        with pytest.raises(UsageError, match=message):
             loaded(folders["llama"], attention="flash_attention_2", **changes)
 
     there = importlib.util.find_spec
@@ -221,7 +221,7 @@ def test_quantised_weights_that_cannot_be_had_are_refused(
     assert "--training.deepspeed zero2" in cut.value.remedy
     there = importlib.util.find_spec
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for installed, told in ((False, "bitsandbytes is not installed"), (True, "needs a CUDA device")):
+    for installed, message in ((False, "bitsandbytes is not installed"), (True, "needs a CUDA device")):
         module = "math" if installed else "no_such_module"
         monkeypatch.setattr(
             importlib.util,
@@ -229,12 +229,12 @@ def test_quantised_weights_that_cannot_be_had_are_refused(
             lambda name, *rest, module=module: there(module if name == "bitsandbytes" else name, *rest),
         )
         for bits in ("4bit", "8bit"):
-            with pytest.raises(UsageError, match=told):
+            with pytest.raises(UsageError, match=message):
                 loaded(folders["llama"], quantize=bits)
 
 
 def round_off(plain: nn.Module, quantised: nn.Module) -> None:
-    """Give the maps of a plain model the weights that a quantised one computes with."""
+    """Set the linear layers of a plain model to the weights that a quantized model computes with."""
     from bitsandbytes.functional import dequantize_4bit
 
     theirs = {name.replace(".base_layer", ""): p for name, p in quantised.named_parameters()}
@@ -246,10 +246,10 @@ def round_off(plain: nn.Module, quantised: nn.Module) -> None:
 
 @pytest.mark.parametrize("learns", [{}, {"lora": LoraConfig(rank=2)}], ids=["frozen", "qlora"])
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
-def test_a_quantised_model_scores_nearly_as_the_whole_one_and_what_is_before_it_learns(
+def test_a_quantized_model_has_nearly_the_original_losses_and_passes_gradients(
     tmp_path: Path, bits: str, learns: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a CPU, which bitsandbytes can for tests, not for use."""
+    """The package bitsandbytes runs on a CPU for tests, although users are refused there."""
     pytest.importorskip("bitsandbytes")
     monkeypatch.setattr(language_model_quantization, "device", lambda: torch.device("cpu"))
     parts.save_language_model(tmp_path, width=64)
@@ -262,16 +262,16 @@ def test_a_quantised_model_scores_nearly_as_the_whole_one_and_what_is_before_it_
     if bits == "4bit":
         assert (weight.quant_type, weight.compress_statistics) == ("nf4", True)
         assert inner.model.layers[0].mlp.up_proj.compute_dtype == torch.bfloat16
-    found = model(signs, COUNTS, TEXTS, LANGUAGES)
+    result = model(signs, COUNTS, TEXTS, LANGUAGES)
     expected = plain(signs, COUNTS, TEXTS, LANGUAGES)
-    assert not torch.equal(found.losses, expected.losses), "it is quantised"
+    assert not torch.equal(result.losses, expected.losses), "it is quantised"
     rounded = loaded(tmp_path, dtype="bf16")
     round_off(rounded.model, inner)  # 4 bits of random weights say little; 8 bits round what goes in as well
     close = {"4bit": 0.02, "8bit": 0.1}[bits]
     rounded = rounded(signs, COUNTS, TEXTS, LANGUAGES)
-    torch.testing.assert_close(found.losses, rounded.losses, rtol=close, atol=close)
-    assert found.operations == expected.operations
-    found.losses.sum().backward()
+    torch.testing.assert_close(result.losses, rounded.losses, rtol=close, atol=close)
+    assert result.operations == expected.operations
+    result.losses.sum().backward()
     assert (signs.grad.abs().sum(dim=1) > 0).all()
     trained = [p for p in model.parameters() if p.requires_grad]
     assert bool(trained) == bool(learns)

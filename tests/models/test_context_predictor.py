@@ -1,4 +1,4 @@
-"""Context prediction against its definition written as loops, and what may not influence it."""
+"""Context prediction: equal to its definition as loops, and independent of padding and of ranks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def vectors() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def by_definition(model: ContextPredictor, codes: torch.Tensor, z: torch.Tensor, real: list[bool]) -> float:
-    """L_cp with lambda, other videos' vectors as negatives, one position after the other."""
+    """Return L_cp by its definition, position by position, with vectors of other videos as negatives."""
     parted_codes, parted_z = codes.split(COUNTS.tolist()), z.split(COUNTS.tolist())
     loss = 0.0
     for ahead, head in enumerate(model.heads, start=1):
@@ -47,8 +47,8 @@ def by_definition(model: ContextPredictor, codes: torch.Tensor, z: torch.Tensor,
 def test_the_loss_is_the_definition(real: list[bool]) -> None:
     model, (codes, z) = predictor(negative_weight=1.5), vectors()
     batch = replace(parts.batch_of(), is_real=torch.tensor(real))
-    found = model(codes, z, COUNTS, batch)["l_cp"].item()
-    assert found == pytest.approx(by_definition(model, codes, z, real), rel=1e-5)
+    result = model(codes, z, COUNTS, batch)["l_cp"].item()
+    assert result == pytest.approx(by_definition(model, codes, z, real), rel=1e-5)
 
 
 def test_the_context_sees_nothing_of_the_future() -> None:
@@ -75,8 +75,8 @@ def test_gradient_reaches_codes_targets_and_negatives() -> None:
 def test_all_zero_vectors_give_the_closed_form() -> None:
     model = predictor(negative_weight=2.0)
     zeros = torch.zeros(22, 6, dtype=torch.float64)
-    found = model(zeros, zeros, COUNTS, parts.batch_of())
-    assert found["l_cp"].item() == pytest.approx(3 * (1 + 2.0) * math.log(2), rel=1e-6)
+    result = model(zeros, zeros, COUNTS, parts.batch_of())
+    assert result["l_cp"].item() == pytest.approx(3 * (1 + 2.0) * math.log(2), rel=1e-6)
 
 
 def test_draws_depend_on_epoch_and_batch_and_on_nothing_else() -> None:
@@ -97,11 +97,11 @@ def test_it_learns_to_predict_a_cycle() -> None:
     model = ContextPredictor(ContextPredictorConfig(negatives=0, same_video_share=0.5, exclude=0), 6)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(80):
-        found = model(codes, codes, torch.tensor([20] * 4), parts.batch_of())
+        result = model(codes, codes, torch.tensor([20] * 4), parts.batch_of())
         optimizer.zero_grad()
-        found["l_cp"].backward()
+        result["l_cp"].backward()
         optimizer.step()
-    assert found["cp_accuracy"] > 0.9
+    assert result["cp_accuracy"] > 0.9
 
 
 def test_wrong_settings_are_refused() -> None:

@@ -50,7 +50,7 @@ def ids_of(folder: Path, text: str) -> list[int]:
 def test_a_causal_model_scores_a_text_as_a_run_of_it_alone_without_padding(
     folders: dict[str, Path], name: str, words: torch.Tensor
 ) -> None:
-    found = loaded(folders[name])(words, COUNTS, TEXTS, LANGUAGES)
+    result = loaded(folders[name])(words, COUNTS, TEXTS, LANGUAGES)
     plain, table = AutoModelForCausalLM.from_pretrained(folders[name]), None
     table = plain.get_input_embeddings()
     for place, part in enumerate(words.split(COUNTS.tolist())):
@@ -59,12 +59,12 @@ def test_a_causal_model_scores_a_text_as_a_run_of_it_alone_without_padding(
         embedded = torch.cat([table(torch.tensor([0, *prompt])), part, table(text)])[None]
         logits = plain(inputs_embeds=embedded).logits[0, -len(text) - 1 : -1]
         expected = functional.cross_entropy(logits, text, reduction="sum")
-        torch.testing.assert_close(found.losses[place], expected, rtol=1e-4, atol=1e-4)
-        assert found.places[place] == embedded.shape[1]
+        torch.testing.assert_close(result.losses[place], expected, rtol=1e-4, atol=1e-4)
+        assert result.places[place] == embedded.shape[1]
 
 
 STARTS = {"t5": [3], "flan-t5": [3], "mt5": [3], "mbart50": [1, 4], "mbart": [4]}
-"""What the decoder begins with for German: T5's padding, mBART-50's end and code, mBART's code."""
+"""Start of the decoder for German: T5's padding token, mBART-50's end token and code, mBART's code."""
 
 
 @pytest.mark.parametrize("name", list(ENCODER_DECODER))
@@ -72,7 +72,7 @@ def test_an_encoder_decoder_scores_a_text_as_a_run_of_it_alone_without_padding(
     folders: dict[str, Path], name: str, words: torch.Tensor
 ) -> None:
     languages = ["German", "German"]
-    found = loaded(folders[name])(words, COUNTS, TEXTS, languages)
+    result = loaded(folders[name])(words, COUNTS, TEXTS, languages)
     plain = AutoModelForSeq2SeqLM.from_pretrained(folders[name])
     table = plain.get_input_embeddings()
     for place, part in enumerate(words.split(COUNTS.tolist())):
@@ -83,7 +83,7 @@ def test_an_encoder_decoder_scores_a_text_as_a_run_of_it_alone_without_padding(
         sequence = torch.tensor([*STARTS[name], *text])
         logits = plain(inputs_embeds=source, decoder_input_ids=sequence[None, :-1]).logits[0, -len(text) :]
         expected = functional.cross_entropy(logits, torch.tensor(text), reduction="sum")
-        torch.testing.assert_close(found.losses[place], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(result.losses[place], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -91,11 +91,11 @@ def test_gradient_reaches_the_words_and_nothing_of_the_model_learns(
     folders: dict[str, Path], name: str, words: torch.Tensor
 ) -> None:
     model = loaded(folders[name], gradient_checkpointing=True).train()
-    found = model(words.requires_grad_(), COUNTS, TEXTS, LANGUAGES)
-    found.losses.sum().backward()
+    result = model(words.requires_grad_(), COUNTS, TEXTS, LANGUAGES)
+    result.losses.sum().backward()
     assert (words.grad.abs().sum(dim=1) > 0).all()
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
-    assert found.operations > 0
+    assert result.operations > 0
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -119,10 +119,10 @@ def test_adapters_find_their_layers_in_every_family(
     folders: dict[str, Path], name: str, words: torch.Tensor
 ) -> None:
     model = loaded(folders[name], lora=LoraConfig(rank=2)).train()
-    found = model(words, COUNTS, TEXTS, LANGUAGES)
+    result = model(words, COUNTS, TEXTS, LANGUAGES)
     plain = loaded(folders[name])(words, COUNTS, TEXTS, LANGUAGES)
-    torch.testing.assert_close(found.losses, plain.losses)
-    found.losses.sum().backward()
+    torch.testing.assert_close(result.losses, plain.losses)
+    result.losses.sum().backward()
     trained = [p for p in model.parameters() if p.requires_grad]
     assert trained
     assert any(p.grad.abs().max() > 0 for p in trained)
@@ -208,19 +208,19 @@ def test_a_template_that_hides_what_the_user_says_is_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["llama", "mbart"])
-def test_a_sign_sentence_too_long_for_the_model_is_cut_and_said_or_refused(
+def test_sign_words_beyond_the_limit_of_the_model_are_cut_with_a_warning_or_refused(
     folders: dict[str, Path], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = torch.randn(101, 16)
     counts = torch.tensor([100, 1])
     with caplog.at_level(logging.WARNING):
         model = loaded(folders[name])
-        found = model(long, counts, TEXTS, ["German"] * 2)
+        result = model(long, counts, TEXTS, ["German"] * 2)
         assert "words are cut" in caplog.text
         model.generate(long, counts, ["German"] * 2, GenerationConfig(max_new_tokens=4))
     assert caplog.text.count("words are cut") == 1, "once is enough"
     written = len(TEXTS[0].split()) + 1
-    assert found.places[0] == (64 if name == "llama" else 64 + written), "the decoder has places of its own"
+    assert result.places[0] == (64 if name == "llama" else 64 + written), "the decoder has places of its own"
     with pytest.raises(UsageError, match="64 positions"):
         loaded(folders[name], too_long="error")(long, counts, TEXTS, ["German"] * 2)
 
@@ -242,13 +242,13 @@ def test_a_model_that_was_fetched_from_the_hub_goes_by_its_name(
     shutil.copytree(folders["t5"], kept / "snapshots" / "abc")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     by_name = build_language_model(LanguageModelConfig(path="google/tiny", dtype="fp32"))
-    found = by_name(words, COUNTS, TEXTS, LANGUAGES)
-    torch.testing.assert_close(found.losses, loaded(folders["t5"])(words, COUNTS, TEXTS, LANGUAGES).losses)
+    result = by_name(words, COUNTS, TEXTS, LANGUAGES)
+    torch.testing.assert_close(result.losses, loaded(folders["t5"])(words, COUNTS, TEXTS, LANGUAGES).losses)
 
 
 def test_a_model_of_relative_positions_reads_any_length(folders: dict[str, Path]) -> None:
-    found = loaded(folders["t5"])(torch.randn(200, 16), torch.tensor([200]), TEXTS[:1], ["German"])
-    assert found.places[0] > 200
+    result = loaded(folders["t5"])(torch.randn(200, 16), torch.tensor([200]), TEXTS[:1], ["German"])
+    assert result.places[0] > 200
 
 
 def test_languages_have_the_codes_that_multilingual_models_know(folders: dict[str, Path]) -> None:
@@ -298,7 +298,7 @@ def test_a_model_of_codes_writes_alone_as_in_a_batch_and_as_it_is_trained(
     """The languages of a batch may differ, and no text shows the code that it began with."""
     model = loaded(save_family(tmp_path, name))
     languages = ["German", "Chinese"]
-    found = model(words, COUNTS, TEXTS, languages)
+    result = model(words, COUNTS, TEXTS, languages)
     plain = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
     for place, part in enumerate(words.split(COUNTS.tolist())):
         source = torch.cat([part, plain.get_input_embeddings()(torch.tensor([1]))])[None]
@@ -306,7 +306,7 @@ def test_a_model_of_codes_writes_alone_as_in_a_batch_and_as_it_is_trained(
         sequence = torch.tensor([*model._start(languages[place]), *text])
         logits = plain(inputs_embeds=source, decoder_input_ids=sequence[None, :-1]).logits[0, -len(text) :]
         expected = functional.cross_entropy(logits, torch.tensor(text), reduction="sum")
-        torch.testing.assert_close(found.losses[place], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(result.losses[place], expected, rtol=1e-4, atol=1e-4)
     for settings in (GenerationConfig(max_new_tokens=6), GenerationConfig(max_new_tokens=6, beams=3)):
         together = model.generate(words, COUNTS, languages, settings)
         for place, part in enumerate(words.split(COUNTS.tolist())):
@@ -315,7 +315,7 @@ def test_a_model_of_codes_writes_alone_as_in_a_batch_and_as_it_is_trained(
         assert not any(code in text for text in together for code in ("_Latn", "_Hans", "__"))
 
 
-def test_codes_that_a_tokenizer_keeps_apart_are_found() -> None:
+def test_language_codes_outside_the_special_tokens_are_recognized() -> None:
     """M2M100's own tokenizer lists its codes neither as special nor as added tokens."""
 
     class Kept:

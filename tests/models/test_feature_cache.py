@@ -1,4 +1,4 @@
-"""The feature cache: a frozen backbone's maps are read back to the last bit, and never another's."""
+"""The feature cache: maps of a frozen backbone are read back bit-identically, and never confused."""
 
 from __future__ import annotations
 

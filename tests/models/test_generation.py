@@ -58,8 +58,8 @@ def test_a_score_is_the_mean_log_probability_that_training_gives_the_text(
 
     monkeypatch.setattr(model.model, "generate", noted)
     monkeypatch.setattr(generation, "_rank_candidates", lambda candidates, _: tuple(candidates))
-    found = model.generate_candidates(words, COUNTS, LANGUAGES, settings, [1, 2])
-    scores = [one.score for candidates in found for one in candidates]
+    result = model.generate_candidates(words, COUNTS, LANGUAGES, settings, [1, 2])
+    scores = [one.score for candidates in result for one in candidates]
     assert len(scores) == len(rows) == 2 * settings.n_best
     monkeypatch.undo()
     for place, (score, tokens) in enumerate(zip(scores, rows, strict=True)):
@@ -115,10 +115,10 @@ def test_draws_come_as_often_as_their_probability(model: LanguageModel, words: t
     rows, temperature = 3000, 2.0
     settings = GenerationConfig(max_new_tokens=1, temperature=temperature)
     counts = torch.full((rows,), 1)
-    found = model.generate_candidates(
+    result = model.generate_candidates(
         words[:1].repeat(rows, 1), counts, ["German"] * rows, settings, list(range(rows))
     )
-    drawn = [texts[0].score for texts in found]  # a token's own log probability tells it from the others
+    drawn = [texts[0].score for texts in result]  # a token's own log probability tells it from the others
     for score in set(drawn):
         share = drawn.count(score) / rows
         if share > 0.02:
@@ -150,7 +150,7 @@ def test_seeds_differ_by_the_words_and_by_the_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told", "remedy"),
+    ("settings", "message", "remedy"),
     [
         ({"n_best": 3}, "n_best is 3, .* 1 beams", "set beams to 3"),
         ({"n_best": 3, "beams": 2}, "n_best is 3, .* 2 beams", "temperature"),
@@ -162,8 +162,8 @@ def test_seeds_differ_by_the_words_and_by_the_seed() -> None:
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
-    settings: dict[str, Any], told: str, remedy: str
+    settings: dict[str, Any], message: str, remedy: str
 ) -> None:
-    with pytest.raises(UsageError, match=told.replace("(", r"\(")) as raised:
+    with pytest.raises(UsageError, match=message.replace("(", r"\(")) as raised:
         GenerationConfig(**settings)
     assert remedy in str(raised.value.remedy)

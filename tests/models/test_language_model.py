@@ -108,9 +108,9 @@ def test_lora_trains_adapters_alone_and_starts_as_the_model(llm: Path, words: to
         "lora_A",
         "lora_B",
     }
-    found, *_ = adapted(words, COUNTS, TEXTS, LANGUAGES)
+    result, *_ = adapted(words, COUNTS, TEXTS, LANGUAGES)
     plain, *_ = model(llm)(words, COUNTS, TEXTS, LANGUAGES)
-    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(result, plain)
     with pytest.raises(UsageError, match="adapters cannot be added"):
         model(llm, lora=LoraConfig(targets=("no_such_layer",)))
 

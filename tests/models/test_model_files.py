@@ -1,4 +1,4 @@
-"""Folders as people have them: pointers, damaged files, other things than models, quantised models."""
+"""Folders that users give: git-lfs pointers, damaged files, other things than models, quantized models."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def refused(folder: Path, **changes: Any) -> str:
 )
 def test_a_pointer_of_git_lfs_is_named(folder: Path, name: str) -> None:
     (folder / name).write_text(LFS_POINTER)
-    told = refused(folder)
-    assert f"{name} is a git-lfs pointer" in told
-    assert str(folder / name) in told
-    assert "git lfs pull" in told
+    message = refused(folder)
+    assert f"{name} is a git-lfs pointer" in message
+    assert str(folder / name) in message
+    assert "git lfs pull" in message
 
 
 def test_pointers_in_place_of_files_that_are_not_read_do_no_harm(folder: Path) -> None:
@@ -72,22 +72,22 @@ def test_a_pointer_among_several_files_of_weights_is_named(folder: Path) -> None
     assert "model.safetensors.index.json is missing" in refused(folder)
 
 
-def test_a_tokenizer_of_a_newer_kind_is_told_from_a_damaged_one(folder: Path) -> None:
+def test_newer_and_damaged_tokenizer_files_have_different_errors(folder: Path) -> None:
     import tokenizers
 
     file = folder / "tokenizer.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"model": {"type": "Quantum", "vocab": {}}}))
-    told = refused(folder)
-    assert str(file) in told
-    assert f"tokenizers {tokenizers.__version__}" in told
-    assert "pip install -U tokenizers" in told
+    message = refused(folder)
+    assert str(file) in message
+    assert f"tokenizers {tokenizers.__version__}" in message
+    assert "pip install -U tokenizers" in message
     file.write_text(json.dumps(content | {"pre_tokenizer": {"type": "FromTheFuture"}}))
     assert "pip install -U tokenizers" in refused(folder)
     file.write_text(json.dumps(content)[:-40])
-    told = refused(folder)
-    assert "tokenizer.json is truncated or damaged" in told
-    assert "pip install" not in told
+    message = refused(folder)
+    assert "tokenizer.json is truncated or damaged" in message
+    assert "pip install" not in message
     file.write_text("")
     assert "tokenizer.json is empty" in refused(folder)
 
@@ -95,9 +95,9 @@ def test_a_tokenizer_of_a_newer_kind_is_told_from_a_damaged_one(folder: Path) ->
 def test_a_model_of_a_newer_kind_names_the_update(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "llama99"}))
-    told = refused(folder)
-    assert "llama99" in told
-    assert "pip install -U transformers" in told
+    message = refused(folder)
+    assert "llama99" in message
+    assert "pip install -U transformers" in message
     (folder / "config.json").write_text(json.dumps(config)[:30])
     assert "config" in refused(folder)
 
@@ -106,12 +106,12 @@ def test_a_model_of_a_newer_kind_names_the_update(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["spiece.model", "sentencepiece.bpe.model", "tokenizer.model"])
 def test_a_tokenizer_of_sentencepiece_alone_names_the_package(folder: Path, name: str) -> None:
     (folder / "tokenizer.json").unlink()
-    told = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps(told | {"tokenizer_class": "T5Tokenizer"}))
+    message = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(message | {"tokenizer_class": "T5Tokenizer"}))
     (folder / name).write_bytes(b"\n\x0e\n\x05<pad>\x15\x00\x00\x00\x00\x18\x03" * 100)
-    told = refused(folder)
-    assert name in told
-    assert "pip install sentencepiece" in told
+    message = refused(folder)
+    assert name in message
+    assert "pip install sentencepiece" in message
 
 
 def test_weights_that_are_cut_off_or_damaged_are_named(folder: Path) -> None:
@@ -119,9 +119,9 @@ def test_weights_that_are_cut_off_or_damaged_are_named(folder: Path) -> None:
     content = file.read_bytes()
     for damaged in (content[:-100], content[:50], b"\x00" * 4096, content[: len(content) // 2]):
         file.write_bytes(damaged)
-        told = refused(folder)
-        assert "model.safetensors is truncated or damaged" in told
-        assert str(file) in told
+        message = refused(folder)
+        assert "model.safetensors is truncated or damaged" in message
+        assert str(file) in message
     file.write_bytes(b"")
     assert "model.safetensors is empty" in refused(folder)
 
@@ -152,9 +152,9 @@ OTHERS: dict[str, tuple[Change, str, str]] = {
 def test_a_folder_of_something_else_says_what_it_is(tmp_path: Path, name: str) -> None:
     make, what, remedy = OTHERS[name]
     make(tmp_path)
-    told = refused(tmp_path)
-    assert what in told
-    assert remedy in told
+    message = refused(tmp_path)
+    assert what in message
+    assert remedy in message
 
 
 def test_the_folder_above_a_model_in_the_cache_names_the_model(tmp_path: Path) -> None:
@@ -188,11 +188,11 @@ def test_a_checkpoint_that_is_quantised_already_is_refused_under_zero3(folder: P
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": QUANTISED[name]}))
     with pytest.raises(UsageError) as raised:
         load_model(str(folder), "causal", dtype="bf16", deepspeed=ZERO3)
-    told = str(raised.value)
-    assert "already quantized" in told
-    assert name in told
-    assert "zero2" in told
-    assert "original" in told
+    message = str(raised.value)
+    assert "already quantized" in message
+    assert name in message
+    assert "zero2" in message
+    assert "original" in message
 
 
 def test_a_checkpoint_that_is_quantised_already_is_not_quantised_again(
@@ -202,21 +202,21 @@ def test_a_checkpoint_that_is_quantised_already_is_not_quantised_again(
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": QUANTISED["gptq"]}))
     monkeypatch.setattr(language_model_quantization, "device", lambda: 0)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    told = refused(folder, quantize="4bit")
-    assert "already quantized (gptq)" in told
-    assert "quantize" in told
+    message = refused(folder, quantize="4bit")
+    assert "already quantized (gptq)" in message
+    assert "quantize" in message
 
 
 @pytest.mark.parametrize("method", ["gptq", "unheard-of"])
-def test_what_a_quantised_checkpoint_needs_is_told(folder: Path, method: str) -> None:
+def test_the_packages_that_a_quantized_checkpoint_needs_are_named(folder: Path, method: str) -> None:
     config = json.loads((folder / "config.json").read_text())
     settings = {"quant_method": method, "bits": 4, "group_size": 128, "dataset": "c4"}
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
-    told = refused(folder)
-    assert f"already quantized ({method})" in told
-    assert "original" in told
+    message = refused(folder)
+    assert f"already quantized ({method})" in message
+    assert "original" in message
 
 
-def test_a_whole_folder_is_read(saved: Path) -> None:
+def test_a_complete_folder_is_loaded(saved: Path) -> None:
     assert load_tokenizer(str(saved)).eos_token == "</s>"
     assert read_configuration(str(saved)).model_type == "llama"

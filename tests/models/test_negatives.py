@@ -1,4 +1,4 @@
-"""Negatives: who is admissible, in what shares, and that a draw never takes anybody else."""
+"""Negatives: which vectors are admissible, with which shares, and that no others are drawn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def positions(lengths: list[int] = LENGTHS, real: list[float] = REAL) -> Positio
 
 
 def admissible(pool: Positions, target: int, row: int, exclude: int) -> str | None:
-    """Straight from the definition: ``same``, ``other`` or None."""
+    """Return by the definition which kind of negative a row is: ``same``, ``other`` or None."""
     if pool.weight[row] == 0:
         return None
     if pool.start[target] != pool.start[row]:
@@ -100,7 +100,7 @@ def test_the_mean_of_many_draws_is_the_exact_expectation() -> None:
 
 
 def test_what_fills_up_a_batch_changes_no_draw() -> None:
-    """Each draw after the first, too: a batch is filled up differently on other numbers of ranks."""
+    """This must hold for later draws too, because the filling of a batch depends on the number of ranks."""
     pools = [positions([9, 1, 6], [1.0] * 3), positions([9, 1, 6, 4, 9], [1.0] * 3 + [0.0] * 2)]
     generators = [torch.Generator().manual_seed(5) for _ in pools]
     for _ in range(3):

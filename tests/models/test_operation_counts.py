@@ -1,4 +1,4 @@
-"""The operations of a step are what torch's own counter sees, part by part, frozen or not."""
+"""The counted operations equal those of torch's own counter, for each part, frozen or trained."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.models import on_ranks, parts
 LENGTHS = (41, 29, 5)
 
 
-def seen(forward: object) -> int:
-    """Return what torch counts in ``forward()`` and its backward pass."""
+def count_operations(forward: object) -> int:
+    """Return the operations that torch counts in ``forward()`` and its backward pass."""
     with FlopCounterMode(display=False) as counter:
         forward().sum().backward()
     return counter.get_total_flops()
@@ -46,8 +46,8 @@ def seen(forward: object) -> int:
 def test_the_encoder(settings: dict) -> None:
     encoder = parts.vq_sign(parts.vq_config(encoder=settings)).encoder
     frames, frame_counts = torch.cat(parts.frames_of(LENGTHS)), torch.tensor(LENGTHS)
-    found = encoder_operations(encoder, LENGTHS, (parts.SIZE, parts.SIZE))
-    assert found == seen(lambda: encoder(frames, frame_counts)[0])
+    result = encoder_operations(encoder, LENGTHS, (parts.SIZE, parts.SIZE))
+    assert result == count_operations(lambda: encoder(frames, frame_counts)[0])
 
 
 def test_counting_a_backbone_draws_no_random_numbers_and_needs_no_weights() -> None:
@@ -70,13 +70,13 @@ def test_the_context_network_and_its_heads() -> None:
         return torch.stack([head(hidden[: 9 - k]).sum() for k, head in enumerate(predictor.heads, start=1)])
 
     start = 2 * 3 * 8 * 8  # the state before the first place is zero and takes no gradient
-    assert predictor_operations(predictor, [9]) == seen(forward) + start
+    assert predictor_operations(predictor, [9]) == count_operations(forward) + start
 
 
 def test_the_projector() -> None:
     projector = Projector(ProjectorConfig(hidden=12), 8, 16)
     rows = torch.randn(5, 8, requires_grad=True)
-    assert projector_operations(projector, 5) == seen(lambda: projector(rows))
+    assert projector_operations(projector, 5) == count_operations(lambda: projector(rows))
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)], ids=["frozen", "adapters"])
@@ -88,21 +88,21 @@ def test_a_frozen_language_model_costs_four_per_weight_and_place(llm: Path, lora
     frozen = sum(m.weight.numel() for m in linears if not m.weight.requires_grad)
     trained = sum(m.weight.numel() for m in linears if m.weight.requires_grad)
     causal = 3 * layers * 2 * width * length * (length + 1)
-    found = model.cost.operations([length])
-    assert found == (4 * frozen + 6 * trained) * length + causal
+    result = model.cost.operations([length])
+    assert result == (4 * frozen + 6 * trained) * length + causal
     full = 3 * layers * 4 * width * length**2  # torch counts the half above the diagonal too
-    assert found - causal + full == pytest.approx(
-        seen(lambda: model.model(inputs_embeds=given).logits), rel=0.01
+    assert result - causal + full == pytest.approx(
+        count_operations(lambda: model.model(inputs_embeds=given).logits), rel=0.01
     )  # 1 %: rotary tables are products as well
 
 
 def test_a_training_step_tells_frames_clips_and_tokens_and_an_evaluation_nothing(llm: Path) -> None:
     model, batch = on_ranks.sign_llm(llm).train(), parts.batch_of()
     shares = model(batch)
-    told = {name: float(shares[name]) for name in work_counts()}
-    assert told["count/frames"] == sum(parts.LENGTHS)
-    assert told["count/clips"] == sum((length - 13) // 4 + 1 for length in parts.LENGTHS)
-    assert told["count/tokens"] > float(shares["text_tokens"])
+    message = {name: float(shares[name]) for name in work_counts()}
+    assert message["count/frames"] == sum(parts.LENGTHS)
+    assert message["count/clips"] == sum((length - 13) // 4 + 1 for length in parts.LENGTHS)
+    assert message["count/tokens"] > float(shares["text_tokens"])
     recorded = model(parts.with_characters(batch, parts.vq_sign()))
     assert recorded["count/frames"] == 0
     assert recorded["count/clips"] == shares["count/clips"]

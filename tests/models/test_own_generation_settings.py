@@ -1,4 +1,4 @@
-"""What a model's folder asks of decoding changes nothing: our options are all."""
+"""Generation settings in a model's folder have no effect; only our options count."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_all_settings_together_change_no_text_alone_or_in_a_batch(
 def test_settings_in_config_json_change_no_text(
     folders: dict[str, Path], words: torch.Tensor, name: str, tmp_path: Path
 ) -> None:
-    """Older models kept them there."""
+    """Older models have their generation settings in config.json."""
     plain = written(folders[name], words)
     folder = Path(shutil.copytree(folders[name], tmp_path / "model"))
     (folder / "generation_config.json").unlink(missing_ok=True)
@@ -134,8 +134,10 @@ def test_adapters_do_not_bring_them_back(
 
 def test_a_text_is_read_as_its_tokens_say_whatever_the_tokenizer_cleans_up(tmp_path: Path) -> None:
     folder = save_family(tmp_path, "llama")
-    told = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps(told | {"clean_up_tokenization_spaces": True}))
+    message = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(message | {"clean_up_tokenization_spaces": True})
+    )
     model = build_language_model(LanguageModelConfig(path=str(folder), dtype="fp32"))
     assert model.tokenizer.clean_up_tokenization_spaces
     tokens = model.prompt.tokens("sun : rain")

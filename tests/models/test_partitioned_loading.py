@@ -1,4 +1,4 @@
-"""Which stored tensor becomes which weight where each rank reads its own piece of the files."""
+"""The assignment of stored tensors to weights when each rank reads its own part of the files."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def change(folder: Path, changed: Callable[[dict[str, Tensor]], dict[str, Tensor
 
 
 @pytest.mark.parametrize("name", [*CAUSAL, *ENCODER_DECODER])
-def test_every_weight_of_every_family_is_found(tmp_path: Path, name: str) -> None:
-    found = places(save_family(tmp_path, name))
+def test_every_weight_of_every_family_is_located(tmp_path: Path, name: str) -> None:
+    result = places(save_family(tmp_path, name))
     stored = load_file(tmp_path / "model.safetensors")
-    assert set(found.values()) | {"final_logits_bias"} == set(stored) | {"final_logits_bias"}
+    assert set(result.values()) | {"final_logits_bias"} == set(stored) | {"final_logits_bias"}
 
 
 def test_names_without_the_models_prefix_and_by_either_of_two_names(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_names_without_the_models_prefix_and_by_either_of_two_names(tmp_path: Pa
     assert places(tmp_path) is None, "two weights are stored where the configuration wants one"
 
 
-def test_another_shape_is_told_and_what_is_not_there_is_left_to_transformers(tmp_path: Path) -> None:
+def test_a_wrong_shape_is_an_error_and_missing_weights_are_left_to_transformers(tmp_path: Path) -> None:
     save_family(tmp_path, "llama")
     change(tmp_path, lambda stored: stored | {"lm_head.weight": stored["lm_head.weight"].T.contiguous()})
     with pytest.raises(
@@ -67,10 +67,10 @@ def test_another_shape_is_told_and_what_is_not_there_is_left_to_transformers(tmp
 
 
 def test_pieces_of_two_ranks_are_the_weights_of_the_file(on_one_and_two: Ranks) -> None:
-    """Of every family, and of one that is stored otherwise: ``transformers`` loads it."""
+    """One family is stored in another form, which ``transformers`` loads."""
     one, two = on_one_and_two
-    for found in (one, *two):
-        loaded = {name: value for name, value in found.items() if name.startswith("loaded/")}
+    for result in (one, *two):
+        loaded = {name: value for name, value in result.items() if name.startswith("loaded/")}
         assert len(loaded) == len(CAUSAL) + len(ENCODER_DECODER) + 1
         assert not any(map(bool, loaded.values())), loaded
-    assert {bool(found["stored-otherwise"]) for found in (one, *two)} == {True}
+    assert {bool(result["stored-otherwise"]) for result in (one, *two)} == {True}

@@ -9,13 +9,13 @@ from signllm.models.projector import Projector, ProjectorConfig
 
 
 @pytest.mark.parametrize("rms", [0.02, 1.7])
-def test_outputs_start_at_the_given_scale(rms: float) -> None:
+def test_initial_outputs_have_the_requested_scale(rms: float) -> None:
     torch.manual_seed(0)
     model = Projector(ProjectorConfig(hidden=64), 32, 48)
     model.scale_to(rms)
-    found = model(torch.nn.functional.layer_norm(torch.randn(500, 32), (32,)))
-    assert found.shape == (500, 48)
-    assert float(found.detach().square().mean().sqrt()) == pytest.approx(rms, rel=0.1)
+    result = model(torch.nn.functional.layer_norm(torch.randn(500, 32), (32,)))
+    assert result.shape == (500, 48)
+    assert float(result.detach().square().mean().sqrt()) == pytest.approx(rms, rel=0.1)
 
 
 def test_it_is_linear_relu_linear() -> None:

@@ -1,4 +1,4 @@
-"""The quantiser: nearest code, straight-through gradient, EMA and revival, k-means start."""
+"""The quantizer: nearest code, straight-through gradient, EMA, revival, k-means initialization."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ SQUARE = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
 def test_values_are_the_nearest_codes_and_gradients_pass_straight_through() -> None:
     model = with_codes(quantizer(commitment=0.0), SQUARE)
     z = torch.tensor([[0.1, 0.2], [0.9, 0.1], [0.2, 0.7], [0.8, 0.9], [0.4, 0.4]], requires_grad=True)
-    found = model(z, COUNTS)
-    assert found.index.tolist() == [0, 1, 2, 3, 0]
-    assert torch.equal(found.codes, model.codebook[found.index])
-    torch.testing.assert_close(found.vectors, found.codes)
+    result = model(z, COUNTS)
+    assert result.index.tolist() == [0, 1, 2, 3, 0]
+    assert torch.equal(result.codes, model.codebook[result.index])
+    torch.testing.assert_close(result.vectors, result.codes)
     upstream = torch.randn(5, 2)
-    (gradient,) = torch.autograd.grad((found.vectors * upstream).sum(), z)
+    (gradient,) = torch.autograd.grad((result.vectors * upstream).sum(), z)
     assert torch.equal(gradient, upstream)
 
 
@@ -109,9 +109,9 @@ def test_codes_that_words_are_spelled_in_are_not_revived() -> None:
 
 def test_characters_come_back_as_constant_codes() -> None:
     model = with_codes(quantizer(), SQUARE)
-    found = model(torch.tensor([3, 0, 0, 1, 2]), COUNTS)
-    assert torch.equal(found.vectors, model.codebook[[3, 0, 0, 1, 2]])
-    assert not found.vectors.requires_grad
+    result = model(torch.tensor([3, 0, 0, 1, 2]), COUNTS)
+    assert torch.equal(result.vectors, model.codebook[[3, 0, 0, 1, 2]])
+    assert not result.vectors.requires_grad
 
 
 def test_kmeans_finds_separate_groups_and_is_deterministic() -> None:
@@ -155,8 +155,8 @@ def test_options_that_contradict_each_other_are_refused() -> None:
         QuantizerConfig(decay_warmup=-1)
 
 
-def lag(decay_warmup: int) -> float:
-    """Share of the codes in use when all vectors have wandered off together, as a young encoder's do."""
+def share_of_codes_in_use(decay_warmup: int) -> float:
+    """Return the share of codes in use after all vectors have moved together, as at the start of training."""
     torch.manual_seed(0)
     group = torch.randn(64, 2)
     model = Quantizer(
@@ -164,13 +164,13 @@ def lag(decay_warmup: int) -> float:
     )
     model.start(group)
     for step in range(12):
-        found = model(group + 0.15 * step, torch.tensor([64]))
-    return float(found.metrics["codes_used"]) / 16
+        result = model(group + 0.15 * step, torch.tensor([64]))
+    return float(result.metrics["codes_used"]) / 16
 
 
 def test_warmed_up_codes_keep_up_with_vectors_that_move() -> None:
-    assert lag(decay_warmup=10) >= 0.85
-    assert lag(decay_warmup=0) <= 0.65
+    assert share_of_codes_in_use(decay_warmup=10) >= 0.85
+    assert share_of_codes_in_use(decay_warmup=0) <= 0.65
 
 
 def test_the_decay_warms_up_to_its_value_and_the_count_is_part_of_the_state() -> None:
@@ -187,11 +187,11 @@ def test_the_decay_warms_up_to_its_value_and_the_count_is_part_of_the_state() ->
 def test_without_codes_vectors_pass_as_they_are() -> None:
     model = quantizer(update="none")
     z = torch.randn(5, 2, requires_grad=True)
-    found = model(z, COUNTS)
-    assert found.vectors is z
-    assert found.index.tolist() == [0] * 5
-    assert found.loss.item() == 0
-    assert found.metrics == {}
+    result = model(z, COUNTS)
+    assert result.vectors is z
+    assert result.index.tolist() == [0] * 5
+    assert result.loss.item() == 0
+    assert result.metrics == {}
     assert torch.equal(model.recorded(z), z)
     before = model.codebook.clone()
     model.start(torch.randn(20, 2))

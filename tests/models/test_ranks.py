@@ -14,14 +14,14 @@ Ranks = tuple[dict[str, Tensor], list[dict[str, Tensor]]]
 def test_gathered_rows_are_in_the_order_of_the_videos_on_any_number_of_ranks(on_one_and_two: Ranks) -> None:
     one, two = on_one_and_two
     expected = torch.tensor([0, 1, 2, 10, 20, 21, 30, 31, 32, 33])[:, None].float()
-    for found in (one, *two):
-        assert torch.equal(found["gathered"], expected)
+    for result in (one, *two):
+        assert torch.equal(result["gathered"], expected)
 
 
 def test_a_gathered_row_collects_the_gradient_of_every_rank(on_one_and_two: Ranks) -> None:
     one, two = on_one_and_two
-    for found in (one, *two):
-        assert torch.allclose(found["rows_grad"], 2 * found["rows"])
+    for result in (one, *two):
+        assert torch.allclose(result["rows_grad"], 2 * result["rows"])
 
 
 @pytest.mark.parametrize("scenario", ["gradient", "ema", "text"])
@@ -46,8 +46,8 @@ def test_the_codebook_is_identical_on_both_ranks_and_was_moved(on_one_and_two: R
 def test_zero3_gives_each_of_two_ranks_half_of_the_frozen_model(on_one_and_two: Ranks) -> None:
     one, two = on_one_and_two
     elements = int(one["zero3/elements"])
-    assert int(one["zero3/held"]) == elements
-    assert [int(found["zero3/held"]) for found in two] == [elements // 2] * 2
+    assert int(one["zero3/local_elements"]) == elements
+    assert [int(result["zero3/local_elements"]) for result in two] == [elements // 2] * 2
 
 
 def test_zero3_trains_on_video_then_on_characters_with_equal_losses(on_one_and_two: Ranks) -> None:
@@ -74,29 +74,29 @@ def test_losses_codebook_and_weights_agree_on_ranks_and_stages(on_one_and_two: R
     one, two = on_one_and_two
     names = [name.removeprefix("zero0/") for name in one if name.startswith("zero0/")]
     assert {"loss2", "perplexity2", "quantizer.codebook", "encoder.second.weight"} <= set(names)
-    for found in (one, *two):
+    for result in (one, *two):
         for name in names:
-            torch.testing.assert_close(found[f"{stage}/{name}"], one[f"zero0/{name}"], **STAGE_NOISE)
-    first, second = (found[f"{stage}/quantizer.codebook"] for found in two)
+            torch.testing.assert_close(result[f"{stage}/{name}"], one[f"zero0/{name}"], **STAGE_NOISE)
+    first, second = (result[f"{stage}/quantizer.codebook"] for result in two)
     assert torch.equal(first, second), "the codebook has no noise at all between ranks"
 
 
 @pytest.mark.parametrize("variant", ["recomputed", "hpz", "offload"])
 def test_variants_of_zero3_give_the_same_losses(on_one_and_two: Ranks, variant: str) -> None:
-    """Activations recomputed, a second copy of the shares within a node, shares and moments on the host."""
+    """Options: recomputed activations, a second copy of the shares within a node, offloading to the host."""
     one, two = on_one_and_two
-    for found in (one, *two):
+    for result in (one, *two):
         for step in range(3):
-            torch.testing.assert_close(found[f"{variant}/{step}"], found[f"kept/{step}"], **STAGE_NOISE)
+            torch.testing.assert_close(result[f"{variant}/{step}"], result[f"kept/{step}"], **STAGE_NOISE)
     assert abs(one["kept/2"] - one["kept/0"]) > 1e-3, "it did learn"
 
 
 def test_a_frozen_model_of_16_bits_keeps_them_under_zero3_with_32_bit_training(on_one_and_two: Ranks) -> None:
-    """DeepSpeed would load it in 32; here the cut model computes as the replicated one does."""
+    """DeepSpeed would load 32 bits; here the partitioned model computes like the replicated one."""
     one, two = on_one_and_two
-    for found in (one, *two):
+    for result in (one, *two):
         for step in range(3):
-            torch.testing.assert_close(found[f"mixed3/{step}"], one[f"mixed2/{step}"], rtol=2e-3, atol=0)
+            torch.testing.assert_close(result[f"mixed3/{step}"], one[f"mixed2/{step}"], rtol=2e-3, atol=0)
 
 
 @pytest.mark.parametrize("variant", ["adapted3", "adapted3recomputed"])
@@ -104,9 +104,9 @@ def test_adapters_in_a_partitioned_model_learn_as_in_a_replicated_one(
     on_one_and_two: Ranks, variant: str
 ) -> None:
     one, two = on_one_and_two
-    for found in (one, *two):
+    for result in (one, *two):
         for step in range(4):  # the last is the norm of the adapter that moved least
-            torch.testing.assert_close(found[f"{variant}/{step}"], one[f"adapted2/{step}"], **STAGE_NOISE)
+            torch.testing.assert_close(result[f"{variant}/{step}"], one[f"adapted2/{step}"], **STAGE_NOISE)
     assert one["adapted2/3"] > 1e-3
     assert abs(one["adapted2/2"] - one["kept/2"]) > 1e-5, "with adapters training takes another course"
 
@@ -117,10 +117,10 @@ def test_a_learnt_prompt_learns_before_a_partitioned_model_as_before_a_replicate
 ) -> None:
     one, two = on_one_and_two
     last = 5 if family else 4  # losses, the norm of the vectors, for T5 the lengths of four texts
-    for found in (one, *two):
+    for result in (one, *two):
         for step in range(last):
             torch.testing.assert_close(
-                found[f"{family}prompted3/{step}"], one[f"{family}prompted2/{step}"], **STAGE_NOISE
+                result[f"{family}prompted3/{step}"], one[f"{family}prompted2/{step}"], **STAGE_NOISE
             )
     without = one[f"{family}2/2" if family else "kept/2"]
     assert abs(one[f"{family}prompted2/2"] - without) > 1e-5, "with a learnt prompt training goes elsewhere"
@@ -131,19 +131,19 @@ def test_an_encoder_decoder_learns_and_writes_partitioned_as_replicated(
     on_one_and_two: Ranks, family: str, variant: str
 ) -> None:
     one, two = on_one_and_two
-    for found in (one, *two):
+    for result in (one, *two):
         for step in range(4):  # the last is the lengths of four texts
             torch.testing.assert_close(
-                found[f"{family}-{variant}/{step}"], one[f"{family}-2/{step}"], **STAGE_NOISE
+                result[f"{family}-{variant}/{step}"], one[f"{family}-2/{step}"], **STAGE_NOISE
             )
     assert abs(one[f"{family}-2/2"] - one[f"{family}-2/0"]) > 1e-3, "it did learn"
     assert one[f"{family}-2/3"].any()
 
 
 def test_in_16_bits_everything_has_16_bits_whether_it_is_cut_or_not(on_one_and_two: Ranks) -> None:
-    """DeepSpeed casts nothing of a model of which a part was cut as it was loaded."""
+    """DeepSpeed does not cast a model if a part of it was partitioned when it was loaded."""
     one, two = on_one_and_two
     for step in range(3):
         torch.testing.assert_close(one[f"half3/{step}"], one[f"half2/{step}"], rtol=1e-5, atol=0)
-        for found in two:
-            torch.testing.assert_close(found[f"half3/{step}"], one[f"half2/{step}"], rtol=5e-3, atol=0)
+        for result in two:
+            torch.testing.assert_close(result[f"half3/{step}"], one[f"half2/{step}"], rtol=5e-3, atol=0)

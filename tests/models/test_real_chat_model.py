@@ -33,7 +33,7 @@ def model() -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def questions(model: LanguageModel) -> tuple[torch.Tensor, torch.Tensor]:
-    """Questions in place of sign words: the embeddings of their tokens, packed."""
+    """Return the packed token embeddings of questions, which are used in place of sign words."""
     tokens = [model.prompt.tokens(question) for question in QUESTIONS]
     embedded = torch.cat([model.embed(ids) for ids in tokens])
     return embedded, torch.tensor([len(ids) for ids in tokens])

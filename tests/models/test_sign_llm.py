@@ -1,4 +1,4 @@
-"""SignLLM: where gradients go, two kinds of batches, what padding and words may not change, generation."""
+"""SignLLM: gradients of each part, both kinds of batches, independence of padding, generation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_recorded_characters_give_the_same_text_loss_without_the_encoder(model: 
 
 
 @torch.no_grad()
-def test_at_rest_the_discrepancy_is_also_told_by_a_measure_that_stays(model: SignLLM) -> None:
+def test_evaluation_mode_adds_the_discrepancy_with_fixed_bandwidths(model: SignLLM) -> None:
     batch = parts.batch_of()
     assert "mmd_fixed" not in model(batch)
     model.eval().config = replace(model.config, mmd_weight=0.0)
@@ -100,37 +100,37 @@ def test_l_mmd_is_that_of_every_occurrence_of_every_word_and_character(model: Si
 
 
 @torch.no_grad()
-def test_at_rest_the_loss_of_other_texts_is_told_beside_that_of_the_own(model: SignLLM) -> None:
+def test_evaluation_mode_adds_the_loss_of_other_videos_sentences(model: SignLLM) -> None:
     batch = parts.batch_of(real=(True, True, True, False))
     exchanged = replace(batch, other_texts=[batch.texts[place] for place in (1, 2, 0, 3)])
     assert "l_sim_shuffled" not in model(exchanged)
     model.eval()
     assert "l_sim_shuffled" not in model(batch)
-    found = model(exchanged)
+    result = model(exchanged)
     expected = model(replace(batch, texts=exchanged.other_texts))["l_sim"]
-    torch.testing.assert_close(found["l_sim_shuffled"], expected)
-    torch.testing.assert_close(found["l_sim"], model(batch)["l_sim"])
-    assert found["l_sim_shuffled"] != found["l_sim"]
+    torch.testing.assert_close(result["l_sim_shuffled"], expected)
+    torch.testing.assert_close(result["l_sim"], model(batch)["l_sim"])
+    assert result["l_sim_shuffled"] != result["l_sim"]
 
 
 def test_padding_videos_weigh_nothing(model: SignLLM) -> None:
     padded = parts.batch_of(real=(True, True, False, False))
     cut = parts.batch_of(lengths=parts.LENGTHS[:2])
-    found, expected = model.eval()(padded), model(cut)
+    result, expected = model.eval()(padded), model(cut)
     for name in ("l_sim", "l_mmd", "mmd_fixed", "l_q", "covered", "words", "text_tokens"):
-        torch.testing.assert_close(found[name], expected[name], msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(result[name], expected[name], msg=lambda text, n=name: f"{n}: {text}")
 
 
 def test_generation_gives_text_characters_and_words_of_every_video(model: SignLLM) -> None:
     batch = parts.batch_of()
-    found = model.eval().generate(batch, GenerationConfig(max_new_tokens=5))
-    assert [len(one.characters) for one in found] == [8, 5, 7, 4]
-    for one in found:
+    result = model.eval().generate(batch, GenerationConfig(max_new_tokens=5))
+    assert [len(one.characters) for one in result] == [8, 5, 7, 4]
+    for one in result:
         spelt = [c for word in one.words for c in model.words.spell(word) if c != model.words.slow_down]
         collapsed = [c for i, c in enumerate(one.characters) if i == 0 or c != one.characters[i - 1]]
         assert spelt == collapsed
     again = model.generate(parts.with_characters(batch, model.vq_sign), GenerationConfig(max_new_tokens=5))
-    for one, other in zip(again, found, strict=True):
+    for one, other in zip(again, result, strict=True):
         assert (one.text, one.characters, one.words) == (other.text, other.characters, other.words)
         assert one.candidates[0].score == pytest.approx(other.candidates[0].score, rel=1e-5)
         assert [one.words[slot] for slot in sorted(set(one.slots))] == one.words

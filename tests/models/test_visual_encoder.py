@@ -1,4 +1,4 @@
-"""The encoder: clip by clip or packed, alone or among others, it is the same function of a video."""
+"""The encoder: the same encoding of a video clip by clip or packed, alone or in a batch."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_pretrained_backbone_keeps_its_batch_statistics(tmp_path: Path) -> Non
     assert all(torch.equal(value, before[name]) for name, value in model.backbone.named_buffers())
 
 
-def test_batch_norm_is_torch_s_at_rest_and_takes_16_bits_beside_statistics_of_32() -> None:
+def test_batch_norm_equals_torch_in_evaluation_mode_and_accepts_16_bits() -> None:
     norm = nn.BatchNorm2d(6)
     for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
         nn.init.uniform_(tensor, 0.5, 2.0)
@@ -157,10 +157,10 @@ def test_batch_norm_is_torch_s_at_rest_and_takes_16_bits_beside_statistics_of_32
     assert torch.equal(resting(maps), norm.eval()(maps))
     for parameter in resting.parameters():
         parameter.data = parameter.bfloat16()
-    found = resting(maps.bfloat16())
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), norm(maps), rtol=0.02, atol=0.02)
-    found.sum().backward()
+    result = resting(maps.bfloat16())
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.float(), norm(maps), rtol=0.02, atol=0.02)
+    result.sum().backward()
     assert all(parameter.grad is not None for parameter in resting.parameters())
 
 
@@ -197,7 +197,7 @@ def test_a_backbone_that_is_not_there_names_the_remedy(tmp_path: Path) -> None:
         build_backbone("", random={"model_type": "no-such-model"})
 
 
-def test_a_backbone_that_does_not_name_its_channels_is_refused_unless_they_are_given() -> None:
+def test_a_backbone_configuration_without_channels_is_refused() -> None:
     settings = {"model_type": "mobilenet_v2", "depth_multiplier": 0.35}
     with pytest.raises(UsageError, match="hidden_size"):
         build_backbone("", random=settings)

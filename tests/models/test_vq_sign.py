@@ -1,4 +1,4 @@
-"""VQ-Sign as one module: shares and metrics, encoding, the k-means start, learning."""
+"""VQ-Sign as one module: shares and metrics, encoding, k-means initialization, training."""
 
 from __future__ import annotations
 

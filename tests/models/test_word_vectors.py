@@ -22,9 +22,9 @@ def vectors() -> torch.Tensor:
 
 
 def test_a_word_is_the_mean_of_its_spelling(vectors: torch.Tensor) -> None:
-    found = WORDS.segment(INDEX, torch.tensor([6, 3]))
-    assert found.words.tolist() == [5, 3, 6, 5]
-    values = WordVectors(WORDS, 2)(vectors, INDEX, found)
+    result = WORDS.segment(INDEX, torch.tensor([6, 3]))
+    assert result.words.tolist() == [5, 3, 6, 5]
+    values = WordVectors(WORDS, 2)(vectors, INDEX, result)
     run = vectors[3:6].mean(
         dim=0
     )  # three times 2: one character, and the token s0, whose vector is 0 at first
@@ -37,8 +37,8 @@ def test_a_word_is_the_mean_of_its_spelling(vectors: torch.Tensor) -> None:
 def test_everything_starts_at_0_and_moves_only_for_what_occurs(vectors: torch.Tensor) -> None:
     model = WordVectors(WORDS, 2)
     assert not any(parameter.any() for parameter in model.parameters())
-    found = WORDS.segment(INDEX, torch.tensor([6, 3]))
-    model(vectors.requires_grad_(), INDEX, found).sum().backward()
+    result = WORDS.segment(INDEX, torch.tensor([6, 3]))
+    model(vectors.requires_grad_(), INDEX, result).sum().backward()
     assert model.characters.grad[:, 0].tolist() == [1.0, 1.0, 0.5, 1.0, 0.5]
     assert model.words.grad[:, 0].tolist() == [0.0, 2.0, 1.0]
     torch.testing.assert_close(
@@ -47,13 +47,13 @@ def test_everything_starts_at_0_and_moves_only_for_what_occurs(vectors: torch.Te
 
 
 def test_a_character_brings_its_offset_into_every_word_once(vectors: torch.Tensor) -> None:
-    found = WORDS.segment(INDEX, torch.tensor([6, 3]))
-    before = WordVectors(WORDS, 2)(vectors, INDEX, found)
+    result = WORDS.segment(INDEX, torch.tensor([6, 3]))
+    before = WordVectors(WORDS, 2)(vectors, INDEX, result)
     model = WordVectors(WORDS, 2)
     with torch.no_grad():
         model.characters[:, 0] = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
         model.words[:, 0] = torch.tensor([128.0, 32.0, 64.0])
-    moved = (model(vectors, INDEX, found) - before)[:, 0]
+    moved = (model(vectors, INDEX, result) - before)[:, 0]
     torch.testing.assert_close(moved, torch.tensor([32 + 3 / 2, 8, 64 + 20 / 2, 32 + 3 / 2]))
 
 
@@ -64,22 +64,22 @@ def test_gains_tell_the_order_within_a_word() -> None:
         torch.tensor([0, 0, 1, 1, 0]),
         [3, 2],
     )
-    found = words.segment(index, torch.tensor(counts))
-    assert found.position.tolist() == [0, 0, 1, 0, 1]
+    result = words.segment(index, torch.tensor(counts))
+    assert result.position.tolist() == [0, 0, 1, 0, 1]
     model = WordVectors(words, 1)
-    assert model(vectors, index, found).flatten().tolist() == [3.0, 3.0]
+    assert model(vectors, index, result).flatten().tolist() == [3.0, 3.0]
     with torch.no_grad():
         model.gains[0] = 1.0
-    assert model(vectors, index, found).flatten().tolist() == [(2 + 5) / 2, (10 + 1) / 2]
+    assert model(vectors, index, result).flatten().tolist() == [(2 + 5) / 2, (10 + 1) / 2]
 
 
 def test_s0_by_itself_has_two_offsets_as_words_have() -> None:
     words = replace(WORDS, codes=2, words=(), frequencies=(1,) * 3, alpha=1.0)
     index = torch.tensor([1, 1, 1])
-    found = words.segment(index, torch.tensor([3]))
-    assert found.words.tolist() == [1, 2]
+    result = words.segment(index, torch.tensor([3]))
+    assert result.words.tolist() == [1, 2]
     model = WordVectors(words, 1)
     with torch.no_grad():
         model.characters[:, 0] = torch.tensor([1.0, 2.0, 4.0])
         model.words.fill_(8.0)
-    assert model(torch.ones(3, 1), index, found)[:, 0].tolist() == [3.0, 12.0]
+    assert model(torch.ones(3, 1), index, result)[:, 0].tolist() == [3.0, 12.0]
