@@ -125,13 +125,14 @@ class SizeResult:
 def solve_sizes(
     words: Sequence[tuple[int, ...]], occurrences: Ints, sizes: Sequence[int], config: TransportConfig
 ) -> list[SizeResult]:
-    """Solve the transport of every size at once.
+    """Solve the transport problems of all sizes in one batch.
 
     Args:
-        words: candidates in order; a size takes the first so many.
-        occurrences: (characters + len(words),) of each character, then of each candidate, overlaps included.
-        sizes: how many candidates take part in each problem; 0 is allowed.
-        config: formulation and strengths.
+        words: candidate words in order; the problem of size n has the first n of them.
+        occurrences: (alphabet + len(words),) number of occurrences of each character, then of each candidate,
+            including overlaps.
+        sizes: number of candidates in each problem; 0 is allowed.
+        config: formulation and parameters of the transport.
     """
     alphabet = len(occurrences) - len(words)
     spellings = [(character,) for character in range(alphabet)] + list(words)

@@ -22,7 +22,7 @@ from signllm.errors import UsageError
 Implementation = Literal["torch", "triton"]
 
 VARIABLE = "SIGNLLM_KERNELS"
-"""Environment variable that forces ``torch`` or ``triton`` for a whole process; read once."""
+"""Environment variable that forces ``torch`` or ``triton`` for a process; it is read once."""
 
 OLDEST_CAPABILITY = (8, 0)
 """Compute capability of Ampere, the first generation with bfloat16 tensor cores, which the kernels need."""

@@ -228,7 +228,7 @@ def launch(x: Tensor, codebook: Tensor, with_distance: bool) -> tuple[Tensor, Te
 
 
 def kernel_variants() -> list[KernelVariant]:
-    """Return the kernels as ``launch`` runs them, for compilation without a GPU."""
+    """Return the variants of the kernels that ``launch`` uses, for compilation without a GPU."""
     cases = [
         (WIDE, "bf16", True),
         (WIDE, "bf16", False),

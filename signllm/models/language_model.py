@@ -232,7 +232,7 @@ class LanguageModel(nn.Module, ABC):
 
     @property
     def width(self) -> int:
-        """E, the width of the token embeddings."""
+        """Width E of the token embeddings."""
         return int(self.model.get_input_embeddings().embedding_dim)
 
     def embed(self, tokens: Sequence[int]) -> Tensor:

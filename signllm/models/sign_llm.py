@@ -100,7 +100,7 @@ class GeneratedTranslation:
 
     @property
     def text(self) -> str:
-        """The best text."""
+        """The best of the candidate texts."""
         return self.candidates[0].text
 
 

@@ -217,7 +217,7 @@ class VisualEncoder(nn.Module):
         return "" if feature_cache() is None else weights_key(self.backbone, self._preparation)
 
     def _maps(self, frames: Tensor, frame_counts: Tensor, weights: str) -> Tensor:
-        """Return the backbone's maps (sum T, C, h, w), those of a frozen one from the feature cache."""
+        """Return the backbone's maps (sum T, C, h, w); a frozen backbone uses the feature cache."""
         if torch.is_grad_enabled() and not self.config.freeze_backbone:
             return self._features(frames, frame_counts)
         cache = feature_cache() if weights else None
