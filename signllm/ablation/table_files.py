@@ -12,7 +12,7 @@ from signllm.ablation.table import AblationTable, column_titles, format_row, tab
 from signllm.atomic_files import atomic_file, atomic_write
 from signllm.evaluation.compare import align_columns
 from signllm.evaluation.report.markup import tag
-from signllm.evaluation.report.page import named_rows, page
+from signllm.evaluation.report.page import build_page, table_with_row_names
 from signllm.plain import to_plain
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def draw_figure(table: AblationTable) -> Figure:
 def _page(table: AblationTable, picture: bytes) -> str:
     title = f"Ablations on {table.split}"
     source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-    numbers = named_rows(column_titles(), [format_row(row, table) for row in table.rows], title)
+    numbers = table_with_row_names(column_titles(), [format_row(row, table) for row in table.rows], title)
     figure = tag("img", src=source, alt="Bar chart of the table's column BLEU-4 - full")
     notes = (tag("p", line) for line in table_notes(table))
     main = tag("main", tag("section", numbers), *notes, tag("section", figure))
-    return page(title, tag("header", tag("h1", title)), main, style=OWN_STYLE)
+    return build_page(title, tag("header", tag("h1", title)), main, style=OWN_STYLE)

@@ -19,7 +19,7 @@ from signllm.data.split_names import find_split
 from signllm.errors import UsageError
 from signllm.evaluation.paired_runs import compare_with_baseline
 from signllm.evaluation.report.run_folder import RunFolder, finite, read_object, read_run
-from signllm.evaluation.report.tables import flattened
+from signllm.evaluation.report.tables import flatten_settings
 from signllm.evaluation.scores import METRICS, metric_titles
 
 MAIN_METRIC = "bleu4"
@@ -142,7 +142,7 @@ def _difference_to_baseline(
 def _find_differing_settings(runs: Sequence[RunFolder]) -> list[dict[str, str]]:
     """Return, for each run, the values of the settings that are not equal in all runs."""
     configs = [run.config.get("config") for run in runs]
-    settings = [dict(flattened(config)) if isinstance(config, dict) else {} for config in configs]
+    settings = [dict(flatten_settings(config)) if isinstance(config, dict) else {} for config in configs]
     names = dict.fromkeys(name for run_settings in settings for name in run_settings)
     differing = [
         name for name in names if len({run_settings.get(name, "-") for run_settings in settings}) > 1

@@ -24,7 +24,7 @@ from signllm.evaluation.compare import (
 )
 from signllm.evaluation.report.chart import Series, line_chart
 from signllm.evaluation.report.markup import Markup, joined, tag
-from signllm.evaluation.report.page import named_rows, page
+from signllm.evaluation.report.page import build_page, table_with_row_names
 from signllm.evaluation.report.run_folder import finite, read_run
 from signllm.evaluation.report.training import KNOWN
 
@@ -148,14 +148,14 @@ def _page(compared: Sequence[ComparedRun], split: str) -> str:
     notes += [tag("p", line) for line in list_warnings(compared)]
     signatures = sorted({run.signature for run in compared} - {""})
     parts = [
-        ("Scores", joined((named_rows(head, body, "Scores"), *notes))),
+        ("Scores", joined((table_with_row_names(head, body, "Scores"), *notes))),
         ("BLEU-4 over the size of the language model", _figure(compared, split)),
         (DIFFERING, _differing_settings(compared)),
         ("Training", _training_charts(compared)),
         ("How the scores were computed", joined(tag("p", tag("code", line)) for line in signatures)),
     ]
     main = tag("main", *(tag("section", tag("h2", name), part) for name, part in parts if part))
-    return page(title, tag("header", tag("h1", title)), main, style=OWN_STYLE)
+    return build_page(title, tag("header", tag("h1", title)), main, style=OWN_STYLE)
 
 
 def _figure(compared: Sequence[ComparedRun], split: str) -> Markup | None:
@@ -177,7 +177,9 @@ def _differing_settings(compared: Sequence[ComparedRun]) -> Markup | None:
     if not names:
         return None
     body = [[name, *(run.differing.get(name, "-") for run in compared)] for name in names]
-    return named_rows(["setting", *shorten_run_names([run.run for run in compared])], body, DIFFERING)
+    return table_with_row_names(
+        ["setting", *shorten_run_names([run.run for run in compared])], body, DIFFERING
+    )
 
 
 def _training_charts(compared: Sequence[ComparedRun]) -> Markup | None:

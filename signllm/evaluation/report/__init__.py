@@ -1,4 +1,4 @@
-"""A run, or a demo, as one self-contained HTML file."""
+"""The report of a run or of a demo: one self-contained HTML file."""
 
 from signllm.evaluation.report.document import write_report
 

@@ -1,4 +1,4 @@
-"""Where translations err: a table for each breakdown of ``scores.SPLIT.json``, with bars of the error."""
+"""The section of error breakdowns: one table for each breakdown of ``scores.SPLIT.json``, with bars."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ TITLES = {
     "signer": ("By signer", "Signer"),
     "frequency": ("By frequency of the words in training", "Times in training"),
 }
-ERROR, MISSED = "Word error", "Missed words"
+ERROR, MISSED = "Word error rate", "Missed words"
 
 
 def breakdown_tables(record: Record) -> Markup | None:
-    """Return the breakdowns of a split's scores; None where there are none."""
-    found = record.get("breakdowns")
+    """Return the tables of the breakdowns in the scores of a split, None if there are none."""
+    breakdowns = record.get("breakdowns")
     parts = []
-    for name, groups in found.items() if isinstance(found, dict) else ():
+    for name, groups in breakdowns.items() if isinstance(breakdowns, dict) else ():
         rows = [group for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
-        if drawn := _drawn(name, rows):
+        if drawn := _draw_breakdown(name, rows):
             title, _ = TITLES.get(name, (name.replace("_", " "), ""))
             parts += [tag("h3", title), drawn]
     return joined(parts) if parts else None
 
 
-def _drawn(name: str, groups: list[Record]) -> Markup | None:
-    """Return one breakdown; bars of all its groups share a scale."""
+def _draw_breakdown(name: str, groups: list[Record]) -> Markup | None:
+    """Return the table of one breakdown; the bars of all groups have the same scale."""
     key, head = ("missed", MISSED) if name == "frequency" else ("wer", ERROR)
     known = [(group, error) for group in groups if (error := finite(group.get(key))) is not None]
     if not known:
         return None
     longest = max(error for _, error in known)
-    counted, others = ("words", []) if name == "frequency" else ("samples", ["BLEU-4"])
+    count_key, others = ("words", []) if name == "frequency" else ("samples", ["BLEU-4"])
     rows = [
         tag(
             "tr",
-            tag("td", _text(group.get("group"))),
+            tag("td", _format_value(group.get("group"))),
             bar(error, longest, f"{error:.1f} %"),
-            *(tag("td", _text(finite(group.get("bleu4")))) for _ in others),
-            tag("td", _text(group.get(counted))),
+            *(tag("td", _format_value(finite(group.get("bleu4")))) for _ in others),
+            tag("td", _format_value(group.get(count_key))),
         )
         for group, error in known
     ]
     _, column = TITLES.get(name, ("", name.replace("_", " ")))
-    return table([column, head, *others, "Videos" if counted == "samples" else "Words asked"], rows)
+    return table([column, head, *others, "Videos" if count_key == "samples" else "Words in references"], rows)
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "\u2013"
     return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What a report is made of: one chapter for each run, and what they share."""
+"""The content of a report: one chapter for each run, and what the chapters share."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from signllm.languages import language_code
 
 PREFERRED_SPLITS = ("test", "dev")
 TRAIN = "train"
-MOST_READ = 2000
-"""Recorded videos that are looked at: enough to see what is used."""
+MOST_RECORDED = 2000
+"""Largest number of recorded videos from which the usage of codes and words is computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +25,9 @@ class Chapter:
     """One run within a report.
 
     Attributes:
-        run: its files.
-        vocabulary: its words, if it has any.
-        place: its number on the page.
+        run: contents of the run folder.
+        vocabulary: word codebook of the run, if it has one.
+        place: index of the chapter in the report.
     """
 
     run: RunFolder
@@ -36,19 +36,19 @@ class Chapter:
 
     @property
     def split(self) -> str | None:
-        """The split whose translations are shown: test, else dev, else the first; controls only if alone."""
+        """The split whose translations are shown: test, else dev, else the first; a control only if alone."""
         names = [name for name, records in self.run.hypotheses.items() if records]
         plain = [name for name in names if "shuffled" not in name] or names
         return next((name for name in PREFERRED_SPLITS if name in plain), plain[0] if plain else None)
 
     @property
     def plain_split(self) -> str:
-        """The name that shards have for that split; that of training where nothing is translated."""
+        """The name of that split in the shards; ``train`` if there are no translations."""
         return (self.split or TRAIN).removesuffix(".shuffled").partition("@")[0]
 
     @property
     def language(self) -> str | None:
-        """The ISO 639-1 code of the language that the run writes, if that is known."""
+        """The ISO 639-1 code of the target language, None if it is not known."""
         config = self.run.config.get("config")
         generation = config.get("generation") if isinstance(config, dict) else None
         name = generation.get("language") if isinstance(generation, dict) else None
@@ -56,31 +56,44 @@ class Chapter:
 
     @property
     def records(self) -> list[Record]:
-        """The translations of that split."""
+        """The translations of :attr:`split`."""
         return self.run.hypotheses[self.split] if self.split else []
 
     @cached_property
-    def read(self) -> list[tuple[str, list[int]]]:
-        """Id and characters of each of those videos; before stage 3 of those that ``compose`` recorded."""
+    def encoded_videos(self) -> list[tuple[str, list[int]]]:
+        """Id and characters of each translated video; before stage 3, of those that ``compose`` recorded."""
         if self.records or self.run.stage == "finetune":
-            found = ((str(r.get("id")), integers(r.get("characters"))) for r in self.records)
-            return [(id, characters) for id, characters in found if characters]
+            translated = (
+                (str(record.get("id")), integers(record.get("characters"))) for record in self.records
+            )
+            return [(id, characters) for id, characters in translated if characters]
         try:
             recorded, _ = load_split_characters(self.run.path, TRAIN)
         except UsageError:
-            return []  # not composed yet
-        plain = [(id, one.tolist()) for id, one in islice(recorded.items(), MOST_READ) if one.ndim == 1]
-        return [(id, characters) for id, characters in plain if characters]
+            return []  # the words have not been composed yet
+        pairs = [
+            (id, sequence.tolist())
+            for id, sequence in islice(recorded.items(), MOST_RECORDED)
+            if sequence.ndim == 1  # without a codebook, feature vectors are recorded
+        ]
+        return [(id, characters) for id, characters in pairs if characters]
 
     @property
     def sequences(self) -> list[list[int]]:
-        """The characters alone."""
-        return [characters for _, characters in self.read]
+        """The characters of each of :attr:`encoded_videos`."""
+        return [characters for _, characters in self.encoded_videos]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """Everything on one page."""
+class ReportContent:
+    """Everything that a report shows.
+
+    Attributes:
+        folder: run folder or demo folder.
+        chapters: one chapter for each run.
+        summary: contents of the ``summary.json`` of a demo, else empty.
+        shards: folder or address of the shards with the videos, if it is known.
+    """
 
     folder: Path
     chapters: list[Chapter]
@@ -89,7 +102,7 @@ class Source:
 
 
 def integers(value: Any) -> list[int]:
-    """Return a list of non-negative integers, or an empty list for anything else."""
+    """Return the value if it is a list of non-negative integers, else an empty list."""
     if isinstance(value, list) and all(type(item) is int and item >= 0 for item in value):
         return value
     return []

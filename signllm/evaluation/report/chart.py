@@ -1,7 +1,8 @@
 """Line charts as inline SVG: axes, ticks, labels, up to three series, colours from the page's style sheet.
 
-matplotlib's SVG would bring half a megabyte of glyph outlines per page and fixed colours; these charts follow
-the reader's light or dark setting and print legibly in grey (series differ in dash as well as colour).
+The SVG of matplotlib would add half a megabyte of glyph outlines per page and fix the colours. These charts
+follow the light or dark mode of the browser, and stay legible when printed in grey, because series also
+differ in dash.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SMOOTHED_FROM = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A named line; points that are not finite are left out and counted below the chart."""
+    """A named line; points that are not finite are omitted and counted below the title."""
 
     name: str
     points: Sequence[Point]
@@ -30,7 +31,15 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """A linear or logarithmic map from values to a range of picture units."""
+    """A linear or logarithmic mapping from values to coordinates of the picture.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        start: coordinate of ``low``.
+        stop: coordinate of ``high``.
+        logarithmic: whether the axis is logarithmic.
+    """
 
     low: float
     high: float
@@ -38,22 +47,22 @@ class Axis:
     stop: float
     logarithmic: bool = False
 
-    def at(self, value: float) -> float:
-        """Return where a value lies."""
-        low, high, value = (self._of(v) for v in (self.low, self.high, value))
+    def position(self, value: float) -> float:
+        """Return the coordinate of a value."""
+        low, high, value = (self._transform(v) for v in (self.low, self.high, value))
         return self.start + (self.stop - self.start) * (value - low) / (high - low)
 
-    def _of(self, value: float) -> float:
+    def _transform(self, value: float) -> float:
         return math.log10(value) if self.logarithmic else value
 
     def ticks(self) -> list[float]:
-        """Return round values to label, between the ends."""
+        """Return round values between the ends, for labels."""
         return _decades(self.low, self.high) if self.logarithmic else round_ticks(self.low, self.high)
 
 
-def round_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
-    """Return about ``wanted`` multiples of 1, 2 or 5 times a power of ten between two values."""
-    step = (high - low) / wanted
+def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Return about ``count`` multiples of 1, 2 or 5 times a power of ten between two values."""
+    step = (high - low) / count
     power = 10.0 ** math.floor(math.log10(step))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -61,7 +70,7 @@ def round_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Return powers of ten between two positive values, and 2 and 5 times them when those are few."""
+    """Return the powers of ten between two positive values; if they are few, also 2 and 5 times them."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     every = max(1, len(decades) // 5)
     ticks = [10.0**d for d in decades if low <= 10.0**d <= high][::every]
@@ -80,28 +89,28 @@ def line_chart(
     mark: tuple[float, str] | None = None,
     may_be_logarithmic: bool = False,
 ) -> Markup | None:
-    """Draw series over a common axis.
+    """Draw several series over a common horizontal axis.
 
     Args:
-        title: above the chart; also what a screen reader says, with the last values.
-        series: lines; long ones are thinned to means, noisy ones drawn faint below their moving mean. One of
-            a single value is a dot beside the others.
-        x_label: the unit of the horizontal axis.
-        y_label: the unit of the vertical axis.
-        note: one sentence below the title.
-        mark: a place on the horizontal axis to point at, if it reaches there, and its label.
-        may_be_logarithmic: whether positive values over more than a factor of 50 get a logarithmic axis.
+        title: title above the chart; with the last values, it is also the text for screen readers.
+        series: the lines. Long ones are reduced to means of equally long parts, noisy ones are drawn faintly
+            below their moving mean, and one with a single value is drawn as a dot.
+        x_label: quantity or unit of the horizontal axis.
+        y_label: quantity or unit of the vertical axis.
+        note: sentence below the title.
+        mark: position on the horizontal axis to mark, and its label; omitted if it is outside the axis.
+        may_be_logarithmic: whether positive values that span more than a factor of 50 get a logarithmic axis.
 
     Returns:
-        A ``figure``, or ``None`` when no series has two finite points.
+        A ``figure`` element, or None if no series has two finite points.
     """
-    finite = [(one.name, thinned([p for p in one.points if _is_finite(p)])) for one in series]
+    finite = [(line.name, reduce_points([p for p in line.points if _is_finite(p)])) for line in series]
     finite = [(name, points) for name, points in finite if points]
     if max((len(points) for _, points in finite), default=0) < 2:
         return None
     x_axis, y_axis = _axes([point for _, points in finite for point in points], may_be_logarithmic)
-    lost = sum(not _is_finite(point) for one in series for point in one.points)
-    spoken = "; ".join(f"{name} ends at {number(points[-1][1])}" for name, points in finite)
+    omitted = sum(not _is_finite(point) for line in series for point in line.points)
+    description = "; ".join(f"{name} ends at {number(points[-1][1])}" for name, points in finite)
     picture = tag(
         "svg",
         _grid(x_axis, y_axis, x_label, y_label),
@@ -109,10 +118,10 @@ def line_chart(
         *(_line(points, x_axis, y_axis, place) for place, (_, points) in enumerate(finite)),
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
-        aria_label=f"{title}: {spoken}",
+        aria_label=f"{title}: {description}",
     )
     caption = [tag("b", title), *(_legend(finite) if len(finite) > 1 else [])]
-    lines = [note, f"{lost} values are not finite" if lost else ""]
+    lines = [note, f"{omitted} values are not finite" if omitted else ""]
     return tag(
         "figure",
         tag("figcaption", *caption, *(tag("small", line) for line in lines if line)),
@@ -121,8 +130,8 @@ def line_chart(
     )
 
 
-def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """Return at most ``most`` points, each the mean of an equally long piece."""
+def reduce_points(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """Return at most ``most`` points, each the mean of an equally long part of the series."""
     if len(points) <= most:
         return list(points)
     edges = [round(i * len(points) / most) for i in range(most + 1)]
@@ -130,14 +139,17 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def is_noisy(points: Sequence[Point]) -> bool:
-    """Tell whether a long line goes up and down by more than four times its range; a schedule does not."""
+    """Return whether the total variation of a long series exceeds four times its range.
+
+    Losses are noisy in this sense; a learning rate schedule is not.
+    """
     ys = [y for _, y in points]
-    travelled = sum(abs(after - before) for before, after in pairwise(ys))
-    return len(points) >= SMOOTHED_FROM and travelled > 4 * (max(ys) - min(ys))
+    variation = sum(abs(after - before) for before, after in pairwise(ys))
+    return len(points) >= SMOOTHED_FROM and variation > 4 * (max(ys) - min(ys))
 
 
-def smoothed(points: Sequence[Point]) -> list[Point]:
-    """Return the centred moving mean over a twentieth of the points."""
+def moving_mean(points: Sequence[Point]) -> list[Point]:
+    """Return the centred moving mean with a window of a twentieth of the points."""
     half = max(1, len(points) // 40)
     return [
         (x, _mean(points[max(0, place - half) : place + half + 1])[1]) for place, (x, _) in enumerate(points)
@@ -153,28 +165,28 @@ def _is_finite(point: Point) -> bool:
 
 
 def _axes(points: Sequence[Point], may_be_logarithmic: bool) -> tuple[Axis, Axis]:
-    """Choose both ranges, and whether the vertical axis is logarithmic."""
+    """Choose the ranges of both axes, and whether the vertical one is logarithmic."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     low, high = min(ys), max(ys)
     is_log = may_be_logarithmic and low > 0 and high / low > 50
     if not is_log:
-        room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-        low, high = (0.0 if 0 <= low < (high - low) * 0.6 else low - room), high + room
+        margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+        low, high = (0.0 if 0 <= low < (high - low) * 0.6 else low - margin), high + margin
     x_low, x_high = min(xs), max(xs)
     x_axis = Axis(low=x_low, high=x_high if x_high > x_low else x_low + 1, start=LEFT, stop=WIDTH - RIGHT)
     return x_axis, Axis(low=low, high=high, start=HEIGHT - BOTTOM, stop=TOP, logarithmic=is_log)
 
 
 def _grid(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> Markup:
-    """Draw grid lines, tick labels and the names of the axes."""
+    """Draw grid lines, tick labels and the labels of the axes."""
     parts: list[Markup] = []
     for value in y_axis.ticks():
-        y = y_axis.at(value)
+        y = y_axis.position(value)
         parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid"))
         parts.append(tag("text", number(value), x=LEFT - 6, y=y + 4, text_anchor="end"))
     base = HEIGHT - BOTTOM
     for value in x_axis.ticks():
-        x = x_axis.at(value)
+        x = x_axis.position(value)
         parts.append(tag("line", x1=x, x2=x, y1=base, y2=base + 4, class_="axis"))
         parts.append(tag("text", number(value), x=x, y=base + 16, text_anchor="middle"))
     parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=base, y2=base, class_="axis"))
@@ -190,16 +202,16 @@ def _grid(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> Markup:
 
 
 def _line(points: Sequence[Point], x_axis: Axis, y_axis: Axis, place: int) -> Markup:
-    """Draw one series: faint below its moving mean when noisy, with dots when short."""
+    """Draw one series: a noisy one faintly below its moving mean, a short one with dots."""
     noisy = is_noisy(points)
-    bold = smoothed(points) if noisy else points
+    main_line = moving_mean(points) if noisy else points
     parts = [tag("path", d=_path(points, x_axis, y_axis), class_=f"line s{place} faint")] if noisy else []
-    parts.append(tag("path", d=_path(bold, x_axis, y_axis), class_=f"line s{place}"))
+    parts.append(tag("path", d=_path(main_line, x_axis, y_axis), class_=f"line s{place}"))
     if len(points) <= 24:
         parts += [
             tag(
                 "circle", tag("title", f"{number(x)}: {number(y, 4)}"),
-                cx=x_axis.at(x), cy=y_axis.at(y), r=2.6, class_=f"dot s{place}",
+                cx=x_axis.position(x), cy=y_axis.position(y), r=2.6, class_=f"dot s{place}",
             )
             for x, y in points
         ]  # fmt: skip
@@ -207,30 +219,28 @@ def _line(points: Sequence[Point], x_axis: Axis, y_axis: Axis, place: int) -> Ma
 
 
 def _path(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> str:
-    return "M" + "L".join(f"{x_axis.at(x):.1f} {y_axis.at(y):.1f}" for x, y in points)
+    return "M" + "L".join(f"{x_axis.position(x):.1f} {y_axis.position(y):.1f}" for x, y in points)
 
 
 def _mark(mark: tuple[float, str], x_axis: Axis) -> Markup:
-    """Point at a place on the horizontal axis."""
-    x, is_left = x_axis.at(mark[0]), x_axis.at(mark[0]) < WIDTH * 0.6
-    anchor, aside = ("start", 5) if is_left else ("end", -5)
+    """Draw a labelled vertical line at a position of the horizontal axis."""
+    x, is_left = x_axis.position(mark[0]), x_axis.position(mark[0]) < WIDTH * 0.6
+    anchor, offset = ("start", 5) if is_left else ("end", -5)
     return joined(
         (
             tag("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, class_="mark"),
-            tag("text", mark[1], x=x + aside, y=TOP + 9, text_anchor=anchor, class_="marked"),
+            tag("text", mark[1], x=x + offset, y=TOP + 9, text_anchor=anchor, class_="marked"),
         )
     )
 
 
 def _legend(series: Sequence[tuple[str, Sequence[Point]]]) -> list[Markup]:
-    """Name the series beside a piece of their line."""
-    sample = "M0 4L22 4"
+    """Return the name of each series, next to a short piece of its line."""
+    line = "M0 4L22 4"
     return [
         tag(
             "span",
-            tag(
-                "svg", tag("path", d=sample, class_=f"line s{place}"), viewBox="0 0 22 8", aria_hidden="true"
-            ),
+            tag("svg", tag("path", d=line, class_=f"line s{place}"), viewBox="0 0 22 8", aria_hidden="true"),
             name,
             class_="key",
         )

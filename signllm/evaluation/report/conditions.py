@@ -1,4 +1,4 @@
-"""Under which conditions a run was made: machine, versions, how it was divided, and how long it took."""
+"""The training conditions of a run: hardware, versions, parallelism, and the time it took."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from signllm.evaluation.report.markup import Markup, tag
 from signllm.evaluation.report.run_folder import Record, RunFolder, finite, read_object
 
 
-def conditions(run: RunFolder) -> Markup | None:
-    """Return a table of what a run recorded of itself; None if it recorded nothing."""
+def conditions_table(run: RunFolder) -> Markup | None:
+    """Return a table of the conditions that a run recorded, None if it recorded none."""
     start = read_object(run.path / "startup.json") or read_object(run.path / "frozen" / "startup.json")
-    rows = [*_made_on(start), *_took(run, start)]
+    rows = [*_setup_rows(start), *_time_rows(run, start)]
     if not rows:
         return None
     cells = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in rows]
     return tag("div", tag("table", tag("tbody", *cells), class_="conditions"), class_="scroll")
 
 
-def _made_on(start: Record) -> Iterator[tuple[str, str]]:
-    """Yield hardware, versions, and how memory and batch were divided."""
+def _setup_rows(start: Record) -> Iterator[tuple[str, str]]:
+    """Yield the rows about hardware, versions, parallelism, batch and parameters."""
     ranks, nodes = start.get("ranks"), start.get("nodes")
     if ranks:
-        on = f" on {_counted(nodes, 'node')}" if nodes else ""
+        on = f" on {_pluralize(nodes, 'node')}" if nodes else ""
         machine = ", ".join(str(start[name]) for name in ("device", "processor") if start.get(name))
-        yield "Hardware", f"{_counted(ranks, 'rank')}{on}: {machine}"
+        yield "Hardware", f"{_pluralize(ranks, 'rank')}{on}: {machine}"
     if start.get("versions"):
         yield "Versions", ", ".join(f"{name} {value}" for name, value in start["versions"].items())
     if start.get("deepspeed"):
@@ -32,35 +32,38 @@ def _made_on(start: Record) -> Iterator[tuple[str, str]]:
     batch = start.get("batch")
     if isinstance(batch, dict) and batch.get("videos"):
         passes = batch.get("forward_passes", 1)
-        yield "Batch", f"{batch['videos']} videos a step" + (f", {passes} passes" if passes != 1 else "")
+        yield (
+            "Batch",
+            f"{batch['videos']} videos per step" + (f", {passes} forward passes" if passes != 1 else ""),
+        )
     parts = start.get("parameters")
     if isinstance(parts, dict):
-        learnt, frozen = (
+        trained, frozen = (
             sum(int(part.get(kind, 0)) for part in parts.values()) for kind in ("trained", "frozen")
         )
-        yield "Parameters", f"{learnt:,} trained, {frozen:,} frozen"
+        yield "Parameters", f"{trained:,} trained, {frozen:,} frozen"
     if start.get("begun"):
         yield "Last started", str(start["begun"])
 
 
-def _took(run: RunFolder, start: Record) -> Iterator[tuple[str, str]]:
-    """Yield steps, and hours of training: the time of the steps, without start-up, validation and saving."""
-    frozen, joint = trained_for(run.frozen_log), trained_for(run.log)
+def _time_rows(run: RunFolder, start: Record) -> Iterator[tuple[str, str]]:
+    """Yield the rows about steps and their time, without start-up, validation and saving."""
+    frozen, joint = measure_training_time(run.frozen_log), measure_training_time(run.log)
     if not joint[0] and not frozen[0]:
         return
-    named = [(f"{steps:,} with the encoder at rest", steps) for steps in (frozen[0],)]
+    named = [(f"{steps:,} with a frozen encoder", steps) for steps in (frozen[0],)]
     named += [(f"{steps:,} jointly" if frozen[0] else f"{steps:,}", steps) for steps in (joint[0],)]
-    yield "Steps", ", ".join(told for told, steps in named if steps)
+    yield "Steps", ", ".join(text for text, steps in named if steps)
     seconds, ranks = frozen[1] + joint[1], finite(start.get("ranks")) or 1
     if seconds:
-        yield "Time of the steps", f"{duration(seconds)}; {seconds * ranks / 3600:.2f} hours of a rank"
+        yield "Time of the steps", f"{format_duration(seconds)}; {seconds * ranks / 3600:.2f} rank hours"
 
 
-def trained_for(log: Sequence[Record]) -> tuple[int, float]:
-    """Return the last step of a log, and the seconds that its steps took.
+def measure_training_time(log: Sequence[Record]) -> tuple[int, float]:
+    """Return the last step of a log, and the total time of its steps in seconds.
 
-    Each line tells the mean since the last. A step that was logged twice, by an attempt that died and by the
-    next, counts once, as the later one.
+    Each line contains the mean time per step since the line before. A step that was logged twice, because a
+    run was interrupted and resumed, counts once with the later value.
     """
     per_step = {
         int(step): seconds
@@ -75,13 +78,13 @@ def trained_for(log: Sequence[Record]) -> tuple[int, float]:
     return before, total
 
 
-def duration(seconds: float) -> str:
-    """Return a duration in the two units that a reader needs."""
+def format_duration(seconds: float) -> str:
+    """Return a duration in its two largest units, such as ``2 h 5 min``."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _counted(number: object, what: str) -> str:
+def _pluralize(number: object, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")

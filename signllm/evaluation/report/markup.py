@@ -1,8 +1,7 @@
-"""HTML that cannot be broken by what it shows: text is escaped unless it was built by :func:`tag`.
+"""HTML that its content cannot break: text is escaped unless it was built by :func:`tag`.
 
-Translations, ids and settings come from files and models and may hold ``<script>``. A template engine would
-do, but one function of twenty lines needs no dependency and makes escaping the default instead of a filter to
-remember.
+Translations, ids and settings come from files and models, and may contain ``<script>``. A template engine
+would do as well, but this function of twenty lines needs no dependency, and escaping is the default.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ VOID = frozenset({"meta", "img", "br"})
 
 
 class Markup(str):
-    """A string that is HTML already; every other object is text, to be escaped."""
+    """A string that contains HTML; every other object is text and will be escaped."""
 
     __slots__ = ()
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Markup:
-    """Return an element.
+    """Return an HTML element.
 
     Args:
-        name: the element's name; ours, never the user's.
-        children: :class:`Markup` goes in as it is, anything else as escaped text, ``None`` not at all.
-        attributes: values are escaped; ``class_`` is ``class``, ``stroke_width`` is ``stroke-width``;
-            ``True`` is a bare attribute, ``None`` and ``False`` none.
+        name: name of the element; it must not come from a user.
+        children: :class:`Markup` is inserted unchanged, ``None`` is omitted, anything else is escaped.
+        attributes: attributes with escaped values. ``class_`` means ``class``, ``stroke_width`` means
+            ``stroke-width``; ``True`` gives an attribute without a value, ``None`` and ``False`` none.
     """
     parts = [f"<{name}"]
     for key, value in attributes.items():
@@ -41,7 +40,7 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
 
 
 def joined(children: Iterable[object]) -> Markup:
-    """Return children one after the other, text among them escaped."""
+    """Return children one after the other; those that are not :class:`Markup` are escaped."""
     return Markup(
         "".join(
             child if isinstance(child, Markup) else escape(_text(child), quote=False)
@@ -52,7 +51,7 @@ def joined(children: Iterable[object]) -> Markup:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Return a number to read: three significant digits, no exponent between 0.001 and a million."""
+    """Return a number with ``digits`` significant digits, without an exponent between 0.001 and a million."""
     if value == 0 or value != value or abs(value) == float("inf"):
         return f"{value:g}"
     if not 1e-3 <= abs(value) < 1e6:
@@ -63,6 +62,6 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def _text(value: object) -> str:
-    """Return a value as text: floats short, lone surrogates (broken input) replaced."""
-    shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return shown.encode("utf-8", "replace").decode("utf-8")
+    """Return a value as text: floats are shortened, lone surrogates (broken input) are replaced."""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""What all our pages have in common: one file, no script, nothing fetched; tables that can be heard."""
+"""The frame of all HTML pages: a single file without scripts or network access, and accessible tables."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from signllm.evaluation.report.markup import Markup, tag
 from signllm.evaluation.report.style import POLICY, STYLE
 
 
-def page(title: str, *body: Markup, style: str = "") -> str:
-    """Return a whole page.
+def build_page(title: str, *body: Markup, style: str = "") -> str:
+    """Return a complete HTML page.
 
     Args:
-        title: of the window.
-        body: what stands in it.
-        style: rules of its own, behind those of all pages.
+        title: title of the window.
+        body: elements of the page.
+        style: additional style rules of this page.
     """
     head = tag(
         "head",
@@ -27,8 +27,12 @@ def page(title: str, *body: Markup, style: str = "") -> str:
     return f"<!DOCTYPE html>\n{tag('html', head, tag('body', *body), lang='en')}\n"
 
 
-def named_rows(head: Sequence[str], body: Sequence[Sequence[str]], label: str) -> Markup:
-    """Return a table whose first column names the rows; it scrolls by itself on a phone, by keyboard too."""
+def table_with_row_names(head: Sequence[str], body: Sequence[Sequence[str]], label: str) -> Markup:
+    """Return a table whose first column contains the names of the rows.
+
+    It can be scrolled separately on narrow screens, also by keyboard. ``label`` is its name for screen
+    readers.
+    """
     names = tag("tr", *(tag("th", cell, scope="col") for cell in head))
     lines = [
         tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in body

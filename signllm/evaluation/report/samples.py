@@ -1,7 +1,7 @@
-"""The sections about single sentences: what some videos became, and hypothesis against reference for many.
+"""The sections about single samples: token timelines of some videos, and many translations with references.
 
-Samples are spread over the split in its order, not chosen by score: a report that shows its best cases shows
-nothing.
+The samples are taken at equal distances in the order of the split, not chosen by score, because the best
+cases alone would not be representative.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from signllm.evaluation.report.run_folder import Record
 from signllm.evaluation.report.timeline import timeline
 from signllm.evaluation.report.video_frames import VideoFrames
 from signllm.evaluation.report.vocabulary import Vocabulary
-from signllm.evaluation.report.word_difference import differing, marked
+from signllm.evaluation.report.word_difference import compare_words, mark_words
 
 SHOWN_TIMELINES, SHOWN_PAIRS = 4, 40
 
 
-def spread(records: Sequence[Record], count: int) -> list[Record]:
-    """Return ``count`` records at equal distances."""
+def choose_evenly(records: Sequence[Record], count: int) -> list[Record]:
+    """Return at most ``count`` records at equal distances."""
     if len(records) <= count:
         return list(records)
     return [records[round(place * (len(records) - 1) / max(1, count - 1))] for place in range(count)]
 
 
 def legend() -> Markup:
-    """Say what the marks mean."""
+    """Return the explanation of the marks in sentences."""
     return tag(
         "p",
         "Marks: ", tag("del", "struck out"), " words are not in the reference, ",
@@ -37,16 +37,16 @@ def legend() -> Markup:
 
 
 def timelines(
-    records: Sequence[Record], vocabulary: Vocabulary | None, films: dict[str, VideoFrames]
+    records: Sequence[Record], vocabulary: Vocabulary | None, videos: dict[str, VideoFrames]
 ) -> Markup | None:
-    """Draw samples: frames, characters, words, and the two sentences."""
+    """Draw frames, characters, words and sentences of samples; None if no sample has characters."""
     drawable = [record for record in records if integers(record.get("characters"))]
     if not drawable:
         return None
-    return joined(_sample(record, vocabulary, films.get(str(record.get("id")))) for record in drawable)
+    return joined(_sample(record, vocabulary, videos.get(str(record.get("id")))) for record in drawable)
 
 
-def _sample(record: Record, vocabulary: Vocabulary | None, film: VideoFrames | None) -> Markup:
+def _sample(record: Record, vocabulary: Vocabulary | None, frames: VideoFrames | None) -> Markup:
     characters = integers(record["characters"])
     spans = vocabulary.spans(characters) if vocabulary else []
     composed = sum(span.is_composed for span in spans)
@@ -55,38 +55,40 @@ def _sample(record: Record, vocabulary: Vocabulary | None, film: VideoFrames | N
     return tag(
         "div",
         tag("h3", name, " \u00b7 ", label if spans else f"{len(characters)} characters"),
-        timeline(characters, spans, film, f"Token timeline of {name}: {label}"),
+        timeline(characters, spans, frames, f"Token timeline of {name}: {label}"),
         _pair(record),
         class_="sample",
     )
 
 
 def _pair(record: Record) -> Markup:
-    ours, theirs = differing(str(record.get("hypothesis", "")), str(record.get("reference", "")))
+    hypothesis, reference = compare_words(str(record.get("hypothesis", "")), str(record.get("reference", "")))
     return tag(
         "dl",
-        tag("dt", "Translation"), tag("dd", marked(ours, "del")),
-        tag("dt", "Reference"), tag("dd", marked(theirs, "ins")),
+        tag("dt", "Translation"), tag("dd", mark_words(hypothesis, "del")),
+        tag("dt", "Reference"), tag("dd", mark_words(reference, "ins")),
         class_="pair",
     )  # fmt: skip
 
 
 def pairs(records: Sequence[Record]) -> Markup | None:
-    """Return a table of translations against references with differing words marked."""
+    """Return a table of translations and references in which differing words are marked."""
     if not records:
         return None
     rows = []
-    for record in spread(records, SHOWN_PAIRS):
-        ours, theirs = differing(str(record.get("hypothesis", "")), str(record.get("reference", "")))
-        cells = (record.get("id", ""), marked(ours, "del"), marked(theirs, "ins"))
+    for record in choose_evenly(records, SHOWN_PAIRS):
+        hypothesis, reference = compare_words(
+            str(record.get("hypothesis", "")), str(record.get("reference", ""))
+        )
+        cells = (record.get("id", ""), mark_words(hypothesis, "del"), mark_words(reference, "ins"))
         rows.append(tag("tr", *(tag("td", cell) for cell in cells)))
     head = tag("tr", *(tag("th", name, scope="col") for name in ("Video", "Translation", "Reference")))
     table = tag("table", tag("thead", head), tag("tbody", *rows), class_="pairs")
     return tag("div", table, class_="scroll")
 
 
-def exact(records: Sequence[Record]) -> int:
-    """Count translations that equal their reference but for case and spaces."""
+def count_exact(records: Sequence[Record]) -> int:
+    """Return the number of translations that equal their reference except for case and spaces."""
     return sum(
         str(r.get("hypothesis", "")).lower().split() == str(r.get("reference", "")).lower().split()
         for r in records

@@ -1,7 +1,7 @@
-"""The page's style sheet: light and dark, phone and paper, colours that stay apart in grey.
+"""The style sheet of the pages: light and dark mode, phone and print, colours that differ in grey.
 
-It stands inside the page, whose security policy allows inline style and ``data:`` pictures and nothing else:
-no script runs even if one slipped through, and nothing is ever fetched.
+It is part of the page. The security policy of the page allows inline styles and ``data:`` pictures only, so
+that no script could run even if the content contained one, and nothing is loaded from the network.
 """
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

@@ -1,4 +1,4 @@
-"""The tables of numbers: the demo's summary, the scores of every split, the settings of a run."""
+"""The tables of a report: the summary of a demo, the scores of every split, times, and settings."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from signllm.evaluation.scores import metric_titles
 
 SYSTEMS = {
     "model": ("This model, from video", "unseen sentences"),
-    "oracle": ("True signs instead of video", "the same LLM, told what was signed"),
-    "shuffled": ("Shuffled videos", "the same model, each video replaced by another one"),
-    "untrained": ("Untrained encoder", "the same path, VQ-Sign never trained"),
+    "oracle": ("True signs instead of video", "the same LLM, with the signs as input"),
+    "shuffled": ("Shuffled videos", "the same model, with each video replaced by another one"),
+    "untrained": ("Untrained encoder", "the same stages, without the pretraining of VQ-Sign"),
 }
 ACCURACY = "content_word_accuracy"
 COVERED = "covered"
@@ -21,68 +21,69 @@ SHARES = (ACCURACY, COVERED)
 
 
 def demo_table(summary: Record) -> Markup | None:
-    """Compare the model with its controls; bars are BLEU-4."""
+    """Return the table of a demo's model and its controls with bars of BLEU-4, None without scores."""
     systems = {"model": summary} | {name: value for name, value in summary.items() if isinstance(value, dict)}
     systems |= {
         name.removesuffix(".bleu4"): {"bleu4": value}
         for name, value in summary.items()
         if name.endswith(".bleu4") and name.removesuffix(".bleu4") not in systems
     }
-    reached = {
-        name: bleu4 for name, one in systems.items() if (bleu4 := finite(one.get("bleu4"))) is not None
+    bleu4_of = {
+        name: bleu4 for name, scores in systems.items() if (bleu4 := finite(scores.get("bleu4"))) is not None
     }
-    if "model" not in reached:
+    if "model" not in bleu4_of:
         return None
-    columns = {**metric_titles(brief=True), ACCURACY: "Content words right"}
+    columns = {**metric_titles(brief=True), ACCURACY: "Content words correct"}
     main = columns.pop("bleu4")
-    others = [name for name in columns if any(name in systems[s] for s in reached)]
+    others = [name for name in columns if any(name in systems[s] for s in bleu4_of)]
     head = ["", main, *(columns[name] for name in others)]
     ordered = [
-        *(name for name in SYSTEMS if name in reached),
-        *(name for name in reached if name not in SYSTEMS),
+        *(name for name in SYSTEMS if name in bleu4_of),
+        *(name for name in bleu4_of if name not in SYSTEMS),
     ]
     rows = []
     for name in ordered:
-        drawn = bar(reached[name], max(reached.values()), f"{reached[name]:.1f}")
-        rows.append(_system(name, drawn, systems[name], others))
+        drawn = bar(bleu4_of[name], max(bleu4_of.values()), f"{bleu4_of[name]:.1f}")
+        rows.append(_system_row(name, drawn, systems[name], others))
     return table(head, rows)
 
 
-def bar(value: float, longest: float, shown: str) -> Markup:
-    """Return a cell with a bar and its value; the longest bar leaves room for the number."""
+def bar(value: float, longest: float, label: str) -> Markup:
+    """Return a cell with a bar and its value; the longest bar leaves space for the value."""
     width = 72 * max(0.0, value) / longest if longest > 0 else 0.0
-    return tag("td", tag("span", class_="bar", style=f"width:{width:.1f}%"), shown, class_="barred")
+    return tag("td", tag("span", class_="bar", style=f"width:{width:.1f}%"), label, class_="barred")
 
 
-def _system(name: str, drawn: Markup, scores: Mapping[str, Any], others: Sequence[str]) -> Markup:
-    """Return a row: what it is, a bar, further scores."""
+def _system_row(name: str, drawn: Markup, scores: Mapping[str, Any], others: Sequence[str]) -> Markup:
+    """Return the row of a system: its name, the bar, and other scores."""
     title, note = SYSTEMS.get(name, (name.replace("_", " "), ""))
     return tag(
         "tr",
         tag("td", title, tag("small", note) if note else None),
         drawn,
-        *(tag("td", _score(scores.get(other), other, digits=1)) for other in others),
+        *(tag("td", _format_score(scores.get(other), other, digits=1)) for other in others),
         class_="ours" if name == "model" else None,
     )
 
 
-def _score(value: Any, name: str, *, digits: int = 2) -> str:
-    """Return a score or a share to read, a dash where there is none."""
-    found = finite(value)
-    if found is None:
+def _format_score(value: Any, name: str, *, digits: int = 2) -> str:
+    """Return a score, or a share in percent, as text; a dash if there is none."""
+    known = finite(value)
+    if known is None:
         return "\u2013"
-    return f"{100 * found:.1f} %" if name in SHARES else f"{found:.{digits}f}"
+    return f"{100 * known:.1f} %" if name in SHARES else f"{known:.{digits}f}"
 
 
 def score_table(scores: Mapping[str, Record]) -> Markup | None:
-    """Return one row for each scored file, and the signatures below."""
+    """Return a table with one row for each scored split, and the signatures of the metrics below it."""
     rows, signatures = [], []
     columns = metric_titles() | (
         {COVERED: "Covered by words"} if any(COVERED in r for r in scores.values()) else {}
     )
     for name, record in scores.items():
         cells = [
-            tag("td", _score(record.get(metric), metric), _interval(record, metric)) for metric in columns
+            tag("td", _format_score(record.get(metric), metric), _interval(record, metric))
+            for metric in columns
         ]
         samples = record.get("samples", "\u2013")
         rows.append(tag("tr", tag("td", name), *cells, tag("td", samples)))
@@ -90,12 +91,12 @@ def score_table(scores: Mapping[str, Record]) -> Markup | None:
             signatures.append(tag("p", tag("code", f"{name}: {record['signature']}"), class_="hint"))
     if not rows:
         return None
-    drawn = table(["Split", *columns.values(), "Videos"], rows)
-    return joined((drawn, tag("details", tag("summary", "How these were computed"), *signatures)))
+    scored = table(["Split", *columns.values(), "Videos"], rows)
+    return joined((scored, tag("details", tag("summary", "How the scores were computed"), *signatures)))
 
 
 def _interval(record: Record, metric: str) -> Markup | None:
-    """Return the ends of a score's 95 % interval, if they are known."""
+    """Return the ends of the 95 % confidence interval of a score, None if they are not known."""
     intervals = record.get("intervals")
     ends = intervals.get(metric) if isinstance(intervals, dict) else None
     if not isinstance(ends, list) or len(ends) != 2 or None in map(finite, ends):
@@ -104,7 +105,7 @@ def _interval(record: Record, metric: str) -> Markup | None:
 
 
 def seconds_table(summary: Record) -> Markup | None:
-    """Show where the time went."""
+    """Return the table of the time that each stage took, None if it is not recorded."""
     stages = summary.get("stages")
     if not isinstance(stages, dict):
         return None
@@ -121,15 +122,15 @@ def seconds_table(summary: Record) -> Markup | None:
 
 
 def _seconds(value: Any) -> float | None:
-    """Return a stage's seconds, given as a number or inside a record."""
+    """Return the seconds of a stage, which are recorded as a number or inside an object."""
     return finite(value.get("seconds") if isinstance(value, dict) else value)
 
 
-def settings(config: Record) -> Markup | None:
-    """Return the resolved configuration as dotted names, folded away."""
+def settings_table(config: Record) -> Markup | None:
+    """Return the complete configuration with dotted names, collapsed by default."""
     rows = [
         tag("tr", tag("td", tag("code", name)), tag("td", tag("code", value)))
-        for name, value in flattened(config)
+        for name, value in flatten_settings(config)
     ]
     if not rows:
         return None
@@ -139,19 +140,20 @@ def settings(config: Record) -> Markup | None:
     )
 
 
-def flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield dotted names and values of nested settings."""
+def flatten_settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted name and the value of each of the nested settings."""
     for name, value in config.items():
         if isinstance(value, dict) and value:
-            yield from flattened(value, f"{prefix}{name}.")
+            yield from flatten_settings(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", str(value)
 
 
 def table(head: Sequence[str], rows: Sequence[Markup]) -> Markup:
-    """Return a table that scrolls by itself on a narrow screen; a column of bars is named at its left."""
-    barred = ("BLEU-4" if "" in head else None, "Seconds", "Word error", "Missed words")
+    """Return a table that scrolls separately on narrow screens; titles of bar columns are left-aligned."""
+    bar_columns = ("BLEU-4" if "" in head else None, "Seconds", "Word error rate", "Missed words")
     names = tag(
-        "tr", *(tag("th", name, scope="col", class_="barred" if name in barred else None) for name in head)
+        "tr",
+        *(tag("th", name, scope="col", class_="barred" if name in bar_columns else None) for name in head),
     )
     return tag("div", tag("table", tag("thead", names), tag("tbody", *rows)), class_="scroll")

@@ -1,8 +1,8 @@
-"""A video as the model reads it: frames, characters as coloured blocks, words as brackets over them.
+"""The token timeline of a video: frames, characters as coloured blocks, and words as brackets above them.
 
-Character n sees frames 4n .. 4n+12 (design 2.1); its block is drawn over the four frames in the middle of
-those, so that blocks tile the axis. A code has one colour (golden-angle hues) and its number: colours of 256
-codes cannot all be told apart, and some readers see none.
+Character n is read from frames 4n to 4n + 12. Its block is drawn below the four middle frames, so that the
+blocks of consecutive characters are adjacent. Each code has a colour (golden-angle hues) and shows its
+number, because 256 colours cannot be distinguished, and some readers see no colours.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ GOLDEN_ANGLE = 137.508
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A word's place among the characters: from ``start`` up to, not including, ``stop``."""
+    """The position of a word in the sequence of characters.
+
+    Attributes:
+        word: id of the word.
+        start: index of its first character.
+        stop: index after its last character.
+        spelling: characters of the word in the codebook.
+    """
 
     word: int
     start: int
@@ -37,19 +44,19 @@ class Span:
 
     @property
     def is_composed(self) -> bool:
-        """Tell whether the word stands for more than one character."""
+        """Return whether the word has more than one character."""
         return len(self.spelling) > 1
 
 
 def spans_of(
     words: Sequence[int], slots: Sequence[int], spellings: Sequence[Sequence[int]] | None = None
 ) -> list[Span]:
-    """Turn each character's word place into spans.
+    """Return the span of each word.
 
     Args:
-        words: the sample's words in order.
-        slots: for each character the place of its word in ``words``; never falls.
-        spellings: each word's characters, in the order of ``words``.
+        words: ids of the words of a video, in order.
+        slots: index in ``words`` of the word of each character, in non-decreasing order.
+        spellings: characters of each word, in the order of ``words``.
     """
     spans: list[Span] = []
     start = 0
@@ -61,29 +68,29 @@ def spans_of(
     return spans
 
 
-def colour(code: int) -> str:
-    """Return a code's colour: neighbouring numbers are far apart in hue, three lightnesses take turns."""
+def code_colour(code: int) -> str:
+    """Return the colour of a code: consecutive codes differ strongly in hue, and also in lightness."""
     return f"hsl({code * GOLDEN_ANGLE % 360:.0f} {58 + 12 * (code % 2)}% {68 + 6 * (code % 3)}%)"
 
 
 def swatch(code: int) -> Markup:
-    """Return a code's number on its colour, for use in running text."""
-    return tag("span", code, class_="code", style=f"background:{colour(code)}")
+    """Return the number of a code on its colour, for use in running text."""
+    return tag("span", code, class_="code", style=f"background:{code_colour(code)}")
 
 
 def timeline(
-    characters: Sequence[int], spans: Sequence[Span], film: VideoFrames | None, label: str
+    characters: Sequence[int], spans: Sequence[Span], frames: VideoFrames | None, label: str
 ) -> Markup:
-    """Draw one video, in rows of at most ``ROW_CHARACTERS`` characters.
+    """Draw the timeline of one video, in rows of at most ``ROW_CHARACTERS`` characters.
 
     Args:
-        characters: the codes, one for each 4 frames.
-        spans: words over them; may be empty (a run without words).
-        film: thumbnails by frame number, if the video is at hand.
-        label: what a screen reader says.
+        characters: sign codes, one for every 4 frames.
+        spans: words; empty for a run without words.
+        frames: frames of the video, if it is available.
+        label: text for screen readers.
     """
     rows = [
-        _row(characters, range(start, stop), spans, film)
+        _row(characters, range(start, stop), spans, frames)
         for start, stop in pairwise(_edges(len(characters), ROW_CHARACTERS))
     ]
     height = sum(height for _, height in rows)
@@ -96,21 +103,21 @@ def timeline(
 
 
 def _edges(count: int, most: int) -> list[int]:
-    """CutRule a count into equally long rows of at most ``most``."""
+    """Return the boundaries of equally long rows of at most ``most`` characters."""
     rows = max(1, -(-count // most))
     return [round(count * place / rows) for place in range(rows + 1)]
 
 
 def _row(
-    characters: Sequence[int], places: range, spans: Sequence[Span], film: VideoFrames | None
+    characters: Sequence[int], places: range, spans: Sequence[Span], frames: VideoFrames | None
 ) -> tuple[Markup, int]:
-    """Draw frames, brackets, blocks and axis of some characters; return the height too."""
+    """Draw frames, brackets, blocks and axis of one row; return the drawing and its height."""
     step = (WIDTH - LEFT - RIGHT) / max(len(places), 12)
     parts: list[Markup] = []
     bracket_top = 0
-    if film is not None:
-        shown, bracket_top = _film(film, places, step)
-        parts.append(shown)
+    if frames is not None:
+        strip, bracket_top = _draw_frames(frames, places, step)
+        parts.append(strip)
     block_top = bracket_top + (BRACKET if spans else 0)
     for span in spans:
         start, stop = max(span.start, places.start), min(span.stop, places.stop)
@@ -124,26 +131,26 @@ def _row(
 
 
 def _block(code: int, x: float, step: float, top: float) -> Markup:
-    """Draw one character."""
-    box = tag("rect", x=x + 0.5, y=top, width=step - 1, height=BLOCK, rx=3, fill=colour(code))
+    """Draw the block of one character."""
+    box = tag("rect", x=x + 0.5, y=top, width=step - 1, height=BLOCK, rx=3, fill=code_colour(code))
     number = tag("text", code, x=x + step / 2, y=top + BLOCK / 2 + 4, text_anchor="middle", class_="code")
     return joined((box, number))
 
 
 def _bracket(span: Span, start: int, stop: int, step: float, top: float) -> Markup:
-    """Draw a word over its characters: a bracket with its number, or a thin one for a single character."""
+    """Draw the bracket of a word, with its number; a thin one for a word of a single character."""
     left, right = LEFT + start * step + 1.5, LEFT + stop * step - 1.5
     middle, base = (left + right) / 2, top + BRACKET - 3
     if not span.is_composed:
         return tag("path", d=f"M{left:.1f} {base}V{base - 4}H{right:.1f}V{base}", class_="single")
-    spelled = " ".join(map(str, span.spelling))
+    spelling = " ".join(map(str, span.spelling))
     line = tag("path", d=f"M{left:.1f} {base}V{base - 8}H{right:.1f}V{base}", class_="bracket")
     name = tag("text", f"w{span.word}", x=middle, y=base - 13, text_anchor="middle", class_="word")
-    return tag("g", tag("title", f"word {span.word} = {spelled}"), line, name)
+    return tag("g", tag("title", f"word {span.word} = {spelling}"), line, name)
 
 
 def _axis(places: range, step: float, top: float) -> Markup:
-    """Label frames below the blocks; character n's block begins at frame 4n + 4."""
+    """Draw the axis of frame numbers below the blocks; the block of character n begins at frame 4n + 4."""
     first, last = interval_start(places.start), interval_start(places.stop)
     per_frame = step / CLIP_STRIDE
     parts = [tag("line", x1=LEFT, x2=LEFT + len(places) * step, y1=top + 4, y2=top + 4, class_="axis")]
@@ -157,13 +164,13 @@ def _axis(places: range, step: float, top: float) -> Markup:
     return joined(parts)
 
 
-def _film(film: VideoFrames, places: range, step: float) -> tuple[Markup, int]:
-    """Lay thumbnails side by side, each showing the frame below its middle; return the room it takes."""
+def _draw_frames(frames: VideoFrames, places: range, step: float) -> tuple[Markup, int]:
+    """Draw thumbnails side by side, each of the frame at its middle; return the drawing and its height."""
     width = len(places) * step
-    count = math.ceil(width / film.width)
+    count = math.ceil(width / frames.width)
     shown_width = width / count
-    height = round(shown_width * film.height / film.width)
+    height = round(shown_width * frames.height / frames.width)
     first = interval_start(places.start)
-    wanted = [int(first + (place + 0.5) * len(places) * CLIP_STRIDE / count) for place in range(count)]
-    image = tag("image", href=film.strip(wanted), x=LEFT, y=0, width=width, height=height)
+    numbers = [int(first + (place + 0.5) * len(places) * CLIP_STRIDE / count) for place in range(count)]
+    image = tag("image", href=frames.strip(numbers), x=LEFT, y=0, width=width, height=height)
     return image, height + 8

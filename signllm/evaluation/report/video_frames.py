@@ -1,7 +1,7 @@
-"""Thumbnails of a sample's video out of the shards, as pictures inside the page.
+"""Frames of videos in the shards, as thumbnails inside the page.
 
-Pictures are JPEG in ``data:`` addresses: the page stays one file, and a strip of fifteen thumbnails costs
-about 20 kB.
+The thumbnails are JPEG pictures in ``data:`` addresses, so that the page is a single file. A strip of fifteen
+thumbnails takes about 20 kB.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ QUALITY = 80
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFrames:
-    """The decoded frames of a video.
+    """The decoded frames of a video, as the encoder read them.
 
     Attributes:
-        frames: (T, H, W, 3), uint8.
+        frames: (T, H, W, 3) uint8, RGB.
     """
 
     frames: NDArray[np.uint8]
@@ -44,11 +44,11 @@ class VideoFrames:
 
     @property
     def width(self) -> int:
-        """Thumbnail width in pixels, of the frames' own aspect."""
+        """Thumbnail width in pixels, in the aspect ratio of the frames."""
         return max(8, round(THUMBNAIL_HEIGHT * self.frames.shape[2] / self.frames.shape[1]))
 
     def picture(self, numbers: Sequence[int], *, gap: int = 0) -> Image.Image:
-        """Return these frames side by side, ``gap`` white pixels apart; past the end the last one stands."""
+        """Return frames side by side, ``gap`` white pixels apart; numbers past the end show the last one."""
         from PIL import Image
 
         step = self.width + gap
@@ -61,13 +61,13 @@ class VideoFrames:
         return picture
 
     def strip(self, numbers: Sequence[int]) -> str:
-        """Return a ``data:`` address of that picture."""
-        written = io.BytesIO()
-        self.picture(numbers).save(written, format="JPEG", quality=QUALITY)
-        return "data:image/jpeg;base64," + base64.b64encode(written.getvalue()).decode("ascii")
+        """Return frames side by side as a ``data:`` address of a JPEG picture."""
+        buffer = io.BytesIO()
+        self.picture(numbers).save(buffer, format="JPEG", quality=QUALITY)
+        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def films(
+def load_videos(
     shards: Path | str | None,
     split: str,
     ids: Sequence[str],
@@ -76,15 +76,18 @@ def films(
     most: int | None = None,
     fps: float | None = None,
 ) -> dict[str, VideoFrames]:
-    """Decode the videos of some samples; what cannot be had is said in ``problems`` and left out.
+    """Decode the videos of some samples; those that cannot be read are omitted.
 
     Args:
-        shards: folder or address of shards, or a mixture of them, or None.
-        split: the split that holds the samples.
-        ids: original names of the samples.
-        problems: gets one line for each thing that went wrong.
-        most: longer videos are thinned to this many frames, as the model read them (``data.max_frames``).
-        fps: rate at which the model read them (``data.fps``); None: every frame.
+        shards: folder or address of shards, or a mixture of them; None returns no videos.
+        split: split of the samples.
+        ids: original ids of the samples.
+        problems: list to which an error message is appended if videos cannot be read.
+        most: longer videos are subsampled to this many frames, as for the model (``data.max_frames``).
+        fps: frame rate at which the model reads videos (``data.fps``); None keeps every frame.
+
+    Returns:
+        id → frames of the video.
     """
     if shards is None or not ids:
         return {}
@@ -106,10 +109,16 @@ def films(
 def load_video_frames(
     split: Split, place: int, *, most: int | None = None, fps: float | None = None
 ) -> VideoFrames:
-    """Decode the ``place``-th video of a split: the frames that the model read of it.
+    """Decode the frames that the model reads of a video.
+
+    Args:
+        split: split of the video.
+        place: index of the video in the split.
+        most: largest number of frames; longer videos are subsampled.
+        fps: frame rate at which the model reads videos; None keeps every frame.
 
     Raises:
-        UsageError, StorageError: it cannot be read.
+        UsageError, StorageError: The video cannot be read.
     """
     from signllm.data.frame_rate import frame_numbers_to_read
     from signllm.data.stored_frames import decode_stored_frames

@@ -1,4 +1,4 @@
-"""The words of a run: spans over characters, spellings, the curve that chose their number."""
+"""The word codebook of a run in the report: how its size was chosen, and which words the videos use."""
 
 from __future__ import annotations
 
@@ -19,100 +19,114 @@ if TYPE_CHECKING:
     from signllm.evaluation.report.video_frames import VideoFrames
 
 SHOWN_WORDS = 24
-PICTURED, CLIPS, FRAMES = 12, 2, 5
-"""Words shown with frames, clips of each, of different videos, and frames of a clip."""
+WORDS_WITH_FRAMES, VIDEOS_PER_WORD, FRAMES_PER_VIDEO = 12, 2, 5
+"""Size of the gallery with frames."""
 CURVES = {
-    "entropy": ("Entropy per character", "of the transport plan, normalised by the mean length of a word"),
-    "marginal_utility": ("Marginal utility", "fall of the entropy per word added"),
-    "description_length": ("Description length", "of words and corpus together, nats per character"),
+    "entropy": ("Entropy per character", "entropy of the transport plan, normalised by the mean word length"),
+    "marginal_utility": ("Marginal utility", "decrease of the entropy per added word"),
+    "description_length": ("Description length", "length of words and corpus, nats per character"),
 }
-DECIDES = {
+DECIDING_CURVE = {
     "marginal_utility": "marginal_utility",
     "description_length": "description_length",
     "least_entropy": "entropy",
 }
-"""The curve that each ``choose_by`` looks at."""
+"""The curve that each value of ``choose_by`` uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """The word codebook of a run."""
+    """The word codebook of a run.
+
+    Attributes:
+        codebook: the word codebook.
+    """
 
     codebook: WordCodebook
 
     def spans(self, characters: Sequence[int]) -> list[Span]:
-        """Segment a video's characters as training does; no spans if they are of another codebook."""
+        """Segment the characters of a video as in training; no spans if they belong to another codebook."""
         import torch
 
         if max(characters, default=0) >= self.codebook.codes:
             return []
         packed = torch.tensor(list(characters), dtype=torch.int64)
-        cut = self.codebook.segment(packed, torch.tensor([len(characters)]))
-        words = cut.words.tolist()
-        return spans_of(words, cut.slot.tolist(), [self.codebook.spell(word) for word in words])
+        segmentation = self.codebook.segment(packed, torch.tensor([len(characters)]))
+        words = segmentation.words.tolist()
+        return spans_of(words, segmentation.slot.tolist(), [self.codebook.spell(word) for word in words])
 
-    def told(self) -> Markup:
-        """Return a sentence about how many words there are and how long."""
+    def summary(self) -> Markup:
+        """Return a sentence about the number of words and their lengths."""
         lengths = Counter(len(word) for word in self.codebook.words)
         of_lengths = ", ".join(f"{count} of {length}" for length, count in sorted(lengths.items()))
-        known = f"{len(lengths) and sum(lengths.values())} words join characters"
-        told = tag(
+        count = f"{len(self.codebook.words)} words consist of two or more characters"
+        sentence = tag(
             "p",
-            f"{known}{': ' + of_lengths + ' characters' if of_lengths else ''}. s\u2080 marks a held sign.",
+            f"{count}{' (' + of_lengths + ' characters)' if of_lengths else ''}. s\u2080 marks a "
+            "sign that is held for long.",
             class_="hint",
         )
-        return joined((tag("h3", "Words"), told))
+        return joined((tag("h3", "Words"), sentence))
 
-    def uses(self, sequences: Sequence[Sequence[int]]) -> dict[int, list[tuple[int, Span]]]:
-        """Return composed words, the most used first, each with where it is: video and span."""
-        used: dict[int, list[tuple[int, Span]]] = {}
+    def find_uses(self, sequences: Sequence[Sequence[int]]) -> dict[int, list[tuple[int, Span]]]:
+        """Return word → index of the video and span of each occurrence, the most used composed word first."""
+        occurrences: dict[int, list[tuple[int, Span]]] = {}
         for place, characters in enumerate(sequences):
             for span in self.spans(characters):
                 if span.is_composed:
-                    used.setdefault(span.word, []).append((place, span))
-        return dict(sorted(used.items(), key=lambda one: (-len(one[1]), one[0])))
+                    occurrences.setdefault(span.word, []).append((place, span))
+        return dict(sorted(occurrences.items(), key=lambda item: (-len(item[1]), item[0])))
 
     def gallery(
-        self, uses: Mapping[int, Sequence[tuple[int, Span]]], films: Mapping[int, VideoFrames]
+        self, uses: Mapping[int, Sequence[tuple[int, Span]]], videos: Mapping[int, VideoFrames]
     ) -> Markup | None:
-        """Return the words that are used most, spelled, with their counts, and with frames of some videos.
+        """Return the most used words with spelling, count, and frames of some videos; None without words.
 
         Args:
-            uses: as :meth:`uses` returns them.
-            films: by the number of the video; none shows words without frames.
+            uses: result of :meth:`find_uses`.
+            videos: index of a video → its frames; if empty, the words are shown without frames.
         """
         if not uses:
             return None
         cells = [
             tag(
                 "li",
-                *(self._clip(word, film, span) for film, span in _clips(places, films)),
+                *(self._draw_clip(word, frames, span) for frames, span in _example_clips(places, videos)),
                 tag("b", f"w{word}"),
                 " ",
-                *(self._swatch(c) for c in places[0][1].spelling),
+                *(self._format_character(character) for character in places[0][1].spelling),
                 f" \u00d7 {len(places)}",
-                class_="pictured" if films else None,
+                class_="pictured" if videos else None,
             )
-            for word, places in list(uses.items())[: PICTURED if films else SHOWN_WORDS]
+            for word, places in list(uses.items())[: WORDS_WITH_FRAMES if videos else SHOWN_WORDS]
         ]
-        told = "Each row of frames is another video: rows that look alike mean that the word is one thing."
+        hint = "Each row of frames is from another video. Similar rows mean that the word has one meaning."
         parts = (
-            tag("h3", "The words these videos use most"),
-            tag("p", told, class_="hint") if films else None,
+            tag("h3", "The most used words of these videos"),
+            tag("p", hint, class_="hint") if videos else None,
             tag("ul", *cells, class_="gallery"),
         )
         return joined(part for part in parts if part is not None)
 
-    def _clip(self, word: int, film: VideoFrames, span: Span) -> Markup:
-        """Return the frames of a word in a video, from the first that its characters see to the last."""
+    def _draw_clip(self, word: int, video: VideoFrames, span: Span) -> Markup:
+        """Return evenly spaced frames of a word, over all frames that its characters are read from."""
         frames = clip_frames(span.start, span.stop)
         first, last = frames[0], frames[-1]
-        shown = [first + round(place * (last - first) / (FRAMES - 1)) for place in range(FRAMES)]
-        told = f"frames {first} to {last} of a video, read as word {word}"
-        return tag("img", src=film.strip(shown), alt=told, width=FRAMES * film.width, height=film.height)
+        numbers = [
+            first + round(place * (last - first) / (FRAMES_PER_VIDEO - 1))
+            for place in range(FRAMES_PER_VIDEO)
+        ]
+        description = f"frames {first} to {last} of a video, encoded as word {word}"
+        return tag(
+            "img",
+            src=video.strip(numbers),
+            alt=description,
+            width=FRAMES_PER_VIDEO * video.width,
+            height=video.height,
+        )
 
-    def _swatch(self, character: int) -> Markup:
-        """Return a character's number on its colour; s\u2080 has none."""
+    def _format_character(self, character: int) -> Markup:
+        """Return the number of a character on its colour; s\u2080 has no colour."""
         return (
             tag("span", "s\u2080", class_="slow")
             if character == self.codebook.slow_down
@@ -120,26 +134,26 @@ class Vocabulary:
         )
 
 
-def pictured(uses: Mapping[int, Sequence[tuple[int, Span]]]) -> list[int]:
-    """Return the numbers of the videos that a gallery with frames shows."""
-    chosen = {place for places in list(uses.values())[:PICTURED] for place in _first_videos(places)}
+def videos_of_gallery(uses: Mapping[int, Sequence[tuple[int, Span]]]) -> list[int]:
+    """Return the indices of the videos whose frames :meth:`Vocabulary.gallery` shows."""
+    chosen = {place for places in list(uses.values())[:WORDS_WITH_FRAMES] for place in _first_videos(places)}
     return sorted(chosen)
 
 
 def _first_videos(places: Sequence[tuple[int, Span]]) -> list[int]:
-    return list(dict.fromkeys(place for place, _ in places))[:CLIPS]
+    return list(dict.fromkeys(place for place, _ in places))[:VIDEOS_PER_WORD]
 
 
-def _clips(
-    places: Sequence[tuple[int, Span]], films: Mapping[int, VideoFrames]
+def _example_clips(
+    places: Sequence[tuple[int, Span]], videos: Mapping[int, VideoFrames]
 ) -> list[tuple[VideoFrames, Span]]:
-    """Return the first occurrence of a word in each of its first videos that could be read."""
+    """Return the first occurrence of a word in each of its first videos, if the video could be read."""
     first = {place: span for place, span in reversed(places)}
-    return [(films[place], first[place]) for place in _first_videos(places) if place in films]
+    return [(videos[place], first[place]) for place in _first_videos(places) if place in videos]
 
 
-def vocabulary_of(run: RunFolder) -> Vocabulary | None:
-    """Load a run's words if they are there and whole; say in ``run.problems`` if they are not."""
+def load_vocabulary(run: RunFolder) -> Vocabulary | None:
+    """Load the word codebook of a run, None if there is none; damage is added to ``run.problems``."""
     if not (run.path / "words.json").is_file():
         return None
     from signllm.cra.word_codebook import WordCodebook
@@ -151,8 +165,8 @@ def vocabulary_of(run: RunFolder) -> Vocabulary | None:
         return None
 
 
-def _choose_by(codebook: WordCodebook) -> str:
-    """Return what chose the number of words; ``""`` where it was given, or is not recorded."""
+def _criterion(codebook: WordCodebook) -> str:
+    """Return the criterion that chose the number of words; ``""`` if it was configured or is unknown."""
     settings = codebook.config.get("words", codebook.config)
     if not isinstance(settings, dict) or settings.get("size") is not None:
         return ""
@@ -161,17 +175,17 @@ def _choose_by(codebook: WordCodebook) -> str:
 
 
 def word_charts(codebook: WordCodebook) -> Markup | None:
-    """Draw entropy and marginal utility against the number of words, the chosen size marked."""
+    """Draw the curves over the number of words, with a mark at the chosen number; None without curves."""
     rows = [entry for entry in codebook.curve if isinstance(entry.get("size"), int)]
     chosen = next((entry["size"] for entry in rows if entry.get("chosen")), None)
     mark = (float(chosen), f"{chosen} chosen") if chosen is not None else None
-    decided = DECIDES.get(_choose_by(codebook))
+    deciding = DECIDING_CURVE.get(_criterion(codebook))
     charts = [
         line_chart(
             title,
             [Series(name=key, points=_column(rows, key))],
             x_label="number of words",
-            note=f"{note}; this one decided" if key == decided else note,
+            note=f"{note}; this curve decided" if key == deciding else note,
             mark=mark,
         )
         for key, (title, note) in CURVES.items()
@@ -181,48 +195,51 @@ def word_charts(codebook: WordCodebook) -> Markup | None:
 
 
 def _column(rows: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    """Return a quantity over size, where it is known (the first size has no marginal utility)."""
+    """Return the points of a quantity over the number of words; the first has no marginal utility."""
     return [(float(row["size"]), float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
 
 
-def usage(sequences: Sequence[Sequence[int]]) -> tuple[int, float]:
-    """Return how many codes some character sequences use, and the perplexity of that use."""
+def measure_usage(sequences: Sequence[Sequence[int]]) -> tuple[int, float]:
+    """Return the number of codes that character sequences use, and the perplexity of the codes."""
     shares = _shares(sequences)
     return len(shares), math.exp(-sum(share * math.log(share) for share in shares)) if shares else 0.0
 
 
 def usage_chart(sequences: Sequence[Sequence[int]], codes: int, where: str) -> Markup | None:
-    """Draw how often the codes are used in some videos, the most used first, with the perplexity of that.
+    """Draw the shares of the codes in some videos, the most used code first, with their perplexity.
 
     Args:
-        sequences: characters of the videos.
-        codes: K.
-        where: which videos these are.
+        sequences: characters of each video.
+        codes: number of codes K.
+        where: description of the videos.
     """
-    used, perplexity = usage(sequences)
+    used, perplexity = measure_usage(sequences)
     if not used:
         return None
     shares = [*_shares(sequences), *[0.0] * max(0, codes - used)]
-    drawn = line_chart(
-        "Use of the codes",
+    chart = line_chart(
+        "Usage of the codes",
         [
             Series(
-                name="share of the characters, %", points=[(n, 100 * one) for n, one in enumerate(shares, 1)]
+                name="share of the characters, %",
+                points=[(n, 100 * share) for n, share in enumerate(shares, 1)],
             )
         ],
         x_label="codes, the most used first",
         note="share of the characters, %",
         mark=(perplexity, f"perplexity {perplexity:.0f}"),
     )
-    told = (
-        f"{used} of {codes} codes are used in {where}, {max(0, codes - used)} are not; perplexity "
-        f"{perplexity:.1f}: as many codes, used evenly, would tell as much."
+    sentence = (
+        f"{used} of {codes} codes are used in {where}, {max(0, codes - used)} are not. The perplexity is "
+        f"{perplexity:.1f}: the entropy equals that of {perplexity:.1f} codes that are used equally often."
     )
-    return joined((tag("h3", "Codebook"), tag("p", told, class_="hint"), tag("div", drawn, class_="charts")))
+    return joined(
+        (tag("h3", "Codebook"), tag("p", sentence, class_="hint"), tag("div", chart, class_="charts"))
+    )
 
 
 def _shares(sequences: Sequence[Sequence[int]]) -> list[float]:
-    """Return the share of each code that is used, the largest first."""
+    """Return the shares of the codes that are used, the largest first."""
     counts = Counter(code for characters in sequences for code in characters)
     total = sum(counts.values())
     return [count / total for _, count in counts.most_common()]

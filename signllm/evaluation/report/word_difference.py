@@ -1,7 +1,7 @@
-"""Which words of a hypothesis are not in its reference, and which the hypothesis lacks.
+"""The word difference of a hypothesis and its reference: which words are extra, and which are missing.
 
-Words are aligned by ``difflib`` (longest matching blocks), not by BLEU's counts: a reader asks where, not how
-often.
+Words are aligned by ``difflib`` (longest matching blocks), not counted as in BLEU, because readers want to
+see the position of an error.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ from difflib import SequenceMatcher
 from signllm.evaluation.report.markup import Markup, joined, tag
 
 
-def differing(hypothesis: str, reference: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    """Return the words of both sentences, each with whether it differs; case does not count."""
-    ours, theirs = hypothesis.split(), reference.split()
-    matcher = SequenceMatcher(None, [w.lower() for w in ours], [w.lower() for w in theirs], autojunk=False)
-    same_ours: set[int] = set()
-    same_theirs: set[int] = set()
+def compare_words(hypothesis: str, reference: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+    """Return the words of hypothesis and reference, each with whether it differs; case is ignored."""
+    hypothesis_words, reference_words = hypothesis.split(), reference.split()
+    matcher = SequenceMatcher(
+        None, [w.lower() for w in hypothesis_words], [w.lower() for w in reference_words], autojunk=False
+    )
+    matched_hypothesis: set[int] = set()
+    matched_reference: set[int] = set()
     for block in matcher.get_matching_blocks():
-        same_ours |= set(range(block.a, block.a + block.size))
-        same_theirs |= set(range(block.b, block.b + block.size))
+        matched_hypothesis |= set(range(block.a, block.a + block.size))
+        matched_reference |= set(range(block.b, block.b + block.size))
     return (
-        [(word, place not in same_ours) for place, word in enumerate(ours)],
-        [(word, place not in same_theirs) for place, word in enumerate(theirs)],
+        [(word, place not in matched_hypothesis) for place, word in enumerate(hypothesis_words)],
+        [(word, place not in matched_reference) for place, word in enumerate(reference_words)],
     )
 
 
-def marked(words: Sequence[tuple[str, bool]], element: str) -> Markup:
-    """Return words, runs of differing ones inside one ``element`` (``del`` or ``ins``)."""
+def mark_words(words: Sequence[tuple[str, bool]], element: str) -> Markup:
+    """Return words with each run of differing words inside one ``element`` (``del`` or ``ins``)."""
     parts: list[object] = []
     run: list[str] = []
     for word, differs in [*words, ("", False)]:

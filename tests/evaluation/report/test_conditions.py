@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from signllm.evaluation.report.conditions import conditions, duration, trained_for
+from signllm.evaluation.report.conditions import conditions_table, format_duration, measure_training_time
 from signllm.evaluation.report.run_folder import read_run
 from signllm.training.startup import package_versions, processor_name
 
 
-def test_seconds_are_those_of_all_steps_each_once() -> None:
+def test_every_step_counts_once() -> None:
     log = [
         {"step": 10, "seconds": 2.0},
         {"step": 10, "validate/loss": 1.0},
@@ -21,11 +21,11 @@ def test_seconds_are_those_of_all_steps_each_once() -> None:
         {"step": 30, "seconds": 9.0},
         {"step": 30, "seconds": 1.0},
     ]
-    assert trained_for(log) == (30, 10 * 2 + 10 * 3 + 10 * 1)
-    assert trained_for([]) == (0, 0.0)
+    assert measure_training_time(log) == (30, 10 * 2 + 10 * 3 + 10 * 1)
+    assert measure_training_time([]) == (0, 0.0)
 
 
-def test_a_run_tells_hardware_versions_and_hours(tmp_path: Path) -> None:
+def test_hardware_versions_and_hours_are_shown(tmp_path: Path) -> None:
     start = {
         "ranks": 16,
         "nodes": 2,
@@ -42,30 +42,30 @@ def test_a_run_tells_hardware_versions_and_hours(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"stage": "finetune"}')
     (tmp_path / "startup.json").write_text(json.dumps(start))
     (tmp_path / "log.jsonl").write_text('{"stage": "finetune", "step": 900, "seconds": 4.0}\n')
-    told = re.sub(r"<[^>]+>", "\n", str(conditions(read_run(tmp_path))))
+    text = re.sub(r"<[^>]+>", "\n", str(conditions_table(read_run(tmp_path))))
     for line in (
         "16 ranks on 2 nodes: NVIDIA H200, AMD EPYC, 96 cores",
         "signllm 0.1.0, torch 2.13.0",
         "zero3 (ZeRO-3), bf16",
-        "32 videos a step, 2 passes",
+        "32 videos per step, 2 forward passes",
         "1,500 trained, 500 frozen",
         "900",
-        "1 h 0 min; 16.00 hours of a rank",
+        "1 h 0 min; 16.00 rank hours",
     ):
-        assert line in told
+        assert line in text
 
 
 def test_a_run_that_recorded_nothing_has_no_table(tmp_path: Path) -> None:
-    assert conditions(read_run(tmp_path)) is None
+    assert conditions_table(read_run(tmp_path)) is None
 
 
-def test_what_a_start_records_is_of_this_machine() -> None:
+def test_versions_and_processor_are_those_of_this_machine() -> None:
     import torch
 
     assert package_versions()["torch"] == torch.__version__
     assert re.fullmatch(r".+, \d+ cores", processor_name())
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(5, "5 s"), (65, "1 min 5 s"), (7260, "2 h 1 min")])
-def test_durations(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (65, "1 min 5 s"), (7260, "2 h 1 min")])
+def test_durations(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

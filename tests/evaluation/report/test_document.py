@@ -1,4 +1,4 @@
-"""The whole page: complete, self-contained, unbroken by what it shows, and rendered by a real browser."""
+"""The complete page: self-contained, safe against its content, and rendered by a real browser."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class Page(HTMLParser):
         return [attributes["id"] or "" for name, attributes in self.elements if name == "section"]
 
 
-def page_of(folder: Path) -> Page:
+def report_page(folder: Path) -> Page:
     page = Page(write_report(folder).read_text(encoding="utf-8"))
     assert page.open == []
     return page
 
 
 def test_a_demo_shows_everything(demo_folder: Path) -> None:
-    page = page_of(demo_folder)
+    page = report_page(demo_folder)
     kinds = [title.split("-")[0] for title in page.titles()]
     assert kinds == [
         "result",
@@ -65,7 +65,7 @@ def test_a_demo_shows_everything(demo_folder: Path) -> None:
         "details",
     ]
     text = " ".join(page.text)
-    for shown in (
+    for expected in (
         "43.7",
         "91.3",
         "9.4",
@@ -78,20 +78,20 @@ def test_a_demo_shows_everything(demo_folder: Path) -> None:
         "By frequency of the words in training",
         "62.5 %",
     ):
-        assert shown in text
+        assert expected in text
     stages = [part for part in page.text if part.startswith("Stage ")]
     assert [part[6] for part in dict.fromkeys(stages)] == ["1", "2", "3"]
 
 
-def test_texts_stay_texts(run_folder: Path) -> None:
-    page = page_of(run_folder)
+def test_texts_are_escaped(run_folder: Path) -> None:
+    page = report_page(run_folder)
     assert not [name for name, _ in page.elements if name == "script"]
     assert "<script>alert('x')</script>" in "".join(page.text)
     assert not [key for _, attributes in page.elements for key in attributes if key.startswith("on")]
 
 
 def test_nothing_is_fetched(demo_folder: Path) -> None:
-    page = page_of(demo_folder)
+    page = report_page(demo_folder)
     linked = [
         value
         for _, attributes in page.elements
@@ -109,8 +109,8 @@ def test_nothing_is_fetched(demo_folder: Path) -> None:
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def test_links_lead_to_sections_and_pictures_are_named(demo_folder: Path) -> None:
-    page = page_of(demo_folder)
+def test_links_lead_to_sections_and_pictures_have_labels(demo_folder: Path) -> None:
+    page = report_page(demo_folder)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(set(ids)) == len(ids)
     assert {a["href"] for n, a in page.elements if n == "a"} == {f"#{name}" for name in ids}
@@ -131,9 +131,9 @@ def test_links_lead_to_sections_and_pictures_are_named(demo_folder: Path) -> Non
     ],
 )
 def test_any_file_may_be_missing(run_folder: Path, lost: str) -> None:
-    complete = page_of(run_folder).titles()
+    complete = report_page(run_folder).titles()
     (run_folder / lost).unlink()
-    titles = page_of(run_folder).titles()
+    titles = report_page(run_folder).titles()
     assert set(titles) <= set(complete)
     assert len(titles) >= 3
 
@@ -143,7 +143,7 @@ def test_damage_is_named_and_the_rest_is_shown(run_folder: Path) -> None:
     log = run_folder / "log.jsonl"
     log.write_text(log.read_text() + '{"stage": "finetune", "step": 3010, "lo')  # a writer that was killed
     (run_folder / "words.json").write_text("{}")
-    page = page_of(run_folder)
+    page = report_page(run_folder)
     text = " ".join(page.text)
     assert "scores.test.json" in text
     assert "word codebook" in text
@@ -151,21 +151,21 @@ def test_damage_is_named_and_the_rest_is_shown(run_folder: Path) -> None:
     assert "From video to text" in text
 
 
-def test_what_is_not_finite_is_counted(run_folder: Path) -> None:
+def test_values_that_are_not_finite_are_counted(run_folder: Path) -> None:
     with (run_folder / "log.jsonl").open("a") as log:
         log.write('{"stage": "finetune", "step": 3010, "loss": NaN}\n')
-    assert "1 values are not finite" in page_of(run_folder).text
+    assert "1 values are not finite" in report_page(run_folder).text
 
 
 def test_both_phases_of_fine_tuning_have_their_curves(run_folder: Path) -> None:
     (run_folder / "frozen").mkdir()
     (run_folder / "frozen" / "log.jsonl").write_text((run_folder / "log.jsonl").read_text())
-    before = page_of(run_folder).text
-    assert before.index("First, the encoder at rest") < before.index("Then all together")
+    before = report_page(run_folder).text
+    assert before.index("First phase: frozen encoder") < before.index("Second phase: joint training")
     assert before.count("Translation loss") == 2
 
 
-def test_nothing_to_report_is_said(tmp_path: Path) -> None:
+def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to report") as raised:
         write_report(tmp_path)
     assert raised.value.remedy
@@ -195,8 +195,8 @@ def test_a_browser_renders_it(demo_folder: Path, tmp_path: Path, dark: bool) -> 
         ],
         check=True, capture_output=True, timeout=90,
     )  # fmt: skip
-    with Image.open(picture) as shown:
-        page, grey = shown.convert("RGB"), shown.convert("L")
+    with Image.open(picture) as screenshot:
+        page, grey = screenshot.convert("RGB"), screenshot.convert("L")
     assert (sum(page.getpixel((3, 3))) < 150) == dark
     assert (
         len(set(page.resize((300, 400)).getdata())) > 200
@@ -209,22 +209,22 @@ STRANGE = [None, "text", -1, 1e400, [], {}, [1, "a"], {"bleu4": "x"}, True, "<b>
 
 
 @pytest.mark.parametrize("strange", STRANGE, ids=repr)
-def test_breakdowns_of_other_kinds_do_not_break_it(run_folder: Path, strange: object) -> None:
+def test_breakdowns_of_other_types_do_not_break_the_page(run_folder: Path, strange: object) -> None:
     path = run_folder / "scores.test.json"
     record = json.loads(path.read_text())
     group = dict.fromkeys(("group", "samples", "words", "wer", "missed", "bleu4"), strange)
-    for found in (
+    for breakdowns in (
         {"signer": strange},
         {"signer": [strange, group]},
         {"frequency": [group]},
         {"other": [group]},
     ):
-        path.write_text(json.dumps(record | {"breakdowns": found, "intervals": {"bleu4": strange}}))
-        page_of(run_folder)
+        path.write_text(json.dumps(record | {"breakdowns": breakdowns, "intervals": {"bleu4": strange}}))
+        report_page(run_folder)
 
 
 @pytest.mark.parametrize("strange", STRANGE, ids=repr)
-def test_values_of_other_kinds_do_not_break_it(demo_folder: Path, strange: object) -> None:
+def test_values_of_other_types_do_not_break_the_page(demo_folder: Path, strange: object) -> None:
     for file in ("config.json", "scores.test.json"):
         path = demo_folder / "finetune" / file
         path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), strange)))
@@ -236,12 +236,12 @@ def test_values_of_other_kinds_do_not_break_it(demo_folder: Path, strange: objec
     summary = json.loads((demo_folder / "summary.json").read_text())
     for changed in ({key: strange} for key in summary):
         (demo_folder / "summary.json").write_text(json.dumps(summary | changed))
-        page_of(demo_folder)
+        report_page(demo_folder)
     (demo_folder / "summary.json").write_text(json.dumps({key: {"bleu4": strange} for key in summary}))
-    page_of(demo_folder)
+    report_page(demo_folder)
 
 
-def test_what_words_cover_is_a_column_where_it_is_known() -> None:
+def test_word_coverage_is_a_column_if_it_is_known() -> None:
     assert "Covered" not in str(score_table({"dev": {"bleu4": 12.34}}))
     table = str(score_table({"dev": {"bleu4": 12.34, "covered": 0.876}, "test": {"bleu4": 12.34}}))
     assert "Covered by words</th>" in table

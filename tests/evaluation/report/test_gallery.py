@@ -1,4 +1,4 @@
-"""The words of a run with frames, and the use of its codes."""
+"""The gallery of words with frames, and the usage of the codes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import pytest
 
 from signllm.cra.word_codebook import WordCodebook
 from signllm.evaluation.report.video_frames import VideoFrames
-from signllm.evaluation.report.vocabulary import Vocabulary, pictured, usage, usage_chart, word_charts
+from signllm.evaluation.report.vocabulary import (
+    Vocabulary,
+    measure_usage,
+    usage_chart,
+    videos_of_gallery,
+    word_charts,
+)
 
 WORDS = Vocabulary(
     codebook=WordCodebook(
@@ -20,11 +26,11 @@ WORDS = Vocabulary(
     )
 )
 SEQUENCES = [[0, 1, 2], [2, 3, 0, 1], [0, 1]]
-FILM = VideoFrames(frames=np.zeros((40, 16, 16, 3), np.uint8))
+FRAMES = VideoFrames(frames=np.zeros((40, 16, 16, 3), np.uint8))
 
 
-def test_words_are_counted_where_they_are_the_most_used_first() -> None:
-    uses = WORDS.uses(SEQUENCES)
+def test_occurrences_of_words_with_the_most_used_first() -> None:
+    uses = WORDS.find_uses(SEQUENCES)
     assert {
         word: [(video, span.start, span.stop) for video, span in places] for word, places in uses.items()
     } == {
@@ -32,24 +38,25 @@ def test_words_are_counted_where_they_are_the_most_used_first() -> None:
         6: [(1, 0, 2)],
     }
     assert list(uses) == [5, 6]
-    assert pictured(uses) == [0, 1]  # two videos of each word
+    assert videos_of_gallery(uses) == [0, 1]  # two videos of each word
 
 
-def test_the_gallery_shows_frames_where_there_are_videos() -> None:
-    uses = WORDS.uses(SEQUENCES)
-    drawn = str(WORDS.gallery(uses, {0: FILM, 1: FILM}))
+def test_the_gallery_shows_frames_if_there_are_videos() -> None:
+    uses = WORDS.find_uses(SEQUENCES)
+    drawn = str(WORDS.gallery(uses, {0: FRAMES, 1: FRAMES}))
     assert drawn.count("<img") == 3
-    assert 'alt="frames 0 to 16 of a video, read as word 5"' in drawn
+    assert 'alt="frames 0 to 16 of a video, encoded as word 5"' in drawn
     plain = str(WORDS.gallery(uses, {}))
     assert "<img" not in plain
     assert "w5" in plain
     assert WORDS.gallery({}, {}) is None
 
 
-def test_use_of_the_codes_by_hand() -> None:
-    assert usage([[0, 0, 1, 1]]) == (2, pytest.approx(2.0))
-    told = str(usage_chart([[0, 0, 1, 1]], 4, "the split dev"))
-    assert "2 of 4 codes are used in the split dev, 2 are not; perplexity 2.0" in told
+def test_usage_of_the_codes_by_hand() -> None:
+    assert measure_usage([[0, 0, 1, 1]]) == (2, pytest.approx(2.0))
+    text = str(usage_chart([[0, 0, 1, 1]], 4, "the split dev"))
+    assert "2 of 4 codes are used in the split dev, 2 are not" in text
+    assert "perplexity is 2.0" in text
     assert usage_chart([], 4, "dev") is None
 
 
@@ -57,7 +64,7 @@ def test_use_of_the_codes_by_hand() -> None:
     ("choose_by", "decided"),
     [("marginal_utility", "Marginal utility"), ("description_length", "Description length")],
 )
-def test_the_curve_that_decided_says_so(choose_by: str, decided: str) -> None:
+def test_the_deciding_curve_is_named(choose_by: str, decided: str) -> None:
     curve = tuple(
         {
             "size": size,
@@ -73,4 +80,4 @@ def test_the_curve_that_decided_says_so(choose_by: str, decided: str) -> None:
         codes=2, words=(), frequencies=(1,) * 3, alpha=None, codebook="x", curve=curve, config=settings
     )
     figures = str(word_charts(codebook)).split("<figure")
-    assert [decided in one for one in figures if "this one decided" in one] == [True]
+    assert [decided in figure for figure in figures if "this curve decided" in figure] == [True]

@@ -1,4 +1,4 @@
-"""Report, comparison and ablations in a real browser: on a phone, in the dark, by a screen reader."""
+"""Report, comparison and ablations in a real browser: phone, dark mode, screen reader."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from signllm.evaluation.scores import score
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: pages are not checked")
 
-LOOK = """() => {
-  const light = (c) => {
+EXAMINE_PAGE = """() => {
+  const luminance = (c) => {
     const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
       .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
-  const behind = (e) => {
+  const background = (e) => {
     for (; e; e = e.parentElement) {
       const c = getComputedStyle(e).backgroundColor;
       if (!/rgba\\(.*, 0\\)|transparent/.test(c)) return c;
@@ -36,11 +36,11 @@ LOOK = """() => {
     return 'rgb(255, 255, 255)';
   };
   const pale = [];
-  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let n; (n = walk.nextNode());) {
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let n; (n = texts.nextNode());) {
     const e = n.parentElement;
     if (!n.data.trim() || e.closest('svg') || !e.checkVisibility()) continue;
-    const [a, b] = [light(getComputedStyle(e).color), light(behind(e))];
+    const [a, b] = [luminance(getComputedStyle(e).color), luminance(background(e))];
     if ((Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5) pale.push(n.data.trim().slice(0, 40));
   }
   const all = (what) => [...document.querySelectorAll(what)];
@@ -70,9 +70,9 @@ def browser() -> Iterator[Any]:
 
 
 def write_scores(run: Path, good: int, seed: int) -> Path:
-    """Write a run that was evaluated, and that logged a loss."""
-    said = ["heute regnet es im norden und osten", "morgen scheint die sonne im ganzen land"] * 6
-    texts = [*said[:good], *["am abend schnee im norden und regen"] * (len(said) - good)]
+    """Write a run with an evaluation and a logged loss."""
+    references = ["heute regnet es im norden und osten", "morgen scheint die sonne im ganzen land"] * 6
+    texts = [*references[:good], *["am abend schnee im norden und regen"] * (len(references) - good)]
     run.mkdir(parents=True)
     settings = {
         "sign_llm": {"language_model": {"path": "org/a-language-model"}},
@@ -83,10 +83,12 @@ def write_scores(run: Path, good: int, seed: int) -> Path:
     lines = [{"stage": "finetune", "step": n, "l_sim": 3.0 / n + seed / 10} for n in range(1, 9)]
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     hypotheses = [
-        Hypothesis(place=n, id=f"v{n}", hypothesis=text, reference=said[n], characters=[], words=[])
+        Hypothesis(place=n, id=f"v{n}", hypothesis=text, reference=references[n], characters=[], words=[])
         for n, text in enumerate(texts)
     ]
-    write_hypotheses_and_scores(run, "dev", hypotheses, score(texts, said, bootstrap=50) | {"split": "dev"})
+    write_hypotheses_and_scores(
+        run, "dev", hypotheses, score(texts, references, bootstrap=50) | {"split": "dev"}
+    )
     return run
 
 
@@ -105,24 +107,24 @@ def page_file(request: pytest.FixtureRequest, demo_folder: Path, tmp_path: Path)
     return tmp_path / "runs.html"
 
 
-def test_a_page_is_read_by_everybody(browser: Any, page_file: Path, tmp_path: Path) -> None:
+def test_pages_are_accessible_and_self_contained(browser: Any, page_file: Path, tmp_path: Path) -> None:
     for width, scheme in ((1200, "light"), (390, "dark")):
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        asked: list[str] = []
-        trouble: list[str] = []
-        page.on("request", lambda request, asked=asked: asked.append(request.url))
-        page.on("console", lambda message, trouble=trouble: trouble.append(message.text))
+        requests: list[str] = []
+        messages: list[str] = []
+        page.on("request", lambda request, requests=requests: requests.append(request.url))
+        page.on("console", lambda message, messages=messages: messages.append(message.text))
         page.goto(page_file.resolve().as_uri())
-        seen = page.evaluate(LOOK)
+        result = page.evaluate(EXAMINE_PAGE)
         page.close()
-        assert trouble == []
-        assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-        assert not seen["wide"], f"{width} pixels"
-        assert seen["pale"] == []
-        assert (seen["mute"], seen["unscoped"], seen["main"]) == (0, 0, 1)
-        assert seen["language"] == "en"
-        assert seen["title"]
-        levels = seen["headings"]
+        assert messages == []
+        assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+        assert not result["wide"], f"{width} pixels"
+        assert result["pale"] == []
+        assert (result["mute"], result["unscoped"], result["main"]) == (0, 0, 1)
+        assert result["language"] == "en"
+        assert result["title"]
+        levels = result["headings"]
         assert levels[0] == 1
         assert levels.count(1) == 1
         assert all(after - before <= 1 for before, after in pairwise(levels)), levels
