@@ -64,7 +64,7 @@ class Study:
         """Return the folder of an ablation with a seed."""
         return self.out / name / f"seed-{seed}"
 
-    def recipe_of(self, name: str, seed: int) -> Recipe:
+    def build_recipe(self, name: str, seed: int) -> Recipe:
         """Return the recipe of an ablation with a seed.
 
         Raises:
@@ -97,7 +97,7 @@ class Study:
             return
         begun = json.loads(path.read_text(encoding="utf-8"))
         before = from_plain(Recipe, begun["recipe"], where=path)
-        changed = differences(before, self.recipe_of(name, seed))
+        changed = differences(before, self.build_recipe(name, seed))
         if begun["shards"] != self.shards:
             changed.append(f"--data: {begun['shards']} -> {self.shards}")
         if changed:
@@ -109,7 +109,7 @@ class Study:
 
     def record(self, name: str, seed: int) -> None:
         """Write the settings of a cell into its folder (called by one rank)."""
-        record = {"recipe": to_plain(self.recipe_of(name, seed)), "shards": self.shards}
+        record = {"recipe": to_plain(self.build_recipe(name, seed)), "shards": self.shards}
         atomic_write(self.folder(name, seed) / RECORD, json.dumps(record, indent=1) + "\n")
 
 
@@ -140,11 +140,11 @@ def cell_folders(study: Study, name: str, seed: int) -> CellFolders:
         first
     such ablation in the order of the table.
     """
-    own = study.recipe_of(name, seed)
+    own = study.build_recipe(name, seed)
     pretrain_of = words_of = name
     for other in reversed(list(ABLATIONS)[: list(ABLATIONS).index(name)]):
         try:
-            recipe = study.recipe_of(other, seed)
+            recipe = study.build_recipe(other, seed)
         except UsageError:
             continue  # the recipe does not allow this ablation
         if recipe.pretrain == own.pretrain:
@@ -168,7 +168,7 @@ def run_cell(study: Study, name: str, seed: int) -> None:
     if run_on_rank_zero(lambda: study.is_done(name, seed), ranks):
         return
     run_on_rank_zero(lambda: study.record(name, seed), ranks)
-    recipe, cell = study.recipe_of(name, seed), cell_folders(study, name, seed)
+    recipe, cell = study.build_recipe(name, seed), cell_folders(study, name, seed)
     with lock_folder(cell.pretrain, ranks):
         _require_complete(pretrain(recipe.pretrain, run=cell.pretrain, shards=study.shards))
         gc.collect()
@@ -196,7 +196,7 @@ def _words_config(study: Study, name: str, seed: int, config: ComposeConfig, ran
     if ABLATIONS[name](study.recipe, replace(study.inputs, words=1)).compose == config:
         return config
     full = cell_folders(study, FULL, seed)
-    compose(full.pretrain, study.shards, study.recipe_of(FULL, seed).compose, out=full.words)
+    compose(full.pretrain, study.shards, study.build_recipe(FULL, seed).compose, out=full.words)
     words = run_on_rank_zero(lambda: len(WordCodebook.load(full.words).words), ranks)
     return ABLATIONS[name](study.recipe, replace(study.inputs, words=words)).compose
 

@@ -23,7 +23,7 @@ from signllm.evaluation.compare import (
     shorten_run_names,
 )
 from signllm.evaluation.report.chart import Series, line_chart
-from signllm.evaluation.report.markup import Markup, joined, tag
+from signllm.evaluation.report.markup import Markup, join_markup, tag
 from signllm.evaluation.report.page import build_page, table_with_row_names
 from signllm.evaluation.report.run_folder import finite, read_run
 from signllm.evaluation.report.training import KNOWN
@@ -148,11 +148,11 @@ def _page(compared: Sequence[ComparedRun], split: str) -> str:
     notes += [tag("p", line) for line in list_warnings(compared)]
     signatures = sorted({run.signature for run in compared} - {""})
     parts = [
-        ("Scores", joined((table_with_row_names(head, body, "Scores"), *notes))),
+        ("Scores", join_markup((table_with_row_names(head, body, "Scores"), *notes))),
         ("BLEU-4 over the size of the language model", _figure(compared, split)),
         (DIFFERING, _differing_settings(compared)),
         ("Training", _training_charts(compared)),
-        ("How the scores were computed", joined(tag("p", tag("code", line)) for line in signatures)),
+        ("How the scores were computed", join_markup(tag("p", tag("code", line)) for line in signatures)),
     ]
     main = tag("main", *(tag("section", tag("h2", name), part) for name, part in parts if part))
     return build_page(title, tag("header", tag("h1", title)), main, style=OWN_STYLE)
@@ -199,15 +199,15 @@ def _training_charts(compared: Sequence[ComparedRun]) -> Markup | None:
             f"{title}{held_out}", series, x_label="step", note=note, mark=mark, may_be_logarithmic=True
         )
         charts.append(chart)
-    shown = [chart for chart in charts if chart]
-    if not shown:
+    drawn_charts = [chart for chart in charts if chart]
+    if not drawn_charts:
         return None
     notes = []
     if len(compared) > MOST_RUNS:
         notes.append(f"Only the first {MOST_RUNS} of {len(compared)} runs are shown.")
     notes += ["Dotted line: from this step the encoder is trained too."] if mark else []
     hint = tag("p", " ".join(notes), class_="hint") if notes else None
-    return joined((hint, tag("div", *shown, class_="charts")))
+    return join_markup((hint, tag("div", *drawn_charts, class_="charts")))
 
 
 def _read_points(log: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:

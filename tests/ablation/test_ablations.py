@@ -46,9 +46,9 @@ def test_an_ablation_changes_only_its_own_settings(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(ABLATIONS.keys() - {"full"}))
 def test_the_paper_s_recipe_allows_every_ablation(name: str) -> None:
-    made = ABLATIONS[name](phoenix2014t(), INPUTS)
-    assert isinstance(made, Recipe)
-    assert made != phoenix2014t()
+    recipe = ABLATIONS[name](phoenix2014t(), INPUTS)
+    assert isinstance(recipe, Recipe)
+    assert recipe != phoenix2014t()
 
 
 def test_by_default_every_possible_ablation_is_selected_in_order() -> None:

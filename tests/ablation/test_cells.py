@@ -37,14 +37,14 @@ NAMES = ("full", "no_vq", "characters", "bpe", "no_pretraining")
 
 
 @pytest.fixture(scope="module")
-def study(initial_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+def study(composed: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     recipe = Recipe(
-        pretrain=path.PRETRAIN, compose=path.COMPOSE, finetune=path.finetune_config(initial_run / "llm")
+        pretrain=path.PRETRAIN, compose=path.COMPOSE, finetune=path.finetune_config(composed / "llm")
     )
     study = Study(
         out=tmp_path_factory.mktemp("ablations"),
         recipe=recipe,
-        shards=str(initial_run / "shards"),
+        shards=str(composed / "shards"),
         split="dev",
         inputs=AblationInputs(),
     )
@@ -62,8 +62,8 @@ def file_times(study: Study) -> dict[str, int]:
 
 
 def test_shared_stages_are_trained_once(study: Study) -> None:
-    made = {name: sorted(p.name for p in study.folder(name, 0).iterdir() if p.is_dir()) for name in NAMES}
-    assert made == {
+    folders = {name: sorted(p.name for p in study.folder(name, 0).iterdir() if p.is_dir()) for name in NAMES}
+    assert folders == {
         "full": ["finetune", "pretrain", "words"],
         "no_vq": ["finetune", "pretrain", "words"],
         "characters": ["finetune", "words"],
@@ -140,7 +140,7 @@ def test_the_ablations_of_cra_have_other_words(study: Study) -> None:
 
 
 def test_seeds_are_seeds_of_the_training(study: Study) -> None:
-    recipe = study.recipe_of("no_mmd", 7)
+    recipe = study.build_recipe("no_mmd", 7)
     assert (recipe.pretrain.training.seed, recipe.finetune.training.seed) == (7, 7)
     stored = load_config(cell_folders(study, "full", 0).finetune, FinetuneConfig)
     assert stored.training.seed == 0

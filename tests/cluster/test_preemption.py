@@ -136,7 +136,7 @@ def test_evaluate_keeps_what_it_has_translated(slurm: Slurm, tmp_path: Path) -> 
     from tests.evaluation import trained
 
     trained.write_shards(tmp_path)
-    run = trained.write_run(tmp_path / "run", trained.loud_language_model(tmp_path / "llm"))
+    run = trained.write_run(tmp_path / "run", trained.save_sensitive_language_model(tmp_path / "llm"))
     straight = Path(shutil.copytree(run, tmp_path / "straight"))
     evaluate(straight, tmp_path / "shards", "test", EvaluateConfig(batch_size=1))
     verb = ["evaluate", "--run", str(run), "--data", str(tmp_path / "shards"), "--split", "test"]

@@ -1,4 +1,4 @@
-"""One fine-tuned run and one folder of shards for all tests of evaluation."""
+"""A fine-tuned run and a folder of shards that all tests of evaluation share."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from tests.evaluation import trained
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``run``, ``shards`` and ``videos``; to be copied from, not written to."""
-    folder = tmp_path_factory.mktemp("made")
+def trained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``run``, ``shards``, ``videos`` and ``llm``; tests must not write to it."""
+    folder = tmp_path_factory.mktemp("trained")
     trained.write_shards(folder)
-    trained.write_run(folder / "run", trained.loud_language_model(folder / "llm"))
+    trained.write_run(folder / "run", trained.save_sensitive_language_model(folder / "llm"))
     return folder
 
 
 @pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
+def run(trained_folder: Path, tmp_path: Path) -> Path:
     """A copy of the run that a test may write to."""
-    return Path(shutil.copytree(made / "run", tmp_path / "run"))
+    return Path(shutil.copytree(trained_folder / "run", tmp_path / "run"))
 
 
 @pytest.fixture
-def shards(made: Path) -> Path:
-    """The shards, one split ``test``."""
-    return made / "shards"
+def shards(trained_folder: Path) -> Path:
+    """The shards, with the single split ``test``."""
+    return trained_folder / "shards"

@@ -71,11 +71,11 @@ def test_every_video_once_in_order_with_its_tokens(run: Path, shards: Path) -> N
     ids=["2", "3", "2-zero3", "3-zero3"],
 )
 def test_the_same_on_any_number_of_ranks(
-    made: Path, run: Path, tmp_path: Path, ranks: int, *, partitioned: bool
+    trained_folder: Path, run: Path, tmp_path: Path, ranks: int, *, partitioned: bool
 ) -> None:
     shared = Path(shutil.copytree(run, tmp_path / "shared"))
-    evaluate(run, made / "shards", "test", trained.ON_RANKS)
-    words = ["tests.evaluation.trained", str(shared), str(made / "shards"), "test"]
+    evaluate(run, trained_folder / "shards", "test", trained.ON_RANKS)
+    words = ["tests.evaluation.trained", str(shared), str(trained_folder / "shards"), "test"]
     if partitioned:
         settings = json.loads((package_folder("ds_configs") / "zero3.json").read_text())
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # cut even tiny weights
@@ -120,12 +120,12 @@ class Interrupted(VideoSource):
     asked = False
     loaded: ClassVar[list[int]] = []
 
-    def load(self, index: int, **drawn: Any) -> Any:
+    def load(self, index: int, **arguments: Any) -> Any:
         self.loaded.append(index)
         if index == 4 and not Interrupted.asked:
             Interrupted.asked = True
             os.kill(os.getpid(), signal.SIGUSR2)
-        return super().load(index, **drawn)
+        return super().load(index, **arguments)
 
 
 def test_a_stopped_evaluation_resumes(run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,8 +158,8 @@ def test_translations_of_other_search_settings_are_discarded(run: Path, shards: 
 class Exchanged(VideoSource):
     """A source in which every video has the frames of another one, with its own text and id."""
 
-    def load(self, index: int, **drawn: Any) -> Any:
-        other = super().load(draw_derangement(len(self))[index], **drawn)
+    def load(self, index: int, **arguments: Any) -> Any:
+        other = super().load(draw_derangement(len(self))[index], **arguments)
         sample = self.split.samples[index]
         return replace(other, id=sample.id, text=sample.text)
 
@@ -238,7 +238,9 @@ def test_beams_and_convention_are_options_and_recorded(run: Path, shards: Path) 
     assert "final_period:drop" in scores["signature"]
 
 
-def test_an_unreadable_video_is_an_error_that_names_it(made: Path, run: Path, tmp_path: Path) -> None:
+def test_an_unreadable_video_is_an_error_that_names_it(
+    trained_folder: Path, run: Path, tmp_path: Path
+) -> None:
     trained.write_shards(tmp_path / "data", lengths=(25, 29, 33))
     shards = tmp_path / "data" / "shards"
     split = ShardIndex(shards).split("test")
@@ -278,7 +280,7 @@ def test_runs_of_another_stage_version_or_without_checkpoint(run: Path, shards: 
         evaluate(run, shards, "test")
     (run / "config.json").write_text(json.dumps(record))
     (run / "checkpoints" / "step-00000001" / "COMPLETE").unlink()
-    with pytest.raises(UsageError, match="no whole checkpoint"):
+    with pytest.raises(UsageError, match="no complete checkpoint"):
         evaluate(run, shards, "test")
     assert not list(run.glob("hypotheses.*"))
 

@@ -26,9 +26,9 @@ from tests.models.families import save_family
 
 @pytest.mark.parametrize("with_llm", [False, True], ids=["by reference", "inside"])
 def test_an_export_translates_like_its_run(
-    made: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, with_llm: bool
+    trained_folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, with_llm: bool
 ) -> None:
-    video = made / "videos" / "clip2.mp4"
+    video = trained_folder / "videos" / "clip2.mp4"
     expected = signllm.load(run).translate(video)
     flags = ["--with-llm"] if with_llm else []
     assert cli.main(["export", str(tmp_path / "out"), "--run", str(run), *flags]) == 0
@@ -57,22 +57,24 @@ def test_the_card_contains_scores_with_their_signature(run: Path, shards: Path, 
     assert "Apache-2.0" in card
 
 
-def test_peft_reads_the_adapters(made: Path, tmp_path: Path) -> None:
+def test_peft_reads_the_adapters(trained_folder: Path, tmp_path: Path) -> None:
     from peft import PeftModel  # imports Triton, which tests/kernels sets up first
 
     lora = LoraConfig(rank=2)
-    run = trained.write_run(tmp_path / "run", made / "llm", lora=lora)
+    run = trained.write_run(tmp_path / "run", trained_folder / "llm", lora=lora)
     out = export(run, tmp_path / "out")
     config = load_config(out, FinetuneConfig)
     assert config.sign_llm.language_model.lora == lora
-    plain = AutoModelForCausalLM.from_pretrained(made / "llm")
+    plain = AutoModelForCausalLM.from_pretrained(trained_folder / "llm")
     peft_model = PeftModel.from_pretrained(plain, out / "adapter").eval()
     exported = load_sign_llm(out)
     tokens = torch.tensor([[1, 5, 7, 3]])
     expected = load_sign_llm(run).language_model.model(tokens).logits
     torch.testing.assert_close(peft_model(tokens).logits, expected)
     torch.testing.assert_close(exported.language_model.model(tokens).logits, expected)
-    assert (expected - AutoModelForCausalLM.from_pretrained(made / "llm")(tokens).logits).abs().max() > 1e-3
+    assert (
+        expected - AutoModelForCausalLM.from_pretrained(trained_folder / "llm")(tokens).logits
+    ).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("family", ["llama", "mbart50"])
@@ -105,7 +107,7 @@ def test_adapters_of_a_model_with_buffers_can_be_loaded(tmp_path: Path) -> None:
     load_sign_llm(out)
 
 
-def test_errors_leave_no_files(run: Path, tmp_path: Path, made: Path) -> None:
+def test_errors_leave_no_files(run: Path, tmp_path: Path, trained_folder: Path) -> None:
     with pytest.raises(UsageError, match="not a run folder"):
         export(tmp_path, tmp_path / "out")
     with pytest.raises(UsageError, match="there is no best one"):
@@ -126,14 +128,14 @@ def test_errors_leave_no_files(run: Path, tmp_path: Path, made: Path) -> None:
         signllm.load(out)
 
 
-def test_a_missing_language_model_is_named(made: Path, tmp_path: Path) -> None:
-    llm = Path(shutil.copytree(made / "llm", tmp_path / "llm"))
+def test_a_missing_language_model_is_named(trained_folder: Path, tmp_path: Path) -> None:
+    llm = Path(shutil.copytree(trained_folder / "llm", tmp_path / "llm"))
     out = export(trained.write_run(tmp_path / "run", llm), tmp_path / "out")
     shutil.rmtree(llm)
     with pytest.raises(UsageError, match=r"no language model(.|\n)*signllm\.load\(.*llm=FOLDER"):
         signllm.load(out)
-    elsewhere = signllm.load(out, llm=str(made / "llm")).model.language_model
-    assert elsewhere.config.path == str(made / "llm")
+    elsewhere = signllm.load(out, llm=str(trained_folder / "llm")).model.language_model
+    assert elsewhere.config.path == str(trained_folder / "llm")
     config = load_config(out, FinetuneConfig)
     assert config == read_trained_model(tmp_path / "run").config, (
         "settings that an older run did not record are filled in"

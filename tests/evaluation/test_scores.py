@@ -1,4 +1,4 @@
-"""Scores: hand-computed values, an independent implementation from the definitions, and laws."""
+"""Scores: values computed by hand, an independent implementation of the definitions, and properties."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ PHOENIX, CSL, SACREBLEU = (
 )
 
 
-def ngrams(tokens: list[str], order: int) -> Counter[tuple[str, ...]]:
+def count_ngrams(tokens: list[str], order: int) -> Counter[tuple[str, ...]]:
     return Counter(tuple(tokens[i : i + order]) for i in range(len(tokens) - order + 1))
 
 
 def plain_bleu(hypotheses: list[list[str]], references: list[list[str]], order: int) -> float:
-    """BLEU of Papineni et al. (2002), no smoothing, written from the definition."""
+    """Return BLEU as Papineni et al. (2002) define it, without smoothing."""
     logs = 0.0
     for n in range(1, order + 1):
         matches = total = 0
-        for mine, right in zip(hypotheses, references, strict=True):
-            ours, theirs = ngrams(mine, n), ngrams(right, n)
-            matches += sum(min(count, theirs[gram]) for gram, count in ours.items())
-            total += sum(ours.values())
+        for hypothesis, reference in zip(hypotheses, references, strict=True):
+            hypothesis_counts, reference_counts = count_ngrams(hypothesis, n), count_ngrams(reference, n)
+            matches += sum(min(count, reference_counts[gram]) for gram, count in hypothesis_counts.items())
+            total += sum(hypothesis_counts.values())
         if matches == 0:
             return 0.0
         logs += math.log(matches / total) / order
@@ -70,37 +70,36 @@ def plain_chrf(hypotheses: list[str], references: list[str]) -> float:
     """ChrF2 of Popovic (2015): character 1- to 6-grams without spaces, mean over orders both sides have."""
     precisions, recalls = [], []
     for n in range(1, 7):
-        matches = ours_total = theirs_total = 0
-        for mine, right in zip(hypotheses, references, strict=True):
-            ours, theirs = ngrams(list("".join(mine.split())), n), ngrams(list("".join(right.split())), n)
-            matches += sum(min(count, theirs[gram]) for gram, count in ours.items())
-            ours_total += sum(ours.values())
-            theirs_total += sum(theirs.values())
-        if ours_total and theirs_total:
-            precisions.append(matches / ours_total)
-            recalls.append(matches / theirs_total)
+        matches = hypothesis_total = reference_total = 0
+        for hypothesis, reference in zip(hypotheses, references, strict=True):
+            hypothesis_counts = count_ngrams(list("".join(hypothesis.split())), n)
+            reference_counts = count_ngrams(list("".join(reference.split())), n)
+            matches += sum(min(count, reference_counts[gram]) for gram, count in hypothesis_counts.items())
+            hypothesis_total += sum(hypothesis_counts.values())
+            reference_total += sum(reference_counts.values())
+        if hypothesis_total and reference_total:
+            precisions.append(matches / hypothesis_total)
+            recalls.append(matches / reference_total)
     precision, recall = sum(precisions) / len(precisions), sum(recalls) / len(recalls)
     return 100 * 5 * precision * recall / (4 * precision + recall)
 
 
 def corpus(seed: int, sentences: int = 40) -> tuple[list[str], list[str]]:
-    """Sentences over a small vocabulary with a hypothesis that copies, drops, swaps and invents words."""
-    drawn = random.Random(seed)
+    """Return random sentences, and hypotheses that copy, drop and replace their words."""
+    rng = random.Random(seed)
     vocabulary = "Am Montag regnet es im Norden und Süden bei zwölf Grad ,".split()
     references, hypotheses = [], []
     for _ in range(sentences):
-        words = drawn.choices(vocabulary, k=drawn.randint(5, 12))
-        mine = [
-            drawn.choice(vocabulary) if drawn.random() < 0.2 else word
-            for word in words
-            if drawn.random() > 0.1
+        words = rng.choices(vocabulary, k=rng.randint(5, 12))
+        hypothesis = [
+            rng.choice(vocabulary) if rng.random() < 0.2 else word for word in words if rng.random() > 0.1
         ]
         references.append(" ".join(words))
-        hypotheses.append(" ".join(mine) or "es")
+        hypotheses.append(" ".join(hypothesis) or "es")
     return hypotheses, references
 
 
-def test_by_hand() -> None:
+def test_scores_by_hand() -> None:
     # every word but the last matches: 5 of 6 unigrams, 4 of 5 pairs, 3 of 4 triples, 2 of 3 quadruples; LCS 5
     result = score(["The cat sat on the rug"], ["the cat sat on the mat"], PHOENIX)
     assert result["bleu1"] == pytest.approx(100 * 5 / 6)
@@ -132,11 +131,14 @@ def test_an_order_without_a_match_makes_bleu_zero_only_under_the_papers_conventi
 def test_against_an_independent_implementation(seed: int) -> None:
     hypotheses, references = corpus(seed)
     result = score(hypotheses, references, PHOENIX)
-    ours = [text.lower().split() for text in hypotheses]
-    theirs = [text.lower().split() for text in references]
+    hypothesis_tokens = [text.lower().split() for text in hypotheses]
+    reference_tokens = [text.lower().split() for text in references]
     for order in (1, 2, 3, 4):
-        assert result[f"bleu{order}"] == pytest.approx(plain_bleu(ours, theirs, order), abs=1e-9)
-    rouge = 100 * sum(map(plain_rouge, ours, theirs)) / len(ours)
+        assert result[f"bleu{order}"] == pytest.approx(
+            plain_bleu(hypothesis_tokens, reference_tokens, order), abs=1e-9
+        )
+    rouges = list(map(plain_rouge, hypothesis_tokens, reference_tokens))
+    rouge = 100 * sum(rouges) / len(rouges)
     assert result["rouge_l"] == pytest.approx(rouge, abs=1e-9)
     lowered = [text.lower() for text in hypotheses], [text.lower() for text in references]
     assert result["chrf"] == pytest.approx(plain_chrf(*lowered), abs=1e-9)
@@ -144,15 +146,16 @@ def test_against_an_independent_implementation(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_csl_daily_scores_characters(seed: int) -> None:
-    drawn = random.Random(seed)
-    references = ["".join(drawn.choices("今天我们去学校吃饭吗明", k=drawn.randint(4, 9))) for _ in range(30)]
-    hypotheses = ["".join(c for c in text if drawn.random() > 0.2) or "我" for text in references]
+    rng = random.Random(seed)
+    references = ["".join(rng.choices("今天我们去学校吃饭吗明", k=rng.randint(4, 9))) for _ in range(30)]
+    hypotheses = ["".join(c for c in text if rng.random() > 0.2) or "我" for text in references]
     result = score([" ".join(text) for text in hypotheses], references, CSL)  # spaces do not count
     for order in (1, 2, 3, 4):
         expected = plain_bleu([list(text) for text in hypotheses], [list(text) for text in references], order)
         assert result[f"bleu{order}"] == pytest.approx(expected, abs=1e-9)
     rouges = [
-        plain_rouge(list(mine), list(right)) for mine, right in zip(hypotheses, references, strict=True)
+        plain_rouge(list(hypothesis), list(reference))
+        for hypothesis, reference in zip(hypotheses, references, strict=True)
     ]
     assert result["rouge_l"] == pytest.approx(100 * sum(rouges) / len(rouges), abs=1e-9)
 
@@ -207,41 +210,41 @@ def test_the_signature_says_how() -> None:
         assert part in signature
 
 
-def test_empty_hypotheses_score_zero_and_divide_by_nothing() -> None:
+def test_empty_hypotheses_score_zero() -> None:
     result = score(["", ""], ["es regnet", "morgen"], PHOENIX)
     assert [result[name] for name in METRICS] == [0.0] * 6
 
 
 def test_lcs_is_symmetric_and_bounded() -> None:
-    drawn = random.Random(5)
+    rng = random.Random(5)
     for _ in range(50):
-        left, right = ([drawn.choice("abc") for _ in range(drawn.randint(0, 9))] for _ in range(2))
+        left, right = ([rng.choice("abc") for _ in range(rng.randint(0, 9))] for _ in range(2))
         length = longest_common_subsequence(left, right)
         assert length == longest_common_subsequence(right, left) <= min(len(left), len(right))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "problem"),
     [
         ((["a"], ["a", "b"]), "1 hypotheses but 2 references"),
         (([], []), "nothing to score"),
     ],
 )
-def test_unequal_numbers_are_refused(arguments: tuple, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_unequal_numbers_of_sentences_are_an_error(arguments: tuple, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
         score(*arguments)
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "problem"),
     [
         ({"convention": "bleu"}, "phoenix2014t, csl-daily, sacrebleu"),
         ({"final_period": "no"}, "keep, add or drop"),
         ({"case": "upper"}, "convention, lower or keep"),
     ],
 )
-def test_rules_that_do_not_exist_are_refused(setting: dict, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_unknown_rules_are_an_error(setting: dict, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
         ScoreConfig(**setting)
 
 
@@ -253,14 +256,14 @@ def test_case_is_an_option_and_in_the_signature() -> None:
     assert score(*pair, ScoreConfig(convention="sacrebleu", case="lower"))["bleu1"] == pytest.approx(100)
 
 
-def test_intervals_are_sacrebleus_and_hold_the_score() -> None:
+def test_intervals_equal_those_of_sacrebleu_and_contain_the_score() -> None:
     from sacrebleu.metrics import BLEU
 
     hypotheses, references = corpus(4)
     result = score(hypotheses, references, SACREBLEU, bootstrap=300)
-    theirs = BLEU().corpus_score(hypotheses, [references], n_bootstrap=300)
+    expected = BLEU().corpus_score(hypotheses, [references], n_bootstrap=300)
     low, high = result["intervals"]["bleu4"]
-    assert ((low + high) / 2, (high - low) / 2) == pytest.approx((theirs._mean, theirs._ci))
+    assert ((low + high) / 2, (high - low) / 2) == pytest.approx((expected._mean, expected._ci))
     assert all(ends[0] < result[name] < ends[1] for name, ends in result["intervals"].items())
     assert list(result["intervals"]) == list(METRICS)
     more = score(hypotheses * 9, references * 9, SACREBLEU, bootstrap=300)["intervals"]["bleu4"]
@@ -268,25 +271,27 @@ def test_intervals_are_sacrebleus_and_hold_the_score() -> None:
 
 
 @pytest.mark.parametrize("test", ["bootstrap", "randomization"])
-def test_a_difference_is_more_than_chance_only_where_it_is(test: str) -> None:
+def test_only_real_differences_are_significant(test: str) -> None:
     hypotheses, references = corpus(5, sentences=60)
     config = ScoreConfig()
-    ours, theirs = normalize_texts(hypotheses, references, config)
-    worse = [" ".join(["es", *text.split()[1:-2]]) for text in ours]
-    found = compute_paired_differences(ours, worse, theirs, build_metrics(config), test=test, samples=200)  # type: ignore[arg-type]
+    hypotheses, references = normalize_texts(hypotheses, references, config)
+    worse = [" ".join(["es", *text.split()[1:-2]]) for text in hypotheses]
+    differences = compute_paired_differences(
+        hypotheses, worse, references, build_metrics(config), test=test, samples=200
+    )  # type: ignore[arg-type]
     for name in METRICS:
-        expected = score(ours, theirs)[name] - score(worse, theirs)[name]
-        assert found[name]["difference"] == pytest.approx(expected)
-    assert found["rouge_l"]["p"] < 0.05
+        expected = score(hypotheses, references)[name] - score(worse, references)[name]
+        assert differences[name]["difference"] == pytest.approx(expected)
+    assert differences["rouge_l"]["p"] < 0.05
     equals = [
-        [" ".join(word for word in text.split() if drawn.random() > 0.2) for text in theirs]
-        for drawn in (random.Random(1), random.Random(2))
-    ]  # two systems that lose as many words of the references, but others
-    chance = compute_paired_differences(*equals, theirs, build_metrics(config), test=test, samples=200)  # type: ignore[arg-type]
+        [" ".join(word for word in text.split() if rng.random() > 0.2) for text in references]
+        for rng in (random.Random(1), random.Random(2))
+    ]  # two systems that miss equally many, but different words
+    chance = compute_paired_differences(*equals, references, build_metrics(config), test=test, samples=200)  # type: ignore[arg-type]
     assert chance["bleu4"]["p"] > 0.05
 
 
-def test_seeds_by_hand() -> None:
+def test_mean_and_deviation_over_seeds_by_hand() -> None:
     runs = [dict.fromkeys(METRICS, value) for value in (1.0, 2.0, 6.0)]
     assert mean_and_deviation(runs)["mean"]["bleu4"] == 3.0
     assert mean_and_deviation(runs)["sd"]["bleu4"] == pytest.approx(math.sqrt(7.0))
@@ -302,16 +307,16 @@ def test_files_of_seeds_against_a_baseline(tmp_path) -> None:
     references.write_text("\n".join(corpus(2)[1]), encoding="utf-8")
     alone = score_files([files["a"]], references, bootstrap=50)
     assert alone == score(*corpus(2), bootstrap=50)
-    found = score_files([files["a"], files["b"]], references, baseline=[files["a"]], bootstrap=50)
-    a, b = (found["runs"][str(files[name])]["bleu4"] for name in ("a", "b"))
+    scores = score_files([files["a"], files["b"]], references, baseline=[files["a"]], bootstrap=50)
+    a, b = (scores["runs"][str(files[name])]["bleu4"] for name in ("a", "b"))
     assert a == alone["bleu4"] < b
-    assert found["mean"]["bleu4"] == pytest.approx((a + b) / 2)
-    assert found["against"][str(files["a"])]["bleu4"] == {"difference": 0.0, "p": 1.0}
-    assert found["against"][str(files["b"])]["bleu4"]["difference"] == pytest.approx(b - a)
-    table = format_score_table(found)
+    assert scores["mean"]["bleu4"] == pytest.approx((a + b) / 2)
+    assert scores["against"][str(files["a"])]["bleu4"] == {"difference": 0.0, "p": 1.0}
+    assert scores["against"][str(files["b"])]["bleu4"]["difference"] == pytest.approx(b - a)
+    table = format_score_table(scores)
     assert f"{a:.2f} [" in table
     assert "mean ± sd" in table
-    assert found["baseline"]["signature"] in table
+    assert scores["baseline"]["signature"] in table
     with pytest.raises(UsageError, match="3 baselines for 2 files"):
         score_files([files["a"], files["b"]], references, baseline=[files["a"]] * 3)
 
@@ -331,13 +336,13 @@ UNSPACED = {
 @pytest.mark.parametrize("language", UNSPACED)
 def test_a_language_without_spaces_is_scored_by_character(convention: str, language: str) -> None:
     hypothesis, reference = UNSPACED[language]
-    for named in (None, language):  # the text itself is enough
-        found = score([hypothesis], [reference], ScoreConfig(convention=convention, language=named))
-        assert found["bleu4"] > 30
-        assert "unit:character" in found["signature"]
+    for known in (None, language):  # the text itself is enough
+        scores = score([hypothesis], [reference], ScoreConfig(convention=convention, language=known))
+        assert scores["bleu4"] > 30
+        assert "unit:character" in scores["signature"]
     by_hand = plain_bleu([list(hypothesis)], [list(reference)], 4)
     if convention == "csl-daily":
-        assert found["bleu4"] == pytest.approx(by_hand)
+        assert scores["bleu4"] == pytest.approx(by_hand)
     assert score([hypothesis], [reference], ScoreConfig(unit="word"))["bleu4"] == 0
 
 
@@ -357,25 +362,25 @@ def test_rules_for_languages_with_spaces(language: str) -> None:
     assert (rules.convention, rules.unit) == ("phoenix2014t", "word")
 
 
-def test_of_several_languages_only_those_without_spaces_are_cut() -> None:
+def test_of_several_languages_only_those_without_spaces_are_split_into_characters() -> None:
     hypotheses, references = ["我们去学校", "am tag regen"], ["我们去学校吗", "am tag regen im norden"]
     rules = choose_score_rules({"zh_CN", "German"}, references)
     assert rules.unit == "mixed"
     assert choose_score_rules({""}, references).unit == "mixed"
-    found = score(hypotheses, references, rules)
+    scores = score(hypotheses, references, rules)
     tokens = [
         [list("我们去学校"), "am tag regen".split()],
         [list("我们去学校吗"), "am tag regen im norden".split()],
     ]
-    assert found["bleu1"] == pytest.approx(plain_bleu(*tokens, 1))
-    assert "unit:mixed" in found["signature"]
+    assert scores["bleu1"] == pytest.approx(plain_bleu(*tokens, 1))
+    assert "unit:mixed" in scores["signature"]
 
 
-def test_both_sides_are_in_one_normal_form() -> None:
+def test_unicode_forms_are_equal() -> None:
     composed = ["über schöne Grüße für die Küste"]
     decomposed = [unicodedata.normalize("NFD", text) for text in composed]
     for convention in CONVENTIONS:
         for pair in ((composed, decomposed), (decomposed, composed)):
-            found = score(*pair, ScoreConfig(convention=convention))
-            assert all(found[name] == pytest.approx(100) for name in METRICS)
-            assert "|NFC" in found["signature"]
+            scores = score(*pair, ScoreConfig(convention=convention))
+            assert all(scores[name] == pytest.approx(100) for name in METRICS)
+            assert "|NFC" in scores["signature"]

@@ -25,17 +25,19 @@ from tests.evaluation import trained
 
 
 @pytest.fixture(scope="module")
-def translator(made: Path) -> Translator:
-    return signllm.load(made / "run")
+def translator(trained_folder: Path) -> Translator:
+    return signllm.load(trained_folder / "run")
 
 
 def test_files_translate_as_in_evaluation(
-    translator: Translator, made: Path, run: Path, shards: Path
+    translator: Translator, trained_folder: Path, run: Path, shards: Path
 ) -> None:
     evaluate(run, shards, "test", EvaluateConfig(batch_size=1))
     lines = [json.loads(line) for line in (run / "hypotheses.test.jsonl").read_text().splitlines()]
     for line in lines:
-        translation = translator.translate(made / "videos" / f"{line['id']}.mp4", language="English")
+        translation = translator.translate(
+            trained_folder / "videos" / f"{line['id']}.mp4", language="English"
+        )
         assert translation.text == line["hypothesis"]
         assert list(translation.characters) == line["characters"]
         assert list(translation.words) == line["words"]
@@ -43,10 +45,10 @@ def test_files_translate_as_in_evaluation(
 
 
 def test_arrays_and_frame_folders_translate_as_their_file(
-    translator: Translator, made: Path, shards: Path, tmp_path: Path
+    translator: Translator, trained_folder: Path, shards: Path, tmp_path: Path
 ) -> None:
-    frames = trained.pixels(shards, "test", "clip2")
-    expected = translator.translate(str(made / "videos" / "clip2.mp4"))
+    frames = trained.decode_sample(shards, "test", "clip2")
+    expected = translator.translate(str(trained_folder / "videos" / "clip2.mp4"))
     assert translator.translate(frames).characters == expected.characters
     for number, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / f"{number:04d}.png")
@@ -61,7 +63,7 @@ def test_a_video_at_a_multiple_of_the_rate_is_the_same_video(
     at_25 = Translator(
         translator.model, replace(translator.config, data=replace(translator.config.data, fps=25.0))
     )
-    frames = trained.pixels(shards, "test", "clip2")
+    frames = trained.decode_sample(shards, "test", "clip2")
     once, often = tmp_path / "once.mp4", tmp_path / "often.mp4"
     once.write_bytes(encode_h264(frames, 25, crf=0))
     often.write_bytes(encode_h264(frames.repeat(times, axis=0), 25 * times, crf=0))
@@ -76,8 +78,10 @@ def test_a_video_at_a_multiple_of_the_rate_is_the_same_video(
     assert array.characters == at_25.translate(frames).characters
 
 
-def test_loading_a_run_without_a_frame_rate_warns(made: Path, caplog: pytest.LogCaptureFixture) -> None:
-    signllm.load(made / "run")
+def test_loading_a_run_without_a_frame_rate_warns(
+    trained_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    signllm.load(trained_folder / "run")
     assert sum("frame rate" in record.getMessage() for record in caplog.records) == 1
 
 
@@ -87,8 +91,8 @@ def test_arrays_of_another_size_are_scaled_and_cropped(translator: Translator) -
     assert scale_and_crop(frames, 32).shape == (20, 32, 32, 3)
 
 
-def test_the_language_is_that_of_training_unless_asked(translator: Translator, made: Path) -> None:
-    video = made / "videos" / "clip0.mp4"
+def test_the_language_is_that_of_training_unless_asked(translator: Translator, trained_folder: Path) -> None:
+    video = trained_folder / "videos" / "clip0.mp4"
     usual, other = translator.translate(video), translator.translate(video, language="south")
     assert usual.text == translator.translate(video, language="north").text
     assert usual.characters == other.characters
@@ -135,10 +139,10 @@ def are_equal(first: Translation, second: Translation) -> bool:
 
 
 def test_videos_translate_alone_as_in_batches_of_any_size(
-    translator: Translator, made: Path, shards: Path
+    translator: Translator, trained_folder: Path, shards: Path
 ) -> None:
-    videos = [made / "videos" / f"clip{place}.mp4" for place in range(7)]
-    frames = trained.pixels(shards, "test", "clip4")
+    videos = [trained_folder / "videos" / f"clip{place}.mp4" for place in range(7)]
+    frames = trained.decode_sample(shards, "test", "clip4")
     generation = GenerationConfig(max_new_tokens=8, temperature=1.5, n_best=3)
     for settings in (None, generation):
         alone = [translator.translate(video, generation=settings) for video in videos]
@@ -151,10 +155,10 @@ def test_videos_translate_alone_as_in_batches_of_any_size(
 
 
 def test_frames_may_come_with_channels_first_and_as_tensors(
-    translator: Translator, shards: Path, made: Path
+    translator: Translator, shards: Path, trained_folder: Path
 ) -> None:
-    frames = trained.pixels(shards, "test", "clip2")
-    expected = translator.translate(made / "videos" / "clip2.mp4")
+    frames = trained.decode_sample(shards, "test", "clip2")
+    expected = translator.translate(trained_folder / "videos" / "clip2.mp4")
     channels_first = frames.transpose(0, 3, 1, 2)
     for video in (channels_first, torch.from_numpy(frames), torch.from_numpy(channels_first.copy())):
         assert are_equal(translator.translate(video), expected)
@@ -165,8 +169,10 @@ def test_frames_may_come_with_channels_first_and_as_tensors(
         translator.translate(frames, fps=0)
 
 
-def test_words_have_times_within_the_video(translator: Translator, made: Path, shards: Path) -> None:
-    translation = translator.translate(made / "videos" / "clip2.mp4")  # 37 frames at 25 per second
+def test_words_have_times_within_the_video(
+    translator: Translator, trained_folder: Path, shards: Path
+) -> None:
+    translation = translator.translate(trained_folder / "videos" / "clip2.mp4")  # 37 frames at 25 per second
     assert (translation.start_s, translation.end_s) == pytest.approx((0.0, 1.48))
     assert len(translation.word_times) == len(translation.words)
     assert translation.word_times[0][0] == pytest.approx(4 / 25)
@@ -178,7 +184,7 @@ def test_words_have_times_within_the_video(translator: Translator, made: Path, s
             end,
             begins[ends.index(end)],
         )  # each word begins where the previous one ends, unless it is s0
-    slow = translator.translate(trained.pixels(shards, "test", "clip2"), fps=12.5)
+    slow = translator.translate(trained.decode_sample(shards, "test", "clip2"), fps=12.5)
     assert slow.word_times == pytest.approx(np.array(translation.word_times) * 2)
 
 
@@ -192,7 +198,7 @@ def test_a_recording_is_translated_as_its_pieces(
     translator: Translator, shards: Path, tmp_path: Path
 ) -> None:
     """The recording consists of clips with a still picture between them, so their times are known exactly."""
-    clips = [trained.pixels(shards, "test", f"clip{place}") for place in (2, 0, 4)]
+    clips = [trained.decode_sample(shards, "test", f"clip{place}") for place in (2, 0, 4)]
     parts, times, start = [], [], 0
     for clip in clips:
         times.append((start / 25, (start + len(clip)) / 25))
@@ -222,7 +228,7 @@ def test_a_recording_is_translated_as_its_pieces(
 def test_a_subsampled_video_is_reported_once(
     translator: Translator, shards: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    long = trained.pixels(shards, "test", "clip6")  # 57 frames, and the model was trained on 45
+    long = trained.decode_sample(shards, "test", "clip6")  # 57 frames, and the model was trained on 45
     with caplog.at_level(logging.WARNING):
         translation = translator.translate([long, long])[0]
     (message,) = [record.getMessage() for record in caplog.records if "57 frames" in record.getMessage()]

@@ -21,14 +21,14 @@ from tests import warm
 
 
 @pytest.fixture(scope="module")
-def folder(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(trained_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with videos at two depths, one of them as frame pictures, and with other files."""
     from PIL import Image
 
     from signllm.data.video import decode_video
 
     top = tmp_path_factory.mktemp("folder")
-    videos = made / "videos"
+    videos = trained_folder / "videos"
     for target, source in (("b.mp4", "clip0"), ("a.mp4", "clip1"), ("deep/er/c.MP4", "clip2")):
         (top / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(videos / f"{source}.mp4", top / target)
@@ -41,32 +41,38 @@ def folder(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def translator(made: Path) -> Translator:
-    return signllm.load(made / "run")
+def translator(trained_folder: Path) -> Translator:
+    return signllm.load(trained_folder / "run")
 
 
-def run(made: Path, *arguments: object, capsys: pytest.CaptureFixture[str], code: int = 0) -> tuple[str, str]:
-    assert cli.main(["translate", "--run", str(made / "run"), *map(str, arguments)]) == code
+def run(
+    trained_folder: Path, *arguments: object, capsys: pytest.CaptureFixture[str], code: int = 0
+) -> tuple[str, str]:
+    assert cli.main(["translate", "--run", str(trained_folder / "run"), *map(str, arguments)]) == code
     return capsys.readouterr()
 
 
 def test_a_folder_is_translated_in_the_order_of_its_names(
-    folder: Path, made: Path, translator: Translator, capsys: pytest.CaptureFixture[str]
+    folder: Path, trained_folder: Path, translator: Translator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, _ = run(made, folder, "--batch", 2, capsys=capsys)
+    out, _ = run(trained_folder, folder, "--batch", 2, capsys=capsys)
     names = ["a.mp4", "b.mp4", "deep/er/c.MP4", "deep/frames"]
     expected = [f"{folder / name}\t{translator.translate(folder / name).text}" for name in names]
     assert out.splitlines() == expected
-    single, _ = run(made, folder / "deep" / "frames", capsys=capsys)
+    single, _ = run(trained_folder, folder / "deep" / "frames", capsys=capsys)
     assert single.splitlines() == expected[3:]
 
 
 def test_json_lines_contain_every_field_of_the_python_result(
-    folder: Path, made: Path, translator: Translator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    trained_folder: Path,
+    translator: Translator,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     target = tmp_path / "out" / "translations.jsonl"
     options = ("--json", "--beams", 3, "--n-best", 2, "--language", "south")
-    out, _ = run(made, folder, *options, "--out", target, capsys=capsys)
+    out, _ = run(trained_folder, folder, *options, "--out", target, capsys=capsys)
     assert out == ""
     lines = [json.loads(line) for line in target.read_text().splitlines()]
     assert lines[0]["video"] == str(folder / "a.mp4")
@@ -92,7 +98,7 @@ def _changed(translator: Translator, **changes: object) -> object:
 def test_standard_input_is_a_list_of_videos_or_a_video(
     content: str,
     folder: Path,
-    made: Path,
+    trained_folder: Path,
     translator: Translator,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -100,7 +106,7 @@ def test_standard_input_is_a_list_of_videos_or_a_video(
     video = folder / "a.mp4"
     data = f"{video}\n\n{folder / 'deep'}\n".encode() if content == "list" else video.read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-    out, _ = run(made, "-", capsys=capsys)
+    out, _ = run(trained_folder, "-", capsys=capsys)
     name = str(video) if content == "list" else "-"
     assert out.splitlines()[0] == f"{name}\t{translator.translate(video).text}"
     assert len(out.splitlines()) == (3 if content == "list" else 1)
@@ -122,20 +128,22 @@ def test_text_is_distinguished_from_video(data: bytes, text: bool) -> None:
 
 
 def test_lines_of_a_cut_recording_contain_the_times_of_the_pieces(
-    folder: Path, made: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, trained_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, _ = run(made, folder / "b.mp4", "--windows", 0.8, "--beams", 2, "--n-best", 2, capsys=capsys)
+    out, _ = run(
+        trained_folder, folder / "b.mp4", "--windows", 0.8, "--beams", 2, "--n-best", 2, capsys=capsys
+    )
     lines = [line.split("\t") for line in out.splitlines()]
     assert {(line[1], line[2]) for line in lines} == {("0.00", "0.80"), ("0.80", "1.60"), ("1.60", "1.64")}
     assert all(line[0] == str(folder / "b.mp4") and float(line[3]) <= 0 for line in lines)
 
 
 def test_files_that_are_no_videos_are_named_and_the_others_translated(
-    folder: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, trained_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.mp4").write_text("this is text\n" * 50)
     bad = [tmp_path / "text.mp4", tmp_path / "missing.mp4"]
-    out, err = run(made, folder / "a.mp4", bad[0], folder / "b.mp4", bad[1], capsys=capsys, code=1)
+    out, err = run(trained_folder, folder / "a.mp4", bad[0], folder / "b.mp4", bad[1], capsys=capsys, code=1)
     assert [line.split("\t")[0] for line in out.splitlines()] == [
         str(folder / "a.mp4"),
         str(folder / "b.mp4"),
@@ -155,8 +163,8 @@ def test_files_that_are_no_videos_are_named_and_the_others_translated(
         ("nothing", (), "no video and no frame picture"),
         ("missing.mp4", (), "there is no such video"),
         ("text.mp4", ("--windows", "2"), "the video cannot be read"),
-        ("text.mp4", ("--windows", "2", "--pauses"), "two ways to cut"),
-        ("text.mp4", ("--overlap", "1"), "is of windows"),
+        ("text.mp4", ("--windows", "2", "--pauses"), "exclude each other"),
+        ("text.mp4", ("--overlap", "1"), "--overlap 1 needs windows"),
         ("text.mp4", ("--batch", "0"), "batch is 0"),
         ("text.mp4", ("--n-best", "2"), "n_best is 2"),
         ("text.mp4", ("--device", "cuda:9"), "cannot be moved to cuda:9"),
@@ -166,7 +174,7 @@ def test_a_usage_error_is_one_message(
     name: str,
     options: tuple[str, ...],
     problem: str,
-    made: Path,
+    trained_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -175,7 +183,7 @@ def test_a_usage_error_is_one_message(
     (tmp_path / "nothing").mkdir()
     _write_sound(tmp_path / "sound.wav")
     try:
-        ended = cli.main(["translate", "--run", str(made / "run"), str(tmp_path / name), *options])
+        ended = cli.main(["translate", "--run", str(trained_folder / "run"), str(tmp_path / name), *options])
     except SystemExit as end:  # tyro's own refusals
         ended = int(end.code or 0)
     out, err = capsys.readouterr()
@@ -205,7 +213,7 @@ def partitioning_every_weight(tmp_path: Path) -> str:
 def test_several_ranks_print_what_one_rank_prints(
     ranks: int,
     folder: Path,
-    made: Path,
+    trained_folder: Path,
     tmp_path: Path,
     partitioning_every_weight: str,
     capsys: pytest.CaptureFixture[str],
@@ -218,13 +226,14 @@ def test_several_ranks_print_what_one_rank_prints(
     draws = ("--json", "--temperature", "1.5", "--n-best", "2", "--seed", "5", "--batch", "1")
     outputs = []
     for cut in ((), ("--windows", "0.6")):
-        out, _ = run(made, folder, bad, *draws, *cut, capsys=capsys, code=1)
+        out, _ = run(trained_folder, folder, bad, *draws, *cut, capsys=capsys, code=1)
         outputs.append([json.loads(line) for line in out.splitlines()])
     options = (*draws, *(("--deepspeed", partitioning_every_weight) if partitioned else ()))
     both = f"""
 import sys
 from signllm import cli
-arguments = ["translate", {str(folder)!r}, {str(bad)!r}, "--run", {str(made / "run")!r}, *{options!r}]
+arguments = ["translate", {str(folder)!r}, {str(bad)!r}, *{options!r},
+             "--run", {str(trained_folder / "run")!r}]
 ended = [cli.main([*arguments, "--out", {str(tmp_path)!r} + "/" + name, *cut])
          for name, cut in (("complete", ()), ("cut", ("--windows", "0.6")))]
 sys.exit(0 if ended == [1, 1] else 3)
@@ -248,11 +257,11 @@ sys.exit(0 if ended == [1, 1] else 3)
 
 
 def test_a_partitioned_model_does_not_accept_a_device(
-    folder: Path, made: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, trained_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--deepspeed", "zero3", "--device", "cuda:1")
-    _, err = run(made, folder / "a.mp4", *options, capsys=capsys, code=2)
+    _, err = run(trained_folder, folder / "a.mp4", *options, capsys=capsys, code=2)
     assert "cuda:1" in err
     assert "zero3" in err
-    _, err = run(made, folder / "a.mp4", "--deepspeed", "zero2", capsys=capsys, code=2)
+    _, err = run(trained_folder, folder / "a.mp4", "--deepspeed", "zero2", capsys=capsys, code=2)
     assert "zero2 does not partition the language model" in err

@@ -1,4 +1,4 @@
-"""A fine-tuned run as the stages leave it, with random weights, and shards of a few drawn videos.
+"""A fine-tuned run with random weights, in the format of the stages, and shards of a few generated videos.
 
 ``python -m tests.evaluation.trained RUN SHARDS SPLIT`` evaluates, as one rank of ``WORLD_SIZE``.
 """
@@ -34,11 +34,11 @@ from tests.models import parts
 LENGTHS = (41, 29, 37, 25, 33, 13, 57)
 MAX_FRAMES = 45
 ON_RANKS = EvaluateConfig(batch_size=3, shuffled=True)
-"""Three batches of the seven videos: two ranks have unequally much to do."""
+"""Three batches of the seven videos, so that two ranks have different numbers of batches."""
 
 
 def write_videos(folder: Path, lengths: tuple[int, ...] = LENGTHS) -> dict[str, Path]:
-    """Write one mp4 per video, and a table of them; the texts are of the language model's vocabulary."""
+    """Write one mp4 per video and a table of them; the texts use the vocabulary of the language model."""
     folder.mkdir(parents=True)
     paths, rows = {}, ["id\tvideo\ttext\tsplit\tlanguage"]
     for place, frames in enumerate(parts.frames_of(lengths)):
@@ -51,7 +51,7 @@ def write_videos(folder: Path, lengths: tuple[int, ...] = LENGTHS) -> dict[str, 
 
 
 def write_shards(folder: Path, lengths: tuple[int, ...] = LENGTHS) -> dict[str, Path]:
-    """Shard those videos into ``folder/shards``; returns the videos by id."""
+    """Write those videos and their shards ``folder/shards``, and return the videos by id."""
     paths = write_videos(folder / "videos", lengths)
     shard("table", folder / "videos" / "table.tsv", folder / "shards", ShardConfig(encode="copy"))
     return paths
@@ -65,7 +65,7 @@ def write_run(
     lora: LoraConfig | None = None,
     prompt_tuning: PromptTuningConfig | None = None,
 ) -> Path:
-    """Write a fine-tuned run: configuration, words, one checkpoint."""
+    """Write a fine-tuned run with configuration, words and one checkpoint."""
     config = FinetuneConfig(
         sign_llm=SignLLMConfig(
             vq_sign=parts.vq_config(),
@@ -88,7 +88,8 @@ def write_run(
     words = parts.word_codebook(encoder)
     model = build_sign_llm(config.sign_llm, words)
     with torch.no_grad():
-        # Texts must tell videos apart: a codebook of the videos' own vectors, signs as loud as the prompt.
+        # Different videos must give different texts: the codebook consists of the videos' own vectors,
+        # and the sign tokens are scaled to the magnitude of the prompt.
         batch = parts.batch_of(lengths=LENGTHS)
         vectors, _ = model.vq_sign.encoder(batch.frames, batch.frame_counts)
         codebook = model.vq_sign.quantizer.codebook
@@ -97,7 +98,7 @@ def write_run(
             parameter.mul_(20)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_()  # adapters begin at zero
+                parameter.normal_()  # adapters are initialised with zero
     save_config(run, config)
     words.save(run)
     weights = trainable_parameters(model) | saved_tensors(model)
@@ -106,8 +107,8 @@ def write_run(
     return run
 
 
-def loud_language_model(folder: Path) -> Path:
-    """Write the tests' language model with louder weights: what it writes depends on what it reads."""
+def save_sensitive_language_model(folder: Path) -> Path:
+    """Write the tests' language model with larger weights, so that its output depends on its input."""
     from transformers import AutoModelForCausalLM
 
     parts.save_language_model(folder)
@@ -120,13 +121,13 @@ def loud_language_model(folder: Path) -> Path:
     return folder
 
 
-def pixels(shards: Path, split: str, name: str) -> np.ndarray:
-    """Decode a sample of the shards, whole and in its own size."""
+def decode_sample(shards: Path, split: str, name: str) -> np.ndarray:
+    """Return all frames of a sample of the shards, in their original size."""
     from signllm.data.index import ShardIndex
     from signllm.data.stored_frames import decode_stored_frames
 
-    found = ShardIndex(shards).split(split)
-    return decode_stored_frames(found.read([sample.id for sample in found.samples].index(name)))
+    videos = ShardIndex(shards).split(split)
+    return decode_stored_frames(videos.read([sample.id for sample in videos.samples].index(name)))
 
 
 def main() -> None:

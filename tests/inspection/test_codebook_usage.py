@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from signllm.cra.word_codebook import WordCodebook
-from signllm.evaluation.report.timeline import spans_of
+from signllm.evaluation.report.timeline import build_spans
 from signllm.inspection import codebook_usage
 from signllm.inspection.codebook_usage import Usage, count_usage, usage_record
 
@@ -37,7 +37,7 @@ def word_spans(words: WordCodebook, sequence: np.ndarray) -> list[tuple[int, int
     """Return the word id, start and stop of every word of a video."""
     segmentation = words.segment(torch.from_numpy(sequence), torch.tensor([len(sequence)]))
     ids = segmentation.words.tolist()
-    spans = spans_of(range(len(ids)), segmentation.slot.tolist())
+    spans = build_spans(range(len(ids)), segmentation.slot.tolist())
     return [(ids[span.word], span.start, span.stop) for span in spans]
 
 

@@ -33,7 +33,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Start ``signllm serve``, and stop it by Ctrl-C, after which no file may be left."""
     folder = tmp_path_factory.mktemp("serve")
     videos = trained.write_videos(folder / "videos")
-    run = trained.write_run(folder / "run", trained.loud_language_model(folder / "llm"))
+    run = trained.write_run(folder / "run", trained.save_sensitive_language_model(folder / "llm"))
     uploads = folder / "uploads"
     uploads.mkdir()
     variables = os.environ | {"TMPDIR": str(uploads), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}

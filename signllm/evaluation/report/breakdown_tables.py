@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from signllm.evaluation.report.markup import Markup, joined, tag
+from signllm.evaluation.report.markup import Markup, join_markup, tag
 from signllm.evaluation.report.run_folder import Record, finite
 from signllm.evaluation.report.tables import bar, table
 
@@ -24,10 +24,10 @@ def breakdown_tables(record: Record) -> Markup | None:
     parts = []
     for name, groups in breakdowns.items() if isinstance(breakdowns, dict) else ():
         rows = [group for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
-        if drawn := _draw_breakdown(name, rows):
+        if breakdown_table := _draw_breakdown(name, rows):
             title, _ = TITLES.get(name, (name.replace("_", " "), ""))
-            parts += [tag("h3", title), drawn]
-    return joined(parts) if parts else None
+            parts += [tag("h3", title), breakdown_table]
+    return join_markup(parts) if parts else None
 
 
 def _draw_breakdown(name: str, groups: list[Record]) -> Markup | None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from signllm.evaluation.report.markup import Markup, joined, number, tag
+from signllm.evaluation.report.markup import Markup, join_markup, number, tag
 
 Point = tuple[float, float]
 WIDTH, HEIGHT = 360, 220
@@ -198,7 +198,7 @@ def _grid(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> Markup:
         parts.append(
             tag("text", y_label, x=11, y=place, transform=turned, text_anchor="middle", class_="label")
         )
-    return joined(parts)
+    return join_markup(parts)
 
 
 def _line(points: Sequence[Point], x_axis: Axis, y_axis: Axis, place: int) -> Markup:
@@ -215,7 +215,7 @@ def _line(points: Sequence[Point], x_axis: Axis, y_axis: Axis, place: int) -> Ma
             )
             for x, y in points
         ]  # fmt: skip
-    return joined(parts)
+    return join_markup(parts)
 
 
 def _path(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> str:
@@ -226,7 +226,7 @@ def _mark(mark: tuple[float, str], x_axis: Axis) -> Markup:
     """Draw a labelled vertical line at a position of the horizontal axis."""
     x, is_left = x_axis.position(mark[0]), x_axis.position(mark[0]) < WIDTH * 0.6
     anchor, offset = ("start", 5) if is_left else ("end", -5)
-    return joined(
+    return join_markup(
         (
             tag("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, class_="mark"),
             tag("text", mark[1], x=x + offset, y=TOP + 9, text_anchor=anchor, class_="marked"),

@@ -89,5 +89,5 @@ def _cards(parts: Iterable[Section]) -> Iterable[Markup]:
 def _footer(content: ReportContent) -> Markup:
     """Return the footer: program version, folder and date."""
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    made = f"SignLLM {signllm.__version__}, {content.folder.resolve()}, {when}."
-    return tag("footer", tag("p", made, " This file loads nothing from the network and runs no script."))
+    origin = f"SignLLM {signllm.__version__}, {content.folder.resolve()}, {when}."
+    return tag("footer", tag("p", origin, " This file loads nothing from the network and runs no script."))

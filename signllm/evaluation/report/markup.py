@@ -35,11 +35,11 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
         parts.append(f" {key}" if value is True else f' {key}="{escape(_text(value), quote=True)}"')
     parts.append(">")
     if name not in VOID:
-        parts += [joined(children), f"</{name}>"]
+        parts += [join_markup(children), f"</{name}>"]
     return Markup("".join(parts))
 
 
-def joined(children: Iterable[object]) -> Markup:
+def join_markup(children: Iterable[object]) -> Markup:
     """Return children one after the other; those that are not :class:`Markup` are escaped."""
     return Markup(
         "".join(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from signllm.evaluation.report.chapter import integers
-from signllm.evaluation.report.markup import Markup, joined, tag
+from signllm.evaluation.report.markup import Markup, join_markup, tag
 from signllm.evaluation.report.run_folder import Record
 from signllm.evaluation.report.timeline import timeline
 from signllm.evaluation.report.video_frames import VideoFrames
@@ -43,7 +43,7 @@ def timelines(
     drawable = [record for record in records if integers(record.get("characters"))]
     if not drawable:
         return None
-    return joined(_sample(record, vocabulary, videos.get(str(record.get("id")))) for record in drawable)
+    return join_markup(_sample(record, vocabulary, videos.get(str(record.get("id")))) for record in drawable)
 
 
 def _sample(record: Record, vocabulary: Vocabulary | None, frames: VideoFrames | None) -> Markup:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from signllm.evaluation.report.breakdown_tables import breakdown_tables
 from signllm.evaluation.report.chapter import Chapter, ReportContent
 from signllm.evaluation.report.conditions import conditions_table, format_duration
-from signllm.evaluation.report.markup import Markup, joined, number, tag
+from signllm.evaluation.report.markup import Markup, join_markup, number, tag
 from signllm.evaluation.report.run_folder import finite
 from signllm.evaluation.report.samples import (
     SHOWN_TIMELINES,
@@ -60,7 +60,7 @@ def sections(content: ReportContent) -> Iterator[Section]:
     """Yield the sections of a report that have content."""
     table = demo_table(content.summary)
     if table:
-        body = joined((tag("p", CONTROLS, class_="hint"), table))
+        body = join_markup((tag("p", CONTROLS, class_="hint"), table))
         yield Section(key="result", title="Result", body=body)
     for key, build in (
         ("alarms", _alarms),
@@ -123,10 +123,12 @@ def _videos(chapter: Chapter, content: ReportContent) -> TitledParts:
     videos = load_videos(
         content.shards, chapter.plain_split, ids, run.problems, most=run.most_frames, fps=run.fps
     )
-    drawn = timelines(chosen, chapter.vocabulary, videos)
-    if drawn is None:
+    timeline_markup = timelines(chosen, chapter.vocabulary, videos)
+    if timeline_markup is None:
         return []
-    return [("From video to text", joined((tag("p", TIMELINE, class_="hint"), legend(), drawn)))]
+    return [
+        ("From video to text", join_markup((tag("p", TIMELINE, class_="hint"), legend(), timeline_markup)))
+    ]
 
 
 def _sentences(chapter: Chapter, content: ReportContent) -> TitledParts:
@@ -136,7 +138,7 @@ def _sentences(chapter: Chapter, content: ReportContent) -> TitledParts:
         return []
     counted = f"{count_exact(chapter.records)} of {len(chapter.records)} translations equal their reference."
     table_in_language = tag("div", table, lang=chapter.language)
-    return [("Translations", joined((tag("p", counted, class_="hint"), legend(), table_in_language)))]
+    return [("Translations", join_markup((tag("p", counted, class_="hint"), legend(), table_in_language)))]
 
 
 def _scores(chapter: Chapter, content: ReportContent) -> TitledParts:
@@ -170,7 +172,7 @@ def _words(chapter: Chapter, content: ReportContent) -> TitledParts:
     charts, gallery = word_charts(words.codebook), words.gallery(uses, videos)
     codes = usage_chart(chapter.sequences, words.codebook.codes, f"the split {chapter.plain_split}")
     parts = [part for part in (codes, words.summary(), charts, gallery) if part]
-    return [(STAGE_NAMES["compose"], joined(parts))] if charts or gallery or codes else []
+    return [(STAGE_NAMES["compose"], join_markup(parts))] if charts or gallery or codes else []
 
 
 def _load_sequence_videos(
@@ -193,16 +195,18 @@ def _details(content: ReportContent) -> Markup | None:
     """Return the times of the stages, the settings, and the files that could not be read."""
     parts: list[Markup | None] = [seconds_table(content.summary)]
     for chapter in content.chapters:
-        shown = [part for part in (conditions_table(chapter.run), settings_table(chapter.run.config)) if part]
-        if shown:
-            parts += [tag("h3", chapter.run.path.name), *shown]
+        tables = [
+            part for part in (conditions_table(chapter.run), settings_table(chapter.run.config)) if part
+        ]
+        if tables:
+            parts += [tag("h3", chapter.run.path.name), *tables]
     problems = [f"{c.run.path.name}: {problem}" for c in content.chapters for problem in c.run.problems]
     if problems:
         parts += [
             tag("h3", "Files that could not be read"),
             tag("ul", *(tag("li", line) for line in problems)),
         ]
-    return joined(parts) if any(part is not None for part in parts) else None
+    return join_markup(parts) if any(part is not None for part in parts) else None
 
 
 def headline(content: ReportContent) -> Markup | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from signllm.evaluation.report.markup import Markup, joined, tag
+from signllm.evaluation.report.markup import Markup, join_markup, tag
 from signllm.evaluation.report.run_folder import Record, finite
 from signllm.evaluation.scores import metric_titles
 
@@ -43,8 +43,8 @@ def demo_table(summary: Record) -> Markup | None:
     ]
     rows = []
     for name in ordered:
-        drawn = bar(bleu4_of[name], max(bleu4_of.values()), f"{bleu4_of[name]:.1f}")
-        rows.append(_system_row(name, drawn, systems[name], others))
+        bar_cell = bar(bleu4_of[name], max(bleu4_of.values()), f"{bleu4_of[name]:.1f}")
+        rows.append(_system_row(name, bar_cell, systems[name], others))
     return table(head, rows)
 
 
@@ -54,13 +54,13 @@ def bar(value: float, longest: float, label: str) -> Markup:
     return tag("td", tag("span", class_="bar", style=f"width:{width:.1f}%"), label, class_="barred")
 
 
-def _system_row(name: str, drawn: Markup, scores: Mapping[str, Any], others: Sequence[str]) -> Markup:
+def _system_row(name: str, bar_cell: Markup, scores: Mapping[str, Any], others: Sequence[str]) -> Markup:
     """Return the row of a system: its name, the bar, and other scores."""
     title, note = SYSTEMS.get(name, (name.replace("_", " "), ""))
     return tag(
         "tr",
         tag("td", title, tag("small", note) if note else None),
-        drawn,
+        bar_cell,
         *(tag("td", _format_score(scores.get(other), other, digits=1)) for other in others),
         class_="ours" if name == "model" else None,
     )
@@ -92,7 +92,7 @@ def score_table(scores: Mapping[str, Record]) -> Markup | None:
     if not rows:
         return None
     scored = table(["Split", *columns.values(), "Videos"], rows)
-    return joined((scored, tag("details", tag("summary", "How the scores were computed"), *signatures)))
+    return join_markup((scored, tag("details", tag("summary", "How the scores were computed"), *signatures)))
 
 
 def _interval(record: Record, metric: str) -> Markup | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from signllm.clip_geometry import CLIP_STRIDE, interval_start
 from signllm.evaluation.report.chart import round_ticks
-from signllm.evaluation.report.markup import Markup, joined, tag
+from signllm.evaluation.report.markup import Markup, join_markup, tag
 
 if TYPE_CHECKING:
     from signllm.evaluation.report.video_frames import VideoFrames
@@ -48,7 +48,7 @@ class Span:
         return len(self.spelling) > 1
 
 
-def spans_of(
+def build_spans(
     words: Sequence[int], slots: Sequence[int], spellings: Sequence[Sequence[int]] | None = None
 ) -> list[Span]:
     """Return the span of each word.
@@ -127,14 +127,14 @@ def _row(
         _block(characters[place], LEFT + (place - places.start) * step, step, block_top) for place in places
     ]
     parts.append(_axis(places, step, block_top + BLOCK))
-    return joined(parts), block_top + BLOCK + AXIS
+    return join_markup(parts), block_top + BLOCK + AXIS
 
 
 def _block(code: int, x: float, step: float, top: float) -> Markup:
     """Draw the block of one character."""
     box = tag("rect", x=x + 0.5, y=top, width=step - 1, height=BLOCK, rx=3, fill=code_colour(code))
     number = tag("text", code, x=x + step / 2, y=top + BLOCK / 2 + 4, text_anchor="middle", class_="code")
-    return joined((box, number))
+    return join_markup((box, number))
 
 
 def _bracket(span: Span, start: int, stop: int, step: float, top: float) -> Markup:
@@ -161,7 +161,7 @@ def _axis(places: range, step: float, top: float) -> Markup:
         anchor = "start" if x < 20 else "end" if x > WIDTH - 20 else "middle"
         name = f"frame {frame:.0f}" if frame == ticks[0] else f"{frame:.0f}"
         parts.append(tag("text", name, x=x, y=top + 20, text_anchor=anchor))
-    return joined(parts)
+    return join_markup(parts)
 
 
 def _draw_frames(frames: VideoFrames, places: range, step: float) -> tuple[Markup, int]:

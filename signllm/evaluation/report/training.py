@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 
 from signllm.evaluation.report.chart import Series, line_chart
-from signllm.evaluation.report.markup import Markup, joined, number, tag
+from signllm.evaluation.report.markup import Markup, join_markup, number, tag
 from signllm.evaluation.report.run_folder import Record, RunFolder, finite
 from signllm.evaluation.scores import metric_titles
 
@@ -31,7 +31,7 @@ KNOWN: dict[str, tuple[str, str]] = {
     "l_q": ("Quantisation loss", "distance of the features to their codes"),
     "cp_accuracy": (
         "Context prediction accuracy",
-        "share of true and random characters that are distinguished",
+        "share of true and random characters that are distinguished correctly",
     ),
     "perplexity": ("Codebook perplexity", "effective number of codes in use; 1 is a collapsed codebook"),
     "codes_used": ("Codes used", ""),
@@ -85,7 +85,9 @@ def training_charts(run: RunFolder) -> Markup | None:
     blocks = [(name, charts) for name, log in phases.items() if (charts := _charts(log))]
     if len(blocks) == 1:
         return blocks[0][1]
-    return joined(part for name, charts in blocks for part in (tag("h3", name), charts)) if blocks else None
+    return (
+        join_markup(part for name, charts in blocks for part in (tag("h3", name), charts)) if blocks else None
+    )
 
 
 def _charts(log: Sequence[Record]) -> Markup | None:
@@ -119,7 +121,7 @@ def _charts(log: Sequence[Record]) -> Markup | None:
     speed_charts = (
         tag("details", tag("summary", "Speed"), tag("div", *speed, class_="charts")) if speed else None
     )
-    return joined((tag("div", *drawn, class_="charts"), *sentences, speed_charts))
+    return join_markup((tag("div", *drawn, class_="charts"), *sentences, speed_charts))
 
 
 def _title(name: str) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from signllm.clip_geometry import clip_frames
 from signllm.evaluation.report.chart import Series, line_chart
-from signllm.evaluation.report.markup import Markup, joined, tag
+from signllm.evaluation.report.markup import Markup, join_markup, tag
 from signllm.evaluation.report.run_folder import RunFolder
-from signllm.evaluation.report.timeline import Span, spans_of, swatch
+from signllm.evaluation.report.timeline import Span, build_spans, swatch
 
 if TYPE_CHECKING:
     from signllm.cra.word_codebook import WordCodebook
@@ -53,7 +53,7 @@ class Vocabulary:
         packed = torch.tensor(list(characters), dtype=torch.int64)
         segmentation = self.codebook.segment(packed, torch.tensor([len(characters)]))
         words = segmentation.words.tolist()
-        return spans_of(words, segmentation.slot.tolist(), [self.codebook.spell(word) for word in words])
+        return build_spans(words, segmentation.slot.tolist(), [self.codebook.spell(word) for word in words])
 
     def summary(self) -> Markup:
         """Return a sentence about the number of words and their lengths."""
@@ -66,7 +66,7 @@ class Vocabulary:
             "sign that is held for long.",
             class_="hint",
         )
-        return joined((tag("h3", "Words"), sentence))
+        return join_markup((tag("h3", "Words"), sentence))
 
     def find_uses(self, sequences: Sequence[Sequence[int]]) -> dict[int, list[tuple[int, Span]]]:
         """Return word → index of the video and span of each occurrence, the most used composed word first."""
@@ -106,7 +106,7 @@ class Vocabulary:
             tag("p", hint, class_="hint") if videos else None,
             tag("ul", *cells, class_="gallery"),
         )
-        return joined(part for part in parts if part is not None)
+        return join_markup(part for part in parts if part is not None)
 
     def _draw_clip(self, word: int, video: VideoFrames, span: Span) -> Markup:
         """Return evenly spaced frames of a word, over all frames that its characters are read from."""
@@ -190,8 +190,8 @@ def word_charts(codebook: WordCodebook) -> Markup | None:
         )
         for key, (title, note) in CURVES.items()
     ]
-    shown = [chart for chart in charts if chart]
-    return tag("div", *shown, class_="charts") if shown else None
+    figures = [chart for chart in charts if chart]
+    return tag("div", *figures, class_="charts") if figures else None
 
 
 def _column(rows: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -233,7 +233,7 @@ def usage_chart(sequences: Sequence[Sequence[int]], codes: int, where: str) -> M
         f"{used} of {codes} codes are used in {where}, {max(0, codes - used)} are not. The perplexity is "
         f"{perplexity:.1f}: the entropy equals that of {perplexity:.1f} codes that are used equally often."
     )
-    return joined(
+    return join_markup(
         (tag("h3", "Codebook"), tag("p", sentence, class_="hint"), tag("div", chart, class_="charts"))
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from signllm.evaluation.report.markup import Markup, joined, tag
+from signllm.evaluation.report.markup import Markup, join_markup, tag
 
 
 def compare_words(hypothesis: str, reference: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
@@ -42,4 +42,4 @@ def mark_words(words: Sequence[tuple[str, bool]], element: str) -> Markup:
             run = []
         if word:
             parts += [word, " "]
-    return joined(parts)
+    return join_markup(parts)

@@ -1,4 +1,4 @@
-"""A run folder and a demo folder with every file that a report reads, small and made up."""
+"""A small run folder and a demo folder with every file that a report reads, with invented contents."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ CODES = 64
 
 def write_run(run: Path, stage: str, *, evil: str = EVIL) -> Path:
     """Write a finished run of a stage."""
-    drawn = random.Random(stage)
+    rng = random.Random(stage)
     run.mkdir(parents=True)
     config = {"stage": stage, "format": 1, "config": {"training": {"learning_rate": 1e-3, "note": evil}}}
     (run / "config.json").write_text(json.dumps(config))
     with (run / "log.jsonl").open("w") as log:
         for step in range(10, 3010, 10):
-            log.write(json.dumps({"stage": stage, "step": step, **_logged(stage, step, drawn)}) + "\n")
+            log.write(json.dumps({"stage": stage, "step": step, **_logged(stage, step, rng)}) + "\n")
     return run
 
 
-def _logged(stage: str, step: int, drawn: random.Random) -> dict[str, float]:
+def _logged(stage: str, step: int, rng: random.Random) -> dict[str, float]:
     def noisy(value: float) -> float:
-        return value * (1 + 0.08 * drawn.gauss(0, 1))
+        return value * (1 + 0.08 * rng.gauss(0, 1))
 
     fall = math.exp(-step / 700)
     rate = 1e-3 * min(1, step / 200) * (0.5 + 0.5 * math.cos(step / 3000 * math.pi))
@@ -54,8 +54,8 @@ def _logged(stage: str, step: int, drawn: random.Random) -> dict[str, float]:
 
 def write_words(run: Path) -> WordCodebook:
     """Write a word codebook with words of two to four characters over ``CODES`` codes."""
-    drawn = random.Random(1)
-    words = tuple({tuple(drawn.sample(range(CODES), drawn.choice((2, 2, 3, 4)))) for _ in range(90)})
+    rng = random.Random(1)
+    words = tuple({tuple(rng.sample(range(CODES), rng.choice((2, 2, 3, 4)))) for _ in range(90)})
     curve = tuple(
         {
             "size": size, "entropy": 2.5 * math.exp(-size / 120) + 1.5, "chosen": size == 96,
@@ -72,15 +72,15 @@ def write_words(run: Path) -> WordCodebook:
 
 
 def write_translations(run: Path, words: WordCodebook, *, evil: str = EVIL, count: int = 30) -> None:
-    """Write hypotheses whose characters are made of words, and scores of two splits."""
-    drawn = random.Random(2)
+    """Write hypotheses whose characters consist of words, and scores of two splits."""
+    rng = random.Random(2)
     vocabulary = "tomorrow heavy rain in the north and sunny spells along the coast with mild wind".split()
     with (run / "hypotheses.test.jsonl").open("w") as lines:
         for place in range(count):
-            chosen = drawn.choices(words.words, k=12)
-            characters = [c for word in chosen for c in word for _ in range(drawn.choice((1, 1, 2)))]
-            reference = drawn.choices(vocabulary, k=9)
-            hypothesis = [drawn.choice(vocabulary) if drawn.random() < 0.3 else word for word in reference]
+            chosen = rng.choices(words.words, k=12)
+            characters = [c for word in chosen for c in word for _ in range(rng.choice((1, 1, 2)))]
+            reference = rng.choices(vocabulary, k=9)
+            hypothesis = [rng.choice(vocabulary) if rng.random() < 0.3 else word for word in reference]
             record = {
                 "id": f"test/{place:03d}", "hypothesis": " ".join(hypothesis),
                 "reference": " ".join(reference), "characters": characters, "words": [],
@@ -92,7 +92,7 @@ def write_translations(run: Path, words: WordCodebook, *, evil: str = EVIL, coun
         scores = {"bleu1": 68.2, "bleu2": 57.0, "bleu3": 49.4, "bleu4": 43.7, "rouge_l": 66.0, "chrf": 61.0}
         record = {k: v * factor for k, v in scores.items()} | {
             "samples": count,
-            "signature": f"made up {evil}",
+            "signature": f"invented {evil}",
         }
         if split == "test":
             record["intervals"] = {"bleu4": [40.25, 47.75]}
@@ -111,7 +111,7 @@ def write_translations(run: Path, words: WordCodebook, *, evil: str = EVIL, coun
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """One finetune run with everything."""
+    """A run of finetune with all files."""
     run = write_run(tmp_path / "finetune", "finetune")
     write_translations(run, write_words(run))
     return run
@@ -119,7 +119,7 @@ def run_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def demo_folder(tmp_path: Path) -> Path:
-    """Two runs and a summary."""
+    """A demo folder with two runs and a summary."""
     demo = tmp_path / "demo"
     write_words(write_run(demo / "pretrain", "pretrain"))
     run = write_run(demo / "finetune", "finetune")

@@ -17,8 +17,8 @@ def test_frames_are_subsampled_as_for_the_model(shards: Path) -> None:
     videos = load_videos(shards, "test", ["clip2", "clip6", "nobody"], problems, most=trained.MAX_FRAMES)
     assert problems == []
     assert set(videos) == {"clip2", "clip6"}
-    assert np.array_equal(videos["clip2"].frames, trained.pixels(shards, "test", "clip2"))
-    complete = trained.pixels(shards, "test", "clip6")
+    assert np.array_equal(videos["clip2"].frames, trained.decode_sample(shards, "test", "clip2"))
+    complete = trained.decode_sample(shards, "test", "clip6")
     assert len(complete) > len(videos["clip6"].frames) == trained.MAX_FRAMES
     assert np.array_equal(videos["clip6"].frames[[0, -1]], complete[[0, -1]])
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from signllm.evaluation.report.timeline import Span, spans_of, timeline
+from signllm.evaluation.report.timeline import Span, build_spans, timeline
 from signllm.evaluation.report.video_frames import VideoFrames
 
 
@@ -20,12 +20,12 @@ def blocks(drawing: str) -> list[tuple[float, float]]:
 
 
 def test_spans_follow_the_slots() -> None:
-    spans = spans_of([70, 3, 71], [0, 0, 0, 1, 2, 2], [(1, 2), (3,), (4, 5)])
+    spans = build_spans([70, 3, 71], [0, 0, 0, 1, 2, 2], [(1, 2), (3,), (4, 5)])
     assert [(span.word, span.start, span.stop, span.is_composed) for span in spans] == [
         (70, 0, 3, True), (3, 3, 4, False), (71, 4, 6, True),
     ]  # fmt: skip
     # a word without characters (the slowing down token alone) has no span
-    assert [span.word for span in spans_of([1, 64, 2], [0, 2], [(1,), (64,), (2,)])] == [1, 2]
+    assert [span.word for span in build_spans([1, 64, 2], [0, 2], [(1,), (64,), (2,)])] == [1, 2]
 
 
 @pytest.mark.parametrize("count", [1, 5, 31, 32, 33, 200])
