@@ -37,8 +37,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-import psutil
-
 from signllm.training.local_ranks import end_with_parent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,14 +82,6 @@ def fork_of(process: int) -> int:
     """Return the process that does the work of a :func:`python` process; the same where it was refused."""
     path = _server() / f"fork-of-{process}"
     return int(path.read_text()) if path.exists() else process
-
-
-def descendants(process: int) -> list[psutil.Process]:
-    """Return the processes that a process has started, directly or not, and the forks that do their work."""
-    fork = fork_of(process)
-    children = {child.pid: child for parent in {process, fork} for child in psutil.Process(parent).children()}
-    below = [one for child in children.values() for one in (child, *descendants(child.pid))]
-    return below if fork == process else [psutil.Process(fork), *below]
 
 
 def run(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Ended:
@@ -358,6 +348,7 @@ def _be_interpreter(request: Mapping[str, Any]) -> NoReturn:
     sys.executable = request["program"]
     if unbuffered := words[0] == "-u":
         words = [word for number, word in enumerate(words) if number or word != "-u"]
+    unbuffered |= bool(os.environ.get("PYTHONUNBUFFERED"))
     for stream in (sys.stdout, sys.stderr):
         assert isinstance(stream, io.TextIOWrapper)
         stream.reconfigure(write_through=unbuffered, line_buffering=stream is sys.stderr)

@@ -6,12 +6,13 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from tests import warm
 
 CHECKOUT = Path(__file__).parents[2]
 PACKAGES = {"POT": "ot", "geomloss": "geomloss", "faiss": "faiss", "vector": "vector_quantize_pytorch"}
@@ -24,7 +25,7 @@ ALWAYS = {
 
 def bench(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(path or "")}
-    command = [sys.executable, str(CHECKOUT / "tools" / "bench_kernels"), *arguments]
+    command = [warm.python(), str(CHECKOUT / "tools" / "bench_kernels"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=300)
 
 

@@ -14,34 +14,40 @@ from typing import Any
 import pytest
 import torch
 
+from tests import warm
+
 CHECKOUT = Path(__file__).parents[2]
 PATH = os.pathsep.join((str(CHECKOUT), str(CHECKOUT / "tools")))
 SHORT = ("--size", "tiny", "--device", "cpu", "--rounds", "2", "--steps", "2")
 ABSENT = ("webdataset", "submitit", "av", "tyro", "ot", "geomloss", "faiss")
-"""Not on the GPU machine: every run here does without them."""
+"""Not on the GPU machine: the runs that measure do without them."""
 LLAMA_7B = 6_738_415_616
 """Parameters of LLaMA-7B (arXiv 2302.13971 calls it 6.7B)."""
 
 
-def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+def python(*arguments: str, hidden: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run Python as a fork, or as an interpreter from which the packages are hidden that may be absent."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": PATH}
+    if not hidden:
+        command = [warm.python(), *arguments]
+        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
     with TemporaryDirectory() as folder:
-        hidden = f"import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n"
-        (Path(folder) / "sitecustomize.py").write_text(hidden)
+        code = f"import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n"
+        (Path(folder) / "sitecustomize.py").write_text(code)
         variables["PYTHONPATH"] = os.pathsep.join((folder, PATH))
         command = [sys.executable, *arguments]
         return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return python(str(CHECKOUT / "tools" / "bench_training"), *arguments)
+def bench(*arguments: str, hidden: bool = False) -> subprocess.CompletedProcess[str]:
+    return python(str(CHECKOUT / "tools" / "bench_training"), *arguments, hidden=hidden)
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """What a short run under ZeRO-3 prints and writes."""
     file = tmp_path_factory.mktemp("bench") / "new" / "bench.json"
-    done = bench(*SHORT, "--deepspeed", "zero3", "--profile", "--json", str(file))
+    done = bench(*SHORT, "--deepspeed", "zero3", "--profile", "--json", str(file), hidden=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout, json.loads(file.read_text())
 
@@ -87,7 +93,7 @@ def test_the_table_says_what_was_measured_and_whether_it_is_what_is_wanted(
 
 def test_bf16_video_and_recomputation_train_alike_too() -> None:
     options = ("--precision", "bf16", "--signs", "video", "--checkpointing", "--spread", "0.3")
-    done = bench(*SHORT, *options, "--deepspeed", "zero2")
+    done = bench(*SHORT, *options, "--deepspeed", "zero2", hidden=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "bf16, zero2" in done.stdout
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import warm
+
 CHECKOUT = Path(__file__).parents[2]
 ABSENT = (
     "deepspeed",
@@ -29,11 +31,12 @@ ABSENT = (
 
 
 def python(
-    *arguments: str, folder: Path = CHECKOUT, path: str = "", **more: str
+    *arguments: str, folder: Path = CHECKOUT, path: str = "", program: str | None = None, **more: str
 ) -> subprocess.CompletedProcess[str]:
+    """Run Python as a fork, or as another interpreter."""
     variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=variables, capture_output=True, text=True
+        [program or warm.python(), *arguments], cwd=folder, env=variables, capture_output=True, text=True
     )
 
 
@@ -160,7 +163,8 @@ print(installed(folder / "wheels", folder / "target").startswith("not installed:
 environment = {{**os.environ, "PYTHONPATH": str(folder / "target")}}
 subprocess.run([sys.executable, "-c", "import hjson; print(hjson.CARRIED)"], env=environment)
 """
-    done = python("-c", code, path=str(CHECKOUT / "tools"), PYTHONUNBUFFERED="1")
+    path = str(CHECKOUT / "tools")
+    done = python("-c", code, path=path, program=sys.executable, PYTHONUNBUFFERED="1")
     assert done.stdout.splitlines() == ["hjson-99.0", "True", "True", "True"], done.stderr
 
 
@@ -225,5 +229,7 @@ def test_the_kernel_tests_need_torch_pytest_and_triton_alone(tmp_path: Path) -> 
     (tmp_path / "hide.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n")
     path = os.pathsep.join((str(CHECKOUT), str(tmp_path)))
     pytest_hiding = ("-m", "pytest", "-p", "hide", "-q", "-p", "no:cacheprovider")
-    ran = python(*pytest_hiding, "tests/kernels", "-k", "test_choice", path=path)  # imports them all
+    ran = python(
+        *pytest_hiding, "tests/kernels", "-k", "test_implementation", path=path, program=sys.executable
+    )  # imports them all
     assert ran.returncode == 0, ran.stdout

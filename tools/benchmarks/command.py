@@ -92,7 +92,8 @@ def main() -> None:
         sys.exit(f"no case holds {given.case!r}; remedy: leave --case out, and see the names in the table")
     facts = machine.facts(device)
     facts |= {"device": given.device, "quick": given.quick, "seed": given.seed}
-    facts["implementation"] = dataclasses.asdict(choose(device))
+    chosen = choose(device)
+    facts["implementation"] = {"implementation": chosen.implementation, "why": chosen.reason}
     where = facts["machine"]["gpu"] or facts["machine"]["cpu"]
     print(
         f"{where}; {facts['threads']} threads; torch {facts['versions']['torch']}; commit {facts['commit']}"
