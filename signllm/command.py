@@ -6,8 +6,10 @@ submits a job.
 """
 
 import functools
+import inspect
 import json as json_format
 import os
+import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -51,6 +53,9 @@ def prepare_job(function: Callable[..., None], arguments: Sequence[str], *, verb
         about: summary and example, for the help text.
     """
     import tyro
+
+    # tyro wraps the descriptions of options itself, but keeps the line breaks of a function's docstring.
+    function.__doc__ = re.sub(r"\n {8}(?=\S)", " ", inspect.getdoc(function) or "")
 
     @functools.wraps(function)
     def bind_options(*args: Any, **options: Any) -> Job:

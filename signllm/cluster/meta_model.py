@@ -57,7 +57,7 @@ class _Tokens:
     def get_added_vocab(self) -> dict[str, int]:
         return {}
 
-    def around(self, language: str) -> tuple[list[int], list[int]]:
+    def context_tokens(self, language: str) -> tuple[list[int], list[int]]:
         return [0] * (PROMPT_TOKENS - 1), [0]
 
     def tokens(self, text: str) -> list[int]:

@@ -145,7 +145,7 @@ def test_a_port_in_use_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         other.bind(("", 0))
         other.listen()
         monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
-        with pytest.raises(RunFailedError, match="cannot meet at port"):
+        with pytest.raises(RunFailedError, match="cannot use port"):
             rank_environment()
 
 

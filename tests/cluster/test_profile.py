@@ -76,11 +76,11 @@ def test_environment_is_quoted_for_the_shell() -> None:
         ("array_parallelism = 0", "1 or more, or leave it out"),
         ("time = 'soon'", "give minutes, HH:MM:SS or D-HH:MM:SS"),
         ("time = 0\nsignal_delay_s = 0", "give minutes"),
-        ("[additional]\ngpus_per_node = '4'", "says it by --gpus"),
+        ("[additional]\ngpus_per_node = '4'", "set it by --gpus"),
         ("[environment]\nHF_TOKEN = 'hf_1'", "export HF_TOKEN in the shell that launches"),
         ("setup = ['export WANDB_API_KEY=1']", "WANDB_API_KEY, which looks like a secret"),
         ("time = 1\nsignal_delay_s = 90", "shorter delay"),
-        ("executor = 'local'\nnodes = 2", "this one machine"),
+        ("executor = 'local'\nnodes = 2", "cannot use 2 nodes"),
     ],
 )
 def test_a_wrong_profile_is_refused_with_the_remedy(text: str, told: str, tmp_path: Path) -> None:

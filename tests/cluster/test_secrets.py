@@ -80,7 +80,7 @@ def test_a_secret_that_is_spelt_out_is_refused(
     spelt = [word.format(f"https://user:{MARK}@host/h.txt") for word in words]
     assert cli.main(["launch", "local", "--logs", str(logs), *dry_run, *spelt]) == 2
     told = "".join(capsys.readouterr())
-    assert "this holds the value of HF_TOKEN" in told
+    assert "this contains the value of HF_TOKEN" in told
     assert MARK not in told
     assert not logs.exists()
 

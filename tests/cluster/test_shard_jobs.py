@@ -129,17 +129,17 @@ def test_local_slices_fail_are_mended_and_merged(table: Path, capsys: pytest.Cap
     whole = break_clip(table, 1)
     assert launch("local", table, "--array", "2") == 2
     failed = capsys.readouterr()
-    assert "2 of 2 slices are to be written" in failed.out
-    assert "1 of 2 slices failed, finished ones are kept" in failed.err
+    assert "2 of 2 slices have to be written" in failed.out
+    assert "1 of 2 slices failed; finished ones are kept" in failed.err
     assert "train/1: " in failed.err
     table.with_name("clip1.mp4").write_bytes(whole)
     assert launch("local", table, "--array", "2") == 0
     done = capsys.readouterr().out
-    assert "1 of 2 slices are to be written" in done
-    assert "samples in the source: 14, left out: 0" in done
+    assert "1 of 2 slices have to be written" in done
+    assert "clips in the source: 14, left out: 0" in done
     assert is_whole(table)
     assert launch("local", table, "--array", "2") == 0
-    assert "0 of 2 slices are to be written" in capsys.readouterr().out
+    assert "0 of 2 slices have to be written" in capsys.readouterr().out
     assert is_whole(table)
 
 

@@ -78,7 +78,7 @@ def test_a_copy_that_was_edited_is_refused(checkout: Path, tmp_path: Path) -> No
     assert copied.stat().st_mode & 0o222 == 0
     copied.chmod(0o644)
     copied.write_text("")
-    with pytest.raises(UsageError, match="not what was copied"):
+    with pytest.raises(UsageError, match="changed after it was made"):
         take_snapshot(tmp_path / "code", checkout / "signllm")
 
 

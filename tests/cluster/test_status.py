@@ -112,7 +112,7 @@ def test_without_slurm_it_says_what_it_cannot_know(
     assert slurm_states(["12"]) is None
     status = only(logs)
     assert (status.state, status.attempts, status.step) == ("UNKNOWN", 0, None)
-    assert "no Slurm here" in str(status.note)
+    assert "no Slurm" in str(status.note)
     (logs / "12_0_log.out").write_text(
         "submitit INFO (2026-11-23 05:00:00,1) - Starting with JobEnvironment(job_id=12, hostname=n3)\n"
         "submitit INFO (2026-11-23 05:10:00,1) - Requeued job 12 (1 remaining timeouts)\n"
@@ -209,7 +209,7 @@ def test_a_run_folder_that_a_job_has_is_refused(words: list[str], tmp_path: Path
     logs, end = tmp_path / "logs", tmp_path / "end"
     refuse_busy_run_folders([words], logs, HERE)
     job = launch(HERE, words, run=verb(until_there=end), logs=logs)
-    with pytest.raises(UsageError, match=rf"job {job.job_id} \(RUNNING\) has this run folder"):
+    with pytest.raises(UsageError, match=rf"job {job.job_id} \(RUNNING\) already uses this run folder"):
         refuse_busy_run_folders([["compose", *words[1:-1], f"{words[-1]}/"]], logs, HERE)
     refuse_busy_run_folders([[*words[:-1], f"{words[-1]}-2"], ["evaluate", *words[1:]]], logs, HERE)
     refuse_busy_run_folders([words], logs, replace(HERE, additional={"dependency": f"afterok:{job.job_id}"}))

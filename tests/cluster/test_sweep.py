@@ -83,7 +83,7 @@ def test_a_value_may_be_several_options_or_none() -> None:
         (["seed=1,1"], ["--run", "{seed}"], "have the same command line"),
         (["a=1,2"], ["--seed", "{a}", "--run", "r"], "share the folder"),
         (["a=r,r/"], ["--run={a}"], "share the folder"),
-        (["a=',x"], ["{a}", "--run", "r{i}"], "no line of options"),
+        (["a=',x"], ["{a}", "--run", "r{i}"], "cannot be split into options"),
     ],
 )
 def test_a_mistake_in_a_sweep_is_refused(array: list[str], words: list[str], told: str) -> None:
@@ -144,7 +144,7 @@ def test_here_the_jobs_of_a_sweep_run_in_turn(
     assert launch("local", *where, "--array", "n=0..2", "--", *score) == 2
     out, err = capsys.readouterr()
     assert re.findall(r"^(\d): +\"samples\": (\d)", out, flags=re.MULTILINE) == [("0", "1"), ("1", "2")]
-    assert "1 of 3 jobs failed, finished ones are kept; the first: " in err
+    assert "1 of 3 jobs failed; finished ones are kept; the first error: " in err
     assert "2.txt" in err
     assert len(re.findall(r"^job \d+: signllm score", err, flags=re.MULTILINE)) == 3
     assert "Traceback" not in err

@@ -93,7 +93,7 @@ def test_what_is_missing_or_too_old_is_told_with_its_remedy(
     assert "not installed" in lines["submitit"]
     assert lines["torch"].startswith("  ok  ")
     assert lines["peft"].startswith("  ok  ")
-    assert failed.strip() == "signllm: missing or wrong here: deepspeed, submitit"
+    assert failed.strip() == "signllm: missing or wrong on this machine: deepspeed, submitit"
 
 
 @pytest.mark.skipif(
