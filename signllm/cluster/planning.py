@@ -146,13 +146,13 @@ class PlanResult:
         """Yield the table of all setups as lines, with an arrow at the fastest."""
         cells = [list(self.HEADERS), *map(self._cells, self.setups)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for one, (name, *others) in zip([None, *self.setups], cells, strict=True):
+        for planned_setup, (name, *others) in zip([None, *self.setups], cells, strict=True):
             numbers = (text.rjust(width) for text, width in zip(others, widths[1:], strict=True))
-            mark = " <-" if one is not None and one is self.best else ""
+            mark = " <-" if planned_setup is not None and planned_setup is self.best else ""
             yield f"{name:<{widths[0]}}  {'  '.join(numbers)}{mark}"
 
-    def _cells(self, one: PlannedSetup) -> list[str]:
-        parts, seconds, training = one.memory, one.seconds, one.config.training
+    def _cells(self, planned_setup: PlannedSetup) -> list[str]:
+        parts, seconds, training = planned_setup.memory, planned_setup.seconds, planned_setup.config.training
         sizes = (
             parts.weights,
             parts.gradients,
@@ -164,17 +164,17 @@ class PlanResult:
         memory = [f"{size / GIB:.1f}" for size in sizes]
         if seconds is None:
             memory[3] = "-"
-            return [setup_name(one), *memory, f"> {parts.peak / GIB:.1f}", "no", *["-"] * 5]
-        videos = self.project.videos(one.config, self.machine.ranks)
+            return [setup_name(planned_setup), *memory, f"> {parts.peak / GIB:.1f}", "no", *["-"] * 5]
+        videos = self.project.videos(planned_setup.config, self.machine.ranks)
         times = (seconds.compute, seconds.network, seconds.total)
         return [
-            setup_name(one),
+            setup_name(planned_setup),
             *memory,
             f"{parts.peak / GIB:.1f}",
-            "yes" if one.fits else "no",
+            "yes" if planned_setup.fits else "no",
             f"{videos} x {training.accumulation}",
             *(f"{value:.3f}" for value in times),
-            format_bytes(round(one.sent_bytes)),
+            format_bytes(round(planned_setup.sent_bytes)),
         ]
 
     def foot(self) -> Iterator[str]:
@@ -194,12 +194,12 @@ class PlanResult:
         yield from NOT_MEASURED
 
     def _translation_line(self) -> str:
-        one = self.translation
+        time = self.translation
         return (
-            f"translate one video of {self.project.frames} frames on one GPU: encoder {_ms(one.encoder)}"
-            f" + segmentation {_ms(one.segmentation)} (timed on the CPU here)\n  + prompt {_ms(one.prompt)}"
-            f" + {one.tokens} tokens {_ms(one.token * one.tokens)} (bound by reading the weights)"
-            f" -> encoder and segmentation {one.encoder_share:.1%}"
+            f"translate one video of {self.project.frames} frames on one GPU: encoder {_ms(time.encoder)}"
+            f" + segmentation {_ms(time.segmentation)} (timed on the CPU here)\n  + prompt {_ms(time.prompt)}"
+            f" + {time.tokens} tokens {_ms(time.token * time.tokens)} (bound by reading the weights)"
+            f" -> encoder and segmentation {time.encoder_share:.1%}"
         )
 
     def require_fit(self) -> None:
@@ -210,9 +210,12 @@ class PlanResult:
         """
         if self.best is not None:
             return
-        least = min(self.setups, key=lambda one: one.memory.peak if one.seconds else float("inf"))
+        least = min(
+            self.setups,
+            key=lambda planned_setup: planned_setup.memory.peak if planned_setup.seconds else float("inf"),
+        )
         if least.seconds is None:
-            least = min(self.setups, key=lambda one: one.memory.peak)
+            least = min(self.setups, key=lambda planned_setup: planned_setup.memory.peak)
         limit = self.machine.gpu.memory_gib * (1 - HEADROOM)
         raise RunFailedError(
             f"nothing fits: the smallest, {setup_name(least)}, needs {least.memory.peak / GIB:.1f} GiB"
@@ -241,29 +244,31 @@ class PlanResult:
             "measured": False,
         }
 
-    def _record(self, one: PlannedSetup) -> dict[str, Any]:
-        training = one.config.training
+    def _record(self, planned_setup: PlannedSetup) -> dict[str, Any]:
+        training = planned_setup.config.training
         seconds = (
-            None if one.seconds is None else dataclasses.asdict(one.seconds) | {"total": one.seconds.total}
+            None
+            if planned_setup.seconds is None
+            else dataclasses.asdict(planned_setup.seconds) | {"total": planned_setup.seconds.total}
         )
         return {
-            **dataclasses.asdict(one.setup),
+            **dataclasses.asdict(planned_setup.setup),
             "precision": training.precision,
             "forward_passes": training.accumulation,
-            "videos_per_rank": self.project.videos(one.config, self.machine.ranks),
-            "bytes": dataclasses.asdict(one.memory),
+            "videos_per_rank": self.project.videos(planned_setup.config, self.machine.ranks),
+            "bytes": dataclasses.asdict(planned_setup.memory),
             "seconds": seconds,
-            "sent_bytes": one.sent_bytes,
-            "fits": one.fits,
+            "sent_bytes": planned_setup.sent_bytes,
+            "fits": planned_setup.fits,
         }
 
 
-def setup_name(one: PlannedSetup) -> str:
+def setup_name(planned_setup: PlannedSetup) -> str:
     """Return the name of a setup in the table."""
-    words = [one.setup.deepspeed]
-    words += [] if one.setup.bits == 16 else [f"{one.setup.bits} bit"]
-    words += ["fp32"] if one.config.training.precision == "fp32" else []
-    return " ".join([*words, *(["recomputed"] if one.setup.checkpointing else [])])
+    words = [planned_setup.setup.deepspeed]
+    words += [] if planned_setup.setup.bits == 16 else [f"{planned_setup.setup.bits} bit"]
+    words += ["fp32"] if planned_setup.config.training.precision == "fp32" else []
+    return " ".join([*words, *(["recomputed"] if planned_setup.setup.checkpointing else [])])
 
 
 def make_plan(request: PlanRequest, machine: Machine) -> PlanResult:

@@ -270,5 +270,9 @@ def fastest_setup(planned: list[PlannedSetup]) -> PlannedSetup | None:
     return min((setup for setup in planned if setup.fits), key=_slowness, default=None)
 
 
-def _slowness(one: PlannedSetup) -> tuple[float, int, int]:
-    return one.seconds.total if one.seconds else math.inf, one.memory.peak, one.memory.gradients
+def _slowness(planned_setup: PlannedSetup) -> tuple[float, int, int]:
+    return (
+        planned_setup.seconds.total if planned_setup.seconds else math.inf,
+        planned_setup.memory.peak,
+        planned_setup.memory.gradients,
+    )

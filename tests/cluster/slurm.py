@@ -148,8 +148,8 @@ class Slurm:
 
     def ranks(self, **variables: str) -> list[int]:
         """Return the processes that run a verb in this environment, not those that they started."""
-        wanted = {f"{name}={value}".encode() for name, value in variables.items()}
-        found = []
+        expected = {f"{name}={value}".encode() for name, value in variables.items()}
+        pids = []
         for process in self.processes():
             try:
                 command, environment = (
@@ -158,9 +158,9 @@ class Slurm:
                 )
             except OSError:
                 continue
-            if b"submitit.core._submit" in command and command[0] != b"srun" and wanted <= set(environment):
-                found.append(process)
-        return found
+            if b"submitit.core._submit" in command and command[0] != b"srun" and expected <= set(environment):
+                pids.append(process)
+        return pids
 
     def cancel(self) -> None:
         """End every job and wait until the nodes are idle."""
@@ -198,21 +198,21 @@ class Slurm:
     def processes(self) -> list[int]:
         """Return the processes that live in this cluster: their environment names its configuration."""
         mark = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()
-        found = []
+        pids = []
         for entry in Path("/proc").iterdir():
             try:
                 if entry.name.isdecimal() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
+                    pids.append(int(entry.name))
             except OSError:
                 continue
-        return [process for process in found if process != os.getpid()]
+        return [process for process in pids if process != os.getpid()]
 
     def __str__(self) -> str:
         """Describe nodes and queue, and the last lines of the logs: what a failing test prints."""
-        told = [self.command("sinfo"), self.command("squeue", "-t", "all")]
+        printed = [self.command("sinfo"), self.command("squeue", "-t", "all")]
         for log in sorted(self.folder.glob("*.out")):
-            told.append(f"== {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))
-        return "\n".join(told)
+            printed.append(f"== {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))
+        return "\n".join(printed)
 
 
 def why_not() -> str | None:
@@ -242,16 +242,16 @@ def until(holds: Callable[[], bool], what: object, timeout_s: float = 600, every
 def _free_ports() -> list[int]:
     """Return a port for slurmctld and two neighbouring ones for the nodes."""
     for first in range(20_000 + os.getpid() % 10_000, 60_000, 3):
-        ports, held = [first, first + 1, first + 2], []
+        ports, sockets = [first, first + 1, first + 2], []
         try:
             for port in ports:
-                held.append(socket.socket())
-                held[-1].bind(("", port))
+                sockets.append(socket.socket())
+                sockets[-1].bind(("", port))
             return ports
         except OSError:
             continue
         finally:
-            for one in held:
+            for one in sockets:
                 one.close()
     raise RuntimeError("no three free ports")
 

@@ -84,8 +84,8 @@ def test_train_sbatch_is_preempted_and_resumes(
     run, output = tmp_path / "run", tmp_path / "out"
     asked = ["--nodes", "2", "--ntasks-per-node", "1", "--gpus-per-node", "0", "--cpus-per-task", "1"]
     script = str(package_folder("slurm") / "train.sbatch")
-    told = slurm.command("sbatch", *asked, "--output", str(output), script, *pretrain(composed, run))
-    job = told.split()[-1]
+    printed = slurm.command("sbatch", *asked, "--output", str(output), script, *pretrain(composed, run))
+    job = printed.split()[-1]
     until(lambda: lines(run / "log.jsonl") >= 2, slurm, every_s=0.005)
     first = rank_0(slurm)
     assert first is not None
@@ -115,10 +115,10 @@ def test_ranks_of_a_launcher_save_and_leave_when_it_is_asked(
     )
     until(lambda: lines(run / "log.jsonl") >= 2, "the first steps", every_s=0.005)
     launcher.send_signal(number)
-    _, told = launcher.communicate(timeout=120)
+    _, printed = launcher.communicate(timeout=120)
     assert launcher.returncode == 1
-    assert f"stopped by {number.name}; the same command continues a run" in told
-    assert "Traceback" not in told
+    assert f"stopped by {number.name}; the same command continues a run" in printed
+    assert "Traceback" not in printed
     assert 2 <= lines(run / "log.jsonl") < 40
     done = warm.run_ranks(TINY, *pretrain(composed, run), ranks=2)
     assert done.codes == [0, 0], done.stderr

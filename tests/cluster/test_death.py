@@ -98,7 +98,7 @@ srun: error: n0: task 0: Killed
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (ENDS, "rank 1 was killed (signal 9), probably for lack of memory: it used about 12.3 GB"),
         ("srun: error: n[0-1]: tasks 0-1: Killed\n", "rank 0 was killed (signal 9), probably for lack"),
@@ -116,7 +116,7 @@ srun: error: n0: task 0: Killed
     ],
 )
 def test_the_status_names_the_rank_that_srun_says_was_killed(
-    text: str, told: str | None, tmp_path: Path
+    text: str, expected: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / "12_0_log.err").write_text(text)
     memory = RankMemory(
@@ -126,4 +126,4 @@ def test_the_status_names_the_rank_that_srun_says_was_killed(
     (job_memory_folder(tmp_path, "12") / "rank-1.memory.json").write_text(json.dumps(asdict(memory)))
     error = read_logs(tmp_path, "12").error
     assert error is not None
-    assert told in error if told else "was killed" not in error
+    assert expected in error if expected else "was killed" not in error

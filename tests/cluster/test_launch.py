@@ -114,9 +114,9 @@ def test_a_rank_takes_its_place_from_slurm(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MASTER_PORT")
     rank_environment()
-    told = {name: os.environ[name] for name in RANK_VARIABLES}
-    port = int(told.pop("MASTER_PORT"))
-    assert told == {
+    printed = {name: os.environ[name] for name in RANK_VARIABLES}
+    port = int(printed.pop("MASTER_PORT"))
+    assert printed == {
         "RANK": "11",
         "WORLD_SIZE": "16",
         "LOCAL_RANK": "3",
@@ -205,13 +205,13 @@ def test_a_verb_runs_as_a_local_job_of_the_command_line(
     sentences.write_text("heute regnet es im norden\nmorgen scheint die sonne im ganzen land\n")
     verb = ["score", "--hypotheses", str(sentences), "--references", str(sentences)]
     assert cli.main(["launch", "local", "--logs", str(logs), "--", *verb]) == 0
-    out, told = capsys.readouterr()
+    out, printed = capsys.readouterr()
     table = out.splitlines()
     assert [line for line in table if line.startswith("bleu4 ")] == [table[5]]  # of two ranks, one speaks
-    number = re.match(r"job (\d+): signllm score ", told)[1]  # type: ignore[index]
-    assert f"log: {logs}/{number}_0_log.err" in told
-    assert f"follow: signllm launch status {number} --follow --logs {logs}" in told
-    assert "Traceback" not in told
+    number = re.match(r"job (\d+): signllm score ", printed)[1]  # type: ignore[index]
+    assert f"log: {logs}/{number}_0_log.err" in printed
+    assert f"follow: signllm launch status {number} --follow --logs {logs}" in printed
+    assert "Traceback" not in printed
     assert cli.main(["launch", "local", "--logs", str(logs), "--", *verb[:3], "--references", "none"]) == 2
     assert capsys.readouterr().err.count("cannot read the file") == 1
 
@@ -256,13 +256,13 @@ def test_a_preempted_job_is_queued_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "printed"),
     [(UsageError, "no such shards"), (RunFailedError, "no such shards"), (KeyError, "KeyError")],
 )
-def test_a_failing_rank_is_told(kind: type[Exception], told: str, tmp_path: Path) -> None:
+def test_a_failing_rank_is_told(kind: type[Exception], printed: str, tmp_path: Path) -> None:
     def run(arguments: list[str]) -> None:
         raise kind("no such shards")
 
     expected = UsageError if kind is UsageError else RunFailedError
-    with pytest.raises(expected, match=told):
+    with pytest.raises(expected, match=printed):
         wait_for_job(_job(run, ["x"], tmp_path))

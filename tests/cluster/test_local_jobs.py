@@ -61,12 +61,12 @@ class Launched:
 
     def end(self) -> str:
         """Return what it said; nothing of it is left."""
-        _, told = self.shown.communicate(timeout=120)
+        _, printed = self.shown.communicate(timeout=120)
         assert self.shown.returncode == 1
-        assert "Traceback" not in told
+        assert "Traceback" not in printed
         psutil.wait_procs(self.processes, timeout=10)
         assert [p for p in self.processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
-        return str(told)
+        return str(printed)
 
 
 @pytest.fixture
@@ -96,9 +96,9 @@ def test_ranks_save_and_leave(
     ask(launched)
     until(lambda: not launched.shell.is_running(), "the end of what would start the ranks again")
     launched.first.resume()
-    told = launched.end()
-    assert "asked to stop: saved after step" in told
-    assert told.endswith("asked to stop: what is done is kept; the same command continues\n")
+    printed = launched.end()
+    assert "asked to stop: saved after step" in printed
+    assert printed.endswith("asked to stop: what is done is kept; the same command continues\n")
     assert 2 <= steps <= lines(run / "log.jsonl") < 40
     done = warm.run_ranks(TINY, *pretrain(composed, run), ranks=2)
     assert done.codes == [0, 0], done.stderr

@@ -64,9 +64,9 @@ def test_any_family_is_rehearsed_forward_and_backward(family: str, tmp_path: Pat
         stand_in_of(replace(config, sign_llm=with_checkpointing(config, on))) for on in (False, True)
     )
     work = PassSize(videos=2, frames=29, text_tokens=8)
-    one, other = (simulate_step(model, work, size=32, video=False) for model in (kept, recomputed))
-    assert one.before_bytes > other.before_bytes
-    assert other.operations.sum() > one.operations.sum() > 0
+    setup, other = (simulate_step(model, work, size=32, video=False) for model in (kept, recomputed))
+    assert setup.before_bytes > other.before_bytes
+    assert other.operations.sum() > setup.operations.sum() > 0
     assert all(p.grad is None for p in kept.parameters())
 
 
@@ -77,9 +77,9 @@ def with_checkpointing(config: FinetuneConfig, on: bool) -> SignLLMConfig:
 
 def stand_in_of(config: FinetuneConfig) -> Any:
     missing: list[str] = []
-    found = sign_llm_parts(config, None, missing)
+    result = sign_llm_parts(config, None, missing)
     assert [line.partition(":")[0] for line in missing] == ["offsets of composed words"]
-    return build_meta_model(dict(found.items()), config, no_words(12))
+    return build_meta_model(dict(result.items()), config, no_words(12))
 
 
 def test_what_is_kept_between_forward_and_backward_is_what_autograd_saves() -> None:
@@ -89,10 +89,10 @@ def test_what_is_kept_between_forward_and_backward_is_what_autograd_saves() -> N
     def run() -> torch.Tensor:
         return model(torch.empty(4, 8, device=META)).sum()
 
-    found = simulate_pass(model, run)
+    result = simulate_pass(model, run)
     batch, hidden, loss = 4 * 8 * 4, 4 * 16 * 4, 4 * 4
-    assert batch + hidden + loss <= found.before_bytes <= batch + 3 * hidden + 3 * loss
-    assert found.operations.sum() == 2 * 4 * (8 * 16 + 16) + 2 * 4 * (8 * 16 + 2 * 16)
+    assert batch + hidden + loss <= result.before_bytes <= batch + 3 * hidden + 3 * loss
+    assert result.operations.sum() == 2 * 4 * (8 * 16 + 16) + 2 * 4 * (8 * 16 + 2 * 16)
 
 
 def test_operations_are_those_that_the_model_counts_itself(llm: Path) -> None:
@@ -108,8 +108,8 @@ def test_operations_are_those_that_the_model_counts_itself(llm: Path) -> None:
         counted.append(float(shares["count/operations"]))
         return shares["loss"]
 
-    found = simulate_pass(model, run)
-    assert found.operations.sum() == pytest.approx(counted[0], rel=0.1)
+    result = simulate_pass(model, run)
+    assert result.operations.sum() == pytest.approx(counted[0], rel=0.1)
 
 
 def test_adapters_learn_in_the_rehearsal(llm: Path) -> None:
@@ -150,30 +150,30 @@ def answered(llm: Path) -> PlanResult:
 
 
 def test_all_ways_hold_what_they_should(answered: PlanResult) -> None:
-    found = {one.setup: one for one in answered.setups}
-    assert tuple(found) == SETUPS
-    for one in found.values():
-        assert one.fits
-        assert one.seconds is not None
-        assert 0 < one.memory.peak <= sum(getattr(one.memory, name) for name in PARTS)
-        assert one.config.training.videos_per_forward == 8
+    result = {setup.setup: setup for setup in answered.setups}
+    assert tuple(result) == SETUPS
+    for setup in result.values():
+        assert setup.fits
+        assert setup.seconds is not None
+        assert 0 < setup.memory.peak <= sum(getattr(setup.memory, name) for name in PARTS)
+        assert setup.config.training.videos_per_forward == 8
     plain, cut, offload = (
-        found[Setup(deepspeed=name, checkpointing=False)] for name in ("zero2", "zero3", "zero3_offload")
+        result[Setup(deepspeed=name, checkpointing=False)] for name in ("zero2", "zero3", "zero3_offload")
     )
-    packed = found[Setup(deepspeed="zero2", checkpointing=False, bits=4)]
+    packed = result[Setup(deepspeed="zero2", checkpointing=False, bits=4)]
     assert cut.sent_bytes > 0 < plain.sent_bytes
     assert packed.memory.weights < plain.memory.weights
     assert offload.memory.host > 0 == cut.memory.host
     assert offload.memory.weights < cut.memory.weights
-    assert found[Setup(deepspeed="zero0", checkpointing=False)].config.training.precision == "fp32"
+    assert result[Setup(deepspeed="zero0", checkpointing=False)].config.training.precision == "fp32"
     assert packed.config.sign_llm.language_model.quantize == "4bit"
     assert answered.best is not None
-    assert answered.best.seconds.total == min(one.seconds.total for one in answered.setups if one.fits)
+    assert answered.best.seconds.total == min(setup.seconds.total for setup in answered.setups if setup.fits)
 
 
 def test_a_small_gpu_takes_more_forward_passes_of_the_same_batch(answered: PlanResult) -> None:
     way, machine = Setup(deepspeed="zero2", checkpointing=False), answered.machine
-    at_once = next(one for one in answered.setups if one.setup == way)
+    at_once = next(setup for setup in answered.setups if setup.setup == way)
     gpu = replace(machine.gpu, memory_gib=at_once.memory.peak / 2**30)  # a tenth of which stays free
     project = answered.project
     parted = plan_setup(project, replace(machine, gpu=gpu), way)
@@ -225,12 +225,12 @@ def test_the_command_line_parses_to_the_planned_configuration(llm: Path) -> None
     verbs.prepare(words)
     cut = words.index("--")
     assert words[:cut] == ["launch", "h100", "--nodes", "2", "--gpus", "4"]
-    given = get_job_options(verbs.prepare(words[cut + 1 :]))
-    assert given["llm"] == str(llm)
+    parsed = get_job_options(verbs.prepare(words[cut + 1 :]))
+    assert parsed["llm"] == str(llm)
     default = recipe.finetune.sign_llm.language_model.path
-    found = given["config"].with_llm("elsewhere")
-    assert found == changed
-    assert given["config"].sign_llm.language_model.path == default
+    result = parsed["config"].with_llm("elsewhere")
+    assert result == changed
+    assert parsed["config"].sign_llm.language_model.path == default
 
 
 def test_what_is_told_names_all_ways_and_the_command_that_launches_the_best(answered: PlanResult) -> None:

@@ -107,7 +107,10 @@ def contents(run: Path) -> dict[str, Any]:
     """Return the words of a run and the characters of its five shards; safetensors orders metadata anyhow."""
     files = sorted((run / "characters").glob("*.safetensors"))
     loaded = [load_characters(path) for path in files]
-    characters = [{id: c.tolist() for id, c in one.items()} | {"codebook": book} for one, book in loaded]
+    characters = [
+        {id: c.tolist() for id, c in characters_by_id.items()} | {"codebook": book}
+        for characters_by_id, book in loaded
+    ]
     return {"words": (run / "words.json").read_bytes(), "characters": characters}
 
 
@@ -145,8 +148,8 @@ def test_evaluate_keeps_what_it_has_translated(slurm: Slurm, tmp_path: Path) -> 
     assert len(first) == 4
     assert set(first) | set(second) == {f"clip{n}" for n in range(len(trained.LENGTHS))}
     assert set(first) & set(second) <= {"clip0"}, "it only fills up the last batches"
-    hypotheses = [(one / "hypotheses.test.jsonl").read_bytes() for one in (run, straight)]
-    scores = [json.loads((one / "scores.test.json").read_text()) for one in (run, straight)]
+    hypotheses = [(each / "hypotheses.test.jsonl").read_bytes() for each in (run, straight)]
+    scores = [json.loads((each / "scores.test.json").read_text()) for each in (run, straight)]
     assert hypotheses[0] == hypotheses[1]
     assert scores[0] | {"seconds": 0} == scores[1] | {"seconds": 0}
     assert not (run / "unfinished.test.jsonl").exists()

@@ -66,7 +66,7 @@ def test_environment_is_quoted_for_the_shell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("nods = 3", "did you mean 'nodes'"),
         ("nodes = 'three'", "nodes is 'three', not int"),
@@ -83,9 +83,9 @@ def test_environment_is_quoted_for_the_shell() -> None:
         ("executor = 'local'\nnodes = 2", "cannot use 2 nodes"),
     ],
 )
-def test_a_wrong_profile_is_refused_with_the_remedy(text: str, told: str, tmp_path: Path) -> None:
+def test_a_wrong_profile_is_refused_with_the_remedy(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(text)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         load_profile(str(tmp_path / "mine.toml"))
 
 

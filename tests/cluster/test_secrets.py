@@ -46,14 +46,14 @@ def submit(profile: Profile, folder: Path) -> str:
 
 
 def test_a_local_job_has_the_secret_and_no_file_has(marked: None, tmp_path: Path) -> None:
-    told = submit(replace(PROFILE, executor="local"), tmp_path)
-    assert told.strip() == hashlib.sha256(MARK.encode()).hexdigest()
+    printed = submit(replace(PROFILE, executor="local"), tmp_path)
+    assert printed.strip() == hashlib.sha256(MARK.encode()).hexdigest()
     assert files_with(MARK, tmp_path) == []
 
 
 def test_a_job_of_slurm_has_the_secret_and_no_file_has(slurm: Slurm, marked: None, tmp_path: Path) -> None:
-    told = submit(PROFILE, tmp_path)
-    assert told.strip() == hashlib.sha256(MARK.encode()).hexdigest()
+    printed = submit(PROFILE, tmp_path)
+    assert printed.strip() == hashlib.sha256(MARK.encode()).hexdigest()
     assert files_with(MARK, tmp_path) == []
     assert list(tmp_path.glob("logs/*_submission.sh"))
     assert list(tmp_path.glob("logs/*_submitted.pkl"))
@@ -79,9 +79,9 @@ def test_a_secret_that_is_spelt_out_is_refused(
     logs = tmp_path / "logs"
     spelt = [word.format(f"https://user:{MARK}@host/h.txt") for word in words]
     assert cli.main(["launch", "local", "--logs", str(logs), *dry_run, *spelt]) == 2
-    told = "".join(capsys.readouterr())
-    assert "this contains the value of HF_TOKEN" in told
-    assert MARK not in told
+    printed = "".join(capsys.readouterr())
+    assert "this contains the value of HF_TOKEN" in printed
+    assert MARK not in printed
     assert not logs.exists()
 
 

@@ -46,9 +46,9 @@ def launch(profile: Path | str, table: Path, *options: str, shard: tuple[str, ..
     return cli.main(["launch", str(profile), "--logs", str(logs), *options, "--", *verb])
 
 
-def numbers(told: str) -> tuple[str, str]:
+def numbers(message: str) -> tuple[str, str]:
     """Return the numbers of the array and of the merge that a launch told."""
-    array, merge = re.findall(r"^job (\d+)(?:_0)?:", told, flags=re.MULTILINE)
+    array, merge = re.findall(r"^job (\d+)(?:_0)?:", message, flags=re.MULTILINE)
     return array, merge
 
 
@@ -66,9 +66,9 @@ def is_whole(table: Path) -> bool:
 
 def break_clip(table: Path, number: int) -> bytes:
     path = table.with_name(f"clip{number}.mp4")
-    whole = path.read_bytes()
+    original = path.read_bytes()
     path.write_bytes(b"no video")
-    return whole
+    return original
 
 
 def test_a_dry_run_tells_every_command_and_both_files(
@@ -88,10 +88,10 @@ def test_a_dry_run_tells_every_command_and_both_files(
     array, merge = text.split("#!/bin/bash")[1:]
     assert "#SBATCH --array=0-2%3\n" in array
     assert "#SBATCH --dependency=afterany:SLICES\n" in merge
-    for one in (array, merge):
-        assert "--nodes=1\n" in one
-        assert "--ntasks-per-node=1\n" in one
-        assert "gpus" not in one
+    for script in (array, merge):
+        assert "--nodes=1\n" in script
+        assert "--ntasks-per-node=1\n" in script
+        assert "gpus" not in script
     assert launch(profile, table, "--array", "40", "--dry-run", shard=("--workers=1",)) == 0
     text = capsys.readouterr().out
     assert f"--slice {CLIPS}/{CLIPS}" in text  # no more slices than clips
@@ -108,7 +108,7 @@ def test_one_job_is_no_array(table: Path, profile: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("options", "shard", "told"),
+    ("options", "shard", "message"),
     [
         (["--array", "0"], [], "1 or more"),
         (["--array", "seed=0..2"], [], "1 or more"),
@@ -117,26 +117,26 @@ def test_one_job_is_no_array(table: Path, profile: Path, capsys: pytest.CaptureF
     ],
 )
 def test_a_mistake_is_told_before_anything_is_submitted(
-    options: list[str], shard: list[str], told: str, table: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], shard: list[str], message: str, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert launch("local", table, *options, shard=tuple(shard)) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert launch("local", table.with_name("nowhere.tsv"), *options) == 2
     assert not (table.parent / "logs").exists()
 
 
 def test_local_slices_fail_are_mended_and_merged(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = break_clip(table, 1)
+    original = break_clip(table, 1)
     assert launch("local", table, "--array", "2") == 2
     failed = capsys.readouterr()
     assert "2 of 2 slices have to be written" in failed.out
     assert "1 of 2 slices failed; finished ones are kept" in failed.err
     assert "train/1: " in failed.err
-    table.with_name("clip1.mp4").write_bytes(whole)
+    table.with_name("clip1.mp4").write_bytes(original)
     assert launch("local", table, "--array", "2") == 0
     done = capsys.readouterr().out
     assert "1 of 2 slices have to be written" in done
-    assert "clips in the source: 14, left out: 0" in done
+    assert "samples in the source: 14, left out: 0" in done
     assert is_whole(table)
     assert launch("local", table, "--array", "2") == 0
     assert "0 of 2 slices have to be written" in capsys.readouterr().out
@@ -163,7 +163,7 @@ def test_slurm_shards_with_an_array_and_goes_on_after_failures(
     slurm: Slurm, table: Path, profile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One is killed, one cannot read a clip: the merge says so and does not wait; these alone are redone."""
-    whole = break_clip(table, CLIPS - 1)
+    original = break_clip(table, CLIPS - 1)
     assert launch(profile, table, "--array", "3") == 0
     array, merge = numbers(capsys.readouterr().out)
     until(lambda: (table.parent / "out/slices/1-of-3/train-000000.json").exists(), slurm, every_s=0.01)
@@ -175,13 +175,13 @@ def test_slurm_shards_with_an_array_and_goes_on_after_failures(
     logs = table.parent / "logs"
     assert f"train/{CLIPS - 1}: " in (logs / f"{array}_2_0_log.err").read_text()
     assert "2 of 3 slices are not finished: 1/3, 3/3" in (logs / f"{merge}_0_log.err").read_text()
-    table.with_name(f"clip{CLIPS - 1}.mp4").write_bytes(whole)
+    table.with_name(f"clip{CLIPS - 1}.mp4").write_bytes(original)
     assert launch(profile, table, "--array", "3") == 0
-    told = capsys.readouterr().out
-    array, merge = numbers(told)
-    assert f"job {array}_0: slice 1/3, {logs}/{array}_0_0_log.err" in told
-    assert f"job {array}_1: slice 3/3, {logs}/{array}_1_0_log.err" in told
-    assert f"follow: signllm launch status {array} {merge} --follow" in told
+    message = capsys.readouterr().out
+    array, merge = numbers(message)
+    assert f"job {array}_0: slice 1/3, {logs}/{array}_0_0_log.err" in message
+    assert f"job {array}_1: slice 3/3, {logs}/{array}_1_0_log.err" in message
+    assert f"follow: signllm launch status {array} {merge} --follow" in message
     assert slurm.wait()[merge] == "COMPLETED", slurm
     assert is_whole(table)
 
@@ -193,15 +193,15 @@ def test_slurm_queues_preempted_slices_again(
     assert launch(profile, table, "--nodes", "2") == 0
     array, merge = numbers(capsys.readouterr().out)
     slices = table.parent / "out" / "slices"
-    held: set[int] = set()
+    requeued: set[int] = set()
 
     def both_are_held() -> bool:
-        for number in {1, 2} - held:
+        for number in {1, 2} - requeued:
             if (slices / f"{number}-of-2" / "train-000000.json").exists():
                 [rank] = slurm.ranks(SLURM_ARRAY_TASK_ID=str(number - 1))
                 os.kill(rank, signal.SIGSTOP)  # Slurm sends SIGCONT before its warning
-                held.add(number)
-        return len(held) == 2
+                requeued.add(number)
+        return len(requeued) == 2
 
     until(both_are_held, slurm, every_s=0.01)
     assert not list(slices.glob("*/manifest.json")), "a slice ended before it could be held"

@@ -46,8 +46,8 @@ def printed(logs: Path, job: str, rank: int = 0) -> dict[str, Any]:
 def test_no_key_is_asked_for_unless_the_user_names_one() -> None:
     assert "wckey" not in sbatch_text(TWO_NODES, VERB, Path("/logs"))
     assert "wckey" not in sbatch_text(replace(TWO_NODES, additional={"wckey": ""}), VERB, Path("/logs"))
-    mine = replace(TWO_NODES, additional={"wckey": "signs"})
-    assert "#SBATCH --wckey=signs\n" in sbatch_text(mine, VERB, Path("/logs"))
+    own_key = replace(TWO_NODES, additional={"wckey": "signs"})
+    assert "#SBATCH --wckey=signs\n" in sbatch_text(own_key, VERB, Path("/logs"))
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_an_option_of_the_file_replaces_the_setting(option: str, variable: str) 
     """To sbatch itself, a variable of the environment counts more than a line of the file."""
     handed_on = site_environment(f"#!/bin/bash\n#SBATCH --{option}\n", {variable: "x", "SBATCH_QOS": "q"})
     assert handed_on.variables == {"SBATCH_QOS": "q"}
-    told = "\n".join(handed_on.describe())
-    assert variable in told
-    assert "SBATCH_QOS" in told
+    described = "\n".join(handed_on.describe())
+    assert variable in described
+    assert "SBATCH_QOS" in described
 
 
 def test_a_dry_run_names_the_settings(
@@ -327,10 +327,10 @@ def test_a_sweep_above_the_size_of_an_array_is_several(
         assert ["--dependency=afterany:" in file for file in files] == [False, bool(limit)]
     assert cli.main([*launched, "--array-parallelism", "2", *verb]) == 0
     assert set(slurm.wait().values()) <= {"COMPLETED", "CANCELLED", "FAILED"}
-    found = job_statuses(logs, every=True)
-    assert [status.command[2] for status in found] == [f"{tmp_path}/{n}.txt" for n in range(count)]
-    assert {status.state for status in found} == {"COMPLETED"}, slurm
-    assert len({status.id.partition("_")[0] for status in found}) == 2
+    statuses = job_statuses(logs, every=True)
+    assert [status.command[2] for status in statuses] == [f"{tmp_path}/{n}.txt" for n in range(count)]
+    assert {status.state for status in statuses} == {"COMPLETED"}, slurm
+    assert len({status.id.partition("_")[0] for status in statuses}) == 2
 
 
 def test_where_a_later_array_is_refused_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

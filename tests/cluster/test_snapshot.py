@@ -116,8 +116,8 @@ def test_a_copy_holds_the_ds_configs_of_the_working_directory(
     package = take_snapshot(tmp_path / "code", checkout / "signllm").folder / "signllm"
     (tmp_path / "ds_configs" / "zero2.json").write_text('{"mine": "edited while the job waits"}')
     monkeypatch.setattr(package_files, "PACKAGE", package)
-    found = package_files.find_package_file("ds_configs", "zero2", ".json")
-    assert json.loads(found.read_text()) == {"mine": 1}
+    zero_file = package_files.find_package_file("ds_configs", "zero2", ".json")
+    assert json.loads(zero_file.read_text()) == {"mine": 1}
     (tmp_path / "zero2.json").write_text("{}")
     assert package_files.find_package_file("ds_configs", "zero2", ".json") == Path("zero2.json")
 

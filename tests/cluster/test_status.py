@@ -67,22 +67,22 @@ def words(tmp_path: Path) -> list[str]:
     return ["pretrain", "--run", str(tmp_path / "run")]
 
 
-def only(logs: Path, *wanted: str) -> JobStatus:
-    [found] = job_statuses(logs, wanted)
-    return found
+def only(logs: Path, *selected: str) -> JobStatus:
+    [states] = job_statuses(logs, selected)
+    return states
 
 
 def test_what_scontrol_says_is_understood() -> None:
-    found = _from_scontrol(ARRAY) | _from_scontrol(RUNNING) | _from_scontrol(REQUEUED)
-    assert set(found) == {"7_0", "7_1", "7_2", "7_4", "9"}
-    assert (found["7_1"].state, found["7_1"].reason, found["7_1"].attempts) == (
+    states = _from_scontrol(ARRAY) | _from_scontrol(RUNNING) | _from_scontrol(REQUEUED)
+    assert set(states) == {"7_0", "7_1", "7_2", "7_4", "9"}
+    assert (states["7_1"].state, states["7_1"].reason, states["7_1"].attempts) == (
         "PENDING",
         "JobArrayTaskLimit",
         0,
     )
-    assert (found["7_0"].nodes, found["7_0"].attempts, found["7_0"].reason) == ("n[0-1]", 3, None)
-    assert found["7_0"].elapsed_s == ((24 + 2) * 60 + 3) * 60 + 4
-    assert (found["9"].attempts, found["9"].nodes, found["9"].elapsed_s) == (1, None, None)
+    assert (states["7_0"].nodes, states["7_0"].attempts, states["7_0"].reason) == ("n[0-1]", 3, None)
+    assert states["7_0"].elapsed_s == ((24 + 2) * 60 + 3) * 60 + 4
+    assert (states["9"].attempts, states["9"].nodes, states["9"].elapsed_s) == (1, None, None)
     assert _from_scontrol("No jobs in the system") == {}
 
 
@@ -97,10 +97,10 @@ def programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **texts: str) -> Non
 def test_what_slurm_forgot_its_accounts_may_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accounts = "printf '12|CANCELLED by 0|00:01:40|n0\\n13_1|OUT_OF_MEMORY|2-00:00:00|n[0-3]\\n'"
     programs(tmp_path / "bin", monkeypatch, scontrol=FORGETFUL, sacct=accounts)
-    found = slurm_states(["12", "13_0", "13_1"])
-    assert found is not None
-    assert {id: state.state for id, state in found.items()} == {"12": "CANCELLED", "13_1": "OUT_OF_MEMORY"}
-    assert (found["12"].elapsed_s, found["13_1"].nodes) == (100, "n[0-3]")
+    states = slurm_states(["12", "13_0", "13_1"])
+    assert states is not None
+    assert {id: state.state for id, state in states.items()} == {"12": "CANCELLED", "13_1": "OUT_OF_MEMORY"}
+    assert (states["12"].elapsed_s, states["13_1"].nodes) == (100, "n[0-3]")
 
 
 def test_without_slurm_it_says_what_it_cannot_know(
@@ -199,9 +199,9 @@ def test_jobs_are_chosen_by_number_and_run_folder(
     assert cli.main(["launch", "status", "runs/2"]) == 2
     assert "'runs/2'" in capsys.readouterr().err
     assert cli.main(["launch", "status", "--json", "--logs", "runs/jobs", "12_1"]) == 0
-    [told] = json.loads(capsys.readouterr().out)
-    assert (told["id"], told["name"], told["state"]) == ("12_1", "new", "GONE")
-    assert told["command"] == ["pretrain", "--run", "runs/1"]
+    [printed] = json.loads(capsys.readouterr().out)
+    assert (printed["id"], printed["name"], printed["state"]) == ("12_1", "new", "GONE")
+    assert printed["command"] == ["pretrain", "--run", "runs/1"]
     assert cli.main(["launch", "status", "--", "score"]) == 2
 
 
@@ -222,8 +222,8 @@ def test_slurm_jobs_are_followed_through_a_requeue_to_their_end(
     slurm: Slurm, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs, end = tmp_path / "logs", tmp_path / "end"
-    held = replace(ON_SLURM, additional={"hold": ""})
-    job = launch(held, words, run=verb(until_there=end), logs=logs)
+    on_hold = replace(ON_SLURM, additional={"hold": ""})
+    job = launch(on_hold, words, run=verb(until_there=end), logs=logs)
     status = only(logs)
     assert (status.state, status.note, status.attempts) == ("PENDING", "JobHeldUser", 0)
     slurm.command("scontrol", "release", job.job_id)
@@ -237,7 +237,7 @@ def test_slurm_jobs_are_followed_through_a_requeue_to_their_end(
     *_, last = capsys.readouterr().out.split(f"{job.job_id}  signllm-pretrain-run  ")
     assert last.startswith("COMPLETED, attempt 2, ")
     assert "step 10 of 30" in last
-    cancelled = launch(held, words, run=verb(until_there=end), logs=logs)
+    cancelled = launch(on_hold, words, run=verb(until_there=end), logs=logs)
     slurm.command("scancel", cancelled.job_id)
     assert only(logs, cancelled.job_id).state == "CANCELLED"
     assert slurm_states(["999999", job.job_id]).keys() == {job.job_id}  # type: ignore[union-attr]

@@ -69,7 +69,7 @@ def test_a_value_may_be_several_options_or_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("array", "words", "told"),
+    ("array", "words", "message"),
     [
         (["0"], ["{i}"], "give 1 or more"),
         (["-2"], ["{i}"], "give 1 or more"),
@@ -86,8 +86,8 @@ def test_a_value_may_be_several_options_or_none() -> None:
         (["a=',x"], ["{a}", "--run", "r{i}"], "cannot be split into options"),
     ],
 )
-def test_a_mistake_in_a_sweep_is_refused(array: list[str], words: list[str], told: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(told)):
+def test_a_mistake_in_a_sweep_is_refused(array: list[str], words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
         sweep(array, ["pretrain", *words])
 
 
@@ -156,11 +156,11 @@ def test_slurm_runs_a_sweep_as_one_array(
     logs = tmp_path / "logs"
     options = ["--logs", str(logs), "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "1", "--name", "mine"]
     assert launch("cpu", *options, "--array", "n=0..2", "--array-parallelism", "2", "--", *score) == 0
-    told = capsys.readouterr().out
-    array = re.findall(r"^job (\d+)_\d: signllm score", told, flags=re.MULTILINE)
+    message = capsys.readouterr().out
+    array = re.findall(r"^job (\d+)_\d: signllm score", message, flags=re.MULTILINE)
     assert len(array) == 3
     assert len(set(array)) == 1
-    assert f"cancel: scancel {array[0]}\n" in told
+    assert f"cancel: scancel {array[0]}\n" in message
     assert slurm.field(f"{array[0]}_0", "ArrayTaskThrottle") == "2"
     states = slurm.wait()
     assert [states[f"{array[0]}_{n}"] for n in range(3)] == ["COMPLETED", "COMPLETED", "FAILED"], slurm

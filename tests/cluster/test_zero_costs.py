@@ -148,20 +148,20 @@ def model_of(trained: int, frozen: int, blocks: int) -> list[Weight]:
 )
 def test_laws_of_dividing(ranks: int, trained: int, frozen: int, passes: int) -> None:
     weights = model_of(trained, frozen, blocks=3)
-    one, two, three = (Zero(stage=stage, ranks=ranks, reuse=10**12) for stage in (1, 2, 3))
+    zero1, zero2, zero3 = (Zero(stage=stage, ranks=ranks, reuse=10**12) for stage in (1, 2, 3))
     plain = planned_model_states(weights, Zero(stage=0, ranks=ranks))
     assert plain.gradients == plain.weights == 4 * trained
-    assert planned_model_states(weights, one).optimizer == planned_model_states(weights, two).optimizer
-    assert 12 * trained <= ranks * planned_model_states(weights, two).optimizer < 12 * (trained + 2 * ranks)
-    assert 2 * 3 * frozen <= ranks * planned_model_states(weights, three).frozen < 2 * 3 * (frozen + ranks)
-    assert planned_model_states(weights, two).frozen == 2 * 3 * frozen
-    assert largest_block(weights, three) == 2 * frozen
-    assert largest_block(weights, two) == 0
-    stepping = {zero.stage: step_traffic(weights, zero, forward_passes=passes) for zero in (one, two)}
+    assert planned_model_states(weights, zero1).optimizer == planned_model_states(weights, zero2).optimizer
+    assert 12 * trained <= ranks * planned_model_states(weights, zero2).optimizer < 12 * (trained + 2 * ranks)
+    assert 2 * 3 * frozen <= ranks * planned_model_states(weights, zero3).frozen < 2 * 3 * (frozen + ranks)
+    assert planned_model_states(weights, zero2).frozen == 2 * 3 * frozen
+    assert largest_block(weights, zero3) == 2 * frozen
+    assert largest_block(weights, zero2) == 0
+    stepping = {zero.stage: step_traffic(weights, zero, forward_passes=passes) for zero in (zero1, zero2)}
     assert stepping[1][1] == stepping[2][1]
     assert stepping[2][0].bytes == passes * stepping[1][0].bytes == passes * 4 * trained
-    kept = step_traffic(weights, three, forward_passes=passes)[0].bytes
-    let_go = step_traffic(weights, replace(three, reuse=2 * frozen), forward_passes=passes)[0].bytes
+    kept = step_traffic(weights, zero3, forward_passes=passes)[0].bytes
+    let_go = step_traffic(weights, replace(zero3, reuse=2 * frozen), forward_passes=passes)[0].bytes
     assert kept * 4 == let_go * 3, "of three blocks, only what follows the first is as long as the distance"
 
 

@@ -117,8 +117,8 @@ def print_place(arguments: Sequence[str]) -> None:
     import json
 
     names = ("RANK", "WORLD_SIZE", *arguments)
-    told = {name: os.environ.get(name) for name in names}
-    print(json.dumps({"cores": sorted(os.sched_getaffinity(0))} | told))
+    variables = {name: os.environ.get(name) for name in names}
+    print(json.dumps({"cores": sorted(os.sched_getaffinity(0))} | variables))
 
 
 def ablate_on_rank(arguments: Sequence[str]) -> None:

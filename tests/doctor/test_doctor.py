@@ -56,10 +56,10 @@ def test_json_holds_the_facts_and_the_forced_choice_its_reason() -> None:
     assert record["torch"]["distributed"]["gloo"] is True
     assert record["packages"]["deepspeed"]["wanted"].startswith(">=")
     for name in ("vq_assign", "sinkhorn", "mmd"):
-        found = record["operators"][f"{name} on cpu"]
-        assert (found["state"], found["implementation"]) == ("ok", "torch")
-        assert found["why"] == "forced by SIGNLLM_KERNELS"
-        assert 0 <= found["max_error"] <= 1e-5
+        result = record["operators"][f"{name} on cpu"]
+        assert (result["state"], result["implementation"]) == ("ok", "torch")
+        assert result["why"] == "forced by SIGNLLM_KERNELS"
+        assert 0 <= result["max_error"] <= 1e-5
 
 
 def test_a_wrong_choice_is_one_message_and_exit_2() -> None:
@@ -81,12 +81,12 @@ def test_what_is_missing_or_too_old_is_told_with_its_remedy(
             raise metadata.PackageNotFoundError(name)
         return have.get(name, "9999")
 
-    wanted = {"torch": ">=2.8,<2.14", "deepspeed": ">=0.19.4", "submitit": ">=1.5.3", "peft": ">=0.18"}
-    monkeypatch.setattr(packages, "requirements", lambda: wanted)
+    required = {"torch": ">=2.8,<2.14", "deepspeed": ">=0.19.4", "submitit": ">=1.5.3", "peft": ">=0.18"}
+    monkeypatch.setattr(packages, "requirements", lambda: required)
     monkeypatch.setattr(packages.metadata, "version", version)
     assert cli.main(["doctor"]) == 1
-    told, failed = capsys.readouterr()
-    lines = {line.split()[1]: line for line in told.splitlines() if line.startswith("  ")}
+    printed, failed = capsys.readouterr()
+    lines = {line.split()[1]: line for line in printed.splitlines() if line.startswith("  ")}
     assert lines["deepspeed"].startswith("  !!  ")
     assert "0.18.9 (wanted >=0.19.4) (remedy: pip install 'deepspeed>=0.19.4')" in lines["deepspeed"]
     assert "!!" in lines["submitit"]
@@ -160,7 +160,7 @@ def test_an_operator_that_is_wrong_or_breaks_is_told_of(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("script", "state", "told"),
+    ("script", "state", "printed"),
     [
         ("echo slurm 24.05.1", "ok", "slurm 24.05.1"),
         ("echo cannot reach the controller >&2; exit 1", "absent", "exit 1): cannot reach the controller"),
@@ -168,15 +168,15 @@ def test_an_operator_that_is_wrong_or_breaks_is_told_of(monkeypatch: pytest.Monk
     ],
 )
 def test_slurm_is_asked(
-    script: str | None, state: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str | None, state: str, printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if script is not None:
         (tmp_path / "sinfo").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    (found,) = machine.cluster_findings()
-    assert found.state == state
-    assert told in found.description
+    (result,) = machine.cluster_findings()
+    assert result.state == state
+    assert printed in result.description
 
 
 def test_without_torch_the_rest_is_still_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +192,6 @@ def test_without_torch_the_rest_is_still_told(monkeypatch: pytest.MonkeyPatch) -
 def test_several_gpus_need_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
-    found: Finding = accelerators._distributed()
-    assert found.state == "wrong"
-    assert found.facts == {"gloo": True, "nccl": False}
+    result: Finding = accelerators._distributed()
+    assert result.state == "wrong"
+    assert result.facts == {"gloo": True, "nccl": False}

@@ -35,7 +35,7 @@ def lines(**metrics: list[float]) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    ("metric", "values", "name", "said"),
+    ("metric", "values", "name", "expected"),
     [
         ("perplexity", falling(100.0, 5.0), "codebook collapse", "it was 9"),
         ("perplexity", [1.2] * LINES, "codebook collapse", "1.2"),
@@ -45,11 +45,11 @@ def lines(**metrics: list[float]) -> list[dict]:
         ("validate/l_sim_shuffled", falling(3.0, 0.2), "the language model ignores the signs", "is 100%"),
     ],
 )
-def test_each_failure_is_told_once(metric: str, values: list[float], name: str, said: str) -> None:
+def test_each_failure_is_told_once(metric: str, values: list[float], name: str, expected: str) -> None:
     assert alarms_of_log(lines()) == []
     (alarm,) = alarms_of_log(lines(**{metric: values}))
     assert alarm.name == name
-    assert said in alarm.observation
+    assert expected in alarm.observation
     assert alarm.step is not None
     assert "; try " in str(alarm)
 
@@ -89,8 +89,8 @@ def test_training_writes_them_down_and_a_resumed_one_does_not_repeat_them(
         ):
             for line in part:
                 log.write(line["step"], {"perplexity": line["perplexity"]})
-    (told,) = [line for line in read_log(tmp_path) if "alarm" in line]
-    assert told["alarm"].startswith("codebook collapse: perplexity of the codes is")
+    (alarm_line,) = [line for line in read_log(tmp_path) if "alarm" in line]
+    assert alarm_line["alarm"].startswith("codebook collapse: perplexity of the codes is")
     assert caplog.text.count("codebook collapse") == 1
     assert b"codebook collapse" in b"".join(
         file.read_bytes() for file in (tmp_path / "tensorboard").iterdir()

@@ -43,13 +43,13 @@ def both_ranks(shards: Path, max_bad: float) -> list[str]:
 
 
 def test_too_many_over_all_ranks_stops_both_at_the_same_step(damaged: Path) -> None:
-    told = both_ranks(damaged, 0.1)
-    assert told[0] == told[1]
-    assert told[0].startswith("stopped")
-    assert told[0].endswith("2 samples could not be read, allowed 1 (data.max_bad of all)")
+    printed = both_ranks(damaged, 0.1)
+    assert printed[0] == printed[1]
+    assert printed[0].startswith("stopped")
+    assert printed[0].endswith("2 samples could not be read, allowed 1 (data.max_bad of all)")
 
 
 def test_within_the_budget_both_go_on_however_many_epochs(damaged: Path) -> None:
-    told = [line.split() for line in both_ranks(damaged, 0.2)]
-    assert [line[:3] for line in told] == [["went", "on", "15"]] * 2
-    assert sum(int(line[3]) for line in told) == 3 * 8
+    printed = [line.split() for line in both_ranks(damaged, 0.2)]
+    assert [line[:3] for line in printed] == [["went", "on", "15"]] * 2
+    assert sum(int(line[3]) for line in printed) == 3 * 8

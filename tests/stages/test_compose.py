@@ -117,8 +117,8 @@ def command(run: Path, shards: Path) -> list[str]:
     """The command line of ``CONFIG`` on two ranks; a process that reads ahead makes each shard take time."""
     options = "--ranks 2 --batch-size 4 --data.size 16 --data.workers 1 --words.min-size 0"
     words = "--words.increment 2 --words.longest-word 4"
-    given = ["compose", "--run", str(run), "--data", str(shards), *options.split(), *words.split()]
-    return [warm.python(), "-m", "signllm", *given]
+    arguments = ["compose", "--run", str(run), "--data", str(shards), *options.split(), *words.split()]
+    return [warm.python(), "-m", "signllm", *arguments]
 
 
 def outside() -> dict[str, str]:
@@ -142,14 +142,14 @@ def test_killed_in_the_middle_it_goes_on_and_two_ranks_write_what_one_writes(run
         time.sleep(0.001)
     killed.send_signal(signal.SIGKILL)
     killed.wait(timeout=60)
-    whole = {path: path.stat().st_mtime_ns for path in list_characters_files(run, "train")}
-    assert 0 < len(whole) < SHARDS
+    times = {path: path.stat().st_mtime_ns for path in list_characters_files(run, "train")}
+    assert 0 < len(times) < SHARDS
     assert not (run / "words.json").exists()
     again = command(run, shards)
     done = subprocess.run(again, env=outside(), cwd=checkout, timeout=600, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert written(run) == alone
-    assert {path: path.stat().st_mtime_ns for path in whole} == whole
+    assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
 @pytest.fixture

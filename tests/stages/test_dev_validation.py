@@ -45,14 +45,14 @@ def test_the_highest_score_of_dev_selects_and_evaluation_finds_it_again(run: Pat
     assert (best["name"], best["value"]) == ("chrf", max(scores.values()))
     assert read_state(best_checkpoint(run)).step == max(scores, key=lambda step: (scores[step], -step))
     for checkpoint, step in (("best", read_state(best_checkpoint(run)).step), ("last", 9)):
-        found = evaluate(run, composed / "shards", "dev", EvaluateConfig(checkpoint=checkpoint, bootstrap=0))
-        assert found["chrf"] == pytest.approx(scores[step])
+        result = evaluate(run, composed / "shards", "dev", EvaluateConfig(checkpoint=checkpoint, bootstrap=0))
+        assert result["chrf"] == pytest.approx(scores[step])
 
 
 def test_two_ranks_under_zero3_translate_every_video_once(composed: Path) -> None:
     [parted] = path.on_ranks(composed, composed / "llm", "selected-zero3", processes=2)
-    found = evaluate(parted, composed / "shards", "dev", EvaluateConfig(bootstrap=0))
-    assert validated(parted)[9] == pytest.approx(found["chrf"])
+    result = evaluate(parted, composed / "shards", "dev", EvaluateConfig(bootstrap=0))
+    assert validated(parted)[9] == pytest.approx(result["chrf"])
 
 
 def test_every_epoch_is_validated_unless_something_else_is_asked_for(composed: Path, tmp_path: Path) -> None:
@@ -89,10 +89,10 @@ def test_every_video_meets_the_text_of_another_of_its_language() -> None:
         ShardSample(key=str(n), id=str(n), text=f"{language} {n}", language=language, **fields)
         for n, language in enumerate(languages)
     ]
-    found = other_texts(samples)
-    assert sorted(found.values()) == sorted(sample.text for sample in samples)
-    assert all(found[sample.id].startswith(sample.language) for sample in samples)
-    assert [sample.language for sample in samples if found[sample.id] == sample.text] == ["Dutch"]
+    result = other_texts(samples)
+    assert sorted(result.values()) == sorted(sample.text for sample in samples)
+    assert all(result[sample.id].startswith(sample.language) for sample in samples)
+    assert [sample.language for sample in samples if result[sample.id] == sample.text] == ["Dutch"]
 
 
 @pytest.mark.parametrize(

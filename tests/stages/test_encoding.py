@@ -58,14 +58,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def left(folder: Path) -> Left:
     """What each number of ranks left of every scenario: files by name."""
-    found: Left = {}
+    results: Left = {}
     for world in WORLDS:
         out = encode_on_ranks(folder, world)
-        found[world] = {
+        results[world] = {
             scenario.name: {path.stem: path.read_text() for path in scenario.iterdir()}
             for scenario in out.iterdir()
         }
-    return found
+    return results
 
 
 def written(files: dict[str, str]) -> dict[str, str]:
@@ -109,8 +109,8 @@ def test_batches_of_one_shard_are_dealt_in_turn(left: Left) -> None:
 @pytest.mark.parametrize("world", WORLDS)
 def test_an_unreadable_video_that_is_allowed_is_left_out(left: Left, world: int) -> None:
     (text,) = written(left[world]["one-bad"]).values()
-    whole = json.loads(written(left[1]["one"])["shard-0"])
-    assert json.loads(text) == {id: sequence for id, sequence in whole.items() if id != "v/3"}
+    complete = json.loads(written(left[1]["one"])["shard-0"])
+    assert json.loads(text) == {id: sequence for id, sequence in complete.items() if id != "v/3"}
     assert text == written(left[1]["one-bad"])["shard-0"]
 
 

@@ -71,9 +71,9 @@ def test_the_share_of_characters_in_words_is_logged_with_every_step_and_every_va
 def test_validations_of_both_phases_tell_the_loss_of_other_videos_texts(run: Path) -> None:
     for folder in (run / "frozen", run):
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        (found,) = [line for line in lines if "validate/loss" in line]
-        assert found["validate/l_sim_shuffled"] > 0
-        assert found["validate/l_sim_shuffled"] != found["validate/l_sim"]
+        (validation,) = [line for line in lines if "validate/loss" in line]
+        assert validation["validate/l_sim_shuffled"] > 0
+        assert validation["validate/l_sim_shuffled"] != validation["validate/l_sim"]
 
 
 def test_the_run_needs_the_encoders_run_no_more(run: Path, composed: Path, tmp_path: Path) -> None:
@@ -162,18 +162,18 @@ def test_phases_share_out_the_epochs() -> None:
 
 def test_what_does_not_fit_together_is_refused(composed: Path, tmp_path: Path) -> None:
     config = path.finetune_config(composed / "llm")
-    given = {"run": tmp_path / "run", "shards": composed / "shards"}
+    arguments = {"run": tmp_path / "run", "shards": composed / "shards"}
     with pytest.raises(UsageError, match=r"data\.size 32"):
-        finetune(replace(config, data=replace(path.DATA, size=64)), init=composed / "pretrain", **given)
+        finetune(replace(config, data=replace(path.DATA, size=64)), init=composed / "pretrain", **arguments)
     with pytest.raises(UsageError, match="not a run folder"):
-        finetune(config, init=tmp_path, **given)
+        finetune(config, init=tmp_path, **arguments)
     shutil.copytree(composed / "pretrain", tmp_path / "other")
     words = WordCodebook.load(composed / "pretrain")
     replace(words, codebook="0" * 16).save(tmp_path / "other")
     with pytest.raises(UsageError, match="does not fit"):
-        finetune(config, init=tmp_path / "other", **given)
+        finetune(config, init=tmp_path / "other", **arguments)
     (tmp_path / "other" / "words.json").unlink()
     with pytest.raises(UsageError, match="missing"):
-        finetune(config, init=tmp_path / "other", **given)
+        finetune(config, init=tmp_path / "other", **arguments)
     with pytest.raises(UsageError, match="language model"):
-        finetune(path.finetune_config(tmp_path / "nothing"), init=composed / "pretrain", **given)
+        finetune(path.finetune_config(tmp_path / "nothing"), init=composed / "pretrain", **arguments)

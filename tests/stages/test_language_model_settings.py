@@ -91,8 +91,8 @@ def test_a_run_resumed_on_another_day_with_another_template_is_the_uninterrupted
     trained(composed, config_of(llm), run)
     assert losses(run) == losses(dated[1])
     assert recorded(run).date == "2030-01-02"
-    whole, resumed = load_weights(dated[1]), load_weights(run)
-    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    uninterrupted, resumed = load_weights(dated[1]), load_weights(run)
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in uninterrupted.items())
     with pytest.raises(UsageError, match=r"date: 2030-01-02 -> 2031-03-04"):
         trained(composed, config_of(llm, date="2031-03-04"), run)
 

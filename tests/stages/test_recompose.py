@@ -153,9 +153,9 @@ def test_stopped_anywhere_it_goes_on_to_the_same_words_and_losses(
     killed_in(TrainCharacters, "encode")
     assert last() == "step-00000003"
     killed_in(TrainCharacters, "encode", afterwards=True)
-    killed_in(recompose, "save")
+    killed_in(recompose, "save_checkpoint")
     assert last() == "step-00000003"
-    killed_in(recompose, "save", afterwards=True)
+    killed_in(recompose, "save_checkpoint", afterwards=True)
     assert last() == "step-00000003.1"
     killed_in(TrainCharacters, "compose")
     assert last() == "step-00000006"
@@ -214,8 +214,8 @@ def test_ranks_and_zero_stages_find_the_same_words_and_losses(run: Path, compose
     for parted in path.on_ranks(composed, composed / "llm", *names, processes=2):
         assert WordCodebook.load(parted).words == WordCodebook.load(run).words
         assert [line["step"] for line in changes_of(parted)] == list(STEPS)
-        for found, alone in zip(changes_of(parted), changes_of(run), strict=True):
-            assert [found[name] for name in CHANGE] == pytest.approx([alone[name] for name in CHANGE])
+        for changes, alone in zip(changes_of(parted), changes_of(run), strict=True):
+            assert [changes[name] for name in CHANGE] == pytest.approx([alone[name] for name in CHANGE])
         assert [loss for _, loss in losses_of(parted)] == pytest.approx(
             [loss for _, loss in losses_of(run)], rel=2e-3
         )

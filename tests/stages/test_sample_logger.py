@@ -27,9 +27,9 @@ SHOWN = ("dev/0", "dev/1")
 def board(run: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(run / "tensorboard"), size_guidance={"histograms": 0, "tensors": 0})
-    found.Reload()
-    return found
+    board_events = EventAccumulator(str(run / "tensorboard"), size_guidance={"histograms": 0, "tensors": 0})
+    board_events.Reload()
+    return board_events
 
 
 def table(run: Path) -> str:
@@ -39,33 +39,35 @@ def table(run: Path) -> str:
 
 @pytest.fixture(scope="module")
 def run(composed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("shown") / "run"
+    board_events = tmp_path_factory.mktemp("shown") / "run"
     finetune(
         path.shown_config(composed / "llm", deepspeed="zero3"),
-        run=found,
+        run=board_events,
         init=composed / "pretrain",
         shards=composed / "shards",
     )
-    return found
+    return board_events
 
 
 def test_videos_use_and_translations_are_shown_at_the_validation(run: Path) -> None:
     from PIL import Image
 
-    found = board(run)
-    assert found.Tags()["images"] == [f"finetune/videos/{id}" for id in SHOWN]
+    board_events = board(run)
+    assert board_events.Tags()["images"] == [f"finetune/videos/{id}" for id in SHOWN]
     for id in SHOWN:
-        (event,) = found.Images(f"finetune/videos/{id}")
+        (event,) = board_events.Images(f"finetune/videos/{id}")
         assert event.step == 3
         picture = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
         assert picture.shape[2] == 3
         assert len(np.unique(picture)) > 50  # frames, not white paper
     head, rule, *rows = table(run).splitlines()
-    assert (head, rule) == ("| video | said | written |", "| --- | --- | --- |")
-    said = [row.split(" | ")[1] for row in rows]
+    assert (head, rule) == ("| video | reference | hypothesis |", "| --- | --- | --- |")
+    references = [row.split(" | ")[1] for row in rows]
     assert [row.split(" | ")[0] for row in rows] == [f"| {id}" for id in SHOWN]
-    assert said == list(parts.TEXTS[:2])
-    codes, words = (found.Histograms(f"finetune/{kind} use")[0].histogram_value for kind in ("code", "word"))
+    assert references == list(parts.TEXTS[:2])
+    codes, words = (
+        board_events.Histograms(f"finetune/{kind} use")[0].histogram_value for kind in ("code", "word")
+    )
     assert codes.num == 8
     assert codes.sum == pytest.approx(8)  # 1 is an even share
     assert words.num > 8 + 1
@@ -82,17 +84,17 @@ def test_looking_changes_nothing_that_is_learnt(run: Path, composed: Path, tmp_p
 def test_two_ranks_show_what_one_shows(run: Path, composed: Path) -> None:
     (both,) = path.on_ranks(composed, composed / "llm", "shown-zero3", processes=2)
     assert table(both) == table(run)
-    one, two = (board(r).Histograms("finetune/code use")[0].histogram_value for r in (run, both))
-    assert list(two.bucket) == pytest.approx(list(one.bucket))
+    single, two = (board(r).Histograms("finetune/code use")[0].histogram_value for r in (run, both))
+    assert list(two.bucket) == pytest.approx(list(single.bucket))
 
 
 def test_two_ranks_are_as_near_to_the_text_as_one(run: Path, composed: Path) -> None:
     (both,) = path.on_ranks(composed, composed / "llm", "shown-zero3", processes=2)
-    one, two = read_alignment_curves([run, both])
-    assert one.steps == two.steps == (6, 9)  # the last with the encoder at rest, and the last
-    assert two.mmd == pytest.approx(one.mmd, rel=1e-4)
-    assert two.sim == pytest.approx(one.sim, rel=1e-4)
-    logs = [[*read_log(found / "frozen"), *read_log(found)] for found in (run, both)]
+    single, two = read_alignment_curves([run, both])
+    assert single.steps == two.steps == (6, 9)  # the last with the encoder at rest, and the last
+    assert two.mmd == pytest.approx(single.mmd, rel=1e-4)
+    assert two.sim == pytest.approx(single.sim, rel=1e-4)
+    logs = [[*read_log(board_events / "frozen"), *read_log(board_events)] for board_events in (run, both)]
     one_told, two_told = (
         [line["validate/l_sim_shuffled"] for line in log if "validate/l_sim_shuffled" in line] for log in logs
     )
@@ -131,5 +133,5 @@ def test_without_dev_the_first_of_train_are_shown(tmp_path: Path) -> None:
 
 
 def test_words_stand_over_the_characters_that_they_took() -> None:
-    found = _word_spans([9, 8, 7], [0, 0, 2, 2, 2])  # the second has none: it is s0 by itself
-    assert [(word.name, word.start, word.stop) for word in found] == [("w9", 0, 2), ("w7", 2, 5)]
+    board_events = _word_spans([9, 8, 7], [0, 0, 2, 2, 2])  # the second has none: it is s0 by itself
+    assert [(word.name, word.start, word.stop) for word in board_events] == [("w9", 0, 2), ("w7", 2, 5)]

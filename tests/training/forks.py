@@ -29,7 +29,7 @@ def preload() -> None:
     import torch._dynamo  # noqa: F401
 
 
-def on_forked_ranks(work: Callable[[int], object], ranks: int, told: Path) -> tuple[list[int], bool]:
+def on_forked_ranks(work: Callable[[int], object], ranks: int, report: Path) -> tuple[list[int], bool]:
     """Run ``work(rank)`` as ``ranks`` forked processes until they end.
 
     Args:
@@ -42,7 +42,7 @@ def on_forked_ranks(work: Callable[[int], object], ranks: int, told: Path) -> tu
         where each thread stands (SIGABRT), and ended: gloo meets no other rank while a group is being made,
         and waits for one that died until the group's timeout.
     """
-    told.mkdir(parents=True, exist_ok=True)
+    report.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -52,7 +52,7 @@ def on_forked_ranks(work: Callable[[int], object], ranks: int, told: Path) -> tu
     for rank in range(ranks):
         child = os.fork()
         if child == 0:
-            _be_rank(work, rank, ranks, port, told / f"rank-{rank}.txt")
+            _be_rank(work, rank, ranks, port, report / f"rank-{rank}.txt")
         left[child] = rank
     codes = [0] * ranks
     give_up = time.monotonic() + ENDS_WITHIN_S
@@ -73,12 +73,12 @@ def on_forked_ranks(work: Callable[[int], object], ranks: int, told: Path) -> tu
     if hung:
         for rank in range(ranks):
             log.warning(
-                "rank %d of a run that hung:\n%s", rank, (told / f"rank-{rank}.txt").read_text()[-6000:]
+                "rank %d of a run that hung:\n%s", rank, (report / f"rank-{rank}.txt").read_text()[-6000:]
             )
     return codes, hung
 
 
-def _be_rank(work: Callable[[int], object], rank: int, ranks: int, port: int, told: Path) -> None:
+def _be_rank(work: Callable[[int], object], rank: int, ranks: int, port: int, report: Path) -> None:
     """Do the work of one rank in a forked process, which ends here."""
     code = 1
     try:
@@ -90,7 +90,7 @@ def _be_rank(work: Callable[[int], object], rank: int, ranks: int, port: int, to
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        descriptor = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        descriptor = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         faulthandler.enable()

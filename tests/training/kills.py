@@ -87,8 +87,8 @@ class Strike:
 
 def draw(rng: random.Random, ranks: int, place: str, number: signal.Signals) -> Plan:
     """Draw the moment and the ranks; SIGKILL comes to one, the others to one or to all."""
-    one = (rng.randrange(ranks),)
-    chosen = one if number == signal.SIGKILL or rng.random() < 0.5 else tuple(range(ranks))
+    numbers = (rng.randrange(ranks),)
+    chosen = numbers if number == signal.SIGKILL or rng.random() < 0.5 else tuple(range(ranks))
     if place == "saving":
         chosen = (0,)  # who writes
     return Plan(place, number, rng.randint(1, 4), rng.uniform(0.0, PLACES[place]), chosen)
@@ -135,9 +135,9 @@ def _lie_in_wait(plan: Plan) -> None:
         time.sleep(0.005)
         sync(path)
 
-    def saving(write: Callable[..., Path], *given: Any, **named: Any) -> Path:
+    def saving(write: Callable[..., Path], *args: Any, **named: Any) -> Path:
         began()
-        return write(*given, **named)
+        return write(*args, **named)
 
     toy.ToyModel.forward = counted  # type: ignore[method-assign]
     if plan.place == "saving":
@@ -149,27 +149,27 @@ def _lie_in_wait(plan: Plan) -> None:
 
 def saved_step(run: Path) -> int:
     """Return the step of the last whole checkpoint, or 0."""
-    found = last_checkpoint(run)
-    return 0 if found is None else read_state(found).step
+    last = last_checkpoint(run)
+    return 0 if last is None else read_state(last).step
 
 
 def result(run: Path) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Return what a finished run must be equal in: its log without clocks, its last checkpoint's tensors."""
     lines = [{k: v for k, v in line.items() if k not in CLOCKS} for line in read_log(run)]
-    found = last_checkpoint(run)
-    assert found is not None
-    best = {"value": torch.tensor((read_state(found).best or {})["value"])}
-    return lines, load_weights(found) | load_moments(found) | best
+    last = last_checkpoint(run)
+    assert last is not None
+    best = {"value": torch.tensor((read_state(last).best or {})["value"])}
+    return lines, load_weights(last) | load_moments(last) | best
 
 
 def equal(alone: Path, run: Path) -> bool:
     """Whether two finished runs have the same log and the same bits; the first difference is told."""
-    (lines, tensors), (found_lines, found) = result(alone), result(run)
+    (lines, tensors), (found_lines, last) = result(alone), result(run)
     for expected, line in itertools.zip_longest(lines, found_lines):
         if line != expected:
             log.warning("the log has %s where the run left alone has %s", line, expected)
             return False
-    wrong = tensors.keys() ^ found.keys() or {n for n in tensors if not torch.equal(tensors[n], found[n])}
+    wrong = tensors.keys() ^ last.keys() or {n for n in tensors if not torch.equal(tensors[n], last[n])}
     if wrong:
         log.warning("not the bits of the run left alone: %s", sorted(wrong))
     return not wrong
@@ -177,11 +177,11 @@ def equal(alone: Path, run: Path) -> bool:
 
 def strike(run: Path, plan: Plan, *, ranks: int, deepspeed: str) -> Strike:
     """Carry out a plan on a run and say what it did."""
-    before, told = saved_step(run), read_log(run)
+    before, logged = saved_step(run), read_log(run)
     hung = start(run, ranks=ranks, deepspeed=deepspeed, plan=plan)
     after, now = saved_step(run), read_log(run)
     # Before its first step a start leaves the log as it was: lines of steps that an earlier death took along.
-    reached = before if now == told else max((line["step"] for line in now), default=0)
+    reached = before if now == logged else max((line["step"] for line in now), default=0)
     return Strike(plan, before, after, reached, hung, struck=after < STEPS)
 
 

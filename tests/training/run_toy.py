@@ -72,7 +72,7 @@ class Starving(ToyLoader):
 def parameter_groups(model: ToyModel) -> list[ParameterGroup]:
     """Two groups of one learning rate: DeepSpeed keeps the moments of each apart."""
     body = list(model.body.parameters())
-    others = [p for p in model.parameters() if not any(p is one for one in body)]
+    others = [p for p in model.parameters() if not any(p is own for own in body)]
     return [ParameterGroup(name="others", parameters=others), ParameterGroup(name="body", parameters=body)]
 
 
@@ -108,10 +108,10 @@ def carry_out(order: dict) -> dict:
         )
     except Exception as error:
         return {"error": type(error).__name__, "message": str(error)}
-    held = sum(
+    frozen_bytes = sum(
         max(p.numel(), p.ds_tensor.numel() if hasattr(p, "ds_tensor") else 0) for p in model.head.parameters()
     )
-    return {"step": outcome.step, "preempted": outcome.preempted, "frozen_held": held}
+    return {"step": outcome.step, "preempted": outcome.preempted, "frozen_held": frozen_bytes}
 
 
 def main() -> None:

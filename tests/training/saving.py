@@ -38,7 +38,7 @@ def train(run: Path, rank: int, world: int, *, steps: int = STEPS, validate_ever
         log_every=1,
         tensorboard=False,
     )
-    told = run / f"rank-{rank}.json"
+    report = run / f"rank-{rank}.json"
     try:
         outcome = fit(
             build(),
@@ -48,9 +48,9 @@ def train(run: Path, rank: int, world: int, *, steps: int = STEPS, validate_ever
             stage="toy",
             validate=(lambda model, step: {"loss": VALUES.get(step, 2.0)}) if validate_every else None,
         )
-        told.write_text(json.dumps({"step": outcome.step}))
+        report.write_text(json.dumps({"step": outcome.step}))
     except Exception as error:
-        told.write_text(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        report.write_text(json.dumps({"error": type(error).__name__, "message": str(error)}))
 
 
 def in_trouble(trouble: Callable[[], None]) -> None:
@@ -89,9 +89,9 @@ def main() -> None:
 
     on_forked_ranks(troubled("full", 2, disk_is_full), 2, folder / "told")
     on_forked_ranks(troubled("killed", 1, die), 1, folder / "told")
-    found = last_checkpoint(folder / "killed")
+    last = last_checkpoint(folder / "killed")
     left = sorted(path.name for path in (folder / "killed" / "checkpoints").iterdir())
-    (folder / "killed.json").write_text(json.dumps({"last": found and found.name, "left": left}))
+    (folder / "killed.json").write_text(json.dumps({"last": last and last.name, "left": left}))
     shutil.copytree(folder / "killed", folder / "again")
     on_forked_ranks(lambda rank: train(folder / "again", rank, 1, steps=9), 1, folder / "told")
 

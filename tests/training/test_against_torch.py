@@ -100,29 +100,29 @@ def in_the_loop(run: Path, **settings: Any) -> tuple[dict[str, Tensor], list[flo
     ]
     loader = ToyLoader(batch_size=config.videos_per_forward, rank=0, world=1)
     fit(model, loader, config=config, run=run, stage="toy", parameter_groups=groups)
-    found = last_checkpoint(run)
-    assert found is not None
-    return load_weights(found), [line["grad_norm"] for line in read_log(run)]
+    trained = last_checkpoint(run)
+    assert trained is not None
+    return load_weights(trained), [line["grad_norm"] for line in read_log(run)]
 
 
 @pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3"])
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_rates_warm_up_accumulation_and_clipping(tmp_path: Path, stage: str, schedule: str) -> None:
     expected, norms = in_torch(schedule=schedule, accumulation=2, dtype=torch.float32)
-    found, logged = in_the_loop(tmp_path, deepspeed=stage, schedule=schedule, accumulation=2)
+    trained, logged = in_the_loop(tmp_path, deepspeed=stage, schedule=schedule, accumulation=2)
     assert logged == pytest.approx(norms, abs=EXACT)
     assert max(norms) > 2 * CLIP > 2 * min(norms), "some steps are clipped, some are not"
     for name, weight in expected.items():
-        torch.testing.assert_close(found[name], weight, atol=EXACT, rtol=0)
+        torch.testing.assert_close(trained[name], weight, atol=EXACT, rtol=0)
 
 
 @pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3"])
 def test_bf16_computes_in_16_bits_and_keeps_32(tmp_path: Path, stage: str) -> None:
     expected, norms = in_torch(schedule="cosine", accumulation=1, dtype=torch.bfloat16)
-    found, logged = in_the_loop(tmp_path, deepspeed=stage, precision="bf16")
+    trained, logged = in_the_loop(tmp_path, deepspeed=stage, precision="bf16")
     assert logged == pytest.approx(norms, rel=1e-5)
     for name, weight in expected.items():
-        torch.testing.assert_close(found[name], weight, atol=EXACT, rtol=0)
-        assert not torch.equal(found[name], found[name].bfloat16().float()), "masters have 32 bits"
+        torch.testing.assert_close(trained[name], weight, atol=EXACT, rtol=0)
+        assert not torch.equal(trained[name], trained[name].bfloat16().float()), "masters have 32 bits"
     precise, _ = in_torch(schedule="cosine", accumulation=1, dtype=torch.float32)
     assert max((precise[name] - expected[name]).abs().max() for name in expected) > 100 * EXACT

@@ -39,9 +39,9 @@ def saved(run: Path, step: int, *, keep: int = 2) -> Path:
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     folder = saved(tmp_path, 7)
-    for given, found in ((WEIGHTS, load_weights(tmp_path)), (MOMENTS, load_moments(folder))):
-        assert found.keys() == given.keys()
-        assert all(torch.equal(found[name], given[name]) for name in given)
+    for saved_tensors, loaded in ((WEIGHTS, load_weights(tmp_path)), (MOMENTS, load_moments(folder))):
+        assert loaded.keys() == saved_tensors.keys()
+        assert all(torch.equal(loaded[name], saved_tensors[name]) for name in saved_tensors)
     state = checkpoint.read_state(folder, stage="toy")
     assert (state.step, state.order["samples_consumed"]) == (7, 7)
 
@@ -121,7 +121,7 @@ def test_files_of_the_stage_belong_to_the_checkpoint(tmp_path: Path) -> None:
 def test_a_damaged_one_is_passed_over_for_the_last_whole_one(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole, broken = saved(tmp_path, 1), saved(tmp_path, 2)
+    complete, broken = saved(tmp_path, 1), saved(tmp_path, 2)
     if damage == "no mark":
         (broken / "COMPLETE").unlink()
     elif damage == "empty mark":
@@ -137,14 +137,14 @@ def test_a_damaged_one_is_passed_over_for_the_last_whole_one(
     else:
         content = (broken / "weights.safetensors").read_bytes()
         (broken / "weights.safetensors").write_bytes(content[:-3])
-    assert last_checkpoint(tmp_path) == whole
+    assert last_checkpoint(tmp_path) == complete
     assert "step-00000002" in caplog.text
 
 
 def test_a_full_disk_is_one_message_and_leaves_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = saved(tmp_path, 1)
+    complete = saved(tmp_path, 1)
 
     def no_space(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -152,7 +152,7 @@ def test_a_full_disk_is_one_message_and_leaves_the_last_checkpoint(
     monkeypatch.setattr(checkpoint, "sync", no_space)
     with pytest.raises(UsageError, match="disk is full"):
         saved(tmp_path, 2)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [whole.name]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [complete.name]
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])

@@ -51,10 +51,12 @@ def assert_same_run(
     assert losses(run) == pytest.approx(expected, rel=noise)
     started = json.loads((run / "startup.json").read_text())
     assert (started["ranks"], started["resumes"]) == (RANKS[-1], f"checkpoints/step-{ends[-2]:08d}")
-    weights, found = load_weights(alone), load_weights(run)
-    assert found.keys() == weights.keys()
+    weights, other_weights = load_weights(alone), load_weights(run)
+    assert other_weights.keys() == weights.keys()
     for name, tensor in weights.items():
-        torch.testing.assert_close(found[name], tensor, **near, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            other_weights[name], tensor, **near, msg=lambda text, n=name: f"{n}: {text}"
+        )
 
 
 @pytest.mark.parametrize("name", STRETCHES)

@@ -134,8 +134,8 @@ def test_a_name_is_looked_for_in_the_working_directory_first(
     )
     assert shipped["zero_optimization"]["reduce_bucket_size"] != 123
     (tmp_path / "mine.json").write_text(json.dumps(file))
-    found = deepspeed_settings(TrainingConfig(steps=1, deepspeed="mine"), world=1)
-    assert found["zero_optimization"] == file["zero_optimization"]
+    read_settings = deepspeed_settings(TrainingConfig(steps=1, deepspeed="mine"), world=1)
+    assert read_settings["zero_optimization"] == file["zero_optimization"]
 
 
 def test_groups_hold_every_trainable_parameter_once() -> None:

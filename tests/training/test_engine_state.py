@@ -42,10 +42,10 @@ def test_install_copies_into_parameters_and_buffers() -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7, 1024])
 @pytest.mark.parametrize("shape", [(1,), (6,), (7, 3), (2, 0)])
 def test_the_shares_of_all_ranks_are_the_tensor_and_zeros(shape: tuple[int, ...], ranks: int) -> None:
-    whole = torch.arange(1.0, 1.0 + torch.Size(shape).numel()).reshape(shape)
-    shares = [partition_of(whole, rank, ranks) for rank in range(ranks)]
+    full = torch.arange(1.0, 1.0 + torch.Size(shape).numel()).reshape(shape)
+    shares = [partition_of(full, rank, ranks) for rank in range(ranks)]
     assert len({len(share) for share in shares}) == 1
     flat = torch.cat(shares)
-    assert torch.equal(flat[: whole.numel()], whole.flatten())
-    assert not flat[whole.numel() :].any()
-    assert flat.numel() - whole.numel() < ranks
+    assert torch.equal(flat[: full.numel()], full.flatten())
+    assert not flat[full.numel() :].any()
+    assert flat.numel() - full.numel() < ranks

@@ -41,9 +41,11 @@ def test_an_epoch_ends_with_its_last_whole_step(lengths: list[int], accumulation
     steps = len(batches.of_batch) // accumulation
     resumed = min(resumed, steps)
     batches.given = resumed * accumulation
-    stream, ends, found = iter(batches), EpochEnds(batches, accumulation), []
+    stream, ends, last_steps = iter(batches), EpochEnds(batches, accumulation), []
     for step in range(resumed + 1, steps + 1):
         epochs = [next(stream) for _ in range(accumulation)]
         if ends.ends_at(step, epochs[-1]):
-            found.append(step)
-    assert found == sorted({end // accumulation for end in batches.ends} & set(range(resumed + 1, steps + 1)))
+            last_steps.append(step)
+    assert last_steps == sorted(
+        {end // accumulation for end in batches.ends} & set(range(resumed + 1, steps + 1))
+    )

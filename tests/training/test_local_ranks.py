@@ -71,10 +71,13 @@ def test_each_rank_knows_its_place_and_gets_its_share_of_cores(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = dict(os.environ)
     run_local_ranks(["write", str(fake)], ranks=2, environment={"EXTRA": "yes"})
-    told = [json.loads((fake / str(rank)).read_text()) for rank in range(2)]
-    assert [(t["RANK"], t["LOCAL_RANK"], t["WORLD_SIZE"]) for t in told] == [("0", "0", "2"), ("1", "1", "2")]
-    assert {t["OMP_NUM_THREADS"] for t in told} == {str(max(1, usable_cores() // 2))}
-    assert {t["EXTRA"] for t in told} == {"yes"}
+    expected = [json.loads((fake / str(rank)).read_text()) for rank in range(2)]
+    assert [(t["RANK"], t["LOCAL_RANK"], t["WORLD_SIZE"]) for t in expected] == [
+        ("0", "0", "2"),
+        ("1", "1", "2"),
+    ]
+    assert {t["OMP_NUM_THREADS"] for t in expected} == {str(max(1, usable_cores() // 2))}
+    assert {t["EXTRA"] for t in expected} == {"yes"}
     assert dict(os.environ) == before
 
 
@@ -86,10 +89,10 @@ def test_a_refusal_of_one_rank_stops_the_others_and_is_told_as_it_is(fake: Path)
 
 
 @pytest.mark.parametrize(
-    ("how", "told"), [("fault", "rank 1 failed: a fault"), ("die", "rank 1 ended with exit code 9")]
+    ("how", "expected"), [("fault", "rank 1 failed: a fault"), ("die", "rank 1 ended with exit code 9")]
 )
-def test_a_rank_that_dies_is_named(fake: Path, how: str, told: str) -> None:
-    with pytest.raises(RunFailedError, match=told):
+def test_a_rank_that_dies_is_named(fake: Path, how: str, expected: str) -> None:
+    with pytest.raises(RunFailedError, match=expected):
         run_local_ranks([how, str(fake)], ranks=2)
 
 

@@ -91,10 +91,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert [outcome(root / f"left-{stage}", rank) for rank in (0, 1)] == [(6, True)] * 2
     assert losses(root / "killed")[-1][0] >= 5, "it got beyond the checkpoint of step 4"
 
-    one = [order(root / "one", "zero0"), order(root / "one-zero3", "zero3")]
-    one += [order(root / f"left-{stage}", other) for stage, other in LEFT.items()]
-    one += [order(root / "stretches", "zero0", log_every=3, until=until) for until in (5, 6, 50)]
-    done = launch(one, ranks=1)
+    single_rank = [order(root / "one", "zero0"), order(root / "one-zero3", "zero3")]
+    single_rank += [order(root / f"left-{stage}", other) for stage, other in LEFT.items()]
+    single_rank += [order(root / "stretches", "zero0", log_every=3, until=until) for until in (5, 6, 50)]
+    done = launch(single_rank, ranks=1)
     assert not any(done.codes), done.stderr
 
     two = [
@@ -119,9 +119,9 @@ def test_stages_and_ranks_log_the_same_losses(runs: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ALIKE)
 def test_stages_and_ranks_log_the_same_gradient_norms(runs: Path, name: str) -> None:
-    found, expected = ([line["grad_norm"] for line in read_log(runs / of)] for of in (name, "one"))
-    assert found == pytest.approx(expected, abs=FLOAT_NOISE)
-    assert min(found) > 0.05
+    result, expected = ([line["grad_norm"] for line in read_log(runs / of)] for of in (name, "single_rank"))
+    assert result == pytest.approx(expected, abs=FLOAT_NOISE)
+    assert min(result) > 0.05
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -146,12 +146,14 @@ def test_stretches_are_one_run(runs: Path) -> None:
 def test_zero3_leaves_half_of_the_frozen_weights_on_each_of_two_ranks(runs: Path) -> None:
     frozen = sum(p.numel() for p in build().head.parameters())
     for rank in (0, 1):
-        held = ended(runs / "two-cut", rank)["frozen_held"]
-        assert frozen / 2 <= held <= frozen / 2 + 4, "up to one element of padding for each of four tensors"
+        frozen_bytes = ended(runs / "two-cut", rank)["frozen_held"]
+        assert frozen / 2 <= frozen_bytes <= frozen / 2 + 4, (
+            "up to one element of padding for each of four tensors"
+        )
     assert ended(runs / "one")["frozen_held"] == frozen
 
 
-@pytest.mark.parametrize("name", ["one", "two-zero2", "two-zero3", "accumulated"])
+@pytest.mark.parametrize("name", ["single_rank", "two-zero2", "two-zero3", "accumulated"])
 def test_counts_are_summed_over_ranks_and_forward_passes(runs: Path, name: str) -> None:
     for line in read_log(runs / name):
         assert line["frames_per_s"] == pytest.approx(FRAMES * line["videos_per_s"])
@@ -169,10 +171,10 @@ def test_stages_end_with_the_same_weights(runs: Path) -> None:
     assert "mean" in expected, "buffers of trainable modules are kept"
     assert not any(name.startswith("head") for name in expected), "frozen parts are not"
     for stage in STAGES:
-        found = weights(runs / f"two-{stage}")
-        assert found.keys() == expected.keys()
+        result = weights(runs / f"two-{stage}")
+        assert result.keys() == expected.keys()
         for name in expected:
-            torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(result[name], expected[name], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("stage", LEFT)
@@ -216,17 +218,19 @@ def test_a_profile_of_two_steps_after_the_resume_is_a_trace_of_each_rank(runs: P
 
 
 def test_the_start_tells_what_the_run_sets_out_to_do(runs: Path) -> None:
-    found = json.loads((runs / "two-cut" / "startup.json").read_text())
-    assert (found["ranks"], found["zero_stage"], found["precision"]) == (2, 3, "fp32")
-    assert found["batch"] == {"videos": 4, "per_rank": 2, "forward_passes": 1}
-    assert found["steps"] == {"first": 0, "end": STEPS, "epochs": None}
-    assert found["resumes"] is None
-    assert found["parameters"] == {
+    result = json.loads((runs / "two-cut" / "startup.json").read_text())
+    assert (result["ranks"], result["zero_stage"], result["precision"]) == (2, 3, "fp32")
+    assert result["batch"] == {"videos": 4, "per_rank": 2, "forward_passes": 1}
+    assert result["steps"] == {"first": 0, "end": STEPS, "epochs": None}
+    assert result["resumes"] is None
+    assert result["parameters"] == {
         "body": {"trained": 104, "frozen": 0},
         "branches": {"trained": 140, "frozen": 0},
         "head": {"trained": 0, "frozen": 84},
     }
-    assert found["held_bytes"]["frozen"] == 4 * max(ended(runs / "two-cut", r)["frozen_held"] for r in (0, 1))
+    assert result["held_bytes"]["frozen"] == 4 * max(
+        ended(runs / "two-cut", r)["frozen_held"] for r in (0, 1)
+    )
     resumed = json.loads((runs / "killed" / "startup.json").read_text())
     assert (resumed["steps"]["first"], resumed["resumes"]) == (4, "checkpoints/step-00000004")
 

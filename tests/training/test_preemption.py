@@ -31,18 +31,18 @@ def test_a_signal_sets_the_flag_and_nothing_else(number: signal.Signals) -> None
 
 
 def test_outside_the_main_thread_it_only_remembers() -> None:
-    found = []
+    flags = []
 
     def elsewhere() -> None:
         with PreemptionFlag() as flag:
             flag.request()
-            found.append(flag.requested)
+            flags.append(flag.requested)
 
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=elsewhere)
     thread.start()
     thread.join()
-    assert found == [True]
+    assert flags == [True]
     assert signal.getsignal(signal.SIGTERM) is before
 
 

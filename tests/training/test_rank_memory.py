@@ -85,8 +85,8 @@ def test_ranks_of_torchrun(tmp_path: Path) -> None:
     command = [*torchrun, "-m", MODULE, str(tmp_path), "SIGKILL", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    told = done.stderr[done.stderr.index("rank 0 was killed") :].partition("\n-----")[0]
-    expect_killed(told)
+    expected = done.stderr[done.stderr.index("rank 0 was killed") :].partition("\n-----")[0]
+    expect_killed(expected)
     assert "closed by peer" not in done.stderr
     assert "Signal 9 (SIGKILL)" in done.stderr
 
@@ -99,21 +99,21 @@ def test_ranks_of_any_launcher(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "expected"),
     [
         ("MEMORY", ("too little memory", "1125899.9 GB", "it uses about")),
         ("WORKER", ("a worker of the data loader", "signal 9", "for lack of memory", "--data.workers")),
     ],
 )
 def test_memory_that_a_rank_does_not_get_is_one_message(
-    how: str, told: tuple[str, ...], tmp_path: Path
+    how: str, expected: tuple[str, ...], tmp_path: Path
 ) -> None:
     done = warm.run_ranks(MODULE, str(tmp_path), how, "1", ranks=2)
     assert done.codes == [FAILED, FAILED]
     assert "Traceback" not in done.stderr
     assert "internal error of signllm" not in done.stderr
     assert "rank-1 failed first" in done.stderr
-    for words in told:
+    for words in expected:
         assert done.stderr.count(words) >= 2, "both ranks say it"
 
 
@@ -127,7 +127,7 @@ class Failure:
 
 
 @pytest.mark.parametrize(
-    ("failures", "told"),
+    ("failures", "expected"),
     [
         ({0: Failure(-9, 10), 1: Failure(1, 10, "RankFailedError", 10.2)}, "rank 0 was killed (signal 9)"),
         ({0: Failure(-9, 10), 1: Failure(1, 10, "StoppedEarlyError", 10.2)}, "rank 0 was killed (signal 9)"),
@@ -140,18 +140,18 @@ class Failure:
     ],
 )
 def test_the_rank_that_died_first_is_named(
-    failures: Mapping[int, Failure], told: str, tmp_path: Path
+    failures: Mapping[int, Failure], expected: str, tmp_path: Path
 ) -> None:
     error = type("ChildFailed", (), {"failures": failures})
-    assert told in str(local_ranks._first_failure(error, tmp_path))
+    assert expected in str(local_ranks._first_failure(error, tmp_path))
 
 
 def test_a_death_is_described_by_what_is_known_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = describe_deaths({0: MEMORY}, 9, where="compose")
-    assert "rank 0 was killed (signal 9), probably for lack of memory: it used about 12.3 GB" in told
-    assert "0.1 GB of 16.0 GB" in told
-    assert "node7" in told
-    assert "compose" in told
+    expected = describe_deaths({0: MEMORY}, 9, where="compose")
+    assert "rank 0 was killed (signal 9), probably for lack of memory: it used about 12.3 GB" in expected
+    assert "0.1 GB of 16.0 GB" in expected
+    assert "node7" in expected
+    assert "compose" in expected
     assert "most likely by signal 9" in describe_deaths({0: MEMORY})
     limited = replace(MEMORY, limit_bytes=13 * 10**9, workers_bytes=4 * 10**9)
     assert "its limit is 13.0 GB" in describe_deaths({3: limited}, 9)
@@ -175,7 +175,7 @@ SHM = (
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (MemoryError(), "too little memory"),
         (MemoryError("Unable to allocate 7.45 GiB for an array with shape (1000000000,)"), "7.45 GiB"),
@@ -206,9 +206,9 @@ SHM = (
         ),
     ],
 )
-def test_lack_of_memory_is_one_message_with_the_remedy(error: Exception, told: str) -> None:
+def test_lack_of_memory_is_one_message_with_the_remedy(error: Exception, expected: str) -> None:
     message, code = describe_error(error)
-    assert told in message
+    assert expected in message
     assert "remedy" in message
     assert "Traceback" not in message
     assert code == FAILED

@@ -52,8 +52,8 @@ def test_a_disk_that_fills_up_in_the_writer_ends_all_ranks_at_one_step_soon(runs
 
 
 def test_a_process_that_dies_in_the_writer_leaves_nothing_that_counts(runs: Path) -> None:
-    whole, half = f"step-{TROUBLE_AT - SAVE_EVERY:08d}", f".step-{TROUBLE_AT:08d}.partial"
-    assert json.loads((runs / "killed.json").read_text()) == {"last": whole, "left": [half, whole]}
+    complete, half = f"step-{TROUBLE_AT - SAVE_EVERY:08d}", f".step-{TROUBLE_AT:08d}.partial"
+    assert json.loads((runs / "killed.json").read_text()) == {"last": complete, "left": [half, complete]}
     assert not (runs / "killed" / "rank-0.json").exists()
     assert told(runs / "again", 0) == {"step": 9}
     assert names(runs / "again") == ["step-00000009"]

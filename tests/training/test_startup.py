@@ -16,7 +16,7 @@ FP32 = 4
 @pytest.mark.parametrize("stage", ["zero0", "zero1", "zero2", "zero3"])
 def test_bytes_are_those_that_the_optimizer_then_holds(stage: str) -> None:
     engine = build_engine(build(), None, TrainingConfig(deepspeed=stage, steps=1, batch_size=4))
-    found = model_states(engine)
+    states = model_states(engine)
     loss = engine(next(iter(ToyLoader(batch_size=4, rank=0, world=1))))["loss"]
     engine.backward(loss)
     engine.step()
@@ -25,12 +25,12 @@ def test_bytes_are_those_that_the_optimizer_then_holds(stage: str) -> None:
         state[p][key].nbytes for p in optimizer_tensors(engine) for key in ("exp_avg", "exp_avg_sq")
     )
     masters = 0 if stage == "zero0" else sum(p.nbytes for p in optimizer_tensors(engine))
-    assert found.optimizer == moments + masters
+    assert states.optimizer == moments + masters
     assert moments == pytest.approx(2 * FP32 * TRAINED, abs=64), "alignment"
-    assert found.gradients == pytest.approx(FP32 * TRAINED, abs=64)
+    assert states.gradients == pytest.approx(FP32 * TRAINED, abs=64)
     copies = 2 if stage == "zero3" else 1  # whole, and the share that it is gathered from
-    assert found.weights == pytest.approx(copies * FP32 * TRAINED, abs=64)
-    assert found.frozen == pytest.approx(copies * FP32 * FROZEN, abs=64)
+    assert states.weights == pytest.approx(copies * FP32 * TRAINED, abs=64)
+    assert states.frozen == pytest.approx(copies * FP32 * FROZEN, abs=64)
     assert parameters_by_part(engine.module) == {"body": (104, 0), "branches": (140, 0), "head": (0, 84)}
 
 

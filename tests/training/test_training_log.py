@@ -17,8 +17,13 @@ def test_lines_after_the_resumed_step_and_half_lines_are_dropped(tmp_path: Path)
         file.write('{"stage": "finetune", "st')
     with TrainingLog(tmp_path, "finetune", resumed_step=2, tensorboard=False) as log:
         log.write(3, {"loss": 33.0})
-    found = [(entry["stage"], entry["step"], entry["loss"]) for entry in read_log(tmp_path)]
-    assert found == [("pretrain", 9, 0.5), ("finetune", 1, 1.0), ("finetune", 2, 2.0), ("finetune", 3, 33.0)]
+    entries = [(entry["stage"], entry["step"], entry["loss"]) for entry in read_log(tmp_path)]
+    assert entries == [
+        ("pretrain", 9, 0.5),
+        ("finetune", 1, 1.0),
+        ("finetune", 2, 2.0),
+        ("finetune", 3, 33.0),
+    ]
 
 
 def test_a_validation_that_no_checkpoint_knows_is_dropped_it_will_be_made_again(tmp_path: Path) -> None:
@@ -29,8 +34,8 @@ def test_a_validation_that_no_checkpoint_knows_is_dropped_it_will_be_made_again(
             log.write(step, {"validate/loss": 2.0})
     with TrainingLog(tmp_path, "toy", resumed_step=4, validation_left=True, tensorboard=False):
         pass
-    found = [(entry["step"], "loss" in entry) for entry in read_log(tmp_path)]
-    assert found == [(2, True), (2, False), (4, True)]
+    entries = [(entry["step"], "loss" in entry) for entry in read_log(tmp_path)]
+    assert entries == [(2, True), (2, False), (4, True)]
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:

@@ -143,21 +143,21 @@ class Bench:
             shutil.rmtree(kept, ignore_errors=True)
             run.rename(kept)
             (kept / "seconds").write_text(str(seconds))
-        found = contents(kept)
-        return found, float(found.pop("seconds"))
+        contents_now = contents(kept)
+        return contents_now, float(contents_now.pop("seconds"))
 
     def start(self, verb: str, run: Path, plan: Plan | None) -> tuple[int, bool]:
         """Run a verb until it ends, with a signal on its way; return the exit code and whether it hung."""
         environment = {name: text for name, text in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
         environment |= {"PYTHONPATH": str(CHECKOUT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
         environment |= {"PYTHONFAULTHANDLER": "1"}
-        with (self.folder / "stderr.txt").open("w") as told:
+        with (self.folder / "stderr.txt").open("w") as stderr:
             started = subprocess.Popen(
                 [sys.executable, "-m", "signllm", *self.command(verb, run)],
                 cwd=CHECKOUT,
                 env=environment,
                 stdout=subprocess.DEVNULL,
-                stderr=told,
+                stderr=stderr,
                 preexec_fn=end_with_parent,
             )
             if plan is not None:
@@ -208,14 +208,14 @@ def _send(plan: Plan, started: subprocess.Popen[bytes], ranks: int) -> None:
 
 def _ranks_of(launcher: int) -> list[int]:
     """Return the processes that a launcher started as ranks."""
-    found = []
+    contents_now = []
     for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
         try:
             if b"\0RANK=" in Path(f"/proc/{child}/environ").read_bytes():
-                found.append(int(child))
+                contents_now.append(int(child))
         except OSError:
             continue
-    return found
+    return contents_now
 
 
 def _end_of(started: subprocess.Popen[bytes]) -> tuple[int, bool]:
@@ -230,8 +230,8 @@ def _end_of(started: subprocess.Popen[bytes]) -> tuple[int, bool]:
 
 def saved_steps(run: Path) -> int:
     """Return the steps of the last whole checkpoints of a run's phases."""
-    found = [last_checkpoint(phase) for phase in (run / "frozen", run)]
-    return sum(read_state(checkpoint).step for checkpoint in found if checkpoint is not None)
+    contents_now = [last_checkpoint(phase) for phase in (run / "frozen", run)]
+    return sum(read_state(checkpoint).step for checkpoint in contents_now if checkpoint is not None)
 
 
 def logged_steps(run: Path) -> int:
@@ -242,7 +242,7 @@ def logged_steps(run: Path) -> int:
 def contents(run: Path) -> dict[str, Any]:
     """Return what a run must be equal in, by file; of the checkpoints of each phase, the last."""
     last = [last_checkpoint(phase) for phase in (run / "frozen", run)]
-    found = {}
+    contents_now = {}
     for path in sorted(path for path in run.rglob("*") if path.is_file()):
         name = path.relative_to(run)
         if any(part in OF_THIS_START for part in name.parts):
@@ -251,12 +251,12 @@ def contents(run: Path) -> dict[str, Any]:
             continue
         if path.suffix in (".json", ".jsonl"):
             lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-            found[str(name)] = [_without_clocks(json.loads(line)) for line in lines]
+            contents_now[str(name)] = [_without_clocks(json.loads(line)) for line in lines]
         elif path.suffix == ".safetensors":
-            found[str(name)] = _tensors(path.read_bytes())
+            contents_now[str(name)] = _tensors(path.read_bytes())
         elif path.name != "COMPLETE":
-            found[str(name)] = path.read_bytes()
-    return found
+            contents_now[str(name)] = path.read_bytes()
+    return contents_now
 
 
 def _tensors(content: bytes) -> tuple[Any, bytes]:
@@ -308,8 +308,10 @@ def strike_until(
     return strikes, same
 
 
-def _is_same(found: dict[str, Any], alone: dict[str, Any]) -> bool:
-    differing = sorted(name for name in found.keys() | alone.keys() if found.get(name) != alone.get(name))
+def _is_same(contents_now: dict[str, Any], alone: dict[str, Any]) -> bool:
+    differing = sorted(
+        name for name in contents_now.keys() | alone.keys() if contents_now.get(name) != alone.get(name)
+    )
     for name in differing:
         log.warning("%s is not that of the run left alone", name)
     return not differing

@@ -137,7 +137,7 @@ def started(run: Path, shards: Path, steps: int, begun: float) -> dict[str, floa
         "data": [(pretrain, "open_split"), (pretrain, "open_run"), (pretrain, "training_batches")],
         "model": [(pretrain, "build_vq_sign")],
         "k-means": [(pretrain.build_vq_sign.__globals__["VQSign"], "start")],
-        "checkpoint found": [(loop, "_agreed_checkpoint")],
+        "checkpoint found": [(loop, "_checkpoint_of_rank_zero")],
         "engine": [(loop, "build_engine")],
         "resume": [(loop._Trainer, "resume")],
         "first step": [(loop._Trainer, "one_step")],

@@ -70,10 +70,12 @@ def test_compose_reads_a_video_as_translate_does(encoder: Path, composed: Path) 
     vq_sign = load_vq_sign(encoder, load_config(encoder, PretrainConfig))
     videos = [as_video_input(composed / f"train{number}") for number in range(len(path.LENGTHS["train"]))]
     signs = [
-        one for one in encode_pieces(videos, vq_sign, DATA, None, start_distributed()) if one is not None
+        translation
+        for translation in encode_pieces(videos, vq_sign, DATA, None, start_distributed())
+        if translation is not None
     ]
     recorded, _ = load_split_characters(encoder, "train")
-    assert [list(one.characters) for one in signs] == [
+    assert [list(translation.characters) for translation in signs] == [
         recorded[f"train/{number}"].tolist() for number in range(len(videos))
     ]
     assert len(set(np.concatenate(list(recorded.values())).tolist())) > 1
@@ -85,9 +87,11 @@ def test_evaluate_reads_a_video_as_translate_does(encoder: Path, composed: Path,
     evaluate(tmp_path, composed / "shards", "dev", EvaluateConfig(bootstrap=0))
     evaluated = [json.loads(line) for line in (tmp_path / "hypotheses.dev.jsonl").read_text().splitlines()]
     translated = load(tmp_path).translate([composed / f"dev{number}" for number in range(len(evaluated))])
-    found = {f"dev/{number}": list(one.characters) for number, one in enumerate(translated)}
-    assert found == {one["id"]: one["characters"] for one in evaluated}
-    assert len({character for characters in found.values() for character in characters}) > 1
+    read_characters = {
+        f"dev/{number}": list(translation.characters) for number, translation in enumerate(translated)
+    }
+    assert read_characters == {translation["id"]: translation["characters"] for translation in evaluated}
+    assert len({character for characters in read_characters.values() for character in characters}) > 1
 
 
 @pytest.mark.parametrize("name", ["size", "augment.shift"])
