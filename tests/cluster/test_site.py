@@ -238,13 +238,13 @@ def test_a_job_that_cannot_be_queued_again_says_what_to_do(
     slurm.command("scancel", "--signal=USR2", job.job_id)
     assert slurm.wait()[job.job_id] == "FAILED", slurm
     log = (logs / f"{job.job_id}_0_log.err").read_text()
-    assert "give the same launch again" in log
+    assert "give the same launch command again" in log
     assert "Traceback" not in log
     assert "internal error of signllm" not in log
     [status] = job_statuses(logs)
     assert (status.state, status.attempts) == ("FAILED", 1)
     assert ("saved after step 7" if listens else "what is done is kept") in str(status.error)
-    assert "give the same launch again" in str(status.error)
+    assert "give the same launch command again" in str(status.error)
     assert ("no scontrol" if kind != "forbidden" else "scontrol requeue") in str(status.error)
     assert cli.main(["launch", "status", "--logs", str(logs)]) == 0
     assert str(status.error) in capsys.readouterr().out
