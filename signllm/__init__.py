@@ -17,7 +17,7 @@ __version__ = VERSION
 def __getattr__(name: str) -> Any:
     """Import ``load`` on first access, because it imports torch, which ``signllm --help`` does not need."""
     if name == "load":
-        from signllm.evaluation.translate import load
+        from signllm.inference.translate import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

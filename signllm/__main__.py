@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from signllm.cli import main
-from signllm.training.local_ranks import end_process, leave_process_group, prepare_rank
+from signllm.distributed.local_ranks import end_process, leave_process_group, prepare_rank
 
 
 def run() -> None:

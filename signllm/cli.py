@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from signllm.training.local_ranks import describe_error, report_failure
+from signllm.distributed.local_ranks import describe_error, report_failure
 from signllm.verbs import run
 
 

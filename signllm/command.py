@@ -17,10 +17,10 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from signllm.distributed.local_ranks import StoppedEarlyError, is_first_rank, run_local_ranks
 from signllm.errors import UsageError
 from signllm.plain import from_plain, to_plain
 from signllm.storage import storage_wait_policy
-from signllm.training.local_ranks import StoppedEarlyError, is_first_rank, run_local_ranks
 
 Job = Callable[[], None]
 """A verb with its options bound, ready to be called without arguments."""
@@ -177,8 +177,8 @@ def run_on_ranks(
 
     With one rank, or in a process that already is one of several ranks, the job runs here. A termination
     signal does not kill it: the job stops at the next step and saves its state
-    (:mod:`signllm.training.preemption`); while it waits for storage, it stops at once. A rank that fails
-    because another rank is gone names that rank (:mod:`signllm.training.failures`).
+    (:mod:`signllm.distributed.preemption`); while it waits for storage, it stops at once. A rank that fails
+    because another rank is gone names that rank (:mod:`signllm.distributed.failures`).
 
     Args:
         verb: name of the verb.
@@ -189,7 +189,7 @@ def run_on_ranks(
         storage_timeout_s: longest wait for unavailable storage, in seconds; None keeps the default.
     """
     if ranks == 1 or "WORLD_SIZE" in os.environ:
-        from signllm.training.preemption import preemption_flag, stopped_early_error
+        from signllm.distributed.preemption import preemption_flag, stopped_early_error
 
         with preemption_flag() as flag:
 
@@ -210,7 +210,7 @@ def _explain_lost_ranks(folder: Path | None, verb: str) -> AbstractContextManage
     """Return the context in which a failure caused by a lost rank names that rank; none with one rank."""
     if folder is None or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return nullcontext()
-    from signllm.training.failures import fail_together
+    from signllm.distributed.failures import fail_together
 
     return fail_together(folder, int(os.environ["RANK"]), verb, hang_s=None)
 

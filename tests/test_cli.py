@@ -179,4 +179,4 @@ def test_only_the_first_rank_prints(sentences: Path) -> None:
 def test_the_translator_is_loaded_when_it_is_asked_for() -> None:
     code = "import sys, signllm; print('torch' in sys.modules, signllm.load.__module__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
-    assert done.stdout.split() == ["False", "signllm.evaluation.translate"]
+    assert done.stdout.split() == ["False", "signllm.inference.translate"]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from signllm.evaluation.evaluate import EvaluateConfig, evaluate
-from signllm.evaluation.export import export
-from signllm.evaluation.translate import load
+from signllm.inference.evaluate import EvaluateConfig, evaluate
+from signllm.inference.export import export
+from signllm.inference.translate import load
 from signllm.stages.compose import compose
 from signllm.stages.pretrain import pretrain
 from signllm.training.checkpoint import load_weights

@@ -22,7 +22,7 @@ from signllm.data.shards import ShardConfig, shard
 from signllm.data.source_samples import SourceSample
 from signllm.demo.language import function_words, sentences
 from signllm.demo.text_model import TextModelConfig, train_text_model
-from signllm.evaluation.evaluate import EvaluateConfig, evaluate
+from signllm.inference.evaluate import EvaluateConfig, evaluate
 from signllm.models.feature_cache import VARIABLE
 from signllm.recipes import Recipe, demo
 from signllm.stages.compose import compose

@@ -23,6 +23,7 @@ import pytest
 
 from signllm import storage
 from signllm.command import run_on_ranks
+from signllm.distributed.local_ranks import StoppedEarlyError
 from signllm.errors import UsageError
 from signllm.storage import (
     StorageError,
@@ -31,7 +32,6 @@ from signllm.storage import (
     storage_wait_policy,
     wait_for_storage,
 )
-from signllm.training.local_ranks import StoppedEarlyError
 from tests.clock import Clock
 
 

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from signllm.training.local_ranks import end_with_parent
+from signllm.distributed.local_ranks import end_with_parent
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXED = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
@@ -196,7 +196,7 @@ def _preload() -> None:
     from transformers import AutoModelForCausalLM, LlamaForCausalLM, ResNetModel  # noqa: F401
 
     import signllm.cluster.rank
-    import signllm.evaluation.evaluate
+    import signllm.inference.evaluate
     import signllm.stages.compose
     import signllm.stages.finetune
     import signllm.stages.pretrain

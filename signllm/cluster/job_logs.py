@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from signllm.cluster.slurm_jobs import list_numbers
-from signllm.training.rank_memory import describe_deaths, read_memory
+from signllm.distributed.rank_memory import describe_deaths, read_memory
 
 TAIL_BYTES = 65_536
 NEXT_ATTEMPT = "the next attempt of this job begins"
@@ -100,7 +100,7 @@ def read_logs(logs: Path, job: str) -> JobLogs:
 
 
 def job_memory_folder(logs: Path, job: str) -> Path:
-    """Return the folder of a job's memory records (:mod:`signllm.training.rank_memory`)."""
+    """Return the folder of a job's memory records (:mod:`signllm.distributed.rank_memory`)."""
     return logs / f"{job}_memory"
 
 

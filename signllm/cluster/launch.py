@@ -22,9 +22,9 @@ from signllm.cluster.site_environment import process_environment, site_environme
 from signllm.cluster.slurm_jobs import SubmissionLimits, submission_limits
 from signllm.cluster.snapshot import Snapshot, pack
 from signllm.cluster.sweep import option_value, owned_folder
+from signllm.distributed.local_ranks import RANK_FAILED
+from signllm.distributed.rank_memory import describe_deaths, read_memory
 from signllm.errors import RunFailedError, UsageError
-from signllm.training.local_ranks import RANK_FAILED
-from signllm.training.rank_memory import describe_deaths, read_memory
 
 PYTHON = shlex.join(["sh", "-c", 'trap \'\' USR2 TERM; exec "$0" "$@"', sys.executable])
 """Command that starts Python in a rank, with the warning signals ignored until submitit handles them.

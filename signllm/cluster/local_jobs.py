@@ -137,7 +137,7 @@ def run_local_jobs(starts: Sequence[Callable[[], Any]], *, at_once: int, what: s
         StoppedEarlyError: this process was asked to stop; jobs that had not started were not started.
         RunFailedError: a job failed for another reason; the others were run nevertheless.
     """
-    from signllm.training.preemption import preemption_flag, stopped_early_error
+    from signllm.distributed.preemption import preemption_flag, stopped_early_error
 
     waiting = list(enumerate(starts))
     running: list[_RunningJob] = []

@@ -23,15 +23,15 @@ from typing import Any, cast
 
 from signllm.cluster.job_logs import NEXT_ATTEMPT, job_memory_folder
 from signllm.cluster.site_environment import RANK_VARIABLES
-from signllm.errors import RunFailedError
-from signllm.training.local_ranks import (
+from signllm.distributed.local_ranks import (
     StoppedEarlyError,
     describe_error,
     end_process,
     exit_without_finalizing,
     leave_process_group,
 )
-from signllm.training.rank_memory import FOLDER_VARIABLE, record_memory
+from signllm.distributed.rank_memory import FOLDER_VARIABLE, record_memory
+from signllm.errors import RunFailedError
 
 PORTS = range(20_000, 32_768)
 LEAVE_AFTER_S = 30.0

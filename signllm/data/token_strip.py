@@ -1,7 +1,7 @@
 """Drawing a video with its sign tokens as one picture: frames, characters, words as brackets, lines of text.
 
 The picture is for TensorBoard, which shows no HTML; the report draws the same as HTML
-(:mod:`signllm.evaluation.report.timeline`). It is black on white with numbers, so it can be read without
+(:mod:`signllm.reporting.timeline`). It is black on white with numbers, so it can be read without
 colours.
 """
 

@@ -75,8 +75,8 @@ def true_characters(folder: Path, split: str) -> dict[str, np.ndarray]:
 def translate_truth(run: Path, folder: Path, shards: Path, split: str, config: FinetuneConfig) -> None:
     """Translate a split's true signs with the oracle's run: hypotheses and scores like any evaluation's."""
     from signllm.data.pipeline import CharacterSource, Loader
-    from signllm.evaluation.hypotheses import Hypothesis, write_hypotheses_and_scores
-    from signllm.evaluation.scores import score
+    from signllm.metrics.hypotheses import Hypothesis, write_hypotheses_and_scores
+    from signllm.metrics.scores import score
     from signllm.stages.batches import open_split
     from signllm.stages.trained_model import load_sign_llm
 

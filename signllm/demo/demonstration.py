@@ -28,17 +28,17 @@ from signllm.demo.language import function_words, sentences
 from signllm.demo.stage_record import StageRecord
 from signllm.demo.studio import TABLE, StudioConfig, film, split_sentences
 from signllm.demo.text_model import TextModelConfig
-from signllm.errors import UsageError
-from signllm.models.feature_cache import VARIABLE
-from signllm.plain import to_plain
-from signllm.progress import print_translations
-from signllm.training.local_ranks import (
+from signllm.distributed.local_ranks import (
     end_with_parent,
     environment_variables,
     reuse_freed_memory,
     run_local_ranks,
     usable_cores,
 )
+from signllm.errors import UsageError
+from signllm.models.feature_cache import VARIABLE
+from signllm.plain import to_plain
+from signllm.progress import print_translations
 
 if TYPE_CHECKING:
     from signllm.config import FinetuneConfig
@@ -172,8 +172,8 @@ class Demo:
 
     def _summarise(self) -> dict[str, Any]:
         from signllm.demo.controls import content_word_accuracy
-        from signllm.evaluation.report import write_report
-        from signllm.evaluation.scores import METRICS
+        from signllm.metrics.scores import METRICS
+        from signllm.reporting import write_report
 
         found = {
             "model": (self.out / "sign-llm", SPLIT),
@@ -250,7 +250,7 @@ def oracle_control(out: Path, stages: Recipe) -> None:
 def untrained_control(out: Path, stages: Recipe) -> None:
     """Train and score the model whose encoder never learnt."""
     from signllm.demo.controls import save_untrained
-    from signllm.evaluation.evaluate import evaluate
+    from signllm.inference.evaluate import evaluate
     from signllm.stages.compose import compose
 
     run = _controls(out) / "untrained-signs"

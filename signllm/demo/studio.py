@@ -20,9 +20,9 @@ from typing import Any
 from signllm.atomic_files import atomic_write
 from signllm.demo.language import LEVELS, Sentence, first_units, lexicon, sentences, units
 from signllm.demo.signer import Signer, make_signer, record
+from signllm.distributed.local_ranks import end_with_parent
 from signllm.errors import UsageError
 from signllm.progress import progress
-from signllm.training.local_ranks import end_with_parent
 
 FPS = 25
 TABLE = "table.tsv"

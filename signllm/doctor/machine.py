@@ -9,8 +9,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from signllm.distributed.local_ranks import usable_cores
 from signllm.doctor.finding import Finding
-from signllm.training.local_ranks import usable_cores
 
 GIB = 2**30
 EXTENSIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")

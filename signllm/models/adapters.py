@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from signllm.distributed.collectives import gathered_parameters
 from signllm.errors import UsageError
-from signllm.models.collectives import gathered_parameters
 
 LORA_TARGETS = ("q_proj", "v_proj")
 IN_MODEL = "language_model.model."

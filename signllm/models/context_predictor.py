@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from signllm.errors import UsageError
-from signllm.models.collectives import (
+from signllm.distributed.collectives import (
     gather_counts,
     gather_packed,
     own_rows,
@@ -30,6 +29,7 @@ from signllm.models.collectives import (
     sequence_starts,
     video_of_each_row,
 )
+from signllm.errors import UsageError
 from signllm.models.negatives import Positions, draw_negatives, negative_weights
 from signllm.models.quantizer import row_weights
 

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from signllm.distributed.collectives import gathered_parameters, world_and_rank
 from signllm.errors import UsageError
 from signllm.models.adapters import LoraConfig, PromptTuningConfig
 from signllm.models.chat_template import Thinking
-from signllm.models.collectives import gathered_parameters, world_and_rank
 from signllm.models.generation import Candidate, GenerationConfig, run_generation
 from signllm.models.language_model_loading import (
     position_limit,

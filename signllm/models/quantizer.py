@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from signllm.distributed.collectives import gather_counts, gather_packed, reduce_sum, world_and_rank
 from signllm.errors import UsageError
 from signllm.kernels.vq_assign import vq_assign
-from signllm.models.collectives import gather_counts, gather_packed, reduce_sum, world_and_rank
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from signllm.clip_geometry import CLIP_FRAMES, TEMPORAL_KERNEL, TEMPORAL_STRIDE, count_convolution_outputs
-from signllm.models.collectives import sequence_starts, video_of_each_row
+from signllm.distributed.collectives import sequence_starts, video_of_each_row
 
 STACKED_PER_PASS = 2**26
 """Largest number of floats that a temporal convolution gathers at a time: 256 MB."""

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from signllm.distributed.collectives import video_of_each_row
 from signllm.errors import UsageError
 from signllm.models.backbone import build_backbone, group_norm
-from signllm.models.collectives import video_of_each_row
 from signllm.models.feature_cache import content_key, feature_cache, weights_key
 from signllm.models.temporal_convolution import (
     TemporalConv3d,

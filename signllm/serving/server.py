@@ -29,7 +29,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from signllm.errors import UsageError
-from signllm.evaluation.translate import Translator
+from signllm.inference.translate import Translator
 from signllm.languages import LANGUAGES
 from signllm.serving.service import CUTS, MOST_CANDIDATES, Service, TranslationRequest
 

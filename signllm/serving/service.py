@@ -21,8 +21,8 @@ from typing import Any
 
 from signllm.data.recording_pieces import CutRule, Pauses, Windows
 from signllm.errors import UsageError
-from signllm.evaluation.translate import TranslationOutcome, Translator
-from signllm.evaluation.video_input import VideoInput
+from signllm.inference.translate import TranslationOutcome, Translator
+from signllm.inference.video_input import VideoInput
 from signllm.plain import to_plain
 
 Line = dict[str, Any]

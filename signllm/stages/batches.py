@@ -12,9 +12,10 @@ from signllm.data.index import Split
 from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import Agree, Loader, Readiness
 from signllm.data.sample_source import SampleSource
-from signllm.training.engine import Ranks, TrainingConfig
-from signllm.training.preemption import preemption_flag, stopped_early_error
-from signllm.training.watchdog import record_progress
+from signllm.distributed.preemption import preemption_flag, stopped_early_error
+from signllm.distributed.ranks import Ranks
+from signllm.distributed.watchdog import record_progress
+from signllm.training.engine import TrainingConfig
 
 TRAIN, DEV = "train", "dev"
 

@@ -14,12 +14,12 @@ from typing import Any
 from signllm.config import ComposeConfig, PretrainConfig, load_config
 from signllm.cra.curve import write_curve
 from signllm.cra.word_codebook import WordCodebook
+from signllm.distributed.agreement import run_on_rank_zero
+from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
-from signllm.stages.agreement import run_on_rank_zero
 from signllm.stages.encoding import load_vq_sign
 from signllm.stages.train_characters import open_train_characters
 from signllm.training.checkpoint import last_checkpoint
-from signllm.training.engine import start_distributed
 
 log = logging.getLogger(__name__)
 

@@ -14,15 +14,16 @@ from signllm.data.batch import Batch
 from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.data.sample_table import ShardSample
+from signllm.distributed.collectives import reduce_sum
+from signllm.distributed.preemption import stop_if_preempted
+from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
-from signllm.evaluation.hypotheses import Hypothesis, gather_hypotheses
-from signllm.evaluation.scores import METRICS, choose_score_rules, compute_metric
-from signllm.models.collectives import reduce_sum
+from signllm.metrics.hypotheses import Hypothesis, gather_hypotheses
+from signllm.metrics.scores import METRICS, choose_score_rules, compute_metric
 from signllm.models.generation import GenerationConfig
 from signllm.models.sign_llm import SignLLM
 from signllm.stages.batches import DEV, make_batch_agreement
-from signllm.training.engine import Ranks, TrainingConfig
-from signllm.training.preemption import stop_if_preempted
+from signllm.training.engine import TrainingConfig
 from signllm.training.validation import Validate
 
 

@@ -25,11 +25,11 @@ from signllm.data.characters import characters_path, list_characters_files, read
 from signllm.data.index import Split
 from signllm.data.pipeline import DataConfig, Loader, VideoSource, check_unreadable_count
 from signllm.data.sample_table import SampleTable
+from signllm.distributed.agreement import fail_on_all_ranks
+from signllm.distributed.ranks import Ranks
 from signllm.models.vq_sign import VQSign, VQSignConfig, build_vq_sign
 from signllm.progress import Bar, progress
-from signllm.stages.agreement import fail_on_all_ranks
 from signllm.training.checkpoint import install_weights, load_weights
-from signllm.training.engine import Ranks
 
 
 @dataclass(frozen=True)

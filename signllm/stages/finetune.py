@@ -16,9 +16,10 @@ from pathlib import Path
 from signllm.config import FinetuneConfig, open_run
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.mixture import read_dataset_records
+from signllm.distributed.agreement import run_on_rank_zero
+from signllm.distributed.ranks import Ranks, start_distributed
 from signllm.errors import UsageError
 from signllm.models.sign_llm import SignLLM
-from signllm.stages.agreement import run_on_rank_zero
 from signllm.stages.batches import TRAIN, open_split
 from signllm.stages.initial_run import load_encoder_and_words, with_encoder_from
 from signllm.stages.language_model_settings import resolve_language_model
@@ -26,7 +27,6 @@ from signllm.stages.phases import FROZEN, train_frozen, train_jointly, training_
 from signllm.stages.recompose import words_settings
 from signllm.stages.trained_model import STAGE, load_words
 from signllm.training.checkpoint import install_weights, last_checkpoint, load_weights
-from signllm.training.engine import Ranks, start_distributed
 from signllm.training.loop import Outcome
 
 

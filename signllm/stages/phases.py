@@ -13,10 +13,11 @@ from torch import Tensor
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.pipeline import CharacterSource, VideoSource
+from signllm.distributed.agreement import run_on_rank_zero
+from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
-from signllm.evaluation.scores import METRICS
+from signllm.metrics.scores import METRICS
 from signllm.models.sign_llm import SignLLM, build_sign_llm
-from signllm.stages.agreement import run_on_rank_zero
 from signllm.stages.alarms import AlarmMonitor
 from signllm.stages.batches import open_split, training_batches
 from signllm.stages.dev_validation import make_translation_validator
@@ -26,7 +27,7 @@ from signllm.stages.recompose import is_recomposed, recompose, recomposition_ste
 from signllm.stages.sample_logger import SampleLogger
 from signllm.stages.trained_model import STAGE
 from signllm.training.checkpoint import install_weights, last_checkpoint, read_state
-from signllm.training.engine import Ranks, TrainingConfig, deepspeed_settings, import_deepspeed
+from signllm.training.engine import TrainingConfig, deepspeed_settings, import_deepspeed
 from signllm.training.loop import Outcome, fit
 from signllm.training.training_log import read_log
 

@@ -14,16 +14,16 @@ import torch
 from signllm.config import PretrainConfig, load_config, open_run
 from signllm.data.mixture import read_dataset_records
 from signllm.data.pipeline import VideoSource
+from signllm.distributed.agreement import run_on_rank_zero
+from signllm.distributed.ranks import start_distributed
 from signllm.models.backbone import backbone_settings
 from signllm.models.vq_sign import VQSign, build_vq_sign
-from signllm.stages.agreement import run_on_rank_zero
 from signllm.stages.alarms import AlarmMonitor
 from signllm.stages.batches import TRAIN, open_split, training_batches
 from signllm.stages.dev_validation import make_loss_validator
 from signllm.stages.frame_rate import with_frame_rate
 from signllm.stages.sample_logger import SampleLogger
 from signllm.training.checkpoint import TrainingState, last_checkpoint, save_checkpoint
-from signllm.training.engine import start_distributed
 from signllm.training.loop import Outcome, fit
 
 STAGE = "pretrain"

@@ -24,9 +24,10 @@ from torch import Tensor
 from signllm.config import ComposeConfig, FinetuneConfig
 from signllm.cra.composition import WordsConfig
 from signllm.cra.word_codebook import WordCodebook
+from signllm.distributed.agreement import run_on_rank_zero
+from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
 from signllm.plain import from_plain
-from signllm.stages.agreement import run_on_rank_zero
 from signllm.stages.train_characters import open_train_characters
 from signllm.stages.trained_model import STAGE, load_encoder
 from signllm.training.checkpoint import (
@@ -36,7 +37,7 @@ from signllm.training.checkpoint import (
     read_state,
     save_checkpoint,
 )
-from signllm.training.engine import Ranks, TrainingConfig
+from signllm.training.engine import TrainingConfig
 from signllm.training.epochs import Batches, last_step
 from signllm.training.training_log import TrainingLog, read_log
 

@@ -23,14 +23,14 @@ from signllm.data.index import Split
 from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import DataConfig, VideoSource
 from signllm.data.token_strip import WordSpan, draw_strip
-from signllm.models.collectives import reduce_sum
+from signllm.distributed.collectives import reduce_sum
+from signllm.distributed.ranks import Ranks
 from signllm.models.generation import GenerationConfig
 from signllm.models.quantizer import Quantizer
 from signllm.models.sign_llm import SignLLM
 from signllm.models.vq_sign import VQSign
 from signllm.stages.batches import DEV, TRAIN
 from signllm.storage import storage_timeout_s, storage_wait_policy
-from signllm.training.engine import Ranks
 from signllm.training.training_log import TensorBoardSamples
 
 log = logging.getLogger(__name__)

@@ -21,12 +21,12 @@ from signllm.cra.word_codebook import WordCodebook, fingerprint
 from signllm.data.characters import characters_path, load_packed_characters, save_characters
 from signllm.data.index import Split
 from signllm.data.mixture import Mixture, open_mixture
+from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
 from signllm.models.vq_sign import VQSign, fingerprinted_tensor
 from signllm.plain import to_plain
 from signllm.stages.batches import TRAIN
 from signllm.stages.encoding import encode_shards, missing_shards
-from signllm.training.engine import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
+from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
 from signllm.models.adapters import BASE_CLASS, IN_MODEL, from_peft, is_adapter
 from signllm.models.language_model_loading import read_configuration
@@ -24,12 +25,7 @@ from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.models.vq_sign import VQSign
 from signllm.stages.encoding import build_trained_vq_sign
 from signllm.training.checkpoint import complete_checkpoint, install_weights, load_weights
-from signllm.training.engine import (
-    TrainingConfig,
-    deepspeed_settings,
-    import_deepspeed,
-    start_distributed,
-)
+from signllm.training.engine import TrainingConfig, deepspeed_settings, import_deepspeed
 from signllm.training.zero3 import install_gather_hooks
 
 STAGE = "finetune"

@@ -15,15 +15,14 @@ import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
 from signllm.training.zero3 import (
     cast_unpartitioned_parameters,
@@ -36,8 +35,6 @@ from signllm.training.zero_file import fill_in_recipe_settings, read_zero_file
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
-
-PLAIN_RANK = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +73,7 @@ class TrainingConfig:
         seed: random seed of initialisation, sample order and dropout.
         timeout_s: seconds after which a collective fails.
         hang_s: seconds without progress after which several ranks end with a report
-            (:mod:`signllm.training.watchdog`).
+            (:mod:`signllm.distributed.watchdog`).
     """
 
     deepspeed: str = "zero2"
@@ -156,49 +153,6 @@ class ParameterGroup:
     learning_rate: float | None = None
     weight_decay: float | None = None
     start_step: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranks:
-    """This process's place among the ranks: its ``rank``, the number of ranks ``world``, and its device."""
-
-    rank: int = 0
-    world: int = 1
-    device: torch.device = field(default=None)  # type: ignore[assignment]
-
-
-def start_distributed(*, timeout_s: float = 1800.0) -> Ranks:
-    """Join the process group of the environment (torchrun, Slurm), or form one alone; safe to call twice.
-
-    The backend is nccl on GPUs and gloo on CPUs.
-
-    Args:
-        timeout_s: seconds after which a collective fails.
-    """
-    on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
-    if not on_gpu:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        # Without it ZeRO-3 starts `numactl --hardware` as a process in every step.
-        os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if not dist.is_initialized():
-        # A process that ran alone passes its RANK on to its child processes; launchers also set MASTER_ADDR.
-        alone = os.environ.get("WORLD_SIZE", "1") == "1" and "MASTER_ADDR" not in os.environ
-        os.environ.update(
-            {name: value for name, value in PLAIN_RANK.items() if alone or name not in os.environ}
-        )
-        dist.init_process_group(
-            "nccl" if on_gpu else "gloo",
-            rank=int(os.environ["RANK"]),
-            world_size=int(os.environ["WORLD_SIZE"]),
-            store=dist.HashStore() if alone else None,
-            timeout=timedelta(seconds=timeout_s),
-        )
-    device = torch.device("cpu")
-    if on_gpu:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-        os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed uses it as the device number
-        torch.cuda.set_device(device)
-    return Ranks(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
 
 
 def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:

@@ -19,6 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from signllm.distributed.failures import RankFailedError, fail_together, require_finite
+from signllm.distributed.local_ranks import StoppedEarlyError
+from signllm.distributed.preemption import PreemptionFlag, preemption_flag, stop_if_preempted
+from signllm.distributed.ranks import Ranks, start_distributed
+from signllm.distributed.watchdog import record_progress
 from signllm.progress import Bar, print_translations, progress
 from signllm.storage import DataLostError
 from signllm.training.checkpoint import (
@@ -32,26 +37,15 @@ from signllm.training.checkpoint import (
     read_state,
     save_checkpoint,
 )
-from signllm.training.engine import (
-    ParameterGroup,
-    Ranks,
-    TrainingConfig,
-    build_engine,
-    start_distributed,
-    take_step,
-)
+from signllm.training.engine import ParameterGroup, TrainingConfig, build_engine, take_step
 from signllm.training.engine_state import gather_engine_state, load_engine_state
 from signllm.training.epochs import Batches, EpochEnds, last_step
-from signllm.training.failures import RankFailedError, fail_together, require_finite
-from signllm.training.local_ranks import StoppedEarlyError
-from signllm.training.preemption import PreemptionFlag, preemption_flag, stop_if_preempted
 from signllm.training.schedule import learning_rate_factor
 from signllm.training.startup import report_startup
 from signllm.training.throughput import Throughput, format_rates
 from signllm.training.trace import trace_steps
 from signllm.training.training_log import AlarmCheck, TrainingLog
 from signllm.training.validation import CollectSamples, Validate, Validation
-from signllm.training.watchdog import record_progress
 from signllm.training.writer import BackgroundWriter
 from signllm.training.zero3 import clear_partitioned_gradients
 

@@ -22,9 +22,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from signllm.atomic_files import atomic_write
-from signllm.training.engine import Ranks, TrainingConfig
+from signllm.distributed.local_ranks import usable_cores
+from signllm.distributed.ranks import Ranks
+from signllm.training.engine import TrainingConfig
 from signllm.training.engine_state import optimizer_tensors
-from signllm.training.local_ranks import usable_cores
 from signllm.version import VERSION
 
 if TYPE_CHECKING:

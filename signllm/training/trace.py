@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from signllm.atomic_files import atomic_file
-from signllm.training.engine import Ranks
+from signllm.distributed.ranks import Ranks
 
 WARM_UP_STEPS = 5
 """Steps before the trace begins, so that allocations, autotuning and the first reads from disk are over."""

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from signllm.distributed.local_ranks import StoppedEarlyError
+from signllm.distributed.preemption import stop_if_preempted
 from signllm.errors import UsageError
 from signllm.storage import StorageError
 from signllm.training.checkpoint import TrainingState, checkpoint_name
-from signllm.training.local_ranks import StoppedEarlyError
-from signllm.training.preemption import stop_if_preempted
 from signllm.training.training_log import TensorBoardSamples
 
 if TYPE_CHECKING:

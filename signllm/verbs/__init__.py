@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from signllm.command import Job, Verb
+from signllm.distributed.local_ranks import is_first_rank, reuse_freed_memory
 from signllm.errors import UsageError
-from signllm.training.local_ranks import is_first_rank, reuse_freed_memory
 from signllm.verbs.ablate import ABLATE
 from signllm.verbs.compare import COMPARE
 from signllm.verbs.data import SHARD, SHARDS

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from signllm.command import Job, Verb, prepare_job, print_result, run_on_ranks
+from signllm.distributed.local_ranks import StoppedEarlyError, is_first_rank, run_local_ranks
 from signllm.errors import RunFailedError, UsageError
 from signllm.plain import to_plain
-from signllm.training.local_ranks import StoppedEarlyError, is_first_rank, run_local_ranks
 from signllm.verbs.stages import named_recipe
 
 if TYPE_CHECKING:
-    from signllm.ablation.cells import Study
     from signllm.config import Recipe
+    from signllm.experiments.ablation_cells import Study
 
 SUMMARY = "train a recipe without each of its parts over several seeds; one table, one figure"
 EXAMPLE = "signllm ablate phoenix2014t --data shards --llm llama-7b --out runs/ablations --seeds 0..2"
@@ -28,8 +28,8 @@ TABLE = "signllm ablate table runs/ablations --split dev"
 def _ablate(arguments: list[str]) -> Job:
     import tyro
 
-    from signllm.ablation.ablations import ABLATIONS, ablation_title
     from signllm.config import Recipe
+    from signllm.experiments.ablations import ABLATIONS, ablation_title
 
     if arguments[:1] == ["table"]:
         return _table(arguments[1:])
@@ -63,10 +63,10 @@ def _ablate(arguments: list[str]) -> Job:
             json: print the table as JSON.
             config: settings of the full recipe; each can be changed.
         """
-        from signllm.ablation.ablations import AblationInputs, select_ablations
-        from signllm.ablation.cells import Study
         from signllm.cluster.sweep import values_of
         from signllm.data.split_names import standardize_split
+        from signllm.experiments.ablation_cells import Study
+        from signllm.experiments.ablations import AblationInputs, select_ablations
 
         split = standardize_split(split)
         inputs = AblationInputs(encoder_decoder_llm=encoder_decoder_llm)
@@ -101,9 +101,9 @@ def _number(seed: str) -> int:
 
 def _run(study: "Study", cells: Sequence[tuple[str, int]]) -> None:
     """Train cells one after the other on the ranks of this job."""
-    from signllm.ablation.cells import run_cell
-    from signllm.ablation.table import read_ablation_table
-    from signllm.ablation.table_files import write_table_files
+    from signllm.experiments.ablation_cells import run_cell
+    from signllm.experiments.ablation_files import write_table_files
+    from signllm.experiments.ablation_table import read_ablation_table
 
     for name, seed in cells:
         run_cell(study, name, seed)
@@ -144,8 +144,8 @@ def _for_cell(arguments: Sequence[str], name: str, seed: int) -> list[str]:
 
 
 def _show(out: Path, split: str, *, json: bool) -> None:
-    from signllm.ablation.table import read_ablation_table
-    from signllm.ablation.table_files import format_table, write_table_files
+    from signllm.experiments.ablation_files import format_table, write_table_files
+    from signllm.experiments.ablation_table import read_ablation_table
 
     table = read_ablation_table(out, split)
     page = write_table_files(table, out)

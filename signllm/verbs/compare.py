@@ -22,8 +22,8 @@ def _compare(arguments: list[str]) -> Job:
                 with the table, or a picture.png, .svg or .pdf.
             json: print the result as JSON.
         """
-        from signllm.evaluation.compare import align_columns, build_table_rows, compare_runs, list_warnings
-        from signllm.evaluation.compare_page import check_file_kind, write_comparison
+        from signllm.reporting.compare import align_columns, build_table_rows, compare_runs, list_warnings
+        from signllm.reporting.compare_page import check_file_kind, write_comparison
 
         if not runs:
             raise UsageError(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from signllm.cli import main
 from signllm.demo.stage_record import StageRecord
-from signllm.training.local_ranks import end_process, is_first_rank, leave_process_group, prepare_rank
+from signllm.distributed.local_ranks import end_process, is_first_rank, leave_process_group, prepare_rank
 from signllm.verbs import run
 
 

@@ -9,7 +9,7 @@ from signllm.command import Job, Verb, positional, prepare_job, print_result, ru
 def _evaluate(arguments: list[str]) -> Job:
     import tyro
 
-    from signllm.evaluation.evaluate import EvaluateConfig
+    from signllm.inference.evaluate import EvaluateConfig
 
     settings, default = Annotated[EvaluateConfig, tyro.conf.arg(name="")], EvaluateConfig()
 
@@ -33,7 +33,7 @@ def _evaluate(arguments: list[str]) -> Job:
             json: print the scores as JSON.
             config: how the videos are translated and scored.
         """
-        from signllm.evaluation.evaluate import evaluate
+        from signllm.inference.evaluate import evaluate
 
         def work() -> None:
             scores = evaluate(run, data, split, config)
@@ -46,7 +46,7 @@ def _evaluate(arguments: list[str]) -> Job:
 
 def _brief(scores: dict[str, Any]) -> dict[str, Any]:
     """Return the main scores; ``scores.S.json`` contains all of them."""
-    from signllm.evaluation.scores import METRICS
+    from signllm.metrics.scores import METRICS
 
     shown = (*METRICS, "covered", "samples", "signature")
     brief = {name: scores[name] for name in shown if name in scores}
@@ -58,9 +58,9 @@ def _brief(scores: dict[str, Any]) -> dict[str, Any]:
 def _score(arguments: list[str]) -> Job:
     import tyro
 
-    from signllm.evaluation.score_files import format_score_table, score_files
-    from signllm.evaluation.scores import RESAMPLES, ScoreConfig
-    from signllm.evaluation.significance import Test
+    from signllm.metrics.score_files import format_score_table, score_files
+    from signllm.metrics.scores import RESAMPLES, ScoreConfig
+    from signllm.metrics.significance import Test
 
     settings, default = Annotated[ScoreConfig, tyro.conf.arg(name="")], ScoreConfig()
 
@@ -105,7 +105,7 @@ def _report(arguments: list[str]) -> Job:
             data: folder or address of shards, or several as A,B, to show frames next to the tokens.
             out: file to write; by default report.html in the run folder.
         """
-        from signllm.evaluation.report import write_report
+        from signllm.reporting import write_report
 
         print(write_report(run, shards=data, out=out))
 
@@ -124,7 +124,7 @@ def _export(arguments: list[str]) -> Job:
             best: export the checkpoint with the best validated value instead of the last one.
             with_llm: copy the frozen language model into the folder; by default only its name is stored.
         """
-        from signllm.evaluation.export import export
+        from signllm.inference.export import export
 
         print(export(run, out, best=best, with_llm=with_llm))
 

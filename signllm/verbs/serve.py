@@ -36,7 +36,7 @@ def _serve(arguments: list[str]) -> Job:
             raise UsageError(
                 "aiohttp is not installed", where="signllm serve", remedy="pip install 'signllm[serve]'"
             ) from None
-        from signllm.evaluation.translate import load
+        from signllm.inference.translate import load
 
         def ready(address: str) -> None:
             print(f"ready at {address} (Ctrl-C ends it)", flush=True)

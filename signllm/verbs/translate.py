@@ -16,8 +16,8 @@ from signllm.plain import to_plain
 
 if TYPE_CHECKING:
     from signllm.data.recording_pieces import CutRule, Pauses
-    from signllm.evaluation.translate import TranslationOutcome, Translator
-    from signllm.training.engine import Ranks
+    from signllm.distributed.ranks import Ranks
+    from signllm.inference.translate import TranslationOutcome, Translator
 
 
 def _translate(arguments: list[str]) -> Job:
@@ -133,9 +133,9 @@ def _work(
         UsageError: there is no video, or the only one cannot be read.
         RunFailedError: some of several videos cannot be read; the others are translated.
     """
-    from signllm.evaluation.video_input import collect_video_inputs
+    from signllm.distributed.agreement import run_on_rank_zero
+    from signllm.inference.video_input import collect_video_inputs
     from signllm.progress import progress
-    from signllm.stages.agreement import run_on_rank_zero
 
     videos = run_on_rank_zero(lambda: collect_video_inputs(names, sys.stdin.buffer.read, fps), ranks)
     translator = load()
@@ -176,8 +176,8 @@ def _translator(
     run: Path, llm: str | None, device: str | None, deepspeed: str | None, ranks: "Ranks"
 ) -> "Translator":
     """Load the run (all ranks)."""
-    from signllm.evaluation.translate import load
-    from signllm.stages.agreement import fail_on_all_ranks
+    from signllm.distributed.agreement import fail_on_all_ranks
+    from signllm.inference.translate import load
 
     if deepspeed is not None:  # loading is a collective, so all ranks raise the same errors
         return load(run, llm=llm, device=None if device in ("cpu", "cuda") else device, deepspeed=deepspeed)
@@ -188,7 +188,7 @@ def _translator(
 def _ranks(device: str | None, deepspeed: str | None) -> "Ranks":
     import torch
 
-    from signllm.training.engine import Ranks, start_distributed
+    from signllm.distributed.ranks import Ranks, start_distributed
 
     if device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from signllm.ablation.table import read_ablation_table
 from signllm.cluster.launch import launch_array
 from signllm.cluster.profile import Profile
+from signllm.experiments.ablation_table import read_ablation_table
 from signllm.training.training_log import read_log
 from tests.cluster.slurm import Slurm
 from tests.cluster.training import ablate_on_rank

@@ -101,12 +101,12 @@ def test_train_sbatch_is_preempted_and_resumes(
 def test_ranks_of_a_launcher_save_and_leave_when_it_is_asked(
     composed: Path, straight: Path, tmp_path: Path
 ) -> None:
-    number = signal.SIGUSR2  # torch itself passes SIGTERM on: tests/training/test_local_ranks.py
+    number = signal.SIGUSR2  # torch itself passes SIGTERM on: tests/distributed/test_local_ranks.py
     run = tmp_path / "run"
     command = [warm.python(), "-m", TINY, *pretrain(composed, run)]
     # `--ranks` starts `-m signllm`, which does not know the recipe: the launcher is the same.
     code = (
-        "import sys; from signllm.training import local_ranks as l; describe_error = l.describe_error\n"
+        "import sys; from signllm.distributed import local_ranks as l; describe_error = l.describe_error\n"
         "try: l._launch(sys.argv[1:], 2)\n"
         "except Exception as e: print(*describe_error(e), file=sys.stderr); sys.exit(describe_error(e)[1])"
     )

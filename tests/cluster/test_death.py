@@ -11,8 +11,8 @@ import pytest
 from signllm.cluster.job_logs import NEXT_ATTEMPT, job_memory_folder, read_logs
 from signllm.cluster.launch import launch, wait_for_job
 from signllm.cluster.status import job_statuses
+from signllm.distributed.rank_memory import RankMemory
 from signllm.errors import RunFailedError
-from signllm.training.rank_memory import RankMemory
 from tests.cluster.slurm import Slurm
 from tests.cluster.test_preemption import HERE, ON_SLURM
 from tests.cluster.training import die_on_rank

@@ -244,7 +244,7 @@ def test_what_rank_0_says_is_shown_while_it_runs(tmp_path: Path, capsys: pytest.
 
 def test_a_preempted_job_is_queued_again(tmp_path: Path) -> None:
     def run(arguments: list[str]) -> None:
-        from signllm.training.local_ranks import StoppedEarlyError
+        from signllm.distributed.local_ranks import StoppedEarlyError
 
         mark = Path(arguments[0]) / f"stopped-{os.environ['RANK']}"
         if not mark.exists():

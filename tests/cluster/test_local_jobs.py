@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from signllm.cluster.launch import launch
 from signllm.cluster.local_jobs import run_local_jobs
-from signllm.training.local_ranks import describe_error
+from signllm.distributed.local_ranks import describe_error
 from tests.cluster.test_preemption import HERE
 from tests.cluster.training import verb_on_rank
 logs, *words = sys.argv[1:]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from signllm.command import raise_if_preempted
+from signllm.distributed.local_ranks import leave_process_group
 from signllm.stages.finetune import finetune
-from signllm.training.local_ranks import leave_process_group
 from tests.stages import path
 
 
@@ -27,7 +27,8 @@ def finetune_on_rank(arguments: Sequence[str]) -> None:
 
 def die_on_rank(arguments: Sequence[str]) -> None:
     """Train the toy into the folder RUN; in its third step rank RANK has the trouble KIND."""
-    from signllm.training.engine import TrainingConfig, start_distributed
+    from signllm.distributed.ranks import start_distributed
+    from signllm.training.engine import TrainingConfig
     from signllm.training.loop import fit
     from tests.training import run_toy, toy
 
@@ -49,8 +50,8 @@ def verb_on_rank(arguments: Sequence[str]) -> None:
     """
     from signllm import recipes
     from signllm.data.sample_source import VideoSource
+    from signllm.distributed.preemption import preemption_flag
     from signllm.models.sign_llm import SignLLM
-    from signllm.training.preemption import preemption_flag
     from signllm.verbs import run
     from tests.cluster.slurm import until
     from tests.cluster.tiny_signllm import tiny
@@ -97,8 +98,8 @@ def wait_for_warning(arguments: Sequence[str]) -> None:
     """
     import time
 
-    from signllm.training.local_ranks import StoppedEarlyError
-    from signllm.training.preemption import preemption_flag
+    from signllm.distributed.local_ranks import StoppedEarlyError
+    from signllm.distributed.preemption import preemption_flag
     from tests.cluster.slurm import until
 
     folder, listens = arguments

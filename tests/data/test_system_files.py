@@ -10,7 +10,7 @@ from signllm.data.annotations import read_annotations
 from signllm.data.formats.video_tree import VideoTree
 from signllm.data.frame_folder import list_frame_files
 from signllm.data.system_files import is_system_name, list_files_recursively
-from signllm.evaluation.video_input import collect_video_inputs
+from signllm.inference.video_input import collect_video_inputs
 
 FOLDERS = (
     "__MACOSX", "@eaDir", ".ipynb_checkpoints", "$RECYCLE.BIN", "System Volume Information", ".Trash-1000",

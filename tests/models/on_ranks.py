@@ -18,8 +18,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from signllm.distributed.collectives import gather_packed, gathered_parameters, reduce_sum
 from signllm.models.adapters import VIRTUAL, LoraConfig, PromptTuningConfig
-from signllm.models.collectives import gather_packed, gathered_parameters, reduce_sum
 from signllm.models.language_model import GenerationConfig, LanguageModelConfig
 from signllm.models.language_model_loading import load_model
 from signllm.models.partitioned_loading import load_partitioned

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from signllm.evaluation.translate import load
+from signllm.inference.translate import load
 from tests.serving.conftest import LARGEST_MB, Served
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

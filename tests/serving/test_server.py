@@ -19,7 +19,7 @@ import pytest
 
 from signllm import cli
 from signllm.errors import UsageError
-from signllm.evaluation.translate import Candidate, Translation, TranslationOutcome, load
+from signllm.inference.translate import Candidate, Translation, TranslationOutcome, load
 from signllm.plain import to_plain
 from signllm.serving.service import Service, TranslationRequest
 from tests.data.made_videos import browser_webm, webcam_times_ms

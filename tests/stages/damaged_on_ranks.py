@@ -6,10 +6,11 @@ import sys
 
 from signllm.data.index import ShardIndex
 from signllm.data.pipeline import DataConfig, VideoSource
+from signllm.distributed.local_ranks import leave_process_group
+from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
 from signllm.stages.batches import training_batches
-from signllm.training.engine import TrainingConfig, start_distributed
-from signllm.training.local_ranks import leave_process_group
+from signllm.training.engine import TrainingConfig
 
 
 def main() -> None:

@@ -18,10 +18,10 @@ import torch.distributed as dist
 
 from signllm.data.index import ShardIndex
 from signllm.data.pipeline import DataConfig, VideoSource
+from signllm.distributed.ranks import Ranks
 from signllm.errors import RunFailedError, UsageError
 from signllm.models.vq_sign import VQSign
 from signllm.stages.encoding import encode_shards
-from signllm.training.engine import Ranks
 from tests import warm
 from tests.models import parts
 

@@ -22,12 +22,12 @@ from typing import Any
 from unittest.mock import patch
 
 from signllm import storage
+from signllm.distributed.local_ranks import leave_process_group
+from signllm.distributed.preemption import preemption_flag
+from signllm.distributed.ranks import start_distributed
 from signllm.errors import RunFailedError
 from signllm.stages.pretrain import pretrain
 from signllm.training.checkpoint import last_checkpoint
-from signllm.training.engine import start_distributed
-from signllm.training.local_ranks import leave_process_group
-from signllm.training.preemption import preemption_flag
 from tests.stages import path
 
 READS_BEFORE = 6

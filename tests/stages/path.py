@@ -21,13 +21,13 @@ from signllm.data.frame_folder import encode_png
 from signllm.data.pipeline import DataConfig
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
+from signllm.distributed.local_ranks import leave_process_group
 from signllm.models.language_model import LanguageModelConfig, PromptTuningConfig
 from signllm.models.sign_llm import SignLLMConfig
 from signllm.recipes import Recipe, phoenix2014t
 from signllm.stages.finetune import finetune
 from signllm.stages.pretrain import pretrain
 from signllm.training.engine import TrainingConfig
-from signllm.training.local_ranks import leave_process_group
 from tests import warm
 from tests.models import parts
 

@@ -10,14 +10,15 @@ import pytest
 
 from signllm.config import FinetuneConfig
 from signllm.data.sample_table import ShardSample
+from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
-from signllm.evaluation.evaluate import EvaluateConfig, evaluate
-from signllm.evaluation.hypotheses import Hypothesis
+from signllm.inference.evaluate import EvaluateConfig, evaluate
+from signllm.metrics.hypotheses import Hypothesis
 from signllm.stages import dev_validation
 from signllm.stages.dev_validation import make_translation_validator, other_texts
 from signllm.stages.finetune import finetune
 from signllm.training.checkpoint import best_checkpoint, last_checkpoint, read_state
-from signllm.training.engine import TrainingConfig, start_distributed
+from signllm.training.engine import TrainingConfig
 from tests.stages import path
 
 

@@ -16,17 +16,17 @@ from signllm.data.augment import AugmentConfig
 from signllm.data.batch import Batch
 from signllm.data.characters import load_split_characters
 from signllm.data.timed_frames import join_chunks, read_timed_chunks
+from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
-from signllm.evaluation.evaluate import EvaluateConfig, evaluate
-from signllm.evaluation.piece_encoding import encode_pieces
-from signllm.evaluation.translate import load
-from signllm.evaluation.video_input import as_video_input
+from signllm.inference.evaluate import EvaluateConfig, evaluate
+from signllm.inference.piece_encoding import encode_pieces
+from signllm.inference.translate import load
+from signllm.inference.video_input import as_video_input
 from signllm.stages.compose import compose
 from signllm.stages.dev_validation import make_loss_validator
 from signllm.stages.encoding import load_vq_sign
 from signllm.stages.finetune import finetune
 from signllm.stages.pretrain import pretrain
-from signllm.training.engine import start_distributed
 from tests.stages import path
 
 DATA = replace(path.DATA, augment=AugmentConfig(shift=0.5, tempo=0.3, brightness=0.3, mirror=0.5))

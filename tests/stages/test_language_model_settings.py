@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from signllm.config import FinetuneConfig, load_config
 from signllm.errors import UsageError
-from signllm.evaluation.export import export
+from signllm.inference.export import export
 from signllm.stages.batches import open_split
 from signllm.stages.finetune import finetune
 from signllm.stages.language_model_settings import check_texts, resolve_language_model, tokenizer_coverage

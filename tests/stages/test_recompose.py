@@ -13,7 +13,7 @@ import torch
 
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
-from signllm.inspection.encoded_split import load_or_encode_split
+from signllm.experiments.encoded_split import load_or_encode_split
 from signllm.stages import recompose
 from signllm.stages.finetune import finetune
 from signllm.stages.train_characters import TrainCharacters

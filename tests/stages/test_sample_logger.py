@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from signllm.data.sample_source import VideoSource
-from signllm.inspection.mmd_over_training import read_alignment_curves
+from signllm.distributed.ranks import start_distributed
+from signllm.experiments.mmd_over_training import read_alignment_curves
 from signllm.stages.finetune import finetune
 from signllm.stages.pretrain import pretrain
 from signllm.stages.sample_logger import SampleLogger, _word_spans
 from signllm.training.checkpoint import load_weights
-from signllm.training.engine import start_distributed
 from signllm.training.training_log import read_log
 from tests.models import parts
 from tests.stages import path

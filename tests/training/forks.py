@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from signllm.training.local_ranks import end_with_parent
+from signllm.distributed.local_ranks import end_with_parent
 
 ENDS_WITHIN_S, GRACE_S = 200.0, 30.0
 """Until ranks count as hung; until those are ended that wait for one that died, as torchrun and srun do."""

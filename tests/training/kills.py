@@ -26,9 +26,9 @@ from typing import Any
 
 import torch
 
+from signllm.distributed.preemption import preemption_flag
 from signllm.training import checkpoint, loop
 from signllm.training.checkpoint import last_checkpoint, load_moments, load_weights, read_state
-from signllm.training.preemption import preemption_flag
 from signllm.training.training_log import read_log
 from tests.training import run_toy, toy
 from tests.training.forks import on_forked_ranks, preload

@@ -21,8 +21,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from signllm.training.engine import ParameterGroup, TrainingConfig, start_distributed
-from signllm.training.local_ranks import leave_process_group
+from signllm.distributed.local_ranks import leave_process_group
+from signllm.distributed.ranks import start_distributed
+from signllm.training.engine import ParameterGroup, TrainingConfig
 from signllm.training.loop import fit
 from tests.training.toy import ToyBatch, ToyLoader, ToyModel, build
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from signllm.distributed.ranks import start_distributed
 from signllm.training.checkpoint import last_checkpoint, load_weights
-from signllm.training.engine import ParameterGroup, TrainingConfig, start_distributed
+from signllm.training.engine import ParameterGroup, TrainingConfig
 from signllm.training.loop import fit
 from signllm.training.training_log import read_log
 from tests.training.toy import ToyBatch, ToyLoader, ToyModel, build

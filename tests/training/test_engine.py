@@ -11,15 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
 from signllm.package_files import package_folder
-from signllm.training.engine import (
-    ParameterGroup,
-    TrainingConfig,
-    deepspeed_settings,
-    parameter_groups_of,
-    start_distributed,
-)
+from signllm.training.engine import ParameterGroup, TrainingConfig, deepspeed_settings, parameter_groups_of
 from signllm.training.zero_file import RECIPE_SETTINGS
 
 FILES = sorted(package_folder("ds_configs").glob("*.json"))

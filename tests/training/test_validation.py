@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from signllm.distributed.preemption import PreemptionFlag
 from signllm.errors import UsageError
 from signllm.training.checkpoint import TrainingState
 from signllm.training.engine import TrainingConfig
-from signllm.training.preemption import PreemptionFlag
 from signllm.training.validation import Validation
 
 CPU = torch.device("cpu")

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from signllm.distributed.local_ranks import end_with_parent
 from signllm.training.checkpoint import last_checkpoint, read_state
-from signllm.training.local_ranks import end_with_parent
 from signllm.training.training_log import read_log
 from tests.training.kills import CLOCKS
 

@@ -25,10 +25,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.training_model import Size, Work, build, draw_batch
 from benchmarks.training_sides import Repeated
 from signllm.config import FinetuneConfig
+from signllm.distributed.local_ranks import leave_process_group
+from signllm.distributed.ranks import start_distributed
 from signllm.plain import from_plain
 from signllm.stages.parameter_groups import parameter_groups
-from signllm.training.engine import deepspeed_settings, import_deepspeed, start_distributed
-from signllm.training.local_ranks import leave_process_group
+from signllm.training.engine import deepspeed_settings, import_deepspeed
 from signllm.training.loop import fit
 
 STEPS = 3

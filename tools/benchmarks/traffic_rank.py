@@ -24,14 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from signllm.cluster.model_tensors import list_weights
-from signllm.training.engine import (
-    Ranks,
-    TrainingConfig,
-    deepspeed_settings,
-    import_deepspeed,
-    start_distributed,
-)
-from signllm.training.local_ranks import leave_process_group
+from signllm.distributed.local_ranks import leave_process_group
+from signllm.distributed.ranks import Ranks, start_distributed
+from signllm.training.engine import TrainingConfig, deepspeed_settings, import_deepspeed
 from signllm.training.loop import fit
 from tests.models import parts
 from tests.models.on_ranks import sign_llm

@@ -26,15 +26,11 @@ from benchmarks import machine
 from benchmarks.training_model import SIZES, Size, Work, build, configured, draw_batch, write_folder
 from benchmarks.training_sides import OURS, PLAIN, PlainLoop, Repeated, Rounds, Side
 from signllm.config import FinetuneConfig
+from signllm.distributed.local_ranks import leave_process_group
+from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
 from signllm.stages.parameter_groups import parameter_groups
-from signllm.training.engine import (
-    TrainingConfig,
-    deepspeed_settings,
-    import_deepspeed,
-    start_distributed,
-)
-from signllm.training.local_ranks import leave_process_group
+from signllm.training.engine import TrainingConfig, deepspeed_settings, import_deepspeed
 from signllm.training.loop import fit
 from signllm.training.throughput import GIB, TERA, peak_operations
 

@@ -29,9 +29,9 @@ from benchmarks.training_model import SIZES, build, configured, write_folder
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.recording_pieces import motion_energies
 from signllm.errors import UsageError
-from signllm.evaluation import piece_encoding
-from signllm.evaluation.translate import Translator, load
-from signllm.evaluation.video_input import VideoInput, collect_video_inputs
+from signllm.inference import piece_encoding
+from signllm.inference.translate import Translator, load
+from signllm.inference.video_input import VideoInput, collect_video_inputs
 
 NOTES = """\
 examples:

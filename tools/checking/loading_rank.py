@@ -18,7 +18,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 from torch import nn
 
-from signllm.models.collectives import gathered_parameters
+from signllm.distributed.collectives import gathered_parameters
 from signllm.models.language_model import LanguageModelConfig
 from signllm.models.language_model_builder import build_language_model
 from signllm.training.engine import TrainingConfig, deepspeed_settings, import_deepspeed

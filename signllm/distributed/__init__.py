@@ -1,0 +1,1 @@
+"""Everything that knows about other ranks: collectives, agreement, preemption, failures, local start."""

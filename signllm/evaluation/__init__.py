@@ -1,1 +1,0 @@
-"""Evaluation: translation of splits and single videos, scores, comparisons, reports and exports."""

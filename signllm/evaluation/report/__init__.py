@@ -1,5 +1,0 @@
-"""The report of a run or of a demo: one self-contained HTML file."""
-
-from signllm.evaluation.report.document import write_report
-
-__all__ = ["write_report"]

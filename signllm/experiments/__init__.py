@@ -1,0 +1,1 @@
+"""Ablations of the method, and analyses of what its tokens stand for."""

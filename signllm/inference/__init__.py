@@ -1,0 +1,1 @@
+"""Translation and evaluation with a trained model, and its export."""

@@ -1,1 +1,0 @@
-"""Experiments that examine what the characters and words of a trained run represent."""

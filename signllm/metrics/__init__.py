@@ -1,0 +1,1 @@
+"""Scores of translations, their significance, and the tables that they are read from."""
