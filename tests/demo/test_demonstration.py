@@ -17,6 +17,7 @@ from signllm.demo.studio import TABLE, read_truth
 from signllm.errors import UsageError
 from signllm.recipes import find_recipe
 from signllm.training.checkpoint import last_checkpoint, read_state
+from tests import warm
 from tests.demo.small import SIZES, small_demo
 
 CHECKOUT = Path(__file__).parents[2]
@@ -26,10 +27,10 @@ REWRITTEN = {"summary.json", "report.html"}
 pytestmark = pytest.mark.timeout(900)
 
 
-def start(out: Path) -> subprocess.Popen[bytes]:
+def start(out: Path, program: str = sys.executable) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.demo.small", str(out)],
+        [program, "-m", "tests.demo.small", str(out)],
         cwd=CHECKOUT,
         env={**environment, "DEMO_UNDER_TEST": str(out)},
         start_new_session=True,
@@ -78,7 +79,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert not kill_when(out, (out / "controls" / "untrained-signs" / "config.json").exists)
     assert list(json.loads((out / "stages.json").read_text())) == STAGES[:5]
     assert not (out / "summary.json").exists()
-    assert start(out).wait() == 0
+    assert start(out, warm.python()).wait() == 0
     return out
 
 
