@@ -111,7 +111,11 @@ class Stopwatch:
             patches.enter_context(
                 patch.object(VideoInput, "decode_all", self._decoded(VideoInput.decode_all))
             )
-            patches.enter_context(patch.object(language_model, "write", self._written(language_model.write)))
+            patches.enter_context(
+                patch.object(
+                    language_model, "generate_candidates", self._written(language_model.generate_candidates)
+                )
+            )
             hook = language_model.model.register_forward_hook(self._first)
             patches.callback(hook.remove)
             yield
