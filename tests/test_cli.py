@@ -113,7 +113,7 @@ def test_a_misspelt_option_names_the_right_one(
         ("--frozen-epochs", "99", "training.epochs counts both phases"),
         ("--sign-llm.language-model.lora", '{"rnk": 8}', "did you mean 'rank'"),
         ("--sign-llm.language-model.prompt-tuning", '{"tokns": 8}', "did you mean 'tokens'"),
-        ("--sign-llm.language-model.prompt-tuning", '{"init": "text"}', "give a text and init text"),
+        ("--sign-llm.language-model.prompt-tuning", '{"init": "text"}', "prompt_tuning.init is text"),
     ],
 )
 def test_a_wrong_value_is_refused_before_anything_is_loaded(

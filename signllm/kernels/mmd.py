@@ -25,10 +25,13 @@ import torch
 from torch import Tensor
 
 from signllm.kernels.implementation import choose
+from signllm.kernels.mmd_bandwidths import (
+    MULTIPLES,
+    check_samples,
+    compute_bandwidths,
+    result_dtype,
+)
 from signllm.kernels.mmd_blocks import SamplePair, product, sample_pairs, wide_dtype
-
-MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Default bandwidths in units of the median distance (not stated in the paper)."""
 
 
 def mmd(
@@ -66,9 +69,9 @@ def mmd(
             than two rows have a positive weight for the unbiased estimate. The check of weights on a GPU
             synchronizes with it; bandwidths on a GPU are not checked, and invalid ones give NaN.
     """
-    _check(x, y, weights_x, weights_y, unbiased)
+    check_samples(x, y, weights_x, weights_y, unbiased)
     if bandwidths is None:
-        bandwidths = _median_bandwidths(x, y, weights_x, weights_y, MULTIPLES, 256)
+        bandwidths = compute_bandwidths(x, y, weights_x, weights_y, MULTIPLES, 256)
     if groups_x is not None:
         if unbiased or groups_x.shape != (len(x),):
             what = f"got {tuple(groups_x.shape)}, {unbiased=}"
@@ -83,59 +86,12 @@ def _merge_groups(x: Tensor, groups: Tensor, weights: Tensor | None) -> tuple[Te
 
     The members of a group receive its gradient in proportion to their weights, as they would separately.
     """
-    weights = torch.ones_like(x[:, 0]) if weights is None else weights.to(_dtype(x, x))
+    weights = torch.ones_like(x[:, 0]) if weights is None else weights.to(result_dtype(x, x))
     numbers, group_N = torch.unique(groups, return_inverse=True)
     weight_G = weights.new_zeros(len(numbers)).index_add(0, group_N, weights)
     share_N = weights / torch.where(weight_G > 0, weight_G, 1.0)[group_N]
     row_GE = x.new_zeros(len(numbers), x.shape[1]).index_add(0, group_N, x * share_N[:, None].to(x.dtype))
     return row_GE, weight_G
-
-
-def median_bandwidths(
-    x: Tensor,
-    y: Tensor,
-    *,
-    weights_x: Tensor | None = None,
-    weights_y: Tensor | None = None,
-    multiples: Sequence[float] = MULTIPLES,
-    sample: int = 256,
-) -> list[float]:
-    """Return multiples of the median distance between two different rows of x and y together.
-
-    The median is taken over at most ``sample`` evenly spaced rows of each sample with a positive weight, so
-    the result is deterministic. If more than half of the distances are 0, the mean distance is used instead,
-    and 1 if all are 0.
-
-    Args:
-        x: (N, E) sample.
-        y: (M, E) sample.
-        weights_x: (N,) non-negative weights, or None.
-        weights_y: (M,) non-negative weights, or None.
-        multiples: factors of the median distance.
-        sample: largest number of rows of each sample.
-
-    Raises:
-        ValueError: shapes do not match.
-    """
-    _check(x, y, weights_x, weights_y, False)
-    bandwidths: list[float] = _median_bandwidths(x, y, weights_x, weights_y, multiples, sample).tolist()
-    return bandwidths
-
-
-def _check(x: Tensor, y: Tensor, weights_x: Tensor | None, weights_y: Tensor | None, unbiased: bool) -> None:
-    if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"x must be (N, E) and y (M, E); got {tuple(x.shape)} and {tuple(y.shape)}")
-    if not x.is_floating_point() or not y.is_floating_point():
-        raise ValueError(f"x and y must be floating point; got {x.dtype} and {y.dtype}")
-    if x.device != y.device:
-        raise ValueError(f"x and y must be on one device; got {x.device} and {y.device}")
-    if len(x) == 0 or len(y) == 0:
-        raise ValueError(f"both samples need at least one row; got {len(x)} and {len(y)}")
-    if unbiased and (len(x) < 2 or len(y) < 2):
-        raise ValueError(f"the unbiased estimate needs two rows of each sample; got {len(x)} and {len(y)}")
-    for name, weights, rows in (("weights_x", weights_x, len(x)), ("weights_y", weights_y, len(y))):
-        if weights is not None and weights.shape != (rows,):
-            raise ValueError(f"{name} must be ({rows},), one for each row; got {tuple(weights.shape)}")
 
 
 def _bandwidths(bandwidths: Sequence[float] | Tensor) -> Tensor:
@@ -146,46 +102,6 @@ def _bandwidths(bandwidths: Sequence[float] | Tensor) -> Tensor:
     if len(bandwidths) == 0 or not all(0 < b < math.inf for b in bandwidths):
         raise ValueError(f"bandwidths must be positive and finite; got {list(bandwidths)}")
     return torch.tensor([float(b) for b in bandwidths], dtype=torch.float64)
-
-
-def _median_bandwidths(
-    x: Tensor,
-    y: Tensor,
-    weights_x: Tensor | None,
-    weights_y: Tensor | None,
-    multiples: Sequence[float],
-    sample: int,
-) -> Tensor:
-    """Return :func:`median_bandwidths` as a (B,) tensor.
-
-    No shape depends on values, so it can be compiled and does not synchronize with a device.
-    """
-    with torch.no_grad():
-        (x_NE, is_x_N), (y_ME, is_y_M) = (
-            _sample_rows(x, weights_x, sample),
-            _sample_rows(y, weights_y, sample),
-        )
-        pooled_NE, is_row_N = torch.cat([x_NE, y_ME]).to(_dtype(x, y)), torch.cat([is_x_N, is_y_M])
-        pooled_NE = pooled_NE - pooled_NE.mean(dim=0)
-        distances_NN = torch.cdist(pooled_NE, pooled_NE, compute_mode="use_mm_for_euclid_dist")
-        is_pair_NN = (is_row_N[:, None] & is_row_N).triu(diagonal=1)
-        pairs_NN = torch.where(is_pair_NN, distances_NN, torch.nan)
-        median, mean = pairs_NN.nanmedian(), pairs_NN.nanmean()
-        scale = torch.where(median > 0, median, torch.where(mean > 0, mean, 1.0))
-        return torch.stack([scale * multiple for multiple in multiples])
-
-
-def _sample_rows(x: Tensor, weights: Tensor | None, sample: int) -> tuple[Tensor, Tensor]:
-    """Return at most ``sample`` evenly spaced rows with positive weights, and a mask, False for padding."""
-    last = min(len(x), sample) - 1
-    slot_S = torch.arange(last + 1, device=x.device)
-    weighs_N = torch.ones_like(x[:, 0], dtype=torch.bool) if weights is None else weights > 0
-    nth_N = weighs_N.cumsum(dim=0)
-    count = nth_N[-1]
-    spaced_S = (2 * slot_S * (count - 1) + last) // max(2 * last, 1)
-    nth_S = torch.where(count > last + 1, spaced_S, slot_S)
-    index_S = torch.searchsorted(nth_N, torch.where(nth_S < count, nth_S, 0) + 1)
-    return x.detach()[index_S.clamp(max=len(x) - 1)], nth_S < count
 
 
 def kernel_sum(
@@ -268,14 +184,14 @@ def _mmd(
     unbiased: bool,
 ) -> Tensor:
     block_function, _ = _block_functions(x)
-    value = x.new_zeros((), dtype=_dtype(x, y))
+    value = x.new_zeros((), dtype=result_dtype(x, y))
     scales = _scales(bandwidths, x, value.dtype)
     with torch.autocast(x.device.type, enabled=False):
         for pair in sample_pairs(x, y, weights_x, weights_y, unbiased, value.dtype, backward=False):
             value = value + pair.factor * _pair_sum(
                 pair, scales, -math.inf if unbiased else 0.0, block_function
             )
-    return value.to(_dtype(x, y))
+    return value.to(result_dtype(x, y))
 
 
 def _pair_sum(
@@ -310,7 +226,7 @@ def _mmd_backward(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients in x and y; an empty tensor for one that is not needed."""
     _, block_function = _block_functions(x)
-    dtype = _dtype(x, y)
+    dtype = result_dtype(x, y)
     scales = _scales(bandwidths, x, dtype)
     dx_NE = x.new_zeros(x.shape if needs_x else (0,), dtype=dtype)
     dy_ME = y.new_zeros(y.shape if needs_y else (0,), dtype=dtype)
@@ -375,10 +291,6 @@ def _add_differences(
     grad_RE.addcmul_(product(slope_RC, other_CE), -coefficient)
 
 
-def _dtype(x: Tensor, y: Tensor) -> torch.dtype:
-    return torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
-
-
 @_mmd.register_fake
 def _(
     x: Tensor,
@@ -388,7 +300,7 @@ def _(
     weights_y: Tensor | None,
     unbiased: bool,
 ) -> Tensor:
-    return x.new_empty((), dtype=_dtype(x, y))
+    return x.new_empty((), dtype=result_dtype(x, y))
 
 
 @_mmd_backward.register_fake

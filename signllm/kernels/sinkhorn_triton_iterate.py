@@ -79,20 +79,9 @@ def iterate(
             )  # fmt: skip
         if RESIDENT > 0:
             next_R, moved_R = _resident_step(
-                kernel_RC,
-                moving,
-                scale,
-                weight,
-                sums,
-                v_C,
-                resident_rows,
-                R,
-                epsilon,
-                row_number,
-                omega,
-                slot,
-                ROW,
-            )
+                kernel_RC, moving, scale, weight, sums, v_C, resident_rows, R, epsilon, row_number, omega,
+                slot, ROW,
+            )  # fmt: skip
             sums_C += tl.sum(kernel_RC * next_R[:, None], 0)
             moved += tl.sum(moved_R)
         is_met = moved <= goal

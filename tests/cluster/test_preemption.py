@@ -135,9 +135,8 @@ def test_compose_goes_on_with_the_shards_that_are_missing(
 
 
 def test_evaluate_keeps_what_it_has_translated(slurm: Slurm, tmp_path: Path) -> None:
-    from tests.evaluation import trained
-
     from signllm.inference.evaluate import EvaluateConfig, evaluate
+    from tests.inference import trained
 
     trained.write_shards(tmp_path)
     run = trained.write_run(tmp_path / "run", trained.save_sensitive_language_model(tmp_path / "llm"))

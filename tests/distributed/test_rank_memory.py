@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from signllm.distributed import local_ranks, rank_memory
 from signllm.distributed.local_ranks import FAILED, describe_error
 from signllm.distributed.rank_memory import (
     FOLDER_VARIABLE,
@@ -29,7 +30,6 @@ from signllm.distributed.rank_memory import (
     read_memory,
 )
 from signllm.errors import RunFailedError
-from signllm.training import local_ranks, rank_memory
 from tests import warm
 from tests.distributed.dying_rank import BALLAST
 

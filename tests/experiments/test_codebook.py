@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.evaluation import trained
 
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.index import ShardIndex
@@ -25,6 +24,7 @@ from signllm.experiments.contact_sheet import GAP, HEAD, Clip, Entry, Section, l
 from signllm.experiments.encoded_split import load_or_encode_split
 from signllm.reporting.video_frames import THUMBNAIL_HEIGHT
 from tests import warm
+from tests.inference import trained
 from tests.models import parts
 from tests.stages import path
 

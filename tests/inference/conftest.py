@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.evaluation import trained
+
+from tests.inference import trained
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.evaluation import trained
 
 from signllm import cli
 from signllm.inference.export import export
 from signllm.models.language_model import LoraConfig, PromptTuningConfig
+from tests.inference import trained
 from tests.models import parts
 from tests.models.families import save_family
 

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from tests.evaluation import trained
 
 from signllm.cli import main
 from signllm.config import FinetuneConfig, load_config, save_config
@@ -34,6 +33,7 @@ from signllm.package_files import package_folder
 from signllm.reporting import write_report
 from signllm.stages.trained_model import load_sign_llm
 from tests import warm
+from tests.inference import trained
 from tests.models import parts
 from tests.stages import path
 

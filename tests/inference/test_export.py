@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.evaluation import trained
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import signllm
@@ -21,6 +20,7 @@ from signllm.inference.evaluate import EvaluateConfig, evaluate
 from signllm.inference.export import export
 from signllm.models.language_model import LoraConfig, PromptTuningConfig
 from signllm.stages.trained_model import load_sign_llm, read_trained_model
+from tests.inference import trained
 from tests.models.families import save_family
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.evaluation import trained
 
 import signllm
 from signllm.data.recording_pieces import Pauses, Windows
@@ -22,6 +21,7 @@ from signllm.inference.translate import Translator
 from signllm.inference.translation import Translation, compute_word_times
 from signllm.inference.video_input import scale_and_crop
 from signllm.models.generation import GenerationConfig
+from tests.inference import trained
 
 
 @pytest.fixture(scope="module")

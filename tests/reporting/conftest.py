@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from signllm.cra.word_codebook import WordCodebook, fingerprint
-from tests.inference.conftest import made, run, shards
+from tests.inference.conftest import run, shards, trained_folder
 
-__all__ = ["made", "run", "shards"]
+__all__ = ["run", "shards", "trained_folder"]
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
 CODES = 64

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from tests.evaluation import trained
 
 from signllm.inference.evaluate import EvaluateConfig, evaluate
 from signllm.reporting import write_report
 from signllm.reporting.video_frames import load_videos
+from tests.inference import trained
 
 
 def test_frames_are_subsampled_as_for_the_model(shards: Path) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.evaluation import trained
 
 from tests import warm
+from tests.inference import trained
 
 CHECKOUT = Path(__file__).parents[2]
 LARGEST_MB = 1
