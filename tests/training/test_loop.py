@@ -119,7 +119,7 @@ def test_stages_and_ranks_log_the_same_losses(runs: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ALIKE)
 def test_stages_and_ranks_log_the_same_gradient_norms(runs: Path, name: str) -> None:
-    result, expected = ([line["grad_norm"] for line in read_log(runs / of)] for of in (name, "single_rank"))
+    result, expected = ([line["grad_norm"] for line in read_log(runs / of)] for of in (name, "one"))
     assert result == pytest.approx(expected, abs=FLOAT_NOISE)
     assert min(result) > 0.05
 
@@ -153,7 +153,7 @@ def test_zero3_leaves_half_of_the_frozen_weights_on_each_of_two_ranks(runs: Path
     assert ended(runs / "one")["frozen_held"] == frozen
 
 
-@pytest.mark.parametrize("name", ["single_rank", "two-zero2", "two-zero3", "accumulated"])
+@pytest.mark.parametrize("name", ["one", "two-zero2", "two-zero3", "accumulated"])
 def test_counts_are_summed_over_ranks_and_forward_passes(runs: Path, name: str) -> None:
     for line in read_log(runs / name):
         assert line["frames_per_s"] == pytest.approx(FRAMES * line["videos_per_s"])
