@@ -6,7 +6,8 @@ reference, which is the CPU implementation, and an equivalent Triton implementat
 selects the implementation.
 """
 
-from signllm.kernels.mmd import median_bandwidths, mmd
+from signllm.kernels.mmd import mmd
+from signllm.kernels.mmd_bandwidths import median_bandwidths
 from signllm.kernels.sinkhorn import NotConvergedError, SinkhornResult, objective, sinkhorn
 from signllm.kernels.sinkhorn_sides import Exact, Side, Slack, Soft
 from signllm.kernels.vq_assign import vq_assign

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from signllm.cra.word_codebook import Segmentation, WordCodebook
 from signllm.distributed.collectives import gather_counts, gather_rows, reduce_sum, world_and_rank
 from signllm.errors import UsageError
-from signllm.kernels.mmd import median_bandwidths, mmd
+from signllm.kernels.mmd import mmd
+from signllm.kernels.mmd_bandwidths import median_bandwidths
 from signllm.models.generation import Candidate, GenerationConfig, sampling_seed
 from signllm.models.language_model import LanguageModelConfig, LoraConfig, PromptTuningConfig, ReferenceScores
 from signllm.models.language_model_builder import build_language_model
