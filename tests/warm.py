@@ -16,6 +16,7 @@ import atexit
 import contextlib
 import functools
 import gc
+import importlib
 import io
 import marshal
 import os
@@ -48,6 +49,26 @@ READ_AT_IMPORT = (
     "ONEDNN_", "PYTHON", "TORCHDYNAMO_", "TORCH_LOGS", "TRANSFORMERS_", "TRITON_", "XDG_",
 )  # fmt: skip
 """How the variables begin that decide what an import does: a fork cannot have another value of them."""
+PRELOADED = (
+    "multiprocessing.resource_tracker",  # starts the real interpreter, as does the next
+    "multiprocessing.spawn",
+    "submitit",
+    "deepspeed",
+    "torch._dynamo",  # what the decorators of DeepSpeed's Muon import when the first engine is made
+    "torch._inductor.compile_fx",
+    "torch.distributed.run",
+    "peft",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.resnet.modeling_resnet",
+    "signllm.cluster.rank",
+    "signllm.inference.evaluate",
+    "signllm.stages.compose",
+    "signllm.stages.finetune",
+    "signllm.stages.pretrain",
+    "signllm.verbs",
+)
+"""Modules that ranks import."""
 _LARGEST = 1 << 20
 ENDS_WITHIN_S, GRACE_S = 600.0, 10.0
 """Time until ranks are killed; time until those are killed that were asked to leave."""
@@ -188,19 +209,8 @@ _server_input: list[IO[bytes] | None] = []
 
 def _preload() -> None:
     """Import what ranks import; starts no thread."""
-    import multiprocessing.resource_tracker
-    import multiprocessing.spawn  # notes the real interpreter  # noqa: F401
-
-    import peft  # noqa: F401
-    import submitit  # noqa: F401
-    from transformers import AutoModelForCausalLM, LlamaForCausalLM, ResNetModel  # noqa: F401
-
-    import signllm.cluster.rank
-    import signllm.inference.evaluate
-    import signllm.stages.compose
-    import signllm.stages.finetune
-    import signllm.stages.pretrain
-    import signllm.verbs  # noqa: F401
+    for module in PRELOADED:
+        importlib.import_module(module)
 
 
 class _Server:
