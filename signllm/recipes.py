@@ -29,7 +29,7 @@ def phoenix2014t() -> Recipe:
     """RWTH-PHOENIX-Weather 2014 T as in the paper (arXiv 2404.00925, section 4).
 
     Not stated in the paper, ours: batch size, warmup, decay, clipping, precision, augmentation, decoding;
-    frames are resized to 256, cropped to 224 (at rest in the middle) and at most 300, as in
+    frames are resized to 256, cropped to 224 (in evaluation at the middle) and at most 300, as in
     GFSLT-VLP.
     """
     data = DataConfig(size=224, max_frames=300, augment=AugmentConfig(shift=0.14))

@@ -155,13 +155,15 @@ def _plan_lines(
             yield f"  {error.what}"
             continue
         if phase.weights:
-            yield from _held_lines(phase.weights, zero, settings["zero_optimization"])
+            yield from _format_model_states(phase.weights, zero, settings["zero_optimization"])
             yield from _traffic_lines(phase.weights, zero, training, profile)
         yield from (f"  not counted: {line}" for line in phase.missing)
         yield ""
 
 
-def _held_lines(weights: Sequence[Weight], zero: Zero, zero_settings: Mapping[str, Any]) -> Iterator[str]:
+def _format_model_states(
+    weights: Sequence[Weight], zero: Zero, zero_settings: Mapping[str, Any]
+) -> Iterator[str]:
     yield f"  trained  {_sums(weights, trained=True)}"
     yield f"  frozen   {_sums(weights, trained=False)}"
     parts = to_plain(planned_model_states(weights, zero))

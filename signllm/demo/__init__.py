@@ -1,1 +1,1 @@
-"""Demo: a generated sign language with known truth, and the whole path on it beside its controls."""
+"""Demo: a generated sign language with known truth, the three stages on it, and controls of its scores."""

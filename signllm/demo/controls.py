@@ -1,4 +1,4 @@
-"""What the demo's score is held against: an encoder that never learnt, and the truth in place of the video.
+"""Controls of the demo: an encoder that never learnt, and the true signs in place of the video.
 
 Both are run folders of stage 1 like any other, so that stages 2 and 3 treat them as they treat the real one:
 *untrained* has the same architecture with random weights and a codebook of k-means centres; *oracle* has the
@@ -82,14 +82,14 @@ def translate_truth(run: Path, folder: Path, shards: Path, split: str, config: F
 
     source = CharacterSource(open_split(shards, split), true_characters(folder, split))
     model = load_sign_llm(run)
-    found: list[Hypothesis] = []
+    hypotheses: list[Hypothesis] = []
     for batch in Loader(source, batch_size=10, shuffle=False, epochs=1, workers=0):
         written = model.generate(batch, config.generation)
         for place in range(len(batch)):
             if batch.is_real[place]:
-                found.append(
+                hypotheses.append(
                     Hypothesis(
-                        place=len(found),
+                        place=len(hypotheses),
                         id=batch.ids[place],
                         hypothesis=written[place].text,
                         reference=batch.texts[place],
@@ -99,8 +99,8 @@ def translate_truth(run: Path, folder: Path, shards: Path, split: str, config: F
                         language=batch.languages[place],
                     )
                 )
-    scores = score([one.hypothesis for one in found], [one.reference for one in found])
-    write_hypotheses_and_scores(run, split, found, scores | {"split": split})
+    scores = score([each.hypothesis for each in hypotheses], [each.reference for each in hypotheses])
+    write_hypotheses_and_scores(run, split, hypotheses, scores | {"split": split})
 
 
 def content_word_accuracy(hypotheses: Path) -> float:
@@ -109,15 +109,15 @@ def content_word_accuracy(hypotheses: Path) -> float:
     Args:
         hypotheses: a ``hypotheses.S.jsonl``; a word counts as often as its reference says it.
     """
-    content, held, asked = content_words(), 0, 0
+    content, translated, total = content_words(), 0, 0
     for line in hypotheses.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         written = record["hypothesis"].split()
         for word in record["reference"].split():
             if word in content:
-                asked += 1
-                held += word in written
-    return held / max(1, asked)
+                total += 1
+                translated += word in written
+    return translated / max(1, total)
 
 
 def _save(run: Path, weights: dict) -> None:

@@ -175,14 +175,14 @@ class Demo:
         from signllm.metrics.scores import METRICS
         from signllm.reporting import write_report
 
-        found = {
+        systems = {
             "model": (self.out / "sign-llm", SPLIT),
             "oracle": (self.controls / "oracle", SPLIT),
             "shuffled": (self.out / "sign-llm", f"{SPLIT}.shuffled"),
             "untrained": (self.controls / "untrained", SPLIT),
         }
         scored = {}
-        for name, (run, split) in found.items():
+        for name, (run, split) in systems.items():
             scores = json.loads((run / f"scores.{split}.json").read_text(encoding="utf-8"))
             kept = {key: scores[key] for key in METRICS}
             accuracy = content_word_accuracy(run / f"hypotheses.{split}.jsonl")
@@ -239,7 +239,7 @@ def training_texts(config: StudioConfig) -> list[str]:
 
 
 def oracle_control(out: Path, stages: Recipe) -> None:
-    """Train and score the model that is told the true signs."""
+    """Train and score the model that is given the true signs."""
     from signllm.demo.controls import save_oracle, translate_truth
 
     save_oracle(stages.pretrain, stages.compose, _controls(out) / "oracle-signs", out)

@@ -1,11 +1,11 @@
-"""Which words are the better language: transport's under many settings, beside words that it had no part in.
+"""Scores of composed words: those of optimal transport under many settings, and words made without it.
 
 Each row composes the characters of one corpus with the same repeats and s₀ and is scored against the truth of
 the train split, where words are learnt without it. *Plain BPE* is the first candidates in the order they were
 learnt; *unigram* the language model of ``tokenizers``, with its own split. For every row of transport
 ``value_over_bpe`` and ``named_over_bpe`` are its scores minus those of plain BPE with **as many words** under
 the same segmentation. The row that wins is the one with the largest mean ``value``: settled before any table
-was seen. It rewards rare boundaries as such, so ``boundary_chance`` and ``named`` are to be read beside it.
+was seen. It rewards rare boundaries as such, so read ``boundary_chance`` and ``named`` together with it.
 """
 
 from __future__ import annotations
@@ -233,8 +233,8 @@ class Table:
 
     def _scored(self, words: WordCodebook) -> dict[str, float]:
         corpus = self.corpus
-        found = words.segment(torch.from_numpy(corpus.characters), torch.from_numpy(corpus.counts))
-        return score_words(found, corpus.truth, codes=corpus.codes)
+        segmentation = words.segment(torch.from_numpy(corpus.characters), torch.from_numpy(corpus.counts))
+        return score_words(segmentation, corpus.truth, codes=corpus.codes)
 
     def _curve(self, config: WordsConfig) -> tuple[dict[str, Any], ...]:
         """All sizes, which the ways to choose among them share."""

@@ -3,7 +3,7 @@
 A moment is one character before repeats are taken out: character n reads frames 4n to 4n+12 and belongs to
 the unit and the sign that one of them shows, the middle one if nothing is said: which is a choice, for most
 clips see two units. Before the first and after the last sign there is rest. A word covers the moments of its
-characters. Boundaries are places between two moments of a video; a found one hits a true one at most
+characters. Boundaries are places between two moments of a video; a predicted one hits a true one at most
 ``tolerance`` moments (4 frames each) away, one to one. A word hits a sign if both of its ends do.
 
 Information that words share with signs is counted per moment and corrected for chance: a large vocabulary
@@ -38,9 +38,9 @@ class MomentTruth:
 
     Attributes:
         counts: (B,) moments per video.
-        units: (sum N,) sublexical unit, −1 at rest.
-        signs: (sum N,) sign as a number of the lexicon, −1 at rest.
-        places: (sum N,) the sign's place in its video, −1 at rest: tells a sign from itself made again.
+        units: (sum N,) sublexical unit, −1 between signs.
+        signs: (sum N,) sign as a number of the lexicon, −1 between signs.
+        places: (sum N,) the sign's place in its video, −1 between signs; it tells two occurrences apart.
     """
 
     counts: Ints
@@ -75,22 +75,24 @@ def moment_truth(
                 remedy="these characters are of another demo: compose again",
             )
         is_rest = (middles < record["starts"][0]) | (middles >= record["ends"][-1])
-        for found, starts, values in (
+        for labels, starts, values in (
             (units, record["starts"], record["units"]),
             (signs, record["sign_starts"], [number[gloss] for gloss in record["signs"]]),
             (places, record["sign_starts"], range(len(record["signs"]))),
         ):
             shown = np.asarray(values)[np.searchsorted(starts, middles, side="right") - 1]
-            found.append(np.where(is_rest, REST, shown))
-    packed = (np.concatenate(found).astype(np.int64) for found in (units, signs, places))
+            labels.append(np.where(is_rest, REST, shown))
+    packed = (np.concatenate(labels).astype(np.int64) for labels in (units, signs, places))
     return MomentTruth(np.asarray(counts, dtype=np.int64), *packed)
 
 
-def score_words(found: Segmentation, truth: MomentTruth, *, codes: int, seed: int = 0) -> dict[str, float]:
+def score_words(
+    segmentation: Segmentation, truth: MomentTruth, *, codes: int, seed: int = 0
+) -> dict[str, float]:
     """Score a segmentation of packed videos.
 
     Args:
-        found: what ``WordCodebook.segment`` returned for the same videos.
+        segmentation: what ``WordCodebook.segment`` returned for the same videos.
         truth: of the same moments.
         codes: K; words of two characters and more have ids above it.
         seed: of the shuffling that chance is measured with.
@@ -104,7 +106,7 @@ def score_words(found: Segmentation, truth: MomentTruth, *, codes: int, seed: in
         ``perplexity`` of words; ``coverage``: share of moments in words of two characters and more;
         ``words_per_video``.
     """
-    words, slot = found.words.cpu().numpy(), found.slot.cpu().numpy()
+    words, slot = segmentation.words.cpu().numpy(), segmentation.slot.cpu().numpy()
     starts = np.flatnonzero(np.diff(slot, prepend=-1))  # a word of s₀ alone covers no moment
     lengths = np.diff(starts, append=len(slot))
     video = np.repeat(np.arange(len(truth.counts)), truth.counts)
@@ -149,14 +151,14 @@ def boundary_scores(
     begins = np.cumsum(truth.counts) - truth.counts
     true = np.flatnonzero(np.diff(truth.places, prepend=REST))
     apart = video * (tolerance + 1)  # keeps a boundary from hitting one of the next video
-    found, true = np.setdiff1d(starts, begins), np.setdiff1d(true, begins)
-    hits = count_hits(found + apart[found], true + apart[true], tolerance)
-    return _f1(hits, len(found), len(true))
+    predicted, true = np.setdiff1d(starts, begins), np.setdiff1d(true, begins)
+    hits = count_hits(predicted + apart[predicted], true + apart[true], tolerance)
+    return _f1(hits, len(predicted), len(true))
 
 
-def count_hits(found: Ints, true: Ints, tolerance: int) -> int:
+def count_hits(predicted: Ints, true: Ints, tolerance: int) -> int:
     """Return how many pairs, one to one, are at most ``tolerance`` apart; both sorted, so greedy is best."""
-    one, another = found.tolist(), true.tolist()
+    one, another = predicted.tolist(), true.tolist()
     hits = place = other = 0
     while place < len(one) and other < len(another):
         distance = one[place] - another[other]
@@ -214,8 +216,8 @@ def _named_signs(words: Ints, is_asked: NDArray[np.bool_], signs: Ints) -> float
     return float((best_V[words[asked]] == signs[asked]).mean()) if asked.any() else 0.0
 
 
-def _f1(hits: int, found: int, true: int) -> tuple[float, float, float]:
-    return hits / max(found, 1), hits / max(true, 1), 2 * hits / max(found + true, 1)
+def _f1(hits: int, predicted: int, true: int) -> tuple[float, float, float]:
+    return hits / max(predicted, 1), hits / max(true, 1), 2 * hits / max(predicted + true, 1)
 
 
 def _labelled(what: str, tolerance: int, scores: tuple[float, float, float]) -> dict[str, float]:
