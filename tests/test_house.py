@@ -16,7 +16,22 @@ from signllm import verbs
 CHECKOUT = Path(__file__).parents[1]
 MODULES = sorted((CHECKOUT / "signllm").rglob("*.py"))
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
-DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "slurm" / "README.md"]
+GUIDES = [
+    CHECKOUT / folder / "README.md"
+    for folder in (
+        "signllm",
+        "signllm/data",
+        "signllm/models",
+        "signllm/inference",
+        "signllm/experiments",
+        "ds_configs",
+        "slurm",
+        "tools",
+        "tests",
+    )
+]
+DOCUMENTS = [CHECKOUT / "README.md", *GUIDES]
+CHANGELOG = CHECKOUT / ".github" / "CHANGELOG.md"
 TOP = {"LICENSE", "README.md", "ds_configs", "pyproject.toml", "signllm", "slurm", "tests", "tools"}
 
 
@@ -95,15 +110,20 @@ def test_every_package_is_in_the_wheel() -> None:
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders | shipped
 
 
+def blocks(path: Path) -> list[tuple[str, str]]:
+    """Return the language and the text of every fenced or indented code block of a document."""
+    fenced = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    text = path.read_text()
+    indented = re.findall(r"((?:^    .+\n)+)", fenced.sub("", text), re.MULTILINE)
+    return fenced.findall(text) + [("", block) for block in indented]
+
+
 def commands(path: Path) -> list[str]:
-    """Return every command line of a document's code blocks, continuation lines joined."""
-    text = path.read_text().replace("\\\n", " ")
-    text = re.sub(r"^```(?:toml|python)\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    blocks = re.findall(
-        r"^```(?:bash|sh|console)?\n(.*?)^```|((?:^    .+\n)+)", text, re.MULTILINE | re.DOTALL
-    )
-    lines = [line.strip().removeprefix("$ ") for block in blocks for line in "".join(block).splitlines()]
-    return [line.split("  #")[0] for line in lines if line]
+    """Return every command line of a document's shell blocks, continuation lines joined, without comments."""
+    shell = [text for language, text in blocks(path) if language in ("", "bash", "sh", "console")]
+    lines = "".join(shell).replace("\\\n", " ").splitlines()
+    stripped = [line.split("  #")[0].strip().removeprefix("$ ") for line in lines]
+    return [line for line in stripped if line and not line.startswith("#")]
 
 
 def verb_of(command: str) -> list[str] | None:
@@ -125,10 +145,18 @@ def test_the_commands_of_the_documents_parse(
     for name, text in re.findall(r"^```toml\n# (\S+)\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
-    found = list(filter(None, map(verb_of, commands(path))))
-    assert found
-    for arguments in found:
+    for arguments in filter(None, map(verb_of, commands(path))):
         verbs.prepare(arguments)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_a_document_shows_commands_whose_programs_exist(path: Path) -> None:
+    """Programs are ``signllm`` and standard tools, or scripts of this checkout."""
+    standard = {"hf", "pip", "pre-commit", "python3", "sbatch", "scancel", "signllm", "source", "torchrun"}
+    shown = commands(path) + re.findall(r"`((?:tools|\.ci)/[^`]+)`", path.read_text())
+    programs = {command.split()[0] for command in shown}
+    assert programs
+    assert all((CHECKOUT / name).is_file() for name in programs - standard)
 
 
 def test_sbatch_files_that_documents_name_are_whole_shell() -> None:
@@ -142,10 +170,39 @@ def test_the_examples_of_the_help_parse() -> None:
         verbs.prepare(shlex.split(verb.example)[1:])
 
 
-def test_files_that_documents_point_to_exist() -> None:
-    for path in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
-            assert (path.parent / target).exists(), f"{path.name}: {target}"
+def links(path: Path) -> list[tuple[Path, str]]:
+    """Return the files that a document links to, with the heading that a link names or an empty string."""
+    targets = re.findall(r"(?:\]\(|src=\")([^)\":]+)[)\"]", path.read_text())
+    parts = [target.partition("#") for target in targets]
+    return [((path.parent / name).resolve() if name else path, heading) for name, _, heading in parts]
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, CHANGELOG], ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_what_documents_link_to_exists(path: Path) -> None:
+    for target, heading in links(path):
+        assert target.is_relative_to(CHECKOUT), target
+        assert target.exists(), target
+        assert not heading or heading in anchors(target), f"{target}#{heading}"
+
+
+def test_readme_is_short_and_links_to_every_guide() -> None:
+    readme = CHECKOUT / "README.md"
+    assert readme.read_text().count("\n") <= 150
+    assert {*GUIDES, CHANGELOG, CHECKOUT / ".github" / "CITATION.cff"} <= {
+        target for target, _ in links(readme)
+    }
+
+
+def test_files_that_the_guide_to_the_code_names_exist() -> None:
+    text = (CHECKOUT / "signllm" / "README.md").read_text()
+    for name in re.findall(r"`((?:tests/)?[a-z_]+/[a-z_0-9/]+\.py)`", text):
+        assert any((folder / name).is_file() for folder in (CHECKOUT, CHECKOUT / "signllm")), name
 
 
 @pytest.mark.parametrize("name", ["demo", "test", "environment"])
