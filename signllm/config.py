@@ -65,7 +65,7 @@ frames at all (:func:`_breaks_the_run`).
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Stage 1: VQ-Sign learns characters from video alone (design 2.1).
+    """Stage 1: VQ-Sign learns characters from video alone.
 
     Attributes:
         vq_sign: encoder, quantizer and context prediction.
@@ -80,7 +80,7 @@ class PretrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ComposeConfig:
-    """Stage 2: characters are composed into words (design 2.2).
+    """Stage 2: characters are composed into words.
 
     Attributes:
         words: how words are composed.
@@ -101,7 +101,7 @@ class ComposeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Stage 3: words are aligned with a frozen LLM that writes the sentence (design 2.3).
+    """Stage 3: words are aligned with a frozen LLM that writes the sentence.
 
     Attributes:
         sign_llm: the model; its encoder is that of the run from which it starts.

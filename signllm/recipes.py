@@ -102,7 +102,7 @@ def llm_scaling() -> Recipe:
 
     A sweep over models is a launch array, its result a table and a plot: ``signllm launch a100 --array
     llm=llama-7b,llama-13b seed=0..2 -- finetune llm_scaling --llm {llm} --training.seed {seed} ...``, the
-    same with ``evaluate``, then ``signllm compare``; README has the lines.
+    same with ``evaluate``, then ``signllm compare``; signllm/models/README.md has the lines.
     """
     return phoenix2014t()
 

@@ -1,4 +1,4 @@
-"""Hazards of the real datasets (``../shared/realdata/README.md``) that no single room covers, end to end.
+"""Hazards of the real datasets that concern several packages, tested end to end.
 
 Where the others are tests: names (1) in data/test_shards and formats/test_openasl, test_how2sign,
 test_phoenix2014t; stray files, zero bytes, quotes and ``/1/`` (2) in formats/test_phoenix2014t and

@@ -1,4 +1,4 @@
-"""The house itself: floors, sizes, docstrings, what stands at the top, and the commands that README shows."""
+"""The repository itself: layers, sizes, docstrings, files at the top, and the commands that the guides show."""
 
 import ast
 import re
@@ -94,14 +94,14 @@ def test_imports_go_down_only() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_every_module_stands_on_a_floor() -> None:
+def test_every_module_is_in_a_layer() -> None:
     layers = PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
     named = {module for layer in layers for module in re.split(r"\s*[:|]\s*", layer)}
     for path in MODULES:
         parts = path.relative_to(CHECKOUT).with_suffix("").parts
         if parts[-1] != "__init__":
             above = {".".join(parts[: n + 1]) for n in range(1, len(parts))}
-            assert named & above, f"{'.'.join(parts)} is on no floor of pyproject.toml"
+            assert named & above, f"{'.'.join(parts)} is in no layer of pyproject.toml"
 
 
 def test_every_package_is_in_the_wheel() -> None:

@@ -1,4 +1,4 @@
-"""The recipes hold the paper's numbers (notes of the method, sections 1 to 3) and survive config.json."""
+"""The recipes hold the paper's numbers and survive config.json."""
 
 from pathlib import Path
 

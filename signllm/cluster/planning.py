@@ -292,7 +292,7 @@ def make_plan(request: PlanRequest, machine: Machine) -> PlanResult:
 
 
 def readme_table(request: PlanRequest, machine: Machine) -> Iterator[str]:
-    """Yield README's table as lines: four language models on one node of eight GPUs, for three GPUs."""
+    """Yield the table of signllm/models/README.md as lines: four language models, three kinds of nodes."""
     yield f"| frozen LLM | {' | '.join(f'8 x {name}' for name in TABLE_GPUS)} |"
     yield "|---" * (1 + len(TABLE_GPUS)) + "|"
     for name in TABLE_MODELS:

@@ -39,7 +39,7 @@ def write_table_files(table: AblationTable, out: Path) -> Path:
 
 
 def format_markdown(table: AblationTable) -> str:
-    """Return the table in Markdown, as the README shows it."""
+    """Return the table in Markdown, as signllm/experiments/README.md shows it."""
     rows = [column_titles(), ("---",) * len(column_titles()), *(format_row(row, table) for row in table.rows)]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*lines, "", *table_notes(table)])

@@ -1,4 +1,4 @@
-"""Stage 2: encode the training videos once, then compose their characters into words (CRA, design 2.2).
+"""Stage 2: encode the training videos once, then compose their characters into words (CRA).
 
 All ranks share the encoding, with one file of characters per shard. Rank 0 then composes the words, and all
 ranks get its words or its error.

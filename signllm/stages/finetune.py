@@ -1,4 +1,4 @@
-"""Stage 3: align sign words with a frozen language model that writes the sentence (design 2.3).
+"""Stage 3: align sign words with a frozen language model that writes the sentence.
 
 It has two phases, each with an engine of its own. In the first, ``frozen_epochs`` epochs train on the
 characters that ``compose`` recorded, with the encoder frozen, so that only the videos of ``dev`` are decoded

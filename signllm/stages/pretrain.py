@@ -1,4 +1,4 @@
-"""Stage 1: VQ-Sign learns characters from video alone (design 2.1; paper: Adam, lr 0.01, 200 epochs).
+"""Stage 1: VQ-Sign learns characters from video alone (paper: Adam, lr 0.01, 200 epochs).
 
 All ranks call :func:`pretrain`, which resumes from the last checkpoint in the run folder. With
 ``training.steps`` 0 it only saves an untrained encoder.

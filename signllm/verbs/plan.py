@@ -41,7 +41,8 @@ def _plan(arguments: list[str]) -> Job:
             text_tokens: tokens of every reference; by default the maximum of the recipe.
             init: run folder of stages 1 and 2, whose encoder and words are used; by default the recipe's
                 encoder, with every character as a word.
-            table: print README's table instead: 7B to 70B on one node of eight A100-80, H100 and H200.
+            table: print the table of signllm/models/README.md instead: 7B to 70B on one node of eight
+                A100-80, H100 and H200.
             json: print the result as JSON.
             machine: the machine, and which shares of its rates are reached.
             config: settings of the recipe; each can be changed, as for finetune.
