@@ -1,4 +1,4 @@
-"""The repository itself: layers, sizes, docstrings, files at the top, and the commands that the guides show."""
+"""The repository itself: layers, sizes, docstrings, files at the top, and the commands of the guides."""
 
 import ast
 import re
