@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,6 +228,55 @@ def load_config(run: Path, kind: type[ConfigT]) -> ConfigT:
     config = from_plain(kind, record["config"], where=run / "config.json")
     assert isinstance(config, kind)
     return config
+
+
+def read_config_file(path: Path, base: ConfigT) -> ConfigT:
+    """Return ``base`` with the settings of a file: the ``config.json`` of a run, or TOML.
+
+    A TOML file may contain a part of the settings, as tables: ``[training]`` and below it ``epochs = 20``.
+
+    Args:
+        path: the file; ``.json`` is read as a run's configuration, everything else as TOML.
+        base: configuration of the same stage, whose values hold where the file has none.
+
+    Raises:
+        UsageError: the file is missing, damaged or of another stage, or contains a setting that does not
+            exist or a value of the wrong type.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        record = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(
+            f"the configuration cannot be read: {error.strerror}",
+            where=path,
+            remedy="give a run's config.json or a TOML file to --config",
+        ) from None
+    except ValueError as error:
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise UsageError(f"this is not {kind}: {error}", where=path, remedy="correct the file") from None
+    if path.suffix == ".json" and isinstance(record, dict) and "config" in record:
+        stage = record.get("stage")
+        if stage != STAGES[type(base)]:
+            raise UsageError(
+                f"this is the configuration of {stage}, not of {STAGES[type(base)]}",
+                where=path,
+                remedy=f"give the config.json of a run of {STAGES[type(base)]}",
+            )
+        return from_plain(type(base), record["config"], where=path)
+    return from_plain(type(base), _replace_settings(base, record), where=path)
+
+
+def _replace_settings(config: Any, changes: Any) -> Any:
+    """Return a configuration as plain values, with ``changes``: a table for each part that has settings."""
+    if not isinstance(changes, dict):
+        return changes
+    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.init}
+    plain = {name: to_plain(value) for name, value in values.items()}
+    for name, change in changes.items():
+        is_part = dataclasses.is_dataclass(values.get(name)) and isinstance(change, dict)
+        plain[name] = _replace_settings(values[name], change) if is_part else change
+    return plain
 
 
 def run_stage(run: Path) -> str:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signllm import config as configuration
+from signllm.command import get_job_options
 from signllm.config import (
     ComposeConfig,
     FinetuneConfig,
@@ -17,6 +18,7 @@ from signllm.config import (
     differences,
     load_config,
     open_run,
+    read_config_file,
     run_stage,
     save_config,
 )
@@ -29,6 +31,7 @@ from signllm.models.vq_sign import VQSignConfig
 from signllm.plain import from_plain, to_plain
 from signllm.training.checkpoint import TrainingState, save_checkpoint
 from signllm.training.engine import TrainingConfig
+from signllm.verbs.stages import PRETRAIN as PRETRAIN_VERB
 
 TRAINING = TrainingConfig(steps=4, learning_rate=0.01, betas=(0.9, 0.95))
 PRETRAIN = PretrainConfig(training=TRAINING, vq_sign=VQSignConfig(quantizer=QuantizerConfig(codes=7)))
@@ -46,6 +49,47 @@ def test_config_json_brings_back_what_was_saved(config: Any, tmp_path: Path) -> 
     save_config(tmp_path, config)
     assert load_config(tmp_path, type(config)) == config
     assert run_stage(tmp_path) == configuration.STAGES[type(config)]
+
+
+def test_a_file_of_settings_replaces_those_of_the_recipe(tmp_path: Path) -> None:
+    base = dataclasses.replace(PRETRAIN, training=TrainingConfig(steps=9, batch_size=2))
+    assert read_config_file(save_config(tmp_path, PRETRAIN), base) == PRETRAIN
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        "[training]\nsteps = 5\nlearning_rate = 1\n[vq_sign.encoder]\nbackbone_config = {depths = [1]}\n"
+    )
+    config = read_config_file(file, base)
+    assert config.vq_sign.encoder.backbone_config == {"depths": [1]}
+    assert config.vq_sign.quantizer == PRETRAIN.vq_sign.quantizer
+    assert config.training == dataclasses.replace(base.training, steps=5, learning_rate=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fact"),
+    [
+        ("a.toml", "[training]\nstep = 5", "'steps'"),
+        ("a.toml", "[training]\nsteps = 'five'", "'five'"),
+        ("a.toml", "[training", "TOML"),
+        ("a.json", "{", "JSON"),
+        ("a.json", '{"stage": "compose", "config": {}}', "compose"),
+        ("missing.toml", None, "No such file"),
+    ],
+)
+def test_a_wrong_file_of_settings_is_refused(name: str, text: str | None, fact: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError) as raised:
+        read_config_file(tmp_path / name, PRETRAIN)
+    assert fact in f"{raised.value} {raised.value.remedy}"
+    assert raised.value.where == tmp_path / name
+
+
+def test_options_override_the_file_of_settings(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("[training]\nsteps = 5\nbatch_size = 4\n")
+    options = ["demo", "--run", "r", "--data", "s", f"--config={file}", "--training.steps", "7"]
+    config = get_job_options(PRETRAIN_VERB.prepare(options))["config"]
+    assert (config.training.steps, config.training.batch_size) == (7, 4)
 
 
 def test_config_json_is_readable_and_complete(tmp_path: Path) -> None:

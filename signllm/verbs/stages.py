@@ -18,15 +18,39 @@ def named_recipe(arguments: list[str]) -> tuple[str, Any, list[str]]:
     return name, find_recipe(name), arguments[1:] if has_name else arguments
 
 
+def with_config_file(config: Any, options: list[str]) -> Any:
+    """Return the configuration with the settings of the file that ``--config`` names among the options.
+
+    The options are parsed with the result as their defaults, so they override the file.
+    """
+    from signllm.config import read_config_file
+
+    for place, word in enumerate(options):
+        name, _, value = word.partition("=")
+        path = value or next(iter(options[place + 1 :]), "")
+        if name == "--config" and path:
+            config = read_config_file(Path(path), config)
+    return config
+
+
 def _pretrain(arguments: list[str]) -> Job:
     import tyro
 
     from signllm.config import PretrainConfig
 
     _, recipe, options = named_recipe(arguments)
+    defaults = with_config_file(recipe.pretrain, options)
+    config_option = Annotated[Path | None, tyro.conf.arg(name="config")]
     settings = Annotated[PretrainConfig, tyro.conf.arg(name="")]
 
-    def pretrain(*, run: Path, data: str, ranks: int = 1, config: settings = recipe.pretrain) -> None:
+    def pretrain(
+        *,
+        run: Path,
+        data: str,
+        ranks: int = 1,
+        config: settings = defaults,
+        config_file: config_option = None,
+    ) -> None:
         """Run stage 1.
 
         Args:
@@ -34,6 +58,8 @@ def _pretrain(arguments: list[str]) -> Job:
             data: folder or address of shards. Several are mixed: A:2,B:1 uses A's samples twice per epoch.
             ranks: processes on this machine that share the work.
             config: settings of the recipe; each can be changed.
+            config_file: file whose settings replace those of the recipe: config.json of a run, or TOML.
+                Options override it.
         """
         from signllm.stages.pretrain import pretrain
 
@@ -53,6 +79,8 @@ def _compose(arguments: list[str]) -> Job:
     from signllm.config import ComposeConfig
 
     _, recipe, options = named_recipe(arguments)
+    defaults = with_config_file(recipe.compose, options)
+    config_option = Annotated[Path | None, tyro.conf.arg(name="config")]
     settings = Annotated[ComposeConfig, tyro.conf.arg(name="")]
 
     def compose(
@@ -61,7 +89,8 @@ def _compose(arguments: list[str]) -> Job:
         data: str,
         out: Path | None = None,
         ranks: int = 1,
-        config: settings = recipe.compose,
+        config: settings = defaults,
+        config_file: config_option = None,
     ) -> None:
         """Run stage 2.
 
@@ -71,6 +100,8 @@ def _compose(arguments: list[str]) -> Job:
             out: folder for the words, if one run has several word codebooks; by default the run folder.
             ranks: processes on this machine that share the work.
             config: settings of the recipe; each can be changed.
+            config_file: file whose settings replace those of the recipe: config.json of a run, or TOML.
+                Options override it.
         """
         from signllm.stages.compose import compose
 
@@ -94,6 +125,8 @@ def _finetune(arguments: list[str]) -> Job:
     from signllm.config import FinetuneConfig
 
     _, recipe, options = named_recipe(arguments)
+    defaults = with_config_file(recipe.finetune, options)
+    config_option = Annotated[Path | None, tyro.conf.arg(name="config")]
     settings = Annotated[FinetuneConfig, tyro.conf.arg(name="")]
 
     def finetune(
@@ -104,7 +137,8 @@ def _finetune(arguments: list[str]) -> Job:
         words: Path | None = None,
         llm: str | None = None,
         ranks: int = 1,
-        config: settings = recipe.finetune,
+        config: settings = defaults,
+        config_file: config_option = None,
     ) -> None:
         """Run stage 3.
 
@@ -117,6 +151,8 @@ def _finetune(arguments: list[str]) -> Job:
                 --sign-llm.language-model.path.
             ranks: processes on this machine that share the work.
             config: settings of the recipe; each can be changed.
+            config_file: file whose settings replace those of the recipe: config.json of a run, or TOML.
+                Options override it.
         """
         from signllm.stages.finetune import finetune
 
