@@ -12,10 +12,10 @@ import dataclasses
 import json
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from signllm.atomic_files import atomic_write
 from signllm.cra.composition import WordsConfig
@@ -52,15 +52,14 @@ MAY_CHANGE = (
     "training.profile",
     "training.show",
     "training.tensorboard",
-    "recompose_every",
     "vq_sign.encoder.backbone_shape",
     "sign_llm.vq_sign.encoder.backbone_shape",
 )
 """Settings that may differ when a run is resumed, because they do not change what is learnt in which order.
 
-These are how the run is carried out, how long it trains, whether words are composed again, and what older
-runs did not record. None of them moves a sample in the order of an epoch, except whether there is a limit of
-frames at all (:func:`_breaks_the_run`).
+These are how the run is carried out, how long it trains, and what older runs did not record. None of them
+moves a sample in the order of an epoch, except whether there is a limit of frames at all
+(:func:`_breaks_the_run`).
 """
 
 
@@ -116,9 +115,6 @@ class FinetuneConfig:
             stated in the paper. An offset learns only from the videos in which its character occurs.
         word_rate: the same for the words' own offsets; 0 leaves them out. Words are rarer than characters:
             with few videos, their offsets memorise the videos.
-        recompose_every: epochs of the joint phase after which words are composed again from the present
-            characters, repeatedly but not at the end; 0 never does so, as in the paper. Each time all
-            training videos are read once more. ``covered`` in log.jsonl shows whether it is needed.
     """
 
     sign_llm: SignLLMConfig = field(default_factory=SignLLMConfig)
@@ -129,7 +125,8 @@ class FinetuneConfig:
     frozen_learning_rate: float | None = None
     character_rate: float = 1.0
     word_rate: float = 1.0
-    recompose_every: int = 0
+    REMOVED_SETTINGS: ClassVar[Mapping[str, tuple[object, str]]] = {"recompose_every": (0, "0.1.0")}
+    """Settings that older runs record: the value that changed nothing, and the last version that had them."""
 
     def __post_init__(self) -> None:
         where, rate, epochs = "--frozen-epochs", self.frozen_learning_rate, self.training.epochs
@@ -141,7 +138,6 @@ class FinetuneConfig:
                 where=where,
                 remedy="training.epochs counts both phases",
             )
-        self._check_recompose_every()
         if self.training.precision == "bf16" and self.sign_llm.language_model.dtype == "fp32":
             raise UsageError(
                 "training.precision bf16 computes everything in 16 bits, language_model.dtype is fp32",
@@ -164,20 +160,6 @@ class FinetuneConfig:
             return self
         model = dataclasses.replace(self.sign_llm.language_model, path=path)
         return dataclasses.replace(self, sign_llm=dataclasses.replace(self.sign_llm, language_model=model))
-
-    def _check_recompose_every(self) -> None:
-        every, epochs, where = self.recompose_every, self.training.epochs, "--recompose-every"
-        if every < 0:
-            raise UsageError(f"recompose_every is {every}", where=where, remedy="give 0 or more")
-        joint = None if epochs is None else epochs - self.frozen_epochs
-        if every and joint is not None and every >= joint:
-            most = f"give at most {joint - 1}, or 0" if joint > 1 else "give 0"
-            raise UsageError(
-                f"recompose_every is {every}, but the encoder learns in {joint} of {epochs} epochs "
-                f"(frozen_epochs is {self.frozen_epochs}), so words would never be composed again",
-                where=where,
-                remedy=f"{most}, or more --training.epochs",
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,9 @@
 
 The annotation of a field decides how its value is read; the files contain no type tags. Which dataclass of a
 union is meant follows from the field names. An unknown name or a wrong type comes from a file that was edited
-by hand or written by another version, so it is reported as an error of the user.
+by hand or written by another version, so it is reported as an error of the user. A class may list settings
+that it no longer has in ``REMOVED_SETTINGS``: name, the value that changed nothing, and the last version with
+the setting. That value is ignored, and any other one is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import difflib
 import enum
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +108,7 @@ def _union_from_plain(choices: tuple[Any, ...], value: Any, *, where: object, na
 def _dataclass_from_plain(kind: Any, value: Any, *, where: object, name: str) -> Any:
     if not isinstance(value, dict):
         raise _value_error(name, value, f"a table of {', '.join(sorted(_field_names(kind)))}", where)
+    value = _without_removed_settings(kind, value, where=where, name=name)
     for key in value:
         if key not in _field_names(kind):
             similar = difflib.get_close_matches(key, _field_names(kind), n=1)
@@ -124,6 +128,27 @@ def _dataclass_from_plain(kind: Any, value: Any, *, where: object, name: str) ->
         return kind(**fields)
     except TypeError as error:
         raise UsageError(f"{name or kind.__name__} is incomplete: {error}", where=where) from None
+
+
+def _without_removed_settings(
+    kind: Any, value: dict[str, Any], *, where: object, name: str
+) -> dict[str, Any]:
+    """Return the values without those of settings that the class no longer has.
+
+    Raises:
+        UsageError: a removed setting has a value that this version cannot carry out.
+    """
+    removed: Mapping[str, tuple[object, str]] = getattr(kind, "REMOVED_SETTINGS", {})
+    for key in removed.keys() & value.keys():
+        harmless, last_version = removed[key]
+        if value[key] != harmless:
+            dotted = f"{name}.{key}".lstrip(".")
+            raise UsageError(
+                f"{dotted} is {value[key]!r}, but this setting was removed after signllm {last_version}",
+                where=where,
+                remedy=f"use signllm {last_version}, or start again without the setting",
+            )
+    return {key: inner for key, inner in value.items() if key not in removed}
 
 
 def _field_names(kind: Any) -> set[str]:

@@ -240,18 +240,18 @@ def test_more_frozen_epochs_than_epochs_is_refused(frozen: int) -> None:
         FinetuneConfig(training=TrainingConfig(epochs=3), frozen_epochs=frozen)
 
 
-@pytest.mark.parametrize(("every", "frozen"), [(-1, 0), (1, 3), (2, 1), (3, 0)])
-def test_words_that_would_never_be_composed_anew_are_refused(every: int, frozen: int) -> None:
-    with pytest.raises(UsageError, match="recompose_every"):
-        FinetuneConfig(training=TrainingConfig(epochs=3), frozen_epochs=frozen, recompose_every=every)
-
-
-def test_a_run_begun_before_words_could_be_composed_anew_goes_on(tmp_path: Path) -> None:
+def test_a_removed_setting_is_ignored_at_its_old_default_and_refused_otherwise(tmp_path: Path) -> None:
     path = save_config(tmp_path, FINETUNE)
     record = json.loads(path.read_text())
-    del record["config"]["recompose_every"]
-    path.write_text(json.dumps(record))
-    assert load_config(tmp_path, FinetuneConfig) == FINETUNE
+    assert "recompose_every" not in record["config"]
+    for value in (0, 2):
+        record["config"]["recompose_every"] = value
+        path.write_text(json.dumps(record))
+        if value == 0:
+            assert load_config(tmp_path, FinetuneConfig) == FINETUNE
+            continue
+        with pytest.raises(UsageError, match=r"recompose_every is 2.*signllm 0\.1\.0"):
+            load_config(tmp_path, FinetuneConfig)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

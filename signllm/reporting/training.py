@@ -39,8 +39,6 @@ KNOWN: dict[str, tuple[str, str]] = {
     "words": ("Sign words", "mean per video"),
     "text_tokens": ("Text tokens", "number in the references of a step"),
     "save_s": ("Saving", "seconds for which a checkpoint delayed the training"),
-    "composed_words": ("Words after recomposition", "number of words"),
-    "kept_words": ("Words kept", "share of the old words that are words again"),
     "lr": ("Learning rate", ""),
     "grad_norm": ("Gradient norm", "before clipping"),
     **{name: (title, "0 to 100") for name, title in metric_titles().items()},

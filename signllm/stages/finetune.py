@@ -2,10 +2,8 @@
 
 It has two phases, each with an engine of its own. In the first, ``frozen_epochs`` epochs train on the
 characters that ``compose`` recorded, with the encoder frozen, so that only the videos of ``dev`` are decoded
-(in ``run/frozen``). In the second, everything is trained jointly on video, and words may be composed again
-every few epochs (:mod:`signllm.stages.recompose`). Encoder and words come from the run ``init``, which is not
-needed afterwards. The paper trains jointly from the start with constant words: frozen_epochs 0,
-recompose_every 0.
+(in ``run/frozen``). In the second, everything is trained jointly on video. Encoder and words come from the
+run ``init``, which is not needed afterwards. The paper trains jointly from the start: frozen_epochs 0.
 """
 
 from __future__ import annotations
@@ -18,13 +16,11 @@ from signllm.cra.word_codebook import WordCodebook
 from signllm.data.mixture import read_dataset_records
 from signllm.distributed.agreement import run_on_rank_zero
 from signllm.distributed.ranks import Ranks, start_distributed
-from signllm.errors import UsageError
 from signllm.models.sign_llm import SignLLM
 from signllm.stages.batches import TRAIN, open_split
 from signllm.stages.initial_run import load_encoder_and_words, with_encoder_from
 from signllm.stages.language_model_settings import resolve_language_model
 from signllm.stages.phases import FROZEN, train_frozen, train_jointly, training_phases
-from signllm.stages.recompose import words_settings
 from signllm.stages.trained_model import STAGE, load_words
 from signllm.training.checkpoint import install_weights, last_checkpoint, load_weights
 from signllm.training.loop import Outcome
@@ -45,13 +41,11 @@ def finetune(
 
     Raises:
         UsageError: ``init`` lacks a stage, its words belong to another codebook, the language model is
-            missing, the settings contradict the run, or the words cannot be composed again.
+            missing, or the settings contradict the run.
     """
     ranks = start_distributed(timeout_s=config.training.timeout_s)
     config = with_language_of(shards, with_encoder_from(init, config))
     encoder, words = load_encoder_and_words(init, words_folder)
-    if config.recompose_every:
-        _require_recomposable(config, words)  # raise now rather than epochs later
     config = with_resolved_language_model(config, run, shards, ranks)
     open_run(run, config, read_dataset_records(shards, TRAIN))
     frozen, joint = training_phases(config)
@@ -77,17 +71,7 @@ def finetune(
         else:
             install_weights(model, load_weights(run / FROZEN, stage=STAGE), where=run / FROZEN)
 
-    return train_jointly(config, joint, words, start, run, shards, ranks)
-
-
-def _require_recomposable(config: FinetuneConfig, words: WordCodebook) -> None:
-    words_settings(words)
-    if config.sign_llm.vq_sign is not None and config.sign_llm.vq_sign.quantizer.update == "none":
-        raise UsageError(
-            "an encoder without codes has no characters that could be composed again",
-            where="--recompose-every",
-            remedy="give 0",
-        )
+    return train_jointly(config, joint, words, None if joint_has_begun else start, run, shards, ranks)
 
 
 def with_resolved_language_model(

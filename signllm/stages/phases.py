@@ -13,7 +13,6 @@ from torch import Tensor
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.pipeline import CharacterSource, VideoSource
-from signllm.distributed.agreement import run_on_rank_zero
 from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
 from signllm.metrics.scores import METRICS
@@ -23,10 +22,9 @@ from signllm.stages.batches import open_split, training_batches
 from signllm.stages.dev_validation import make_translation_validator
 from signllm.stages.initial_run import load_recorded_characters
 from signllm.stages.parameter_groups import parameter_groups
-from signllm.stages.recompose import is_recomposed, recompose, recomposition_steps
 from signllm.stages.sample_logger import SampleLogger
 from signllm.stages.trained_model import STAGE
-from signllm.training.checkpoint import install_weights, last_checkpoint, read_state
+from signllm.training.checkpoint import install_weights
 from signllm.training.engine import TrainingConfig, deepspeed_settings, import_deepspeed
 from signllm.training.loop import Outcome, fit
 from signllm.training.training_log import read_log
@@ -94,51 +92,29 @@ def train_jointly(
     config: FinetuneConfig,
     training: TrainingConfig,
     words: WordCodebook,
-    start: Callable[[SignLLM], None],
+    start: Callable[[SignLLM], None] | None,
     run: Path,
     shards: Path | str,
     ranks: Ranks,
 ) -> Outcome:
-    """Train everything on video; each stretch between two recompositions has an engine of its own."""
-    batches = training_batches(VideoSource(open_split(shards), config.data), training, ranks)
-    validate = make_translation_validator(shards, config.data, training, ranks, config.generation)
-    while True:
-        gc.collect()  # frees the hooks and, under ZeRO-3, the partitions of the previous engine
-        checkpoint = run_on_rank_zero(lambda: last_checkpoint(run), ranks)
-        step = 0
-        if checkpoint is not None:
-            state = read_state(checkpoint, stage=STAGE)
-            batches.load_state_dict(state.order)
-            step = state.step
-        due = recomposition_steps(config.recompose_every, training, batches, step)
-        until = next(due, None)
-        is_due = checkpoint is not None and until == step
-        if is_due:
-            until = next(due, None)
-        if is_due and not is_recomposed(words, step):
-            words = recompose(
-                checkpoint, words, config=config, training=training, run=run, shards=shards, ranks=ranks
-            )
-        model = _build_model(config, words, training, ranks)
-        if checkpoint is None:
-            start(model)
-        outcome = fit(
-            model,
-            batches,
-            config=training,
-            run=run,
-            stage=STAGE,
-            parameter_groups=parameter_groups(model, training, config),
-            validate=validate,
-            scores=METRICS,
-            check_alarms=AlarmMonitor(read_log(run / FROZEN)),
-            collect_samples=SampleLogger(shards, config.data, training.show, ranks, config.generation),
-            extra_files=words.save,
-            stop_at=until,
-        )
-        if outcome.preempted or outcome.step != until:
-            return outcome
-        del model
+    """Train everything on video; ``start`` installs the first weights, None if the phase has a checkpoint."""
+    gc.collect()  # frees the hooks and, under ZeRO-3, the partitions of the frozen phase's engine
+    model = _build_model(config, words, training, ranks)
+    if start is not None:
+        start(model)
+    return fit(
+        model,
+        training_batches(VideoSource(open_split(shards), config.data), training, ranks),
+        config=training,
+        run=run,
+        stage=STAGE,
+        parameter_groups=parameter_groups(model, training, config),
+        validate=make_translation_validator(shards, config.data, training, ranks, config.generation),
+        scores=METRICS,
+        check_alarms=AlarmMonitor(read_log(run / FROZEN)),
+        collect_samples=SampleLogger(shards, config.data, training.show, ranks, config.generation),
+        extra_files=words.save,
+    )
 
 
 def _build_model(

@@ -1,8 +1,7 @@
 """The characters of the train split, stored in a run folder, and the words composed from them (CRA).
 
-Stage 2 uses this with a pretrained run, and stage 3 with its own checkpoints (``recompose_every``). All ranks
-share the encoding, shard by shard; one rank then composes the words, which is deterministic. Complete files
-that still fit are not written again: a killed job continues with the missing shards.
+All ranks share the encoding, shard by shard; one rank then composes the words, which is deterministic.
+Complete files that still fit are not written again: a killed job continues with the missing shards.
 """
 
 from __future__ import annotations

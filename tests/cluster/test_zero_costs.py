@@ -71,9 +71,7 @@ def test_what_is_planned_is_what_one_rank_holds(stage: str, precision: Any, llm:
 
 def test_an_outline_has_the_tensors_of_the_real_model(llm: Path) -> None:
     model = sign_llm(llm)
-    config = FinetuneConfig(
-        sign_llm=model.config, training=TrainingConfig(epochs=3), frozen_epochs=2, recompose_every=0
-    )
+    config = FinetuneConfig(sign_llm=model.config, training=TrainingConfig(epochs=3), frozen_epochs=2)
     resting, joint = phase_tensors(config, words=model.words)
     assert (resting.missing, joint.missing) == ((), ())
     assert by_name(joint.weights) == by_name(list_weights(model))

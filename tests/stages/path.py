@@ -1,8 +1,8 @@
 """The whole path in miniature: shards of a few drawn videos, three configurations, stage 3 on several ranks.
 
 ``python -m tests.stages.path FOLDER LLM NAME ...``, RANK and WORLD_SIZE set, fine-tunes FOLDER/pretrain into
-FOLDER/NAME-of-W, for every NAME: a ZeRO file (``zero3``), or one with words composed anew
-(``recompose-zero3``); ``limited`` pretrains with a limit of frames, resumed in the middle of an epoch.
+FOLDER/NAME-of-W, for every NAME: a ZeRO file (``zero3``), or a configuration and a ZeRO file
+(``prompted-zero3``); ``limited`` pretrains with a limit of frames, resumed in the middle of an epoch.
 """
 
 from __future__ import annotations
@@ -92,15 +92,6 @@ def selected_config(llm: Path, **training: object) -> FinetuneConfig:
     return replace(config, frozen_epochs=0, frozen_learning_rate=None)
 
 
-def recompose_config(llm: Path, **training: object) -> FinetuneConfig:
-    """Three joint epochs of three steps, words composed anew behind the first and the second.
-
-    Some words stay, and some do not; at ten times the learning rate the characters collapse into one.
-    """
-    config = finetune_config(llm, **({"epochs": 3, "save_every": 2, "learning_rate": 1e-4} | training))
-    return replace(config, frozen_epochs=0, frozen_learning_rate=None, recompose_every=1)
-
-
 def write_videos(
     folder: Path,
     language: str = "English",
@@ -181,7 +172,6 @@ CONFIGS = {
     "prompted": prompted_config,
     "shown": shown_config,
     "selected": selected_config,
-    "recompose": recompose_config,
 }
 
 

@@ -13,12 +13,13 @@ import torch
 from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
+from signllm.experiments.encoded_split import load_or_encode_split
 from signllm.models import language_model_quantization
 from signllm.models.adapters import VIRTUAL, LoraConfig
 from signllm.stages.finetune import finetune
 from signllm.stages.phases import training_phases
-from signllm.stages.trained_model import load_sign_llm
-from signllm.training.checkpoint import load_weights
+from signllm.stages.trained_model import load_sign_llm, load_words
+from signllm.training.checkpoint import last_checkpoint, load_weights
 from signllm.training.engine import TrainingConfig
 from tests.models import parts
 from tests.stages import path
@@ -83,6 +84,20 @@ def test_the_run_needs_the_encoders_run_no_more(run: Path, composed: Path, tmp_p
     stored = load_config(run, FinetuneConfig)
     assert stored.sign_llm.vq_sign == path.PRETRAIN.vq_sign
     assert len(model.generate(parts.batch_of())) == 4
+
+
+def test_a_checkpoint_is_loaded_with_its_own_words(run: Path, composed: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    words = WordCodebook.load(moved)
+    replace(words, alpha=99.0).save(moved)  # as if the copy for readers were older
+    assert load_sign_llm(moved).words == words
+    assert load_or_encode_split(moved, composed / "shards", "dev").words == words
+    checkpoint = last_checkpoint(moved)
+    assert checkpoint is not None
+    for name in ("words.json", "words.safetensors"):
+        (checkpoint / name).unlink()
+    assert load_words(checkpoint, run) == words, "older checkpoints contain no words"
 
 
 def test_a_finished_run_is_left_as_it_is(run: Path, composed: Path) -> None:
