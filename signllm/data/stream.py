@@ -182,20 +182,6 @@ def open_video(source: Path | bytes) -> Iterator[tuple[Any, Any]]:
         raise VideoError(f"not a video that FFmpeg can decode: {error.strerror or error}") from None
 
 
-def is_shown_as_coded(source: Path | bytes) -> bool:
-    """Return whether a video has no edit list, rotation or pixel aspect that a decoder must support.
-
-    Raises:
-        VideoError: as :func:`open_video`.
-        OSError: as :func:`open_video`.
-    """
-    with open_video(source) as (container, stream):
-        reader = VideoReader(container, stream)
-        next(reader.frames())
-        is_plain = reader.orientation.is_upright and reader.pixel_aspect == 1 and not reader.transfer
-        return is_plain and reader.declared_frames == stream.frames
-
-
 def check_readable(path: Path) -> None:
     """Check that a file can be opened and read.
 

@@ -52,7 +52,7 @@ class Video:
 
 
 def decode_video(source: DecodableVideo, *, size: int | None = None) -> np.ndarray:
-    """Decode all frames of a video in order, by the decoder of :func:`signllm.data.decoder.choose_decoder`.
+    """Decode all frames of a video in order.
 
     Args:
         source: the video.
@@ -66,17 +66,6 @@ def decode_video(source: DecodableVideo, *, size: int | None = None) -> np.ndarr
             memory.
         OSError: the file cannot be read.
     """
-    from signllm.data.decoder import decode_by_torchcodec
-
-    if size is None and (isinstance(source, bytes) or (isinstance(source, Path) and source.is_file())):
-        frames_THWC = decode_by_torchcodec(source)
-        if frames_THWC is not None:
-            return frames_THWC
-    return decode_by_pyav(source, size=size)
-
-
-def decode_by_pyav(source: DecodableVideo, *, size: int | None = None) -> np.ndarray:
-    """Decode as :func:`decode_video` does, but always by PyAV."""
     from signllm.data.packed_frames import PackedFrames
 
     with _open_chunks(source, size) as (declared, chunks):

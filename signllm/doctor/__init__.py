@@ -17,13 +17,11 @@ def examine() -> list[Finding]:
     """Return all findings, in the order in which they are printed.
 
     Raises:
-        UsageError: ``SIGNLLM_KERNELS`` or ``SIGNLLM_DECODER`` asks for something that is not available.
+        UsageError: ``SIGNLLM_KERNELS`` asks for something that is not available.
     """
     from signllm.doctor import machine, packages
 
     results = [*machine.findings(), *packages.findings()]
-    if importlib.util.find_spec("av") is not None:
-        results.append(packages.decoder_finding())
     if importlib.util.find_spec("torch") is not None:
         from signllm.doctor import accelerators, operators
 

@@ -14,7 +14,6 @@ from signllm.doctor.finding import Finding
 
 OPTIONAL = {
     "triton": "only GPUs need it, and it comes with CUDA builds of torch",
-    "torchcodec": "only decodes videos of their own size faster",
     "bitsandbytes": "only language models of 4 and 8 bits need it",
 }
 CHECKOUT = Path(__file__).parents[2]
@@ -35,17 +34,6 @@ def findings() -> list[Finding]:
             )
         ]
     return [_finding(name, versions) for name, versions in required.items()]
-
-
-def decoder_finding() -> Finding:
-    """Return which decoder reads videos at their own size, after a comparison on generated clips."""
-    from signllm.data.decoder import choose_decoder
-
-    choice = choose_decoder()
-    description = f"{choice.decoder} at their own size: {choice.reason}; scaled, as for training: pyav"
-    return Finding(
-        group="packages", name="videos", description=description, facts={"decoder": choice.decoder}
-    )
 
 
 def requirements() -> dict[str, str]:

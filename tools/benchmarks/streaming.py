@@ -35,7 +35,7 @@ from signllm.data.pipeline import BatchMaker, DataConfig, Loader, VideoSource
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
 from signllm.data.stored_frames import decode_stored_frames
-from signllm.data.video import decode_video, encode_h264
+from signllm.data.video import encode_h264
 
 SIDES = {
     "bare": "PyAV's frames as they are coded: not scaled, not RGB",
@@ -79,8 +79,6 @@ def main() -> None:
             if name in found:
                 share = found["pipeline"] / found[name]
                 print(f"{name:<9} {found[name]:9.1f}   pipeline / {name:<9}{share:6.3f}   {told}")
-        found["torchcodec"] = beside_torchcodec(source, given.rounds)
-        print(*found["torchcodec"]["lines"], sep="\n")
         if given.samples:
             source = VideoSource(source.split, replace(source.config, workers=given.workers))
             found["memory"] = memory_along(source, given.batch, given.samples)
@@ -178,34 +176,6 @@ def plain(data: bytes, size: int) -> int:
             scaled = reformatter.reformat(frame, *sides, format="rgb24", interpolation="BICUBIC", threads=1)
             shapes.append(scaled.to_ndarray().shape)
     return len(shapes)
-
-
-def beside_torchcodec(source: VideoSource, rounds: int) -> dict[str, Any]:
-    """Compare ours with torchcodec, both at the videos' own size: whether pictures are equal, and how fast.
-
-    Only there can they agree: torchcodec scales RGB pictures, we scale them as they are coded. Returns the
-    ``lines`` to print and, where it is installed, the figures.
-    """
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except (ImportError, OSError, RuntimeError) as error:  # its libraries do not load: FFmpeg, CUDA
-        return {"lines": [f"torchcodec: not compared, {type(error).__name__}: {str(error).splitlines()[0]}"]}
-    videos = [source.split.read(index) for index in range(len(source))]
-    files = [members["mp4"] for members in videos if "mp4" in members]
-
-    def theirs(data: bytes) -> np.ndarray:
-        decoder = VideoDecoder(data, num_ffmpeg_threads=1, dimension_order="NHWC")
-        return decoder.get_frames_in_range(0, len(decoder)).data.numpy()
-
-    equal = sum(np.array_equal(theirs(data), decode_video(data)) for data in files)
-    sides: dict[str, Callable[[], int]] = {
-        "ours": lambda: sum(len(decode_video(data)) for data in files),
-        "torchcodec": lambda: sum(len(theirs(data)) for data in files),
-    }
-    found = in_turns(sides, rounds)
-    lines = [f"at their own size: ours {found['ours']:.1f}, torchcodec {found['torchcodec']:.1f} frames/s"]
-    lines.append(f"torchcodec's pictures equal ours in {equal} of {len(files)} videos")
-    return {"lines": lines, "equal": equal, **found}
 
 
 def memory_along(source: VideoSource, batch: int, samples: int) -> list[tuple[int, int]]:
