@@ -170,7 +170,8 @@ def test_one_rank_sends_nothing_and_a_ring_its_share() -> None:
 
 
 def test_zero_plus_plus_has_no_plan() -> None:
-    settings = deepspeed_settings(TrainingConfig(deepspeed="zero3_hpz", steps=1, batch_size=8), world=8)
+    settings = deepspeed_settings(TrainingConfig(deepspeed="zero3", steps=1, batch_size=8), world=8)
+    settings["zero_optimization"]["zero_hpz_partition_size"] = 8
     with pytest.raises(UsageError, match="no plan for zero_hpz_partition_size"):
         read_zero(settings, ranks=8)
 
