@@ -26,7 +26,10 @@ from signllm.training.engine import TrainingConfig
 
 
 def phoenix2014t() -> Recipe:
-    """RWTH-PHOENIX-Weather 2014 T as in the paper (arXiv 2404.00925, section 4).
+    """RWTH-PHOENIX-Weather 2014 T and CSL-Daily as in the paper (arXiv 2404.00925, section 4).
+
+    The paper names no setting that differs between the two datasets. CSL-Daily is scored by character
+    (``--convention csl-daily``).
 
     Not stated in the paper, ours: batch size, warmup, decay, clipping, precision, augmentation, decoding;
     frames are resized to 256, cropped to 224 (in evaluation at the middle) and at most 300, as in
@@ -69,14 +72,6 @@ def phoenix2014t() -> Recipe:
     )
 
 
-def csl_daily() -> Recipe:
-    """CSL-Daily as in the paper, which names no setting that differs from PHOENIX's.
-
-    Scores are per character (``--convention csl-daily``); 64 new tokens hold its longest sentence.
-    """
-    return phoenix2014t()
-
-
 def how2sign() -> Recipe:
     """How2Sign: not in the paper; its settings, with room for videos and sentences twice as long."""
     paper = phoenix2014t()
@@ -91,20 +86,6 @@ def how2sign() -> Recipe:
             generation=GenerationConfig(beams=4, max_new_tokens=128),
         ),
     )
-
-
-def llm_scaling() -> Recipe:
-    """PHOENIX, stage 3 for any language model: the paper's open question 1, whether a larger one is better.
-
-    Everything but ``--llm`` is the same for all models: the paper's stage 3, from one pretrained and composed
-    run. Every model is validated after each epoch, and is to be evaluated at its own best, ``evaluate
-    --checkpoint best``: a larger model may need fewer steps.
-
-    A sweep over models is a launch array, its result a table and a plot: ``signllm launch a100 --array
-    llm=llama-7b,llama-13b seed=0..2 -- finetune llm_scaling --llm {llm} --training.seed {seed} ...``, the
-    same with ``evaluate``, then ``signllm compare``; signllm/models/README.md has the lines.
-    """
-    return phoenix2014t()
 
 
 def demo() -> Recipe:
@@ -184,9 +165,7 @@ def demo() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "demo": demo,
     "phoenix2014t": phoenix2014t,
-    "csl_daily": csl_daily,
     "how2sign": how2sign,
-    "llm_scaling": llm_scaling,
 }
 
 
@@ -198,6 +177,12 @@ def find_recipe(name: str) -> Recipe:
     """
     if name in RECIPES:
         return RECIPES[name]()
+    if name in ("csl_daily", "llm_scaling"):
+        raise UsageError(
+            f"the recipe {name!r} was removed, because it had exactly the settings of 'phoenix2014t'",
+            where="signllm VERB [RECIPE]",
+            remedy="write phoenix2014t",
+        )
     near = difflib.get_close_matches(name, RECIPES, n=1)
     raise UsageError(
         f"there is no recipe {name!r}",
