@@ -154,16 +154,7 @@ def run_local_jobs(starts: Sequence[Callable[[], Any]], *, at_once: int, what: s
                     waiting.clear()
                     for job in running:
                         job.ask_to_leave()
-                for job in list(running):
-                    before = len(failed)
-                    if ended := job.has_ended():
-                        running.remove(job)
-                        try:
-                            if not leaving:
-                                wait_for_job(job.job)
-                        except (UsageError, RunFailedError) as error:
-                            failed.append(error)
-                    job.show(last=ended, failed=len(failed) > before)
+                failed += _show_and_remove_ended(running, ignore_failures=leaving)
                 time.sleep(POLL_INTERVAL_S)
         finally:
             for job in running:
@@ -175,3 +166,21 @@ def run_local_jobs(starts: Sequence[Callable[[], Any]], *, at_once: int, what: s
     if failed:
         count = f"{len(failed)} of {len(starts)} {what} failed"
         raise type(failed[0])(f"{count}; finished ones are kept; the first error: {failed[0]}")
+
+
+def _show_and_remove_ended(
+    running: list[_RunningJob], *, ignore_failures: bool
+) -> list[UsageError | RunFailedError]:
+    """Show new output of running jobs and remove those that ended; return the errors of those that failed."""
+    failed: list[UsageError | RunFailedError] = []
+    for job in list(running):
+        before = len(failed)
+        if ended := job.has_ended():
+            running.remove(job)
+            try:
+                if not ignore_failures:
+                    wait_for_job(job.job)
+            except (UsageError, RunFailedError) as error:
+                failed.append(error)
+        job.show(last=ended, failed=len(failed) > before)
+    return failed

@@ -91,7 +91,7 @@ class Backbone(nn.Module):
         self.channels = int(
             config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
         )
-        self.patch = getattr(config, "patch_size", None)
+        self.patch: Any = getattr(config, "patch_size", None)
         self._costs: dict[tuple[int, int], FrameCost] = {}
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -174,10 +174,10 @@ def subsample_before_pointwise(module: nn.Module) -> nn.Module:
     """
     for convolution in module.modules():
         if isinstance(convolution, nn.Conv2d) and set(convolution.kernel_size) == {1}:
-            stride = tuple(convolution.stride)
-            if set(stride) != {1} and convolution.padding in ("valid", 0, (0, 0)):
+            rows, columns = convolution.stride
+            if (rows, columns) != (1, 1) and convolution.padding in ("valid", 0, (0, 0)):
                 convolution.stride = (1, 1)
-                convolution.register_forward_pre_hook(partial(_subsample, stride))
+                convolution.register_forward_pre_hook(partial(_subsample, (rows, columns)))
     return module
 
 

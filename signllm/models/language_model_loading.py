@@ -301,5 +301,7 @@ def _cannot_load(what: str, path: str, error: Exception) -> UsageError:
 
 def recompute_activations(model: nn.Module) -> None:
     """Enable gradient checkpointing, which recomputes activations; it has an effect only in training mode."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable: Any = (
+        getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    )
     enable({"use_reentrant": False})  # transformers 5.0 has the second name, 6 will have the first alone

@@ -95,7 +95,7 @@ def frame_cost(model: nn.Module, size: tuple[int, int]) -> FrameCost:
             features: Tensor = copy(pixel_values=torch.empty(1, 3, *size)).last_hidden_state
             forward = counter.get_total_flops()
             features.sum().backward()
-    patch = getattr(model.config, "patch_size", None)
+    patch: Any = getattr(model.config, "patch_size", None)
     cells = features[0, 0].numel() if features.ndim == 4 else (size[0] // patch) * (size[1] // patch)
     return FrameCost(float(counter.get_total_flops()), float(forward), cells)
 
@@ -222,7 +222,7 @@ def encoder_decoder_cost(model: nn.Module) -> EncoderDecoderCost:
     encoder = language_model_cost(full_model.get_encoder())
     total = language_model_cost(model)
     config: Any = model.config
-    layers = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", 0)
+    layers: Any = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", 0)
     decoder = LanguageModelCost(
         total.frozen - encoder.frozen,
         total.trained - encoder.trained,

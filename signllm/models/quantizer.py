@@ -89,7 +89,7 @@ class Quantized(NamedTuple):
 
     vectors: Tensor
     codes: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nothing calls
     loss: Tensor
     metrics: dict[str, Tensor]
 

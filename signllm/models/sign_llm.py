@@ -141,6 +141,7 @@ class SignLLM(nn.Module):
     """
 
     recent_words: Tensor | None = None
+    text_embeddings: Tensor
 
     def __init__(
         self,
@@ -244,6 +245,8 @@ class SignLLM(nn.Module):
 
     def _recorded_signs(self, batch: Batch) -> _Signs:
         """Return recorded characters with their codes as vectors, without gradient."""
+        assert batch.characters is not None
+        assert batch.character_counts is not None
         quantized = self.vq_sign.quantizer(batch.characters, batch.character_counts)
         return _Signs(quantized.vectors, quantized.index, batch.character_counts, {})
 

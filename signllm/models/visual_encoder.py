@@ -115,6 +115,9 @@ class VisualEncoderConfig:
 class VisualEncoder(nn.Module):
     """Backbone, two temporal convolutions and pooling, as the docstring of this module describes."""
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, config: VisualEncoderConfig) -> None:
         super().__init__()
         self.config = config

@@ -69,7 +69,13 @@ class EncodedVideos:
 
 
 class VQSign(nn.Module):
-    """Encoder, quantizer and context predictor; ``forward`` returns the losses of stage 1."""
+    """Encoder, quantizer and context predictor; ``forward`` returns the losses of stage 1.
+
+    Attributes:
+        saved_when_frozen: whether checkpoints contain the weights although they are frozen.
+    """
+
+    saved_when_frozen: bool = False
 
     def __init__(self, config: VQSignConfig) -> None:
         super().__init__()
@@ -88,6 +94,7 @@ class VQSign(nn.Module):
         losses = self.losses(encoded, batch)
         shares = {"loss": losses.pop("l_vq"), **{name: value.detach() for name, value in losses.items()}}
         if self.training:
+            assert batch.frames is not None
             operations = self.operations(encoded, batch)
             shares |= work_counts(frames=len(batch.frames), clips=len(encoded.z), operations=operations)
         return shares
@@ -145,6 +152,7 @@ class VQSign(nn.Module):
         """
         sample = []
         for _, batch in zip(range(self.config.quantizer.kmeans_batches), batches, strict=False):
+            assert batch.frames is not None
             pooled, counts = self.encoder.pool(batch.frames, batch.frame_counts)
             sample.append(gather_sample(pooled, counts, batch.is_real))
         if not sample:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeGuard
 
 WINDOW = 10
 """Number of log lines that a mean is taken over."""
@@ -196,9 +196,7 @@ def alarms_of_scores(scores: Mapping[str, Any], shuffled: Mapping[str, Any] | No
         shuffled: scores of the same hypotheses against other videos' references; None raises no alarm.
     """
     own, others = scores.get("bleu4"), (shuffled or {}).get("bleu4")
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (own, others)):
-        return []
-    if others < IGNORES_SIGNS * own:
+    if not (_is_number(own) and _is_number(others)) or others < IGNORES_SIGNS * own:
         return []
     return [
         Alarm(
@@ -207,3 +205,7 @@ def alarms_of_scores(scores: Mapping[str, Any], shuffled: Mapping[str, Any] | No
             remedy=STRENGTHEN_SIGNS,
         )
     ]
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -112,6 +112,7 @@ class SampleLogger:
                 for item, text in zip(items, generated, strict=True)
             ]
         else:
+            assert isinstance(model, VQSign)
             encoded = model.quantize(batch)
             parts = encoded.quantized.index.split(encoded.counts.tolist())
             samples = [DecodedSample(item, part.tolist()) for item, part in zip(items, parts, strict=True)]
