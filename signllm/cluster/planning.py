@@ -35,7 +35,6 @@ NOT_MEASURED = (
     "Time is a roofline model, not measured on a GPU: operators, links and launches at the shares above;",
     "nothing overlaps. Waiting for data is not included.",
 )
-PARTS = ("weights", "gradients", "optimizer", "activations", "buckets", "gathered")
 TABLE_MODELS = ("llama-7b", "llama-13b", "llama-33b", "llama-2-70b")
 TABLE_GPUS = ("a100-80", "h100", "h200")
 

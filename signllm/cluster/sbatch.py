@@ -57,10 +57,9 @@ class SbatchExecutor(SlurmExecutor):
         self.dropped = dropped
         self.cluster: str | None = None
 
-    def file_text(self, *, jobs: int = 1) -> str:
-        """Return the sbatch file of one job, or of an array of ``jobs``."""
-        parameters = self.parameters | ({"map_count": jobs} if jobs > 1 else {})
-        return sbatch_file(self._submitit_command_str, self.folder, parameters, dropped=self.dropped)
+    def file_text(self) -> str:
+        """Return the sbatch file of one job."""
+        return sbatch_file(self._submitit_command_str, self.folder, self.parameters, dropped=self.dropped)
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         return sbatch_file(command, self.folder, self.parameters, dropped=self.dropped)

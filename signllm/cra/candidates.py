@@ -40,22 +40,6 @@ Pairs that share a counter appear more frequent than they are, so that a possibl
 cut is wrong."""
 
 
-def learn_candidates(
-    characters: NDArray[np.integer], counts: Ints, *, limit: int, longest: int, min_frequency: int = 2
-) -> tuple[tuple[int, ...], ...]:
-    """Learn candidate words of 2 to ``longest`` characters, in the order of their merges.
-
-    Args:
-        characters: (sum R,) packed sequences without repeats.
-        counts: (B,) number of characters of each video.
-        limit: largest number of candidates.
-        longest: number of characters of the longest word.
-        min_frequency: least number of occurrences of a pair that is merged.
-    """
-    merges = learn_merges(characters, counts, limit=limit, longest=longest, min_frequency=min_frequency)
-    return tuple(dict.fromkeys(left + right for left, right in merges))
-
-
 def learn_merges(
     characters: NDArray[np.integer], counts: Ints, *, limit: int, longest: int, min_frequency: int = 2
 ) -> tuple[Merge, ...]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 PQ, HLG = 16, 18
 """Transfer characteristics of ITU-T H.273."""
 TRANSFER_NAMES = {PQ: "PQ", HLG: "HLG"}
-_BT2020 = 9
 _WHITE, _PEAK = 203.0, 1000.0
 """Luminance in cd/m² of white paper, and of the brightest light that is distinguished."""
 _KNEE = 0.6

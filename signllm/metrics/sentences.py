@@ -41,19 +41,13 @@ _IDS_IN_MESSAGES = 5
 _log = logging.getLogger(__name__)
 
 
-def read_pairs(hypotheses: Path, references: Path) -> tuple[list[str], list[str]]:
-    """Read two files and return hypotheses and references in the order of the references.
+def read_pairs_with_ids(hypotheses: Path, references: Path) -> tuple[list[str], list[str], list[str]]:
+    """Read two files; return ids (or line numbers), hypotheses and references in the order of the references.
 
     Raises:
         UsageError: A file is missing, empty or in an unknown encoding, only one file has ids, or the ids or
             the numbers of lines differ.
     """
-    _, hypothesis_texts, reference_texts = read_pairs_with_ids(hypotheses, references)
-    return hypothesis_texts, reference_texts
-
-
-def read_pairs_with_ids(hypotheses: Path, references: Path) -> tuple[list[str], list[str], list[str]]:
-    """Read two files as :func:`read_pairs`, and return their ids (or line numbers) before the sentences."""
     hypothesis_texts, reference_texts = (
         read_sentences(hypotheses, "hypothesis"),
         read_sentences(references, "reference"),

@@ -84,7 +84,6 @@ def line_chart(
     series: Sequence[Series],
     *,
     x_label: str,
-    y_label: str = "",
     note: str = "",
     mark: tuple[float, str] | None = None,
     may_be_logarithmic: bool = False,
@@ -96,7 +95,6 @@ def line_chart(
         series: the lines. Long ones are reduced to means of equally long parts, noisy ones are drawn faintly
             below their moving mean, and one with a single value is drawn as a dot.
         x_label: quantity or unit of the horizontal axis.
-        y_label: quantity or unit of the vertical axis.
         note: sentence below the title.
         mark: position on the horizontal axis to mark, and its label; omitted if it is outside the axis.
         may_be_logarithmic: whether positive values that span more than a factor of 50 get a logarithmic axis.
@@ -113,7 +111,7 @@ def line_chart(
     description = "; ".join(f"{name} ends at {number(points[-1][1])}" for name, points in finite)
     picture = tag(
         "svg",
-        _grid(x_axis, y_axis, x_label, y_label),
+        _grid(x_axis, y_axis, x_label),
         _mark(mark, x_axis) if mark and x_axis.low <= mark[0] <= x_axis.high else None,
         *(_line(points, x_axis, y_axis, place) for place, (_, points) in enumerate(finite)),
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
@@ -177,8 +175,8 @@ def _axes(points: Sequence[Point], may_be_logarithmic: bool) -> tuple[Axis, Axis
     return x_axis, Axis(low=low, high=high, start=HEIGHT - BOTTOM, stop=TOP, logarithmic=is_log)
 
 
-def _grid(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> Markup:
-    """Draw grid lines, tick labels and the labels of the axes."""
+def _grid(x_axis: Axis, y_axis: Axis, x_label: str) -> Markup:
+    """Draw grid lines, tick labels and the label of the horizontal axis."""
     parts: list[Markup] = []
     for value in y_axis.ticks():
         y = y_axis.position(value)
@@ -192,12 +190,6 @@ def _grid(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> Markup:
     parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=base, y2=base, class_="axis"))
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(tag("text", x_label, x=middle, y=HEIGHT - 5, text_anchor="middle", class_="label"))
-    if y_label:
-        place = (TOP + base) / 2
-        turned = f"rotate(-90 11 {place:.0f})"
-        parts.append(
-            tag("text", y_label, x=11, y=place, transform=turned, text_anchor="middle", class_="label")
-        )
     return join_markup(parts)
 
 

@@ -8,6 +8,7 @@ environment variable, under torchrun, and under Slurm.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import math
 import os
@@ -143,16 +144,11 @@ class ParameterGroup:
         name: name of the group in the log.
         parameters: the parameters; frozen ones are ignored.
         learning_rate: learning rate; None takes that of the configuration.
-        weight_decay: weight decay; None takes that of the configuration.
-        start_step: step before which the learning rate is 0, and from which it warms up (for an encoder that
-            joins later).
     """
 
     name: str
     parameters: Sequence[nn.Parameter]
     learning_rate: float | None = None
-    weight_decay: float | None = None
-    start_step: int = 0
 
 
 def deepspeed_settings(config: TrainingConfig, *, world: int) -> dict[str, Any]:
@@ -214,17 +210,7 @@ def parameter_groups_of(model: nn.Module, groups: Sequence[ParameterGroup] | Non
         raise ValueError(
             f"parameter groups miss {missing[:5]} or hold a parameter twice ({len(seen)} of {len(trainable)})"
         )
-    return [
-        ParameterGroup(
-            name=group.name,
-            parameters=parameters,
-            learning_rate=group.learning_rate,
-            weight_decay=group.weight_decay,
-            start_step=group.start_step,
-        )
-        for group, parameters in kept
-        if parameters
-    ]
+    return [dataclasses.replace(group, parameters=parameters) for group, parameters in kept if parameters]
 
 
 def import_deepspeed() -> ModuleType:
@@ -267,8 +253,8 @@ def build_engine(
 ) -> DeepSpeedEngine:
     """Wrap ``model`` into a DeepSpeed engine with Adam over its trainable parameters (all ranks).
 
-    The groups of ``engine.basic_optimizer`` have the keys ``name``, ``base_lr`` and ``start_step``, which the
-    schedule uses. torch's fused AdamW works on CPU and GPU without compiling anything, and equals Adam for
+    The groups of ``engine.basic_optimizer`` have the keys ``name`` and ``base_lr``, which the schedule uses.
+    torch's fused AdamW works on CPU and GPU without compiling anything, and equals Adam for
     ``weight_decay=0``.
     """
     ranks = start_distributed(timeout_s=config.timeout_s)
@@ -280,9 +266,8 @@ def build_engine(
             "params": list(group.parameters),
             "lr": config.learning_rate if group.learning_rate is None else group.learning_rate,
             "base_lr": config.learning_rate if group.learning_rate is None else group.learning_rate,
-            "weight_decay": config.weight_decay if group.weight_decay is None else group.weight_decay,
+            "weight_decay": config.weight_decay,
             "name": group.name,
-            "start_step": group.start_step,
         }
         for group in parameter_groups_of(model, parameter_groups)
     ]

@@ -301,8 +301,8 @@ class _Trainer:
         config = self.config
         for group in self.engine.basic_optimizer.param_groups:
             group["lr"] = group["base_lr"] * learning_rate_factor(
-                self.step - group["start_step"],
-                self.end - group["start_step"],
+                self.step,
+                self.end,
                 warmup_steps=config.warmup_steps,
                 shape=config.schedule,
                 final_factor=config.final_factor,

@@ -6,13 +6,20 @@ import numpy as np
 import pytest
 
 from signllm.cra import candidates
-from signllm.cra.candidates import learn_candidates
+from signllm.cra.candidates import learn_merges
 
 
 def packed(sequences: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([c for s in sequences for c in s], dtype=np.int64), np.array(
         [len(s) for s in sequences], dtype=np.int64
     )
+
+
+def learn_candidates(
+    characters: np.ndarray, counts: np.ndarray, *, limit: int, longest: int, min_frequency: int = 2
+) -> tuple[tuple[int, ...], ...]:
+    merges = learn_merges(characters, counts, limit=limit, longest=longest, min_frequency=min_frequency)
+    return tuple(dict.fromkeys(left + right for left, right in merges))
 
 
 def test_merges_come_most_frequent_first() -> None:

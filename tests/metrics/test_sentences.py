@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from signllm.errors import UsageError
-from signllm.metrics.sentences import read_pairs, read_sentences
+from signllm.metrics.sentences import read_pairs_with_ids, read_sentences
+
+
+def read_pairs(hypotheses: Path, references: Path) -> tuple[list[str], list[str]]:
+    _, hypothesis_texts, reference_texts = read_pairs_with_ids(hypotheses, references)
+    return hypothesis_texts, reference_texts
 
 
 def files(folder: Path, hypothesis_text: str, reference_text: str) -> tuple[Path, Path]:
