@@ -109,7 +109,7 @@ def test_a_mixture_goes_the_whole_path_and_each_sample_is_prompted_in_its_own_la
 ) -> None:
     asked: dict[str, set[tuple[str, str]]] = {"training": set(), "validation": set()}
     written: list[str] = []
-    score, generate = CausalLanguageModel.forward, CausalLanguageModel.write
+    score, generate = CausalLanguageModel.forward, CausalLanguageModel.generate_candidates
     prompted: set[str] = set()
 
     def forward(self: CausalLanguageModel, words: Any, counts: Any, texts: Any, languages: Any) -> Any:
@@ -124,7 +124,7 @@ def test_a_mixture_goes_the_whole_path_and_each_sample_is_prompted_in_its_own_la
         prompted.update([text] if text.startswith("translate") else [])
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
-    for name, spy in (("forward", forward), ("write", write)):
+    for name, spy in (("forward", forward), ("generate_candidates", write)):
         monkeypatch.setattr(CausalLanguageModel, name, spy)
     monkeypatch.setattr(Prompt, "tokens", tokens)
     mixture, first, run = f"{both}/A:2,{both}/B:1", tmp_path / "pretrain", tmp_path / "run"

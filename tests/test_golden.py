@@ -42,7 +42,7 @@ def train(model: nn.Module, batch: Batch, names: tuple[str, ...]) -> dict[str, l
 def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[float]]]:
     llm = parts.save_language_model(tmp_path_factory.mktemp("llm"))
     vq_sign = parts.vq_sign(parts.vq_config(quantizer={"kmeans_start": True}))
-    vq_sign.start([parts.batch_of()])
+    vq_sign.initialize_codebook([parts.batch_of()])
     first = train(vq_sign, parts.batch_of(), ("loss", "l_cp", "l_q"))
     config = SignLLMConfig(language_model=LanguageModelConfig(path=str(llm), dtype="fp32"))
     model = SignLLM(vq_sign, parts.word_codebook(vq_sign), config)

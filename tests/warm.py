@@ -172,7 +172,11 @@ def _wait(started: Sequence[socket.socket]) -> list[int]:
         left = {one: number for number, one in enumerate(started) if number not in codes}
         ready, _, _ = select.select(list(left), [], [], max(0.0, give_up - time.monotonic()))
         for connection in ready:
-            codes[left.pop(connection)] = code = int(connection.recv(100) or 1)
+            try:
+                answer = connection.recv(100)
+            except ConnectionResetError:  # it was killed before it had read the last signal
+                answer = b""
+            codes[left.pop(connection)] = code = int(answer or 1)
             if code:
                 give_up = min(give_up, time.monotonic() + GRACE_S)
         if any(codes.values()) or not ready:

@@ -59,13 +59,13 @@ def test_a_preempted_run_ends_with_the_weights_of_one_that_was_not(
 @pytest.fixture
 def shards(composed: Path, tmp_path: Path) -> Path:
     """The train split of ``composed``, each of its five videos in a shard of its own."""
-    clips = [
+    samples = [
         SourceSample(id=f"{n}", video=composed / f"train{n}", text=f"text {n}", split="train")
         for n in range(5)
     ]
     config = ShardConfig(encode="frames", shard_size_mb=0.001, show_progress=False)
-    write_shards(Annotations(clips=tuple(clips), left_out=()), tmp_path / "shards", config)
-    assert len(list((tmp_path / "shards").glob("*.tar"))) == len(clips)
+    write_shards(Annotations(samples=tuple(samples), left_out=()), tmp_path / "shards", config)
+    assert len(list((tmp_path / "shards").glob("*.tar"))) == len(samples)
     return tmp_path / "shards"
 
 

@@ -23,7 +23,7 @@ FAKE = '''"""Stands in for signllm: what a rank was given, or how it ends."""
 import json, os, sys, time
 from pathlib import Path
 from signllm_real.errors import UsageError
-from signllm_real.training.local_ranks import StoppedEarlyError, report_failure
+from signllm_real.distributed.local_ranks import StoppedEarlyError, report_failure
 
 what, folder = sys.argv[1], Path(sys.argv[2])
 rank = os.environ["RANK"]
@@ -53,9 +53,9 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (package / "__main__.py").write_text(FAKE.replace("signllm_real", "real"))
     checkout = Path(__file__).parents[2]
     real = package.parent / "real"
-    (real / "training").mkdir(parents=True)
+    (real / "distributed").mkdir(parents=True)
     (real / "__init__.py").write_text("")
-    (real / "training" / "__init__.py").write_text("")
+    (real / "distributed" / "__init__.py").write_text("")
     for name in ("errors.py", "atomic_files.py", "distributed/local_ranks.py", "distributed/rank_memory.py"):
         (real / name).write_text(
             (checkout / "signllm" / name).read_text().replace("from signllm.", "from real.")

@@ -289,9 +289,7 @@ def test_a_problem_that_must_converge_and_does_not_is_named() -> None:
     cost, a, b = problem(3, 4, 5, seed=15)
     sinkhorn(cost, a, b, epsilon=0.1, must_converge=True)
     b[1] *= 2
-    with pytest.raises(
-        NotConvergedError, match=r"1 of 3 .* number 1, has an error of 0\.5 after 40 iterations"
-    ):
+    with pytest.raises(NotConvergedError, match=r"1 of 3 .* number 1,.* 0\.5 after 40 iterations"):
         sinkhorn(cost, a, b, epsilon=0.1, must_converge=True, max_iterations=40)
 
 

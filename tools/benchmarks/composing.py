@@ -39,7 +39,7 @@ STEPS = {
     "learn_merges": "candidates",
     "count_occurrences": "occurrences",
     "solve_sizes": "transport",
-    "_told": "description lengths",
+    "_add_description_lengths": "description lengths",
     "word_frequencies": "frequencies",
 }
 METHODS = ("viterbi", "longest", "bpe")
