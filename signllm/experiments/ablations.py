@@ -9,6 +9,8 @@ reused.
 from __future__ import annotations
 
 import difflib
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,7 +49,23 @@ def no_vq(recipe: Recipe, inputs: AblationInputs) -> Recipe:
     There are no characters and therefore no words, and L_VQ consists of L_cp only. Everything else stays the
     same. In the epochs with a frozen encoder, its recorded features replace the recorded characters.
     """
-    quantizer = replace(recipe.pretrain.vq_sign.quantizer, update="none", revive_dead_after=0)
+    quantizer = replace(recipe.pretrain.vq_sign.quantizer, update="none", levels=(), revive_dead_after=0)
+    return _change_vq_sign(recipe, quantizer=quantizer)
+
+
+def fsq(recipe: Recipe, inputs: AblationInputs) -> Recipe:
+    """Finite scalar quantization instead of a codebook.
+
+    The number of codes is the nearest to that of the full model that 5 to 8 levels per number can have.
+    """
+    levels = nearest_levels(recipe.pretrain.vq_sign.quantizer.codes)
+    quantizer = replace(
+        recipe.pretrain.vq_sign.quantizer,
+        update="fsq",
+        levels=levels,
+        codes=math.prod(levels),
+        revive_dead_after=0,
+    )
     return _change_vq_sign(recipe, quantizer=quantizer)
 
 
@@ -141,6 +159,7 @@ ABLATIONS: dict[str, Ablation] = {
     for ablation in (
         full,
         no_vq,
+        fsq,
         characters,
         bpe,
         no_mmd,
@@ -184,6 +203,20 @@ def select_ablations(only: Sequence[str], inputs: AblationInputs) -> list[str]:
     return [name for name in ABLATIONS if name in selected]
 
 
+def nearest_levels(codes: int) -> tuple[int, ...]:
+    """Return the levels of finite scalar quantization whose product is nearest to a number of codes.
+
+    Each is between 5 and 8, as in table 1 of Mentzer et al. (2023), and they decrease.
+    """
+    most = math.ceil(math.log(codes, 5))
+    choices = [
+        levels
+        for numbers in range(1, most + 1)
+        for levels in itertools.combinations_with_replacement(range(8, 4, -1), numbers)
+    ]
+    return min(choices, key=lambda levels: abs(math.prod(levels) - codes))
+
+
 def _change_vq_sign(recipe: Recipe, **changes: Any) -> Recipe:
     """Return the recipe with other settings of VQ-Sign."""
     pretrain = recipe.pretrain
@@ -191,8 +224,11 @@ def _change_vq_sign(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 def _change_codes(recipe: Recipe, codes: int) -> Recipe:
-    """Return the recipe with another number of codes."""
-    return _change_vq_sign(recipe, quantizer=replace(recipe.pretrain.vq_sign.quantizer, codes=codes))
+    """Return the recipe with another number of codes; with levels, the nearest number that they can have."""
+    quantizer = recipe.pretrain.vq_sign.quantizer
+    levels = nearest_levels(codes) if quantizer.levels else ()
+    codes = math.prod(levels) if levels else codes
+    return _change_vq_sign(recipe, quantizer=replace(quantizer, codes=codes, levels=levels))
 
 
 def _change_words(recipe: Recipe, **changes: Any) -> Recipe:

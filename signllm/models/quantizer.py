@@ -5,10 +5,14 @@ real videos of the global batch and over D; sg stops the gradient. The codebook 
 as in the paper, or is an exponential moving average (EMA) of the vectors assigned to each code, which is our
 option and can revive unused codes. All statistics that change a code are reduced over the ranks, so every
 rank has the same codebook.
+
+An alternative is finite scalar quantization (:mod:`signllm.models.finite_scalar_quantization`): z is
+projected to a few numbers that are rounded, the codes are the points of their grid, and L_q is 0.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +23,7 @@ from torch.nn import functional
 from signllm.distributed.collectives import gather_counts, gather_packed, reduce_sum, world_and_rank
 from signllm.errors import UsageError
 from signllm.kernels.vq_assign import vq_assign
+from signllm.models.finite_scalar_quantization import FiniteScalarQuantizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +31,22 @@ class QuantizerConfig:
     """Configuration of the quantizer.
 
     Attributes:
-        codes: K, the number of codes (paper: 256).
-        commitment: gamma, the weight of the commitment loss (paper: 0.25).
-        update: how the codebook is trained: ``gradient`` (paper) or ``ema``. With ``none`` there are no
-            codes: z is passed on unchanged, and every clip is a token of its own (the ablation without
-                quantization).
+        codes: K, the number of codes (paper: 256). With ``fsq`` it must be the product of ``levels``, because
+            all other parts read the number of codes here.
+        commitment: gamma, the weight of the commitment loss (paper: 0.25); ``fsq`` has no such loss.
+        update: how the codebook is trained: ``gradient`` (paper), ``ema``, or ``fsq`` (finite scalar
+            quantization; see the docstring of this module). With ``none`` there are no codes: z is passed on
+            unchanged, and every clip is a token of its own (the ablation without quantization).
+        levels: L_1, ..., L_d, the number of values of each rounded number, for ``fsq`` only. Mentzer et al.
+            use 5 to 8 values (table 1), for example 8 6 5 for 240 codes or 8 5 5 5 for 1000.
         decay: decay of the moving averages, for ``ema``.
         decay_warmup: the decay in step t = 0, 1, ... is at most (1 + t) / (decay_warmup + t); 0 means a
             constant decay. At the beginning of training the encoder changes z by a fifth of its variance per
             step. Codes that average over 1 / (1 - decay) steps cannot follow, until all z are nearest to a
             few codes; with 10 they follow.
         kmeans_start: whether the codes are initialized by k-means on the first batches instead of by U(-1/K,
-            1/K) (paper).
+            1/K) (paper). With ``fsq`` the two projections are initialized by a principal component analysis
+            of the same vectors instead of randomly; Mentzer et al. have no such step.
         kmeans_batches: number of training batches for the k-means initialization.
         revive_dead_after: a code unused for so many training steps becomes a vector of the batch; 0 never;
             ``ema`` alone, because an optimizer would undo it. Only until words are composed: see
@@ -47,7 +56,8 @@ class QuantizerConfig:
 
     codes: int = 256
     commitment: float = 0.25
-    update: Literal["gradient", "ema", "none"] = "gradient"
+    update: Literal["gradient", "ema", "fsq", "none"] = "gradient"
+    levels: tuple[int, ...] = ()
     decay: float = 0.99
     decay_warmup: int = 0
     kmeans_start: bool = False
@@ -67,11 +77,38 @@ class QuantizerConfig:
                 where="quantizer.revive_dead_after",
                 remedy="set quantizer.update=ema, or revive_dead_after=0",
             )
+        self._check_levels()
         if not 0.0 <= self.decay < 1.0:
             raise UsageError(f"quantizer.decay is {self.decay}; it must be in [0, 1)", remedy="0.99 is usual")
         if self.decay_warmup < 0:
             raise UsageError(
                 f"quantizer.decay_warmup is {self.decay_warmup}", remedy="give 0 (a constant decay) or more"
+            )
+
+    def _check_levels(self) -> None:
+        """Check that there are levels for ``fsq`` only, and that their product is the number of codes."""
+        listed = " ".join(map(str, self.levels))
+        if self.update != "fsq":
+            if self.levels:
+                raise UsageError(
+                    f"quantizer.levels is {listed}, but only finite scalar quantization has levels",
+                    where="quantizer.levels",
+                    remedy="set quantizer.update=fsq, or leave the levels out",
+                )
+            return
+        if not self.levels or min(self.levels) < 2:
+            raise UsageError(
+                f"quantizer.levels is {listed or 'empty'}; finite scalar quantization needs at least one "
+                "number, and each must be 2 or more",
+                where="quantizer.levels",
+                remedy="give for example 8 6 5, with codes=240",
+            )
+        product = math.prod(self.levels)
+        if product != self.codes:
+            raise UsageError(
+                f"quantizer.codes is {self.codes}, but the product of the levels {listed} is {product}",
+                where="quantizer.levels",
+                remedy=f"set quantizer.codes={product}, or give other levels",
             )
 
 
@@ -80,7 +117,7 @@ class Quantized(NamedTuple):
 
     Attributes:
         vectors: (n, D) codes with the gradient of the identity (straight-through).
-        codes: (n, D) codes with their own gradient.
+        codes: (n, D) codes with their own gradient; constants if no gradient trains the codebook itself.
         index: (n,) int64 characters.
         loss: this rank's share of L_q.
         metrics: this rank's shares of ``perplexity`` (exp of the entropy of the use of codes) and
@@ -115,9 +152,13 @@ def _weigh_gradient(x: Tensor, weight: float) -> Tensor:
 
 
 class Quantizer(nn.Module):
-    """The codebook (K, D) and the assignment of vectors to its nearest codes; see the module's docstring.
+    """The codebook (K, D) and the assignment of vectors to its codes; see the module's docstring.
 
     Attributes:
+        codebook: (K, D) codes. With ``fsq`` it is a buffer that every training step computes from the
+            projections before they are trained, as an EMA codebook is one of the last step too. Evaluation
+            and recorded characters use the buffer, so that the vectors of characters, the checkpoint and the
+            fingerprint that words are checked against are of one codebook.
         recent_use: float32 (K,), how often training has used each code, over all ranks, since it was last set
             to None.
         keeps_codes: whether no code is revived, because words already exist. Words are spelled in codes: a
@@ -139,6 +180,11 @@ class Quantizer(nn.Module):
         self.recent_use: Tensor | None = None
         self.keeps_codes = False
         generator = torch.Generator().manual_seed(config.seed)
+        self.scalars: FiniteScalarQuantizer | None = None
+        if config.update == "fsq":
+            self.scalars = FiniteScalarQuantizer(config.levels, width, generator=generator)
+            self.register_buffer("codebook", self.scalars.project_grid())
+            return
         initial = (torch.rand(config.codes, width, generator=generator) * 2 - 1) / config.codes
         if config.update == "gradient":
             self.codebook = nn.Parameter(initial)
@@ -171,17 +217,17 @@ class Quantizer(nn.Module):
         if not z.is_floating_point():
             codes = functional.embedding(z, self.codebook.detach())
             return Quantized(codes, codes, z, codes.new_zeros(()), {})
+        weight = row_weights(counts, is_real)
+        if self.scalars is not None:
+            vectors, codes, index = self._quantize_scalars(z, self.scalars)
+            used = self._count_codes(index, weight)
+            return Quantized(vectors, codes, index, codes.new_zeros(()), _usage(used))
         index, distance = self._assign(z)
         codes = functional.embedding(index, self.codebook).to(z.dtype)
-        weight = row_weights(counts, is_real)
-        used = reduce_sum(
-            torch.zeros(self.config.codes, dtype=torch.float32, device=z.device).index_add_(0, index, weight)
-        )
+        used = self._count_codes(index, weight)
         total = used.sum().clamp(min=1.0)
         loss = (distance * weight).sum() / (total * z.shape[1])
         quantized = Quantized(z + (codes - z).detach(), codes, index, loss, _usage(used))
-        if self.training:
-            self.recent_use = used if self.recent_use is None else self.recent_use + used
         if self.training and torch.is_grad_enabled() and self.config.update == "ema":
             self._move(z.detach().float(), counts, index, weight, used)
         return quantized
@@ -192,12 +238,21 @@ class Quantizer(nn.Module):
 
         Unlike ``forward`` it communicates nothing, so ranks may call it unequally often (not under ZeRO-3).
         """
+        if self.scalars is not None:
+            return self.scalars.characters(z)
         return vq_assign(z, self.codebook) if self.has_codes else z.float()
 
     @torch.no_grad()
     def start(self, sample: Tensor) -> None:
-        """Initialize the codes by k-means on ``sample`` (n, D); all ranks use the result of rank 0."""
+        """Initialize the codes by k-means on ``sample`` (n, D); all ranks use the result of rank 0.
+
+        With ``fsq`` this initializes the projections by a principal component analysis.
+        """
         if not self.has_codes:
+            return
+        if self.scalars is not None:
+            self.scalars.start(sample)
+            self.codebook.copy_(self.scalars.project_grid())
             return
         centres = kmeans(sample.float(), self.config.codes, seed=self.config.seed)
         if world_and_rank()[0] > 1:
@@ -207,6 +262,24 @@ class Quantizer(nn.Module):
             members = torch.bincount(vq_assign(sample, centres), minlength=self.config.codes)
             self.members.copy_(members * (self.config.codes / members.sum()))
             self.sums.copy_(centres * self.members[:, None])
+
+    def _count_codes(self, index: Tensor, weight: Tensor) -> Tensor:
+        """Return how often all ranks use each code, float32 (K,); training adds it to ``recent_use``."""
+        local = torch.zeros(self.config.codes, dtype=torch.float32, device=index.device)
+        used = reduce_sum(local.index_add_(0, index, weight))
+        if self.training:
+            self.recent_use = used if self.recent_use is None else self.recent_use + used
+        return used
+
+    def _quantize_scalars(self, z: Tensor, scalars: FiniteScalarQuantizer) -> tuple[Tensor, Tensor, Tensor]:
+        """Return straight-through vectors (n, D), codes (n, D) and characters (n,) of ``fsq``."""
+        vectors, index, codebook = scalars(z)
+        if self.training and torch.is_grad_enabled() and scalars.decode_weight.requires_grad:
+            self.codebook.copy_(codebook)
+        codes = functional.embedding(index, self.codebook).to(z.dtype)
+        if torch.is_grad_enabled():
+            return vectors + (codes - vectors).detach(), codes, index
+        return codes, codes, index
 
     def _assign(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the index of the nearest code (n,) and |sg(z) - c|^2 + gamma |z - sg(c)|^2 (n,).

@@ -8,13 +8,25 @@ import pytest
 
 from signllm.config import Recipe, differences
 from signllm.errors import UsageError
-from signllm.experiments.ablations import ABLATIONS, AblationInputs, ablation_title, select_ablations
+from signllm.experiments.ablations import (
+    ABLATIONS,
+    AblationInputs,
+    ablation_title,
+    nearest_levels,
+    select_ablations,
+)
 from signllm.recipes import demo, phoenix2014t
 
 CHANGES = {
     "full": [],
     "no_vq": [
         "pretrain.vq_sign.quantizer.update: ema -> none",
+        "pretrain.vq_sign.quantizer.revive_dead_after: 30 -> 0",
+    ],
+    "fsq": [
+        "pretrain.vq_sign.quantizer.codes: 192 -> 200",
+        "pretrain.vq_sign.quantizer.update: ema -> fsq",
+        "pretrain.vq_sign.quantizer.levels: ",
         "pretrain.vq_sign.quantizer.revive_dead_after: 30 -> 0",
     ],
     "characters": ["compose.words.size: None -> 0"],
@@ -49,6 +61,27 @@ def test_the_paper_s_recipe_allows_every_ablation(name: str) -> None:
     recipe = ABLATIONS[name](phoenix2014t(), INPUTS)
     assert isinstance(recipe, Recipe)
     assert recipe != phoenix2014t()
+
+
+@pytest.mark.parametrize(
+    ("codes", "levels"), [(2, (5,)), (12, (8,)), (192, (8, 5, 5)), (256, (7, 6, 6)), (1024, (8, 5, 5, 5))]
+)
+def test_the_levels_of_fsq_have_nearly_as_many_codes(codes: int, levels: tuple[int, ...]) -> None:
+    assert nearest_levels(codes) == levels
+
+
+def test_a_recipe_with_fsq_allows_the_ablations_of_the_quantizer() -> None:
+    recipe = ABLATIONS["fsq"](demo(), INPUTS)
+    quantizers = {
+        name: ABLATIONS[name](recipe, INPUTS).pretrain.vq_sign.quantizer
+        for name in ("no_vq", "fsq", "half_codes", "double_codes")
+    }
+    assert {name: (q.codes, q.levels) for name, q in quantizers.items()} == {
+        "no_vq": (200, ()),
+        "fsq": (200, (8, 5, 5)),
+        "half_codes": (125, (5, 5, 5)),
+        "double_codes": (392, (8, 7, 7)),
+    }
 
 
 def test_by_default_every_possible_ablation_is_selected_in_order() -> None:

@@ -33,6 +33,7 @@ from tests.models import parts
 from tests.models.families import CAUSAL, ENCODER_DECODER
 
 EMA = {"update": "ema", "kmeans_batches": 1, "revive_dead_after": 1, "decay": 0.5}
+FSQ = {"update": "fsq", "levels": (4, 3)}
 PADDED = (True, True, True, False)
 ADAPTERS = LoraConfig(rank=2, alpha=64)
 LEARNT = PromptTuningConfig(tokens=3)
@@ -57,12 +58,14 @@ def main() -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", rank=rank, world_size=world, init_method=f"file://{store}")
     result = gathered(rank, world)
-    for name, quantizer, negatives in (("gradient", {}, 6), ("ema", EMA, 0)):
+    for name, quantizer, negatives in (("gradient", {}, 6), ("ema", EMA, 0), ("fsq", FSQ, 0)):
         result |= {
             f"{name}/{key}": value for key, value in pretraining(rank, world, quantizer, negatives).items()
         }
     result |= {f"text/{key}": value for key, value in finetuning(rank, world, Path(llm)).items()}
     result |= {f"zero3/{key}": value for key, value in partitioned(rank, world, Path(llm)).items()}
+    for name, value in partitioned(rank, world, Path(llm), quantizer=FSQ).items():
+        result[f"zero3-fsq/{name}"] = value
     result |= count_wrong_weights(Path(out).parent, world)
     for stage in STAGES:
         result |= {
@@ -235,6 +238,7 @@ def train_sign_llm(
 def sign_llm(
     llm: Path,
     *,
+    quantizer: dict | None = None,
     deepspeed: dict | None = None,
     recompute: bool = False,
     dtype: str = "fp32",
@@ -243,7 +247,7 @@ def sign_llm(
 ) -> SignLLM:
     torch.manual_seed(0)
     config = SignLLMConfig(
-        vq_sign=parts.vq_config(encoder={"recompute": recompute}, negatives=4),
+        vq_sign=parts.vq_config(encoder={"recompute": recompute}, quantizer=quantizer, negatives=4),
         projector=ProjectorConfig(hidden=12),
         language_model=LanguageModelConfig(
             path=str(llm),
@@ -269,7 +273,7 @@ def finetuning(rank: int, world: int, llm: Path) -> dict[str, Tensor]:
     }
 
 
-def partitioned(rank: int, world: int, llm: Path) -> dict[str, Tensor]:
+def partitioned(rank: int, world: int, llm: Path, *, quantizer: dict | None = None) -> dict[str, Tensor]:
     """Return this rank's share of the frozen model, losses and texts, with ZeRO-3 for all weights."""
     deepspeed = import_deepspeed()
     settings = {
@@ -277,7 +281,7 @@ def partitioned(rank: int, world: int, llm: Path) -> dict[str, Tensor]:
         "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
         "zero_allow_untested_optimizer": True,
     }
-    model = sign_llm(llm, deepspeed=settings)
+    model = sign_llm(llm, deepspeed=settings, quantizer=quantizer)
     frozen = list(model.language_model.model.parameters())
     local_elements = sum(p.ds_tensor.numel() for p in frozen)
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -296,6 +300,7 @@ def partitioned(rank: int, world: int, llm: Path) -> dict[str, Tensor]:
         engine.backward(shares["loss"] * world)
         engine.step()
     engine.eval()
+    result["codebook"] = model.vq_sign.quantizer.codebook.detach().clone() if quantizer else torch.zeros(1)
     texts = [generated.text for generated in engine.module.generate(batch)]
     return result | {
         "texts": torch.tensor([len(text) for text in texts]),

@@ -24,7 +24,7 @@ def test_a_gathered_row_collects_the_gradient_of_every_rank(on_one_and_two: Rank
         assert torch.allclose(result["rows_grad"], 2 * result["rows"])
 
 
-@pytest.mark.parametrize("scenario", ["gradient", "ema", "text"])
+@pytest.mark.parametrize("scenario", ["gradient", "ema", "fsq", "text"])
 def test_losses_and_gradients_are_equal_on_one_and_two_ranks(on_one_and_two: Ranks, scenario: str) -> None:
     one, two = on_one_and_two
     names = [name for name in one if name.startswith(f"{scenario}/")]
@@ -36,7 +36,7 @@ def test_losses_and_gradients_are_equal_on_one_and_two_ranks(on_one_and_two: Ran
         )
 
 
-@pytest.mark.parametrize("codebook", ["gradient/kmeans", "ema/codebook", "ema/kmeans"])
+@pytest.mark.parametrize("codebook", ["gradient/kmeans", "ema/codebook", "ema/kmeans", "fsq/kmeans"])
 def test_the_codebook_is_identical_on_both_ranks_and_was_moved(on_one_and_two: Ranks, codebook: str) -> None:
     one, (first, second) = on_one_and_two
     assert torch.equal(first[codebook], second[codebook])
@@ -50,13 +50,23 @@ def test_zero3_gives_each_of_two_ranks_half_of_the_frozen_model(on_one_and_two: 
     assert [int(result["zero3/local_elements"]) for result in two] == [elements // 2] * 2
 
 
-def test_zero3_trains_on_video_then_on_characters_with_equal_losses(on_one_and_two: Ranks) -> None:
+@pytest.mark.parametrize("model", ["zero3", "zero3-fsq"])
+def test_zero3_trains_on_video_then_on_characters_with_equal_losses(
+    on_one_and_two: Ranks, model: str
+) -> None:
     one, two = on_one_and_two
     for step in range(3):
         torch.testing.assert_close(
-            two[0][f"zero3/loss{step}"], one[f"zero3/loss{step}"], rtol=1e-4, atol=1e-6
+            two[0][f"{model}/loss{step}"], one[f"{model}/loss{step}"], rtol=1e-4, atol=1e-6
         )
-    assert abs(one["zero3/loss1"] - one["zero3/loss0"]) > 1e-3  # the first step did move the weights
+    assert abs(one[f"{model}/loss1"] - one[f"{model}/loss0"]) > 1e-3  # the first step did move the weights
+
+
+def test_the_codebook_of_partitioned_projections_is_identical_on_both_ranks(on_one_and_two: Ranks) -> None:
+    one, (first, second) = on_one_and_two
+    assert torch.equal(first["zero3-fsq/codebook"], second["zero3-fsq/codebook"])
+    torch.testing.assert_close(first["zero3-fsq/codebook"], one["zero3-fsq/codebook"], **STAGE_NOISE)
+    assert (one["zero3-fsq/codebook"] - one["fsq/codebook"]).abs().max() > 5e-4, "one step of Adam moved it"
 
 
 def test_zero3_writes_the_same_texts_on_one_and_two_ranks(on_one_and_two: Ranks) -> None:

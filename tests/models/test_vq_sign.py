@@ -10,6 +10,8 @@ import torch
 from signllm.errors import UsageError
 from tests.models import parts
 
+FSQ = {"update": "fsq", "levels": (4, 3)}
+
 
 def test_forward_gives_the_loss_first_and_everything_else_detached() -> None:
     shares = parts.vq_sign()(parts.batch_of())
@@ -18,14 +20,16 @@ def test_forward_gives_the_loss_first_and_everything_else_detached() -> None:
     assert [name for name, value in shares.items() if value.requires_grad] == ["loss"]
 
 
-def test_every_part_learns_from_the_loss() -> None:
-    model = parts.vq_sign()
+@pytest.mark.parametrize("quantizer", [{}, FSQ], ids=["codebook", "fsq"])
+def test_every_part_learns_from_the_loss(quantizer: dict) -> None:
+    model = parts.vq_sign(parts.vq_config(quantizer=quantizer))
     model(parts.batch_of())["loss"].backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_encoding_is_the_same_for_one_video_and_for_many_and_changes_nothing() -> None:
-    model = parts.vq_sign(parts.vq_config(quantizer={"update": "ema"}))
+@pytest.mark.parametrize("quantizer", [{"update": "ema"}, FSQ], ids=["ema", "fsq"])
+def test_encoding_is_the_same_for_one_video_and_for_many_and_changes_nothing(quantizer: dict) -> None:
+    model = parts.vq_sign(parts.vq_config(quantizer=quantizer))
     batch = parts.batch_of()
     model.initialize_codebook([batch])
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -55,7 +59,7 @@ def test_a_batch_without_frames_is_refused() -> None:
         parts.vq_sign()(replace(parts.batch_of(), frames=None))
 
 
-@pytest.mark.parametrize("quantizer", [{}, {"update": "ema", "decay": 0.9}])
+@pytest.mark.parametrize("quantizer", [{}, {"update": "ema", "decay": 0.9}, FSQ])
 def test_training_lowers_the_loss(quantizer: dict) -> None:
     model, batch = (
         parts.vq_sign(
