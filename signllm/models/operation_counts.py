@@ -137,8 +137,17 @@ def encoder_operations(encoder: VisualEncoder, frame_counts: Sequence[int], size
 
 
 def quantizer_operations(quantizer: Quantizer, clips: int) -> float:
-    """Return the operations of the distances from every vector to every code (K D weights, forward only)."""
-    return 2.0 * _elements(quantizer.codebook) * clips if quantizer.has_codes else 0.0
+    """Return the operations of the quantizer, forward and backward.
+
+    They are the distances from every vector to every code (K D weights, forward only). With finite scalar
+    quantization they are two projections of every vector; the projection of the codebook, once a step, is not
+    counted.
+    """
+    scalars = quantizer.scalars
+    if scalars is None:
+        return 2.0 * _elements(quantizer.codebook) * clips if quantizer.has_codes else 0.0
+    weights = _elements(scalars.encode_weight) + _elements(scalars.decode_weight)
+    return linear_operations(weights, clips, is_trained=_is_trained(scalars))
 
 
 def predictor_operations(predictor: ContextPredictor, clip_counts: Sequence[int]) -> float:

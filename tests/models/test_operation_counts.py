@@ -16,9 +16,11 @@ from signllm.models.operation_counts import (
     frame_cost,
     predictor_operations,
     projector_operations,
+    quantizer_operations,
     work_counts,
 )
 from signllm.models.projector import Projector, ProjectorConfig
+from signllm.models.quantizer import Quantizer, QuantizerConfig
 from tests.models import on_ranks, parts
 
 LENGTHS = (41, 29, 5)
@@ -71,6 +73,14 @@ def test_the_context_network_and_its_heads() -> None:
 
     start = 2 * 3 * 8 * 8  # the state before the first place is zero and takes no gradient
     assert predictor_operations(predictor, [9]) == count_operations(forward) + start
+
+
+def test_finite_scalar_quantization() -> None:
+    quantizer = Quantizer(QuantizerConfig(codes=20, update="fsq", levels=(5, 4)), 8)
+    z = torch.randn(6, 8, requires_grad=True)
+    codebook = 2 * 20 * 2 * 8  # the projection of the codebook is not counted
+    expected = count_operations(lambda: quantizer(z, torch.tensor([6])).vectors) - codebook
+    assert quantizer_operations(quantizer, 6) == expected
 
 
 def test_the_projector() -> None:
