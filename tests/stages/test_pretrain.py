@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from signllm.errors import UsageError
+from signllm.models.quantizer import QuantizerConfig
 from signllm.models.vq_sign import build_vq_sign
 from signllm.stages.pretrain import pretrain
 from signllm.training.checkpoint import install_weights, load_weights
@@ -39,6 +40,22 @@ def test_stopping_and_going_on_equals_not_stopping(composed: Path, tmp_path: Pat
     straight = load_weights(composed / "pretrain")
     for name, tensor in load_weights(tmp_path).items():
         torch.testing.assert_close(tensor, straight[name], msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_finite_scalar_quantization_goes_on_where_it_stopped(composed: Path, tmp_path: Path) -> None:
+    quantizer = QuantizerConfig(update="fsq", levels=(4, 2), codes=8, kmeans_start=True)
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    config = replace(path.PRETRAIN, vq_sign=replace(path.PRETRAIN.vq_sign, quantizer=quantizer))
+    halfway = replace(config, training=replace(path.TRAINING, steps=2))
+    for settings, run in ((config, straight), (halfway, resumed), (config, resumed)):
+        pretrain(settings, run=run, shards=composed / "shards")
+    weights = load_weights(straight)
+    assert {"quantizer.codebook", "quantizer.scalars.encode_weight"} <= weights.keys()
+    for name, tensor in load_weights(resumed).items():
+        torch.testing.assert_close(tensor, weights[name], msg=lambda text, n=name: f"{n}: {text}")
+    steps = [line for line in log_of(straight) if "l_cp" in line]
+    assert [line["l_q"] for line in steps] == [0.0] * 4
+    assert steps[0]["codes_used"] > 2  # the start spreads the characters
 
 
 def test_a_finished_run_is_left_as_it_is(composed: Path) -> None:
