@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from signllm.config import FinetuneConfig, Recipe, load_config
-from signllm.cra.word_codebook import WordCodebook
+from signllm.cra.word_codebook import WordCodebook, fingerprint
 from signllm.data.characters import load_split_characters
 from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
@@ -24,6 +24,7 @@ from signllm.experiments.ablation_files import NAME, format_markdown, format_tab
 from signllm.experiments.ablation_table import read_ablation_table
 from signllm.experiments.ablations import AblationInputs
 from signllm.experiments.encoded_split import load_or_encode_split
+from signllm.experiments.similar_signs import load_word_vectors
 from signllm.inference.export import export
 from signllm.inference.translate import load
 from signllm.stages import initial_run as composed_run
@@ -33,7 +34,7 @@ from signllm.verbs import ablate as verb
 from tests.models import parts
 from tests.stages import path
 
-NAMES = ("full", "no_vq", "characters", "bpe", "no_pretraining")
+NAMES = ("full", "no_vq", "fsq", "characters", "bpe", "no_pretraining")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,7 @@ def test_shared_stages_are_trained_once(study: Study) -> None:
     assert folders == {
         "full": ["finetune", "pretrain", "words"],
         "no_vq": ["finetune", "pretrain", "words"],
+        "fsq": ["finetune", "pretrain", "words"],
         "characters": ["finetune", "words"],
         "bpe": ["finetune", "words"],
         "no_pretraining": ["finetune", "pretrain", "words"],
@@ -110,10 +112,25 @@ def test_without_vq_there_are_no_characters_to_inspect(study: Study) -> None:
             load_or_encode_split(run, study.shards, "dev")
 
 
-def test_without_vq_a_run_is_exported_and_translates_as_it_was_evaluated(
-    study: Study, tmp_path: Path
+def test_with_fsq_the_codebook_is_kept_while_the_encoder_is_frozen_and_is_then_trained(study: Study) -> None:
+    where = cell_folders(study, "fsq", 0)
+    characters, recorded = load_split_characters(where.pretrain, "train")
+    assert max(int(video.max()) for video in characters.values()) < 8
+    pretrained, words = load_encoder_and_words(where.pretrain, where.words)
+    assert recorded == words.codebook == fingerprint(pretrained["quantizer.codebook"])
+    frozen, joint = load_weights(where.finetune / "frozen"), load_weights(where.finetune)
+    for name in ("codebook", "scalars.encode_weight", "scalars.decode_weight"):
+        assert torch.equal(frozen[f"vq_sign.quantizer.{name}"], pretrained[f"quantizer.{name}"])
+        assert not torch.equal(joint[f"vq_sign.quantizer.{name}"], pretrained[f"quantizer.{name}"])
+    assert load_or_encode_split(where.finetune, study.shards, "dev").codebook_moved
+    assert load_word_vectors(where.finetune, words).shape == (words.size, 8)
+
+
+@pytest.mark.parametrize("name", ["no_vq", "fsq"])
+def test_without_a_learned_codebook_a_run_is_exported_and_translates_as_it_was_evaluated(
+    study: Study, tmp_path: Path, name: str
 ) -> None:
-    run = cell_folders(study, "no_vq", 0).finetune
+    run = cell_folders(study, name, 0).finetune
     export(run, tmp_path / "export")
     written = [json.loads(line) for line in (run / "hypotheses.dev.jsonl").read_text().splitlines()]
     for video, expected in zip(parts.frames_of(path.LENGTHS["dev"], seed=3), written, strict=True):
@@ -201,14 +218,15 @@ def test_the_table_has_a_row_for_every_ablation_that_was_begun(study: Study, tmp
     assert [row.name for row in table.rows] == [
         "full",
         "no_vq",
+        "fsq",
         "characters",
         "bpe",
         "no_mmd",
         "no_pretraining",
     ]
     scores = json.loads((study.folder("bpe", 0) / "finetune" / "scores.dev.json").read_text())
-    assert table.rows[3].mean["rouge_l"] == scores["rouge_l"]
-    assert "not scored yet" in format_table(table).splitlines()[5]
+    assert table.rows[4].mean["rouge_l"] == scores["rouge_l"]
+    assert "not scored yet" in format_table(table).splitlines()[6]
     page = write_table_files(table, tmp_path)
     assert "Without CRA: characters only" in page.read_text()
     assert {file.suffix for file in tmp_path.glob(f"{NAME}.*")} == {".html", ".md", ".json", ".png"}
