@@ -36,7 +36,7 @@ def test_few_jobs_start_early_and_stopping_early_leaves_no_thread() -> None:
     time.sleep(0.2)
     assert len(drawn) <= 6
     results.close()  # type: ignore[attr-defined]
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # one of another test may end meanwhile
 
 
 @pytest.mark.parametrize("where", ["job", "stream"])

@@ -104,7 +104,7 @@ def test_an_orderly_stop_is_told_apart(fake: Path) -> None:
 def test_a_signal_reaches_the_ranks(fake: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from real.training.local_ranks import run_local_ranks\n"
+        "from real.distributed.local_ranks import run_local_ranks\n"
         "run_local_ranks(['sleep', sys.argv[1]], ranks=2)\n"
     )
     parent = subprocess.Popen(
