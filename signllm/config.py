@@ -215,11 +215,12 @@ def load_config(run: Path, kind: type[ConfigT]) -> ConfigT:
 def read_config_file(path: Path, base: ConfigT) -> ConfigT:
     """Return ``base`` with the settings of a file: the ``config.json`` of a run, or TOML.
 
-    A TOML file may contain a part of the settings, as tables: ``[training]`` and below it ``epochs = 20``.
+    In TOML each part of the configuration is a table: ``[training]`` and below it ``epochs = 20``.
 
     Args:
-        path: the file; ``.json`` is read as a run's configuration, everything else as TOML.
-        base: configuration of the same stage, whose values hold where the file has none.
+        path: the file. A run's ``config.json`` is complete; any other ``.json`` file and any TOML file may
+            contain a part of the settings.
+        base: configuration of the same stage. It provides the settings that the file does not contain.
 
     Raises:
         UsageError: the file is missing, damaged or of another stage, or contains a setting that does not

@@ -104,7 +104,7 @@ def demo() -> Recipe:
                 "layer_type": "basic",
             },
             freeze_backbone=True,
-            frames_per_chunk=64,  # the maps of 64 frames stay in the cache: 33 ms a video instead of 42
+            frames_per_chunk=64,  # so that the maps stay in the cache of the processor
             width=64,
             hidden=64,
             pooling="flatten",

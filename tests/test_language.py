@@ -12,11 +12,17 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[1]
 MODULES = sorted((CHECKOUT / "signllm").rglob("*.py"))
+GUIDES = [
+    CHECKOUT / "README.md",
+    *sorted(path for path in CHECKOUT.glob("*/**/README.md") if ".venv" not in path.parts),
+]
 WORDS = {"told", "said", "held", "mine", "beside", "wish", "footage"}
 """Words that no name may contain."""
 NAMES = {"found", "wanted", "given", "around", "at_rest", "known_by", "look", "looks", "whole"}
 """Names that nothing may have: a longer name may contain them."""
-PHRASES = re.compile(r"\bat rest\b|\bbeside\b|\b(?:is|are) told\b|\bknown by its\b", re.IGNORECASE)
+PHRASES = re.compile(
+    r"\bat rest\b|\bbeside\b|\bwhoever\b|\bheld for\b|\b(?:is|are) told\b|\bknown by its\b", re.IGNORECASE
+)
 """Phrases of text, comments and messages."""
 
 
@@ -63,3 +69,8 @@ def test_names_and_texts_are_standard_english(path: Path) -> None:
         if token.type in (tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1))
     ]
     assert not [match[0] for text in texts for match in PHRASES.finditer(" ".join(text.split()))]
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_guides_are_standard_english(path: Path) -> None:
+    assert not PHRASES.findall(" ".join(path.read_text().split()))

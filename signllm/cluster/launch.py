@@ -261,8 +261,8 @@ def _local_parameters(profile: Profile, code: Snapshot | None) -> dict[str, Any]
         "timeout_min": profile.minutes,
         "signal_delay_s": profile.signal_delay_s,
         # submitit uses the shell's process number as the job's: with a trap, bash does not hand it over to
-        # the last command of its line. Ctrl-C is for whoever shows the job: submitit would kill the ranks
-        # (run_here).
+        # the last command of its line. Ctrl-C is for the process that shows the output of the
+        # job (run_here): submitit would kill the ranks.
         "setup": ["trap : EXIT", "trap '' INT", *profile.exports(), *profile.setup, *_code_lines(code)],
     }
 

@@ -155,7 +155,7 @@ def units(level: str = "easy") -> tuple[Unit, ...]:
     )
 
 
-@functools.cache  # every video asks for it, and drawing it took an eighth of the time of filming
+@functools.cache  # each of the videos needs it twice
 def lexicon(level: str = "easy") -> Mapping[str, tuple[int, ...]]:
     """Gloss → its 2 to 4 units (indices into :func:`units`).
 

@@ -150,7 +150,7 @@ def choose_sections(encoded: EncodedSplit, usage: Usage, *, top: int) -> list[Se
         Section(
             title=f"The {len(words)} most used words" if words else "There is no word of several characters",
             hint=f"each row is another video: {WORD_FRAMES} frames from the first to the last that the "
-            "word's characters are read from. s₀: the sign is held for long"
+            "word's characters are read from. s₀: the sign lasts long"
             if words
             else "",
             frames=WORD_FRAMES,

@@ -319,6 +319,7 @@ class SignLLM(nn.Module):
         of a character have equal rows, and so have all occurrences of a word with the same share of the
         "slowing down" token. Therefore L_MMD is computed from one row of each group of equal rows.
         """
+        has_groups = self.word_vectors is not None and not fixed  # the unbiased estimate needs every row
         slow_bits = segmentation.slow_weight.view(torch.int32).long()  # equal floats have equal bits
         word_groups = (segmentation.words << 32) + slow_bits
         local_B3 = torch.stack([segmentation.counts, signs.counts, batch.is_real.long()], dim=1)
@@ -331,9 +332,9 @@ class SignLLM(nn.Module):
             (characters, -1 - signs.index, character_counts),
         ):
             rows.append(gather_rows(vectors.float(), counts))
-            groups.append(gather_rows(group, counts))
+            if has_groups:
+                groups.append(gather_rows(group, counts))
             weights.append(row_weights(counts, is_real))
-        has_groups = self.word_vectors is not None and not fixed
         value = mmd(
             torch.cat(rows),
             self.text_embeddings,

@@ -63,7 +63,7 @@ class Vocabulary:
         sentence = tag(
             "p",
             f"{count}{' (' + of_lengths + ' characters)' if of_lengths else ''}. s\u2080 marks a "
-            "sign that is held for long.",
+            "sign that lasts long.",
             class_="hint",
         )
         return join_markup((tag("h3", "Words"), sentence))

@@ -35,7 +35,7 @@ def _doctor(arguments: list[str]) -> Job:
 def _record(findings: "list[Finding]") -> dict[str, dict[str, Any]]:
     record: dict[str, dict[str, Any]] = {}
     for finding in findings:
-        common = {"state": finding.state, "told": finding.description, "remedy": finding.remedy}
+        common = {"state": finding.state, "description": finding.description, "remedy": finding.remedy}
         record.setdefault(finding.group, {})[finding.name] = {**common, **finding.facts}
     return record
 

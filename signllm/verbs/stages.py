@@ -1,5 +1,6 @@
 """The training verbs, one per stage; every setting of a recipe's configuration is an option."""
 
+import argparse
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,12 +26,10 @@ def with_config_file(config: Any, options: list[str]) -> Any:
     """
     from signllm.config import read_config_file
 
-    for place, word in enumerate(options):
-        name, _, value = word.partition("=")
-        path = value or next(iter(options[place + 1 :]), "")
-        if name == "--config" and path:
-            config = read_config_file(Path(path), config)
-    return config
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, nargs="?")  # tyro reports a missing value
+    file = parser.parse_known_args(options)[0].config
+    return config if file is None else read_config_file(file, config)
 
 
 def _pretrain(arguments: list[str]) -> Job:

@@ -1,7 +1,7 @@
 """Traffic of an optimizer step, counted in a real run of a small SignLLM and predicted by the plan.
 
 For each ZeRO file, gloo ranks train with the project's loop; every collective is seen as it reaches torch
-(:mod:`benchmarks.traffic_rank`) and set beside :mod:`signllm.cluster.zero_costs`. Bytes are those of a whole
+(:mod:`benchmarks.traffic_rank`) and compared with :mod:`signllm.cluster.zero_costs`. Bytes are of a complete
 tensor (all-reduce) or of all ranks' pieces together (all-gather, reduce-scatter), per step; of W such bytes a
 rank of R sends W (R-1)/R in a ring, for an all-reduce twice that. Left out of both: norms and flags of a few
 bytes. The model's own collectives (codes, signs of all videos) are counted alone: they depend on the videos,
@@ -133,7 +133,7 @@ def count(cases: Sequence[Case], *, ranks: int) -> list[Measured]:
             found.append(
                 Measured(
                     rows=rows_of(counts[0], predicted),
-                    model_states=of_ranks[0]["held"],
+                    model_states=of_ranks[0]["model_states"],
                     planned=dataclasses.asdict(planned_model_states(weights, zero)),
                 )
             )
@@ -226,7 +226,7 @@ def _zero(order: Order, ranks: int) -> Zero:
 
 
 def rows_of(counted: Sequence[Mapping[str, Any]], predicted: Sequence[Collective]) -> list[Row]:
-    """Put counts beside predictions, kind by kind; then the model's and the loop's own."""
+    """Return rows that compare counts with predictions by kind, then the traffic of model and loop."""
     planned: Counter[str] = Counter()
     for one in predicted:
         planned[one.kind] += one.bytes

@@ -158,7 +158,7 @@ def carry_out(order: Order) -> None:
         ],
         "weights": [dataclasses.asdict(weight) for weight in weights],
     }
-    record["held"] = json.loads((run / "startup.json").read_text())["held_bytes"]
+    record["model_states"] = json.loads((run / "startup.json").read_text())["held_bytes"]
     (Path(order.folder) / f"rank-{ranks.rank}.json").write_text(json.dumps(record))
 
 
