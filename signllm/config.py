@@ -247,7 +247,16 @@ def read_config_file(path: Path, base: ConfigT) -> ConfigT:
                 remedy=f"give the config.json of a run of {STAGES[type(base)]}",
             )
         return from_plain(type(base), record["config"], where=path)
-    return from_plain(type(base), _replace_settings(base, record), where=path)
+    try:
+        return from_plain(type(base), _replace_settings(base, record), where=path)
+    except UsageError as error:
+        if error.where == path:
+            raise
+        raise UsageError(  # a rule between settings, which names an option that the user may not have given
+            f"the settings of this file do not fit those of the recipe: {error.what}",
+            where=path,
+            remedy=f"{error.remedy}; options are applied afterwards, so write both settings into the file",
+        ) from None
 
 
 def _replace_settings(config: Any, changes: Any) -> Any:

@@ -70,6 +70,7 @@ def test_a_file_of_settings_replaces_those_of_the_recipe(tmp_path: Path) -> None
         ("a.toml", "[training]\nstep = 5", "'steps'"),
         ("a.toml", "[training]\nsteps = 'five'", "'five'"),
         ("a.toml", "[training", "TOML"),
+        ("a.toml", "[vq_sign.quantizer]\nrevive_dead_after = 5", "EMA"),
         ("a.json", "{", "JSON"),
         ("a.json", '{"stage": "compose", "config": {}}', "compose"),
         ("missing.toml", None, "No such file"),
