@@ -71,7 +71,7 @@ PRELOADED = (
 """Modules that ranks import."""
 _LARGEST = 1 << 20
 ENDS_WITHIN_S, GRACE_S = 600.0, 10.0
-"""Time until ranks are killed; time until those are killed that were asked to leave."""
+"""Time until ranks are killed; time that the others have to end by themselves, then after SIGTERM."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ def run(module: str, *arguments: str, environment: Mapping[str, str] | None = No
 def run_ranks(module: str, *arguments: str, ranks: int) -> Ended:
     """Run ``python -m MODULE ARGUMENTS`` on ranks that can meet.
 
-    As with torchrun, when the first ends badly the others are asked to leave, and killed if they do not.
+    When the first ends badly, the others have time to report it and to end. Then they are asked to leave, as
+    by torchrun, and at last killed.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -167,6 +168,7 @@ def _read(files: Sequence[IO[bytes]]) -> str:
 def _wait(started: Sequence[socket.socket]) -> list[int]:
     """Wait for all processes and return their exit codes; none of them is left."""
     codes: dict[int, int] = {}
+    signals = [signal.SIGTERM, signal.SIGKILL]
     give_up = time.monotonic() + ENDS_WITHIN_S
     while len(codes) < len(started):
         left = {one: number for number, one in enumerate(started) if number not in codes}
@@ -179,10 +181,12 @@ def _wait(started: Sequence[socket.socket]) -> list[int]:
             codes[left.pop(connection)] = code = int(answer or 1)
             if code:
                 give_up = min(give_up, time.monotonic() + GRACE_S)
-        if any(codes.values()) or not ready:
+        if not ready:
+            number = signals.pop(0) if any(codes.values()) and len(signals) > 1 else signal.SIGKILL
+            give_up = time.monotonic() + GRACE_S
             for connection in left:
                 with contextlib.suppress(OSError):  # it has just ended
-                    connection.send(str(int(signal.SIGTERM if ready else signal.SIGKILL)).encode())
+                    connection.send(str(int(number)).encode())
     return [codes[number] for number in range(len(started))]
 
 
@@ -379,8 +383,11 @@ def _be_interpreter(request: Mapping[str, Any]) -> NoReturn:
     except KeyboardInterrupt:
         traceback.print_exc()
         code = -signal.SIGINT
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        try:  # a program may have set how an exception that nobody catches is shown
+            sys.excepthook(type(error), error, error.__traceback__)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
     with contextlib.suppress(Exception):
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
