@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from signllm import storage
+from signllm.data.mixture import open_mixture
 from tests.clock import Clock
 
 if not torch.cuda.is_available():
@@ -43,8 +44,8 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("path")
     shards = path.write_videos(folder)
     parts.save_language_model(folder / "llm")
-    pretrain(path.PRETRAIN, run=folder / "pretrain", shards=shards)
-    compose(folder / "pretrain", shards, path.COMPOSE)
+    pretrain(path.PRETRAIN, run=folder / "pretrain", dataset=open_mixture(shards))
+    compose(folder / "pretrain", open_mixture(shards), path.COMPOSE)
     return folder
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from signllm.data.mixture import open_mixture
 from signllm.inference.evaluate import EvaluateConfig, evaluate
 from signllm.inference.export import export
 from signllm.inference.translate import load
@@ -32,9 +33,9 @@ def run(composed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ResNetModel(ResNetConfig(**parts.TINY_RESNET)).save_pretrained(folder / "backbone")
     made = path.paper_recipe(folder / "backbone", composed / "llm")
     (folder / "shards").symlink_to(composed / "shards")
-    pretrain(made.pretrain, folder / "pretrain", folder / "shards")
+    pretrain(made.pretrain, folder / "pretrain", open_mixture(folder / "shards"))
     (folder / "backbone").rename(folder / "elsewhere")
-    compose(folder / "pretrain", folder / "shards", made.compose)
+    compose(folder / "pretrain", open_mixture(folder / "shards"), made.compose)
     path.on_ranks(folder, composed / "llm", "paper-zero3", processes=2)
     return folder
 
@@ -59,7 +60,7 @@ def test_stopped_and_resumed_in_16_bits_it_ends_with_the_same_weights(
     for name, stops in (("straight", [None]), ("resumed", [2, 4, None])):
         for steps in stops:  # with the cosine, the end decides the rates
             training = replace(made.training, steps=steps, schedule="constant")
-            pretrain(replace(made, training=training), tmp_path / name, run / "shards")
+            pretrain(replace(made, training=training), tmp_path / name, open_mixture(run / "shards"))
             if steps == 2:
                 shutil.rmtree(tmp_path / "backbone")  # the checkpoint has it
         ends[name] = load_weights(tmp_path / name)

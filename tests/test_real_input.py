@@ -18,6 +18,7 @@ import pytest
 import signllm
 from signllm import cli
 from signllm.data.annotations import read_annotations
+from signllm.data.mixture import open_mixture
 from signllm.data.shards import ShardConfig, shard
 from signllm.data.source_samples import SourceSample
 from signllm.demo.language import function_words, sentences
@@ -90,9 +91,9 @@ def memorised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shard("table", TABLE, folder / "shards", ShardConfig(size=96))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(folder / "features"))  # the backbone is frozen, as the demo's
-        pretrain(stages.pretrain, folder / "vq-sign", folder / "shards")
-        compose(folder / "vq-sign", folder / "shards", stages.compose)
-        finetune(stages.finetune, folder / "sign-llm", folder / "vq-sign", folder / "shards")
+        pretrain(stages.pretrain, folder / "vq-sign", open_mixture(folder / "shards"))
+        compose(folder / "vq-sign", open_mixture(folder / "shards"), stages.compose)
+        finetune(stages.finetune, folder / "sign-llm", folder / "vq-sign", open_mixture(folder / "shards"))
     return folder
 
 

@@ -24,7 +24,7 @@ from signllm.cluster.zero_costs import (
 )
 from signllm.config import FinetuneConfig, PretrainConfig, Recipe
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.mixture import parse_mixture
+from signllm.data.mixture import open_mixture, parse_mixture
 from signllm.errors import UsageError
 from signllm.plain import to_plain
 from signllm.stages.finetune import with_language_of
@@ -115,7 +115,7 @@ def _resolved(options: Mapping[str, Any]) -> tuple[Any, list[str]]:
             unknown.append(f"sign_llm.vq_sign will be that of {init}, which is not on this machine")
         if config.generation.language is None:
             if all(Path(name).is_dir() for name, _ in parse_mixture(options["data"])):
-                config = with_language_of(options["data"], config)
+                config = with_language_of(open_mixture(options["data"]), config)
             else:
                 unknown.append(
                     f"generation.language will be the most common one of {options['data']} (no local folder)"

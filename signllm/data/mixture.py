@@ -27,14 +27,18 @@ _HOST_ONLY = re.compile(r"[A-Za-z][\w+.-]*://[^/]*")
 
 
 class Mixture:
-    """Several folders of shards with weights, with the interface of :class:`ShardIndex`.
+    """The datasets that ``--data`` names: usually one, or several with weights.
+
+    The texts and properties of a split are read when it is first asked for, and kept.
 
     Args:
         parts: name, weight and index of each dataset.
+        source: the value of ``--data``, for messages.
     """
 
-    def __init__(self, parts: Sequence[tuple[str, float, ShardIndex]]) -> None:
-        self.parts = tuple(parts)
+    def __init__(self, parts: Sequence[tuple[str, float, ShardIndex]], *, source: str) -> None:
+        self.parts, self.source = tuple(parts), source
+        self._splits: dict[str, Split] = {}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -43,13 +47,17 @@ class Mixture:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Prefix of the ids of each dataset."""
-        return tuple(label for label, _, _ in self.parts)
+        """Prefix of the ids of each dataset; () for a single dataset, whose ids have no prefix."""
+        return tuple(label for label, _, _ in self.parts) if len(self.parts) > 1 else ()
 
     def checksums(self, name: str) -> tuple[str, ...]:
         """Return the sha256 of each shard of a split, of all datasets that have the split."""
         indexes = [index for _, _, index in self.parts if name in index.splits]
         return tuple(checksum for index in indexes for checksum in index.checksums(name))
+
+    def records(self, name: str) -> list[DatasetRecord]:
+        """Return the record of each dataset that has the split ``name``, in order."""
+        return [_make_record(*part, name) for part in self.parts if name in part[2].splits]
 
     def split(self, name: str) -> Split:
         """Return one split that contains the split of this name of all datasets that have it.
@@ -58,8 +66,15 @@ class Mixture:
             UsageError: no dataset has the split, or a shard is missing.
         """
         name = find_split(name, self.splits) or name
+        if name not in self._splits:
+            self._splits[name] = self._read_split(name)
+        return self._splits[name]
+
+    def _read_split(self, name: str) -> Split:
         parts = [part for part in self.parts if name in part[2].splits] or [self.parts[0]]
         opened = [(label, weight, index.split(name)) for label, weight, index in parts]
+        if not self.labels:
+            return opened[0][2]
         return Split(
             name=name,
             tars=tuple(tar for *_, split in opened for tar in split.tars),
@@ -96,17 +111,6 @@ class DatasetRecord:
     samples: int
     shards: int
     sha256: str
-
-
-def read_dataset_records(shards: Path | str, name: str) -> list[DatasetRecord]:
-    """Return the record of each dataset of a mixture that has the split ``name``, in order.
-
-    Raises:
-        UsageError: as :func:`open_mixture`.
-    """
-    index = open_mixture(shards)
-    parts = index.parts if isinstance(index, Mixture) else ((_folder_name(str(index.root)), 1.0, index),)
-    return [_make_record(label, weight, part, name) for label, weight, part in parts if name in part.splits]
 
 
 def list_dataset_differences(before: Sequence[DatasetRecord], after: Sequence[DatasetRecord]) -> list[str]:
@@ -146,15 +150,13 @@ def _describe_record(dataset: DatasetRecord) -> str:
     return f"{dataset.samples} samples in {dataset.shards} shards (sha256 {dataset.sha256[:8]})"
 
 
-def open_mixture(shards: Path | str) -> ShardIndex | Mixture:
+def open_mixture(shards: Path | str) -> Mixture:
     """Open the shards that ``--data`` names: one folder or address, or several with weights.
 
     Raises:
         UsageError: a folder does not exist or is named twice, or a weight is not above 0.
     """
     datasets = parse_mixture(shards)
-    if len(datasets) == 1:
-        return ShardIndex(datasets[0][0])
     names = [name for name, _ in datasets]
     labels = [_folder_name(name) for name in names]
     if len(set(names)) < len(names):
@@ -163,9 +165,9 @@ def open_mixture(shards: Path | str) -> ShardIndex | Mixture:
         )
     if len(set(labels)) < len(labels):
         labels = names
-    return Mixture(
-        [(label, weight, ShardIndex(name)) for label, (name, weight) in zip(labels, datasets, strict=True)]
-    )
+    weights = [weight for _, weight in datasets] if len(datasets) > 1 else [1.0]
+    parts = zip(labels, weights, map(ShardIndex, names), strict=True)
+    return Mixture(list(parts), source=str(shards))
 
 
 def make_absolute(shards: Path | str) -> str:

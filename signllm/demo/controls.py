@@ -20,16 +20,17 @@ from signllm.demo.studio import read_truth
 
 if TYPE_CHECKING:
     from signllm.config import ComposeConfig, FinetuneConfig, PretrainConfig
+    from signllm.data.mixture import Mixture
 
 
-def save_untrained(config: PretrainConfig, run: Path, shards: Path) -> None:
+def save_untrained(config: PretrainConfig, run: Path, dataset: Mixture) -> None:
     """Write a run of stage 1 that took no step, unless it is there: random encoder, k-means codebook."""
     from signllm.stages.pretrain import pretrain
 
     encoder = dataclasses.replace(config.vq_sign.encoder, backbone_weights=None, whitened_start=False)
     vq_sign = dataclasses.replace(config.vq_sign, encoder=encoder)
     training = dataclasses.replace(config.training, steps=0)
-    pretrain(dataclasses.replace(config, vq_sign=vq_sign, training=training), run, shards)
+    pretrain(dataclasses.replace(config, vq_sign=vq_sign, training=training), run, dataset)
 
 
 def save_oracle(config: PretrainConfig, words: ComposeConfig, run: Path, folder: Path) -> None:
@@ -74,13 +75,13 @@ def true_characters(folder: Path, split: str) -> dict[str, np.ndarray]:
 
 def translate_truth(run: Path, folder: Path, shards: Path, split: str, config: FinetuneConfig) -> None:
     """Translate a split's true signs with the oracle's run: hypotheses and scores like any evaluation's."""
+    from signllm.data.mixture import open_mixture
     from signllm.data.pipeline import CharacterSource, Loader
     from signllm.metrics.hypotheses import Hypothesis, write_hypotheses_and_scores
     from signllm.metrics.scores import score
-    from signllm.stages.batches import open_split
     from signllm.stages.trained_model import load_sign_llm
 
-    source = CharacterSource(open_split(shards, split), true_characters(folder, split))
+    source = CharacterSource(open_mixture(shards).split(split), true_characters(folder, split))
     model = load_sign_llm(run)
     hypotheses: list[Hypothesis] = []
     for batch in Loader(source, batch_size=10, shuffle=False, epochs=1, workers=0):

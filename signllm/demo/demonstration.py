@@ -249,14 +249,16 @@ def oracle_control(out: Path, stages: Recipe) -> None:
 
 def untrained_control(out: Path, stages: Recipe) -> None:
     """Train and score the model whose encoder never learnt."""
+    from signllm.data.mixture import open_mixture
     from signllm.demo.controls import save_untrained
     from signllm.inference.evaluate import evaluate
     from signllm.stages.compose import compose
 
     run = _controls(out) / "untrained-signs"
     _one_core()
-    save_untrained(stages.pretrain, run, out / "shards")
-    compose(run, out / "shards", stages.compose)
+    dataset = open_mixture(out / "shards")
+    save_untrained(stages.pretrain, run, dataset)
+    compose(run, dataset, stages.compose)
     _finetune_control(out, stages, "untrained", init=run)
     evaluate(_controls(out) / "untrained", out / "shards", SPLIT)
 
@@ -267,6 +269,7 @@ def _finetune_control(out: Path, stages: Recipe, name: str, *, init: Path) -> Fi
     Its curves and sentences are not shown: it is validated as rarely as possible. One rank has nothing to
     partition: without ZeRO a step takes three quarters of the time and gives the same losses.
     """
+    from signllm.data.mixture import open_mixture
     from signllm.stages.finetune import finetune
 
     _one_core()
@@ -278,7 +281,7 @@ def _finetune_control(out: Path, stages: Recipe, name: str, *, init: Path) -> Fi
         frozen_epochs=stages.finetune.training.epochs or stages.finetune.frozen_epochs,
         training=dataclasses.replace(stages.finetune.training, deepspeed="zero0", validate_every=0, show=0),
     )
-    finetune(config, _controls(out) / name, init, out / "shards")
+    finetune(config, _controls(out) / name, init, open_mixture(out / "shards"))
     return config
 
 

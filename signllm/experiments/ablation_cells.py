@@ -21,8 +21,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from signllm.atomic_files import atomic_write
-from signllm.config import ComposeConfig, FinetuneConfig, Recipe, differences
+from signllm.config import ComposeConfig, Recipe, differences
 from signllm.cra.word_codebook import WordCodebook
+from signllm.data.mixture import Mixture, open_mixture
 from signllm.distributed.agreement import run_on_rank_zero
 from signllm.distributed.local_ranks import StoppedEarlyError
 from signllm.distributed.preemption import stop_if_preempted
@@ -169,26 +170,26 @@ def run_cell(study: Study, name: str, seed: int) -> None:
         return
     run_on_rank_zero(lambda: study.record(name, seed), ranks)
     recipe, cell = study.build_recipe(name, seed), cell_folders(study, name, seed)
+    dataset = open_mixture(study.shards)
     with lock_folder(cell.pretrain, ranks):
-        _require_complete(pretrain(recipe.pretrain, run=cell.pretrain, shards=study.shards))
+        _require_complete(pretrain(recipe.pretrain, run=cell.pretrain, dataset=dataset))
         gc.collect()
-        words = _words_config(study, name, seed, recipe.compose, ranks)
-        compose(cell.pretrain, study.shards, words, out=cell.words)
+        words = _words_config(study, dataset, name, seed, recipe.compose, ranks)
+        compose(cell.pretrain, dataset, words, out=cell.words)
     with lock_folder(cell.finetune, ranks):
         if run_on_rank_zero(lambda: study.is_done(name, seed), ranks):
             return
-        _finetune(recipe.finetune, cell, study.shards)
+        outcome = finetune(
+            recipe.finetune, run=cell.finetune, init=cell.pretrain, dataset=dataset, words_folder=cell.words
+        )
+        _require_complete(outcome)
         gc.collect()  # while a ZeRO-3 engine exists, transformers would partition the next model as well
         evaluate(cell.finetune, study.shards, study.split, EvaluateConfig())
 
 
-def _finetune(config: FinetuneConfig, cell: CellFolders, shards: str) -> None:
-    _require_complete(
-        finetune(config, run=cell.finetune, init=cell.pretrain, shards=shards, words_folder=cell.words)
-    )
-
-
-def _words_config(study: Study, name: str, seed: int, config: ComposeConfig, ranks: Ranks) -> ComposeConfig:
+def _words_config(
+    study: Study, dataset: Mixture, name: str, seed: int, config: ComposeConfig, ranks: Ranks
+) -> ComposeConfig:
     """Return the settings of a cell's word composition.
 
     If they depend on the number of words of the full model, those words are composed first.
@@ -196,7 +197,7 @@ def _words_config(study: Study, name: str, seed: int, config: ComposeConfig, ran
     if ABLATIONS[name](study.recipe, replace(study.inputs, words=1)).compose == config:
         return config
     full = cell_folders(study, FULL, seed)
-    compose(full.pretrain, study.shards, study.build_recipe(FULL, seed).compose, out=full.words)
+    compose(full.pretrain, dataset, study.build_recipe(FULL, seed).compose, out=full.words)
     words = run_on_rank_zero(lambda: len(WordCodebook.load(full.words).words), ranks)
     return ABLATIONS[name](study.recipe, replace(study.inputs, words=words)).compose
 

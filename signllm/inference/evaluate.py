@@ -28,7 +28,7 @@ import torch
 from signllm.config import FinetuneConfig, datasets_of, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.index import Split
-from signllm.data.mixture import make_absolute, open_mixture, read_dataset_records
+from signllm.data.mixture import Mixture, make_absolute, open_mixture
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.distributed.failures import fail_together
 from signllm.distributed.local_ranks import StoppedEarlyError
@@ -141,7 +141,8 @@ def evaluate(
     config = config or EvaluateConfig()
     trained = load_config(run, FinetuneConfig)
     warn_if_no_frame_rate(trained.data)
-    videos = open_mixture(shards).split(split)
+    dataset = open_mixture(shards)
+    videos = dataset.split(split)
     split = videos.name  # the standard name: dev if val was asked for
     ranks = start_distributed()
     checkpoint = best_checkpoint(run) if config.checkpoint == "best" else complete_checkpoint(run)
@@ -155,7 +156,7 @@ def evaluate(
     search = dataclasses.asdict(generation) | {"batch_size": config.batch_size}
     made_with = {
         "checkpoint": [checkpoint.name, json.loads((checkpoint / COMPLETE).read_text())],
-        "datasets": [dataclasses.asdict(record) for record in read_dataset_records(shards, split)],
+        "datasets": [dataclasses.asdict(record) for record in dataset.records(split)],
         "generation": search,
         "deepspeed": config.deepspeed,
     }
@@ -173,7 +174,7 @@ def evaluate(
     }
     rules = _choose_rules(hypotheses, config)
     groups = compute_breakdowns(
-        _sentences(hypotheses, videos, rules), rules, _count_training_words(shards, rules)
+        _sentences(hypotheses, videos, rules), rules, _count_training_words(dataset, rules)
     )
     scores = _score_pairings(label, hypotheses, config, rules)
     scores = {name: values | details | {"split": name} for name, values in scores.items()}
@@ -198,10 +199,11 @@ def make_label(run: Path, shards: Path | str, split: str) -> str:
     For a run that recorded no training data, the label is the name of the split.
     """
     own = {record.sha256 for record in datasets_of(run)}
-    records = read_dataset_records(shards, TRAINING)
+    dataset = open_mixture(shards)
+    records = dataset.records(TRAINING)
     if not own or {record.sha256 for record in records} == own:
         return split
-    records = records or read_dataset_records(shards, split)
+    records = records or dataset.records(split)
     names = [re.sub(r"[^\w-]+", "-", record.name) for record in records]
     return f"{split}@{'+'.join(names)}"
 
@@ -362,12 +364,11 @@ def _sentences(hypotheses: Sequence[Hypothesis], videos: Split, rules: ScoreConf
     ]
 
 
-def _count_training_words(shards: Path | str, rules: ScoreConfig) -> Counter[str] | None:
+def _count_training_words(dataset: Mixture, rules: ScoreConfig) -> Counter[str] | None:
     """Return word → its count in the training texts of the same data; None if there is no train split."""
-    data = open_mixture(shards)
-    if TRAINING not in data.splits:
+    if TRAINING not in dataset.splits:
         return None
-    texts = [sample.text for sample in data.split(TRAINING).samples]
+    texts = [sample.text for sample in dataset.split(TRAINING).samples]
     tokens = build_tokenizer(rules)
     return Counter(word for text in normalize_texts(texts, texts, rules)[0] for word in tokens(text))
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from signllm.data.index import Split
-from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import Agree, Loader, Readiness
 from signllm.data.sample_source import SampleSource
 from signllm.distributed.preemption import preemption_flag, stopped_early_error
@@ -18,11 +15,6 @@ from signllm.distributed.watchdog import record_progress
 from signllm.training.engine import TrainingConfig
 
 TRAIN, DEV = "train", "dev"
-
-
-def open_split(shards: Path | str, name: str = TRAIN) -> Split:
-    """Open a split of a dataset or of a mixture; the error about a missing split lists the existing ones."""
-    return open_mixture(shards).split(name)
 
 
 def training_batches(source: SampleSource, training: TrainingConfig, ranks: Ranks) -> Loader:

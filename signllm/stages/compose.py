@@ -14,6 +14,7 @@ from typing import Any
 from signllm.config import ComposeConfig, PretrainConfig, load_config
 from signllm.cra.curve import write_curve
 from signllm.cra.word_codebook import WordCodebook
+from signllm.data.mixture import Mixture
 from signllm.distributed.agreement import run_on_rank_zero
 from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
@@ -24,12 +25,12 @@ from signllm.training.checkpoint import last_checkpoint
 log = logging.getLogger(__name__)
 
 
-def compose(run: Path, shards: Path | str, config: ComposeConfig, *, out: Path | None = None) -> WordCodebook:
+def compose(run: Path, dataset: Mixture, config: ComposeConfig, *, out: Path | None = None) -> WordCodebook:
     """Write the characters of the train split, and the words composed from them, into a run (all ranks).
 
     Args:
         run: folder of a ``pretrain`` run, whose last checkpoint encodes the videos.
-        shards: folder or address of the shards, whose ``train`` split is read.
+        dataset: the dataset, whose ``train`` split is read.
         config: settings of data and words. Nothing is augmented, and frames are cropped as in the run's
             evaluations.
         out: folder for the words, so that one run may have several word codebooks; None takes the run folder.
@@ -44,7 +45,7 @@ def compose(run: Path, shards: Path | str, config: ComposeConfig, *, out: Path |
     config = replace(config, data=data)
     folder = out or run
     vq_sign = load_vq_sign(run, pretrained).to(ranks.device)
-    train = open_train_characters(run, shards, vq_sign, last_checkpoint(run), config)
+    train = open_train_characters(run, dataset, vq_sign, last_checkpoint(run), config)
 
     def prepare() -> tuple[list[int], WordCodebook | None]:
         missing = train.missing()

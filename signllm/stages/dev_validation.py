@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from signllm.data.batch import Batch
-from signllm.data.mixture import open_mixture
+from signllm.data.mixture import Mixture
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.data.sample_table import ShardSample
 from signllm.distributed.collectives import reduce_sum
@@ -28,18 +27,18 @@ from signllm.training.validation import Validate
 
 
 def make_loss_validator(
-    shards: Path | str, data: DataConfig, training: TrainingConfig, ranks: Ranks
+    dataset: Mixture, data: DataConfig, training: TrainingConfig, ranks: Ranks
 ) -> Validate | None:
     """Return a function that returns a model's mean losses over ``dev``; None if there is no such split.
 
     All ranks call that function. Every batch is weighted by its number of real videos, and nothing is
     augmented. If a rank is preempted, it raises StoppedEarlyError on all ranks between two batches.
     """
-    return _make_validator(shards, data, training, ranks, exchanged=False, generation=None)
+    return _make_validator(dataset, data, training, ranks, exchanged=False, generation=None)
 
 
 def make_translation_validator(
-    shards: Path | str,
+    dataset: Mixture,
     data: DataConfig,
     training: TrainingConfig,
     ranks: Ranks,
@@ -56,18 +55,18 @@ def make_translation_validator(
     """
     scored = training.keep_best in METRICS
     plain = replace(generation, temperature=None, n_best=1) if scored else None
-    validate = _make_validator(shards, data, training, ranks, exchanged=True, generation=plain)
+    validate = _make_validator(dataset, data, training, ranks, exchanged=True, generation=plain)
     if scored and validate is None:
         raise UsageError(
             f"{training.keep_best} selects the best checkpoint, but there is no {DEV} split",
-            where=shards,
+            where=dataset.source,
             remedy=f"shard a {DEV} split, or give --training.keep-best None",
         )
     return validate
 
 
 def _make_validator(
-    shards: Path | str,
+    dataset: Mixture,
     data: DataConfig,
     training: TrainingConfig,
     ranks: Ranks,
@@ -75,10 +74,9 @@ def _make_validator(
     exchanged: bool,
     generation: GenerationConfig | None,
 ) -> Validate | None:
-    index = open_mixture(shards)
-    if DEV not in index.splits:
+    if DEV not in dataset.splits:
         return None
-    split = index.split(DEV)
+    split = dataset.split(DEV)
     others = other_texts(split.samples) if exchanged and len(split) > 1 else None
     loader = Loader(
         VideoSource(split, data, augment=False),

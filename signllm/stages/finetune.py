@@ -13,11 +13,11 @@ from pathlib import Path
 
 from signllm.config import FinetuneConfig, open_run
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.mixture import read_dataset_records
+from signllm.data.mixture import Mixture
 from signllm.distributed.agreement import run_on_rank_zero
 from signllm.distributed.ranks import Ranks, start_distributed
 from signllm.models.sign_llm import SignLLM
-from signllm.stages.batches import TRAIN, open_split
+from signllm.stages.batches import TRAIN
 from signllm.stages.initial_run import load_encoder_and_words, with_encoder_from
 from signllm.stages.language_model_settings import resolve_language_model
 from signllm.stages.phases import FROZEN, train_frozen, train_jointly, training_phases
@@ -27,7 +27,7 @@ from signllm.training.loop import Outcome
 
 
 def finetune(
-    config: FinetuneConfig, run: Path, init: Path, shards: Path | str, *, words_folder: Path | None = None
+    config: FinetuneConfig, run: Path, init: Path, dataset: Mixture, *, words_folder: Path | None = None
 ) -> Outcome:
     """Train SignLLM on the ``train`` split into ``run``, from the encoder and words of ``init``.
 
@@ -35,7 +35,7 @@ def finetune(
         config: settings of the stage.
         run: the run folder.
         init: the run folder of stages 1 and 2.
-        shards: folder or address of the shards.
+        dataset: the dataset.
         words_folder: folder with other words of the same encoder (``compose --out``); None takes those of
             ``init``.
 
@@ -44,10 +44,10 @@ def finetune(
             missing, or the settings contradict the run.
     """
     ranks = start_distributed(timeout_s=config.training.timeout_s)
-    config = with_language_of(shards, with_encoder_from(init, config))
+    config = with_language_of(dataset, with_encoder_from(init, config))
     encoder, words = load_encoder_and_words(init, words_folder)
-    config = with_resolved_language_model(config, run, shards, ranks)
-    open_run(run, config, read_dataset_records(shards, TRAIN))
+    config = with_resolved_language_model(config, run, dataset, ranks)
+    open_run(run, config, dataset.records(TRAIN))
     frozen, joint = training_phases(config)
 
     def save_current_words() -> tuple[bool, WordCodebook]:
@@ -60,7 +60,7 @@ def finetune(
     joint_has_begun, words = run_on_rank_zero(save_current_words, ranks)
     if frozen is not None and (joint is None or not joint_has_begun):
         phase_run = run if joint is None else run / FROZEN
-        outcome = train_frozen(config, frozen, words, encoder, phase_run, init, shards, ranks)
+        outcome = train_frozen(config, frozen, words, encoder, phase_run, init, dataset, ranks)
         if joint is None or outcome.preempted:
             return outcome
     assert joint is not None
@@ -71,11 +71,11 @@ def finetune(
         else:
             install_weights(model, load_weights(run / FROZEN, stage=STAGE), where=run / FROZEN)
 
-    return train_jointly(config, joint, words, None if joint_has_begun else start, run, shards, ranks)
+    return train_jointly(config, joint, words, None if joint_has_begun else start, run, dataset, ranks)
 
 
 def with_resolved_language_model(
-    config: FinetuneConfig, run: Path, shards: Path | str, ranks: Ranks
+    config: FinetuneConfig, run: Path, dataset: Mixture, ranks: Ranks
 ) -> FinetuneConfig:
     """Return the configuration with everything recorded in it that decides a prompt (all ranks).
 
@@ -83,15 +83,15 @@ def with_resolved_language_model(
         UsageError: as in :func:`~signllm.stages.language_model_settings.resolve_language_model`.
     """
     model = run_on_rank_zero(
-        lambda: resolve_language_model(config, run, open_split(shards), world=ranks.world), ranks
+        lambda: resolve_language_model(config, run, dataset.split(TRAIN), world=ranks.world), ranks
     )  # on one rank only, because the date in a prompt could differ between ranks
     return replace(config, sign_llm=replace(config.sign_llm, language_model=model))
 
 
-def with_language_of(shards: Path | str, config: FinetuneConfig) -> FinetuneConfig:
+def with_language_of(dataset: Mixture, config: FinetuneConfig) -> FinetuneConfig:
     """Return the configuration with the most common language of the training texts, unless it names one."""
     if config.generation.language is not None:
         return config
-    languages = open_split(shards).samples.languages()
+    languages = dataset.split(TRAIN).samples.languages()
     generation = replace(config.generation, language=languages.most_common(1)[0][0] if languages else "")
     return replace(config, generation=generation)

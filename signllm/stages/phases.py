@@ -12,13 +12,14 @@ from torch import Tensor
 
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
+from signllm.data.mixture import Mixture
 from signllm.data.pipeline import CharacterSource, VideoSource
 from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
 from signllm.metrics.scores import METRICS
 from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.stages.alarms import AlarmMonitor
-from signllm.stages.batches import open_split, training_batches
+from signllm.stages.batches import TRAIN, training_batches
 from signllm.stages.dev_validation import make_translation_validator
 from signllm.stages.initial_run import load_recorded_characters
 from signllm.stages.parameter_groups import parameter_groups
@@ -60,7 +61,7 @@ def train_frozen(
     encoder: Mapping[str, Tensor],
     run: Path,
     init: Path,
-    shards: Path | str,
+    dataset: Mixture,
     ranks: Ranks,
 ) -> Outcome:
     """Train what follows the characters (word vectors, projector, adapters) with a frozen encoder.
@@ -72,7 +73,7 @@ def train_frozen(
     install_weights(model.vq_sign, encoder, where=init)
     model.vq_sign.requires_grad_(False)
     model.vq_sign.saved_when_frozen = True
-    source = CharacterSource(open_split(shards), load_recorded_characters(init, words))
+    source = CharacterSource(dataset.split(TRAIN), load_recorded_characters(init, words))
     return fit(
         model,
         training_batches(source, training, ranks),
@@ -80,10 +81,10 @@ def train_frozen(
         run=run,
         stage=STAGE,
         parameter_groups=parameter_groups(model, training, config),
-        validate=make_translation_validator(shards, config.data, training, ranks, config.generation),
+        validate=make_translation_validator(dataset, config.data, training, ranks, config.generation),
         scores=METRICS,
         check_alarms=AlarmMonitor(),
-        collect_samples=SampleLogger(shards, config.data, training.show, ranks, config.generation),
+        collect_samples=SampleLogger(dataset, config.data, training.show, ranks, config.generation),
         extra_files=words.save,
     )
 
@@ -94,7 +95,7 @@ def train_jointly(
     words: WordCodebook,
     start: Callable[[SignLLM], None] | None,
     run: Path,
-    shards: Path | str,
+    dataset: Mixture,
     ranks: Ranks,
 ) -> Outcome:
     """Train everything on video; ``start`` installs the first weights, None if the phase has a checkpoint."""
@@ -104,15 +105,15 @@ def train_jointly(
         start(model)
     return fit(
         model,
-        training_batches(VideoSource(open_split(shards), config.data), training, ranks),
+        training_batches(VideoSource(dataset.split(TRAIN), config.data), training, ranks),
         config=training,
         run=run,
         stage=STAGE,
         parameter_groups=parameter_groups(model, training, config),
-        validate=make_translation_validator(shards, config.data, training, ranks, config.generation),
+        validate=make_translation_validator(dataset, config.data, training, ranks, config.generation),
         scores=METRICS,
         check_alarms=AlarmMonitor(read_log(run / FROZEN)),
-        collect_samples=SampleLogger(shards, config.data, training.show, ranks, config.generation),
+        collect_samples=SampleLogger(dataset, config.data, training.show, ranks, config.generation),
         extra_files=words.save,
     )
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from signllm.config import PretrainConfig, load_config, open_run
-from signllm.data.mixture import read_dataset_records
+from signllm.data.mixture import Mixture
 from signllm.data.pipeline import VideoSource
 from signllm.distributed.agreement import run_on_rank_zero
 from signllm.distributed.ranks import start_distributed
 from signllm.models.backbone import backbone_settings
 from signllm.models.vq_sign import VQSign, build_vq_sign
 from signllm.stages.alarms import AlarmMonitor
-from signllm.stages.batches import TRAIN, open_split, training_batches
+from signllm.stages.batches import TRAIN, training_batches
 from signllm.stages.dev_validation import make_loss_validator
 from signllm.stages.frame_rate import with_frame_rate
 from signllm.stages.sample_logger import SampleLogger
@@ -29,21 +29,21 @@ from signllm.training.loop import Outcome, fit
 STAGE = "pretrain"
 
 
-def pretrain(config: PretrainConfig, run: Path, shards: Path | str) -> Outcome:
-    """Train VQ-Sign on the ``train`` split of ``shards`` into ``run``.
+def pretrain(config: PretrainConfig, run: Path, dataset: Mixture) -> Outcome:
+    """Train VQ-Sign on the ``train`` split of a dataset into ``run``.
 
     Raises:
-        UsageError: the shards do not exist, the run folder belongs to another stage or has other settings, or
+        UsageError: there is no such split, the run folder belongs to another stage or has other settings, or
             the image backbone is missing.
     """
     ranks = start_distributed(timeout_s=config.training.timeout_s)
-    split = open_split(shards)
+    split = dataset.split(TRAIN)
     is_new = run_on_rank_zero(lambda: last_checkpoint(run) is None, ranks)
     recorded = None if is_new else load_config(run, PretrainConfig).data
     config = replace(config, data=with_frame_rate(config.data, split, recorded))
     source = VideoSource(split, config.data)
     settings, config = config, _with_backbone_shape(config, None if is_new else run)
-    open_run(run, config, read_dataset_records(shards, TRAIN))
+    open_run(run, config, dataset.records(TRAIN))
     torch.manual_seed(config.training.seed)
     model = build_vq_sign(settings.vq_sign if is_new else config.vq_sign).to(ranks.device)
     if config.vq_sign.quantizer.kmeans_start and is_new:
@@ -58,9 +58,9 @@ def pretrain(config: PretrainConfig, run: Path, shards: Path | str) -> Outcome:
         config=config.training,
         run=run,
         stage=STAGE,
-        validate=make_loss_validator(shards, config.data, config.training, ranks),
+        validate=make_loss_validator(dataset, config.data, config.training, ranks),
         check_alarms=AlarmMonitor(),
-        collect_samples=SampleLogger(shards, config.data, config.training.show, ranks),
+        collect_samples=SampleLogger(dataset, config.data, config.training.show, ranks),
     )
 
 

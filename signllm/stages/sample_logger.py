@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import nn
 
 from signllm.data.batch import LoadedSample, collate
 from signllm.data.index import Split
-from signllm.data.mixture import open_mixture
+from signllm.data.mixture import Mixture
 from signllm.data.pipeline import DataConfig, VideoSource
 from signllm.data.token_strip import WordSpan, draw_strip
 from signllm.distributed.collectives import reduce_sum
@@ -52,7 +51,7 @@ class SampleLogger:
     """Collects samples of a model for :func:`signllm.training.loop.fit`.
 
     Args:
-        shards: folder or address; its first ``dev`` videos are shown, or ``train`` videos if there is no
+        dataset: its first ``dev`` videos are shown, or ``train`` videos if there is no
             ``dev``.
         data: how videos are read; nothing is augmented.
         videos: number of videos.
@@ -62,14 +61,13 @@ class SampleLogger:
 
     def __init__(
         self,
-        shards: Path | str,
+        dataset: Mixture,
         data: DataConfig,
         videos: int,
         ranks: Ranks,
         generation: GenerationConfig | None = None,
     ) -> None:
-        index = open_mixture(shards)
-        self.split: Split = index.split(DEV if DEV in index.splits else TRAIN)
+        self.split: Split = dataset.split(DEV if DEV in dataset.splits else TRAIN)
         plain = replace(data, cache_gb=0.0, max_frames_per_batch=None)
         self.source, self.videos, self.ranks = VideoSource(self.split, plain, augment=False), videos, ranks
         self.generation = generation and replace(generation, beams=1, temperature=None, n_best=1)

@@ -19,7 +19,7 @@ from signllm.cra.composition import compose_words
 from signllm.cra.word_codebook import WordCodebook, fingerprint
 from signllm.data.characters import characters_path, load_packed_characters, save_characters
 from signllm.data.index import Split
-from signllm.data.mixture import Mixture, open_mixture
+from signllm.data.mixture import Mixture
 from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
 from signllm.models.vq_sign import VQSign, fingerprinted_tensor
@@ -125,15 +125,14 @@ class TrainCharacters:
 
 
 def open_train_characters(
-    run: Path, shards: Path | str, vq_sign: VQSign, checkpoint: Path | None, config: ComposeConfig
+    run: Path, dataset: Mixture, vq_sign: VQSign, checkpoint: Path | None, config: ComposeConfig
 ) -> TrainCharacters:
-    """Return the characters that ``vq_sign``, with the weights of ``checkpoint``, reads from ``shards``.
+    """Return the characters that ``vq_sign``, with the weights of ``checkpoint``, reads from a dataset.
 
     Raises:
         UsageError: there is no train split.
     """
-    index = open_mixture(shards)
-    split = index.split(TRAIN)
+    split = dataset.split(TRAIN)
     made_by: dict[str, Any] = {
         "codebook": fingerprint(fingerprinted_tensor(vq_sign.state_dict(), vq_sign.config)),
         "checkpoint": checkpoint.name if checkpoint else None,
@@ -143,7 +142,7 @@ def open_train_characters(
     }
     if config.data.fps is not None:  # older runs have no rate
         made_by["fps"] = config.data.fps
-    if isinstance(index, Mixture):
-        made_by["datasets"] = list(index.labels)  # they are part of the ids
-    shas = index.checksums(TRAIN)
+    if dataset.labels:
+        made_by["datasets"] = list(dataset.labels)  # they are part of the ids
+    shas = dataset.checksums(TRAIN)
     return TrainCharacters(run=run, split=split, shas=shas, vq_sign=vq_sign, made_by=made_by, config=config)

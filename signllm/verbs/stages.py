@@ -32,6 +32,15 @@ def with_config_file(config: Any, options: list[str]) -> Any:
     return config if file is None else read_config_file(file, config)
 
 
+def _open_dataset(data: str, timeout_s: float) -> Any:
+    """Join the ranks, so that one that cannot read the shards ends the others, and open the shards."""
+    from signllm.data.mixture import open_mixture
+    from signllm.distributed.ranks import start_distributed
+
+    start_distributed(timeout_s=timeout_s)
+    return open_mixture(data)
+
+
 def _pretrain(arguments: list[str]) -> Job:
     import tyro
 
@@ -63,7 +72,8 @@ def _pretrain(arguments: list[str]) -> Job:
         from signllm.stages.pretrain import pretrain
 
         def work() -> None:
-            raise_if_preempted(pretrain(config, run=run, shards=data))
+            dataset = _open_dataset(data, config.training.timeout_s)
+            raise_if_preempted(pretrain(config, run=run, dataset=dataset))
 
         run_on_ranks(
             "pretrain", arguments, ranks, work, folder=run, storage_timeout_s=config.data.storage_timeout_s
@@ -105,7 +115,8 @@ def _compose(arguments: list[str]) -> Job:
         from signllm.stages.compose import compose
 
         def work() -> None:
-            _print_words(compose(run, data, config, out=out))
+            dataset = _open_dataset(data, max(1800.0, 2 * config.data.storage_timeout_s))
+            _print_words(compose(run, dataset, config, out=out))
 
         run_on_ranks(
             "compose", arguments, ranks, work, folder=run, storage_timeout_s=config.data.storage_timeout_s
@@ -158,7 +169,8 @@ def _finetune(arguments: list[str]) -> Job:
         config = config.with_llm(llm)
 
         def work() -> None:
-            raise_if_preempted(finetune(config, run=run, init=init, shards=data, words_folder=words))
+            dataset = _open_dataset(data, config.training.timeout_s)
+            raise_if_preempted(finetune(config, run=run, init=init, dataset=dataset, words_folder=words))
 
         run_on_ranks(
             "finetune", arguments, ranks, work, folder=run, storage_timeout_s=config.data.storage_timeout_s

@@ -17,6 +17,7 @@ import torch
 from signllm.cluster.launch import launch
 from signllm.cluster.profile import Profile
 from signllm.data.characters import load_characters
+from signllm.data.mixture import open_mixture
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
 from signllm.training.checkpoint import load_weights
@@ -119,7 +120,7 @@ def composed_straight(composed: Path, shards: Path, run: Path) -> dict[str, byte
     from signllm.stages.compose import compose
     from tests.stages import path
 
-    compose(uncomposed(composed, run), shards, path.COMPOSE)
+    compose(uncomposed(composed, run), open_mixture(shards), path.COMPOSE)
     assert len(contents(run)["characters"]) == 5
     return contents(run)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from signllm.data.mixture import Mixture, open_mixture, parse_mixture
+from signllm.data.mixture import open_mixture, parse_mixture
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations
@@ -63,8 +63,11 @@ def test_evaluation_takes_every_sample_once(both: str) -> None:
 
 
 def test_what_data_may_name(both: str, tmp_path: Path) -> None:
-    assert isinstance(open_mixture(both), Mixture)
-    assert not isinstance(open_mixture(tmp_path / "A"), Mixture)
+    assert open_mixture(both).labels == ("A", "B")
+    single = open_mixture(f"{tmp_path}/A:2")
+    assert single.labels == (), "the ids of a single dataset have no prefix"
+    assert [record.weight for record in single.records("train")] == [1.0]
+    assert single.split("train") is single.split("train"), "a split is read once"
     assert parse_mixture("http://host:8000,s3://bucket/b:0.5") == [
         ("http://host:8000", 1.0),
         ("s3://bucket/b", 0.5),

@@ -8,6 +8,7 @@ import torch
 
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.characters import load_split_characters
+from signllm.data.mixture import open_mixture
 from signllm.demo.controls import content_word_accuracy, save_oracle, save_untrained, true_characters
 from signllm.demo.language import glosses
 from signllm.demo.studio import read_truth
@@ -55,12 +56,12 @@ def test_the_oracles_characters_are_the_signs_that_were_made(filmed: Path, tmp_p
 
 def test_the_untrained_control_took_no_step_and_is_made_once(filmed: Path, tmp_path: Path) -> None:
     config = find_recipe("demo").pretrain
-    save_untrained(config, tmp_path, filmed / "shards")
+    save_untrained(config, tmp_path, open_mixture(filmed / "shards"))
     checkpoint = last_checkpoint(tmp_path)
     assert checkpoint is not None
     assert read_state(checkpoint).step == 0
     weights = load_weights(tmp_path, stage="pretrain")
     codebook = weights["quantizer.codebook"]
     assert len(torch.unique(codebook, dim=0)) > 50  # centres of what the random encoder sees
-    save_untrained(config, tmp_path, filmed / "shards")
+    save_untrained(config, tmp_path, open_mixture(filmed / "shards"))
     assert checkpoint.stat().st_mtime_ns == last_checkpoint(tmp_path).stat().st_mtime_ns  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ from signllm.cli import main
 from signllm.config import FinetuneConfig, load_config, save_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.index import ShardIndex
-from signllm.data.mixture import read_dataset_records
+from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import Loader, VideoSource
 from signllm.distributed.local_ranks import StoppedEarlyError
 from signllm.distributed.preemption import preemption_flag
@@ -291,7 +291,7 @@ def test_another_dataset_in_another_language_has_its_own_files(
     own = path.write_videos(tmp_path / "own")
     german = ("morgen regen", "wind im norden", "heute sonne")
     other = path.write_videos(tmp_path / "other", "German", german).rename(tmp_path / "wetter 2")
-    save_config(run, load_config(run, FinetuneConfig), read_dataset_records(own, "train"))
+    save_config(run, load_config(run, FinetuneConfig), open_mixture(own).records("train"))
     for data in (own, other):
         assert main(["evaluate", "--run", str(run), "--data", str(data), "--split", "dev", "--json"]) == 0
     assert json.loads((run / "scores.dev.json").read_text())["shards"] == str(own)

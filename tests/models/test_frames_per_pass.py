@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from signllm.data.mixture import open_mixture
 from signllm.models import temporal_convolution
 from signllm.models.temporal_convolution import TemporalConv3d, first_convolution_inputs
 from signllm.models.visual_encoder import PIXELS_PER_PASS, VisualEncoder, subtract_video_mean, video_means
@@ -159,8 +160,12 @@ def test_no_stage_has_a_larger_pass(composed: Path, tmp_path: Path, monkeypatch:
         Backbone, "forward", lambda self, frames: (passes.append(len(frames)), forward(self, frames))[1]
     )
     training = replace(path.PRETRAIN.training, steps=2, validate_every=2)
-    pretrain(replace(path.PRETRAIN, training=training), run=tmp_path / "run", shards=composed / "shards")
+    pretrain(
+        replace(path.PRETRAIN, training=training),
+        run=tmp_path / "run",
+        dataset=open_mixture(composed / "shards"),
+    )
     of_training = len(passes)
-    compose(tmp_path / "run", composed / "shards", path.COMPOSE)
+    compose(tmp_path / "run", open_mixture(composed / "shards"), path.COMPOSE)
     assert len(passes) > of_training > 0
     assert max(passes) <= 11

@@ -22,6 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 from signllm import storage
+from signllm.data.mixture import open_mixture
 from signllm.distributed.local_ranks import leave_process_group
 from signllm.distributed.preemption import preemption_flag
 from signllm.distributed.ranks import start_distributed
@@ -84,7 +85,7 @@ def train(kind: str, name: str, shards: Path, folder: Path, *, workers: int = 0)
     ended: dict[str, Any] = {}
     with preemption_flag(), patch.object(Path, "open", outage.opening(Path.open)):
         try:
-            outcome = pretrain(config, folder / name, shards)
+            outcome = pretrain(config, folder / name, open_mixture(shards))
             ended = {"step": outcome.step, "preempted": outcome.preempted}
         except RunFailedError as error:
             ended = {"error": type(error).__name__, "message": str(error)}

@@ -18,6 +18,7 @@ import numpy as np
 from signllm.config import ComposeConfig, FinetuneConfig, PretrainConfig
 from signllm.cra.composition import WordsConfig
 from signllm.data.frame_folder import encode_png
+from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import DataConfig
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
@@ -121,7 +122,7 @@ def pretrain_limited(run: Path, shards: Path, stop: int | None = 2) -> None:
     """Pretrain with a limit of frames, stopped after ``stop`` steps and resumed."""
     for steps in (stop, None) if stop else (None,):
         training = replace(LIMITED.training, steps=steps)
-        pretrain(replace(LIMITED, training=training), run=run, shards=shards)
+        pretrain(replace(LIMITED, training=training), run=run, dataset=open_mixture(shards))
 
 
 def on_ranks(folder: Path, llm: Path, *names: str, processes: int) -> list[Path]:
@@ -184,7 +185,9 @@ def main() -> None:
             continue
         kind, _, deepspeed = name.rpartition("-")
         config = CONFIGS[kind](Path(llm), deepspeed=deepspeed)
-        finetune(config, run=run, init=Path(folder) / "pretrain", shards=Path(folder) / "shards")
+        finetune(
+            config, run=run, init=Path(folder) / "pretrain", dataset=open_mixture(Path(folder) / "shards")
+        )
     leave_process_group()
 
 

@@ -20,6 +20,7 @@ from signllm.cra.word_codebook import WordCodebook
 from signllm.data.characters import list_characters_files, load_split_characters
 from signllm.data.frame_folder import encode_png
 from signllm.data.index import ShardIndex
+from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import DataConfig, VideoSource
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
@@ -99,7 +100,7 @@ def written(run: Path) -> tuple[bytes, bytes, dict[str, list[int]], str]:
 
 
 def test_characters_and_words_are_written_and_fit_together(run: Path, shards: Path) -> None:
-    words = compose(run, shards, CONFIG)
+    words = compose(run, open_mixture(shards), CONFIG)
     assert WordCodebook.load(run) == words
     characters, codebook = load_split_characters(run, "train")
     assert [path.name for path in list_characters_files(run, "train")] == [
@@ -128,7 +129,7 @@ def outside() -> dict[str, str]:
 
 
 def test_killed_in_the_middle_it_goes_on_and_two_ranks_write_what_one_writes(run: Path, shards: Path) -> None:
-    compose(run, shards, CONFIG)
+    compose(run, open_mixture(shards), CONFIG)
     alone = written(run)
     (run / "words.json").unlink()
     for path in list_characters_files(run, "train"):
@@ -170,48 +171,48 @@ def test_what_is_whole_is_kept_and_what_no_longer_fits_is_made_again(
     run: Path, shards: Path, encoded: list[int]
 ) -> None:
     every = list(range(SHARDS))
-    first = compose(run, shards, CONFIG)
-    assert compose(run, shards, CONFIG) == first
+    first = compose(run, open_mixture(shards), CONFIG)
+    assert compose(run, open_mixture(shards), CONFIG) == first
     other = replace(CONFIG, words=replace(CONFIG.words, size=1))
-    assert len(compose(run, shards, other).words) <= 1
+    assert len(compose(run, open_mixture(shards), other).words) <= 1
     assert encoded == every
-    compose(run, shards, replace(CONFIG, data=replace(DATA, max_frames=50)))
+    compose(run, open_mixture(shards), replace(CONFIG, data=replace(DATA, max_frames=50)))
     assert encoded == every * 2
-    assert compose(run, shards, CONFIG) == first
+    assert compose(run, open_mixture(shards), CONFIG) == first
     assert encoded == every * 3
     (run / "words.json").unlink()
     (run / "characters" / "train-000002.safetensors").write_bytes(b"half of it")
-    assert compose(run, shards, CONFIG) == first
+    assert compose(run, open_mixture(shards), CONFIG) == first
     assert encoded == [*every * 3, 2]
     (run / "words.png").unlink()
-    assert compose(run, shards, CONFIG) == first
+    assert compose(run, open_mixture(shards), CONFIG) == first
     assert (run / "words.png").is_file()
 
 
 def test_files_of_shards_that_there_are_no_more_go(run: Path, shards: Path, encoded: list[int]) -> None:
-    first = compose(run, shards, CONFIG)
+    first = compose(run, open_mixture(shards), CONFIG)
     source = run / "characters" / "train-000000.safetensors"
     (run / "characters" / "train-000009.safetensors").write_bytes(source.read_bytes())
-    assert compose(run, shards, CONFIG) == first
+    assert compose(run, open_mixture(shards), CONFIG) == first
     assert len(list_characters_files(run, "train")) == SHARDS == len(encoded)
 
 
 def test_another_picture_size_is_refused(run: Path, shards: Path) -> None:
     with pytest.raises(UsageError, match=r"16 pixels, not 32[\s\S]*--data.size 16"):
-        compose(run, shards, replace(CONFIG, data=replace(DATA, size=32)))
+        compose(run, open_mixture(shards), replace(CONFIG, data=replace(DATA, size=32)))
 
 
 def test_a_run_without_a_checkpoint_or_of_no_stage_is_refused(
     run: Path, shards: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="not a run folder"):
-        compose(tmp_path / "nothing", shards, CONFIG)
+        compose(tmp_path / "nothing", open_mixture(shards), CONFIG)
     with pytest.raises(UsageError, match="manifest"):
-        compose(run, tmp_path / "nothing", CONFIG)
+        compose(run, open_mixture(tmp_path / "nothing"), CONFIG)
     for file in (run / "checkpoints").rglob("COMPLETE"):
         file.unlink()
     with pytest.raises(UsageError, match="no complete checkpoint"):
-        compose(run, shards, CONFIG)
+        compose(run, open_mixture(shards), CONFIG)
     assert not (run / "words.json").exists()
 
 
@@ -227,6 +228,6 @@ def test_an_encoding_that_cannot_be_read_is_refused_and_leaves_no_words(
             content[place : place + 4] = b"none"
     tar.write_bytes(content)
     with pytest.raises(UsageError, match=r"could not be read, allowed[\s\S]*shards verify"):
-        compose(run, damaged, CONFIG)
+        compose(run, open_mixture(damaged), CONFIG)
     assert not (run / "words.json").exists()
     assert [path.name[6:12] for path in list_characters_files(run, "train")] == ["000000"]

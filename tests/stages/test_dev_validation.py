@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from signllm.config import FinetuneConfig
+from signllm.data.mixture import open_mixture
 from signllm.data.sample_table import ShardSample
 from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
@@ -28,7 +29,7 @@ def validated(run: Path) -> dict[int, float]:
 
 
 def trained(config: FinetuneConfig, composed: Path, run: Path) -> Path:
-    finetune(config, run=run, init=composed / "pretrain", shards=composed / "shards")
+    finetune(config, run=run, init=composed / "pretrain", dataset=open_mixture(composed / "shards"))
     return run
 
 
@@ -80,7 +81,9 @@ def test_a_score_can_select_only_where_there_is_dev(composed: Path, tmp_path: Pa
     config = path.selected_config(composed / "llm")
     ranks = start_distributed()
     with pytest.raises(UsageError, match="no dev split"):
-        make_translation_validator(clips, config.data, config.training, ranks, config.generation)
+        make_translation_validator(
+            open_mixture(clips), config.data, config.training, ranks, config.generation
+        )
 
 
 def test_every_video_meets_the_text_of_another_of_its_language() -> None:

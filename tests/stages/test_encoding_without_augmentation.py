@@ -15,6 +15,7 @@ from signllm.config import PretrainConfig, load_config
 from signllm.data.augment import AugmentConfig
 from signllm.data.batch import Batch
 from signllm.data.characters import load_split_characters
+from signllm.data.mixture import open_mixture
 from signllm.data.timed_frames import join_chunks, read_timed_chunks
 from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
@@ -35,8 +36,12 @@ DECODED, BEFORE = 48, 8
 
 @pytest.fixture(scope="module")
 def encoder(composed: Path) -> Path:
-    pretrain(replace(path.PRETRAIN, data=DATA), run=composed / "augmented", shards=composed / "shards")
-    compose(composed / "augmented", composed / "shards", path.COMPOSE)
+    pretrain(
+        replace(path.PRETRAIN, data=DATA),
+        run=composed / "augmented",
+        dataset=open_mixture(composed / "shards"),
+    )
+    compose(composed / "augmented", open_mixture(composed / "shards"), path.COMPOSE)
     return composed / "augmented"
 
 
@@ -56,7 +61,7 @@ class Watching(nn.Module):
 
 def test_validation_sees_the_middle_of_every_frame(composed: Path) -> None:
     watching, training = Watching(), replace(path.TRAINING, batch_size=2)
-    validate = make_loss_validator(composed / "shards", DATA, training, start_distributed())
+    validate = make_loss_validator(open_mixture(composed / "shards"), DATA, training, start_distributed())
     assert validate is not None
     validate(watching, 0)
     assert len(watching.seen) == len(path.LENGTHS["dev"])
@@ -83,7 +88,7 @@ def test_compose_reads_a_video_as_translate_does(encoder: Path, composed: Path) 
 
 def test_evaluate_reads_a_video_as_translate_does(encoder: Path, composed: Path, tmp_path: Path) -> None:
     config = replace(path.finetune_config(composed / "llm", epochs=2), data=DATA)
-    finetune(config, run=tmp_path, init=encoder, shards=composed / "shards")
+    finetune(config, run=tmp_path, init=encoder, dataset=open_mixture(composed / "shards"))
     evaluate(tmp_path, composed / "shards", "dev", EvaluateConfig(bootstrap=0))
     evaluated = [json.loads(line) for line in (tmp_path / "hypotheses.dev.jsonl").read_text().splitlines()]
     translated = load(tmp_path).translate([composed / f"dev{number}" for number in range(len(evaluated))])
@@ -101,5 +106,5 @@ def test_pictures_that_the_encoder_did_not_learn_on_are_refused(
     other = replace(DATA, size=64) if name == "size" else replace(DATA, augment=AugmentConfig())
     config = replace(path.finetune_config(composed / "llm"), data=other)
     with pytest.raises(UsageError, match=f"data.{name} "):
-        finetune(config, run=tmp_path / "run", init=encoder, shards=composed / "shards")
+        finetune(config, run=tmp_path / "run", init=encoder, dataset=open_mixture(composed / "shards"))
     assert not (tmp_path / "run").exists()

@@ -12,6 +12,7 @@ import torch
 
 from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
+from signllm.data.mixture import open_mixture
 from signllm.errors import UsageError
 from signllm.experiments.encoded_split import load_or_encode_split
 from signllm.models import language_model_quantization
@@ -29,7 +30,10 @@ from tests.stages import path
 def run(composed: Path) -> Path:
     config = path.finetune_config(composed / "llm")
     outcome = finetune(
-        config, run=composed / "finetune", init=composed / "pretrain", shards=composed / "shards"
+        config,
+        run=composed / "finetune",
+        init=composed / "pretrain",
+        dataset=open_mixture(composed / "shards"),
     )
     assert outcome.step == 3  # one joint epoch of five videos, two at a time
     return composed / "finetune"
@@ -103,7 +107,7 @@ def test_a_checkpoint_is_loaded_with_its_own_words(run: Path, composed: Path, tm
 def test_a_finished_run_is_left_as_it_is(run: Path, composed: Path) -> None:
     before = load_weights(run)
     config = path.finetune_config(composed / "llm")
-    finetune(config, run=run, init=composed / "pretrain", shards=composed / "shards")
+    finetune(config, run=run, init=composed / "pretrain", dataset=open_mixture(composed / "shards"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in load_weights(run).items())
 
 
@@ -122,7 +126,7 @@ def test_a_learnt_prompt_goes_from_one_rank_on_zero2_to_two_on_zero3(composed: P
     """The phase on characters in this process; the joint one here, and again on two ranks from its end."""
     straight, parted = composed / "prompted", composed / "prompted-zero3-of-2"
     config = path.prompted_config(composed / "llm")
-    finetune(config, run=straight, init=composed / "pretrain", shards=composed / "shards")
+    finetune(config, run=straight, init=composed / "pretrain", dataset=open_mixture(composed / "shards"))
     shutil.copytree(straight / "frozen", parted / "frozen")
     path.on_ranks(composed, composed / "llm", "prompted-zero3", processes=2)
     before, after = load_weights(straight / "frozen"), load_weights(straight)
@@ -151,7 +155,9 @@ def test_adapters_learn_in_a_quantised_model_through_the_engine(
     )
     training = replace(config.training, precision=precision)
     config = replace(config, sign_llm=replace(config.sign_llm, language_model=model), training=training)
-    finetune(config, run=tmp_path / "run", init=composed / "pretrain", shards=composed / "shards")
+    finetune(
+        config, run=tmp_path / "run", init=composed / "pretrain", dataset=open_mixture(composed / "shards")
+    )
     saved = load_weights(tmp_path / "run")
     adapters = {name: tensor for name, tensor in saved.items() if name.startswith("language_model")}
     assert adapters
@@ -177,7 +183,7 @@ def test_phases_share_out_the_epochs() -> None:
 
 def test_what_does_not_fit_together_is_refused(composed: Path, tmp_path: Path) -> None:
     config = path.finetune_config(composed / "llm")
-    arguments = {"run": tmp_path / "run", "shards": composed / "shards"}
+    arguments = {"run": tmp_path / "run", "dataset": open_mixture(composed / "shards")}
     with pytest.raises(UsageError, match=r"data\.size 32"):
         finetune(replace(config, data=replace(path.DATA, size=64)), init=composed / "pretrain", **arguments)
     with pytest.raises(UsageError, match="not a run folder"):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from signllm.data.mixture import open_mixture
 from signllm.data.pipeline import Loader, VideoSource
-from signllm.stages.batches import open_split
 from signllm.stages.pretrain import pretrain
 from signllm.training.checkpoint import last_checkpoint, load_weights, read_state
 from signllm.training.training_log import read_log
@@ -36,7 +36,7 @@ def straight(composed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_ends_with_the_last_epoch_and_not_after_as_many_steps_as_the_first_would_make(
     straight: Path, composed: Path
 ) -> None:
-    source = VideoSource(open_split(composed / "shards"), path.LIMITED.data)
+    source = VideoSource(open_mixture(composed / "shards").split("train"), path.LIMITED.data)
     loader = Loader(source, batch_size=path.LIMITED.training.batch_size)
     until = [loader.batches_until(epoch) for epoch in range(4)]
     steps = [after - before for before, after in pairwise(until)]
@@ -59,13 +59,13 @@ def test_resumed_in_the_middle_it_ends_there_too(straight: Path, composed: Path,
 
 def test_resumed_with_another_batch_size_and_limit_it_ends_there_too(composed: Path, tmp_path: Path) -> None:
     halfway = replace(path.LIMITED, training=replace(path.LIMITED.training, steps=2))
-    pretrain(halfway, run=tmp_path, shards=composed / "shards")
+    pretrain(halfway, run=tmp_path, dataset=open_mixture(composed / "shards"))
     other = replace(
         path.LIMITED,
         data=replace(path.LIMITED.data, max_frames_per_batch=45),
         training=replace(path.LIMITED.training, batch_size=3),
     )
-    pretrain(other, run=tmp_path, shards=composed / "shards")
+    pretrain(other, run=tmp_path, dataset=open_mixture(composed / "shards"))
     step, order = place(tmp_path)
     assert order == END
     assert step == 2 + sum(line["step"] > 2 and "loss" in line for line in read_log(tmp_path))

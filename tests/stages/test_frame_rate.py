@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from signllm.config import FinetuneConfig, PretrainConfig, load_config
+from signllm.data.mixture import open_mixture
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
 from signllm.data.video import encode_h264
@@ -43,35 +44,35 @@ def rate_of(run: Path) -> float | None:
 
 
 def test_a_run_records_the_middle_rate_and_keeps_it(mixed: Path, tmp_path: Path) -> None:
-    pretrain(START, tmp_path, mixed)
+    pretrain(START, tmp_path, open_mixture(mixed))
     assert rate_of(tmp_path) == 30
-    pretrain(START, tmp_path, mixed)
+    pretrain(START, tmp_path, open_mixture(mixed))
     assert rate_of(tmp_path) == 30
     with pytest.raises(UsageError, match=r"data\.fps: 30\.0 -> 25"):
-        pretrain(replace(START, data=replace(START.data, fps=25.0)), tmp_path, mixed)
+        pretrain(replace(START, data=replace(START.data, fps=25.0)), tmp_path, open_mixture(mixed))
 
 
 def test_a_run_takes_the_rate_that_is_asked_for(mixed: Path, tmp_path: Path) -> None:
-    pretrain(replace(START, data=replace(START.data, fps=12.5)), tmp_path, mixed)
+    pretrain(replace(START, data=replace(START.data, fps=12.5)), tmp_path, open_mixture(mixed))
     assert rate_of(tmp_path) == 12.5
 
 
 def test_a_run_of_before_rates_were_recorded_goes_on_without(mixed: Path, tmp_path: Path) -> None:
-    pretrain(START, tmp_path, mixed)
+    pretrain(START, tmp_path, open_mixture(mixed))
     record = json.loads((tmp_path / "config.json").read_text())
     del record["config"]["data"]["fps"]
     (tmp_path / "config.json").write_text(json.dumps(record))
-    pretrain(START, tmp_path, mixed)
+    pretrain(START, tmp_path, open_mixture(mixed))
     assert rate_of(tmp_path) is None
 
 
 def test_words_and_translation_read_at_the_rate_of_the_encoder(mixed: Path, tmp_path: Path) -> None:
-    pretrain(replace(path.PRETRAIN, training=replace(path.TRAINING, steps=1)), tmp_path, mixed)
-    words = compose(tmp_path, mixed, path.COMPOSE)
+    pretrain(replace(path.PRETRAIN, training=replace(path.TRAINING, steps=1)), tmp_path, open_mixture(mixed))
+    words = compose(tmp_path, open_mixture(mixed), path.COMPOSE)
     assert words.config["fps"] == 30
     finetuning = FinetuneConfig(data=path.DATA, training=path.TRAINING)
     assert with_encoder_from(tmp_path, finetuning).data.fps == 30
     with pytest.raises(UsageError, match="30"):
         with_encoder_from(tmp_path, replace(finetuning, data=replace(path.DATA, fps=25.0)))
     with pytest.raises(UsageError, match="30"):
-        compose(tmp_path, mixed, replace(path.COMPOSE, data=replace(path.DATA, fps=25.0)))
+        compose(tmp_path, open_mixture(mixed), replace(path.COMPOSE, data=replace(path.DATA, fps=25.0)))

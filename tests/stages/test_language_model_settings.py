@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from signllm.config import FinetuneConfig, load_config
+from signllm.data.mixture import open_mixture
 from signllm.errors import UsageError
 from signllm.inference.export import export
-from signllm.stages.batches import open_split
 from signllm.stages.finetune import finetune
 from signllm.stages.language_model_settings import check_texts, resolve_language_model, tokenizer_coverage
 from signllm.stages.trained_model import load_sign_llm, read_trained_model
@@ -42,7 +42,7 @@ def config_of(llm: Path, **changes: Any) -> FinetuneConfig:
 
 
 def trained(composed: Path, config: FinetuneConfig, run: Path) -> Path:
-    finetune(config, run=run, init=composed / "pretrain", shards=composed / "shards")
+    finetune(config, run=run, init=composed / "pretrain", dataset=open_mixture(composed / "shards"))
     return run
 
 
@@ -171,7 +171,7 @@ def test_a_run_of_before_such_records_goes_on_as_it_was_begun(
 
 
 def settled(composed: Path, llm: Path, tmp_path: Path, **changes: Any) -> Any:
-    split = open_split(composed / "shards")
+    split = open_mixture(composed / "shards").split("train")
     return resolve_language_model(config_of(llm, **changes), tmp_path / "run", split, world=1)
 
 
@@ -193,12 +193,14 @@ def test_what_cannot_work_is_refused_before_training(composed: Path, tmp_path: P
 
 def test_a_language_without_a_code_is_refused_before_training(tmp_path: Path, composed: Path) -> None:
     folder = save_family(tmp_path / "llm", "mbart50")
-    samples = open_split(composed / "shards")
+    samples = open_mixture(composed / "shards").split("train")
     assert set(samples.samples.languages()) == {"English"}
     resolve_language_model(config_of(folder), tmp_path / "run", samples, world=1)
     videos = path.write_videos(tmp_path / "videos", language="Klingonese")
     with pytest.raises(UsageError, match="no code for the language 'Klingonese'"):
-        resolve_language_model(config_of(folder), tmp_path / "run", open_split(videos), world=1)
+        resolve_language_model(
+            config_of(folder), tmp_path / "run", open_mixture(videos).split("train"), world=1
+        )
 
 
 def saved(model: Any, *, normalizer: Any = None, pre: Any = None, decoder: Any = None) -> Any:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from signllm.data.index import ShardIndex
+from signllm.data.mixture import open_mixture
 from signllm.errors import UsageError
 from signllm.models.quantizer import QuantizerConfig
 from signllm.models.vq_sign import build_vq_sign
@@ -34,8 +36,8 @@ def test_it_leaves_a_config_a_log_and_a_codebook_in_use(composed: Path) -> None:
 
 def test_stopping_and_going_on_equals_not_stopping(composed: Path, tmp_path: Path) -> None:
     halfway = replace(path.PRETRAIN, training=replace(path.TRAINING, steps=2))
-    pretrain(halfway, run=tmp_path, shards=composed / "shards")
-    outcome = pretrain(path.PRETRAIN, run=tmp_path, shards=composed / "shards")
+    pretrain(halfway, run=tmp_path, dataset=open_mixture(composed / "shards"))
+    outcome = pretrain(path.PRETRAIN, run=tmp_path, dataset=open_mixture(composed / "shards"))
     assert outcome.step == 4
     straight = load_weights(composed / "pretrain")
     for name, tensor in load_weights(tmp_path).items():
@@ -48,7 +50,7 @@ def test_finite_scalar_quantization_goes_on_where_it_stopped(composed: Path, tmp
     config = replace(path.PRETRAIN, vq_sign=replace(path.PRETRAIN.vq_sign, quantizer=quantizer))
     halfway = replace(config, training=replace(path.TRAINING, steps=2))
     for settings, run in ((config, straight), (halfway, resumed), (config, resumed)):
-        pretrain(settings, run=run, shards=composed / "shards")
+        pretrain(settings, run=run, dataset=open_mixture(composed / "shards"))
     weights = load_weights(straight)
     assert {"quantizer.codebook", "quantizer.scalars.encode_weight"} <= weights.keys()
     for name, tensor in load_weights(resumed).items():
@@ -60,7 +62,10 @@ def test_finite_scalar_quantization_goes_on_where_it_stopped(composed: Path, tmp
 
 def test_a_finished_run_is_left_as_it_is(composed: Path) -> None:
     before = load_weights(composed / "pretrain")
-    assert pretrain(path.PRETRAIN, run=composed / "pretrain", shards=composed / "shards").step == 4
+    assert (
+        pretrain(path.PRETRAIN, run=composed / "pretrain", dataset=open_mixture(composed / "shards")).step
+        == 4
+    )
     after = load_weights(composed / "pretrain")
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
@@ -68,7 +73,16 @@ def test_a_finished_run_is_left_as_it_is(composed: Path) -> None:
 def test_other_settings_and_missing_shards_are_refused(composed: Path, tmp_path: Path) -> None:
     other = replace(path.PRETRAIN, vq_sign=replace(path.PRETRAIN.vq_sign, quantizer_weight=2.0))
     with pytest.raises(UsageError, match="quantizer_weight"):
-        pretrain(other, run=composed / "pretrain", shards=composed / "shards")
+        pretrain(other, run=composed / "pretrain", dataset=open_mixture(composed / "shards"))
     with pytest.raises(UsageError):
-        pretrain(path.PRETRAIN, run=tmp_path / "run", shards=tmp_path / "nothing")
+        pretrain(path.PRETRAIN, run=tmp_path / "run", dataset=open_mixture(tmp_path / "nothing"))
     assert not (tmp_path / "run").exists()
+
+
+def test_each_split_is_read_once(composed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    read_split = ShardIndex.split
+    monkeypatch.setattr(ShardIndex, "split", lambda self, name: names.append(name) or read_split(self, name))
+    shown = replace(path.PRETRAIN, training=replace(path.TRAINING, steps=1, tensorboard=True))
+    pretrain(shown, run=tmp_path, dataset=open_mixture(composed / "shards"))
+    assert sorted(names) == ["dev", "train"], "validation and shown videos use the same dev split"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from signllm.data.mixture import open_mixture
 from signllm.data.sample_source import VideoSource
 from signllm.distributed.ranks import start_distributed
 from signllm.experiments.mmd_over_training import read_alignment_curves
@@ -44,7 +45,7 @@ def run(composed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.shown_config(composed / "llm", deepspeed="zero3"),
         run=board_events,
         init=composed / "pretrain",
-        shards=composed / "shards",
+        dataset=open_mixture(composed / "shards"),
     )
     return board_events
 
@@ -75,7 +76,7 @@ def test_videos_use_and_translations_are_shown_at_the_validation(run: Path) -> N
 
 def test_looking_changes_nothing_that_is_learnt(run: Path, composed: Path, tmp_path: Path) -> None:
     config = path.finetune_config(composed / "llm", deepspeed="zero3", tensorboard=True, show=0)
-    finetune(config, run=tmp_path, init=composed / "pretrain", shards=composed / "shards")
+    finetune(config, run=tmp_path, init=composed / "pretrain", dataset=open_mixture(composed / "shards"))
     assert board(tmp_path).Tags()["images"] == []
     seen, unseen = load_weights(run), load_weights(tmp_path)
     assert all(torch.equal(tensor, unseen[name]) for name, tensor in seen.items())
@@ -116,10 +117,10 @@ def test_stage_1_shows_characters_and_what_cannot_be_read_stops_no_run(
     from dataclasses import replace
 
     shown = replace(path.PRETRAIN, training=replace(path.TRAINING, steps=2, tensorboard=True, show=1))
-    pretrain(shown, run=tmp_path / "seen", shards=composed / "shards")
+    pretrain(shown, run=tmp_path / "seen", dataset=open_mixture(composed / "shards"))
     assert board(tmp_path / "seen").Tags()["images"] == ["pretrain/videos/dev/0"]
     monkeypatch.setattr(VideoSource, "load", fail)
-    outcome = pretrain(shown, run=tmp_path / "unseen", shards=composed / "shards")
+    outcome = pretrain(shown, run=tmp_path / "unseen", dataset=open_mixture(composed / "shards"))
     assert outcome.step == 2
     assert board(tmp_path / "unseen").Tags()["images"] == []
     assert board(tmp_path / "unseen").Tags()["histograms"] == ["pretrain/code use"]
@@ -128,7 +129,7 @@ def test_stage_1_shows_characters_and_what_cannot_be_read_stops_no_run(
 
 def test_without_dev_the_first_of_train_are_shown(tmp_path: Path) -> None:
     shards = path.write_videos(tmp_path, lengths={"train": (33, 29)})
-    looking = SampleLogger(shards, path.DATA, 1, start_distributed())
+    looking = SampleLogger(open_mixture(shards), path.DATA, 1, start_distributed())
     assert looking.split.name == "train"
 
 

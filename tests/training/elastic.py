@@ -39,6 +39,7 @@ def train_toy(run: Path, zero_file: str, end: int) -> None:
 
 def finetune_from(composed: Path) -> Stretch:
     """Return what fine-tunes on the videos of a folder; its heavy imports are done before a fork."""
+    from signllm.data.mixture import open_mixture
     from signllm.stages.finetune import finetune
     from tests.stages import path
 
@@ -51,7 +52,7 @@ def finetune_from(composed: Path) -> Stretch:
             replace(config, training=training),
             run=run,
             init=composed / "pretrain",
-            shards=composed / "shards",
+            dataset=open_mixture(composed / "shards"),
         )
 
     return train

@@ -128,13 +128,14 @@ def sizes(run: Path) -> str:
 def started(run: Path, shards: Path, steps: int, begun: float) -> dict[str, float]:
     """Train stage 1 of the demo to a step in this process; return the seconds of each part of the start."""
     spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+    from signllm.data.mixture import Mixture, open_mixture
     from signllm.recipes import find_recipe
     from signllm.stages import pretrain
 
     spent["imports"] = time.time() - begun
     watched = {
         "ranks": [(pretrain, "start_distributed")],
-        "data": [(pretrain, "open_split"), (pretrain, "open_run"), (pretrain, "training_batches")],
+        "data": [(Mixture, "split"), (pretrain, "open_run"), (pretrain, "training_batches")],
         "model": [(pretrain, "build_vq_sign")],
         "k-means": [(pretrain.build_vq_sign.__globals__["VQSign"], "start")],
         "checkpoint found": [(loop, "_checkpoint_of_rank_zero")],
@@ -148,7 +149,7 @@ def started(run: Path, shards: Path, steps: int, begun: float) -> dict[str, floa
             setattr(owner, name, _timed(getattr(owner, name), part, spent, ended))
     recipe = find_recipe("demo").pretrain
     training = replace(recipe.training, steps=steps, epochs=None, batch_size=4, validate_every=99)
-    pretrain.pretrain(replace(recipe, training=training), run, shards)
+    pretrain.pretrain(replace(recipe, training=training), run, open_mixture(shards))
     spent["the rest"] = ended[0] - begun - sum(spent.values())
     spent["together"] = ended[0] - begun
     return spent
