@@ -27,7 +27,7 @@ from signllm.version import VERSION
 
 CACHE = "__pycache__"
 KINDS = ("py", "html", "css", "js")
-"""Suffixes of the package's files; the last three belong to the page of ``signllm serve``."""
+"""Suffixes of the package's files; templates and style sheets belong to reports and to ``signllm serve``."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,15 +9,14 @@ from typing import TYPE_CHECKING
 from signllm.atomic_files import atomic_file, atomic_write
 from signllm.experiments.ablation_table import AblationTable, column_titles, format_row, table_notes
 from signllm.plain import to_plain
+from signllm.reporting.charts import COLOURS, embed_figure
 from signllm.reporting.compare import align_columns
-from signllm.reporting.markup import tag
-from signllm.reporting.page import build_page, table_with_row_names
+from signllm.reporting.pages import render_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "ablations"
-OWN_STYLE = "section img{max-width:100%;background:white}main>p{margin:12px 0;overflow-wrap:anywhere}"
 
 
 def write_table_files(table: AblationTable, out: Path) -> Path:
@@ -28,13 +25,11 @@ def write_table_files(table: AblationTable, out: Path) -> Path:
     Raises:
         UsageError: The disk is full.
     """
-    picture = io.BytesIO()
-    draw_figure(table).savefig(picture, format="png", dpi=150)
     with atomic_file(out / f"{NAME}.png") as unfinished:
-        unfinished.write_bytes(picture.getvalue())
+        draw_figure(table).savefig(unfinished, format="png", dpi=150)
     atomic_write(out / f"{NAME}.md", format_markdown(table) + "\n")
     atomic_write(out / f"{NAME}.json", json.dumps(to_plain(table), indent=1) + "\n")
-    atomic_write(out / f"{NAME}.html", _page(table, picture.getvalue()))
+    atomic_write(out / f"{NAME}.html", _page(table))
     return out / f"{NAME}.html"
 
 
@@ -59,27 +54,28 @@ def draw_figure(table: AblationTable) -> Figure:
     figure = Figure(figsize=(7.5, 1.3 + 0.36 * max(len(rows), 1)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(rows):
-        axes.barh(place, row.gain or 0.0, height=0.55, color="0.8", edgecolor="0.35", linewidth=0.8)
+        axes.barh(place, row.gain or 0.0, height=0.55, color=COLOURS["pale-bar"])
         axes.plot(
-            [*row.gains.values()], [place] * len(row.gains), "o", color="black", markerfacecolor="white",
-            markersize=5, markeredgewidth=1,
+            [*row.gains.values()], [place] * len(row.gains), "o", color=COLOURS["ink"],
+            markerfacecolor=COLOURS["card"], markersize=5, markeredgewidth=1,
         )  # fmt: skip
-    axes.axvline(0, color="black", linewidth=1)
+    axes.axvline(0, color=COLOURS["ink"], linewidth=1)
     axes.set_yticks(range(len(rows)), [row.title for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel(f"difference to the BLEU-4 of the full model, {table.split}")
     axes.set_title("bars: mean over seeds; rings: single seeds", fontsize=9, loc="left")
-    axes.grid(axis="x", color="0.85", linewidth=0.6)
+    axes.grid(axis="x", color=COLOURS["rule"], linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _page(table: AblationTable, picture: bytes) -> str:
-    title = f"Ablations on {table.split}"
-    source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-    numbers = table_with_row_names(column_titles(), [format_row(row, table) for row in table.rows], title)
-    figure = tag("img", src=source, alt="Bar chart of the table's column BLEU-4 - full")
-    notes = (tag("p", line) for line in table_notes(table))
-    main = tag("main", tag("section", numbers), *notes, tag("section", figure))
-    return build_page(title, tag("header", tag("h1", title)), main, style=OWN_STYLE)
+def _page(table: AblationTable) -> str:
+    return render_page(
+        "ablations.html",
+        title=f"Ablations on {table.split}",
+        head=column_titles(),
+        rows=[format_row(row, table) for row in table.rows],
+        notes=table_notes(table),
+        figure=embed_figure(draw_figure(table), "Bar chart of the table's column BLEU-4 - full"),
+    )

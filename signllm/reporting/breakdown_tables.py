@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from signllm.reporting.markup import Markup, join_markup, tag
 from signllm.reporting.run_folder import Record, finite
-from signllm.reporting.tables import bar, table
+from signllm.reporting.tables import Cell, Row, Table, bar
 
 TITLES = {
     "characters": ("By length of the sign sequence", "Characters"),
@@ -18,19 +17,19 @@ TITLES = {
 ERROR, MISSED = "Word error rate", "Missed words"
 
 
-def breakdown_tables(record: Record) -> Markup | None:
-    """Return the tables of the breakdowns in the scores of a split, None if there are none."""
+def breakdown_tables(record: Record) -> list[tuple[str, Table]]:
+    """Return the breakdowns in the scores of a split: title and table of each."""
     breakdowns = record.get("breakdowns")
-    parts = []
+    tables = []
     for name, groups in breakdowns.items() if isinstance(breakdowns, dict) else ():
         rows = [group for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
-        if breakdown_table := _draw_breakdown(name, rows):
+        if table := _build_breakdown(name, rows):
             title, _ = TITLES.get(name, (name.replace("_", " "), ""))
-            parts += [tag("h3", title), breakdown_table]
-    return join_markup(parts) if parts else None
+            tables.append((title, table))
+    return tables
 
 
-def _draw_breakdown(name: str, groups: list[Record]) -> Markup | None:
+def _build_breakdown(name: str, groups: list[Record]) -> Table | None:
     """Return the table of one breakdown; the bars of all groups have the same scale."""
     key, head = ("missed", MISSED) if name == "frequency" else ("wer", ERROR)
     known = [(group, error) for group in groups if (error := finite(group.get(key))) is not None]
@@ -39,17 +38,19 @@ def _draw_breakdown(name: str, groups: list[Record]) -> Markup | None:
     longest = max(error for _, error in known)
     count_key, others = ("words", []) if name == "frequency" else ("samples", ["BLEU-4"])
     rows = [
-        tag(
-            "tr",
-            tag("td", _format_value(group.get("group"))),
-            bar(error, longest, f"{error:.1f} %"),
-            *(tag("td", _format_value(finite(group.get("bleu4")))) for _ in others),
-            tag("td", _format_value(group.get(count_key))),
+        Row(
+            cells=[
+                Cell(text=_format_value(group.get("group"))),
+                bar(error, longest, f"{error:.1f} %"),
+                *(Cell(text=_format_value(finite(group.get("bleu4")))) for _ in others),
+                Cell(text=_format_value(group.get(count_key))),
+            ]
         )
         for group, error in known
     ]
     _, column = TITLES.get(name, ("", name.replace("_", " ")))
-    return table([column, head, *others, "Videos" if count_key == "samples" else "Words in references"], rows)
+    counted = "Videos" if count_key == "samples" else "Words in references"
+    return Table(head=[column, head, *others, counted], rows=rows)
 
 
 def _format_value(value: Any) -> str:

@@ -5,15 +5,13 @@ Model families differ in their marker, not in colour, so that the figure can be 
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from signllm.atomic_files import atomic_file, atomic_write
 from signllm.errors import UsageError
-from signllm.reporting.chart import Series, line_chart
+from signllm.reporting.charts import COLOURS, Chart, Series, embed_figure, line_chart
 from signllm.reporting.compare import (
     ComparedRun,
     ScorePoint,
@@ -23,12 +21,12 @@ from signllm.reporting.compare import (
     list_warnings,
     shorten_run_names,
 )
-from signllm.reporting.markup import Markup, join_markup, tag
-from signllm.reporting.page import build_page, table_with_row_names
+from signllm.reporting.pages import render_page
 from signllm.reporting.run_folder import finite, read_run
 from signllm.reporting.training import KNOWN
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -36,8 +34,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 FILE_KINDS = (".html", ".png", ".svg", ".pdf")
 CURVES, MOST_RUNS = ("validate/l_sim", "l_sim", "validate/mmd_fixed", "l_mmd", "l_cp", "perplexity"), 3
 """Logged quantities that get a chart, and the largest number of runs in a chart."""
-OWN_STYLE = "section img{max-width:100%;background:white}"
-DIFFERING = "Settings that differ"
 
 
 def write_comparison(compared: Sequence[ComparedRun], split: str, out: Path) -> None:
@@ -101,7 +97,7 @@ def draw_scores(points: Sequence[ScorePoint], split: str) -> Figure:
     axes.set_xticks([], minor=True)
     axes.set_xlabel("parameters of the language model")
     axes.set_ylabel(f"BLEU-4, {split}")
-    axes.grid(color="0.85", linewidth=0.6)
+    axes.grid(color=COLOURS["rule"], linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(_explain_error_bars(known), fontsize=9, loc="left")
     if len(families) > 1 or families[0]:
@@ -115,7 +111,7 @@ def _draw_family(axes: Axes, points: Sequence[ScorePoint], marker: str, name: st
     heights = [point.bleu4 for point in points]
     axes.errorbar(
         sizes, heights, yerr=[point.spread or 0.0 for point in points], fmt=marker, label=name,
-        color="black", markerfacecolor="white", markersize=7, capsize=3, linewidth=1,
+        color=COLOURS["ink"], markerfacecolor=COLOURS["card"], markersize=7, capsize=3, linewidth=1,
         linestyle="-" if len(set(sizes)) == len(sizes) else "none",
     )  # fmt: skip
 
@@ -139,23 +135,24 @@ def _explain_error_bars(points: Sequence[ScorePoint]) -> str:
 
 
 def _page(compared: Sequence[ComparedRun], split: str) -> str:
-    title = f"{len(compared)} runs on {split}"
     head, *body = build_table_rows(compared)
     runs = [run.run for run in compared]
     names = dict(zip(runs, shorten_run_names(runs), strict=True))
-    body = [(names.get(row[0], row[0]), *row[1:]) for row in body]
-    notes = [tag("p", f"{name}: {run}", class_="hint") for run, name in names.items() if name != run]
-    notes += [tag("p", line) for line in list_warnings(compared)]
-    signatures = sorted({run.signature for run in compared} - {""})
-    parts = [
-        ("Scores", join_markup((table_with_row_names(head, body, "Scores"), *notes))),
-        ("BLEU-4 over the size of the language model", _figure(compared, split)),
-        (DIFFERING, _differing_settings(compared)),
-        ("Training", _training_charts(compared)),
-        ("How the scores were computed", join_markup(tag("p", tag("code", line)) for line in signatures)),
-    ]
-    main = tag("main", *(tag("section", tag("h2", name), part) for name, part in parts if part))
-    return build_page(title, tag("header", tag("h1", title)), main, style=OWN_STYLE)
+    settings = dict.fromkeys(name for run in compared for name in run.differing)
+    charts, notes = _training_charts(compared)
+    return render_page(
+        "comparison.html",
+        title=f"{len(compared)} runs on {split}",
+        scores=[head, *((names.get(row[0], row[0]), *row[1:]) for row in body)],
+        paths=[(name, run) for run, name in names.items() if name != run],
+        warnings=list_warnings(compared),
+        figure=_figure(compared, split),
+        names=list(names.values()),
+        differing=[[name, *(run.differing.get(name, "-") for run in compared)] for name in settings],
+        charts=charts,
+        notes=notes,
+        signatures=sorted({run.signature for run in compared} - {""}),
+    )
 
 
 def _figure(compared: Sequence[ComparedRun], split: str) -> Markup | None:
@@ -163,27 +160,12 @@ def _figure(compared: Sequence[ComparedRun], split: str) -> Markup | None:
     points = group_over_seeds(compared)
     if len({point.parameters for point in points if point.parameters}) < 2:
         return None
-    picture = io.BytesIO()
-    draw_scores(points, split).savefig(picture, format="png", dpi=150)
-    source = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
-    return tag(
-        "img", src=source, alt="BLEU-4 over the parameters of the language model; the table has the values"
-    )
+    label = "BLEU-4 over the parameters of the language model; the table has the values"
+    return embed_figure(draw_scores(points, split), label)
 
 
-def _differing_settings(compared: Sequence[ComparedRun]) -> Markup | None:
-    """Return a table of the settings that differ, with a row for each setting and a column for each run."""
-    names = list(dict.fromkeys(name for run in compared for name in run.differing))
-    if not names:
-        return None
-    body = [[name, *(run.differing.get(name, "-") for run in compared)] for name in names]
-    return table_with_row_names(
-        ["setting", *shorten_run_names([run.run for run in compared])], body, DIFFERING
-    )
-
-
-def _training_charts(compared: Sequence[ComparedRun]) -> Markup | None:
-    """Return training charts with a line for each run, over both phases of fine-tuning."""
+def _training_charts(compared: Sequence[ComparedRun]) -> tuple[list[Chart], list[str]]:
+    """Return training charts with a line for each run, over both phases of fine-tuning, and their notes."""
     paths = [run.run for run in compared[:MOST_RUNS]]
     runs = {name: read_run(Path(run)) for name, run in zip(shorten_run_names(paths), paths, strict=True)}
     joint_starts = {run.frozen_steps for run in runs.values()}
@@ -198,16 +180,12 @@ def _training_charts(compared: Sequence[ComparedRun]) -> Markup | None:
         chart = line_chart(
             f"{title}{held_out}", series, x_label="step", note=note, mark=mark, may_be_logarithmic=True
         )
-        charts.append(chart)
-    drawn_charts = [chart for chart in charts if chart]
-    if not drawn_charts:
-        return None
+        charts += [chart] if chart else []
     notes = []
     if len(compared) > MOST_RUNS:
         notes.append(f"Only the first {MOST_RUNS} of {len(compared)} runs are shown.")
     notes += ["Dotted line: from this step the encoder is trained too."] if mark else []
-    hint = tag("p", " ".join(notes), class_="hint") if notes else None
-    return join_markup((hint, tag("div", *drawn_charts, class_="charts")))
+    return charts, notes
 
 
 def _read_points(log: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from signllm.reporting.markup import Markup, tag
 from signllm.reporting.run_folder import Record, RunFolder, finite, read_object
 
 
-def conditions_table(run: RunFolder) -> Markup | None:
-    """Return a table of the conditions that a run recorded, None if it recorded none."""
+def training_conditions(run: RunFolder) -> list[tuple[str, str]]:
+    """Return name and value of the conditions that a run recorded."""
     start = read_object(run.path / "startup.json") or read_object(run.path / "frozen" / "startup.json")
-    rows = [*_setup_rows(start), *_time_rows(run, start)]
-    if not rows:
-        return None
-    cells = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in rows]
-    return tag("div", tag("table", tag("tbody", *cells), class_="conditions"), class_="scroll")
+    return [*_setup_rows(start), *_time_rows(run, start)]
 
 
 def _setup_rows(start: Record) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,6 @@ not be read are listed at the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,13 +14,10 @@ import signllm
 from signllm.atomic_files import atomic_write
 from signllm.errors import UsageError
 from signllm.reporting.chapter import Chapter, ReportContent
-from signllm.reporting.markup import Markup, tag
-from signllm.reporting.page import build_page
+from signllm.reporting.pages import render_page
 from signllm.reporting.run_folder import RunFolder, read_object, read_run
-from signllm.reporting.sections import STAGE_NAMES, Section, headline, sections
+from signllm.reporting.sections import STAGE_NAMES, headline_values, sections
 from signllm.reporting.vocabulary import load_vocabulary
-
-LEAD = "Translation of sign language video into text by learnt sign tokens and a frozen language model."
 
 
 def write_report(folder: Path, *, shards: Path | str | None = None, out: Path | None = None) -> Path:
@@ -74,20 +70,13 @@ def _stage_order(run: RunFolder) -> tuple[int, str]:
 
 def _build_page(content: ReportContent) -> str:
     """Return the complete HTML page."""
-    title = f"SignLLM report: {content.folder.resolve().name}"
-    parts = list(sections(content))
-    links = (tag("a", section.title, href=f"#{section.key}") for section in parts)
-    header = tag("header", tag("h1", title), tag("p", LEAD, class_="lead"), tag("nav", *links))
-    return build_page(title, header, tag("main", headline(content), *_cards(parts)), _footer(content))
-
-
-def _cards(parts: Iterable[Section]) -> Iterable[Markup]:
-    """Return the element of each section."""
-    return (tag("section", tag("h2", part.title), part.body, id=part.key) for part in parts)
-
-
-def _footer(content: ReportContent) -> Markup:
-    """Return the footer: program version, folder and date."""
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    origin = f"SignLLM {signllm.__version__}, {content.folder.resolve()}, {when}."
-    return tag("footer", tag("p", origin, " This file loads nothing from the network and runs no script."))
+    folder = content.folder.resolve()
+    return render_page(
+        "report.html",
+        title=f"SignLLM report: {folder.name}",
+        sections=list(sections(content)),  # before the headline: reading the sections finds problems of files
+        tiles=list(headline_values(content)),
+        version=signllm.__version__,
+        folder=folder,
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )

@@ -7,16 +7,44 @@ cases alone would not be representative.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from signllm.reporting.chapter import integers
-from signllm.reporting.markup import Markup, join_markup, tag
 from signllm.reporting.run_folder import Record
-from signllm.reporting.timeline import timeline
+from signllm.reporting.timeline import Timeline, lay_out_timeline
 from signllm.reporting.video_frames import VideoFrames
 from signllm.reporting.vocabulary import Vocabulary
-from signllm.reporting.word_difference import compare_words, mark_words
+from signllm.reporting.word_difference import MarkedWords, compare_words
 
 SHOWN_TIMELINES, SHOWN_PAIRS = 4, 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A translation and its reference.
+
+    Attributes:
+        name: id of the video.
+        hypothesis: translation, with marked words that are not in the reference.
+        reference: reference, with marked words that are not in the translation.
+    """
+
+    name: str
+    hypothesis: MarkedWords
+    reference: MarkedWords
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Pair):
+    """A translated video with its token timeline.
+
+    Attributes:
+        description: number of its characters and words.
+        timeline: its token timeline.
+    """
+
+    description: str
+    timeline: Timeline
 
 
 def choose_evenly(records: Sequence[Record], count: int) -> list[Record]:
@@ -26,65 +54,34 @@ def choose_evenly(records: Sequence[Record], count: int) -> list[Record]:
     return [records[round(place * (len(records) - 1) / max(1, count - 1))] for place in range(count)]
 
 
-def legend() -> Markup:
-    """Return the explanation of the marks in sentences."""
-    return tag(
-        "p",
-        "Marks: ", tag("del", "struck out"), " words are not in the reference, ",
-        tag("ins", "underlined"), " words of the reference are missing from the translation.",
-        class_="hint",
-    )  # fmt: skip
-
-
-def timelines(
+def build_samples(
     records: Sequence[Record], vocabulary: Vocabulary | None, videos: dict[str, VideoFrames]
-) -> Markup | None:
-    """Draw frames, characters, words and sentences of samples; None if no sample has characters."""
-    drawable = [record for record in records if integers(record.get("characters"))]
-    if not drawable:
-        return None
-    return join_markup(_sample(record, vocabulary, videos.get(str(record.get("id")))) for record in drawable)
-
-
-def _sample(record: Record, vocabulary: Vocabulary | None, frames: VideoFrames | None) -> Markup:
-    characters = integers(record["characters"])
-    spans = vocabulary.spans(characters) if vocabulary else []
-    composed = sum(span.is_composed for span in spans)
-    label = f"{len(characters)} characters, {len(spans)} words, {composed} of them composed"
-    name = str(record.get("id", ""))
-    return tag(
-        "div",
-        tag("h3", name, " \u00b7 ", label if spans else f"{len(characters)} characters"),
-        timeline(characters, spans, frames, f"Token timeline of {name}: {label}"),
-        _pair(record),
-        class_="sample",
-    )
-
-
-def _pair(record: Record) -> Markup:
-    hypothesis, reference = compare_words(str(record.get("hypothesis", "")), str(record.get("reference", "")))
-    return tag(
-        "dl",
-        tag("dt", "Translation"), tag("dd", mark_words(hypothesis, "del")),
-        tag("dt", "Reference"), tag("dd", mark_words(reference, "ins")),
-        class_="pair",
-    )  # fmt: skip
-
-
-def pairs(records: Sequence[Record]) -> Markup | None:
-    """Return a table of translations and references in which differing words are marked."""
-    if not records:
-        return None
-    rows = []
-    for record in choose_evenly(records, SHOWN_PAIRS):
-        hypothesis, reference = compare_words(
-            str(record.get("hypothesis", "")), str(record.get("reference", ""))
+) -> list[Sample]:
+    """Return the samples of the records that have characters; ``videos`` are frames by id."""
+    samples = []
+    for record in records:
+        if not (characters := integers(record.get("characters"))):
+            continue
+        spans = vocabulary.spans(characters) if vocabulary else []
+        composed = sum(span.is_composed for span in spans)
+        counts = f"{len(characters)} characters, {len(spans)} words, {composed} of them composed"
+        pair = _build_pair(record)
+        timeline = lay_out_timeline(
+            characters, spans, videos.get(pair.name), f"Token timeline of {pair.name}: {counts}"
         )
-        cells = (record.get("id", ""), mark_words(hypothesis, "del"), mark_words(reference, "ins"))
-        rows.append(tag("tr", *(tag("td", cell) for cell in cells)))
-    head = tag("tr", *(tag("th", name, scope="col") for name in ("Video", "Translation", "Reference")))
-    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="pairs")
-    return tag("div", table, class_="scroll")
+        description = counts if spans else f"{len(characters)} characters"
+        samples.append(Sample(**vars(pair), description=description, timeline=timeline))
+    return samples
+
+
+def build_pairs(records: Sequence[Record]) -> list[Pair]:
+    """Return translations and references of at most ``SHOWN_PAIRS`` records."""
+    return [_build_pair(record) for record in choose_evenly(records, SHOWN_PAIRS)]
+
+
+def _build_pair(record: Record) -> Pair:
+    hypothesis, reference = compare_words(str(record.get("hypothesis", "")), str(record.get("reference", "")))
+    return Pair(name=str(record.get("id", "")), hypothesis=hypothesis, reference=reference)
 
 
 def count_exact(records: Sequence[Record]) -> int:

@@ -2,7 +2,8 @@
 
 Character n is read from frames 4n to 4n + 12. Its block is drawn below the four middle frames, so that the
 blocks of consecutive characters are adjacent. Each code has a colour (golden-angle hues) and shows its
-number, because 256 colours cannot be distinguished, and some readers see no colours.
+number, because 256 colours cannot be distinguished, and some readers see no colours. This module computes the
+positions; ``templates/timeline.html`` draws them.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from signllm.clip_geometry import CLIP_STRIDE, interval_start
-from signllm.reporting.chart import round_ticks
-from signllm.reporting.markup import Markup, join_markup, tag
 
 if TYPE_CHECKING:
     from signllm.reporting.video_frames import VideoFrames
@@ -73,15 +72,79 @@ def code_colour(code: int) -> str:
     return f"hsl({code * GOLDEN_ANGLE % 360:.0f} {58 + 12 * (code % 2)}% {68 + 6 * (code % 3)}%)"
 
 
-def swatch(code: int) -> Markup:
-    """Return the number of a code on its colour, for use in running text."""
-    return tag("span", code, class_="code", style=f"background:{code_colour(code)}")
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """The block of one character: its code, and its position."""
+
+    code: int
+    x: float
+    width: float
 
 
-def timeline(
+@dataclass(frozen=True, kw_only=True)
+class Bracket:
+    """The bracket of a word in one row; ``spelling`` is empty for a word of a single character."""
+
+    word: int
+    spelling: tuple[int, ...]
+    left: float
+    right: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """A frame number on the axis; ``anchor`` is the side of the text that is at ``x``."""
+
+    frame: int
+    x: float
+    anchor: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineRow:
+    """One row of a timeline; vertical positions are relative to ``top``, except in ``Timeline``.
+
+    Attributes:
+        top: position of the row in the timeline.
+        left: left end of the blocks.
+        right: right end of the blocks.
+        strip: thumbnails as a ``data:`` address; ``""`` without frames.
+        strip_height: height of the thumbnails.
+        brackets: brackets of the words.
+        bracket_base: lower end of the brackets.
+        blocks: blocks of the characters.
+        block_top: upper end of the blocks.
+        block_height: height of the blocks.
+        ticks: frame numbers on the axis below the blocks.
+    """
+
+    top: int
+    left: float
+    right: float
+    strip: str
+    strip_height: int
+    brackets: list[Bracket]
+    bracket_base: int
+    blocks: list[Block]
+    block_top: int
+    block_height: int
+    ticks: list[Tick]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """The drawing of one video's tokens: its text for screen readers, its size and its rows."""
+
+    label: str
+    width: int
+    height: int
+    rows: list[TimelineRow]
+
+
+def lay_out_timeline(
     characters: Sequence[int], spans: Sequence[Span], frames: VideoFrames | None, label: str
-) -> Markup:
-    """Draw the timeline of one video, in rows of at most ``ROW_CHARACTERS`` characters.
+) -> Timeline:
+    """Compute the timeline of one video, in rows of at most ``ROW_CHARACTERS`` characters.
 
     Args:
         characters: sign codes, one for every 4 frames.
@@ -89,17 +152,13 @@ def timeline(
         frames: frames of the video, if it is available.
         label: text for screen readers.
     """
-    rows = [
-        _row(characters, range(start, stop), spans, frames)
-        for start, stop in pairwise(_edges(len(characters), ROW_CHARACTERS))
-    ]
-    height = sum(height for _, height in rows)
-    parts, top = [], 0
-    for row, row_height in rows:
-        parts.append(tag("g", row, transform=f"translate(0 {top})"))
-        top += row_height
-    picture = tag("svg", *parts, viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=label)
-    return tag("div", picture, class_="timeline", tabindex=0)
+    rows: list[TimelineRow] = []
+    top = 0
+    for start, stop in pairwise(_edges(len(characters), ROW_CHARACTERS)):
+        row = _lay_out_row(characters, range(start, stop), spans, frames, top)
+        rows.append(row)
+        top += row.block_top + row.block_height + AXIS
+    return Timeline(label=label, width=WIDTH, height=top, rows=rows)
 
 
 def _edges(count: int, most: int) -> list[int]:
@@ -108,69 +167,57 @@ def _edges(count: int, most: int) -> list[int]:
     return [round(count * place / rows) for place in range(rows + 1)]
 
 
-def _row(
-    characters: Sequence[int], places: range, spans: Sequence[Span], frames: VideoFrames | None
-) -> tuple[Markup, int]:
-    """Draw frames, brackets, blocks and axis of one row; return the drawing and its height."""
+def _lay_out_row(
+    characters: Sequence[int], places: range, spans: Sequence[Span], frames: VideoFrames | None, top: int
+) -> TimelineRow:
     step = (WIDTH - LEFT - RIGHT) / max(len(places), 12)
-    parts: list[Markup] = []
-    bracket_top = 0
-    if frames is not None:
-        strip, bracket_top = _draw_frames(frames, places, step)
-        parts.append(strip)
-    block_top = bracket_top + (BRACKET if spans else 0)
+    strip, strip_height = _draw_frames(frames, places, step) if frames is not None else ("", 0)
+    bracket_top = strip_height + 8 if strip else 0
+    brackets = []
     for span in spans:
-        start, stop = max(span.start, places.start), min(span.stop, places.stop)
+        start, stop = max(span.start, places.start) - places.start, min(span.stop, places.stop) - places.start
         if start < stop:
-            parts.append(_bracket(span, start - places.start, stop - places.start, step, bracket_top))
-    parts += [
-        _block(characters[place], LEFT + (place - places.start) * step, step, block_top) for place in places
-    ]
-    parts.append(_axis(places, step, block_top + BLOCK))
-    return join_markup(parts), block_top + BLOCK + AXIS
+            spelling = span.spelling if span.is_composed else ()
+            left, right = LEFT + start * step + 1.5, LEFT + stop * step - 1.5
+            brackets.append(Bracket(word=span.word, spelling=spelling, left=left, right=right))
+    return TimelineRow(
+        top=top,
+        left=LEFT,
+        right=LEFT + len(places) * step,
+        strip=strip,
+        strip_height=strip_height,
+        brackets=brackets,
+        bracket_base=bracket_top + BRACKET - 3,
+        blocks=[
+            Block(code=characters[place], x=LEFT + (place - places.start) * step + 0.5, width=step - 1)
+            for place in places
+        ],
+        block_top=bracket_top + (BRACKET if spans else 0),
+        block_height=BLOCK,
+        ticks=_axis_ticks(places, step),
+    )
 
 
-def _block(code: int, x: float, step: float, top: float) -> Markup:
-    """Draw the block of one character."""
-    box = tag("rect", x=x + 0.5, y=top, width=step - 1, height=BLOCK, rx=3, fill=code_colour(code))
-    number = tag("text", code, x=x + step / 2, y=top + BLOCK / 2 + 4, text_anchor="middle", class_="code")
-    return join_markup((box, number))
+def _axis_ticks(places: range, step: float) -> list[Tick]:
+    """Return round frame numbers, about 120 units apart; the block of character n begins at frame 4n + 4."""
+    from matplotlib.ticker import MaxNLocator
 
-
-def _bracket(span: Span, start: int, stop: int, step: float, top: float) -> Markup:
-    """Draw the bracket of a word, with its number; a thin one for a word of a single character."""
-    left, right = LEFT + start * step + 1.5, LEFT + stop * step - 1.5
-    middle, base = (left + right) / 2, top + BRACKET - 3
-    if not span.is_composed:
-        return tag("path", d=f"M{left:.1f} {base}V{base - 4}H{right:.1f}V{base}", class_="single")
-    spelling = " ".join(map(str, span.spelling))
-    line = tag("path", d=f"M{left:.1f} {base}V{base - 8}H{right:.1f}V{base}", class_="bracket")
-    name = tag("text", f"w{span.word}", x=middle, y=base - 13, text_anchor="middle", class_="word")
-    return tag("g", tag("title", f"word {span.word} = {spelling}"), line, name)
-
-
-def _axis(places: range, step: float, top: float) -> Markup:
-    """Draw the axis of frame numbers below the blocks; the block of character n begins at frame 4n + 4."""
     first, last = interval_start(places.start), interval_start(places.stop)
-    per_frame = step / CLIP_STRIDE
-    parts = [tag("line", x1=LEFT, x2=LEFT + len(places) * step, y1=top + 4, y2=top + 4, class_="axis")]
-    ticks = round_ticks(first, last, max(1, round(len(places) * step / 120)))
-    for frame in ticks:
-        x = LEFT + (frame - first) * per_frame
-        parts.append(tag("line", x1=x, x2=x, y1=top + 4, y2=top + 8, class_="axis"))
+    count = max(1, round(len(places) * step / 120))
+    frames = MaxNLocator(count, steps=[1, 2, 5, 10], integer=True).tick_values(first, last)
+    ticks = []
+    for frame in (int(frame) for frame in frames if first <= frame <= last):
+        x = LEFT + (frame - first) * step / CLIP_STRIDE
         anchor = "start" if x < 20 else "end" if x > WIDTH - 20 else "middle"
-        name = f"frame {frame:.0f}" if frame == ticks[0] else f"{frame:.0f}"
-        parts.append(tag("text", name, x=x, y=top + 20, text_anchor=anchor))
-    return join_markup(parts)
+        ticks.append(Tick(frame=frame, x=x, anchor=anchor))
+    return ticks
 
 
-def _draw_frames(frames: VideoFrames, places: range, step: float) -> tuple[Markup, int]:
-    """Draw thumbnails side by side, each of the frame at its middle; return the drawing and its height."""
+def _draw_frames(frames: VideoFrames, places: range, step: float) -> tuple[str, int]:
+    """Return thumbnails side by side, each of the frame at its middle, and their height in the drawing."""
     width = len(places) * step
     count = math.ceil(width / frames.width)
-    shown_width = width / count
-    height = round(shown_width * frames.height / frames.width)
+    height = round(width / count * frames.height / frames.width)
     first = interval_start(places.start)
     numbers = [int(first + (place + 0.5) * len(places) * CLIP_STRIDE / count) for place in range(count)]
-    image = tag("image", href=frames.strip(numbers), x=LEFT, y=0, width=width, height=height)
-    return image, height + 8
+    return frames.strip(numbers), height

@@ -8,11 +8,11 @@ a position. A quantity that is logged as ``validate/x`` or ``lr/x`` is an additi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 
 from signllm.metrics.scores import metric_titles
-from signllm.reporting.chart import Series, line_chart
-from signllm.reporting.markup import Markup, join_markup, number, tag
+from signllm.reporting.charts import Chart, Series, line_chart, number
 from signllm.reporting.run_folder import Record, RunFolder, finite
 
 KNOWN: dict[str, tuple[str, str]] = {
@@ -74,52 +74,54 @@ NEGLIGIBLE = 1e-12
 """A quantity whose values differ by less than this is constant."""
 
 
-def training_charts(run: RunFolder) -> Markup | None:
-    """Return the charts of the log of a run, or None if it contains no quantity that changes."""
-    phases = {FROZEN: run.frozen_log} if run.frozen_log else {}
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """The quantities that one phase of training logged.
+
+    Attributes:
+        name: name of the phase.
+        charts: charts of losses and metrics.
+        speed: charts of speed and memory.
+        constant: quantities that did not change, with their values.
+        measured_once: quantities that were measured once, with their values.
+    """
+
+    name: str
+    charts: list[Chart]
+    speed: list[Chart]
+    constant: list[str]
+    measured_once: list[str]
+
+
+def training_phases(run: RunFolder) -> list[Phase]:
+    """Return the phases of training that logged a quantity that changes."""
+    logs = {FROZEN: run.frozen_log} if run.frozen_log else {}
     for record in run.log:
         name = JOINT if run.frozen_log else str(record.get("stage", run.stage))
-        phases.setdefault(name, []).append(record)
-    blocks = [(name, charts) for name, log in phases.items() if (charts := _charts(log))]
-    if len(blocks) == 1:
-        return blocks[0][1]
-    return (
-        join_markup(part for name, charts in blocks for part in (tag("h3", name), charts)) if blocks else None
-    )
+        logs.setdefault(name, []).append(record)
+    phases = [_build_phase(name, log) for name, log in logs.items()]
+    return [phase for phase in phases if phase.charts]
 
 
-def _charts(log: Sequence[Record]) -> Markup | None:
-    """Return one chart for each quantity, and sentences about constants and single measurements."""
-    charts: list[Markup | None] = []
-    speed: list[Markup | None] = []
-    constants: list[str] = []
-    once: list[str] = []
-    for name, series in group_by_quantity(log).items():
+def _build_phase(name: str, log: Sequence[Record]) -> Phase:
+    phase = Phase(name=name, charts=[], speed=[], constant=[], measured_once=[])
+    for quantity, series in group_by_quantity(log).items():
         values = [y for line in series for _, y in line.points]
+        title, note = _title(quantity), KNOWN.get(quantity, ("", ""))[1]
         if max(len(line.points) for line in series) == 1:
-            once += [f"{_title(name)} ({line.name}) {number(line.points[0][1])}" for line in series]
+            for line in series:
+                phase.measured_once.append(f"{title} ({line.name}) {number(line.points[0][1])}")
             continue
         if max(values) - min(values) <= NEGLIGIBLE:
-            constants.append(f"{_title(name)} {number(values[0])}")
+            phase.constant.append(f"{title} {number(values[0])}")
             continue
-        title, note = _title(name), KNOWN.get(name, ("", ""))[1]
         if len(series) == 1 and series[0].name != "training":
             title = f"{title}, {series[0].name}"
-        is_loss = name.startswith(("l_", "loss", "grad"))
+        is_loss = quantity.startswith(("l_", "loss", "grad"))
         chart = line_chart(title, series, x_label="step", note=note, may_be_logarithmic=is_loss)
-        (speed if name in SPEED else charts).append(chart)
-    drawn = [chart for chart in charts if chart is not None]
-    if not drawn:
-        return None
-    sentences = [
-        tag("p", f"{label}: {', '.join(values)}.", class_="hint")
-        for label, values in (("Constant", constants), ("Measured once", once))
-        if values
-    ]
-    speed_charts = (
-        tag("details", tag("summary", "Speed"), tag("div", *speed, class_="charts")) if speed else None
-    )
-    return join_markup((tag("div", *drawn, class_="charts"), *sentences, speed_charts))
+        if chart:
+            (phase.speed if quantity in SPEED else phase.charts).append(chart)
+    return phase
 
 
 def _title(name: str) -> str:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from signllm.clip_geometry import clip_frames
-from signllm.reporting.chart import Series, line_chart
-from signllm.reporting.markup import Markup, join_markup, tag
+from signllm.reporting.charts import Chart, Series, line_chart
 from signllm.reporting.run_folder import RunFolder
-from signllm.reporting.timeline import Span, build_spans, swatch
+from signllm.reporting.timeline import Span, build_spans
 
 if TYPE_CHECKING:
     from signllm.cra.word_codebook import WordCodebook
@@ -32,6 +31,41 @@ DECIDING_CURVE = {
     "least_entropy": "entropy",
 }
 """The curve that each value of ``choose_by`` uses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordClip:
+    """Frames of a video that were encoded as a word: ``data:`` address, description, size in pixels."""
+
+    address: str
+    description: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GalleryWord:
+    """A word of the gallery.
+
+    Attributes:
+        word: id of the word.
+        spelling: its characters; None stands for s\u2080.
+        count: number of its occurrences.
+        clips: frames of some occurrences, each from another video.
+    """
+
+    word: int
+    spelling: list[int | None]
+    count: int
+    clips: list[WordClip]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """How often codes are used: a sentence, and a chart of their shares."""
+
+    sentence: str
+    chart: Chart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +89,12 @@ class Vocabulary:
         words = segmentation.words.tolist()
         return build_spans(words, segmentation.slot.tolist(), [self.codebook.spell(word) for word in words])
 
-    def summary(self) -> Markup:
+    def summary(self) -> str:
         """Return a sentence about the number of words and their lengths."""
         lengths = Counter(len(word) for word in self.codebook.words)
         of_lengths = ", ".join(f"{count} of {length}" for length, count in sorted(lengths.items()))
-        count = f"{len(self.codebook.words)} words consist of two or more characters"
-        sentence = tag(
-            "p",
-            f"{count}{' (' + of_lengths + ' characters)' if of_lengths else ''}. s\u2080 marks a "
-            "sign that lasts long.",
-            class_="hint",
-        )
-        return join_markup((tag("h3", "Words"), sentence))
+        of_lengths = f" ({of_lengths} characters)" if of_lengths else ""
+        return f"{len(self.codebook.words)} words consist of two or more characters{of_lengths}."
 
     def find_uses(self, sequences: Sequence[Sequence[int]]) -> dict[int, list[tuple[int, Span]]]:
         """Return word → index of the video and span of each occurrence, the most used composed word first."""
@@ -79,59 +107,38 @@ class Vocabulary:
 
     def gallery(
         self, uses: Mapping[int, Sequence[tuple[int, Span]]], videos: Mapping[int, VideoFrames]
-    ) -> Markup | None:
-        """Return the most used words with spelling, count, and frames of some videos; None without words.
+    ) -> list[GalleryWord]:
+        """Return the most used words with spelling, count, and frames of some videos.
 
         Args:
             uses: result of :meth:`find_uses`.
-            videos: index of a video → its frames; if empty, the words are shown without frames.
+            videos: index of a video → its frames; if empty, more words are shown, without frames.
         """
-        if not uses:
-            return None
-        cells = [
-            tag(
-                "li",
-                *(self._draw_clip(word, frames, span) for frames, span in _example_clips(places, videos)),
-                tag("b", f"w{word}"),
-                " ",
-                *(self._format_character(character) for character in places[0][1].spelling),
-                f" \u00d7 {len(places)}",
-                class_="pictured" if videos else None,
+        slow_down = self.codebook.slow_down
+        return [
+            GalleryWord(
+                word=word,
+                spelling=[None if code == slow_down else code for code in places[0][1].spelling],
+                count=len(places),
+                clips=[_draw_clip(word, frames, span) for frames, span in _example_clips(places, videos)],
             )
             for word, places in list(uses.items())[: WORDS_WITH_FRAMES if videos else SHOWN_WORDS]
         ]
-        hint = "Each row of frames is from another video. Similar rows mean that the word has one meaning."
-        parts = (
-            tag("h3", "The most used words of these videos"),
-            tag("p", hint, class_="hint") if videos else None,
-            tag("ul", *cells, class_="gallery"),
-        )
-        return join_markup(part for part in parts if part is not None)
 
-    def _draw_clip(self, word: int, video: VideoFrames, span: Span) -> Markup:
-        """Return evenly spaced frames of a word, over all frames that its characters are read from."""
-        frames = clip_frames(span.start, span.stop)
-        first, last = frames[0], frames[-1]
-        numbers = [
-            first + round(place * (last - first) / (FRAMES_PER_VIDEO - 1))
-            for place in range(FRAMES_PER_VIDEO)
-        ]
-        description = f"frames {first} to {last} of a video, encoded as word {word}"
-        return tag(
-            "img",
-            src=video.strip(numbers),
-            alt=description,
-            width=FRAMES_PER_VIDEO * video.width,
-            height=video.height,
-        )
 
-    def _format_character(self, character: int) -> Markup:
-        """Return the number of a character on its colour; s\u2080 has no colour."""
-        return (
-            tag("span", "s\u2080", class_="slow")
-            if character == self.codebook.slow_down
-            else swatch(character)
-        )
+def _draw_clip(word: int, video: VideoFrames, span: Span) -> WordClip:
+    """Return evenly spaced frames of a word, over all frames that its characters are read from."""
+    frames = clip_frames(span.start, span.stop)
+    first, last = frames[0], frames[-1]
+    numbers = [
+        first + round(place * (last - first) / (FRAMES_PER_VIDEO - 1)) for place in range(FRAMES_PER_VIDEO)
+    ]
+    return WordClip(
+        address=video.strip(numbers),
+        description=f"frames {first} to {last} of a video, encoded as word {word}",
+        width=FRAMES_PER_VIDEO * video.width,
+        height=video.height,
+    )
 
 
 def videos_of_gallery(uses: Mapping[int, Sequence[tuple[int, Span]]]) -> list[int]:
@@ -174,8 +181,8 @@ def _criterion(codebook: WordCodebook) -> str:
     return str(transport.get("choose_by", "")) if isinstance(transport, dict) else ""
 
 
-def word_charts(codebook: WordCodebook) -> Markup | None:
-    """Draw the curves over the number of words, with a mark at the chosen number; None without curves."""
+def word_charts(codebook: WordCodebook) -> list[Chart]:
+    """Draw the curves over the number of words, with a mark at the chosen number."""
     rows = [entry for entry in codebook.curve if isinstance(entry.get("size"), int)]
     chosen = next((entry["size"] for entry in rows if entry.get("chosen")), None)
     mark = (float(chosen), f"{chosen} chosen") if chosen is not None else None
@@ -190,8 +197,7 @@ def word_charts(codebook: WordCodebook) -> Markup | None:
         )
         for key, (title, note) in CURVES.items()
     ]
-    figures = [chart for chart in charts if chart]
-    return tag("div", *figures, class_="charts") if figures else None
+    return [chart for chart in charts if chart]
 
 
 def _column(rows: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -205,8 +211,8 @@ def measure_usage(sequences: Sequence[Sequence[int]]) -> tuple[int, float]:
     return len(shares), math.exp(-sum(share * math.log(share) for share in shares)) if shares else 0.0
 
 
-def usage_chart(sequences: Sequence[Sequence[int]], codes: int, where: str) -> Markup | None:
-    """Draw the shares of the codes in some videos, the most used code first, with their perplexity.
+def describe_usage(sequences: Sequence[Sequence[int]], codes: int, where: str) -> Usage | None:
+    """Return the shares of the codes in some videos, the most used code first, with their perplexity.
 
     Args:
         sequences: characters of each video.
@@ -214,8 +220,6 @@ def usage_chart(sequences: Sequence[Sequence[int]], codes: int, where: str) -> M
         where: description of the videos.
     """
     used, perplexity = measure_usage(sequences)
-    if not used:
-        return None
     shares = [*_shares(sequences), *[0.0] * max(0, codes - used)]
     chart = line_chart(
         "Usage of the codes",
@@ -229,13 +233,13 @@ def usage_chart(sequences: Sequence[Sequence[int]], codes: int, where: str) -> M
         note="share of the characters, %",
         mark=(perplexity, f"perplexity {perplexity:.0f}"),
     )
+    if not used or chart is None:
+        return None
     sentence = (
         f"{used} of {codes} codes are used in {where}, {max(0, codes - used)} are not. The perplexity is "
         f"{perplexity:.1f}: the entropy equals that of {perplexity:.1f} codes that are used equally often."
     )
-    return join_markup(
-        (tag("h3", "Codebook"), tag("p", sentence, class_="hint"), tag("div", chart, class_="charts"))
-    )
+    return Usage(sentence=sentence, chart=chart)
 
 
 def _shares(sequences: Sequence[Sequence[int]]) -> list[float]:

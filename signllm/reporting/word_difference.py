@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from signllm.reporting.markup import Markup, join_markup, tag
+MarkedWords = list[tuple[str, bool]]
+"""Parts of a sentence, each with whether it differs from the other sentence."""
 
 
-def compare_words(hypothesis: str, reference: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    """Return the words of hypothesis and reference, each with whether it differs; case is ignored."""
+def compare_words(hypothesis: str, reference: str) -> tuple[MarkedWords, MarkedWords]:
+    """Return the parts of hypothesis and reference, each with whether it differs; case is ignored.
+
+    Consecutive words that differ are one part; every other word is a part of its own.
+    """
     hypothesis_words, reference_words = hypothesis.split(), reference.split()
     matcher = SequenceMatcher(
         None, [w.lower() for w in hypothesis_words], [w.lower() for w in reference_words], autojunk=False
@@ -23,23 +27,16 @@ def compare_words(hypothesis: str, reference: str) -> tuple[list[tuple[str, bool
     for block in matcher.get_matching_blocks():
         matched_hypothesis |= set(range(block.a, block.a + block.size))
         matched_reference |= set(range(block.b, block.b + block.size))
-    return (
-        [(word, place not in matched_hypothesis) for place, word in enumerate(hypothesis_words)],
-        [(word, place not in matched_reference) for place, word in enumerate(reference_words)],
-    )
+    return _join_runs(hypothesis_words, matched_hypothesis), _join_runs(reference_words, matched_reference)
 
 
-def mark_words(words: Sequence[tuple[str, bool]], element: str) -> Markup:
-    """Return words with each run of differing words inside one ``element`` (``del`` or ``ins``)."""
-    parts: list[object] = []
-    run: list[str] = []
-    for word, differs in [*words, ("", False)]:
-        if differs:
-            run.append(word)
-            continue
-        if run:
-            parts += [tag(element, " ".join(run)), " "]
-            run = []
-        if word:
-            parts += [word, " "]
-    return join_markup(parts)
+def _join_runs(words: Sequence[str], matched: set[int]) -> MarkedWords:
+    """Return the words, with each run of words that are not matched joined."""
+    parts: MarkedWords = []
+    for place, word in enumerate(words):
+        differs = place not in matched
+        if differs and parts and parts[-1][1]:
+            parts[-1] = (f"{parts[-1][0]} {word}", True)
+        else:
+            parts.append((word, differs))
+    return parts

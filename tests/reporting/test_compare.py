@@ -188,7 +188,8 @@ def test_the_command_prints_the_table_and_writes_page_and_picture(
     scores, differing = (part.count("<tr>") for part in text.split("<h2>")[1:] if "<tr>" in part)
     assert scores == 6
     assert differing == 1 + 2  # the language model and the seed
-    assert "data:image/png;base64," in text
+    assert text.count("<svg") == 1  # the figure; these runs have no training curves
+    assert "BLEU-4 over the parameters" in text
     assert "no scores.test.json" in text
     assert cli.main([*words, "--out", str(picture), "--json"]) == 0
     records: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
@@ -232,5 +233,5 @@ def test_charts_contain_both_phases_of_fine_tuning(sweep: list[Path], tmp_path: 
     page = (tmp_path / "page.html").read_text()
     assert "the encoder is trained too" in page
     assert "Translation loss: a-0 ends at 0.1; a-1 ends at 0.1" in page
-    _, drawn = re.findall(r'<path d="M([^"]*)" class="line s0"', page)  # the first is the legend's
+    [drawn] = re.findall(r'<g class="line0"><path d="M([^"]*)"', page)
     assert len(drawn.split("L")) == 3  # 10, 20, and 10 more

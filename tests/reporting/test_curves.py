@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from signllm.reporting.run_folder import RunFolder
-from signllm.reporting.training import group_by_quantity, training_charts
+from signllm.reporting.training import group_by_quantity, training_phases
 
 
 def lines(log: list[dict[str, float]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
@@ -40,8 +40,9 @@ def test_single_measurements_are_not_called_constant() -> None:
     log = [{"step": n, "l_sim": 1.0 / n, "words": 18.0} for n in (1, 2)]
     log.append({"step": 2, "validate/l_sim": 2.5, "validate/mmd_fixed": 0.25, "validate/bleu4": 7.0})
     log.append({"step": 4, "validate/bleu4": 9.0})
-    text = str(training_charts(RunFolder(path=Path("run"), log=list(log))))
-    assert "Constant: Sign words 18." in text
-    assert "Measured once: MMD with a fixed kernel (held out) 0.25." in text
-    assert "BLEU-4, held out" in text
-    assert "Translation loss: training ends at 0.5; held out ends at 2.5" in text
+    [phase] = training_phases(RunFolder(path=Path("run"), log=list(log)))
+    assert phase.constant == ["Sign words 18"]
+    assert phase.measured_once == ["MMD with a fixed kernel (held out) 0.25"]
+    assert "BLEU-4, held out" in [chart.title for chart in phase.charts]
+    pictures = "".join(chart.picture for chart in phase.charts)
+    assert "Translation loss: training ends at 0.5; held out ends at 2.5" in pictures

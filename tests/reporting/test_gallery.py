@@ -9,8 +9,8 @@ from signllm.cra.word_codebook import WordCodebook
 from signllm.reporting.video_frames import VideoFrames
 from signllm.reporting.vocabulary import (
     Vocabulary,
+    describe_usage,
     measure_usage,
-    usage_chart,
     videos_of_gallery,
     word_charts,
 )
@@ -43,21 +43,26 @@ def test_occurrences_of_words_with_the_most_used_first() -> None:
 
 def test_the_gallery_shows_frames_if_there_are_videos() -> None:
     uses = WORDS.find_uses(SEQUENCES)
-    drawn = str(WORDS.gallery(uses, {0: FRAMES, 1: FRAMES}))
-    assert drawn.count("<img") == 3
-    assert 'alt="frames 0 to 16 of a video, encoded as word 5"' in drawn
-    plain = str(WORDS.gallery(uses, {}))
-    assert "<img" not in plain
-    assert "w5" in plain
-    assert WORDS.gallery({}, {}) is None
+    pictured = WORDS.gallery(uses, {0: FRAMES, 1: FRAMES})
+    assert [len(word.clips) for word in pictured] == [2, 1]
+    assert pictured[0].clips[0].description == "frames 0 to 16 of a video, encoded as word 5"
+    assert pictured[0].clips[0].address.startswith("data:image/jpeg;base64,")
+    plain = WORDS.gallery(uses, {})
+    assert [(word.word, word.spelling, word.count, word.clips) for word in plain] == [
+        (5, [0, 1], 3, []),
+        (6, [2, 3], 1, []),
+    ]
+    assert WORDS.gallery({}, {}) == []
 
 
 def test_usage_of_the_codes_by_hand() -> None:
     assert measure_usage([[0, 0, 1, 1]]) == (2, pytest.approx(2.0))
-    text = str(usage_chart([[0, 0, 1, 1]], 4, "the split dev"))
-    assert "2 of 4 codes are used in the split dev, 2 are not" in text
-    assert "perplexity is 2.0" in text
-    assert usage_chart([], 4, "dev") is None
+    usage = describe_usage([[0, 0, 1, 1]], 4, "the split dev")
+    assert usage
+    assert "2 of 4 codes are used in the split dev, 2 are not" in usage.sentence
+    assert "perplexity is 2.0" in usage.sentence
+    assert "perplexity 2<" in usage.chart.picture
+    assert describe_usage([], 4, "dev") is None
 
 
 @pytest.mark.parametrize(
@@ -79,5 +84,5 @@ def test_the_deciding_curve_is_named(choose_by: str, decided: str) -> None:
     codebook = WordCodebook(
         codes=2, words=(), frequencies=(1,) * 3, alpha=None, codebook="x", curve=curve, config=settings
     )
-    figures = str(word_charts(codebook)).split("<figure")
-    assert [decided in figure for figure in figures if "this curve decided" in figure] == [True]
+    deciding = [chart for chart in word_charts(codebook) if "this curve decided" in " ".join(chart.notes)]
+    assert [chart.title for chart in deciding] == [decided]

@@ -8,8 +8,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from signllm.reporting.timeline import Span, build_spans, timeline
+from signllm.reporting.pages import render_timeline
+from signllm.reporting.timeline import Span, build_spans, lay_out_timeline
 from signllm.reporting.video_frames import VideoFrames
+
+
+def draw(characters: list[int], spans: list[Span], frames: VideoFrames | None = None) -> str:
+    return render_timeline(lay_out_timeline(characters, spans, frames, "label"))
 
 
 def blocks(drawing: str) -> list[tuple[float, float]]:
@@ -30,7 +35,7 @@ def test_spans_follow_the_slots() -> None:
 
 @pytest.mark.parametrize("count", [1, 5, 31, 32, 33, 200])
 def test_every_character_is_drawn_once_without_overlap(count: int) -> None:
-    drawing = str(timeline([place % 7 for place in range(count)], [], None, "label"))
+    drawing = draw([place % 7 for place in range(count)], [])
     drawn = blocks(drawing)
     assert len(drawn) == count
     rows = drawing.count("<g transform") or 1
@@ -42,7 +47,7 @@ def test_every_character_is_drawn_once_without_overlap(count: int) -> None:
 
 def test_brackets_cover_their_characters() -> None:
     spans = [Span(word=64, start=0, stop=3, spelling=(1, 2)), Span(word=5, start=3, stop=4, spelling=(5,))]
-    drawing = str(timeline([1, 1, 2, 5], spans, None, "label"))
+    drawing = draw([1, 1, 2, 5], spans)
     drawn = blocks(drawing)
     left, right = map(float, re.findall(r'<path d="M([\d.]+) [\d.]+V[\d.]+H([\d.]+)V', drawing)[0])
     assert drawn[0][0] <= left < drawn[0][0] + drawn[0][1]
@@ -52,7 +57,7 @@ def test_brackets_cover_their_characters() -> None:
 
 
 def test_a_word_over_the_end_of_a_row_is_drawn_in_both() -> None:
-    drawing = str(timeline([1] * 60, [Span(word=70, start=20, stop=40, spelling=(1, 2))], None, "label"))
+    drawing = draw([1] * 60, [Span(word=70, start=20, stop=40, spelling=(1, 2))])
     assert drawing.count(">w70<") == 2
 
 
@@ -60,7 +65,7 @@ def test_thumbnails_show_the_frames_of_their_time() -> None:
     frames = np.zeros((160, 8, 8, 3), dtype=np.uint8)
     frames[80:] = 255
     video = VideoFrames(frames=frames)
-    drawing = str(timeline([0] * 32, [], video, "label"))
+    drawing = draw([0] * 32, [], video)
     assert drawing.count('href="data:image/jpeg;base64,') == 1
     import base64
     import io
