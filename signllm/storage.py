@@ -24,7 +24,9 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
 from signllm.errors import RunFailedError
 
@@ -59,9 +61,9 @@ TRANSIENT_CODES = frozenset(
 TRANSIENT_CLASSES = frozenset(
     "ChunkedEncodingError ClientConnectionError ClientPayloadError ConnectionClosedError ConnectTimeoutError "
     "EndpointConnectionError HTTPException IncompleteReadError ProtocolError ReadTimeoutError "
-    "ResponseStreamingError SSLError".split()
+    "ResponseStreamingError".split()
 )
-"""Exceptions of http.client, ssl, aiohttp, botocore, requests and urllib3 that carry no error number."""
+"""Exceptions of http.client, aiohttp, botocore, requests and urllib3 that carry no error number."""
 PERMANENT_CLASSES = frozenset({"InvalidURL", "SSLCertVerificationError", "UnknownProtocol"})
 log = logging.getLogger(__name__)
 _random = random.Random()
@@ -137,20 +139,18 @@ def wait_for_storage(read: Callable[[], T], where: Path | str, *, exists: bool =
         StorageError: the storage was unavailable for longer than the limit.
         Exception: any exception of ``read`` that a retry would not change.
     """
-    outage: _Outage | None = None
+    outage = _Outage(where, _policy.get(StorageWaitPolicy()))
+    retrying = Retrying(
+        retry=retry_if_exception(lambda error: is_transient(error, exists=exists)),
+        wait=outage.choose_delay_s,
+        stop=lambda attempts: outage.lasted_s() >= outage.policy.timeout_s,
+        sleep=outage.wait,
+        retry_error_callback=outage.fail,
+    )
     try:
-        while True:
-            try:
-                result = read()
-            except Exception as error:
-                if not is_transient(error, exists=exists):
-                    raise
-                outage = outage or _Outage(where, _policy.get(StorageWaitPolicy()))
-                outage.wait(error)
-                continue
-            if outage is not None:
-                outage.end()
-            return result
+        result = retrying(read)
+        outage.end()
+        return result
     finally:
         _announcer.release_when_due()
 
@@ -222,16 +222,16 @@ def is_transient(error: BaseException, *, exists: bool = False) -> bool:
         exists: whether the file existed before.
     """
     names = {kind.__name__ for kind in type(error).__mro__}
-    reason = getattr(error, "reason", None)
     if names & PERMANENT_CLASSES:
         return False
-    if "URLError" in names and isinstance(reason, BaseException):
-        return is_transient(reason, exists=exists)
     status = _status(error)
     if status is not None:
         return status in TRANSIENT_STATUSES or (exists and status in ABSENT_STATUSES)
-    if isinstance(error, socket.gaierror):
-        return error.errno == socket.EAI_AGAIN or exists
+    cause = getattr(error, "os_error", error)  # aiohttp wraps the error of the socket
+    if isinstance(cause, socket.gaierror):
+        return cause.errno == socket.EAI_AGAIN or exists
+    if "SSLError" in names:
+        return True  # its error number is one of OpenSSL
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in TRANSIENT_ERRNOS or (exists and error.errno in ABSENT_ERRNOS)
     if isinstance(error, FileNotFoundError):
@@ -253,13 +253,13 @@ def _code(error: BaseException) -> str:
 
 
 def _status(error: BaseException) -> int | None:
-    """Return the HTTP status of an error of urllib, aiohttp, requests, gcsfs or botocore."""
+    """Return the HTTP status of an error of aiohttp, requests, gcsfs or botocore."""
     if _code(error) in TRANSIENT_CODES:
         return 503
     botocore_status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
     objects = (error, getattr(error, "response", None))
-    values = [getattr(source, name, None) for source in objects for name in ("code", "status", "status_code")]
-    return next((value for value in (botocore_status, *values) if type(value) is int and value >= 100), None)
+    values = (getattr(source, name, None) for source in objects for name in ("status", "status_code", "code"))
+    return next((value for value in values if type(value) is int and value >= 100), botocore_status)
 
 
 def requested_delay_s(error: BaseException) -> float:
@@ -287,7 +287,9 @@ def _parse_date(date: str) -> float | None:
 
 
 class _Outage:
-    """The wait of one read: when it began, how long it may last, and whether it was announced.
+    """The waits of one read: how long they may last together, and whether they were announced.
+
+    The limit counts from the first failure, because an attempt that succeeds may also last for long.
 
     Args:
         where: path or address of the file.
@@ -296,60 +298,63 @@ class _Outage:
 
     def __init__(self, where: Path | str, policy: StorageWaitPolicy) -> None:
         self.where, self.policy = where, policy
-        self.began_s = time.monotonic()
-        self.delay_s = FIRST_DELAY_S
+        self.began_s: float | None = None
+        self.error: Any = None
         self.announced = False
 
-    def wait(self, error: Exception) -> None:
-        """Wait before the next attempt.
+    def lasted_s(self) -> float:
+        """Return the time in seconds since the first failed attempt, 0 if none has failed."""
+        return 0.0 if self.began_s is None else time.monotonic() - self.began_s
 
-        Args:
-            error: exception of the last attempt.
+    def choose_delay_s(self, attempts: RetryCallState) -> float:
+        """Return the time in seconds until the next attempt: growing, at least what the server requests."""
+        assert attempts.outcome is not None
+        self.error = attempts.outcome.exception()
+        self.began_s = time.monotonic() if self.began_s is None else self.began_s
+        growing_s = wait_exponential(multiplier=FIRST_DELAY_S, exp_base=1.5, max=LONGEST_DELAY_S)(attempts)
+        # The random part keeps the readers of a job from retrying all at the same moment.
+        delay_s = max(growing_s, requested_delay_s(self.error)) * (1 + 0.25 * _random.random())
+        return min(delay_s, self.policy.timeout_s - self.lasted_s())
 
-        Raises:
-            StorageError: the limit has passed.
-        """
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".replace("\n", " ")
-        left_s = self.began_s + self.policy.timeout_s - time.monotonic()
-        if left_s <= 0:
-            raise StorageError(
-                f"storage did not answer within {self.policy.timeout_s:g} s, the last answer was {reason}\n"
-                f"  where:  {self.where}\n"
-                "  remedy: when the storage is available again, repeat the same command, which continues; "
-                "--data.storage-timeout-s (of shard: --storage-timeout-s) sets the longest wait"
-            ) from error
-        # The random part prevents that all readers of a job retry at the same moment when the storage is
-        # back.
-        delay_s = max(self.delay_s, requested_delay_s(error)) * (1 + 0.25 * _random.random())
-        self.delay_s = min(1.5 * self.delay_s, LONGEST_DELAY_S)
-        until_s = time.monotonic() + min(delay_s, left_s)
+    def _format_error(self) -> str:
+        strerror: str | None = getattr(self.error, "strerror", None)
+        return strerror or f"{type(self.error).__name__}: {self.error}".replace("\n", " ")
+
+    def wait(self, delay_s: float) -> None:
+        """Wait, call the policy's function meanwhile, and announce the outage if it is a long one."""
+        until_s = time.monotonic() + delay_s
         while (rest_s := until_s - time.monotonic()) > 0:
             self.policy.on_wait()
-            is_due = time.monotonic() - self.began_s >= ANNOUNCED_AFTER_S
-            if is_due and not self.announced and _announcer.acquire():
+            if self.lasted_s() >= ANNOUNCED_AFTER_S and not self.announced and _announcer.acquire():
                 self.announced = True
-                log.warning("%s", self._format_announcement(reason))
+                self._announce()
             time.sleep(min(rest_s, CHECKED_EVERY_S))
         self.policy.on_wait()
 
-    def _format_announcement(self, reason: str) -> str:
-        began_s = time.time() - (time.monotonic() - self.began_s)
-        began, ends = (
-            time.strftime("%H:%M:%S", time.localtime(instant_s))
-            for instant_s in (began_s, began_s + self.policy.timeout_s)
+    def _announce(self) -> None:
+        began_s = time.time() - self.lasted_s()
+        instants_s = (began_s, began_s + self.policy.timeout_s)
+        began, ends = (time.strftime("%H:%M:%S", time.localtime(instant_s)) for instant_s in instants_s)
+        log.warning(
+            f"waiting for storage on {socket.gethostname()}: {self.where}: {self._format_error()}; "
+            f"unavailable since {began}, the run ends if it is not back by {ends}"
         )
-        return (
-            f"waiting for storage on {socket.gethostname()}: {self.where}: {reason}; unavailable "
-            f"since {began}, the run ends if it is not back by {ends}"
-        )
+
+    def fail(self, attempts: RetryCallState) -> NoReturn:
+        """Raise the error that ends the run."""
+        raise StorageError(
+            f"storage did not answer within {self.policy.timeout_s:g} s, the last answer was "
+            f"{self._format_error()}\n  where:  {self.where}\n"
+            "  remedy: when the storage is available again, repeat the same command, which continues; "
+            "--data.storage-timeout-s (of shard: --storage-timeout-s) sets the longest wait"
+        ) from self.error
 
     def end(self) -> None:
         """Log that the storage is available again: as a warning if the outage was announced by one."""
-        waited_s = time.monotonic() - self.began_s
         if self.announced:
-            log.warning("storage is back after %.0f s: %s", waited_s, self.where)
-        else:
-            log.info("storage answered after %.1f s: %s", waited_s, self.where)
+            log.warning("storage is back after %.0f s: %s", self.lasted_s(), self.where)
+        elif self.began_s is not None:
+            log.info("storage answered after %.1f s: %s", self.lasted_s(), self.where)
 
 
 class _Announcer:

@@ -14,12 +14,24 @@ import ssl
 import subprocess
 import sys
 import time
-from email.message import Message
 from email.utils import formatdate
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from unittest.mock import Mock
 
 import pytest
+from aiohttp import (
+    ClientConnectorCertificateError,
+    ClientConnectorDNSError,
+    ClientConnectorError,
+    ClientConnectorSSLError,
+    ClientPayloadError,
+    ClientResponseError,
+    InvalidURL,
+    ServerDisconnectedError,
+    ServerTimeoutError,
+    TooManyRedirects,
+)
+from multidict import CIMultiDict
 
 from signllm import storage
 from signllm.command import run_on_ranks
@@ -35,11 +47,9 @@ from signllm.storage import (
 from tests.clock import Clock
 
 
-def http_error(status: int, **headers: str) -> HTTPError:
-    message = Message()
-    for name, value in headers.items():
-        message[name.replace("_", "-")] = value
-    return HTTPError("http://host/x", status, "words", message, None)
+def http_error(status: int, **headers: str) -> ClientResponseError:
+    named = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
+    return ClientResponseError(Mock(), (), status=status, message="words", headers=named)
 
 
 class ClientError(Exception):
@@ -49,10 +59,6 @@ class ClientError(Exception):
         super().__init__(code)
         metadata = {"HTTPStatusCode": status} if status else {}
         self.response = {"Error": {"Code": code}, "ResponseMetadata": metadata | {"HTTPHeaders": headers}}
-
-
-class ServerDisconnectedError(type("ClientConnectionError", (Exception,), {})):  # type: ignore[misc]
-    """Return an error as aiohttp raises it."""
 
 
 def os_error(name: str) -> OSError:
@@ -66,9 +72,12 @@ def os_error(name: str) -> OSError:
         *map(os_error, ["ESTALE", "EIO", "ETIMEDOUT", "EAGAIN", "ECONNRESET", "EHOSTDOWN", "ENOTCONN"]),
         *map(os_error, ["ENETUNREACH", "EREMOTEIO", "ENOLINK", "EBUSY", "ECONNREFUSED"]),
         *map(http_error, [408, 425, 429, 500, 502, 503, 504]),
-        URLError(ConnectionRefusedError(errno.ECONNREFUSED, "refused")),
-        URLError(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")),
-        URLError(ssl.SSLEOFError("EOF occurred")),
+        ClientConnectorError(Mock(), ConnectionRefusedError(errno.ECONNREFUSED, "refused")),
+        ClientConnectorDNSError(Mock(), socket.gaierror(socket.EAI_AGAIN, "Temporary failure")),
+        ClientConnectorSSLError(Mock(), ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred")),
+        ssl.SSLEOFError("EOF occurred"),
+        ServerTimeoutError("30 s without data"),
+        ClientPayloadError("half of the body"),
         TimeoutError("timed out"),
         http.client.IncompleteRead(b"half"),
         http.client.RemoteDisconnected("closed"),
@@ -87,9 +96,9 @@ def test_what_is_worth_another_try(error: Exception) -> None:
     [
         *map(os_error, ["EACCES", "EPERM", "EISDIR", "ENOSPC"]),
         *map(http_error, [302, 400, 401, 403, 416]),
-        URLError("unknown url type: htp"),
-        URLError(ssl.SSLCertVerificationError("self-signed certificate")),
-        http.client.InvalidURL("port"),
+        ClientConnectorCertificateError(Mock(), ssl.SSLCertVerificationError(1, "self-signed certificate")),
+        InvalidURL("port"),
+        TooManyRedirects(Mock(), ()),
         ClientError("AccessDenied", 403),
         UsageError("no"),
         ValueError("no"),
@@ -108,7 +117,7 @@ def test_what_another_try_would_not_change(error: Exception) -> None:
         os_error("ENOTDIR"),
         http_error(404),
         FileNotFoundError("memory://x"),
-        URLError(socket.gaierror(socket.EAI_NONAME, "Name or service not known")),
+        ClientConnectorDNSError(Mock(), socket.gaierror(socket.EAI_NONAME, "Name not known")),
     ],
     ids=repr,
 )

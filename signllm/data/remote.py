@@ -1,29 +1,27 @@
-"""Reading bytes from a file or an address: ``http(s)://`` by range requests, other addresses by ``fsspec``.
+"""Reading bytes from a file or an address, through the file systems of ``fsspec``.
 
-HTTP needs only the standard library (fsspec would need aiohttp). Reads wait for unavailable storage
-(:mod:`signllm.storage`) and never return a part of a byte range. From a server that ignores ranges, the file
-is read from its start to the end of the range.
+Reads wait for unavailable storage (:mod:`signllm.storage`) and never return a part of a byte range.
+``fsspec`` returns the body of any HTTP response, so each response is checked before its body is read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from http.client import HTTPException
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from signllm.data.tar import MANIFEST
 from signllm.errors import UsageError
-from signllm.storage import StorageError, is_transient, wait_for_storage
+from signllm.storage import StorageError, wait_for_storage
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse
 
 TIMEOUT_S = 30.0
 """Seconds without data after which a connection counts as lost."""
-_CHUNK_BYTES, _FETCHED_BYTES = 1 << 20, 1 << 26
+_SKIPPED_BYTES, _FETCHED_BYTES = 1 << 20, 1 << 26
 _EXPLANATION_BYTES = 2048
 _addresses_read: set[str] = set()
 """Addresses that this process has read successfully."""
@@ -31,6 +29,10 @@ _addresses_read: set[str] = set()
 
 class IncompleteResponseError(ConnectionError):
     """A response that is incomplete or is not the requested one; repeating the request may help."""
+
+
+class RangesIgnoredError(Exception):
+    """The server answered a request for a byte range with the complete file."""
 
 
 def is_address(path: Path | str) -> bool:
@@ -53,7 +55,7 @@ def read_file(path: Path | str) -> bytes:
     """
     if isinstance(path, Path):
         return wait_for_storage(path.read_bytes, path)
-    return _fetch_with_waits(path, lambda: _fetch(path, 0, None, None), exists=False)
+    return _fetch_with_waits(path, lambda: _fetch(path), exists=False)
 
 
 def read_bytes(
@@ -83,11 +85,16 @@ def _read_local(path: Path, start: int, size: int) -> bytes:
     """Return ``size`` bytes of a local file, or fewer at its end."""
     with path.open("rb", buffering=0) as file:
         file.seek(start)
-        parts, left = [], size
-        while left > 0 and (data := file.read(left)):  # a call may return less, for example after a signal
-            parts.append(data)
-            left -= len(data)
-        return b"".join(parts)
+        return _read_up_to(file, size)
+
+
+def _read_up_to(file: BinaryIO, size: int) -> bytes:
+    """Return the next ``size`` bytes of a file, or fewer at its end."""
+    parts, left = [], size
+    while left > 0 and (data := file.read(left)):  # a call may return less, for example after a signal
+        parts.append(data)
+        left -= len(data)
+    return b"".join(parts)
 
 
 def download(address: str, into: Path) -> None:
@@ -122,84 +129,120 @@ def _fetch_with_waits(address: str, fetch: Callable[[], bytes], *, exists: bool)
         return wait_for_storage(attempt, address)
     except (FileNotFoundError, StorageError, UsageError):
         raise
-    except HTTPError as error:
+    except ImportError as error:
+        is_http = address.startswith(("http://", "https://"))
         raise UsageError(
-            f"the server refuses the request: {error}",
+            f"a package is not installed that reads this address: {error}",
+            where=address,
+            remedy="pip install 'signllm[remote]'" if is_http else "install the package",
+        ) from None
+    except Exception as error:  # the errors of aiohttp and botocore have no common base class
+        raise UsageError(
+            f"the address cannot be read: {_describe_error(error)}",
             where=address,
             remedy="check the address and the permissions; if a password, a token or a signed address has "
             "expired, renew it and give the same command again",
         ) from None
-    except (URLError, HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise UsageError(
-            f"the server cannot be reached: {reason}", where=address, remedy="check the address"
-        ) from None
+
+
+def _describe_error(error: Exception) -> str:
+    """Return what a server or a library reports, with the HTTP status where there is one."""
+    redirections = getattr(error, "history", None)
+    status = redirections[-1].status if redirections else getattr(error, "status", None)
+    if status is None:
+        return f"{type(error).__name__}: {error}"
+    return f"HTTP status {status}, {getattr(error, 'message', '') or type(error).__name__}"
 
 
 def _has_manifest(address: str) -> bool:
     """Return whether the manifest next to a shard can be read; if not, the complete folder is unavailable."""
     try:
-        return bool(_fetch(f"{address.rpartition('/')[0]}/{MANIFEST}", 0, 1, None))
+        return bool(_fetch(f"{address.rpartition('/')[0]}/{MANIFEST}", 0, 1))
     except Exception:
         return False
 
 
-def _fetch(address: str, start: int, size: int | None, file_bytes: int | None) -> bytes:
+def _fetch(address: str, start: int = 0, size: int | None = None, file_bytes: int | None = None) -> bytes:
     """Read a byte range, or with ``size`` None a complete file, from an address, without waiting."""
-    if address.startswith(("http://", "https://")):
-        return _fetch_http(address, start, size, file_bytes)
-    import fsspec
+    from fsspec.core import url_to_fs
 
+    is_http = address.startswith(("http://", "https://"))
+    stop = None if size is None else start + size
+    check = partial(_check_response, start=start, stop=stop, file_bytes=file_bytes)
+    files, path = url_to_fs(address, **(_http_options(check) if is_http else {}))
+    if size is None or stop is None:
+        return bytes(files.cat_file(path))
     try:
-        with fsspec.open(address, "rb") as file:
-            _check_unchanged(address, getattr(file, "size", None), file_bytes)
-            file.seek(start)
-            return file.read() if size is None else file.read(size)
-    except (OSError, UsageError):
-        raise
-    except Exception as error:
-        if is_transient(error):  # the errors of aiohttp and botocore have no common base class
-            raise
-        raise UsageError(
-            f"the file cannot be opened: {type(error).__name__}: {error}",
-            where=address,
-            remedy="install the packages that fsspec requires; check the address and the permissions",
-        ) from None
-
-
-def _fetch_http(address: str, start: int, size: int | None, file_bytes: int | None) -> bytes:
-    """Read a byte range, or with ``size`` None a complete file, over HTTP."""
-    ranged = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
-    try:
-        with urlopen(Request(address, headers=ranged), timeout=TIMEOUT_S) as answer:
-            if size is None or answer.status != 206:
-                _check_unchanged(address, answer.length, file_bytes)
-                _skip(answer, start)
-                return answer.read() if size is None else _read_exactly(answer, size)
-            content_range = answer.headers.get("Content-Range", "")
-            parts = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", content_range)
-            if parts is None or int(parts[1]) != start or int(parts[2]) >= start + size:
-                raise IncompleteResponseError(
-                    f"the server sent another range than requested: {content_range}"
-                )
-            total = None if parts[3] == "*" else int(parts[3])
+        if not is_http:  # over HTTP, the response to the range request states the size
+            total = files.info(path)["size"]
             _check_unchanged(address, total, file_bytes)
-            data: bytes = answer.read(size)
-            if len(data) != int(parts[2]) - start + 1:
-                raise IncompleteResponseError(f"only {len(data)} bytes of the range {content_range} arrived")
-            if len(data) < size and (total is None or total > start + len(data)):
-                raise IncompleteResponseError(f"the server sent only a part of the range: {content_range}")
-            return data
-    except HTTPError as error:
-        if error.code in (404, 410):
-            error.close()
-            raise FileNotFoundError(f"{error}: {address}") from None
-        if error.code == 416:
-            error.close()
-            return b""  # the file ends before the range
-        error.msg += _read_explanation(error)
-        error.close()
-        raise
+            if total is not None and start >= total:
+                return b""
+        data = bytes(files.cat_file(path, start, stop))
+    except EOFError:
+        return b""
+    except RangesIgnoredError:
+        with files.open(path, block_size=0, size=stop) as stream:  # 0: one request and no buffer
+            for begin in range(0, start, _SKIPPED_BYTES):
+                _read_up_to(stream, min(_SKIPPED_BYTES, start - begin))
+            data = _read_up_to(stream, size)
+    if file_bytes is not None and len(data) < min(stop, file_bytes) - start:
+        raise IncompleteResponseError(f"only {len(data)} of {size} bytes arrived")
+    return data
+
+
+def _http_options(check: Callable[[ClientResponse], Awaitable[None]]) -> dict[str, Any]:
+    """Return options of fsspec's HTTP file system, which calls ``check`` for each response.
+
+    Each read has a file system, and thereby connections, of its own: workers are forked, and must not share
+    open connections with their parent.
+    """
+    from aiohttp import ClientTimeout
+
+    timeout = ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)
+    return {
+        "skip_instance_cache": True,
+        "headers": {"Accept-Encoding": "identity"},
+        "client_kwargs": {"raise_for_status": check, "timeout": timeout, "trust_env": True},  # proxies
+    }
+
+
+async def _check_response(
+    response: ClientResponse, *, start: int, stop: int | None, file_bytes: int | None
+) -> None:
+    """Check that a response is the requested one, before its body is read.
+
+    Raises:
+        EOFError: the file ends before the range.
+        FileNotFoundError: the file does not exist.
+        IncompleteResponseError: the response contains another range, or a part of the range.
+        RangesIgnoredError: the response is the complete file.
+        aiohttp.ClientResponseError: any other status.
+        UsageError: the file has another size than its index states.
+    """
+    address = str(response.url)
+    if response.status in (404, 410):
+        raise FileNotFoundError(f"HTTP status {response.status}: {address}")
+    if response.status == 416:
+        raise EOFError
+    if response.status >= 400:
+        text = (await response.content.read(_EXPLANATION_BYTES)).decode("utf-8", "replace")
+        # S3 and compatible object stores explain a refusal
+        response.reason = ", ".join([response.reason or "", *re.findall(r"<(?:Code|Message)>([^<]+)<", text)])
+        response.raise_for_status()
+    if "Range" not in response.request_info.headers:
+        _check_unchanged(address, response.content_length, file_bytes)
+        return
+    if response.status != 206:
+        raise RangesIgnoredError
+    content_range = response.headers.get("Content-Range", "")
+    parts = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", content_range)
+    if parts is None or int(parts[1]) != start or stop is None or int(parts[2]) >= stop:
+        raise IncompleteResponseError(f"the server sent another range than requested: {content_range}")
+    total = None if parts[3] == "*" else int(parts[3])
+    _check_unchanged(address, total, file_bytes)
+    if int(parts[2]) + 1 < min(stop, total or stop):
+        raise IncompleteResponseError(f"the server sent only a part of the range: {content_range}")
 
 
 def _check_unchanged(address: str, size_bytes: int | None, file_bytes: int | None) -> None:
@@ -214,33 +257,3 @@ def _check_unchanged(address: str, size_bytes: int | None, file_bytes: int | Non
             where=address,
             remedy="restore the file that belongs to the index, or start a new run with the new dataset",
         )
-
-
-def _read_explanation(error: HTTPError) -> str:
-    """Return the code and the message with which S3 and compatible object stores explain a refusal."""
-    try:
-        text = error.read(_EXPLANATION_BYTES).decode("utf-8", "replace")
-    except (OSError, HTTPException, ValueError):
-        return ""
-    matches = [re.search(rf"<{name}>([^<]*)</{name}>", text) for name in ("Code", "Message")]
-    return "".join(f", {match[1]}" for match in matches if match)
-
-
-def _skip(answer: object, size: int) -> None:
-    """Read and discard the first bytes of a response."""
-    for begin in range(0, size, _CHUNK_BYTES):
-        _read_exactly(answer, min(_CHUNK_BYTES, size - begin))
-
-
-def _read_exactly(answer: object, size: int) -> bytes:
-    """Read ``size`` bytes of a response without ranges; fewer only at the end of a complete response."""
-    parts, left = [], size
-    while left > 0:
-        data: bytes = answer.read(min(left, _CHUNK_BYTES))  # type: ignore[attr-defined]
-        if not data:
-            break
-        parts.append(data)
-        left -= len(data)
-    if left and getattr(answer, "length", None):
-        raise IncompleteResponseError("the response ends early")
-    return b"".join(parts)
