@@ -86,7 +86,7 @@ def test_nothing_loads_a_pickle() -> None:
         assert "allow_pickle=True" not in source, path
 
 
-def test_imports_go_down_only() -> None:
+def test_imports_go_down_and_form_no_cycles() -> None:
     linter = Path(sys.executable).parent / "lint-imports"
     if not linter.is_file():
         pytest.skip("import-linter is an extra of development: pip install -e .[dev]")

@@ -2,7 +2,7 @@
 
 Every stage is the verb that a user would type, on real files, through DeepSpeed on ``ranks`` ranks; this
 module only puts them in order, runs what is independent side by side, and keeps the time. The ranks are
-started once for all training stages (``signllm.verbs.demo_ranks``), and the maps of the frozen backbone
+started once for all training stages (``signllm.demo_ranks``), and the maps of the frozen backbone
 are kept in ``features`` until the demo is complete (:mod:`signllm.models.feature_cache`). A stage that is
 finished is marked in ``stages.json`` and not run again; an unfinished one continues, so the same command is
 safe to run twice or after a kill. Scores are of the test split: unseen sentences by an unseen signer.
@@ -149,7 +149,7 @@ class Demo:
         left = {name: command for name, command in commands.items() if name not in self.record.seconds}
         if left:
             arguments = [str(self.out), str(time.time()), json.dumps(left)]
-            run_local_ranks(arguments, ranks=self.ranks, module="signllm.verbs.demo_ranks")
+            run_local_ranks(arguments, ranks=self.ranks, module="signllm.demo_ranks")
             self.record.read()
 
     def _show_sentences(self) -> None:

@@ -46,7 +46,6 @@ from signllm.metrics.hypotheses import (
     write_hypotheses_and_scores,
 )
 from signllm.metrics.scores import (
-    RESAMPLES,
     Case,
     FinalPeriod,
     ScoreConfig,
@@ -56,6 +55,7 @@ from signllm.metrics.scores import (
     normalize_texts,
     score,
 )
+from signllm.metrics.significance import RESAMPLES
 from signllm.models.sign_llm import GenerationConfig, SignLLM
 from signllm.progress import progress
 from signllm.stages.alarms import alarms_of_scores

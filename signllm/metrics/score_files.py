@@ -9,12 +9,13 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from signllm.errors import UsageError
-from signllm.metrics.scores import METRICS, RESAMPLES, ScoreConfig, build_metrics, normalize_texts, score
+from signllm.metrics.scores import METRICS, ScoreConfig, build_metrics, normalize_texts, score
 from signllm.metrics.sentences import read_pairs_with_ids
-from signllm.metrics.significance import Test, compute_paired_differences, mean_and_deviation
+from signllm.metrics.significance import RESAMPLES, Test, compute_paired_differences
 
 
 def score_files(
@@ -78,6 +79,16 @@ def _score_system(
     if len(files) == 1:
         return next(iter(runs.values()))
     return {"runs": runs, **mean_and_deviation([*runs.values()])}
+
+
+def mean_and_deviation(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return ``mean`` and ``sd`` of each metric over runs; ``sd`` divides by n - 1, and is 0 for one run."""
+    columns = {name: [record[name] for record in records] for name in METRICS}
+    deviation = stdev if len(records) > 1 else lambda _values: 0.0
+    return {
+        "mean": {name: mean(values) for name, values in columns.items()},
+        "sd": {name: float(deviation(values)) for name, values in columns.items()},
+    }
 
 
 def _compare_systems(

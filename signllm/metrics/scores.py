@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from signllm.data.unspaced_text import all_chinese, is_unspaced, separate_characters
 from signllm.errors import UsageError
 from signllm.languages import find_language, is_written_without_spaces
+from signllm.metrics.significance import bootstrap_intervals
 
 if TYPE_CHECKING:
     from sacrebleu.metrics import BLEU
@@ -36,8 +37,6 @@ _ALL, _SOME = 0.9, 0.02
 """Share of sentences in scripts without spaces from which on all sentences, or some, count as written so."""
 NORMAL_FORM: Literal["NFC"] = "NFC"
 """Unicode form in which both sides are compared: ``ü`` is one code point, even if macOS wrote two."""
-RESAMPLES = 1000
-"""Default number of bootstrap resamples, as in sacrebleu."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +186,6 @@ def score(
     Raises:
         UsageError: There are no sentences, or the numbers of hypotheses and references differ.
     """
-    from signllm.metrics.significance import bootstrap_intervals
-
     config = (config or ScoreConfig()).for_texts(references)
     hypotheses, references = normalize_texts(hypotheses, references, config)
     metrics = build_metrics(config)

@@ -8,15 +8,14 @@ measured by training with several seeds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, Literal
-
-from signllm.metrics.scores import METRICS, RESAMPLES
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
 
 Test = Literal["bootstrap", "randomization"]
+RESAMPLES = 1000
+"""Default number of bootstrap resamples, as in sacrebleu."""
 
 
 def bootstrap_intervals(
@@ -84,13 +83,3 @@ def _run_sacrebleu_test(
     _, columns = PairedTest(named, {"metric": metric}, [references], kind, samples)()
     (results,) = (column for title, column in columns.items() if title != "System")
     return list(results)
-
-
-def mean_and_deviation(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return ``mean`` and ``sd`` of each metric over runs; ``sd`` divides by n - 1, and is 0 for one run."""
-    columns = {name: [record[name] for record in records] for name in METRICS}
-    deviation = stdev if len(records) > 1 else lambda _values: 0.0
-    return {
-        "mean": {name: mean(values) for name, values in columns.items()},
-        "sd": {name: float(deviation(values)) for name, values in columns.items()},
-    }

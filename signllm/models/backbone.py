@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from signllm.errors import UsageError
-from signllm.models.operation_counts import FrameCost, frame_cost
 
 SHORT_NAMES = {
     "resnet18": "microsoft/resnet-18",
@@ -30,6 +29,40 @@ _NO_SHAPE = (
     "_name_or_path", "architectures", "dtype", "id2label", "label2id", "model_type", "out_features",
     "out_indices", "stage_names", "transformers_version",
 )  # fmt: skip
+
+
+class FrameCost(NamedTuple):
+    """The cost of a backbone per frame.
+
+    Attributes:
+        trained: operations of the forward and the backward pass.
+        frozen: operations of the forward pass.
+        cells: number of cells h * w of the feature map.
+    """
+
+    trained: float
+    frozen: float
+    cells: int
+
+
+def frame_cost(model: nn.Module, size: tuple[int, int]) -> FrameCost:
+    """Return the cost of a ``transformers`` image model for a frame of ``size`` (height, width) in pixels.
+
+    A copy of the model without weights runs on torch's meta device, under torch's own counter, which knows
+    the convolutions, matrix products and attention of any architecture. The pixels need no gradient.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        # In evaluation mode: BatchNorm in training mode refuses a map with a single cell.
+        copy: nn.Module = type(model)(model.config).eval()
+        with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+            features: Tensor = copy(pixel_values=torch.empty(1, 3, *size)).last_hidden_state
+            forward = counter.get_total_flops()
+            features.sum().backward()
+    patch: Any = getattr(model.config, "patch_size", None)
+    cells = features[0, 0].numel() if features.ndim == 4 else (size[0] // patch) * (size[1] // patch)
+    return FrameCost(float(counter.get_total_flops()), float(forward), cells)
 
 
 class FixedStatisticsBatchNorm(nn.BatchNorm2d):

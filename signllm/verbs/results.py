@@ -59,8 +59,8 @@ def _score(arguments: list[str]) -> Job:
     import tyro
 
     from signllm.metrics.score_files import format_score_table, score_files
-    from signllm.metrics.scores import RESAMPLES, ScoreConfig
-    from signllm.metrics.significance import Test
+    from signllm.metrics.scores import ScoreConfig
+    from signllm.metrics.significance import RESAMPLES, Test
 
     settings, default = Annotated[ScoreConfig, tyro.conf.arg(name="")], ScoreConfig()
 

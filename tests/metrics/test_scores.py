@@ -12,7 +12,7 @@ import pytest
 
 from signllm.errors import UsageError
 from signllm.metrics.rouge import longest_common_subsequence, rouge_l
-from signllm.metrics.score_files import format_score_table, score_files
+from signllm.metrics.score_files import format_score_table, mean_and_deviation, score_files
 from signllm.metrics.scores import (
     CONVENTIONS,
     METRICS,
@@ -22,7 +22,7 @@ from signllm.metrics.scores import (
     normalize_texts,
     score,
 )
-from signllm.metrics.significance import compute_paired_differences, mean_and_deviation
+from signllm.metrics.significance import compute_paired_differences
 
 PHOENIX, CSL, SACREBLEU = (
     ScoreConfig(convention=name) for name in ("phoenix2014t", "csl-daily", "sacrebleu")

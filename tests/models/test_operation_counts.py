@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from signllm.models.backbone import frame_cost
 from signllm.models.language_model import LanguageModelConfig, LoraConfig
 from signllm.models.language_model_builder import build_language_model
 from signllm.models.operation_counts import (
     encoder_operations,
-    frame_cost,
     predictor_operations,
     projector_operations,
     quantizer_operations,
