@@ -105,8 +105,7 @@ def split_shard(arguments: list[str], count: int) -> tuple[int, tuple["Slice", .
 
 
 def _show_info(shards: Path | str, *, json: bool) -> None:
-    from signllm.data.info_table import format_info_table
-    from signllm.data.shard_inspection import summarize_shards
+    from signllm.data.shard_inspection import format_info_table, summarize_shards
 
     information = summarize_shards(shards)
     if json:

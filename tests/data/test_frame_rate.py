@@ -19,9 +19,8 @@ from signllm.data.frame_rate import (
     measure_timing,
 )
 from signllm.data.index import ShardIndex, Split
-from signllm.data.info_table import format_info_table
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
-from signllm.data.shard_inspection import summarize_shards
+from signllm.data.shard_inspection import format_info_table, summarize_shards
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
 from signllm.data.timed_frames import join_chunks, read_timed_chunks

@@ -13,9 +13,8 @@ from PIL import Image
 
 from signllm.data import shard_inspection
 from signllm.data.index import ShardIndex
-from signllm.data.info_table import format_info_table
 from signllm.data.preview import preview_shards
-from signllm.data.shard_inspection import summarize_shards, verify_shards
+from signllm.data.shard_inspection import format_info_table, summarize_shards, verify_shards
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations
 from signllm.errors import UsageError
