@@ -35,7 +35,7 @@ from signllm.plain import from_plain, to_plain
 from signllm.stages.compose import compose
 from signllm.stages.finetune import finetune
 from signllm.stages.pretrain import pretrain
-from signllm.training.loop import Outcome
+from signllm.training.callbacks import Outcome
 
 log = logging.getLogger(__name__)
 RECORD = "ablation.json"

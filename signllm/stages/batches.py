@@ -1,20 +1,34 @@
-"""From shards to batches: what all stages need between data and ``fit()``."""
+"""What all stages need before ``fit()``: their context, and the batches of a dataset."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from signllm.data.mixture import Mixture
 from signllm.data.pipeline import Agree, Loader, Readiness
 from signllm.data.sample_source import SampleSource
 from signllm.distributed.preemption import preemption_flag, stopped_early_error
 from signllm.distributed.ranks import Ranks
 from signllm.distributed.watchdog import record_progress
+from signllm.training.callbacks import RunContext
 from signllm.training.engine import TrainingConfig
 
 TRAIN, DEV = "train", "dev"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageContext(RunContext):
+    """Where a stage runs and what it learns from: run folder, stage, ranks and dataset.
+
+    Attributes:
+        dataset: the shards that ``--data`` names, opened once by the verb.
+    """
+
+    dataset: Mixture
 
 
 def training_batches(source: SampleSource, training: TrainingConfig, ranks: Ranks) -> Loader:

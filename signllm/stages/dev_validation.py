@@ -10,38 +10,33 @@ import torch
 from torch import nn
 
 from signllm.data.batch import Batch
-from signllm.data.mixture import Mixture
 from signllm.data.pipeline import DataConfig, Loader, VideoSource
 from signllm.data.sample_table import ShardSample
 from signllm.distributed.collectives import reduce_sum
 from signllm.distributed.preemption import stop_if_preempted
-from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
 from signllm.metrics.hypotheses import Hypothesis, gather_hypotheses
 from signllm.metrics.scores import METRICS, choose_score_rules, compute_metric
 from signllm.models.generation import GenerationConfig
 from signllm.models.sign_llm import SignLLM
-from signllm.stages.batches import DEV, make_batch_agreement
+from signllm.stages.batches import DEV, StageContext, make_batch_agreement
 from signllm.training.engine import TrainingConfig
 from signllm.training.validation import Validate
 
 
-def make_loss_validator(
-    dataset: Mixture, data: DataConfig, training: TrainingConfig, ranks: Ranks
-) -> Validate | None:
+def make_loss_validator(context: StageContext, data: DataConfig, training: TrainingConfig) -> Validate | None:
     """Return a function that returns a model's mean losses over ``dev``; None if there is no such split.
 
     All ranks call that function. Every batch is weighted by its number of real videos, and nothing is
     augmented. If a rank is preempted, it raises StoppedEarlyError on all ranks between two batches.
     """
-    return _make_validator(dataset, data, training, ranks, exchanged=False, generation=None)
+    return _make_validator(context, data, training, exchanged=False, generation=None)
 
 
 def make_translation_validator(
-    dataset: Mixture,
+    context: StageContext,
     data: DataConfig,
     training: TrainingConfig,
-    ranks: Ranks,
     generation: GenerationConfig,
 ) -> Validate | None:
     """Return such a function for a model with a language model; it adds ``l_sim_shuffled`` and a score.
@@ -55,28 +50,28 @@ def make_translation_validator(
     """
     scored = training.keep_best in METRICS
     plain = replace(generation, temperature=None, n_best=1) if scored else None
-    validate = _make_validator(dataset, data, training, ranks, exchanged=True, generation=plain)
+    validate = _make_validator(context, data, training, exchanged=True, generation=plain)
     if scored and validate is None:
         raise UsageError(
             f"{training.keep_best} selects the best checkpoint, but there is no {DEV} split",
-            where=dataset.source,
+            where=context.dataset.source,
             remedy=f"shard a {DEV} split, or give --training.keep-best None",
         )
     return validate
 
 
 def _make_validator(
-    dataset: Mixture,
+    context: StageContext,
     data: DataConfig,
     training: TrainingConfig,
-    ranks: Ranks,
     *,
     exchanged: bool,
     generation: GenerationConfig | None,
 ) -> Validate | None:
-    if DEV not in dataset.splits:
+    ranks = context.ranks
+    if DEV not in context.dataset.splits:
         return None
-    split = dataset.split(DEV)
+    split = context.dataset.split(DEV)
     others = other_texts(split.samples) if exchanged and len(split) > 1 else None
     loader = Loader(
         VideoSource(split, data, augment=False),

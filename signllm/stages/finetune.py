@@ -15,15 +15,15 @@ from signllm.config import FinetuneConfig, open_run
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.mixture import Mixture
 from signllm.distributed.agreement import run_on_rank_zero
-from signllm.distributed.ranks import Ranks, start_distributed
+from signllm.distributed.ranks import start_distributed
 from signllm.models.sign_llm import SignLLM
-from signllm.stages.batches import TRAIN
+from signllm.stages.batches import TRAIN, StageContext
 from signllm.stages.initial_run import load_encoder_and_words, with_encoder_from
 from signllm.stages.language_model_settings import resolve_language_model
 from signllm.stages.phases import FROZEN, train_frozen, train_jointly, training_phases
 from signllm.stages.trained_model import STAGE, load_words
+from signllm.training.callbacks import Outcome
 from signllm.training.checkpoint import install_weights, last_checkpoint, load_weights
-from signllm.training.loop import Outcome
 
 
 def finetune(
@@ -44,9 +44,10 @@ def finetune(
             missing, or the settings contradict the run.
     """
     ranks = start_distributed(timeout_s=config.training.timeout_s)
+    context = StageContext(run=run, stage=STAGE, ranks=ranks, dataset=dataset)
     config = with_language_of(dataset, with_encoder_from(init, config))
     encoder, words = load_encoder_and_words(init, words_folder)
-    config = with_resolved_language_model(config, run, dataset, ranks)
+    config = with_resolved_language_model(config, context)
     open_run(run, config, dataset.records(TRAIN))
     frozen, joint = training_phases(config)
 
@@ -59,8 +60,8 @@ def finetune(
 
     joint_has_begun, words = run_on_rank_zero(save_current_words, ranks)
     if frozen is not None and (joint is None or not joint_has_begun):
-        phase_run = run if joint is None else run / FROZEN
-        outcome = train_frozen(config, frozen, words, encoder, phase_run, init, dataset, ranks)
+        phase = context if joint is None else replace(context, run=run / FROZEN)
+        outcome = train_frozen(config, frozen, words, encoder, init, phase)
         if joint is None or outcome.preempted:
             return outcome
     assert joint is not None
@@ -71,19 +72,18 @@ def finetune(
         else:
             install_weights(model, load_weights(run / FROZEN, stage=STAGE), where=run / FROZEN)
 
-    return train_jointly(config, joint, words, None if joint_has_begun else start, run, dataset, ranks)
+    return train_jointly(config, joint, words, None if joint_has_begun else start, context)
 
 
-def with_resolved_language_model(
-    config: FinetuneConfig, run: Path, dataset: Mixture, ranks: Ranks
-) -> FinetuneConfig:
+def with_resolved_language_model(config: FinetuneConfig, context: StageContext) -> FinetuneConfig:
     """Return the configuration with everything recorded in it that decides a prompt (all ranks).
 
     Raises:
         UsageError: as in :func:`~signllm.stages.language_model_settings.resolve_language_model`.
     """
+    train, ranks = context.dataset.split(TRAIN), context.ranks
     model = run_on_rank_zero(
-        lambda: resolve_language_model(config, run, dataset.split(TRAIN), world=ranks.world), ranks
+        lambda: resolve_language_model(config, context.run, train, world=ranks.world), ranks
     )  # on one rank only, because the date in a prompt could differ between ranks
     return replace(config, sign_llm=replace(config.sign_llm, language_model=model))
 

@@ -12,22 +12,23 @@ from torch import Tensor
 
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.mixture import Mixture
 from signllm.data.pipeline import CharacterSource, VideoSource
+from signllm.data.sample_source import SampleSource
 from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
 from signllm.metrics.scores import METRICS
 from signllm.models.sign_llm import SignLLM, build_sign_llm
 from signllm.stages.alarms import AlarmMonitor
-from signllm.stages.batches import TRAIN, training_batches
+from signllm.stages.batches import TRAIN, StageContext, training_batches
 from signllm.stages.dev_validation import make_translation_validator
 from signllm.stages.initial_run import load_recorded_characters
 from signllm.stages.parameter_groups import parameter_groups
 from signllm.stages.sample_logger import SampleLogger
-from signllm.stages.trained_model import STAGE
+from signllm.training.callbacks import AlarmLogger, ExtraFiles, Outcome
 from signllm.training.checkpoint import install_weights
 from signllm.training.engine import TrainingConfig, deepspeed_settings, import_deepspeed
-from signllm.training.loop import Outcome, fit
+from signllm.training.loop import fit
+from signllm.training.standard_callbacks import standard_callbacks
 from signllm.training.training_log import read_log
 
 FROZEN = "frozen"
@@ -59,34 +60,20 @@ def train_frozen(
     training: TrainingConfig,
     words: WordCodebook,
     encoder: Mapping[str, Tensor],
-    run: Path,
     init: Path,
-    dataset: Mixture,
-    ranks: Ranks,
+    context: StageContext,
 ) -> Outcome:
     """Train what follows the characters (word vectors, projector, adapters) with a frozen encoder.
 
     Validation is the same as in the joint phase, on the videos of ``dev``, for which no characters are
     recorded.
     """
-    model = _build_model(config, words, training, ranks)
+    model = _build_model(config, words, training, context.ranks)
     install_weights(model.vq_sign, encoder, where=init)
     model.vq_sign.requires_grad_(False)
     model.vq_sign.saved_when_frozen = True
-    source = CharacterSource(dataset.split(TRAIN), load_recorded_characters(init, words))
-    return fit(
-        model,
-        training_batches(source, training, ranks),
-        config=training,
-        run=run,
-        stage=STAGE,
-        parameter_groups=parameter_groups(model, training, config),
-        validate=make_translation_validator(dataset, config.data, training, ranks, config.generation),
-        scores=METRICS,
-        check_alarms=AlarmMonitor(),
-        collect_samples=SampleLogger(dataset, config.data, training.show, ranks, config.generation),
-        extra_files=words.save,
-    )
+    source = CharacterSource(context.dataset.split(TRAIN), load_recorded_characters(init, words))
+    return _train(model, source, config, training, context, AlarmMonitor())
 
 
 def train_jointly(
@@ -94,27 +81,40 @@ def train_jointly(
     training: TrainingConfig,
     words: WordCodebook,
     start: Callable[[SignLLM], None] | None,
-    run: Path,
-    dataset: Mixture,
-    ranks: Ranks,
+    context: StageContext,
 ) -> Outcome:
     """Train everything on video; ``start`` installs the first weights, None if the phase has a checkpoint."""
     gc.collect()  # frees the hooks and, under ZeRO-3, the partitions of the frozen phase's engine
-    model = _build_model(config, words, training, ranks)
+    model = _build_model(config, words, training, context.ranks)
     if start is not None:
         start(model)
+    source = VideoSource(context.dataset.split(TRAIN), config.data)
+    return _train(model, source, config, training, context, AlarmMonitor(read_log(context.run / FROZEN)))
+
+
+def _train(
+    model: SignLLM,
+    source: SampleSource,
+    config: FinetuneConfig,
+    training: TrainingConfig,
+    context: StageContext,
+    alarms: AlarmMonitor,
+) -> Outcome:
+    validate = make_translation_validator(context, config.data, training, config.generation)
+    callbacks = [
+        *standard_callbacks(training, validate, scores=METRICS),
+        AlarmLogger(alarms),
+        ExtraFiles(model.words.save),
+    ]
+    if training.tensorboard:
+        callbacks.append(SampleLogger(context, config.data, training.show, config.generation))
     return fit(
         model,
-        training_batches(VideoSource(dataset.split(TRAIN), config.data), training, ranks),
+        training_batches(source, training, context.ranks),
         config=training,
-        run=run,
-        stage=STAGE,
+        context=context,
         parameter_groups=parameter_groups(model, training, config),
-        validate=make_translation_validator(dataset, config.data, training, ranks, config.generation),
-        scores=METRICS,
-        check_alarms=AlarmMonitor(read_log(run / FROZEN)),
-        collect_samples=SampleLogger(dataset, config.data, training.show, ranks, config.generation),
-        extra_files=words.save,
+        callbacks=callbacks,
     )
 
 

@@ -19,12 +19,14 @@ from signllm.distributed.ranks import start_distributed
 from signllm.models.backbone import backbone_settings
 from signllm.models.vq_sign import VQSign, build_vq_sign
 from signllm.stages.alarms import AlarmMonitor
-from signllm.stages.batches import TRAIN, training_batches
+from signllm.stages.batches import TRAIN, StageContext, training_batches
 from signllm.stages.dev_validation import make_loss_validator
 from signllm.stages.frame_rate import with_frame_rate
 from signllm.stages.sample_logger import SampleLogger
+from signllm.training.callbacks import AlarmLogger, Outcome
 from signllm.training.checkpoint import TrainingState, last_checkpoint, save_checkpoint
-from signllm.training.loop import Outcome, fit
+from signllm.training.loop import fit
+from signllm.training.standard_callbacks import standard_callbacks
 
 STAGE = "pretrain"
 
@@ -37,6 +39,7 @@ def pretrain(config: PretrainConfig, run: Path, dataset: Mixture) -> Outcome:
             the image backbone is missing.
     """
     ranks = start_distributed(timeout_s=config.training.timeout_s)
+    context = StageContext(run=run, stage=STAGE, ranks=ranks, dataset=dataset)
     split = dataset.split(TRAIN)
     is_new = run_on_rank_zero(lambda: last_checkpoint(run) is None, ranks)
     recorded = None if is_new else load_config(run, PretrainConfig).data
@@ -52,15 +55,18 @@ def pretrain(config: PretrainConfig, run: Path, dataset: Mixture) -> Outcome:
     if config.training.steps == 0:
         run_on_rank_zero(lambda: _save_untrained(model, run), ranks)
         return Outcome(step=0)
+    callbacks = [
+        *standard_callbacks(config.training, make_loss_validator(context, config.data, config.training)),
+        AlarmLogger(AlarmMonitor()),
+    ]
+    if config.training.tensorboard:
+        callbacks.append(SampleLogger(context, config.data, config.training.show))
     return fit(
         model,
         training_batches(source, config.training, ranks),
         config=config.training,
-        run=run,
-        stage=STAGE,
-        validate=make_loss_validator(dataset, config.data, config.training, ranks),
-        check_alarms=AlarmMonitor(),
-        collect_samples=SampleLogger(dataset, config.data, config.training.show, ranks),
+        context=context,
+        callbacks=callbacks,
     )
 
 

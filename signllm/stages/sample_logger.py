@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -19,18 +19,16 @@ from torch import nn
 
 from signllm.data.batch import LoadedSample, collate
 from signllm.data.index import Split
-from signllm.data.mixture import Mixture
 from signllm.data.pipeline import DataConfig, VideoSource
 from signllm.data.token_strip import WordSpan, draw_strip
 from signllm.distributed.collectives import reduce_sum
-from signllm.distributed.ranks import Ranks
 from signllm.models.generation import GenerationConfig
 from signllm.models.quantizer import Quantizer
 from signllm.models.sign_llm import SignLLM
 from signllm.models.vq_sign import VQSign
-from signllm.stages.batches import DEV, TRAIN
+from signllm.stages.batches import DEV, TRAIN, StageContext
 from signllm.storage import storage_timeout_s, storage_wait_policy
-from signllm.training.training_log import TensorBoardSamples
+from signllm.training.callbacks import Callback, Training, ValidationSamples
 
 log = logging.getLogger(__name__)
 LOAD_TIMEOUT_S = 60.0
@@ -47,32 +45,36 @@ class DecodedSample:
     text: str | None = None
 
 
-class SampleLogger:
-    """Collects samples of a model for :func:`signllm.training.loop.fit`.
+class SampleLogger(Callback):
+    """Shows samples of a model after each validation.
 
     Args:
-        dataset: its first ``dev`` videos are shown, or ``train`` videos if there is no
-            ``dev``.
+        context: ranks and dataset; the first ``dev`` videos are shown, or ``train`` videos if there
+            is no ``dev``.
         data: how videos are read; nothing is augmented.
         videos: number of videos.
-        ranks: the ranks.
         generation: how text is generated, here without sampling or beams; None in stage 1.
     """
 
     def __init__(
         self,
-        dataset: Mixture,
+        context: StageContext,
         data: DataConfig,
         videos: int,
-        ranks: Ranks,
         generation: GenerationConfig | None = None,
     ) -> None:
+        dataset = context.dataset
         self.split: Split = dataset.split(DEV if DEV in dataset.splits else TRAIN)
         plain = replace(data, cache_gb=0.0, max_frames_per_batch=None)
-        self.source, self.videos, self.ranks = VideoSource(self.split, plain, augment=False), videos, ranks
+        self.source = VideoSource(self.split, plain, augment=False)
+        self.videos, self.ranks = videos, context.ranks
         self.generation = generation and replace(generation, beams=1, temperature=None, n_best=1)
 
-    def __call__(self, model: nn.Module, step: int) -> TensorBoardSamples:
+    def on_validation(self, training: Training, values: Mapping[str, float]) -> None:
+        """Collect the samples of the validated model and show them."""
+        training.show_samples(self.collect(training.model))
+
+    def collect(self, model: nn.Module) -> ValidationSamples:
         """Return the samples of a model in evaluation mode (all ranks); rank 0 alone gets any."""
         vq_sign = model.vq_sign if isinstance(model, SignLLM) else model
         assert isinstance(vq_sign, VQSign)
@@ -81,11 +83,11 @@ class SampleLogger:
             histograms |= _take_word_use(model)
         samples = self._decode(model)
         if self.ranks.rank != 0:
-            return TensorBoardSamples({}, {}, {})
+            return ValidationSamples({}, {}, {})
         pictures = {f"videos/{sample.item.id}": _draw_sample(sample) for sample in samples}
         rows = [(s.item.id, s.item.text, s.text) for s in samples if s.text is not None]
         texts = {"translations": format_translation_table(rows)} if rows else {}
-        return TensorBoardSamples(histograms, pictures, texts, rows)
+        return ValidationSamples(histograms, pictures, texts, rows)
 
     def _decode(self, model: nn.Module) -> list[DecodedSample]:
         """Return the videos with the model's tokens (all ranks); none if a rank cannot read them."""

@@ -16,7 +16,7 @@ import logging
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ def save_checkpoint(
     moments: Mapping[str, Tensor],
     *,
     keep: int,
-    extra_files: WriteExtraFiles | None = None,
+    extra_files: Sequence[WriteExtraFiles] = (),
     revision: int = 0,
 ) -> Path:
     """Write ``run/checkpoints/step-N`` atomically, then remove old checkpoints; one rank calls it.
@@ -84,7 +84,7 @@ def save_checkpoint(
         weights: trainable weights and buffers, by name.
         moments: Adam's moments, by name.
         keep: number of the latest checkpoints to keep; the best one is kept in addition.
-        extra_files: writes further files into the folder.
+        extra_files: functions that write further files into the folder.
         revision: if above 0, the name is ``step-N.REVISION``: a checkpoint derived from an earlier one of the
             same step.
 
@@ -106,8 +106,8 @@ def save_checkpoint(
         unwritten = f"no checkpoint of step {state.step} was written, which takes {size_mb:.1f} MB"
         with report_full_disk(folder, f"the disk is full: {unwritten}"):
             partial.mkdir(parents=True)
-            if extra_files is not None:
-                extra_files(partial)
+            for write_files in extra_files:
+                write_files(partial)
             _write(partial, state, weights, moments)
             if folder.exists():
                 shutil.rmtree(folder)

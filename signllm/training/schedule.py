@@ -7,7 +7,11 @@ newly initialised codebook needs the warmup and gains from the decay.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from signllm.training.engine import TrainingConfig
 
 Shape = Literal["cosine", "constant"]
 
@@ -29,3 +33,18 @@ def learning_rate_factor(
         return 1.0
     done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return final_factor + (1.0 - final_factor) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def set_learning_rates(
+    groups: Iterable[dict[str, Any]], config: TrainingConfig, *, step: int, end: int
+) -> None:
+    """Set the learning rate of each parameter group of an optimizer for the step after ``step``."""
+    factor = learning_rate_factor(
+        step,
+        end,
+        warmup_steps=config.warmup_steps,
+        shape=config.schedule,
+        final_factor=config.final_factor,
+    )
+    for group in groups:
+        group["lr"] = group["base_lr"] * factor

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from signllm.atomic_files import atomic_write
 from signllm.distributed.local_ranks import usable_cores
-from signllm.distributed.ranks import Ranks
+from signllm.training.callbacks import RunContext
 from signllm.training.engine import TrainingConfig
 from signllm.training.engine_state import optimizer_tensors
 from signllm.version import VERSION
@@ -82,10 +82,8 @@ def parameters_by_part(module: nn.Module) -> dict[str, tuple[int, int]]:
 def report_startup(
     engine: DeepSpeedEngine,
     config: TrainingConfig,
-    ranks: Ranks,
+    context: RunContext,
     *,
-    run: Path,
-    stage: str,
     end: int,
     step: int,
     checkpoint: Path | None,
@@ -95,13 +93,12 @@ def report_startup(
     Args:
         engine: the engine before its first step.
         config: how the stage is trained.
-        ranks: the ranks.
-        run: the run folder.
-        stage: name of the stage.
+        context: run folder, stage and ranks.
         end: the last step.
         step: the step that training starts from.
         checkpoint: the checkpoint that training resumes from, or None.
     """
+    run, ranks = context.run, context.ranks
     local = asdict(model_states(engine))
     maxima = torch.tensor(list(local.values()), dtype=torch.float64, device=ranks.device)
     dist.all_reduce(maxima, dist.ReduceOp.MAX)
@@ -109,7 +106,7 @@ def report_startup(
         return
     device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else ranks.device.type
     record = {
-        "stage": stage,
+        "stage": context.stage,
         "begun": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "ranks": ranks.world,
         "nodes": -(-ranks.world // int(os.environ.get("LOCAL_WORLD_SIZE") or ranks.world)),

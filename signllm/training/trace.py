@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 from signllm.atomic_files import atomic_file
-from signllm.distributed.ranks import Ranks
+from signllm.training.callbacks import RunContext
 
 WARM_UP_STEPS = 5
 """Steps before the trace begins, so that allocations, autotuning and the first reads from disk are over."""
@@ -25,26 +24,23 @@ def _nothing() -> None:
 
 
 @contextmanager
-def trace_steps(
-    run: Path, stage: str, ranks: Ranks, *, first: int, end: int, steps: int
-) -> Iterator[Callable[[], None]]:
+def trace_steps(context: RunContext, *, first: int, end: int, steps: int) -> Iterator[Callable[[], None]]:
     """Yield a function to call after every step; it traces ``steps`` of them after a warm-up.
 
     Tracing does not change the training result.
 
     Args:
-        run: the run folder.
-        stage: name of the stage.
-        ranks: the ranks.
+        context: run folder, stage and ranks.
         first: the step that training starts from.
         end: the last step. A run that is shorter than warm-up and trace together traces its last steps.
         steps: number of steps to trace; 0 traces nothing.
     """
-    if steps == 0 or first >= end or ranks.rank >= TRACED_RANKS:
+    if steps == 0 or first >= end or context.ranks.rank >= TRACED_RANKS:
         yield _nothing
         return
     warm_up = max(0, min(WARM_UP_STEPS, end - first - steps))
-    path = run / "profile" / f"{stage}-rank-{ranks.rank}.{first + warm_up + 1}.pt.trace.json"
+    name = f"{context.stage}-rank-{context.ranks.rank}.{first + warm_up + 1}.pt.trace.json"
+    path = context.run / "profile" / name
 
     def write(profiler: torch.profiler.profile) -> None:
         with atomic_file(path) as unfinished:

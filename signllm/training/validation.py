@@ -1,4 +1,4 @@
-"""Validation during training: when it is due, which checkpoint is the best, and what happens on preemption.
+"""Validation during training, and what follows from it: the best checkpoint that is kept.
 
 A preempted job stops a validation between two batches (all ranks) and saves at once. The checkpoint records
 ``validation_left``, and the job that resumes from it validates that step first. The log and the best value
@@ -7,7 +7,8 @@ are therefore those of a run that was never interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,120 +17,131 @@ import torch.distributed as dist
 from signllm.distributed.local_ranks import StoppedEarlyError
 from signllm.distributed.preemption import stop_if_preempted
 from signllm.errors import UsageError
-from signllm.storage import StorageError
-from signllm.training.checkpoint import TrainingState, checkpoint_name
-from signllm.training.training_log import TensorBoardSamples
+from signllm.training.callbacks import Callback, Training
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from signllm.training.engine import TrainingConfig
+    from signllm.training.checkpoint import TrainingState
 
 Validate = Callable[["nn.Module", int], Mapping[str, float]]
 """Returns the validated values of a model at a step; all ranks call it."""
-CollectSamples = Callable[["nn.Module", int], TensorBoardSamples]
-"""Returns what TensorBoard shows of a model at a step; all ranks call it."""
 
 
-class Validation:
-    """Validates a run's steps and keeps track of the best one.
+class Validator(Callback):
+    """Validates a run's steps, the last one in any case.
 
     Args:
-        validate: returns validated values; None disables validation.
-        collect_samples: called after each validation; None collects nothing.
-        config: steps between two validations, and the value whose best checkpoint is kept.
-        end: the last step of the run.
+        validate: returns validated values of the model, which is in evaluation mode (all ranks).
+        every: steps between two validations; None validates when an epoch ends, 0 only at the last step.
+    """
+
+    def __init__(self, validate: Validate, *, every: int | None) -> None:
+        self.validate, self.every = validate, every
+
+    def on_resume(self, state: TrainingState) -> None:
+        """Continue from the state of a checkpoint."""
+        self.has_work_left = state.validation_left
+
+    def checkpoint_state(self) -> Mapping[str, Any]:
+        """Return whether the step still has to be validated."""
+        return {"validation_left": self.has_work_left}
+
+    def on_step(self, training: Training, losses: Mapping[str, float]) -> None:
+        """Validate this step if it is due."""
+        is_on_the_way = training.is_epoch_end() if self.every is None else self._is_multiple(training.step)
+        if is_on_the_way or training.step == training.end:
+            self.finish_step(training)
+
+    def _is_multiple(self, step: int) -> bool:
+        return bool(self.every) and step % self.every == 0  # type: ignore[operator]
+
+    def finish_step(self, training: Training) -> None:
+        """Validate this step and report rank 0's values, unless a rank is preempted (all ranks)."""
+        self.has_work_left = True
+        with _evaluation_mode(training.model):
+            try:
+                stop_if_preempted(training.context.ranks.device)
+                values = [dict(self.validate(training.model, training.step))]
+            except StoppedEarlyError:
+                return
+            self.has_work_left = False
+            if dist.is_initialized() and dist.get_world_size() > 1:
+                dist.broadcast_object_list(values, src=0)  # all ranks decide from the same values
+            if values[0]:
+                training.report_validation(values[0])
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train()
+
+
+class BestCheckpoint(Callback):
+    """Keeps the checkpoint with the best validated value besides the latest ones.
+
+    Args:
+        name: the value: a loss, or one of ``scores``; None keeps no further checkpoint.
         scores: names of values that are better when higher; all others are better when lower.
 
     Attributes:
-        samples: what ``collect_samples`` returned last.
         best: the best value so far: its ``name``, ``value`` and ``checkpoint``.
-        pending: whether the step that was reached last still has to be validated.
+        improved: whether the last validation gave the best value so far.
     """
 
-    def __init__(
-        self,
-        validate: Validate | None,
-        collect_samples: CollectSamples | None,
-        config: TrainingConfig,
-        *,
-        end: int,
-        scores: Collection[str] = (),
-    ) -> None:
-        self.validate, self.collect_samples, self.end, self.scores = validate, collect_samples, end, scores
-        self.every, self.keep_best = config.validate_every, config.keep_best
-        self.samples = TensorBoardSamples({}, {}, {})
+    def __init__(self, name: str | None, *, scores: Collection[str] = ()) -> None:
+        self.name, self.scores = name, scores
         self.best: dict[str, Any] | None = None
-        self.pending = False
+        self.improved = False
 
-    def resume(self, state: TrainingState) -> None:
+    def on_resume(self, state: TrainingState) -> None:
         """Continue from the state of a checkpoint."""
-        self.best, self.pending = state.best, state.validation_left and self.validate is not None
+        self.best = state.best
 
-    def validate_if_due(
-        self, module: nn.Module, step: int, device: torch.device, *, epoch_ends: bool = False
-    ) -> Mapping[str, float]:
-        """Return rank 0's values of this step; nothing if none is due or a rank was preempted (all ranks)."""
-        on_the_way = epoch_ends if self.every is None else self.every and step % self.every == 0
-        is_due = self.pending or step == self.end or on_the_way
-        if self.validate is None or not is_due:
-            return {}
-        self.pending = False
-        module.eval()
-        try:
-            stop_if_preempted(device)
-            with torch.no_grad():
-                values = [dict(self.validate(module, step))]
-                if self.collect_samples is not None:
-                    self.samples = self.collect_samples(module, step)
-        except StoppedEarlyError:
-            self.pending = True
-            return {}
-        except StorageError:
-            self.pending = True
-            raise
-        finally:
-            module.train()
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.broadcast_object_list(values, src=0)  # all ranks decide from the same values
-        return values[0]
+    def checkpoint_state(self) -> Mapping[str, Any]:
+        """Return the best value so far."""
+        return {"best": self.best}
 
-    def check_keep_best(self, trained: Collection[str]) -> None:
-        """Refuse a ``keep_best`` that names neither a loss nor a score, at the first step already.
+    def on_step(self, training: Training, losses: Mapping[str, float]) -> None:
+        """Refuse, at the first step already, a name that is neither a loss nor a score.
 
         Raises:
-            UsageError: as in :meth:`update_best`.
+            UsageError: as in :meth:`on_validation`.
         """
-        is_known = self.keep_best in trained or self.keep_best in self.scores
-        if self.validate is not None and self.keep_best is not None and not is_known:
+        if self.name is not None and self.name not in losses and self.name not in self.scores:
             raise self._not_validated()
+
+    def on_validation(self, training: Training, values: Mapping[str, float]) -> None:
+        """Request a checkpoint of this step if its value is the best so far.
+
+        Raises:
+            UsageError: the name is none of the values.
+        """
+        if self.name is None:
+            return
+        if self.name not in values:
+            raise self._not_validated()
+        value = float(values[self.name])
+        self.improved = self._is_better(value)
+        if self.improved:
+            self.best = {"checkpoint": training.checkpoint_name, "name": self.name, "value": value}
+            training.request_checkpoint()
+
+    def _is_better(self, value: float) -> bool:
+        if self.best is None or self.best["name"] != self.name:
+            return True
+        sign = -1.0 if self.name in self.scores else 1.0
+        return sign * value < sign * float(self.best["value"])
 
     def _not_validated(self) -> UsageError:
         scores = f", a score ({', '.join(self.scores)})" if self.scores else ""
         return UsageError(
-            f"keep_best names {self.keep_best!r}, which is not validated",
+            f"keep_best names {self.name!r}, which is not validated",
             where="--training.keep-best",
             remedy=f"give a loss that validations log{scores}, or None",
         )
-
-    def update_best(self, values: Mapping[str, float], step: int, revision: int) -> bool:
-        """Return whether these values are the best so far, so that this step's checkpoint must be kept.
-
-        Raises:
-            UsageError: ``keep_best`` names none of the values.
-        """
-        name = self.keep_best
-        if name is None or not values:
-            return False
-        if name not in values:
-            raise self._not_validated()
-        if self.best is not None and self.best["name"] == name:
-            sign = -1.0 if name in self.scores else 1.0
-            if not sign * values[name] < sign * self.best["value"]:
-                return False
-        self.best = {
-            "checkpoint": checkpoint_name(step, revision),
-            "name": name,
-            "value": float(values[name]),
-        }
-        return True

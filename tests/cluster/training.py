@@ -41,7 +41,7 @@ def die_on_rank(arguments: Sequence[str]) -> None:
     model = toy.build()
     model.__class__ = type("Accident", (run_toy.Trouble,), {"kind": kind, "at": 2, "rank": int(rank)})
     loader = toy.ToyLoader(batch_size=4, rank=ranks.rank, world=ranks.world)
-    fit(model, loader, config=config, run=Path(run), stage="toy")
+    fit(model, loader, config=config, context=toy.toy_context(Path(run)))
 
 
 def verb_on_rank(arguments: Sequence[str]) -> None:

@@ -23,9 +23,11 @@ from signllm.data.pipeline import DataConfig
 from signllm.data.shards import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
 from signllm.distributed.local_ranks import leave_process_group
+from signllm.distributed.ranks import start_distributed
 from signllm.models.language_model import LanguageModelConfig, PromptTuningConfig
 from signllm.models.sign_llm import SignLLMConfig
 from signllm.recipes import Recipe, phoenix2014t
+from signllm.stages.batches import StageContext
 from signllm.stages.finetune import finetune
 from signllm.stages.pretrain import pretrain
 from signllm.training.engine import TrainingConfig
@@ -116,6 +118,11 @@ def write_videos(
     config = ShardConfig(encode="frames", size=parts.SIZE, show_progress=False)
     write_shards(Annotations(samples=tuple(clips), left_out=()), folder / "shards", config)
     return folder / "shards"
+
+
+def stage_context(run: Path, shards: Path) -> StageContext:
+    """Return the context of a stage in this process group."""
+    return StageContext(run=run, stage="test", ranks=start_distributed(), dataset=open_mixture(shards))
 
 
 def pretrain_limited(run: Path, shards: Path, stop: int | None = 2) -> None:

@@ -11,7 +11,6 @@ import pytest
 from signllm.config import FinetuneConfig
 from signllm.data.mixture import open_mixture
 from signllm.data.sample_table import ShardSample
-from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
 from signllm.inference.evaluate import EvaluateConfig, evaluate
 from signllm.metrics.hypotheses import Hypothesis
@@ -79,11 +78,9 @@ def test_a_run_goes_on_by_another_value(composed: Path, tmp_path: Path) -> None:
 def test_a_score_can_select_only_where_there_is_dev(composed: Path, tmp_path: Path) -> None:
     clips = path.write_videos(tmp_path, lengths={"train": (26, 31)})
     config = path.selected_config(composed / "llm")
-    ranks = start_distributed()
+    context = path.stage_context(tmp_path, clips)
     with pytest.raises(UsageError, match="no dev split"):
-        make_translation_validator(
-            open_mixture(clips), config.data, config.training, ranks, config.generation
-        )
+        make_translation_validator(context, config.data, config.training, config.generation)
 
 
 def test_every_video_meets_the_text_of_another_of_its_language() -> None:

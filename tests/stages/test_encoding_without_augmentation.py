@@ -61,7 +61,7 @@ class Watching(nn.Module):
 
 def test_validation_sees_the_middle_of_every_frame(composed: Path) -> None:
     watching, training = Watching(), replace(path.TRAINING, batch_size=2)
-    validate = make_loss_validator(open_mixture(composed / "shards"), DATA, training, start_distributed())
+    validate = make_loss_validator(path.stage_context(composed, composed / "shards"), DATA, training)
     assert validate is not None
     validate(watching, 0)
     assert len(watching.seen) == len(path.LENGTHS["dev"])

@@ -25,7 +25,8 @@ from signllm.distributed.local_ranks import leave_process_group
 from signllm.distributed.ranks import start_distributed
 from signllm.training.engine import ParameterGroup, TrainingConfig
 from signllm.training.loop import fit
-from tests.training.toy import ToyBatch, ToyLoader, ToyModel, build
+from signllm.training.standard_callbacks import standard_callbacks
+from tests.training.toy import StopAt, ToyBatch, ToyLoader, ToyModel, build, toy_context
 
 SIGNALS = {
     "kill": signal.SIGKILL,
@@ -96,16 +97,17 @@ def carry_out(order: dict) -> dict:
         held_out = ToyLoader(batch_size=config.videos_per_forward, rank=ranks.rank, world=ranks.world, seed=5)
         return {"loss": sum(float(model(batch)["loss"]) for batch in islice(held_out, 2))}
 
+    callbacks = standard_callbacks(config, validate if model.head.saved_when_frozen else None)
+    if order.get("until") is not None:
+        callbacks.append(StopAt(order["until"]))
     try:
         outcome = fit(
             model,
             loader,
             config=config,
-            run=Path(order["run"]),
-            stage="toy",
+            context=toy_context(Path(order["run"])),
             parameter_groups=parameter_groups(model),
-            validate=validate if model.head.saved_when_frozen else None,
-            stop_at=order.get("until"),
+            callbacks=callbacks,
         )
     except Exception as error:
         return {"error": type(error).__name__, "message": str(error)}

@@ -15,12 +15,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import nn
+
 from signllm.training import checkpoint
 from signllm.training.checkpoint import last_checkpoint
 from signllm.training.engine import TrainingConfig
 from signllm.training.loop import fit
+from signllm.training.standard_callbacks import standard_callbacks
 from tests.training.forks import on_forked_ranks, preload
-from tests.training.toy import ToyLoader, build
+from tests.training.toy import ToyLoader, build, toy_context
 
 STEPS, SAVE_EVERY, TROUBLE_AT = 40, 3, 6
 VALUES = {2: 3.0, 4: 1.0}
@@ -39,14 +42,17 @@ def train(run: Path, rank: int, world: int, *, steps: int = STEPS, validate_ever
         tensorboard=False,
     )
     report = run / f"rank-{rank}.json"
+
+    def validate(model: nn.Module, step: int) -> dict[str, float]:
+        return {"loss": VALUES.get(step, 2.0)}
+
     try:
         outcome = fit(
             build(),
             ToyLoader(batch_size=4, rank=rank, world=world),
             config=config,
-            run=run,
-            stage="toy",
-            validate=(lambda model, step: {"loss": VALUES.get(step, 2.0)}) if validate_every else None,
+            context=toy_context(run),
+            callbacks=standard_callbacks(config, validate if validate_every else None),
         )
         report.write_text(json.dumps({"step": outcome.step}))
     except Exception as error:

@@ -16,7 +16,7 @@ from signllm.training.checkpoint import last_checkpoint, load_weights
 from signllm.training.engine import ParameterGroup, TrainingConfig
 from signllm.training.loop import fit
 from signllm.training.training_log import read_log
-from tests.training.toy import ToyBatch, ToyLoader, ToyModel, build
+from tests.training.toy import ToyBatch, ToyLoader, ToyModel, build, toy_context
 
 STEPS, WARM_UP, RATE, HEAD_RATE, CLIP, DECAY = 9, 3, 0.05, 0.2, 0.08, 0.1
 EXACT = 1e-6
@@ -100,7 +100,7 @@ def in_the_loop(run: Path, **settings: Any) -> tuple[dict[str, Tensor], list[flo
         ParameterGroup(name="rest", parameters=rest, learning_rate=HEAD_RATE),
     ]
     loader = ToyLoader(batch_size=config.videos_per_forward, rank=0, world=1)
-    fit(model, loader, config=config, run=run, stage="toy", parameter_groups=groups)
+    fit(model, loader, config=config, context=toy_context(run), parameter_groups=groups)
     trained = last_checkpoint(run)
     assert trained is not None
     return load_weights(trained), [line["grad_norm"] for line in read_log(run)]

@@ -98,7 +98,7 @@ def test_files_of_the_stage_belong_to_the_checkpoint(tmp_path: Path) -> None:
     def extra_files(folder: Path) -> None:
         (folder / "words.json").write_text("{}")
 
-    folder = save_checkpoint(tmp_path, state, WEIGHTS, MOMENTS, keep=2, extra_files=extra_files)
+    folder = save_checkpoint(tmp_path, state, WEIGHTS, MOMENTS, keep=2, extra_files=[extra_files])
     assert json.loads((folder / "COMPLETE").read_text())["words.json"] == {
         "bytes": 2,
         "crc32": zlib.crc32(b"{}"),
@@ -111,7 +111,7 @@ def test_files_of_the_stage_belong_to_the_checkpoint(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(UsageError, match="disk is full"):
-        save_checkpoint(tmp_path, replace(state, step=2), WEIGHTS, MOMENTS, keep=2, extra_files=broken)
+        save_checkpoint(tmp_path, replace(state, step=2), WEIGHTS, MOMENTS, keep=2, extra_files=[broken])
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [folder.name]
 
 

@@ -8,14 +8,14 @@ from signllm.training.training_log import TrainingLog, read_log
 
 
 def test_lines_after_the_resumed_step_and_half_lines_are_dropped(tmp_path: Path) -> None:
-    with TrainingLog(tmp_path, "pretrain", tensorboard=False) as log:
+    with TrainingLog(tmp_path, "pretrain") as log:
         log.write(9, {"loss": 0.5})
-    with TrainingLog(tmp_path, "finetune", tensorboard=False) as log:
+    with TrainingLog(tmp_path, "finetune") as log:
         for step in (1, 2, 3):
             log.write(step, {"loss": float(step)})
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"stage": "finetune", "st')
-    with TrainingLog(tmp_path, "finetune", resumed_step=2, tensorboard=False) as log:
+    with TrainingLog(tmp_path, "finetune", resumed_step=2) as log:
         log.write(3, {"loss": 33.0})
     entries = [(entry["stage"], entry["step"], entry["loss"]) for entry in read_log(tmp_path)]
     assert entries == [
@@ -28,11 +28,11 @@ def test_lines_after_the_resumed_step_and_half_lines_are_dropped(tmp_path: Path)
 
 def test_a_validation_that_no_checkpoint_knows_is_dropped_it_will_be_made_again(tmp_path: Path) -> None:
     """A job that resumed to make up for a validation was killed before it had saved that it had."""
-    with TrainingLog(tmp_path, "toy", tensorboard=False) as log:
+    with TrainingLog(tmp_path, "toy") as log:
         for step in (2, 4):
             log.write(step, {"loss": 1.0})
             log.write(step, {"validate/loss": 2.0})
-    with TrainingLog(tmp_path, "toy", resumed_step=4, validation_left=True, tensorboard=False):
+    with TrainingLog(tmp_path, "toy", resumed_step=4, validation_left=True):
         pass
     entries = [(entry["step"], "loss" in entry) for entry in read_log(tmp_path)]
     assert entries == [(2, True), (2, False), (4, True)]
@@ -43,14 +43,3 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
         log.write(1, {"loss": 1.0})
     assert not (tmp_path / "run").exists()
     assert read_log(tmp_path / "run") == []
-
-
-def test_numbers_reach_tensorboard(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    with TrainingLog(tmp_path, "toy") as log:
-        log.write(1, {"loss": 1.5, "note": "words"})
-        log.write(2, {"loss": 0.5})
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert events.Tags()["scalars"] == ["toy/loss"]
-    assert [(e.step, e.value) for e in events.Scalars("toy/loss")] == [(1, 1.5), (2, 0.5)]

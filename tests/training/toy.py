@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from signllm.distributed.ranks import start_distributed
+from signllm.training import loop
+from signllm.training.callbacks import Callback, RunContext, Training
+from signllm.training.engine import TrainingConfig
+from signllm.training.training_log import TrainingLog
 
 WIDTH = 7
 FRAMES = 3
@@ -82,6 +89,46 @@ class ToyModel(nn.Module):
         loss = (y - 0.5).pow(2).sum() / (3 * batch.videos)
         frames = torch.tensor(FRAMES * len(batch.x), dtype=torch.float64)
         return {"loss": loss, "size": y.detach().abs().sum() / batch.videos, "count/frames": frames}
+
+
+class StopAt(Callback):
+    """Ends training at a step, as early stopping does; the schedule is that of the full run."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, training: Training, losses: Mapping[str, float]) -> None:
+        if training.step >= self.step:
+            self.stop_reason = f"step {self.step}"
+
+
+def toy_context(run: Path) -> RunContext:
+    """Return the context of a run of the toy in this process group."""
+    return RunContext(run=run, stage="toy", ranks=start_distributed())
+
+
+def toy_training(
+    run: Path, callbacks: Sequence[Callback], *, end: int = 7, per_epoch: int = 5, resumed_step: int = 0
+) -> loop._Trainer:
+    """Return a training without an engine: it counts no step, writes the log, and calls the callbacks."""
+    training = loop._Trainer(
+        build(),
+        ToyLoader(batch_size=4, rank=0, world=1, steps_per_epoch=per_epoch),
+        config=TrainingConfig(steps=end),
+        context=toy_context(run),
+        end=end,
+        callbacks=callbacks,
+    )
+    training.training_log = TrainingLog(run, "toy", resumed_step=resumed_step)
+    return training
+
+
+def advance(training: loop._Trainer, step: int) -> None:
+    """Let a training of :func:`toy_training` have reached a step."""
+    loader = training.batches
+    assert isinstance(loader, ToyLoader)
+    training.step = loader._given = step
+    training.epoch = (step - 1) // loader._steps_per_epoch
 
 
 def build(*, dropout: float = 0.0) -> ToyModel:

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.after_step import AfterStep, run_context
 from signllm.training import loop
 from signllm.training.checkpoint import last_checkpoint
 from signllm.training.engine import TrainingConfig
@@ -67,9 +68,8 @@ def train(run: Path, config: TrainingConfig, layers: int, rank: int, world: int)
         Layers(layers),
         ToyLoader(batch_size=config.batch_size, rank=rank, world=world),
         config=config,
-        run=run,
-        stage="bench",
-        on_step=lambda step, metrics: times.append(time.perf_counter()),
+        context=run_context(run, "bench"),
+        callbacks=[AfterStep(lambda step, losses: times.append(time.perf_counter()))],
     )
     if rank == 0:
         (run / "times.json").write_text(json.dumps(times))

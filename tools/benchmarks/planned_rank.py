@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.after_step import AfterStep, run_context
 from benchmarks.training_model import Size, Work, build, draw_batch
 from benchmarks.training_sides import Repeated
 from signllm.config import FinetuneConfig
@@ -133,10 +134,9 @@ def carry_out(order: Order) -> None:
             model,
             Repeated([batch]),
             config=training,
-            run=Path(order.folder) / "run",
-            stage="planned",
+            context=run_context(Path(order.folder) / "run", "planned"),
             parameter_groups=parameter_groups(model, training, config),
-            on_step=lambda step, metrics: peak.mark(),
+            callbacks=[AfterStep(lambda step, losses: peak.mark())],
         )
     record = {"peak_bytes": peak.most, "device": str(ranks.device)}
     Path(order.folder).mkdir(exist_ok=True)

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.after_step import AfterStep, run_context
 from signllm.cluster.model_tensors import list_weights
 from signllm.distributed.local_ranks import leave_process_group
 from signllm.distributed.ranks import Ranks, start_distributed
@@ -146,9 +147,8 @@ def carry_out(order: Order) -> None:
             model,
             SameBatch(ranks),
             config=config,
-            run=run,
-            stage="traffic",
-            on_step=lambda step, metrics: marks.append(counter.operations.copy()),
+            context=run_context(run, "traffic"),
+            callbacks=[AfterStep(lambda step, losses: marks.append(counter.operations.copy()))],
         )
     operations = marks[WARM_UP] - marks[WARM_UP - 1]
     record: dict[str, Any] = {

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks import machine
+from benchmarks.after_step import AfterStep, run_context
 from benchmarks.training_model import SIZES, Size, Work, build, configured, draw_batch, write_folder
 from benchmarks.training_sides import OURS, PLAIN, PlainLoop, Repeated, Rounds, Side
 from signllm.config import FinetuneConfig
@@ -32,6 +33,7 @@ from signllm.errors import UsageError
 from signllm.stages.parameter_groups import parameter_groups
 from signllm.training.engine import TrainingConfig, deepspeed_settings, import_deepspeed
 from signllm.training.loop import fit
+from signllm.training.standard_callbacks import standard_callbacks
 from signllm.training.throughput import GIB, TERA, peak_operations
 
 NOTES = """\
@@ -161,10 +163,9 @@ def measure(given: argparse.Namespace, device: torch.device, run: Path) -> dict[
         ours,
         Repeated(drawn),
         config=training,
-        run=run / "run",
-        stage="finetune",
+        context=run_context(run / "run", "finetune"),
         parameter_groups=parameter_groups(ours, training, config),
-        on_step=rounds.after_step,
+        callbacks=[*standard_callbacks(training, None), AfterStep(rounds.after_step)],
     )
     found = {
         "work": asdict(work),
