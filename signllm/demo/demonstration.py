@@ -227,6 +227,8 @@ def learn_language(folder: Path, config: DemoConfig) -> None:
 
     if not folder.is_dir():
         torch.set_num_threads(1)
+        if not torch.cuda.is_available():  # transformers imports DeepSpeed when it saves; it would warn
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
         train_text_model(training_texts(config.studio), function_words(), folder, config.text_model)
 
 

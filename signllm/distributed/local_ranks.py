@@ -30,6 +30,8 @@ USAGE, FAILED = 2, 1
 INTERNAL_ERROR = "internal error of signllm"
 """Begins the message about an exception that is neither the user's fault nor the machine's."""
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+_LAUNCHER = "SIGNLLM_LAUNCHER"
+"""Environment variable by which a launcher gives its ranks its process id."""
 RANK_FAILED = "RankFailedError"
 """Name of the exception by which a rank reports that another one failed."""
 _SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
@@ -81,7 +83,7 @@ def _launch(command: Sequence[str], ranks: int) -> None:
 
     with (
         tempfile.TemporaryDirectory(prefix="signllm-ranks-", ignore_cleanup_errors=True) as folder,
-        environment_variables({**os.environ, FOLDER_VARIABLE: folder}),
+        environment_variables({**os.environ, FOLDER_VARIABLE: folder, _LAUNCHER: str(os.getpid())}),
     ):
         _launch_elastic(command, ranks, Path(folder))
 
@@ -153,19 +155,31 @@ def prepare_rank() -> None:
     The launcher gives every rank a session of its own. If only the launcher were killed, the ranks would
     continue to train, next to those of the same command started again, in the same folder.
     """
+    launcher = os.environ.pop(_LAUNCHER, None)  # what this rank starts has another parent
     if _ERROR_FILE in os.environ:
         from signllm.distributed.rank_memory import record_memory
 
-        end_with_parent()
+        end_with_parent(None if launcher is None else int(launcher))
         record_memory(None, int(os.environ.get("RANK", "0")))
 
 
-def end_with_parent() -> None:
-    """Let the system kill this process when its parent process ends in any way (Linux)."""
-    import ctypes
+def end_with_parent(parent: int | None = None) -> None:
+    """Let the system kill this process when its parent process ends in any way (Linux).
 
+    Args:
+        parent: process id of the parent. If it has ended before this call, this process ends at once. None
+            takes the process that started this one by :mod:`multiprocessing`, if any.
+    """
+    import ctypes
+    import multiprocessing
+
+    starter = multiprocessing.parent_process()
+    if parent is None and starter is not None:
+        parent = starter.pid
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if parent is not None and os.getppid() != parent:
+            os._exit(FAILED)
 
 
 def leave_process_group() -> None:

@@ -163,7 +163,8 @@ def format_startup(record: dict[str, Any]) -> str:
     }
     origin = f"from step {steps['first']}, {record['resumes']}" if record["resumes"] else "from the start"
     memory = ", ".join(f"{name} {format_bytes(value)}" for name, value in record["held_bytes"].items())
-    epochs = f" in {steps['epochs']} epochs" if steps["epochs"] else ""
+    count = steps["epochs"]
+    epochs = f" in {count} epoch{'s' if count > 1 else ''}" if count else ""
     lines = [
         f"{record['stage']}: {ranks} x {record['device']}, ZeRO-{record['zero_stage']}"
         f" ({record['deepspeed']}), {record['precision']}",

@@ -119,6 +119,15 @@ def test_a_signal_reaches_the_ranks(fake: Path) -> None:
     assert "stopped by SIGTERM" in err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the system call is of Linux")
+@pytest.mark.parametrize(("parent", "code"), [("os.getppid()", 0), ("os.getppid() + 1", 1)])
+def test_a_process_ends_if_its_parent_ended_before_it_could_ask(parent: str, code: int) -> None:
+    program = (
+        f"import os\nfrom signllm.distributed.local_ranks import end_with_parent\nend_with_parent({parent})"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == code
+
+
 def test_no_rank_at_all_is_a_mistake() -> None:
     with pytest.raises(UsageError, match="--ranks is 0"):
         run_local_ranks(["score"], ranks=0)
