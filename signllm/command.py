@@ -1,25 +1,19 @@
-"""The tools that every verb of the command line uses: parsing options, printing results, starting ranks.
+"""The tools that every verb of the command line uses: binding options, printing results, starting ranks.
 
-A verb is a function whose keyword parameters are its options; tyro takes their help texts from the function's
-docstring. All options are parsed before a verb runs, so that ``launch`` can reject a wrong option before it
-submits a job.
+A verb is a function whose keyword parameters are its options (:mod:`signllm.command_options`). All options
+are parsed before a verb runs, so that ``launch`` can reject a wrong option before it submits a job.
 """
 
 import functools
-import inspect
 import json as json_format
 import os
-import re
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from signllm.distributed.local_ranks import StoppedEarlyError, is_first_rank, run_local_ranks
-from signllm.errors import UsageError
-from signllm.plain import from_plain, to_plain
 from signllm.storage import storage_wait_policy
 
 Job = Callable[[], None]
@@ -51,90 +45,22 @@ def prepare_job(function: Callable[..., None], arguments: Sequence[str], *, verb
         arguments: command-line arguments after the verb.
         verb: name of the verb, for the help text.
         about: summary and example, for the help text.
+
+    Raises:
+        UsageError: a setting is out of its range or contradicts another one.
     """
-    import tyro
+    from signllm.command_options import parse_options
 
-    # tyro wraps the descriptions of options itself, but keeps the line breaks of a function's docstring.
-    function.__doc__ = re.sub(r"\n {8}(?=\S)", " ", inspect.getdoc(function) or "")
-
-    @functools.wraps(function)
-    def bind_options(*args: Any, **options: Any) -> Job:
-        return functools.partial(function, *args, **options)
-
-    text = f"{about.summary}\n\nExample: {about.example}"
     if not is_first_rank() and "--help" in arguments:
         raise SystemExit(0)
-    job: Job = tyro.cli(
-        bind_options,
-        args=arguments,
-        prog=f"signllm {verb}",
-        description=text,
-        config=(tyro.conf.FlagCreatePairsOff,),
-        registry=_constructor_registry(),
-    )
-    return job
+    text = f"{about.summary}\n\nExample: {about.example}"
+    positional, options = parse_options(function, arguments, program=f"signllm {verb}", description=text)
+    return functools.partial(function, *positional, **options)
 
 
 def get_job_options(job: Job) -> dict[str, Any]:
     """Return the options that :func:`prepare_job` bound to a verb, by parameter name."""
     return dict(job.keywords) if isinstance(job, functools.partial) else {}
-
-
-def _constructor_registry() -> Any:
-    """Return the rules by which tyro parses two kinds of options that it would otherwise parse differently.
-
-    An optional dataclass (``LoraConfig | None``) is given as JSON or ``none``; tyro would make subcommands of
-    it. A dictionary of strings (``environment``) is given as NAME=VALUE pairs.
-    """
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
-    registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def optional_dataclass(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        kinds = typing.get_args(info.type)
-        if type(None) not in kinds or not any(is_dataclass(k) or typing.get_origin(k) is dict for k in kinds):
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="JSON|none",
-            instance_from_str=functools.partial(_parse_dataclass, info.type),
-            is_instance=lambda value: value is None or isinstance(value, dict) or is_dataclass(value),
-            str_from_instance=lambda value: ["none" if value is None else json_format.dumps(to_plain(value))],
-        )
-
-    @registry.primitive_rule
-    def string_dictionary(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        if info.type != dict[str, str]:
-            return None
-        return PrimitiveConstructorSpec(
-            nargs="*",
-            metavar="[NAME=VALUE ...]",
-            instance_from_str=_parse_pairs,
-            is_instance=lambda value: isinstance(value, dict),
-            str_from_instance=lambda value: [f"{name}={text}" for name, text in value.items()],
-        )
-
-    return registry
-
-
-def _parse_pairs(texts: list[str]) -> dict[str, str]:
-    """Return the dictionary that ``NAME=VALUE`` arguments describe."""
-    for text in texts:
-        if not text.partition("=")[0].strip() or "=" not in text:
-            raise UsageError(f"{text!r} is not NAME=VALUE", remedy="write for example OMP_NUM_THREADS=8")
-    return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
-
-
-def _parse_dataclass(kind: Any, texts: list[str]) -> Any:
-    """Return the value of an optional dataclass that one JSON argument describes; ``none`` gives None."""
-    try:
-        value = None if texts[0].lower() == "none" else json_format.loads(texts[0])
-    except ValueError as error:
-        raise UsageError(
-            f"{texts[0]!r} is not JSON: {error}", remedy="write for example '{\"rank\": 8}', or none"
-        ) from None
-    return from_plain(kind, value, where="the command line")
 
 
 def positional(kind: type, name: str) -> Any:

@@ -13,7 +13,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -24,8 +24,16 @@ from signllm.data.pipeline import DataConfig
 from signllm.errors import UsageError
 from signllm.models.sign_llm import GenerationConfig, SignLLMConfig
 from signllm.models.vq_sign import VQSignConfig
-from signllm.plain import from_plain, to_plain
 from signllm.training.engine import TrainingConfig
+from signllm.validation import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    from_plain,
+    to_plain,
+    validated,
+)
 from signllm.version import VERSION
 
 RUN_FORMAT = 1
@@ -63,7 +71,7 @@ moves a sample in the order of an epoch, except whether there is a limit of fram
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class PretrainConfig:
     """Stage 1: VQ-Sign learns characters from video alone.
 
@@ -78,7 +86,7 @@ class PretrainConfig:
     training: TrainingConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class ComposeConfig:
     """Stage 2: characters are composed into words.
 
@@ -90,16 +98,10 @@ class ComposeConfig:
 
     words: WordsConfig = field(default_factory=WordsConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(
-                f"batch_size is {self.batch_size}", where="--batch-size", remedy="give 1 or more"
-            )
+    batch_size: PositiveInt = 8
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class FinetuneConfig:
     """Stage 3: words are aligned with a frozen LLM that writes the sentence.
 
@@ -121,37 +123,26 @@ class FinetuneConfig:
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig
     generation: GenerationConfig = field(default_factory=GenerationConfig)
-    frozen_epochs: int = 0
-    frozen_learning_rate: float | None = None
-    character_rate: float = 1.0
-    word_rate: float = 1.0
+    frozen_epochs: NonNegativeInt = 0
+    frozen_learning_rate: PositiveFloat | None = None
+    character_rate: NonNegativeFloat = 1.0
+    word_rate: NonNegativeFloat = 1.0
     REMOVED_SETTINGS: ClassVar[Mapping[str, tuple[object, str]]] = {"recompose_every": (0, "0.1.0")}
     """Settings that older runs record: the value that changed nothing, and the last version that had them."""
 
     def __post_init__(self) -> None:
-        where, rate, epochs = "--frozen-epochs", self.frozen_learning_rate, self.training.epochs
-        if self.frozen_epochs < 0:
-            raise UsageError(f"frozen_epochs is {self.frozen_epochs}", where=where, remedy="give 0 or more")
+        epochs = self.training.epochs
         if epochs is not None and self.frozen_epochs > epochs:
             raise UsageError(
                 f"frozen_epochs is {self.frozen_epochs}, which is more than training.epochs, {epochs}",
-                where=where,
+                where="frozen_epochs",
                 remedy="training.epochs counts both phases",
             )
         if self.training.precision == "bf16" and self.sign_llm.language_model.dtype == "fp32":
             raise UsageError(
                 "training.precision bf16 computes everything in 16 bits, language_model.dtype is fp32",
-                where="--sign-llm.language-model.dtype",
-                remedy="give bf16, or --training.precision fp32",
-            )
-        for name, multiple in (("character_rate", self.character_rate), ("word_rate", self.word_rate)):
-            if multiple < 0:
-                raise UsageError(
-                    f"{name} is {multiple}", where=f"--{name.replace('_', '-')}", remedy="give 0 or more"
-                )
-        if rate is not None and rate <= 0:
-            raise UsageError(
-                f"frozen_learning_rate is {rate}", where="--frozen-learning-rate", remedy="give more than 0"
+                where="sign_llm.language_model.dtype",
+                remedy="give bf16, or training.precision fp32",
             )
 
     def with_llm(self, path: str | None) -> FinetuneConfig:
@@ -162,7 +153,7 @@ class FinetuneConfig:
         return dataclasses.replace(self, sign_llm=dataclasses.replace(self.sign_llm, language_model=model))
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class Recipe:
     """The configurations of the three stages for one dataset."""
 
@@ -207,24 +198,21 @@ def load_config(run: Path, kind: type[ConfigT]) -> ConfigT:
             where=run,
             remedy=f"give the folder that `signllm {STAGES[kind]} --run` wrote",
         )
-    config = from_plain(kind, record["config"], where=run / "config.json")
-    assert isinstance(config, kind)
-    return config
+    return from_plain(kind, record["config"], where=run / "config.json")
 
 
-def read_config_file(path: Path, base: ConfigT) -> ConfigT:
-    """Return ``base`` with the settings of a file: the ``config.json`` of a run, or TOML.
+def merge_config_file(path: Path, base: Any) -> Any:
+    """Return the settings of ``base`` with those of a file, as plain values that are not validated yet.
 
     In TOML each part of the configuration is a table: ``[training]`` and below it ``epochs = 20``.
 
     Args:
-        path: the file. A run's ``config.json`` is complete; any other ``.json`` file and any TOML file may
-            contain a part of the settings.
-        base: configuration of the same stage. It provides the settings that the file does not contain.
+        path: ``config.json`` of a run, which is complete, or a JSON or TOML file that may contain a part of
+            the settings.
+        base: configuration of a stage, or a recipe. It provides the settings that the file does not contain.
 
     Raises:
-        UsageError: the file is missing, damaged or of another stage, or contains a setting that does not
-            exist or a value of the wrong type.
+        UsageError: the file is missing, damaged or of another stage.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -235,28 +223,21 @@ def read_config_file(path: Path, base: ConfigT) -> ConfigT:
             where=path,
             remedy="give a run's config.json or a TOML file to --config",
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         kind = "JSON" if path.suffix == ".json" else "TOML"
         raise UsageError(f"this is not {kind}: {error}", where=path, remedy="correct the file") from None
     if path.suffix == ".json" and isinstance(record, dict) and "config" in record:
         stage = record.get("stage")
-        if stage != STAGES[type(base)]:
+        if isinstance(base, Recipe) and stage in STAGES.values():
+            return to_plain(base) | {stage: record["config"]}
+        if stage != STAGES.get(type(base)):
             raise UsageError(
-                f"this is the configuration of {stage}, not of {STAGES[type(base)]}",
+                f"this is the configuration of {stage}, not of {STAGES.get(type(base), 'a stage')}",
                 where=path,
-                remedy=f"give the config.json of a run of {STAGES[type(base)]}",
+                remedy=f"give the config.json of a run of {STAGES.get(type(base), 'one of the stages')}",
             )
-        return from_plain(type(base), record["config"], where=path)
-    try:
-        return from_plain(type(base), _replace_settings(base, record), where=path)
-    except UsageError as error:
-        if error.where == path:
-            raise
-        raise UsageError(  # a rule between settings, which names an option that the user may not have given
-            f"the settings of this file do not fit those of the recipe: {error.what}",
-            where=path,
-            remedy=f"{error.remedy}; options are applied afterwards, so write both settings into the file",
-        ) from None
+        return record["config"]
+    return _replace_settings(base, record)
 
 
 def _replace_settings(config: Any, changes: Any) -> Any:

@@ -17,8 +17,8 @@ from signllm.config import (
     PretrainConfig,
     differences,
     load_config,
+    merge_config_file,
     open_run,
-    read_config_file,
     run_stage,
     save_config,
 )
@@ -28,9 +28,9 @@ from signllm.errors import UsageError
 from signllm.models.quantizer import QuantizerConfig
 from signllm.models.sign_llm import LanguageModelConfig, LoraConfig, SignLLMConfig
 from signllm.models.vq_sign import VQSignConfig
-from signllm.plain import from_plain, to_plain
 from signllm.training.checkpoint import TrainingState, save_checkpoint
 from signllm.training.engine import TrainingConfig
+from signllm.validation import from_plain, to_plain, validated
 from signllm.verbs.stages import PRETRAIN as PRETRAIN_VERB
 
 TRAINING = TrainingConfig(steps=4, learning_rate=0.01, betas=(0.9, 0.95))
@@ -49,6 +49,10 @@ def test_config_json_brings_back_what_was_saved(config: Any, tmp_path: Path) -> 
     save_config(tmp_path, config)
     assert load_config(tmp_path, type(config)) == config
     assert run_stage(tmp_path) == configuration.STAGES[type(config)]
+
+
+def read_config_file(path: Path, base: Any) -> Any:
+    return from_plain(type(base), merge_config_file(path, base), where=path)
 
 
 def test_a_file_of_settings_replaces_those_of_the_recipe(tmp_path: Path) -> None:
@@ -255,17 +259,17 @@ def test_a_removed_setting_is_ignored_at_its_old_default_and_refused_otherwise(t
             load_config(tmp_path, FinetuneConfig)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@validated
 class Circle:
     radius: float
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@validated
 class Square:
     side: float
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@validated
 class Drawing:
     shape: Circle | Square
     path: Path

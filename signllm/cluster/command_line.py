@@ -11,7 +11,7 @@ from typing import Any
 
 from signllm.cluster.roofline import Machine
 from signllm.config import FinetuneConfig
-from signllm.plain import to_plain
+from signllm.validation import to_plain
 
 WIDTH = 110
 

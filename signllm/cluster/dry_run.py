@@ -26,11 +26,11 @@ from signllm.config import FinetuneConfig, PretrainConfig, Recipe
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.mixture import open_mixture, parse_mixture
 from signllm.errors import UsageError
-from signllm.plain import to_plain
 from signllm.stages.finetune import with_language_of
 from signllm.stages.initial_run import with_encoder_from
 from signllm.training.engine import TrainingConfig, deepspeed_settings
 from signllm.training.startup import format_bytes, format_count
+from signllm.validation import to_plain
 
 WIDTH = 110
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from signllm.cluster.secrets import refuse_secrets
 from signllm.errors import UsageError
 from signllm.package_files import find_package_file
-from signllm.plain import from_plain
+from signllm.validation import NonNegativeInt, PositiveFloat, PositiveInt, from_plain, validated
 
 SET_BY_FIELDS = {
     **{name: f"--{name}" for name in ("nodes", "time", "partition", "account", "qos", "constraint")},
@@ -40,7 +40,7 @@ SWITCHES = frozenset(
 """Long options of sbatch that take no value."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class Profile:
     """Resources of a job, and how it is warned before its end.
 
@@ -73,15 +73,15 @@ class Profile:
 
     executor: Literal["slurm", "local"] = "slurm"
     name: str | None = None
-    nodes: int = 1
-    gpus: int = 0
-    tasks_per_node: int | None = None
-    cpus_per_task: int = 1
-    mem_gb: float | None = None
+    nodes: PositiveInt = 1
+    gpus: NonNegativeInt = 0
+    tasks_per_node: PositiveInt | None = None
+    cpus_per_task: PositiveInt = 1
+    mem_gb: PositiveFloat | None = None
     time: int | str = 60
-    signal_delay_s: int = 120
-    array_parallelism: int | None = None
-    max_timeouts: int = 100
+    signal_delay_s: NonNegativeInt = 120
+    array_parallelism: PositiveInt | None = None
+    max_timeouts: NonNegativeInt = 100
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -91,23 +91,16 @@ class Profile:
     additional: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        least = {"nodes": 1, "gpus": 0, "tasks_per_node": 1, "cpus_per_task": 1, "array_parallelism": 1}
-        for name, limit in least.items():
-            value = getattr(self, name)
-            if value is not None and value < limit:
-                optional = type(self).__dataclass_fields__[name].default is None
-                remedy = f"give {limit} or more" + (", or leave it out" if optional else "")
-                raise UsageError(f"{name} is {value}", where=_option(name), remedy=remedy)
         if self.signal_delay_s >= 60 * self.minutes:
             raise UsageError(
                 f"the job would be warned {self.signal_delay_s} s before the end of its {self.minutes} min",
-                where="--signal-delay-s",
+                where="signal_delay_s",
                 remedy="give more wall time or a shorter delay",
             )
         if self.executor == "local" and self.nodes > 1:
             raise UsageError(
                 f"the local executor cannot use {self.nodes} nodes",
-                where="--nodes",
+                where="nodes",
                 remedy="use a slurm profile, or --nodes 1",
             )
         for name, value in self.additional.items():
@@ -204,13 +197,9 @@ def wall_minutes(time: int | str) -> int:
         minutes = -(-seconds // 60)
     if minutes < 1:
         raise UsageError(
-            f"time is {time!r}", where="--time", remedy="give minutes, HH:MM:SS or D-HH:MM:SS; 1 or more"
+            f"time is {time!r}", where="time", remedy="give minutes, HH:MM:SS or D-HH:MM:SS; 1 or more"
         )
     return minutes
-
-
-def _option(field_name: str) -> str:
-    return "--" + field_name.replace("_", "-")
 
 
 def load_profile(name: str) -> Profile:
@@ -226,6 +215,4 @@ def load_profile(name: str) -> Profile:
         raise UsageError(
             f"this profile is not TOML: {error}", where=path, remedy="see slurm/README.md"
         ) from None
-    profile = from_plain(Profile, read, where=path)
-    assert isinstance(profile, Profile)
-    return profile
+    return from_plain(Profile, read, where=path)

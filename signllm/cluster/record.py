@@ -11,7 +11,6 @@ import os
 import shlex
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ from signllm.cluster.profile import Profile
 from signllm.cluster.snapshot import Snapshot
 from signllm.cluster.sweep import option_value, owned_folder
 from signllm.errors import UsageError
-from signllm.plain import from_plain, to_plain
+from signllm.validation import from_plain, to_plain, validated
 
 SUFFIX = "_launch.json"
 DEFAULT_LOGS = Path("runs/jobs")
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class JobRecord:
     """One job: its number, its command line and its run folder."""
 
@@ -36,7 +35,7 @@ class JobRecord:
     run: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class LaunchRecord:
     """One submission.
 
@@ -139,6 +138,4 @@ def _read(path: Path) -> LaunchRecord:
         read: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"this record is not JSON: {error}", where=path, remedy="remove it") from None
-    record = from_plain(LaunchRecord, read, where=path)
-    assert isinstance(record, LaunchRecord)
-    return record
+    return from_plain(LaunchRecord, read, where=path)

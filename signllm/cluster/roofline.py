@@ -23,7 +23,13 @@ from signllm.cluster.gpus import Gpu, find_gpu
 from signllm.cluster.memory import PlannedMemory
 from signllm.cluster.simulation import SimulatedPass
 from signllm.cluster.zero_costs import Weight, Zero, planned_model_states, step_traffic
-from signllm.errors import UsageError
+from signllm.validation import (
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    validated,
+)
 
 GIGA = 1e9
 ADAM_PASSES = 7
@@ -32,7 +38,7 @@ UNPACKING_BYTES = {8: 1.0 + 2 + 2, 4: 0.516 + 2 + 2}
 """Bytes moved per quantised weight and multiplication: it is read, written in 16 bits and read again."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class Machine:
     """The machine of a planned run.
 
@@ -49,31 +55,14 @@ class Machine:
     """
 
     gpu: Gpu
-    nodes: int = 1
-    gpus: int = 8
-    network: float = 50.0
-    host_bandwidth: float = 20.0
-    compute_share: float = 0.5
-    memory_share: float = 0.8
-    link_share: float = 0.8
-    launch_us: float = 5.0
-
-    def __post_init__(self) -> None:
-        for name in ("nodes", "gpus"):
-            if getattr(self, name) < 1:
-                raise UsageError(
-                    f"{name} is {getattr(self, name)}", where=f"--{name}", remedy="give 1 or more"
-                )
-        for name in ("compute_share", "memory_share", "link_share"):
-            if not 0 < getattr(self, name) <= 1:
-                option = f"--{name.replace('_', '-')}"
-                raise UsageError(
-                    f"{name} is {getattr(self, name)}", where=option, remedy="give a share above 0, up to 1"
-                )
-        if self.network <= 0 or self.launch_us < 0:
-            raise UsageError(
-                f"network is {self.network}, launch_us {self.launch_us}", remedy="give more than 0"
-            )
+    nodes: PositiveInt = 1
+    gpus: PositiveInt = 8
+    network: PositiveFloat = 50.0
+    host_bandwidth: PositiveFloat = 20.0
+    compute_share: PositiveFraction = 0.5
+    memory_share: PositiveFraction = 0.8
+    link_share: PositiveFraction = 0.8
+    launch_us: NonNegativeFloat = 5.0
 
     @property
     def ranks(self) -> int:
@@ -94,7 +83,7 @@ class Machine:
         return self.gpu.bandwidth * GIGA * self.memory_share
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class MachineOptions:
     """The machine as the command line describes it.
 
@@ -112,17 +101,17 @@ class MachineOptions:
         launch_us: assumed minimum duration of an operator in microseconds.
     """
 
-    nodes: int = 1
-    gpus: int = 8
+    nodes: PositiveInt = 1
+    gpus: PositiveInt = 8
     gpu: str = "h100"
-    memory_gib: float | None = None
-    bandwidth: float | None = None
-    link: float | None = None
-    network: float = 50.0
-    compute_share: float = 0.5
-    memory_share: float = 0.8
-    link_share: float = 0.8
-    launch_us: float = 5.0
+    memory_gib: PositiveFloat | None = None
+    bandwidth: PositiveFloat | None = None
+    link: PositiveFloat | None = None
+    network: PositiveFloat = 50.0
+    compute_share: PositiveFraction = 0.5
+    memory_share: PositiveFraction = 0.8
+    link_share: PositiveFraction = 0.8
+    launch_us: NonNegativeFloat = 5.0
 
     def machine(self) -> Machine:
         """Return the machine.

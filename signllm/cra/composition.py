@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from signllm.cra.byte_pair_merging import Merge
 from signllm.cra.candidates import learn_merges, words_of_size
@@ -24,6 +25,7 @@ from signllm.cra.segmentation import Method, count_occurrences
 from signllm.cra.transport import SizeResult, TransportConfig, choose_size, describe_curve, solve_sizes
 from signllm.cra.word_codebook import WordCodebook
 from signllm.errors import UsageError
+from signllm.validation import NonNegativeInt, PositiveInt, validated
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ MIN_JUDGED_CHARACTERS = 16
 """Least number of characters for these checks. One clip gives one character, whatever the codebook."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class WordsConfig:
     """Configuration of the composition of words; the paper states only m = 32.
 
@@ -56,24 +58,23 @@ class WordsConfig:
 
     alpha_scope: Literal["corpus", "video"] = "corpus"
     alpha_runs: Literal["repeated", "all"] = "repeated"
-    longest_word: int = 6
-    min_frequency: int = 2
-    increment: int = 32
-    max_size: int = 1024
-    min_size: int = 64
-    size: int | None = None
+    longest_word: Annotated[int, Field(ge=2)] = 6
+    min_frequency: PositiveInt = 2
+    increment: PositiveInt = 32
+    max_size: PositiveInt = 1024
+    min_size: NonNegativeInt = 64
+    size: NonNegativeInt | None = None
     segmentation: Method = "viterbi"
     transport: TransportConfig = field(default_factory=TransportConfig)
 
     def __post_init__(self) -> None:
-        if self.longest_word < 2 or self.increment < 1 or self.max_size < 1 or self.min_frequency < 1:
-            raise UsageError(
-                f"longest_word={self.longest_word} must be at least 2; increment={self.increment}, "
-                f"max_size={self.max_size} and min_frequency={self.min_frequency} at least 1"
-            )
         name, value = ("min_size", self.min_size) if self.size is None else ("size", self.size)
-        if not 0 <= value <= self.max_size:
-            raise UsageError(f"{name}={value} must lie between 0 and max_size={self.max_size}")
+        if value > self.max_size:
+            raise UsageError(
+                f"{name} is {value}, which is more than max_size, {self.max_size}",
+                where=name,
+                remedy="lower the first or raise the second",
+            )
 
 
 def compose_words(

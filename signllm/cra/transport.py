@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from signllm.cra.segmentation import Ints
 from signllm.errors import UsageError
 from signllm.kernels import Exact, Side, Slack, Soft, sinkhorn
+from signllm.validation import NonNegativeFloat, PositiveFloat, PositiveInt, validated
 
 Floats = NDArray[np.float64]
 FORBIDDEN_COST = 1e3
@@ -45,7 +46,7 @@ Drop = Literal["if_shorter", "always"]
 ChooseBy = Literal["marginal_utility", "description_length", "least_entropy"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class TransportConfig:
     """Configuration of the transport of characters into words; the paper states none of the numbers.
 
@@ -70,29 +71,24 @@ class TransportConfig:
     """
 
     formulation: Formulation = "hard_supply"
-    epsilon: float = 0.05
-    rho: float = 0.2
-    slack: float | None = None
-    keep_share: float = 0.02
+    epsilon: PositiveFloat = 0.05
+    rho: PositiveFloat = 0.2
+    slack: NonNegativeFloat | None = None
+    keep_share: NonNegativeFloat = 0.02
     drop: Drop = "if_shorter"
     choose_by: ChooseBy = "description_length"
     normalisation: Normalisation = "length"
     solver: Literal["sinkhorn", "pot"] = "sinkhorn"
-    max_iterations: int = 1000
-    tolerance: float = 1e-6
+    max_iterations: PositiveInt = 1000
+    tolerance: NonNegativeFloat = 1e-6
 
     def __post_init__(self) -> None:
-        if self.epsilon <= 0 or self.rho <= 0 or (self.slack or 0.0) < 0 or self.keep_share < 0:
-            raise UsageError(
-                f"epsilon={self.epsilon} and rho={self.rho} must be positive, slack={self.slack} and "
-                f"keep_share={self.keep_share} not negative"
-            )
         slack = _slack(self)
         if self.solver == "pot" and slack > 0:
             raise UsageError(
                 f"the solver pot cannot be used with slack={slack:g}: POT has no such relaxation",
-                where="--words.transport.solver pot",
-                remedy="give --words.transport.slack 0, or use the solver sinkhorn",
+                where="solver",
+                remedy="give slack 0, or use the solver sinkhorn",
             )
 
 

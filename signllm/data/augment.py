@@ -7,17 +7,15 @@ paper does not state any.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from signllm.data.order import hash_integers
-from signllm.errors import UsageError
+from signllm.validation import FractionBelowOne, validated
 
 _STREAM, _TEMPO_STREAM = 2, 7
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class AugmentConfig:
     """How strongly each property of a video may change; 0 switches a change off.
 
@@ -32,21 +30,12 @@ class AugmentConfig:
         mirror: share of the videos that are mirrored; handedness is part of a sign, so use it with care.
     """
 
-    shift: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    colour: float = 0.0
-    tempo: float = 0.0
-    mirror: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Raise :class:`UsageError` for a value outside 0 to 1."""
-        for name, value in vars(self).items():
-            if not 0 <= value < 1:
-                raise UsageError(
-                    f"augment.{name} = {value} is out of range",
-                    remedy="give at least 0 (off) and less than 1",
-                )
+    shift: FractionBelowOne = 0.0
+    brightness: FractionBelowOne = 0.0
+    contrast: FractionBelowOne = 0.0
+    colour: FractionBelowOne = 0.0
+    tempo: FractionBelowOne = 0.0
+    mirror: FractionBelowOne = 0.0
 
     def compute_decoded_size(self, size: int) -> int:
         """Return the side in pixels of the square to decode for a crop of side ``size``."""

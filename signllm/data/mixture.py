@@ -13,7 +13,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from signllm.data.index import ShardIndex, Split
@@ -21,6 +20,7 @@ from signllm.data.remote import is_address
 from signllm.data.sample_table import SampleTable, ShardSample
 from signllm.data.split_names import find_split
 from signllm.errors import UsageError
+from signllm.validation import validated
 
 _WEIGHTED = re.compile(r"(.+):(\d+(?:\.\d+)?)")
 _HOST_ONLY = re.compile(r"[A-Za-z][\w+.-]*://[^/]*")
@@ -94,7 +94,7 @@ def _rename_samples(splits: Sequence[tuple[str, Split]]) -> Iterator[ShardSample
         first += len(split.tars)
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class DatasetRecord:
     """The properties of a dataset that determine the sample order, independent of its path.
 

@@ -18,6 +18,7 @@ import numpy as np
 from signllm.data.source_samples import TOLERANCE_S
 from signllm.data.timed_frames import TimedFrames
 from signllm.errors import UsageError
+from signllm.validation import NonNegativeFloat, PositiveFloat, validated
 
 CELLS = 16
 """Cells per side of the averaged picture."""
@@ -25,7 +26,7 @@ PER_S = 25.0
 """Rate in Hz to which energies are scaled, so that they do not depend on the frame rate."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class Windows:
     """Cut a recording into windows of equal length.
 
@@ -35,19 +36,19 @@ class Windows:
             in some window.
     """
 
-    seconds: float
-    overlap: float = 0.0
+    seconds: PositiveFloat
+    overlap: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.overlap < self.seconds < float("inf"):
+        if self.overlap >= self.seconds:
             raise UsageError(
                 f"windows of {self.seconds:g} s cannot overlap by {self.overlap:g} s",
-                where="windows",
+                where="overlap",
                 remedy="give windows longer than 0 s, and an overlap shorter than a window",
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class Pauses:
     """Cut a recording where signing pauses, and omit the pauses.
 
@@ -59,20 +60,17 @@ class Pauses:
         least: shortest movement that counts as signing, in seconds.
     """
 
-    still: float = 0.5
-    energy: float = 1.2
-    margin: float = 0.2
-    least: float = 0.3
+    still: PositiveFloat = 0.5
+    energy: PositiveFloat = 1.2
+    margin: NonNegativeFloat = 0.2
+    least: NonNegativeFloat = 0.3
 
     def __post_init__(self) -> None:
-        if not (
-            self.still > 0 and self.energy > 0 and 0 <= self.margin <= self.still / 2 and self.least >= 0
-        ):
+        if self.margin > self.still / 2:
             raise UsageError(
-                f"pauses are impossible with still {self.still:g} s, energy {self.energy:g}, "
-                f"margin {self.margin:g} s, least {self.least:g} s",
-                where="pauses",
-                remedy="give values above 0, and a margin of at most half of still",
+                f"a pause of {self.still:g} s (still) has no room for margins of {self.margin:g} s (margin)",
+                where="margin",
+                remedy=f"give at most half of still, {self.still / 2:g}",
             )
 
 

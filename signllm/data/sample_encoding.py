@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
 
 from signllm.data.frame_folder import check_regular_file, encode_png, list_frame_files, read_image_size
 from signllm.data.frame_rate import USUAL_FPS, Timing
@@ -35,12 +37,13 @@ from signllm.data.video import (
 )
 from signllm.errors import UsageError
 from signllm.storage import wait_for_storage
+from signllm.validation import NonNegativeInt, validated
 
 ENCODINGS = ("h264", "copy", "frames")
 _MP4_SUFFIXES = frozenset({".mp4", ".m4v"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class EncodeConfig:
     """How the frames of a sample are stored.
 
@@ -59,33 +62,11 @@ class EncodeConfig:
     """
 
     encode: Literal["h264", "copy", "frames"] = "h264"
-    size: int | None = 256
-    fps: float | None = None
-    crf: int = 21
-    min_frames: int = 1
+    size: Annotated[int, Field(ge=16)] | None = 256
+    fps: Annotated[float, Field(gt=0, le=240)] | None = None
+    crf: Annotated[int, Field(ge=0, le=51)] = 21
+    min_frames: NonNegativeInt = 1
     language: str = "English"
-
-    def __post_init__(self) -> None:
-        """Raise :class:`UsageError` for a value that cannot work."""
-        if self.encode not in ENCODINGS:
-            raise UsageError(
-                f"encode = {self.encode!r} is unknown", remedy=f"give one of: {', '.join(ENCODINGS)}"
-            )
-        if self.size is not None and self.size < 16:
-            raise UsageError(
-                f"size = {self.size} is too small",
-                remedy="give a short side of at least 16 pixels, or none to keep every size",
-            )
-        if self.fps is not None and not 0 < self.fps <= 240:
-            raise UsageError(
-                f"fps = {self.fps} is out of range",
-                remedy="give more than 0 and at most 240, or none to keep every frame",
-            )
-        if not 0 <= self.crf <= 51:
-            raise UsageError(
-                f"crf = {self.crf} is out of range",
-                remedy="give 0 (lossless) to 51 (worst); 21 is the default",
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import field
+from typing import Annotated, Protocol
 
 import numpy as np
+from pydantic import Field
 
 from signllm.clip_geometry import CLIP_FRAMES
 from signllm.data.augment import AugmentConfig, augment_frames, crop_center, draw_frame_numbers
@@ -18,9 +19,10 @@ from signllm.data.plan import Dataset
 from signllm.data.stored_frames import decode_stored_chunks
 from signllm.errors import UsageError
 from signllm.storage import DEFAULT_TIMEOUT_S
+from signllm.validation import Limit, NonNegativeFloat, NonNegativeInt, PositiveInt, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class DataConfig:
     """How samples are read.
 
@@ -44,47 +46,30 @@ class DataConfig:
         augment: random augmentation of the videos.
     """
 
-    size: int = 224
-    fps: float | None = None
-    max_frames: int = 300
+    size: Annotated[int, Field(ge=16)] = 224
+    fps: Annotated[float, Field(ge=1, le=240)] | None = None
+    max_frames: Annotated[int, Field(ge=CLIP_FRAMES)] = 300
     max_frames_per_batch: int | None = None
-    workers: int = 2
-    window: int = 16
-    max_bad: float = 0.01
-    cache_gb: float = 0.0
-    storage_timeout_s: float = DEFAULT_TIMEOUT_S
+    workers: NonNegativeInt = 2
+    window: PositiveInt = 16
+    max_bad: Limit = 0.01
+    cache_gb: NonNegativeFloat = 0.0
+    storage_timeout_s: Limit = DEFAULT_TIMEOUT_S
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        """Raise :class:`UsageError` for a value that cannot work."""
-        for name, least in (
-            ("size", 16),
-            ("max_frames", CLIP_FRAMES),
-            ("workers", 0),
-            ("window", 1),
-            ("max_bad", 0),
-            ("cache_gb", 0),
-            ("storage_timeout_s", 0),
-        ):
-            if getattr(self, name) < least:
-                raise UsageError(
-                    f"data.{name} = {getattr(self, name)} is too small", remedy=f"give at least {least}"
-                )
-        if self.fps is not None and not 1 <= self.fps <= 240:
-            raise UsageError(
-                f"data.fps = {self.fps} is out of range",
-                remedy="give 1 to 240 frames per second, or omit it to use the rate of the videos",
-            )
         if self.max_frames_per_batch is not None and self.max_frames_per_batch < self.max_frames:
             raise UsageError(
                 f"data.max_frames_per_batch = {self.max_frames_per_batch} is less than the {self.max_frames} "
                 "frames that one video may have (data.max_frames)",
+                where="max_frames_per_batch",
                 remedy="raise the first or lower the second",
             )
         if self.cache_gb and self.workers:
             raise UsageError(
                 f"data.cache_gb = {self.cache_gb} needs data.workers = 0, not {self.workers}, because "
                 "each worker would have its own cache",
+                where="cache_gb",
                 remedy="set data.workers to 0, or use no cache",
             )
 

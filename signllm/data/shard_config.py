@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from signllm.data.sample_encoding import EncodeConfig
 from signllm.errors import UsageError
 from signllm.storage import DEFAULT_TIMEOUT_S
+from signllm.validation import Limit, NonNegativeFloat, PositiveInt, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class ShardConfig(EncodeConfig):
     """How a dataset becomes shards.
 
@@ -27,34 +29,20 @@ class ShardConfig(EncodeConfig):
             ends; 0 does not wait. No sample is left out because of unavailable storage.
     """
 
-    shard_size_mb: float = 512
+    shard_size_mb: Annotated[float, Field(gt=0, le=16_384)] = 512
     max_bad: str = "1%"
     split_by: Literal["dataset", "signer"] = "dataset"
-    proportions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    workers: int = 1
+    proportions: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.8, 0.1, 0.1)
+    workers: PositiveInt = 1
     show_progress: bool = True
-    storage_timeout_s: float = DEFAULT_TIMEOUT_S
+    storage_timeout_s: Limit = DEFAULT_TIMEOUT_S
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` for a value that cannot work."""
-        super().__post_init__()
-        if not 0 < self.shard_size_mb <= 16_384:
-            raise UsageError(
-                f"shard_size_mb = {self.shard_size_mb} is out of range",
-                remedy="give more than 0 and at most 16384; 256 to 1024 is usual",
-            )
-        if not self.storage_timeout_s >= 0:
-            raise UsageError(
-                f"storage_timeout_s = {self.storage_timeout_s} is out of range",
-                remedy="give seconds, at least 0",
-            )
-        if self.workers < 1:
-            raise UsageError(f"workers = {self.workers} is too small", remedy="give at least 1")
-        if self.split_by not in ("dataset", "signer"):
-            raise UsageError(f"split_by = {self.split_by!r} is unknown", remedy="give dataset or signer")
-        if min(self.proportions) < 0 or not 0 < sum(self.proportions) < 1e6:
+        if not 0 < sum(self.proportions) < 1e6:
             raise UsageError(
                 f"proportions = {self.proportions} are not shares",
+                where="proportions",
                 remedy="give three shares such as 0.8 0.1 0.1",
             )
         self.bad_allowed(100)
@@ -70,6 +58,7 @@ class ShardConfig(EncodeConfig):
         if not 0 <= number <= (100 if is_share else 1e9):
             raise UsageError(
                 f"max_bad = {self.max_bad!r} is not valid",
+                where="max_bad",
                 remedy='give a share such as "1%" or a number such as 5',
             )
         return int(number / 100 * total if is_share else number)

@@ -37,8 +37,8 @@ from signllm.distributed.local_ranks import (
 )
 from signllm.errors import UsageError
 from signllm.models.feature_cache import VARIABLE
-from signllm.plain import to_plain
 from signllm.progress import print_translations
+from signllm.validation import to_plain
 
 if TYPE_CHECKING:
     from signllm.config import FinetuneConfig

@@ -23,6 +23,7 @@ from signllm.demo.signer import Signer, make_signer, record
 from signllm.distributed.local_ranks import end_with_parent
 from signllm.errors import UsageError
 from signllm.progress import progress
+from signllm.validation import NonNegativeInt, PositiveInt, validated
 
 FPS = 25
 TABLE = "table.tsv"
@@ -43,27 +44,25 @@ class Take:
     seed: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class StudioConfig:
     """How much is filmed: videos per split, at which level of the language, from which seed."""
 
-    train: int = 800
-    dev: int = 60
-    test: int = 100
+    train: PositiveInt = 800
+    dev: PositiveInt = 60
+    test: PositiveInt = 100
     level: str = "easy"
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             names = ", ".join(LEVELS)
-            raise UsageError(f"there is no level {self.level!r}", where="--level", remedy=f"one of {names}")
-        if self.seed < 0:
-            raise UsageError(f"the seed is {self.seed}", where="--seed", remedy="give 0 or more")
-        videos = (self.train, self.dev, self.test)
-        if min(videos) < 1 or sum(videos) > MOST_VIDEOS:
+            raise UsageError(f"there is no level {self.level!r}", where="level", remedy=f"one of {names}")
+        if self.train + self.dev + self.test > MOST_VIDEOS:
             raise UsageError(
                 f"{self.train}, {self.dev} and {self.test} videos in train, dev and test",
-                remedy=f"1 or more in each, at most {MOST_VIDEOS} in all: no sentence occurs twice",
+                where="train",
+                remedy=f"give at most {MOST_VIDEOS} in all: no sentence occurs twice",
             )
 
 

@@ -31,11 +31,11 @@ from signllm.distributed.ranks import Ranks, start_distributed
 from signllm.errors import UsageError
 from signllm.experiments.ablations import ABLATIONS, FULL, AblationInputs
 from signllm.inference.evaluate import EvaluateConfig, evaluate
-from signllm.plain import from_plain, to_plain
 from signllm.stages.compose import compose
 from signllm.stages.finetune import finetune
 from signllm.stages.pretrain import pretrain
 from signllm.training.callbacks import Outcome
+from signllm.validation import from_plain, to_plain
 
 log = logging.getLogger(__name__)
 RECORD = "ablation.json"

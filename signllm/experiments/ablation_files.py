@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from signllm.atomic_files import atomic_file, atomic_write
 from signllm.experiments.ablation_table import AblationTable, column_titles, format_row, table_notes
-from signllm.plain import to_plain
 from signllm.reporting.charts import COLOURS, embed_figure
 from signllm.reporting.compare import align_columns
 from signllm.reporting.pages import render_page
+from signllm.validation import to_plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

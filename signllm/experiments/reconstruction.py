@@ -16,10 +16,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,6 +31,7 @@ from signllm.experiments.encoded_split import EncodedSplit, load_or_encode_split
 from signllm.metrics.hypotheses import draw_derangement
 from signllm.progress import progress
 from signllm.reporting.video_frames import load_video_frames
+from signllm.validation import PositiveFloat, PositiveInt, validated
 
 NEIGHBOURS = 1
 """Number of characters on each side of the one whose middle frame is predicted."""
@@ -37,7 +39,7 @@ PICTURE_VIDEOS, PICTURE_CHARACTERS = 3, 8
 """Size of the figure: the number of videos, and of characters of each."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class ReconstructionConfig:
     """How the decoder is trained.
 
@@ -51,20 +53,13 @@ class ReconstructionConfig:
         seed: random seed of the weights and batches.
     """
 
-    side: int = 48
-    videos: int = 200
-    steps: int = 1000
-    batch_size: int = 32
-    learning_rate: float = 3e-3
-    width: int = 16
+    side: Annotated[int, Field(ge=8, multiple_of=8)] = 48
+    videos: PositiveInt = 200
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 3e-3
+    width: PositiveInt = 16
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("side", "videos", "steps", "batch_size", "width"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", remedy="give 1 or more")
-        if self.side % 8:
-            raise UsageError(f"side is {self.side}", remedy="give a multiple of 8")
 
 
 class FrameDecoder(nn.Module):

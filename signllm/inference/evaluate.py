@@ -19,7 +19,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,6 +63,7 @@ from signllm.stages.frame_rate import warn_if_no_frame_rate
 from signllm.stages.trained_model import load_sign_llm
 from signllm.storage import DataLostError
 from signllm.training.checkpoint import COMPLETE, best_checkpoint, complete_checkpoint, read_state
+from signllm.validation import NonNegativeInt, PositiveInt, validated
 
 if TYPE_CHECKING:
     from signllm.data.batch import Batch
@@ -74,7 +74,7 @@ KEEP_EVERY = 16
 """Number of batches of a rank after which the translations so far are written to a file."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class EvaluateConfig:
     """How a split is translated and scored.
 
@@ -96,22 +96,18 @@ class EvaluateConfig:
             value.
     """
 
-    batch_size: int = 8
-    beams: int | None = None
+    batch_size: PositiveInt = 8
+    beams: PositiveInt | None = None
     convention: str | None = None
     final_period: FinalPeriod = "keep"
     case: Case = "convention"
-    bootstrap: int = RESAMPLES
+    bootstrap: NonNegativeInt = RESAMPLES
     shuffled: bool = False
-    workers: int | None = None
+    workers: NonNegativeInt | None = None
     deepspeed: str | None = None
     checkpoint: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(
-                f"batch_size is {self.batch_size}", where="--batch-size", remedy="give 1 or more"
-            )
         if self.convention is not None:
             get_convention(self.convention)
 

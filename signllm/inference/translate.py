@@ -32,9 +32,9 @@ from signllm.inference.translation import Candidate, Translation, compute_word_t
 from signllm.inference.video_input import VideoInput, as_video_input
 from signllm.metrics.hypotheses import all_gather_bytes
 from signllm.models.sign_llm import GenerationConfig
-from signllm.plain import from_plain, to_plain
 from signllm.stages.frame_rate import warn_if_no_frame_rate
 from signllm.stages.trained_model import load_sign_llm
+from signllm.validation import from_plain, to_plain
 
 if TYPE_CHECKING:
     from signllm.models.sign_llm import SignLLM

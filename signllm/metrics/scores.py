@@ -24,6 +24,7 @@ from signllm.data.unspaced_text import all_chinese, is_unspaced, separate_charac
 from signllm.errors import UsageError
 from signllm.languages import find_language, is_written_without_spaces
 from signllm.metrics.significance import bootstrap_intervals
+from signllm.validation import validated
 
 if TYPE_CHECKING:
     from sacrebleu.metrics import BLEU
@@ -77,7 +78,7 @@ def get_convention(name: str) -> Convention:
     return CONVENTIONS[name]
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class ScoreConfig:
     """The rules by which sentences are scored.
 
@@ -102,12 +103,6 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         get_convention(self.convention)
-        if self.final_period not in ("keep", "add", "drop"):
-            raise UsageError(f"final_period is {self.final_period!r}", remedy="use keep, add or drop")
-        if self.case not in ("convention", "lower", "keep"):
-            raise UsageError(f"case is {self.case!r}", remedy="use convention, lower or keep")
-        if self.unit not in ("auto", "word", "character", "mixed"):
-            raise UsageError(f"unit is {self.unit!r}", remedy="use auto, word, character or mixed")
 
     @property
     def effective_convention(self) -> Convention:

@@ -10,13 +10,14 @@ special case.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from signllm.distributed.collectives import gathered_parameters
 from signllm.errors import UsageError
+from signllm.validation import Fraction, PositiveInt, validated
 
 LORA_TARGETS = ("q_proj", "v_proj")
 IN_MODEL = "language_model.model."
@@ -28,7 +29,7 @@ BASE_CLASS = "base_model_class"
 """Key in ``auto_mapping`` of ``peft`` for the class of the model in which adapters were trained."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class LoraConfig:
     """Configuration of low-rank adapters (LoRA) in the language model.
 
@@ -40,21 +41,13 @@ class LoraConfig:
             model's family, or the queries and values of the attention for an unknown family.
     """
 
-    rank: int = 16
+    rank: PositiveInt = 16
     alpha: int = 32
-    dropout: float = 0.0
-    targets: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.targets == ():
-            raise UsageError(
-                f"lora.rank is {self.rank} and lora.targets {self.targets}",
-                where="language_model.lora",
-                remedy="give a rank of at least 1, and at least one target layer or None",
-            )
+    dropout: Fraction = 0.0
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class PromptTuningConfig:
     """Configuration of prompt tuning: learnt vectors before the prompt.
 
@@ -65,18 +58,15 @@ class PromptTuningConfig:
         text: text for the initial values, with ``init`` "text".
     """
 
-    tokens: int = 20
+    tokens: PositiveInt = 20
     init: Literal["vocabulary", "text", "random"] = "vocabulary"
     text: str | None = None
 
     def __post_init__(self) -> None:
-        where = "language_model.prompt_tuning"
-        if self.tokens < 1:
-            raise UsageError(f"prompt_tuning.tokens is {self.tokens}", where=where, remedy="give 1 or more")
         if (self.init == "text") != bool(self.text):
             raise UsageError(
                 f"prompt_tuning.init is {self.init} and prompt_tuning.text {self.text!r}",
-                where=where,
+                where="text",
                 remedy="give a text together with init text, or neither",
             )
 

@@ -14,7 +14,6 @@ pooled maps. We divide dot products by sqrt(D), because at D = 1024 they would s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,15 +28,15 @@ from signllm.distributed.collectives import (
     sequence_starts,
     video_of_each_row,
 )
-from signllm.errors import UsageError
 from signllm.models.negatives import Positions, draw_negatives, negative_weights
 from signllm.models.quantizer import row_weights
+from signllm.validation import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, validated
 
 if TYPE_CHECKING:
     from signllm.data.batch import Batch
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class ContextPredictorConfig:
     """Configuration of context prediction.
 
@@ -57,23 +56,12 @@ class ContextPredictorConfig:
             video, because a clip overlaps its neighbours.
     """
 
-    steps: int = 3
-    hidden: int | None = None
-    negatives: int = 10
-    negative_weight: float = 1.0
-    same_video_share: float = 0.0
-    exclude: int = 4
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.negatives < 0 or self.exclude < 0:
-            raise UsageError(
-                f"predictor.steps {self.steps}, negatives {self.negatives}, exclude {self.exclude}",
-                remedy="steps >= 1, others >= 0",
-            )
-        if not 0.0 <= self.same_video_share <= 1.0:
-            raise UsageError(
-                f"predictor.same_video_share is {self.same_video_share}", remedy="give a share from 0 to 1"
-            )
+    steps: PositiveInt = 3
+    hidden: PositiveInt | None = None
+    negatives: NonNegativeInt = 10
+    negative_weight: NonNegativeFloat = 1.0
+    same_video_share: Fraction = 0.0
+    exclude: NonNegativeInt = 4
 
 
 class ContextPredictor(nn.Module):

@@ -20,9 +20,16 @@ import torch
 from torch import Tensor
 
 from signllm.errors import UsageError
+from signllm.validation import (
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    validated,
+)
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class GenerationConfig:
     """How text is generated; not stated in the paper. The default is greedy decoding.
 
@@ -41,62 +48,42 @@ class GenerationConfig:
         n_best: number of texts to return, the best beams or as many samples; duplicates are removed.
     """
 
-    beams: int = 1
-    max_new_tokens: int = 64
+    beams: PositiveInt = 1
+    max_new_tokens: PositiveInt = 64
     length_penalty: float = 1.0
-    no_repeat_ngram: int = 0
+    no_repeat_ngram: NonNegativeInt = 0
     language: str | None = None
-    temperature: float | None = None
-    top_p: float = 1.0
-    top_k: int = 0
+    temperature: PositiveFloat | None = None
+    top_p: PositiveFraction = 1.0
+    top_k: NonNegativeInt = 0
     seed: int = 0
-    n_best: int = 1
+    n_best: PositiveInt = 1
 
     def __post_init__(self) -> None:
-        """Raise :class:`UsageError` for an invalid value or a contradictory combination."""
-        if self.beams < 1 or self.max_new_tokens < 1 or self.n_best < 1:
+        """Raise :class:`UsageError` for a contradictory combination."""
+        if self.samples and self.beams > 1:
             raise UsageError(
-                f"beams is {self.beams}, max_new_tokens {self.max_new_tokens}, n_best {self.n_best}; each "
-                "must be at least 1",
-                where="generation",
-                remedy="give 1 or more",
+                f"beams is {self.beams}, but a temperature samples tokens without beam search",
+                where="beams",
+                remedy="give beams or a temperature",
             )
-        for problem, remedy in self._find_contradictions():
-            raise UsageError(problem, where="generation", remedy=remedy)
+        if not self.samples and (self.top_p < 1 or self.top_k):
+            raise UsageError(
+                f"top_p is {self.top_p} and top_k {self.top_k}, which have no effect without sampling",
+                where="top_k" if self.top_k else "top_p",
+                remedy="give a temperature, for instance 1",
+            )
+        if not self.samples and self.n_best > self.beams:
+            raise UsageError(
+                f"n_best is {self.n_best}, but there are only {self.beams} beams",
+                where="n_best",
+                remedy=f"set beams to {self.n_best} or more, or sample with a temperature",
+            )
 
     @property
     def samples(self) -> bool:
         """Whether tokens are sampled."""
         return self.temperature is not None
-
-    def _find_contradictions(self) -> list[tuple[str, str]]:
-        """Return each invalid value or combination as a pair of problem and remedy."""
-        wrong = []
-        if self.temperature is not None and not 0 < self.temperature < float("inf"):
-            wrong.append(
-                (f"temperature is {self.temperature}", "give more than 0, or leave it out to not sample")
-            )
-        if not 0 < self.top_p <= 1 or self.top_k < 0:
-            wrong.append((f"top_p is {self.top_p}, top_k {self.top_k}", "top_p in (0, 1], top_k 0 or more"))
-        if self.samples and self.beams > 1:
-            wrong.append(
-                (
-                    f"beams is {self.beams}, but a temperature samples tokens without beam search",
-                    "give beams or a temperature",
-                )
-            )
-        if not self.samples and (self.top_p < 1 or self.top_k):
-            wrong.append(
-                ("top_p and top_k have no effect without sampling", "give a temperature, for instance 1")
-            )
-        if not self.samples and self.n_best > self.beams:
-            wrong.append(
-                (
-                    f"n_best is {self.n_best}, but there are only {self.beams} beams",
-                    f"set beams to {self.n_best} or more, or sample with a temperature",
-                )
-            )
-        return wrong
 
 
 @dataclass(frozen=True, kw_only=True)

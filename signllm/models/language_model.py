@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from typing import Any, Literal, NamedTuple
 
@@ -30,12 +30,13 @@ from signllm.models.language_model_loading import (
 )
 from signllm.models.language_model_quantization import Quantize
 from signllm.models.prompt import Prompt
+from signllm.validation import PositiveInt, validated
 
 IGNORED = -100
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class LanguageModelConfig:
     """Configuration of the language model and of its prompt.
 
@@ -84,7 +85,7 @@ class LanguageModelConfig:
     date: str | None = None
     thinking: Thinking | None = None
     end_of_turn: str | None = None
-    max_text_tokens: int = 128
+    max_text_tokens: PositiveInt = 128
     too_long: Literal["cut", "error"] = "cut"
     gradient_checkpointing: bool = False
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
@@ -96,7 +97,7 @@ class LanguageModelConfig:
         if self.lora is not None and self.prompt_tuning is not None:
             raise UsageError(
                 "lora and prompt_tuning are both configured, but peft cannot save the two together",
-                where="language_model.prompt_tuning",
+                where="prompt_tuning",
                 remedy="configure one of them, and set the other to None",
             )
         try:
@@ -104,13 +105,13 @@ class LanguageModelConfig:
         except (KeyError, IndexError, ValueError) as error:
             raise UsageError(
                 f"the placeholders of the prompt {self.prompt!r} cannot be replaced: {error!r}",
-                where="language_model.prompt",
+                where="prompt",
                 remedy="the only placeholder is {language}",
             ) from None
         if self.prompt is not None and self.prompt_language == "target":
             raise UsageError(
                 "prompt_language is target, but a prompt of your own has no translations",
-                where="language_model.prompt_language",
+                where="prompt_language",
                 remedy="leave out one of the two",
             )
         try:
@@ -118,7 +119,7 @@ class LanguageModelConfig:
         except ValueError:
             raise UsageError(
                 f"date is {self.date!r}, which is not a date",
-                where="language_model.date",
+                where="date",
                 remedy="give a date as in 2026-11-30",
             ) from None
 

@@ -7,13 +7,13 @@ square 0.02 for LLaMA). Otherwise training first has to shrink them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
+from signllm.validation import PositiveInt, validated
 
-@dataclass(frozen=True, kw_only=True)
+
+@validated
 class ProjectorConfig:
     """Configuration of the projector.
 
@@ -23,7 +23,7 @@ class ProjectorConfig:
             paper).
     """
 
-    hidden: int | None = None
+    hidden: PositiveInt | None = None
     match_scale: bool = True
 
 

@@ -13,10 +13,10 @@ projected to a few numbers that are rounded, the codes are the points of their g
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,9 +24,10 @@ from signllm.distributed.collectives import gather_counts, gather_packed, reduce
 from signllm.errors import UsageError
 from signllm.kernels.vq_assign import vq_assign
 from signllm.models.finite_scalar_quantization import FiniteScalarQuantizer
+from signllm.validation import FractionBelowOne, NonNegativeFloat, NonNegativeInt, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class QuantizerConfig:
     """Configuration of the quantizer.
 
@@ -54,36 +55,25 @@ class QuantizerConfig:
         seed: of the start and of the revivals.
     """
 
-    codes: int = 256
-    commitment: float = 0.25
+    codes: Annotated[int, Field(ge=2)] = 256
+    commitment: NonNegativeFloat = 0.25
     update: Literal["gradient", "ema", "fsq", "none"] = "gradient"
-    levels: tuple[int, ...] = ()
-    decay: float = 0.99
-    decay_warmup: int = 0
+    levels: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    decay: FractionBelowOne = 0.99
+    decay_warmup: NonNegativeInt = 0
     kmeans_start: bool = False
-    kmeans_batches: int = 8
-    revive_dead_after: int = 0
+    kmeans_batches: NonNegativeInt = 8
+    revive_dead_after: NonNegativeInt = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.codes < 2:
-            raise UsageError(
-                f"quantizer.codes is {self.codes}; a codebook needs at least 2",
-                remedy="give 2 or more; the paper has 256",
-            )
         if self.revive_dead_after and self.update != "ema":
             raise UsageError(
                 "revive_dead_after needs the EMA codebook, because the optimizer would undo a revival",
-                where="quantizer.revive_dead_after",
+                where="revive_dead_after",
                 remedy="set quantizer.update=ema, or revive_dead_after=0",
             )
         self._check_levels()
-        if not 0.0 <= self.decay < 1.0:
-            raise UsageError(f"quantizer.decay is {self.decay}; it must be in [0, 1)", remedy="0.99 is usual")
-        if self.decay_warmup < 0:
-            raise UsageError(
-                f"quantizer.decay_warmup is {self.decay_warmup}", remedy="give 0 (a constant decay) or more"
-            )
 
     def _check_levels(self) -> None:
         """Check that there are levels for ``fsq`` only, and that their product is the number of codes."""
@@ -92,22 +82,21 @@ class QuantizerConfig:
             if self.levels:
                 raise UsageError(
                     f"quantizer.levels is {listed}, but only finite scalar quantization has levels",
-                    where="quantizer.levels",
+                    where="levels",
                     remedy="set quantizer.update=fsq, or leave the levels out",
                 )
             return
-        if not self.levels or min(self.levels) < 2:
+        if not self.levels:
             raise UsageError(
-                f"quantizer.levels is {listed or 'empty'}; finite scalar quantization needs at least one "
-                "number, and each must be 2 or more",
-                where="quantizer.levels",
+                "quantizer.levels is empty; finite scalar quantization needs at least one number",
+                where="levels",
                 remedy="give for example 8 6 5, with codes=240",
             )
         product = math.prod(self.levels)
         if product != self.codes:
             raise UsageError(
                 f"quantizer.codes is {self.codes}, but the product of the levels {listed} is {product}",
-                where="quantizer.levels",
+                where="levels",
                 remedy=f"set quantizer.codes={product}, or give other levels",
             )
 

@@ -30,6 +30,7 @@ from signllm.models.projector import Projector, ProjectorConfig
 from signllm.models.quantizer import row_weights
 from signllm.models.vq_sign import VQSign, VQSignConfig, build_vq_sign
 from signllm.models.word_vectors import WordVectors
+from signllm.validation import NonNegativeFloat, PositiveInt, validated
 
 if TYPE_CHECKING:
     from signllm.data.batch import Batch
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class SignLLMConfig:
     """Configuration of the model of stage 3.
 
@@ -64,23 +65,10 @@ class SignLLMConfig:
     vq_sign: VQSignConfig | None = None
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
     language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
-    mmd_weight: float = 0.5
-    sim_weight: float = 1.0
-    vq_weight: float = 1.0
-    mmd_text_tokens: int = 2048
-
-    def __post_init__(self) -> None:
-        for name in ("mmd_weight", "sim_weight", "vq_weight"):
-            if getattr(self, name) < 0:
-                raise UsageError(
-                    f"{name} is {getattr(self, name)}; it must not be negative",
-                    where="sign_llm",
-                    remedy="give 0 or more",
-                )
-        if self.mmd_text_tokens < 1:
-            raise UsageError(
-                f"mmd_text_tokens is {self.mmd_text_tokens}", where="sign_llm", remedy="give 1 or more"
-            )
+    mmd_weight: NonNegativeFloat = 0.5
+    sim_weight: NonNegativeFloat = 1.0
+    vq_weight: NonNegativeFloat = 1.0
+    mmd_text_tokens: PositiveInt = 2048
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ from signllm.models.temporal_convolution import (
     first_convolution_inputs,
     run_passes,
 )
+from signllm.validation import NonNegativeInt, PositiveInt, validated
 
 PIXELS_PER_PASS = {"cpu": 2**20, "cuda": 2**22}
 """Largest number of pixels in one pass through the backbone, by device; ``frames_per_chunk`` overrides it.
@@ -39,7 +39,7 @@ utilization.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class VisualEncoderConfig:
     """Configuration of the visual encoder.
 
@@ -82,28 +82,22 @@ class VisualEncoderConfig:
     backbone_shape: dict[str, Any] | None = None
     backbone_weights: str | None = None
     freeze_backbone: bool = False
-    width: int = 1024
-    hidden: int | None = None
+    width: PositiveInt = 1024
+    hidden: PositiveInt | None = None
     pooling: Literal["mean", "flatten"] = "mean"
-    frame_size: int = 224
+    frame_size: PositiveInt = 224
     whitened_start: bool = False
     final_norm: Literal["layer", "none"] = "layer"
     subtract_video_mean: bool = False
-    frames_per_chunk: int = 0
+    frames_per_chunk: NonNegativeInt = 0
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        if self.width < 1 or (self.hidden is not None and self.hidden < 1):
-            raise UsageError(f"encoder.width is {self.width}, hidden {self.hidden}", remedy="give 1 or more")
         if self.whitened_start and self.pooling != "flatten":
             raise UsageError(
                 "encoder.whitened_start needs the linear layer that only pooling=flatten has",
+                where="whitened_start",
                 remedy="set encoder.pooling=flatten, or whitened_start=False",
-            )
-        if self.frames_per_chunk < 0:
-            raise UsageError(
-                f"encoder.frames_per_chunk is {self.frames_per_chunk}",
-                remedy="give the number of frames, or 0 for as many as fit into a pass of the default size",
             )
 
     def frames_per_pass(self, height: int, width: int, device: str = "cpu") -> int:

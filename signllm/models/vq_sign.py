@@ -24,12 +24,13 @@ from signllm.models.operation_counts import (
 )
 from signllm.models.quantizer import Quantized, Quantizer, QuantizerConfig, gather_sample
 from signllm.models.visual_encoder import VisualEncoder, VisualEncoderConfig
+from signllm.validation import NonNegativeFloat, validated
 
 if TYPE_CHECKING:
     from signllm.data.batch import Batch
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class VQSignConfig:
     """Configuration of VQ-Sign.
 
@@ -44,13 +45,8 @@ class VQSignConfig:
     encoder: VisualEncoderConfig = field(default_factory=VisualEncoderConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     predictor: ContextPredictorConfig = field(default_factory=ContextPredictorConfig)
-    context_weight: float = 1.0
-    quantizer_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("context_weight", "quantizer_weight"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} is {getattr(self, name)}", where="vq_sign", remedy="give 0 or more")
+    context_weight: NonNegativeFloat = 1.0
+    quantizer_weight: NonNegativeFloat = 1.0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from signllm.data.recording_pieces import CutRule, Pauses, Windows
 from signllm.errors import UsageError
 from signllm.inference.translate import TranslationOutcome, Translator
 from signllm.inference.video_input import VideoInput
-from signllm.plain import to_plain
+from signllm.validation import to_plain
 
 Line = dict[str, Any]
 Send = Callable[[Line | None], None]

@@ -23,9 +23,9 @@ from signllm.data.mixture import Mixture
 from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
 from signllm.models.vq_sign import VQSign, fingerprinted_tensor
-from signllm.plain import to_plain
 from signllm.stages.batches import TRAIN
 from signllm.stages.encoding import encode_shards, missing_shards
+from signllm.validation import to_plain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,12 +33,20 @@ from signllm.training.zero3 import (
     place_buffers,
 )
 from signllm.training.zero_file import fill_in_recipe_settings, read_zero_file
+from signllm.validation import (
+    FractionBelowOne,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    validated,
+)
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated
 class TrainingConfig:
     """How a stage is trained. Numbers that the paper gives are set by a recipe, not here.
 
@@ -79,26 +87,26 @@ class TrainingConfig:
 
     deepspeed: str = "zero2"
     precision: Literal["fp32", "bf16"] = "fp32"
-    epochs: int | None = None
-    steps: int | None = None
-    batch_size: int = 32
-    accumulation: int = 1
-    learning_rate: float = 1e-3
-    warmup_steps: int = 0
+    epochs: NonNegativeInt | None = None
+    steps: NonNegativeInt | None = None
+    batch_size: PositiveInt = 32
+    accumulation: PositiveInt = 1
+    learning_rate: PositiveFloat = 1e-3
+    warmup_steps: NonNegativeInt = 0
     schedule: Literal["cosine", "constant"] = "cosine"
-    final_factor: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    adam_epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    gradient_clip: float = 1.0
-    log_every: int = 10
-    save_every: int = 500
-    validate_every: int | None = None
-    keep: int = 2
+    final_factor: NonNegativeFloat = 0.0
+    betas: tuple[FractionBelowOne, FractionBelowOne] = (0.9, 0.999)
+    adam_epsilon: NonNegativeFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    gradient_clip: NonNegativeFloat = 1.0
+    log_every: PositiveInt = 10
+    save_every: PositiveInt = 500
+    validate_every: NonNegativeInt | None = None
+    keep: PositiveInt = 2
     keep_best: str | None = "loss"
     tensorboard: bool = True
-    show: int = 4
-    profile: int = 0
+    show: NonNegativeInt = 4
+    profile: NonNegativeInt = 0
     seed: int = 0
     timeout_s: float = 1800.0
     hang_s: float = 900.0
@@ -107,21 +115,13 @@ class TrainingConfig:
         if self.epochs is None and self.steps is None:
             raise UsageError(
                 "training would never end: neither epochs nor steps is set",
-                remedy="set --training.epochs or --training.steps",
-            )
-        for name in ("batch_size", "accumulation", "log_every", "save_every", "keep"):
-            _require_at_least_one(name, getattr(self, name))
-        for name, what in (("profile", "steps"), ("show", "videos"), ("validate_every", "steps")):
-            if (getattr(self, name) or 0) < 0:
-                raise UsageError(f"{name} is {getattr(self, name)}", remedy=f"give a number of {what}, or 0")
-        if self.learning_rate <= 0.0:
-            raise UsageError(
-                f"learning_rate is {self.learning_rate}; it must be above 0", where="TrainingConfig"
+                where="epochs",
+                remedy="set training.epochs or training.steps",
             )
         if self.batch_size % self.accumulation:
             raise UsageError(
                 f"batch_size {self.batch_size} cannot be divided into {self.accumulation} forward passes",
-                where="TrainingConfig.accumulation",
+                where="accumulation",
                 remedy="choose a divisor of batch_size",
             )
 
@@ -129,11 +129,6 @@ class TrainingConfig:
     def videos_per_forward(self) -> int:
         """Videos of one forward pass over all ranks: the batch size that a loader is built with."""
         return self.batch_size // self.accumulation
-
-
-def _require_at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise UsageError(f"{name} is {value}; it must be at least 1", where=f"TrainingConfig.{name}")
 
 
 @dataclass(frozen=True, kw_only=True)

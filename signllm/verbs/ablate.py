@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 from signllm.command import Job, Verb, prepare_job, print_result, run_on_ranks
 from signllm.distributed.local_ranks import StoppedEarlyError, is_first_rank, run_local_ranks
 from signllm.errors import RunFailedError, UsageError
-from signllm.plain import to_plain
 from signllm.verbs.stages import named_recipe
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ def _ablate(arguments: list[str]) -> Job:
     if arguments[:1] == ["table"]:
         return _table(arguments[1:])
     _, recipe, options = named_recipe(arguments)
+    config_option = Annotated[Path | None, tyro.conf.arg(name="config")]
     settings = Annotated[Recipe, tyro.conf.arg(name="")]
 
     def ablate(
@@ -48,6 +48,7 @@ def _ablate(arguments: list[str]) -> Job:
         ranks: int = 1,
         json: bool = False,
         config: settings = recipe,
+        config_file: config_option = None,
     ) -> None:
         """Train the ablations of a recipe.
 
@@ -62,6 +63,8 @@ def _ablate(arguments: list[str]) -> Job:
             ranks: processes on this machine that share the work.
             json: print the table as JSON.
             config: settings of the full recipe; each can be changed.
+            config_file: file whose settings replace those of the recipe: config.json of a run, whose stage
+                it replaces, or TOML. Options override it.
         """
         from signllm.cluster.sweep import values_of
         from signllm.data.split_names import standardize_split
@@ -146,6 +149,7 @@ def _for_cell(arguments: Sequence[str], name: str, seed: int) -> list[str]:
 def _show(out: Path, split: str, *, json: bool) -> None:
     from signllm.experiments.ablation_files import format_table, write_table_files
     from signllm.experiments.ablation_table import read_ablation_table
+    from signllm.validation import to_plain
 
     table = read_ablation_table(out, split)
     page = write_table_files(table, out)

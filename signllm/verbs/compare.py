@@ -6,7 +6,6 @@ from pathlib import Path
 
 from signllm.command import Job, Verb, prepare_job
 from signllm.errors import UsageError
-from signllm.plain import to_plain
 
 
 def _compare(arguments: list[str]) -> Job:
@@ -24,6 +23,7 @@ def _compare(arguments: list[str]) -> Job:
         """
         from signllm.reporting.compare import align_columns, build_table_rows, compare_runs, list_warnings
         from signllm.reporting.compare_page import check_file_kind, write_comparison
+        from signllm.validation import to_plain
 
         if not runs:
             raise UsageError(

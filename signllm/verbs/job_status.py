@@ -7,7 +7,6 @@ from pathlib import Path
 
 from signllm.command import Job, Verb, positional, prepare_job
 from signllm.errors import UsageError
-from signllm.plain import to_plain
 
 EXAMPLE = "signllm launch status runs/pretrain --follow"
 SUMMARY = "show the state of jobs of `signllm launch`: by number, by run folder, or the latest"
@@ -42,6 +41,7 @@ def status_verb(arguments: list[str]) -> Job:
             _follow(logs, selected, every=every, look_every_s=look_every_s, json=json)
             return
         from signllm.cluster.status import format_status, job_statuses
+        from signllm.validation import to_plain
 
         statuses = job_statuses(logs, selected, every=every)
         if json:
@@ -61,6 +61,7 @@ def status_verb(arguments: list[str]) -> Job:
 def _follow(logs: Path, selected: Sequence[str], *, every: bool, look_every_s: float, json: bool) -> None:
     """Print the state of the jobs and then its changes, until all jobs have ended."""
     from signllm.cluster.status import JobStatus, changed_statuses, format_status, job_statuses
+    from signllm.validation import to_plain
 
     before: list[JobStatus] = []
     try:

@@ -15,6 +15,7 @@ def _plan(arguments: list[str]) -> Job:
     from signllm.config import FinetuneConfig
 
     name, recipe, options = named_recipe(arguments)
+    config_option = Annotated[Path | None, tyro.conf.arg(name="config")]
     settings = Annotated[FinetuneConfig, tyro.conf.arg(name="")]
     resources, default = Annotated[MachineOptions, tyro.conf.arg(name="")], MachineOptions()
 
@@ -29,6 +30,7 @@ def _plan(arguments: list[str]) -> Job:
         json: bool = False,
         machine: resources = default,
         config: settings = recipe.finetune,
+        config_file: config_option = None,
     ) -> None:
         """Plan the memory and time of stage 3.
 
@@ -46,6 +48,8 @@ def _plan(arguments: list[str]) -> Job:
             json: print the result as JSON.
             machine: the machine, and which shares of its rates are reached.
             config: settings of the recipe; each can be changed, as for finetune.
+            config_file: file whose settings replace those of the recipe: config.json of a run, or TOML.
+                Options override it.
         """
         from signllm.cluster.planning import PlanRequest, make_plan, readme_table
 

@@ -1,6 +1,5 @@
 """The training verbs, one per stage; every setting of a recipe's configuration is an option."""
 
-import argparse
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,19 +18,6 @@ def named_recipe(arguments: list[str]) -> tuple[str, Any, list[str]]:
     return name, find_recipe(name), arguments[1:] if has_name else arguments
 
 
-def with_config_file(config: Any, options: list[str]) -> Any:
-    """Return the configuration with the settings of the file that ``--config`` names among the options.
-
-    The options are parsed with the result as their defaults, so they override the file.
-    """
-    from signllm.config import read_config_file
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, nargs="?")  # tyro reports a missing value
-    file = parser.parse_known_args(options)[0].config
-    return config if file is None else read_config_file(file, config)
-
-
 def _open_dataset(data: str, timeout_s: float) -> Any:
     """Join the ranks, so that one that cannot read the shards ends the others, and open the shards."""
     from signllm.data.mixture import open_mixture
@@ -47,7 +33,6 @@ def _pretrain(arguments: list[str]) -> Job:
     from signllm.config import PretrainConfig
 
     _, recipe, options = named_recipe(arguments)
-    defaults = with_config_file(recipe.pretrain, options)
     config_option = Annotated[Path | None, tyro.conf.arg(name="config")]
     settings = Annotated[PretrainConfig, tyro.conf.arg(name="")]
 
@@ -56,7 +41,7 @@ def _pretrain(arguments: list[str]) -> Job:
         run: Path,
         data: str,
         ranks: int = 1,
-        config: settings = defaults,
+        config: settings = recipe.pretrain,
         config_file: config_option = None,
     ) -> None:
         """Run stage 1.
@@ -88,7 +73,6 @@ def _compose(arguments: list[str]) -> Job:
     from signllm.config import ComposeConfig
 
     _, recipe, options = named_recipe(arguments)
-    defaults = with_config_file(recipe.compose, options)
     config_option = Annotated[Path | None, tyro.conf.arg(name="config")]
     settings = Annotated[ComposeConfig, tyro.conf.arg(name="")]
 
@@ -98,7 +82,7 @@ def _compose(arguments: list[str]) -> Job:
         data: str,
         out: Path | None = None,
         ranks: int = 1,
-        config: settings = defaults,
+        config: settings = recipe.compose,
         config_file: config_option = None,
     ) -> None:
         """Run stage 2.
@@ -135,7 +119,6 @@ def _finetune(arguments: list[str]) -> Job:
     from signllm.config import FinetuneConfig
 
     _, recipe, options = named_recipe(arguments)
-    defaults = with_config_file(recipe.finetune, options)
     config_option = Annotated[Path | None, tyro.conf.arg(name="config")]
     settings = Annotated[FinetuneConfig, tyro.conf.arg(name="")]
 
@@ -147,7 +130,7 @@ def _finetune(arguments: list[str]) -> Job:
         words: Path | None = None,
         llm: str | None = None,
         ranks: int = 1,
-        config: settings = defaults,
+        config: settings = recipe.finetune,
         config_file: config_option = None,
     ) -> None:
         """Run stage 3.

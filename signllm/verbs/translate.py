@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from signllm.command import Job, Verb, prepare_job, run_on_ranks
 from signllm.errors import RunFailedError, UsageError
-from signllm.plain import to_plain
 
 if TYPE_CHECKING:
     from signllm.data.recording_pieces import CutRule, Pauses
@@ -213,6 +212,8 @@ def _lines_to(out: Path | None) -> Iterator[Callable[[str], None]]:
 
 def _line(outcome: "TranslationOutcome", *, json: bool, has_times: bool, several: bool) -> str:
     """Return the line, or the lines, of a translation."""
+    from signllm.validation import to_plain
+
     translation = outcome.translation
     assert translation is not None
     if json:

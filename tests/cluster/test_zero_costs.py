@@ -34,10 +34,10 @@ from signllm.config import FinetuneConfig, PretrainConfig, save_config
 from signllm.errors import UsageError
 from signllm.models.adapters import VIRTUAL, LoraConfig, PromptTuningConfig
 from signllm.models.backbone import build_backbone
-from signllm.plain import to_plain
 from signllm.recipes import phoenix2014t
 from signllm.training import startup
 from signllm.training.engine import TrainingConfig, build_engine, deepspeed_settings, import_deepspeed
+from signllm.validation import to_plain
 from tests.models import parts
 from tests.models.on_ranks import sign_llm
 

@@ -74,7 +74,7 @@ def test_brightness_moves_the_mean_within_its_limit() -> None:
 
 
 def test_values_out_of_range() -> None:
-    with pytest.raises(UsageError, match=r"augment\.shift = 1"):
+    with pytest.raises(UsageError, match=r"shift is 1"):
         AugmentConfig(shift=1)
 
 

@@ -362,7 +362,7 @@ def test_what_cannot_be_shared_or_resumed(split: Split) -> None:
         DataConfig(max_frames_per_batch=299)
     with pytest.raises(UsageError, match=r"data\.cache_gb"):
         DataConfig(cache_gb=1, workers=2)
-    with pytest.raises(UsageError, match=r"data\.size = 8"):
+    with pytest.raises(UsageError, match=r"size is 8"):
         DataConfig(size=8)
 
 

@@ -154,10 +154,10 @@ def test_seeds_differ_by_the_words_and_by_the_seed() -> None:
     [
         ({"n_best": 3}, "n_best is 3, .* 1 beams", "set beams to 3"),
         ({"n_best": 3, "beams": 2}, "n_best is 3, .* 2 beams", "temperature"),
-        ({"n_best": 0}, "n_best 0", "1 or more"),
+        ({"n_best": 0}, "n_best is 0", "1 or more"),
         ({"temperature": 0.0}, "temperature is 0.0", "more than 0"),
         ({"temperature": 1.0, "beams": 2}, "beams is 2", "beams or a temperature"),
-        ({"temperature": 1.0, "top_p": 1.5}, "top_p is 1.5", "(0, 1]"),
+        ({"temperature": 1.0, "top_p": 1.5}, "top_p is 1.5", "at most 1"),
         ({"top_k": 5}, "top_k", "give a temperature"),
     ],
 )

@@ -20,8 +20,8 @@ import pytest
 from signllm import cli
 from signllm.errors import UsageError
 from signllm.inference.translate import Candidate, Translation, TranslationOutcome, load
-from signllm.plain import to_plain
 from signllm.serving.service import Service, TranslationRequest
+from signllm.validation import to_plain
 from tests.data.made_videos import browser_webm, webcam_times_ms
 from tests.serving.conftest import LARGEST_MB, Served
 

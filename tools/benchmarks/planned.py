@@ -32,8 +32,8 @@ from signllm.cluster.roofline import Machine
 from signllm.cluster.setups import Setup, open_project, setup_memory
 from signllm.config import FinetuneConfig
 from signllm.package_files import find_package_file
-from signllm.plain import to_plain
 from signllm.recipes import find_recipe
+from signllm.validation import to_plain
 
 TOLERANCE = 0.1
 CPU = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "MALLOC_MMAP_THRESHOLD_": "65536"}

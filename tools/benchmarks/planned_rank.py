@@ -28,10 +28,10 @@ from benchmarks.training_sides import Repeated
 from signllm.config import FinetuneConfig
 from signllm.distributed.local_ranks import leave_process_group
 from signllm.distributed.ranks import start_distributed
-from signllm.plain import from_plain
 from signllm.stages.parameter_groups import parameter_groups
 from signllm.training.engine import deepspeed_settings, import_deepspeed
 from signllm.training.loop import fit
+from signllm.validation import from_plain
 
 STEPS = 3
 """The last is measured: by then Adam has its moments and DeepSpeed knows the order of the weights."""
