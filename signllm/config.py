@@ -57,6 +57,7 @@ MAY_CHANGE = (
     "training.validate_every",
     "training.keep",
     "training.keep_best",
+    "training.patience",
     "training.profile",
     "training.show",
     "training.tensorboard",

@@ -55,6 +55,7 @@ class TrainingState:
         order: the loader's state: seed, epoch and number of samples consumed.
         best: the best validated value so far, and the name of its checkpoint.
         validation_left: whether this step still has to be validated, because the job was preempted before.
+        validations_without_improvement: number of validations since the best one, counted for early stopping.
         version: version of the checkpoint format.
     """
 
@@ -63,6 +64,7 @@ class TrainingState:
     order: dict[str, int] = field(default_factory=dict)
     best: dict[str, Any] | None = None
     validation_left: bool = False
+    validations_without_improvement: int = 0
     version: int = VERSION
 
 

@@ -75,6 +75,8 @@ class TrainingConfig:
         keep_best: validated value whose best checkpoint is kept in addition: a loss (lower is better) or, in
             fine-tuning, a score such as ``bleu4`` (higher is better), for which each validation translates
             ``dev``; None keeps none.
+        patience: number of validations in a row in which the value of ``keep_best`` does not improve, after
+            which training ends early; None trains to the end.
         tensorboard: write TensorBoard files.
         show: number of dev videos that TensorBoard shows after each validation; 0 shows none.
         profile: number of steps to trace with torch's profiler (:mod:`signllm.training.trace`); 0 traces
@@ -104,6 +106,7 @@ class TrainingConfig:
     validate_every: NonNegativeInt | None = None
     keep: PositiveInt = 2
     keep_best: str | None = "loss"
+    patience: PositiveInt | None = None
     tensorboard: bool = True
     show: NonNegativeInt = 4
     profile: NonNegativeInt = 0
@@ -117,6 +120,12 @@ class TrainingConfig:
                 "training would never end: neither epochs nor steps is set",
                 where="epochs",
                 remedy="set training.epochs or training.steps",
+            )
+        if self.patience is not None and self.keep_best is None:
+            raise UsageError(
+                f"patience is {self.patience}, but keep_best is None, so no value can improve",
+                where="patience",
+                remedy="set training.keep_best to loss, or leave training.patience out",
             )
         if self.batch_size % self.accumulation:
             raise UsageError(

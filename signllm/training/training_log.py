@@ -72,20 +72,20 @@ def truncate_log(path: Path, stage: str, step: int, *, validation_left: bool = F
         path: the log.
         stage: the stage whose lines are removed.
         step: the step from which training resumes.
-        validation_left: also remove the validation of ``step``: the job was killed after this line and before
-            the checkpoint that would record it.
+        validation_left: also remove the validation of ``step`` and what was logged after it: the job was
+            killed after these lines and before the checkpoint that would record them.
     """
     if not path.exists():
         return
-    kept = []
+    kept, is_repeated = [], False
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
         except ValueError:
             continue
         line_step = entry.get("step", 0)
-        is_validation = any(name.startswith("validate/") for name in entry)
-        is_repeated = validation_left and line_step == step and is_validation
+        if entry.get("stage") == stage and validation_left and line_step == step:
+            is_repeated = is_repeated or any(name.startswith("validate/") for name in entry)
         if entry.get("stage") != stage or (line_step <= step and not is_repeated):
             kept.append(line)
     atomic_write(path, "".join(f"{line}\n" for line in kept))

@@ -1,4 +1,4 @@
-"""Validation during training, and what follows from it: the best checkpoint that is kept.
+"""Validation during training, and what follows from it: the best checkpoint, and early stopping.
 
 A preempted job stops a validation between two batches (all ranks) and saves at once. The checkpoint records
 ``validation_left``, and the job that resumes from it validates that step first. The log and the best value
@@ -7,6 +7,7 @@ are therefore those of a run that was never interrupted.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
     from signllm.training.checkpoint import TrainingState
 
+log = logging.getLogger(__name__)
+
+STOPPED_EARLY = "stopped_early"
+"""Key of the line of ``log.jsonl`` with the reason why training ended before its last step."""
 Validate = Callable[["nn.Module", int], Mapping[str, float]]
 """Returns the validated values of a model at a step; all ranks call it."""
 
@@ -145,3 +150,47 @@ class BestCheckpoint(Callback):
             where="--training.keep-best",
             remedy=f"give a loss that validations log{scores}, or None",
         )
+
+
+class EarlyStopping(Callback):
+    """Ends training when the value that selects the best checkpoint no longer improves.
+
+    The validations without improvement are counted in the checkpoint, so a resumed run stops at the same step
+    as an uninterrupted one, and a run that has stopped is not continued by the same command.
+
+    Args:
+        best: decides whether a validation is an improvement; it must come first in the list of callbacks.
+        patience: number of validations in a row without improvement after which training ends.
+    """
+
+    def __init__(self, best: BestCheckpoint, *, patience: int) -> None:
+        self.best, self.patience = best, patience
+        self.without_improvement = 0
+
+    def on_resume(self, state: TrainingState) -> None:
+        """Continue from the state of a checkpoint."""
+        if state.best is not None and state.best["name"] == self.best.name:
+            self._count(state.validations_without_improvement)
+
+    def checkpoint_state(self) -> Mapping[str, Any]:
+        """Return the number of validations since the best one."""
+        return {"validations_without_improvement": self.without_improvement}
+
+    def on_validation(self, training: Training, values: Mapping[str, float]) -> None:
+        """Count a validation without improvement; log the reason if training ends before its last step."""
+        self._count(0 if self.best.improved else self.without_improvement + 1)
+        if self.stop_reason is not None and training.step < training.end:
+            training.log({STOPPED_EARLY: self.stop_reason})
+            if training.context.is_first_rank:
+                log.info(
+                    "%s stops after step %d: %s", training.context.stage, training.step, self.stop_reason
+                )
+
+    def _count(self, without_improvement: int) -> None:
+        self.without_improvement = without_improvement
+        best = self.best.best
+        if best is not None and without_improvement >= self.patience:
+            self.stop_reason = (
+                f"{best['name']} did not improve in {without_improvement} validations; "
+                f"the best is {best['value']:g} ({best['checkpoint']})"
+            )

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from signllm.command import raise_if_preempted
 from signllm.data.index import ShardIndex
 from signllm.data.mixture import open_mixture
 from signllm.errors import UsageError
 from signllm.models.quantizer import QuantizerConfig
 from signllm.models.vq_sign import build_vq_sign
+from signllm.stages import pretrain as stage
 from signllm.stages.pretrain import pretrain
 from signllm.training.checkpoint import install_weights, load_weights
 from tests.stages import path
@@ -86,3 +88,14 @@ def test_each_split_is_read_once(composed: Path, tmp_path: Path, monkeypatch: py
     shown = replace(path.PRETRAIN, training=replace(path.TRAINING, steps=1, tensorboard=True))
     pretrain(shown, run=tmp_path, dataset=open_mixture(composed / "shards"))
     assert sorted(names) == ["dev", "train"], "validation and shown videos use the same dev split"
+
+
+def test_patience_ends_the_stage_as_if_it_were_complete(
+    composed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "make_loss_validator", lambda *_: lambda model, step: {"loss": 1.0})
+    config = replace(path.PRETRAIN, training=replace(path.TRAINING, steps=9, validate_every=1, patience=2))
+    for _ in range(2):
+        outcome = pretrain(config, run=tmp_path, dataset=open_mixture(composed / "shards"))
+        assert outcome.step == 3
+        raise_if_preempted(outcome)  # it is not: exit code 0

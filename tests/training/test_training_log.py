@@ -32,10 +32,11 @@ def test_a_validation_that_no_checkpoint_knows_is_dropped_it_will_be_made_again(
         for step in (2, 4):
             log.write(step, {"loss": 1.0})
             log.write(step, {"validate/loss": 2.0})
+            log.write(step, {"alarm": "about the validation"})
     with TrainingLog(tmp_path, "toy", resumed_step=4, validation_left=True):
         pass
     entries = [(entry["step"], "loss" in entry) for entry in read_log(tmp_path)]
-    assert entries == [(2, True), (2, False), (4, True)]
+    assert entries == [(2, True), (2, False), (2, False), (4, True)]
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
