@@ -61,6 +61,7 @@ MAY_CHANGE = (
     "training.profile",
     "training.show",
     "training.tensorboard",
+    "training.trackers",
     "vq_sign.encoder.backbone_shape",
     "sign_llm.vq_sign.encoder.backbone_shape",
 )

@@ -24,6 +24,7 @@ from signllm.stages.phases import FROZEN, train_frozen, train_jointly, training_
 from signllm.stages.trained_model import STAGE, load_words
 from signllm.training.callbacks import Outcome
 from signllm.training.checkpoint import install_weights, last_checkpoint, load_weights
+from signllm.training.trackers import require_packages
 
 
 def finetune(
@@ -44,6 +45,7 @@ def finetune(
             missing, or the settings contradict the run.
     """
     ranks = start_distributed(timeout_s=config.training.timeout_s)
+    require_packages(config.training.trackers, ranks)
     context = StageContext(run=run, stage=STAGE, ranks=ranks, dataset=dataset)
     config = with_language_of(dataset, with_encoder_from(init, config))
     encoder, words = load_encoder_and_words(init, words_folder)

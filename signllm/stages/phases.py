@@ -30,6 +30,7 @@ from signllm.training.engine import TrainingConfig, deepspeed_settings, import_d
 from signllm.training.loop import fit
 from signllm.training.standard_callbacks import standard_callbacks
 from signllm.training.training_log import read_log
+from signllm.validation import to_plain
 
 FROZEN = "frozen"
 """Folder of the first phase inside the run folder."""
@@ -102,7 +103,7 @@ def _train(
 ) -> Outcome:
     validate = make_translation_validator(context, config.data, training, config.generation)
     callbacks = [
-        *standard_callbacks(training, validate, scores=METRICS),
+        *standard_callbacks(training, validate, scores=METRICS, settings=to_plain(config)),
         AlarmLogger(alarms),
         ExtraFiles(model.words.save),
     ]

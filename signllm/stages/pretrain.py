@@ -27,6 +27,8 @@ from signllm.training.callbacks import AlarmLogger, Outcome
 from signllm.training.checkpoint import TrainingState, last_checkpoint, save_checkpoint
 from signllm.training.loop import fit
 from signllm.training.standard_callbacks import standard_callbacks
+from signllm.training.trackers import require_packages
+from signllm.validation import to_plain
 
 STAGE = "pretrain"
 
@@ -39,6 +41,7 @@ def pretrain(config: PretrainConfig, run: Path, dataset: Mixture) -> Outcome:
             the image backbone is missing.
     """
     ranks = start_distributed(timeout_s=config.training.timeout_s)
+    require_packages(config.training.trackers, ranks)
     context = StageContext(run=run, stage=STAGE, ranks=ranks, dataset=dataset)
     split = dataset.split(TRAIN)
     is_new = run_on_rank_zero(lambda: last_checkpoint(run) is None, ranks)
@@ -55,8 +58,9 @@ def pretrain(config: PretrainConfig, run: Path, dataset: Mixture) -> Outcome:
     if config.training.steps == 0:
         run_on_rank_zero(lambda: _save_untrained(model, run), ranks)
         return Outcome(step=0)
+    validate = make_loss_validator(context, config.data, config.training)
     callbacks = [
-        *standard_callbacks(config.training, make_loss_validator(context, config.data, config.training)),
+        *standard_callbacks(config.training, validate, settings=to_plain(config)),
         AlarmLogger(AlarmMonitor()),
     ]
     if config.training.tensorboard:

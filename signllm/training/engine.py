@@ -78,6 +78,8 @@ class TrainingConfig:
         patience: number of validations in a row in which the value of ``keep_best`` does not improve, after
             which training ends early; None trains to the end.
         tensorboard: write TensorBoard files.
+        trackers: experiment trackers that receive settings and numbers
+            (:mod:`signllm.training.trackers`); they need the extra ``tracking``.
         show: number of dev videos that TensorBoard shows after each validation; 0 shows none.
         profile: number of steps to trace with torch's profiler (:mod:`signllm.training.trace`); 0 traces
             none.
@@ -108,6 +110,7 @@ class TrainingConfig:
     keep_best: str | None = "loss"
     patience: PositiveInt | None = None
     tensorboard: bool = True
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
     show: NonNegativeInt = 4
     profile: NonNegativeInt = 0
     seed: int = 0

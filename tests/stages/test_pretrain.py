@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,3 +100,21 @@ def test_patience_ends_the_stage_as_if_it_were_complete(
         outcome = pretrain(config, run=tmp_path, dataset=open_mixture(composed / "shards"))
         assert outcome.step == 3
         raise_if_preempted(outcome)  # it is not: exit code 0
+
+
+def test_a_tracker_receives_the_settings_of_the_stage(composed: Path, tmp_path: Path) -> None:
+    config = replace(path.PRETRAIN, training=replace(path.TRAINING, steps=2, trackers=("mlflow",)))
+    pretrain(config, run=tmp_path / "run", dataset=open_mixture(composed / "shards"))
+    (parameters,) = (tmp_path / "run" / "mlruns").glob("[1-9]*/*/params")
+    assert (parameters / "vq_sign.quantizer.codes").read_text() == "8"
+    assert (parameters / "training.steps").read_text() == "2"
+
+
+def test_a_missing_tracker_is_refused_before_anything_is_written(
+    composed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    config = replace(path.PRETRAIN, training=replace(path.TRAINING, trackers=("mlflow",)))
+    with pytest.raises(UsageError, match=r"signllm\[tracking\]"):
+        pretrain(config, run=tmp_path / "run", dataset=open_mixture(composed / "shards"))
+    assert not (tmp_path / "run").exists()

@@ -26,6 +26,7 @@ from signllm.distributed.ranks import start_distributed
 from signllm.training.engine import ParameterGroup, TrainingConfig
 from signllm.training.loop import fit
 from signllm.training.standard_callbacks import standard_callbacks
+from signllm.validation import from_plain
 from tests.training.toy import StopAt, ToyBatch, ToyLoader, ToyModel, build, toy_context
 
 SIGNALS = {
@@ -80,9 +81,8 @@ def parameter_groups(model: ToyModel) -> list[ParameterGroup]:
 
 def carry_out(order: dict) -> dict:
     """Do one order and say how it ended."""
-    config = TrainingConfig(
-        **{"batch_size": 4, "log_every": 1, "tensorboard": False, "timeout_s": 300.0} | order["config"]
-    )
+    settings = {"batch_size": 4, "log_every": 1, "tensorboard": False, "timeout_s": 300.0} | order["config"]
+    config = from_plain(TrainingConfig, settings, where="the order")
     ranks = start_distributed(timeout_s=config.timeout_s)
     model = build(dropout=order.get("dropout", 0.0))
     if "trouble" in order:
