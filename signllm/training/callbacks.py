@@ -53,7 +53,7 @@ class Outcome:
     Attributes:
         step: the last step.
         preempted: whether the job was preempted before the end.
-        stop_reason: why a callback ended training before its last step; None if none did.
+        stop_reason: why a callback asked to end training; None if none did.
         metrics: losses of the last step.
     """
 

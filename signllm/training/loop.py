@@ -10,6 +10,7 @@ the step and the rank.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -51,6 +52,8 @@ from signllm.training.zero3 import clear_partitioned_gradients
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
     from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
 
 
 def fit(
@@ -104,14 +107,16 @@ def fit(
         )
         if checkpoint is not None and trainer.is_finished(step):
             install_weights(model, load_weights(checkpoint), where=checkpoint)
-            return Outcome(step=step, stop_reason=trainer.stop_reason)
-        stop_if_preempted(ranks.device)
-        trainer.build_engine(parameter_groups)
-        trainer.resume(checkpoint)
-        report_startup(
-            trainer.engine, config, context, end=trainer.end, step=trainer.step, checkpoint=checkpoint
-        )
-        return trainer.train(flag)
+            outcome = Outcome(step=step, stop_reason=trainer.stop_reason)
+        else:
+            stop_if_preempted(ranks.device)
+            trainer.build_engine(parameter_groups)
+            trainer.resume(checkpoint)
+            report_startup(trainer.engine, config, context, end=trainer.end, step=step, checkpoint=checkpoint)
+            outcome = trainer.train(flag)
+        if outcome.stop_reason is not None and outcome.step < trainer.end and context.is_first_rank:
+            log.warning("%s ends at step %d of %d: %s", stage, outcome.step, trainer.end, outcome.stop_reason)
+        return outcome
 
 
 def _checkpoint_of_rank_zero(context: RunContext) -> Path | None:
@@ -281,12 +286,8 @@ class _Trainer:
                 is_due = self.checkpoint_requested or self.step % self.config.save_every == 0
                 if leave or is_due or self.is_finished(self.step):
                     self.save()
-        return Outcome(
-            step=self.step,
-            preempted=leave and not self.is_finished(self.step),
-            stop_reason=self.stop_reason,
-            metrics=metrics,
-        )
+        preempted = leave and not self.is_finished(self.step)
+        return Outcome(step=self.step, preempted=preempted, stop_reason=self.stop_reason, metrics=metrics)
 
     def finish_resumed_step(self) -> None:
         """Do what a preemption left undone in the checkpoint's step, and save that as a new checkpoint."""

@@ -7,7 +7,6 @@ are therefore those of a run that was never interrupted.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from signllm.training.checkpoint import TrainingState
-
-log = logging.getLogger(__name__)
 
 STOPPED_EARLY = "stopped_early"
 """Key of the line of ``log.jsonl`` with the reason why training ended before its last step."""
@@ -181,10 +178,6 @@ class EarlyStopping(Callback):
         self._count(0 if self.best.improved else self.without_improvement + 1)
         if self.stop_reason is not None and training.step < training.end:
             training.log({STOPPED_EARLY: self.stop_reason})
-            if training.context.is_first_rank:
-                log.info(
-                    "%s stops after step %d: %s", training.context.stage, training.step, self.stop_reason
-                )
 
     def _count(self, without_improvement: int) -> None:
         self.without_improvement = without_improvement
@@ -192,5 +185,6 @@ class EarlyStopping(Callback):
         if best is not None and without_improvement >= self.patience:
             self.stop_reason = (
                 f"{best['name']} did not improve in {without_improvement} validations; "
-                f"the best is {best['value']:g} ({best['checkpoint']})"
+                f"the best is {best['value']:g} ({best['checkpoint']}); "
+                "a larger --training.patience continues"
             )

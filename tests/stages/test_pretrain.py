@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -92,14 +93,16 @@ def test_each_split_is_read_once(composed: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_patience_ends_the_stage_as_if_it_were_complete(
-    composed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    composed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("signllm"), "propagate", True)
     monkeypatch.setattr(stage, "make_loss_validator", lambda *_: lambda model, step: {"loss": 1.0})
     config = replace(path.PRETRAIN, training=replace(path.TRAINING, steps=9, validate_every=1, patience=2))
     for _ in range(2):
         outcome = pretrain(config, run=tmp_path, dataset=open_mixture(composed / "shards"))
         assert outcome.step == 3
         raise_if_preempted(outcome)  # it is not: exit code 0
+    assert caplog.text.count("step 3 of 9") == 2, "the reason is shown each time"
 
 
 def test_a_tracker_receives_the_settings_of_the_stage(composed: Path, tmp_path: Path) -> None:
