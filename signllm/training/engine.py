@@ -45,6 +45,8 @@ from signllm.validation import (
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
+TrackerName = Literal["wandb", "mlflow"]
+
 
 @validated
 class TrainingConfig:
@@ -110,7 +112,7 @@ class TrainingConfig:
     keep_best: str | None = "loss"
     patience: PositiveInt | None = None
     tensorboard: bool = True
-    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
+    trackers: tuple[TrackerName, ...] = ()
     show: NonNegativeInt = 4
     profile: NonNegativeInt = 0
     seed: int = 0

@@ -7,7 +7,7 @@ tracker's id of the run is stored in ``run/trackers.json``, and a resumed run co
 Servers, projects and keys are configured by the variables that the trackers' own programs read, such as
 ``WANDB_API_KEY``, ``WANDB_MODE`` and ``MLFLOW_TRACKING_URI``; none of them is written into the run folder. A
 further tracker is a class like :class:`MlflowRun`, an entry of :data:`TRACKERS`, and a name in
-:class:`~signllm.training.engine.TrainingConfig`.
+:data:`~signllm.training.engine.TrackerName`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from signllm.distributed.agreement import run_on_rank_zero
 from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
 from signllm.training.callbacks import Callback, Outcome, RunContext, Training
+from signllm.training.engine import TrackerName
 
-TrackerName = Literal["wandb", "mlflow"]
 Status = Literal["finished", "preempted", "failed"]
 PROJECT = "signllm"
 """Project or experiment, unless the tracker's own variable names another one."""
