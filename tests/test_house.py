@@ -152,7 +152,7 @@ def test_the_commands_of_the_documents_parse(
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
 def test_a_document_shows_commands_whose_programs_exist(path: Path) -> None:
     """Programs are ``signllm`` and standard tools, or scripts of this checkout."""
-    standard = {"hf", "pip", "pre-commit", "python3", "sbatch", "scancel", "signllm", "source", "torchrun"}
+    standard = set("curl hf pip pre-commit python3 sbatch scancel signllm source torchrun".split())
     shown = commands(path) + re.findall(r"`((?:tools|\.ci)/[^`]+)`", path.read_text())
     programs = {command.split()[0] for command in shown}
     assert programs

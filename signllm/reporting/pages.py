@@ -16,24 +16,25 @@ from signllm.reporting.timeline import Timeline, code_colour
 
 def render_page(template: str, **values: object) -> str:
     """Return the page that a template draws from values, without lone surrogates (broken input)."""
-    page = _environment().get_template(template).render(values)
+    page = environment().get_template(template).render(values)
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def render_timeline(timeline: Timeline) -> Markup:
     """Return the drawing of a token timeline by itself; its style is that of :func:`timeline_style`."""
-    return Markup(_environment().get_template("timeline.html").module.draw(timeline))  # type: ignore[attr-defined]
+    return Markup(environment().get_template("timeline.html").module.draw(timeline))  # type: ignore[attr-defined]
 
 
 def timeline_style() -> str:
     """Return the style sheet of timelines; it uses the variables ``--ink`` and ``--soft``."""
-    return _environment().get_template("timeline.css").render()
+    return environment().get_template("timeline.css").render()
 
 
 @cache
-def _environment() -> Environment:
+def environment(package: str = "signllm.reporting") -> Environment:
+    """Return the environment of the templates of a package."""
     environment = Environment(
-        loader=PackageLoader("signllm.reporting"),
+        loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,85 +1,116 @@
-"""The HTTP server of ``signllm serve``: a web page, its script and style, and ``POST /translate``.
+"""The HTTP server of ``signllm serve``: the page, and ``POST /translate`` for scripts.
 
-    GET  /            the page
+    GET  /            the page (:mod:`signllm.serving.page`)
     GET  /about       JSON: name of the model, its language, known languages, limits
     POST /translate   bytes of a video; ?language=&candidates=&cut=whole|pauses|windows&seconds=
                       responds with lines of JSON (:mod:`signllm.serving.service`)
 
-The server is meant for users of this machine. A page of another site in the same browser must not use it: a
-request must name this host (against DNS rebinding) and, if it states an origin, come from this page. An
-uploaded video is stored in a temporary folder under a fixed name, and deleted after the response.
+The server is meant for users of this machine, or for those of a reverse proxy in front of it. A page of
+another site in the same browser must not use it (:class:`RequestGuard`). Videos are stored in temporary
+folders.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import json
 import logging
+import os
 import socket
+import ssl
 import tempfile
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from importlib import resources
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import unquote
 
-from aiohttp import web
+import gradio
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount
 
 from signllm.errors import UsageError
 from signllm.inference.translate import Translator
 from signllm.languages import LANGUAGES
-from signllm.serving.service import CUTS, MOST_CANDIDATES, Service, TranslationRequest
+from signllm.serving.page import build_page, page_options
+from signllm.serving.request_guard import RequestGuard, error_response, is_loopback
+from signllm.serving.service import CUTS, MOST_CANDIDATES, Line, Service, TranslationRequest
 
 log = logging.getLogger(__name__)
-FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
-TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Permissions-Policy": "camera=(self), microphone=()",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+SHUTDOWN_S = 5
+"""Seconds that open responses get when the server is stopped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Where and how the page is served.
+
+    Attributes:
+        host: address to listen at; a loopback address is reachable only from this machine.
+        port: port to listen at; 0 chooses a free one.
+        public_url: address at which browsers open the page, if it is behind a reverse proxy.
+        certificate: file with the certificate (and its chain) to serve https with; None serves http.
+        key: file with the private key of the certificate; None if the certificate's file contains it.
+        largest_mb: largest upload in 10^6 bytes.
+        examples: videos that a visitor may choose.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    public_url: str | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    largest_mb: int = 500
+    examples: Sequence[Path] = ()
 
 
 def serve(
-    translator: Translator,
-    name: str,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    largest_mb: int = 500,
-    ready: Callable[[str], None] = print,
+    translator: Translator, name: str, config: ServeConfig, *, ready: Callable[[str], None] = print
 ) -> None:
     """Serve the page until interrupted.
 
     Args:
         translator: the loaded model.
         name: name of the model, for the page.
-        host: address to listen at; a loopback address is reachable only from this machine.
-        port: port to listen at; 0 chooses a free one.
-        largest_mb: largest upload in 10^6 bytes.
+        config: where and how the page is served.
         ready: function that is called with the address when the server accepts requests.
 
     Raises:
-        UsageError: the port is in use or not allowed, or the address does not exist.
+        UsageError: the port is in use or not allowed, the address does not exist, or the certificate cannot
+            be used.
     """
-    listening = listen(host, port)
-    address = f"http://{_format_host(host)}:{listening.getsockname()[1]}"
-    if not is_loopback(host):
-        log.warning("%s: anyone who can reach this machine can use the model; there is no password", address)
-    app = make_application(translator, name, host=host, largest_mb=largest_mb)
-    web.run_app(app, sock=listening, print=lambda _: ready(address), access_log=None)
+    _check_certificate(config)
+    with (
+        closing(listen(config.host, config.port)) as listening,
+        tempfile.TemporaryDirectory(prefix="signllm-page-") as uploads,
+    ):
+        scheme = "https" if config.certificate else "http"
+        address = f"{scheme}://{_format_host(config.host)}:{listening.getsockname()[1]}"
+        if not is_loopback(config.host):
+            log.warning(
+                "%s: anyone who can reach this machine can use the model; there is no password", address
+            )
+        service = Service(translator)
+        app, end_streams = make_application(service, name, config, Path(uploads))
+        options = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            ssl_certfile=config.certificate,
+            ssl_keyfile=config.key,
+            timeout_graceful_shutdown=SHUTDOWN_S,
+        )
+        server = _Server(options, service, end_streams, lambda: ready(config.public_url or address))
+        server.run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at an address.
+    """Return a socket that is bound to an address.
 
     Raises:
         UsageError: the port is in use or not allowed, or the address does not exist.
@@ -107,144 +138,152 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def make_application(translator: Translator, name: str, *, host: str, largest_mb: int) -> web.Application:
-    """Return the web application for one model; the arguments are those of :func:`serve`."""
-    service = Service(translator)
-    pages = {path: _read_package_file(file) for path, file in FILES.items()}
+def make_application(
+    service: Service, name: str, config: ServeConfig, uploads: Path
+) -> tuple[RequestGuard, Callable[[], None]]:
+    """Return the web application for one model, and the function that ends the streams to open pages.
 
-    async def page(request: web.Request) -> web.Response:
-        body, kind = pages[request.path]
-        return web.Response(body=body, content_type=kind, charset="utf-8")
+    The page writes videos into ``uploads``.
+    """
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    language = service.translator.config.generation.language or "English"
+    running: set[asyncio.Task[None]] = set()
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    async def about(request: web.Request) -> web.Response:
-        usual = translator.config.generation.language or "English"
-        return web.json_response(
-            {
-                "name": name,
-                "language": usual,
-                "languages": [language.name for language in LANGUAGES],
-                "most_candidates": MOST_CANDIDATES,
-                "cuts": CUTS,
-                "largest_mb": largest_mb,
-            }
-        )
+    @app.get("/about")
+    async def about() -> dict[str, Any]:
+        return {
+            "name": name,
+            "language": language,
+            "languages": [item.name for item in LANGUAGES],
+            "most_candidates": MOST_CANDIDATES,
+            "cuts": CUTS,
+            "largest_mb": config.largest_mb,
+        }
 
-    async def translate(request: web.Request) -> web.StreamResponse:
-        settings = TranslationRequest.from_query(request.query)
-        with tempfile.TemporaryDirectory(prefix="signllm-") as folder:
-            video = Path(folder) / "upload"
-            await _receive_video(request, video, largest_mb)
-            return await _stream_lines(request, service, video, settings)
+    @app.post("/translate")
+    async def translate(request: Request) -> Response:
+        settings = TranslationRequest.from_query(request.query_params)
+        folder = tempfile.TemporaryDirectory(prefix="signllm-")
+        try:
+            video = Path(folder.name) / "upload"
+            problem = await _receive_video(request, video, config.largest_mb)
+        except BaseException:
+            folder.cleanup()
+            raise
+        if problem is not None:
+            folder.cleanup()
+            return problem
+        title = unquote(request.headers.get("X-Name", ""))[:200] or "the video"
+        lines: asyncio.Queue[Line | None] = asyncio.Queue()
 
-    app = web.Application(middlewares=[_origin_check(host), _report_errors])
-    app.add_routes([web.get(path, page) for path in FILES])
-    app.add_routes([web.get("/about", about), web.post("/translate", translate)])
-    app.on_shutdown.append(_shutdown_handler(service))
-    return app
+        async def work() -> None:
+            with folder:
+                try:
+                    async with aclosing(service.translate(video, title, settings)) as results:
+                        async for line in results:
+                            lines.put_nowait(line)
+                finally:
+                    lines.put_nowait(None)
+
+        task = asyncio.create_task(work())
+        running.add(task)
+        task.add_done_callback(running.discard)
+        return StreamingResponse(_format_lines(lines, task), media_type="application/x-ndjson")
+
+    @app.exception_handler(UsageError)
+    async def report_usage_error(request: Request, error: UsageError) -> Response:
+        return error_response(400, error.what, error.remedy or "", where=str(error.where or ""))
+
+    page = build_page(service, name, language, config.examples, uploads)
+    gradio.mount_gradio_app(app, page, path="/", **page_options(config.largest_mb, config.public_url))
+    guard = RequestGuard(app, host=config.host, public_url=config.public_url, largest_mb=config.largest_mb)
+    pages: Any = next(route.app for route in app.routes if isinstance(route, Mount))
+    return guard, lambda: pages.stop_event.set()
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether an address is reachable only from this machine."""
+async def _receive_video(request: Request, video: Path, largest_mb: int) -> JSONResponse | None:
+    """Write the body of a request to a file; return the response if it is too large.
+
+    Raises:
+        UsageError: the body is empty.
+    """
+    size = 0
+    with video.open("wb") as file:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > largest_mb * 10**6:
+                return error_response(
+                    413,
+                    f"the video is larger than {largest_mb} MB",
+                    "send a shorter video, or raise --largest-mb",
+                )
+            await asyncio.to_thread(file.write, chunk)
+    if not size:
+        raise UsageError("there is no video", where="the request's body", remedy="send the bytes of a video")
+    return None
+
+
+async def _format_lines(lines: asyncio.Queue[Line | None], task: asyncio.Task[None]) -> AsyncIterator[bytes]:
+    """Yield each line as soon as it is available; stop the translation if the client disconnects."""
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        while (line := await lines.get()) is not None:
+            yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
+    finally:
+        task.cancel()
+
+
+class _Server(uvicorn.Server):
+    """A server that reports when it is ready, and that a signal ends without an error."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        end_streams: Callable[[], None],
+        ready: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self.service, self.end_streams, self.ready = service, end_streams, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.end_streams()
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.should_exit = True
+        self.service.stop.set()
+
+
+def _check_certificate(config: ServeConfig) -> None:
+    """Check that https can be served with the certificate.
+
+    Raises:
+        UsageError: the files do not exist or do not belong together.
+    """
+    if config.certificate is None:
+        if config.key is not None:
+            raise UsageError(
+                "there is a key without a certificate",
+                where="--ssl-keyfile",
+                remedy="give --ssl-certfile too",
+            )
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.certificate, config.key)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(
+            f"the certificate cannot be used: {error}",
+            where=f"--ssl-certfile {config.certificate}",
+            remedy="give a certificate and its private key in PEM files: --ssl-certfile, --ssl-keyfile",
+        ) from None
 
 
 def _format_host(host: str) -> str:
     """Return a host as it is written in a URL."""
     return f"[{host}]" if ":" in host else host
-
-
-def _read_package_file(file: str) -> tuple[bytes, str]:
-    """Return the contents and the content type of a file of this package."""
-    body = resources.files("signllm.serving").joinpath(file).read_bytes()
-    return body, TYPES[file.rpartition(".")[2]]
-
-
-def _shutdown_handler(service: Service) -> Callable[[web.Application], Awaitable[None]]:
-    """Return the function that stops a running translation when the server shuts down."""
-
-    async def stop_service(_: web.Application) -> None:
-        service.stop.set()
-
-    return stop_service
-
-
-def _origin_check(host: str) -> Any:
-    """Return the middleware that refuses requests of other sites in the same browser."""
-
-    @web.middleware
-    async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
-        requested = request.host.rpartition(":")[0] or request.host
-        if is_loopback(host) and not is_loopback(requested.strip("[]")):
-            return _error_response(
-                403, f"the request is for {requested!r}", "open the address that serve has printed"
-            )
-        origin = request.headers.get("Origin")
-        if origin is not None and origin != f"{request.scheme}://{request.host}":
-            return _error_response(403, f"the request comes from {origin!r}", "use the page of this server")
-        return await handler(request)
-
-    return check_origin
-
-
-@web.middleware
-async def _report_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Return errors as JSON, and add the common headers to every response."""
-    try:
-        response = await handler(request)
-    except UsageError as error:
-        return _error_response(400, error.what, error.remedy or "", where=str(error.where or ""))
-    except web.HTTPRequestEntityTooLarge as error:
-        return _error_response(413, error.text or "", "send a shorter video, or raise --largest-mb")
-    except web.HTTPException as error:
-        return _error_response(error.status, error.reason, "")
-    if not response.prepared:
-        response.headers.update(HEADERS)
-    return response
-
-
-def _error_response(status: int, what: str, remedy: str, *, where: str = "") -> web.Response:
-    """Return an error as a JSON response."""
-    body = {"error": {"what": what, "where": where, "remedy": remedy}}
-    return web.json_response(body, status=status, headers=HEADERS)
-
-
-async def _receive_video(request: web.Request, video: Path, largest_mb: int) -> None:
-    """Write the body of a request to a file.
-
-    Raises:
-        UsageError: the body is empty.
-        HTTPRequestEntityTooLarge: the body is larger than allowed; the rest of it is not read.
-    """
-    size, most = 0, largest_mb * 10**6
-    declared = request.content_length or 0
-    with video.open("wb") as file:
-        if declared <= most:
-            async for chunk in request.content.iter_chunked(1 << 20):
-                size += len(chunk)
-                if size > most:
-                    break
-                await asyncio.to_thread(file.write, chunk)
-    if max(size, declared) > most:
-        raise web.HTTPRequestEntityTooLarge(most, size, text=f"the video is larger than {largest_mb} MB")
-    if not size:
-        raise UsageError("there is no video", where="the request's body", remedy="send the bytes of a video")
-
-
-async def _stream_lines(
-    request: web.Request, service: Service, video: Path, settings: TranslationRequest
-) -> web.StreamResponse:
-    """Send the lines of a translation as soon as each is available."""
-    response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/x-ndjson"})
-    await response.prepare(request)
-    name = unquote(request.headers.get("X-Name", ""))[:200] or "the video"
-    try:
-        async with aclosing(service.translate(video, name, settings)) as lines:
-            async for line in lines:
-                await response.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        await response.write_eof()
-    except ConnectionError:
-        log.info("%s: the client has disconnected", name)
-    return response

@@ -1,11 +1,13 @@
-"""A server, started as by the command line, for all tests of the page."""
+"""Servers, started as by the command line, for the tests of the page."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,17 +30,29 @@ class Served:
     uploads: Path
 
 
+@dataclass(frozen=True)
+class Model:
+    """A run to serve, and videos by id."""
+
+    run: Path
+    videos: dict[str, Path]
+
+
 @pytest.fixture(scope="package")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Start ``signllm serve``, and stop it by Ctrl-C, after which no file may be left."""
-    folder = tmp_path_factory.mktemp("serve")
-    videos = trained.write_videos(folder / "videos")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("served")
     run = trained.write_run(folder / "run", trained.save_sensitive_language_model(folder / "llm"))
+    return Model(run, trained.write_videos(folder / "videos"))
+
+
+@contextmanager
+def serve(folder: Path, model: Model, *options: object, end: int = signal.SIGINT) -> Iterator[Served]:
+    """Start ``signllm serve``, and stop it by a signal, after which no file may be left."""
     uploads = folder / "uploads"
-    uploads.mkdir()
+    uploads.mkdir(parents=True)
     variables = os.environ | {"TMPDIR": str(uploads), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    command = [warm.python(), "-m", "signllm", "serve", "--run", run, "--port", "0"]
-    command += ["--largest-mb", str(LARGEST_MB)]
+    command = [warm.python(), "-m", "signllm", "serve", "--run", model.run, "--largest-mb", LARGEST_MB]
+    command += options
     with (folder / "stderr").open("w") as errors:
         process = subprocess.Popen(
             list(map(str, command)),
@@ -50,9 +64,21 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         )
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("ready at http://127.0.0.1:"), (folder / "stderr").read_text()
-        yield Served(line.split()[2], run, videos, uploads)
-        process.send_signal(signal.SIGINT)
+        assert line.startswith("ready at http"), (folder / "stderr").read_text()
+        yield Served(line.split()[2], model.run, model.videos, uploads)
+        process.send_signal(end)
         assert process.wait(60) == 0, (folder / "stderr").read_text()
     assert "Traceback" not in (folder / "stderr").read_text()
     assert not list(uploads.glob("signllm-*"))
+
+
+@pytest.fixture(scope="package")
+def served(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Iterator[Served]:
+    """A server for this machine, with two examples."""
+    folder = tmp_path_factory.mktemp("serve")
+    examples = folder / "examples"
+    examples.mkdir()
+    for name in ("clip0", "clip6"):
+        shutil.copy(model.videos[name], examples)
+    with serve(folder, model, "--port", "0", "--examples", examples) as server:
+        yield server

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def send_request(
 def assert_nothing_is_kept(served: Served) -> None:
     """Check that the upload is deleted soon after the last byte of the response."""
     give_up = time.monotonic() + 20
-    while list(served.uploads.glob("signllm-*")):
+    while set(served.uploads.glob("signllm-*")) - set(served.uploads.glob("signllm-page-*")):
         assert time.monotonic() < give_up
         time.sleep(0.05)
 
@@ -89,14 +90,12 @@ def test_the_windows_of_a_recording_arrive_one_by_one(served: Served) -> None:
         ("/translate", b"this is a text\n" * 50, 200, "cannot be read"),
         ("/translate?cut=windows&seconds=0", b"x", 200, "windows of 0 s"),
         ("/translate", b"x" * (LARGEST_MB * 10**6 + 1), 413, "larger than 1 MB"),
-        ("/../etc/passwd", None, 404, "Not Found"),
     ],
 )
 def test_invalid_requests_are_reported(
-    served: Served, path: str, body: bytes | None, status: int, output: str
+    served: Served, path: str, body: bytes, status: int, output: str
 ) -> None:
-    method = "GET" if body is None else "POST"
-    result, _, (line,) = send_request(served, method, path, body, X_Name="../../a%20file.mp4")
+    result, _, (line,) = send_request(served, "POST", path, body, X_Name="../../a%20file.mp4")
     assert result == status
     assert output in line["error"]["what"]
     assert_nothing_is_kept(served)
@@ -109,10 +108,20 @@ def test_other_sites_of_the_same_browser_are_refused(served: Served) -> None:
         assert status == 403, headers
         assert "the request" in line["error"]["what"]
     assert send_request(served, "GET", "/about", Origin=served.address)[0] == 200
-    for path in ("/", "/page.js", "/page.css"):
-        status, headers, _ = send_request(served, "GET", path, Host=f"localhost:{port}")
-        assert status == 200
-        assert "default-src 'none'" in headers["Content-Security-Policy"]
+    status, headers, _ = send_request(served, "GET", "/", Host=f"localhost:{port}")
+    headers = {name.lower(): value for name, value in headers.items()}
+    assert status == 200
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert "http" not in headers["content-security-policy"]
+
+
+def test_only_uploads_and_files_of_the_page_are_sent(served: Served) -> None:
+    for path in (
+        "/../etc/passwd",
+        "/gradio_api/file=/etc/passwd",
+        f"/gradio_api/file={served.run}/config.json",
+    ):
+        assert send_request(served, "GET", path)[0] in (403, 404)
 
 
 def test_a_port_in_use_is_reported(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,8 +197,44 @@ def test_an_internal_error_is_reported_too() -> None:
     assert [line["error"]["what"] for line in lines] == ["RuntimeError: out of memory"]
 
 
+def test_a_missing_gradio_is_one_error(
+    served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("signllm.serving.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert cli.main(["serve", "--run", str(served.run)]) == 2
+    error = capsys.readouterr().err
+    assert "gradio is not installed" in error
+    assert "signllm[serve]" in error
+
+
+def test_a_wrong_certificate_is_one_error(
+    served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.pem").write_text("no certificate")
+    for options in (["--ssl-certfile", tmp_path / "a.pem"], ["--ssl-keyfile", tmp_path / "a.pem"]):
+        assert cli.main(["serve", "--run", str(served.run), *map(str, options)]) == 2
+        assert "--ssl-" in capsys.readouterr().err
+    assert cli.main(["serve", "--run", str(served.run), "--public-url", "example.org"]) == 2
+    assert "--public-url" in capsys.readouterr().err
+
+
+def test_building_the_page_connects_to_no_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from signllm.serving.server import ServeConfig, make_application
+
+    connected: list[Any] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: connected.append(address))
+    service = Service(_Slow())  # type: ignore[arg-type]
+    service.translator.config = SimpleNamespace(generation=SimpleNamespace(language=None))  # type: ignore
+    make_application(service, "name", ServeConfig(), tmp_path)
+    time.sleep(0.5)  # Gradio reports from a thread
+    assert connected == []
+
+
 def test_invalid_addresses_are_refused() -> None:
-    from signllm.serving.server import is_loopback, listen
+    from signllm.serving.request_guard import is_loopback
+    from signllm.serving.server import listen
 
     with pytest.raises(UsageError, match="cannot listen at"):
         listen("203.0.113.1", 0)
