@@ -1,4 +1,4 @@
-"""Private vocabulary stays out of the package: names and phrases that strangers cannot decode."""
+"""Private vocabulary stays out of package and tools: names and phrases that strangers cannot decode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
-MODULES = sorted((CHECKOUT / "signllm").rglob("*.py"))
+TOOLS = [
+    path
+    for path in (CHECKOUT / "tools").rglob("*")
+    if path.suffix == ".py" or (path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env python3"))
+]
+MODULES = sorted({*(CHECKOUT / "signllm").rglob("*.py"), *TOOLS})
 GUIDES = [
     CHECKOUT / "README.md",
     *sorted(path for path in CHECKOUT.glob("*/**/README.md") if ".venv" not in path.parts),

@@ -20,7 +20,7 @@ def test_saving_is_measured_three_ways_and_only_what_is_trained_is_saved() -> No
     assert done.returncode == 0, done.stderr[-3000:]
     rows = {row[:18].strip(): row[18:].split() for row in done.stdout.splitlines()[1:4]}
     assert [row[0] for row in rows.values()] == ["0", "2", "2"], done.stdout
-    assert list(rows) == ["never", "beside the steps", "waited for"]
-    found = re.search(r"has ([\d,]+) bytes: ([\d.]+) for each", done.stdout)
-    assert found is not None
-    assert 12.0 <= float(found[2]) < 12.01
+    assert list(rows) == ["never", "in the background", "waiting"]
+    match = re.search(r"has ([\d,]+) bytes: ([\d.]+) for each", done.stdout)
+    assert match is not None
+    assert 12.0 <= float(match[2]) < 12.01

@@ -38,7 +38,7 @@ def test_every_step_has_time_and_memory(tmp_path: Path) -> None:
     assert len(steps.splitlines()) == 1 + len(rows)
     assert [line.split()[0] for line in growth.splitlines()] == ["characters", "300", "600"]
     for size in (300, 600):
-        found = {row["step"]: row for row in rows if row["characters"] == size}
-        assert list(found) == [*STEPS, "composed", *SEGMENTATIONS]
-        assert all(row["seconds"] > 0 and row["peak_bytes"] >= 0 for row in found.values())
-        assert sum(found[step]["seconds"] for step in STEPS) <= found["composed"]["seconds"]
+        steps = {row["step"]: row for row in rows if row["characters"] == size}
+        assert list(steps) == [*STEPS, "composed", *SEGMENTATIONS]
+        assert all(row["seconds"] > 0 and row["peak_bytes"] >= 0 for row in steps.values())
+        assert sum(steps[step]["seconds"] for step in STEPS) <= steps["composed"]["seconds"]

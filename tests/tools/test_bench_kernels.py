@@ -120,9 +120,9 @@ def test_only_what_was_asked_for_is_measured() -> None:
 
 
 def test_help_has_examples_and_a_mistake_its_remedy() -> None:
-    told = bench("--help").stdout
-    assert "tools/bench_kernels --quick" in told
-    assert "VmHWM" in told
+    help_text = bench("--help").stdout
+    assert "tools/bench_kernels --quick" in help_text
+    assert "VmHWM" in help_text
     nothing = bench("--quick", "--case", "nowhere")
     assert nothing.returncode != 0
     assert "remedy:" in nothing.stderr

@@ -78,11 +78,11 @@ def test_a_step_costs_four_operations_per_frozen_weight_and_token(
     assert record["operations_per_step"] < 1.5 * frozen + projector
 
 
-def test_the_table_says_what_was_measured_and_whether_it_is_what_is_wanted(
+def test_the_table_states_the_measurements_and_whether_they_reach_the_target(
     measured: tuple[str, dict[str, Any]],
 ) -> None:
     text, record = measured
-    for expected in ("samples/s", "TFLOP/s", "MFU", "peak GiB", "wanted at least 0.95", "the process held"):
+    for expected in ("samples/s", "TFLOP/s", "MFU", "peak GiB", "at least 0.95", "the process used"):
         assert expected in text
     assert f"ratio: {record['ratio_best']:.3f} (best), {record['ratio_median']:.3f} (median)" in text
     assert "fp32, zero3" in text
@@ -147,9 +147,9 @@ def test_the_largest_size_is_llama_7b_frozen_in_16_bits(
 
 
 def test_help_has_examples_and_a_mistake_its_remedy() -> None:
-    told = bench("--help").stdout
-    assert "--size 7b --device cuda" in told
-    assert "4 per frozen LLM weight and token" in told
+    help_text = bench("--help").stdout
+    assert "--size 7b --device cuda" in help_text
+    assert "4 per frozen LLM weight and token" in help_text
     wrong = bench("--videos", "0")
     assert wrong.returncode == 2
     assert "--videos is 0; it must be at least 1" in wrong.stderr

@@ -24,11 +24,11 @@ def test_the_parts_add_up(tmp_path: Path) -> None:
     options = ("--size", "tiny", "--device", "cpu", "--videos", "3", "--frames", "29", "--tokens", "4")
     done = bench(*options, "--rounds", "1", "--json", str(tmp_path / "found.json"))
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert sum(found["shares"].values()) == pytest.approx(1)
-    assert all(found["shares"][part] > 0 for part in ("waiting", "encoder", "words", "prompt", "tokens"))
-    assert f"{found['best_per_s']:.2f} best" in done.stdout
-    assert found["videos"] == 3
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert sum(record["shares"].values()) == pytest.approx(1)
+    assert all(record["shares"][part] > 0 for part in ("waiting", "encoder", "words", "prompt", "tokens"))
+    assert f"{record['best_per_s']:.2f} best" in done.stdout
+    assert record["videos"] == 3
 
 
 def test_videos_that_are_not_there_are_refused() -> None:

@@ -30,11 +30,11 @@ CASES = (
 
 
 @pytest.mark.timeout(900)
-def test_counted_is_predicted_and_held_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_equal_predictions_and_memory_equals_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TQDM_DISABLE", "1")
     monkeypatch.setattr(sys, "executable", warm.python())
-    found = traffic.count(CASES, ranks=2)
-    for case, measured in zip(CASES, found, strict=True):
+    counted = traffic.count(CASES, ranks=2)
+    for case, measured in zip(CASES, counted, strict=True):
         planned = [row for row in measured.rows if row.predicted is not None]
         assert planned, case.name
         for row in planned:
@@ -44,7 +44,7 @@ def test_counted_is_predicted_and_held_is_planned(monkeypatch: pytest.MonkeyPatc
         assert measured.model_states == measured.planned, case.name
     gathered = {
         case.name: row.counted
-        for case, measured in zip(CASES, found, strict=True)
+        for case, measured in zip(CASES, counted, strict=True)
         for row in measured.rows
         if row.kind == "all-gather"
     }

@@ -27,7 +27,7 @@ def test_mutations_end_well() -> None:
 
 
 def test_what_does_not_end_well_fails_and_is_named(tmp_path: Path) -> None:
-    """A traceback, a file elsewhere, a dead child: each is told, and the mutations behind it still run."""
+    """A traceback, a file elsewhere, a dead child: each is reported, and the mutations after it still run."""
     (tmp_path / "sitecustomize.py").write_text(SPOILT)
     done = fuzz("--count", "5", "--children", "1", path=tmp_path)
     assert done.returncode == 1, done.stderr

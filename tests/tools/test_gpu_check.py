@@ -48,17 +48,17 @@ def test_every_kernel_compiles_for_hopper_without_spills(tmp_path: Path) -> None
     done = python(script, "--compile-only", folder=tmp_path, OUT=str(tmp_path / "out"))
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert [part["result"] for part in summary["parts"]] == ["ok"], done.stdout + done.stderr
-    found = json.loads((tmp_path / "out" / "compiled.json").read_text())
-    assert not [kernel for kernel in found if kernel["trouble"]], done.stdout
+    kernels = json.loads((tmp_path / "out" / "compiled.json").read_text())
+    assert not [kernel for kernel in kernels if kernel["trouble"]], done.stdout
     assert done.returncode == 0, done.stdout + done.stderr
-    for kernel in found:
+    for kernel in kernels:
         assert 0 < kernel["registers"] <= 255
         assert kernel["shared_bytes"] <= 227 * 1024
         assert kernel["name"] in done.stdout
     modules = (CHECKOUT / "signllm" / "kernels").glob("*_triton.py")
     for operator in (module.stem.removesuffix("_triton") for module in modules):
-        assert any(kernel["name"].startswith(operator) for kernel in found), operator
-    assert any(k["matrix_units"] == "wgmma" for k in found if k["name"].startswith("vq_assign bf16"))
+        assert any(kernel["name"].startswith(operator) for kernel in kernels), operator
+    assert any(k["matrix_units"] == "wgmma" for k in kernels if k["name"].startswith("vq_assign bf16"))
     assert summary["facts"]["torch"] == torch.__version__
 
 
@@ -216,7 +216,7 @@ print([result.partition(":")[0] for result in results])
     assert "why" in done.stdout
 
 
-def test_a_kernel_that_cannot_be_compiled_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_cannot_be_compiled_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(CHECKOUT / "tools")
     from checking.compiling import _compiled_of
 

@@ -22,11 +22,11 @@ def test_each_layout_gives_back_every_bit_and_a_parameter_takes_12_bytes(
     from benchmarks import rank_checkpoints
 
     assert not rank_checkpoints.audit(tmp_path, 200_000, 24, [12, 8, 1])
-    told = capsys.readouterr().out
-    assert told.count("equal to the last bit") == 3
-    assert "200,000 parameters" in told
-    assert ", 12.0" in told
-    assert "all came back" in told
+    output = capsys.readouterr().out
+    assert output.count("equal to the last bit") == 3
+    assert "200,000 parameters" in output
+    assert ", 12.0" in output
+    assert "all came back" in output
 
 
 def test_a_rank_with_the_share_of_another_is_noticed(

@@ -1,1 +1,1 @@
-"""The parts of `tools/bench_kernels`: cases of each operator, their contenders, measurement, table."""
+"""Modules of the benchmarks in `tools/`."""

@@ -1,11 +1,11 @@
-"""What checkpoints cost: bytes for each trained parameter, time that saving takes from training, a start.
+"""The cost of checkpoints: bytes per trained parameter, time of training lost to saving, time of a start.
 
-saving   One model of linear layers, trained by `fit` on ranks of this machine, beside a frozen part of twice
-         its size: without saving, with every k-th step saved beside the steps (as it is), and with the ranks
-         waiting for each write. Seconds of a step are the mean over all steps after the second.
-bytes    Of the checkpoints that these runs left.
+saving   One model of linear layers, trained by `fit` on ranks of this machine, together with a frozen part of
+         twice its size: without saving, with every k-th step saved in the background (the default), and with
+         the ranks waiting for each write. Seconds per step are the mean over all steps after the second.
+bytes    The size of the checkpoints that these runs wrote.
 start    `signllm pretrain` of the demo on a few videos, in a new process, from its start to the end of its
-         first step: once from nothing, once from its own checkpoint. Each row takes what no row before took.
+         first step: once from the beginning, once from its own checkpoint. No time is counted in two rows.
 """
 
 from __future__ import annotations
@@ -37,14 +37,24 @@ from tests.training.verb_kills import make_data
 
 LAYER = 1024
 SKIPPED = 2
-"""First steps that are not timed."""
+"""Number of first steps that are not timed."""
 CHECKOUT = Path(__file__).parents[2]
-WAYS = ("never", "beside the steps", "waited for")
-PARTS = ("imports", "ranks", "data", "model", "k-means", "checkpoint found", "engine", "resume", "first step")
+WAYS = ("never", "in the background", "waiting")
+PARTS = (
+    "imports",
+    "ranks",
+    "data",
+    "model",
+    "k-means",
+    "checkpoint lookup",
+    "engine",
+    "resume",
+    "first step",
+)
 
 
 class Layers(nn.Module):
-    """Linear layers that learn, then twice as many that are frozen, as a language model is."""
+    """Trained linear layers, then twice as many frozen layers in place of a language model."""
 
     def __init__(self, layers: int) -> None:
         super().__init__()
@@ -53,7 +63,7 @@ class Layers(nn.Module):
         self.frozen = nn.ModuleList(nn.Linear(LAYER, LAYER) for _ in range(2 * layers)).requires_grad_(False)
 
     def forward(self, batch: ToyBatch) -> dict[str, Tensor]:
-        """Return the share of a loss."""
+        """Return this rank's share of a loss."""
         hidden = torch.tanh(self.first(batch.x))
         for layer in (*self.trained, *self.frozen):
             hidden = torch.tanh(layer(hidden))
@@ -61,7 +71,7 @@ class Layers(nn.Module):
 
 
 def train(run: Path, config: TrainingConfig, layers: int, rank: int, world: int) -> None:
-    """Train the layers as one rank and leave the times at which steps ended in ``run/times.json``."""
+    """Train the layers as one rank, and write the times at which steps ended to ``run/times.json``."""
     torch.manual_seed(0)
     times: list[float] = []
     loop.fit(
@@ -76,17 +86,17 @@ def train(run: Path, config: TrainingConfig, layers: int, rank: int, world: int)
 
 
 def saving(folder: Path, *, parameters: int, steps: int, every: int, ranks: int, zero_file: str) -> None:
-    """Print a row for each way of saving, and the bytes."""
+    """Print a row for each way of saving, and the size of a checkpoint."""
     preload()
     layers = max(1, round(parameters / (LAYER * LAYER + LAYER)))
     plain = {"deepspeed": zero_file, "steps": steps, "batch_size": 64, "log_every": 1, "tensorboard": False}
-    print(f"{'saving':<18}{'saves':>6}{'s per step':>12}{'more':>8}{'held up, s per save':>21}")
+    print(f"{'saving':<18}{'saves':>6}{'s per step':>12}{'more':>8}{'delay, s per save':>21}")
     without = 0.0
     for way in WAYS:
         run = folder / way.replace(" ", "-")
         config = TrainingConfig(**plain, save_every=steps if way == "never" else every)
         start = BackgroundWriter.start
-        if way == "waited for":
+        if way == "waiting":
             BackgroundWriter.start = _waiting(start)  # type: ignore[method-assign]
         codes, _ = on_forked_ranks(
             lambda rank, run=run, config=config: train(run, config, layers, rank, ranks), ranks, run
@@ -97,9 +107,12 @@ def saving(folder: Path, *, parameters: int, steps: int, every: int, ranks: int,
         times = json.loads((run / "times.json").read_text())[SKIPPED - 1 :]
         per_step = (times[-1] - times[0]) / (len(times) - 1)
         without = without or per_step
-        held = [line["save_s"] for line in read_log(run) if "save_s" in line]
-        each = f"{sum(held) / len(held):.3f}" if held else "-"
-        print(f"{way:<18}{len(held):>6}{per_step:>12.3f}{per_step / without - 1:>8.1%}{each:>21}", flush=True)
+        delays_s = [line["save_s"] for line in read_log(run) if "save_s" in line]
+        each = f"{sum(delays_s) / len(delays_s):.3f}" if delays_s else "-"
+        print(
+            f"{way:<18}{len(delays_s):>6}{per_step:>12.3f}{per_step / without - 1:>8.1%}{each:>21}",
+            flush=True,
+        )
     print(sizes(folder / WAYS[1].replace(" ", "-")))
 
 
@@ -113,7 +126,7 @@ def _waiting(start: Callable[[BackgroundWriter, Callable[[], object]], None]) ->
 
 
 def sizes(run: Path) -> str:
-    """Return what the last checkpoint of a run takes, beside what is trained and what is frozen."""
+    """Return the size of the last checkpoint of a run, and the numbers of trained and frozen parameters."""
     folder = last_checkpoint(run)
     assert folder is not None
     counts = json.loads((run / "startup.json").read_text())["parameters"].values()
@@ -138,7 +151,7 @@ def started(run: Path, shards: Path, steps: int, begun: float) -> dict[str, floa
         "data": [(Mixture, "split"), (pretrain, "open_run"), (pretrain, "training_batches")],
         "model": [(pretrain, "build_vq_sign")],
         "k-means": [(pretrain.build_vq_sign.__globals__["VQSign"], "start")],
-        "checkpoint found": [(loop, "_checkpoint_of_rank_zero")],
+        "checkpoint lookup": [(loop, "_checkpoint_of_rank_zero")],
         "engine": [(loop, "build_engine")],
         "resume": [(loop._Trainer, "resume")],
         "first step": [(loop._Trainer, "one_step")],
@@ -158,10 +171,10 @@ def started(run: Path, shards: Path, steps: int, begun: float) -> dict[str, floa
 def _timed(
     function: Callable[..., Any], part: str, spent: dict[str, float], ended: list[float]
 ) -> Callable[..., Any]:
-    def timed(*given: Any, **named: Any) -> Any:
+    def timed(*args: Any, **named: Any) -> Any:
         begun = time.time()
         try:
-            return function(*given, **named)
+            return function(*args, **named)
         finally:
             if not ended:
                 spent[part] += time.time() - begun
@@ -172,9 +185,9 @@ def _timed(
 
 
 def starting(folder: Path) -> None:
-    """Print what a start takes, from nothing and from a checkpoint."""
+    """Print the time of a start, from the beginning and from a checkpoint."""
     make_data(folder)
-    found = []
+    starts = []
     for steps in (2, 4):
         order = [str(folder / "pretrain"), str(folder / "shards"), str(steps), str(time.time())]
         done = subprocess.run(
@@ -185,14 +198,14 @@ def starting(folder: Path) -> None:
         )
         if done.returncode:
             sys.exit(done.stderr)
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-    print(f"{'start of pretrain, s':<22}{'from nothing':>14}{'from a checkpoint':>19}")
-    for part in found[0]:
-        print(f"{part:<22}{found[0][part]:>14.2f}{found[1][part]:>19.2f}")
+        starts.append(json.loads(done.stdout.splitlines()[-1]))
+    print(f"{'start of pretrain, s':<22}{'from step 0':>14}{'from a checkpoint':>19}")
+    for part in starts[0]:
+        print(f"{part:<22}{starts[0][part]:>14.2f}{starts[1][part]:>19.2f}")
 
 
 def main() -> None:
-    """Print the tables that were asked for."""
+    """Print the requested tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -203,22 +216,22 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--deepspeed", default="zero3")
     parser.add_argument("--start", nargs=4, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.start:
-        run, shards, steps, begun = given.start
+    args = parser.parse_args()
+    if args.start:
+        run, shards, steps, begun = args.start
         print(json.dumps(started(Path(run), Path(shards), int(steps), float(begun))))
         return
-    if given.every < 1 or given.steps < given.every + SKIPPED + 1:
+    if args.every < 1 or args.steps < args.every + SKIPPED + 1:
         parser.error("--steps must be above --every by 3 or more")
     with tempfile.TemporaryDirectory() as folder:
-        if given.only != "start":
+        if args.only != "start":
             saving(
                 Path(folder),
-                parameters=int(given.parameters),
-                steps=given.steps,
-                every=given.every,
-                ranks=given.ranks,
-                zero_file=given.deepspeed,
+                parameters=int(args.parameters),
+                steps=args.steps,
+                every=args.every,
+                ranks=args.ranks,
+                zero_file=args.deepspeed,
             )
-        if given.only != "saving":
+        if args.only != "saving":
             starting(Path(folder))

@@ -1,6 +1,6 @@
-"""Time, memory and error of signllm.kernels beside what a user would pick instead, and the bound, in one run.
+"""Compare time, memory and error of signllm.kernels with other libraries, and with a lower bound of the time.
 
-Rivals that are not installed get a row that says so: pip install -e '.[bench]'.
+The row of a library that is not installed states so: pip install -e '.[bench]'.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ how it measures:
 
 
 def arguments() -> argparse.Namespace:
-    """Return the command line, checked."""
+    """Return the validated options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=NOTES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,40 +58,37 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-memory", action="store_true", help="do not measure CPU memory")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as well")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    if given.device == "cuda" and not torch.cuda.is_available():
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no CUDA device here; remedy: --device cpu")
-    return given
+    return args
 
 
-def effort(given: argparse.Namespace) -> measure.Effort:
+def effort(args: argparse.Namespace) -> measure.Effort:
     """Return how long to measure, from the command line."""
-    chosen = measure.QUICK if given.quick else measure.ON_GPU if given.device == "cuda" else measure.Effort()
-    named = {"rounds": given.rounds, "limit_s": given.limit}
+    chosen = measure.QUICK if args.quick else measure.ON_GPU if args.device == "cuda" else measure.Effort()
+    named = {"rounds": args.rounds, "limit_s": args.limit}
     return dataclasses.replace(
         chosen,
-        memory=not given.no_memory,
+        memory=not args.no_memory,
         **{key: value for key, value in named.items() if value is not None},
     )
 
 
 def main() -> None:
     """Measure case by case, print each as soon as it is done, then write the JSON."""
-    given = arguments()
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    device, only = torch.device(given.device), given.only or [""]
-    names = given.operator or list(operators.OPERATORS)
-    wanted: list[Case] = [
-        case
-        for name in names
-        for case in operators.cases(name, device, given.quick)
-        if given.case in case.name
+    args = arguments()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device, only = torch.device(args.device), args.only or [""]
+    names = args.operator or list(operators.OPERATORS)
+    selected: list[Case] = [
+        case for name in names for case in operators.cases(name, device, args.quick) if args.case in case.name
     ]
-    if not wanted:
-        sys.exit(f"no case holds {given.case!r}; remedy: leave --case out, and see the names in the table")
+    if not selected:
+        sys.exit(f"no case holds {args.case!r}; remedy: leave --case out, and see the names in the table")
     facts = machine.facts(device)
-    facts |= {"device": given.device, "quick": given.quick, "seed": given.seed}
+    facts |= {"device": args.device, "quick": args.quick, "seed": args.seed}
     chosen = choose(device)
     facts["implementation"] = {"implementation": chosen.implementation, "why": chosen.reason}
     where = facts["machine"]["gpu"] or facts["machine"]["cpu"]
@@ -100,18 +97,18 @@ def main() -> None:
     )
     print("ours: {implementation} ({why})".format(**facts["implementation"]), table.LEGEND, sep="\n")
     rows: list[Row] = []
-    for case in wanted:
-        found = measure.measure(
+    for case in selected:
+        measured = measure.measure(
             case,
             device,
-            given.seed,
-            effort(given),
+            args.seed,
+            effort(args),
             lambda name: name == "ours" or any(text in name for text in only),
-            given.quick,
+            args.quick,
         )
-        table.show(found)
-        rows += found
-        if given.json:  # after every case: what was measured before an interruption is kept
-            given.json.parent.mkdir(parents=True, exist_ok=True)
+        table.show(measured)
+        rows += measured
+        if args.json:  # after every case: what was measured before an interruption is kept
+            args.json.parent.mkdir(parents=True, exist_ok=True)
             record = {**facts, "rows": [dataclasses.asdict(row) for row in rows]}
-            given.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            args.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """Time and peak memory of every step of CRA over generated characters with planted words, size by size.
 
 A corpus is sentences of planted signs of 2 to 6 characters, often used ones more often (Zipf), one character
-in ten wrong, one in three held for 2 to 4 clips; it lies on disk as `signllm compose` leaves it. Each size
+in ten wrong, one in three repeated for 2 to 4 clips; it is stored as `signllm compose` stores it. Each size
 runs in a process of its own.
 """
 
@@ -66,20 +66,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as well")
-    given = parser.parse_args()
-    if min(given.characters) < 1 or given.video < 1 or given.threads < 1:
+    args = parser.parse_args()
+    if min(args.characters) < 1 or args.video < 1 or args.threads < 1:
         parser.error("--characters, --video and --threads must be at least 1")
     rows: list[dict[str, Any]] = []
     print(_line(HEADERS), flush=True)
-    for size in map(int, given.characters):
+    for size in map(int, args.characters):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            rows += pool.apply(measure, (size, given.video, given.threads, given.seed))
+            rows += pool.apply(measure, (size, args.video, args.threads, args.seed))
     print("\n" + "\n".join("  ".join(text.rjust(11) for text in line) for line in (GROWTH, *_growth(rows))))
-    if given.json:
-        facts = machine.facts(torch.device("cpu")) | {"threads": given.threads}
-        asked = {"video": given.video, "seed": given.seed}
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps({**facts, **asked, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    if args.json:
+        facts = machine.facts(torch.device("cpu")) | {"threads": args.threads}
+        asked = {"video": args.video, "seed": args.seed}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({**facts, **asked, "rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -95,25 +95,25 @@ def _line(cells: tuple[str, ...]) -> str:
 
 
 def _growth(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
-    """One line per size, of its row "composed" and the rows of segmentation."""
+    """Yield a line per size, from its row "composed" and its rows of segmentation."""
     before: dict[str, Any] = {}
-    for whole in (row for row in rows if row["step"] == "composed"):
-        size, more = whole["characters"], whole["characters"] - before.get("characters", 0)
-        rise = whole["peak_bytes"] - before.get("peak_bytes", 0)
+    for composed in (row for row in rows if row["step"] == "composed"):
+        size, more = composed["characters"], composed["characters"] - before.get("characters", 0)
+        rise = composed["peak_bytes"] - before.get("peak_bytes", 0)
         steps = {row["step"]: row for row in rows if row["characters"] == size}
         cuts = [steps[f"segment: {method}"] for method in METHODS]
         yield (
             f"{size:,}",
-            f"{whole['seconds']:.1f}",
-            f"{whole['cpu_seconds']:.1f}",
-            f"{whole['cpu_seconds'] / before['cpu_seconds']:.1f}" if before else "-",
-            f"{size / whole['seconds'] / 1e6:.2f}",
-            f"{whole['peak_bytes'] / 1e6:.0f}",
+            f"{composed['seconds']:.1f}",
+            f"{composed['cpu_seconds']:.1f}",
+            f"{composed['cpu_seconds'] / before['cpu_seconds']:.1f}" if before else "-",
+            f"{size / composed['seconds'] / 1e6:.2f}",
+            f"{composed['peak_bytes'] / 1e6:.0f}",
             f"{rise / more:.1f}" if before and more else "-",
             *(f"{cut['handled'] / cut['cpu_seconds'] / 1e6:.1f}" for cut in cuts),
-            f"{whole['load']:.1f}",
+            f"{composed['load']:.1f}",
         )
-        before = whole
+        before = composed
 
 
 def measure(size: int, video: int, threads: int, seed: int) -> list[dict[str, Any]]:
@@ -178,7 +178,7 @@ class Watch:
         return run
 
     def add(self, step: str, measured: dict[str, Any]) -> None:
-        """Keep a row and print it."""
+        """Add a row and print it."""
         row = {"step": step, "characters": self.size, "handled": self.handled, **measured}
         self.rows.append(row)
         print(_line(_cells(row)), flush=True)
@@ -206,8 +206,8 @@ def corpus(size: int, video: int, seed: int) -> Iterator[tuple[np.ndarray, np.nd
         )
         spelt = spelling[np.repeat(begins[signs], lengths[signs]) + inside]
         spelt = np.where(rng.random(len(spelt)) < 0.1, rng.integers(0, CODES, len(spelt)), spelt)
-        held = np.where(rng.random(len(spelt)) < 1 / 3, rng.integers(2, 5, len(spelt)), 1)
-        characters = np.repeat(spelt, held)[:size]
+        repeats = np.where(rng.random(len(spelt)) < 1 / 3, rng.integers(2, 5, len(spelt)), 1)
+        characters = np.repeat(spelt, repeats)[:size]
         drawn = rng.integers(max(1, video // 2), video + video // 2 + 1, 2 * len(characters) // video + 2)
         ends = np.cumsum(drawn)
         ends = np.append(ends[ends < len(characters)], len(characters))
@@ -222,7 +222,7 @@ def _restart_peak() -> None:
 
 
 def _peak() -> int:
-    """Bytes of the resident high-water mark; 0 where there is no /proc."""
+    """Return the peak resident memory in bytes; 0 without /proc."""
     status = Path("/proc/self/status")
-    found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE) if status.exists() else None
-    return int(found[1]) * 1024 if found else 0
+    match = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE) if status.exists() else None
+    return int(match[1]) * 1024 if match else 0

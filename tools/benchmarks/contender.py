@@ -1,7 +1,7 @@
-"""What is compared: a case is drawn data and everybody who can solve it: ours, its rivals, the bound.
+"""Cases of the benchmark: random data, and the implementations that solve it: ours, rivals and the bound.
 
-Contenders of one case get the same tensors. Some must be told how far to go before they are comparable (a
-solver's iterations): those carry ``tune``, run once before anything is timed.
+All contenders of a case get the same tensors. Some need a setting before they are comparable (the number of
+iterations of a solver). These have ``tune``, which runs once before anything is timed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Role = Literal["ours", "rival", "bound"]
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """How far a contender goes so that all are equally exact.
+    """The setting of a contender with which it is as exact as the others.
 
     Attributes:
         setting: handed to ``run``.
@@ -37,7 +37,7 @@ class Tuned:
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """Somebody who solves a case.
+    """An implementation that solves a case.
 
     Attributes:
         name: its row in the table.
@@ -62,7 +62,7 @@ class Contender:
     cpu_only: bool = False
 
     def absence(self, device: torch.device) -> str:
-        """Return why it cannot take part here; empty where it can."""
+        """Return why it cannot run on this device; empty if it can."""
         if self.package is not None and importlib.util.find_spec(self.package) is None:
             return "not installed"
         return "has no CUDA code" if self.cpu_only and device.type == "cuda" else ""
@@ -75,7 +75,7 @@ class Case:
     Attributes:
         operator: ``vq_assign``, ``sinkhorn`` or ``mmd``.
         name: sizes and kind, unique within the operator.
-        error_is: what the column "error" holds.
+        error_is: what the column "error" contains.
         build: draws the data on a device from a seed, and returns the contenders, ours first.
     """
 
@@ -87,7 +87,7 @@ class Case:
 
 @dataclass(kw_only=True)
 class Row:
-    """What was found of one contender in one case; seconds are None where it took no part."""
+    """The measurement of one contender in one case; seconds are None if it was not run."""
 
     operator: str
     case: str

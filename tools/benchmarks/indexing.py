@@ -32,13 +32,13 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=float, nargs="+", default=[1e4, 1e5])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as well")
-    given = parser.parse_args()
-    if min(given.samples) < 1:
+    args = parser.parse_args()
+    if min(args.samples) < 1:
         parser.error("--samples must be at least 1")
     names = ("samples", "on disk MB", "open s", "memory MB", "order s", "by length s", "batches/s")
     print("".join(f"{name:>13}" for name in names))
     rows = []
-    for samples in map(int, given.samples):
+    for samples in map(int, args.samples):
         with (
             tempfile.TemporaryDirectory() as folder,
             multiprocessing.get_context("spawn").Pool(1) as process,
@@ -46,10 +46,10 @@ def main() -> None:
             size_bytes = write_index(Path(folder), samples)
             rows.append([samples, size_bytes / 1e6, *process.apply(measured, (Path(folder),))])
         print("".join(f"{value:13,.{0 if value >= 1000 else 2}f}" for value in rows[-1]), flush=True)
-    if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        found = [dict(zip(names, row, strict=True)) for row in rows]
-        given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        records = [dict(zip(names, row, strict=True)) for row in rows]
+        args.json.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
 
 
 def measured(root: Path) -> tuple[float, ...]:
@@ -104,16 +104,16 @@ def write_index(root: Path, samples: int) -> int:
             end += video + 4096
         name = f"train-{shard:06d}"
         head = {"format": SHARD_FORMAT, "version": SHARD_VERSION, "tar": f"{name}.tar", "size_bytes": end}
-        whole = json.dumps(
+        sidecar = json.dumps(
             head | {"sha256": name, "inputs": "", "clips": len(described), "left_out": []}
             | {"samples": described}
         )  # fmt: skip
-        (root / f"{name}.json").write_text(whole)
+        (root / f"{name}.json").write_text(sidecar)
         with (root / f"{name}.tar").open("wb") as hollow:
             hollow.truncate(end)
         counts = {"samples": len(described), "frames": 0, "seconds": 0, "size_bytes": end}
         entries.append({"tar": f"{name}.tar", "index": f"{name}.json", "sha256": name, **counts})
-        size_bytes += len(whole)
+        size_bytes += len(sidecar)
     manifest = {"format": SHARD_FORMAT, "version": SHARD_VERSION, "splits": {"train": {"shards": entries}}}
     manifest |= {"made": {}, "clips_in_source": samples, "left_out": []}
     (root / MANIFEST).write_text(json.dumps(manifest))
@@ -121,5 +121,5 @@ def write_index(root: Path, samples: int) -> int:
 
 
 def _resident() -> int:
-    told = re.search(r"^VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(told[1]) * 1024 if told else 0
+    match = re.search(r"^VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0

@@ -1,4 +1,4 @@
-"""Where and with what a benchmark ran: what must stand beside its figures."""
+"""The machine and the versions with which a benchmark ran, which are recorded with its results."""
 
 from __future__ import annotations
 

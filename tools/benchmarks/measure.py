@@ -1,7 +1,7 @@
-"""Time and error of a case's contenders, side by side: in each round everybody runs once.
+"""Time and error of a case's contenders, in turns: in each round every contender runs once.
 
 Taking turns spreads a disturbance of the machine over all of them; the best run is the one least disturbed.
-Whoever has used up its time budget stops taking part in further rounds.
+A contender that has used up its time budget is left out of further rounds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ON_GPU = Effort(rounds=20, budget_s=3.0, limit_s=10.0)
 
 @dataclass
 class _Entry:
-    """A contender that takes part, and what is known of it so far."""
+    """A contender that is measured, and its results so far."""
 
     contender: Contender
     row: Row
@@ -67,9 +67,9 @@ def measure(
             if sum(entry.seconds) < effort.budget_s:
                 entry.seconds.append(timed(lambda entry=entry: entry.contender.run(entry.setting), device)[0])
     if effort.memory and device.type == "cpu":
-        found = memory.in_a_process(case, [e.contender.name for e in running], seed, quick)
+        peaks = memory.in_a_process(case, [e.contender.name for e in running], seed, quick)
         for entry in running:
-            entry.row.extra_bytes = found.get(entry.contender.name)
+            entry.row.extra_bytes = peaks.get(entry.contender.name)
     for entry in running:
         entry.row.best_s, entry.row.median_s = min(entry.seconds), statistics.median(entry.seconds)
         entry.row.runs = len(entry.seconds)
@@ -98,7 +98,7 @@ def _absent(entry: _Entry, device: torch.device) -> bool:
 
 
 def _guarded(entry: _Entry, step: Callable[[], None]) -> None:
-    """Let a rival's failure be its row's status; ours must not fail."""
+    """Run ``step``; a failure of a rival becomes the status of its row, and one of ours is raised."""
     try:
         step()
     except Exception as error:

@@ -27,18 +27,18 @@ def in_a_process(case: Case, names: list[str], seed: int, quick: bool) -> dict[s
     """Return each contender's peak extra bytes; empty without /proc, or where the process fails."""
     if not (PROCESS / "clear_refs").exists():
         return {}
-    asked = {"operator": case.operator, "case": case.name, "names": names, "seed": seed, "quick": quick}
-    asked["threads"] = torch.get_num_threads()
+    request = {"operator": case.operator, "case": case.name, "names": names, "seed": seed, "quick": quick}
+    request["threads"] = torch.get_num_threads()
     here = Path(__file__).parents[1]
     path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    command = [sys.executable, "-P", "-m", "benchmarks.memory", json.dumps(asked)]
+    command = [sys.executable, "-P", "-m", "benchmarks.memory", json.dumps(request)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         print(f"memory of {case.operator} {case.name} not measured:\n{done.stderr[-2000:]}", file=sys.stderr)
         return {}
-    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    peaks: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return peaks
 
 
 def peak_of(contender: Contender) -> int:
@@ -61,21 +61,21 @@ def peak_on_gpu(contender: Contender, device: torch.device) -> int:
 
 
 def _resident(entry: str) -> int:
-    found = re.search(rf"^{entry}:\s*(\d+) kB", (PROCESS / "status").read_text(), re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
+    match = re.search(rf"^{entry}:\s*(\d+) kB", (PROCESS / "status").read_text(), re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
 
 
 def main(text: str) -> None:
-    """Measure what the parent asked for, and print it as one line of JSON."""
+    """Measure the memory that the parent process requested, and print it as one line of JSON."""
     from benchmarks.operators import cases, warm_up
 
-    asked = json.loads(text)
-    torch.set_num_threads(asked["threads"])
+    request = json.loads(text)
+    torch.set_num_threads(request["threads"])
     device = torch.device("cpu")
-    (case,) = [c for c in cases(asked["operator"], device, asked["quick"]) if c.name == asked["case"]]
-    warm_up(case.operator, device, asked["names"])
-    contenders = case.build(device, asked["seed"])
-    print(json.dumps({c.name: peak_of(c) for c in contenders if c.name in asked["names"]}))
+    (case,) = [c for c in cases(request["operator"], device, request["quick"]) if c.name == request["case"]]
+    warm_up(case.operator, device, request["names"])
+    contenders = case.build(device, request["seed"])
+    print(json.dumps({c.name: peak_of(c) for c in contenders if c.name in request["names"]}))
 
 
 if __name__ == "__main__":

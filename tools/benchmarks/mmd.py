@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy, five bandwidths: ours beside written-out kernel matrices and geomloss.
+"""Maximum mean discrepancy, five bandwidths: ours compared with full kernel matrices and geomloss.
 
 The bound is the bare matrix products that nobody can leave out: x·xᵀ, y·yᵀ, x·yᵀ forward (half of the first
 two is redundant, so ours may go below it), and four more of the same size for the gradients. The error is
@@ -136,11 +136,11 @@ class _Truth:
     @functools.cached_property
     def gradient(self) -> Tensor:
         """The gradient at ``rows`` of x: Σ_j w_ij (x_i − z_j) over both samples."""
-        some, gradient = self.x[self.rows].double(), 0
+        selected, gradient = self.x[self.rows].double(), 0
         for z, share in ((self.x, 2 / len(self.x) ** 2), (self.y, -2 / (len(self.x) * len(self.y)))):
-            kernels = zip(self._kernels(some, z.double()), self.bandwidths, strict=True)
+            kernels = zip(self._kernels(selected, z.double()), self.bandwidths, strict=True)
             slope = -share * sum(kernel / s**2 for kernel, s in kernels)
-            gradient = gradient + slope.sum(1)[:, None] * some - slope @ z.double()
+            gradient = gradient + slope.sum(1)[:, None] * selected - slope @ z.double()
         return gradient  # type: ignore[return-value]
 
     def _kernels(self, a: Tensor, b: Tensor) -> list[Tensor]:
@@ -152,11 +152,11 @@ class _Truth:
 
 
 def _error(
-    truth: _Truth, gradient: bool, found: tuple[Tensor, Tensor | None]
+    truth: _Truth, gradient: bool, result: tuple[Tensor, Tensor | None]
 ) -> tuple[float, dict[str, float]]:
-    value_error = abs(float(found[0]) - truth.value) / abs(truth.value)
-    detail = {"value": float(found[0]), "true_value": truth.value, "relative_error_of_value": value_error}
-    if found[1] is None:
+    value_error = abs(float(result[0]) - truth.value) / abs(truth.value)
+    detail = {"value": float(result[0]), "true_value": truth.value, "relative_error_of_value": value_error}
+    if result[1] is None:
         return value_error, detail
-    distance = (found[1][truth.rows].double() - truth.gradient).norm()
+    distance = (result[1][truth.rows].double() - truth.gradient).norm()
     return float(distance / truth.gradient.norm()), detail

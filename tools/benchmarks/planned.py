@@ -1,10 +1,10 @@
-"""Memory of a rank at the peak of a training step: what `signllm plan` predicts, beside what is measured.
+"""Peak memory of a rank in a training step: the prediction of `signllm plan` compared with a measurement.
 
 A small SignLLM, encoder learning, with a LLaMA of random weights is trained for a few steps by the project's
 own loop, on gloo ranks of this machine or on one GPU. Measured is what is allocated at most in the last step
 (:mod:`benchmarks.planned_rank`), less what was before: libraries, of which a plan does not speak. On a CPU
 what ZeRO offloads counts too. Buckets are cut to the size of the model, else they would hide the rest.
-Exit code 1: one is off by more than the tolerance.
+Exit code 1: some prediction differs by more than the tolerance.
 
   tools/check_plan                                    on one and on two CPU ranks, some minutes
   tools/check_plan --ranks 1 --deepspeed zero3 --checkpointing
@@ -37,7 +37,7 @@ from signllm.validation import to_plain
 
 TOLERANCE = 0.1
 CPU = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "MALLOC_MMAP_THRESHOLD_": "65536"}
-"""Every block above 64 KB is a mapping of its own, and gone when it is given back."""
+"""Every block above 64 KB is a mapping of its own, and returned to the system when it is freed."""
 THIN_RESNET = {
     "embedding_size": 16,
     "hidden_sizes": [16, 32, 64, 128],
@@ -48,7 +48,7 @@ THIN_RESNET = {
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What is trained: a LLaMA, an encoder, and a rank's part of a batch."""
+    """The sizes of what is trained: a LLaMA, an encoder, and a rank's part of a batch."""
 
     llama: Mapping[str, Any]
     backbone: Mapping[str, Any]
@@ -121,21 +121,21 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Return the case as a reader's words."""
+        """The description of the case for the table."""
         many = f"{self.ranks} rank{'s' if self.ranks > 1 else ''}"
         return f"{self.deepspeed}, {self.precision}, {many}" + (", recomputed" if self.checkpointing else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """What was predicted and measured, in bytes; the rank that takes most counts."""
+    """The predicted and the measured memory in bytes, of the rank that uses most."""
 
     predicted: int
     measured: int
 
     @property
     def off(self) -> float:
-        """Return how far the prediction is off, as a share of what was measured."""
+        """The error of the prediction as a share of the measured value."""
         return self.predicted / self.measured - 1
 
 
@@ -165,7 +165,7 @@ def compare(case: Case, device: str = "cpu") -> Compared:
         tiny = replace(warm, llama=_llama(64, 2, 64))
         write_folder(folder / "tiny", Size(recipe="", llama=tiny.llama, work={}))
         predicted = _predicted(config, str(llm), case, device)
-        told = json.dumps([dataclasses.asdict(one) for one in (tiny, order)])
+        argument = json.dumps([dataclasses.asdict(part) for part in (tiny, order)])
         environment = {} if device == "cuda" else CPU
         (records,) = zip(
             *run_ranks(
@@ -173,7 +173,7 @@ def compare(case: Case, device: str = "cpu") -> Compared:
                 folder,
                 ranks=case.ranks,
                 module="benchmarks.planned_rank",
-                told=told,
+                argument=argument,
                 more=environment,
             ),
             strict=True,
@@ -224,16 +224,16 @@ def _predicted(config: FinetuneConfig, llm: str, case: Case, device: str) -> int
     return needed.peak + (needed.host if device == "cpu" else 0)
 
 
-def cases(given: argparse.Namespace) -> list[Case]:
+def cases(args: argparse.Namespace) -> list[Case]:
     """Return the cases of a command line."""
-    shape = SHAPES[given.size]
-    recomputed = (False, True) if given.checkpointing is None else (given.checkpointing,)
+    shape = SHAPES[args.size]
+    recomputed = (False, True) if args.checkpointing is None else (args.checkpointing,)
     return [
-        Case(deepspeed=name, checkpointing=on, ranks=ranks, precision=given.precision, shape=shape)
-        for ranks in given.ranks
-        for name in given.deepspeed
+        Case(deepspeed=name, checkpointing=on, ranks=ranks, precision=args.precision, shape=shape)
+        for ranks in args.ranks
+        for name in args.deepspeed
         for on in recomputed
-        if (name, given.precision) != ("zero0", "bf16")
+        if (name, args.precision) != ("zero0", "bf16")
     ]
 
 
@@ -249,21 +249,21 @@ def main() -> int:
     parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, help="both")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    given = parser.parse_args()
-    if given.device == "cuda" and given.ranks != [1]:
-        given.ranks = [1]
+    args = parser.parse_args()
+    if args.device == "cuda" and args.ranks != [1]:
+        args.ranks = [1]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    found = []
+    records = []
     print(f"{'MiB at the peak of a step':<40}{'predicted':>10}{'measured':>10}{'off':>8}", flush=True)
-    for case in cases(given):
-        one = compare(case, given.device)
-        wrong = "  too far" if abs(one.off) > TOLERANCE else ""
-        sizes = f"{one.predicted / 2**20:>10.1f}{one.measured / 2**20:>10.1f}"
-        print(f"{case.name:<40}{sizes}{one.off:>+8.1%}{wrong}", flush=True)
-        found.append({"case": case.name, **dataclasses.asdict(one), "off": one.off})
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return int(any(abs(one["off"]) > TOLERANCE for one in found))
+    for case in cases(args):
+        compared = compare(case, args.device)
+        wrong = "  above tolerance" if abs(compared.off) > TOLERANCE else ""
+        sizes = f"{compared.predicted / 2**20:>10.1f}{compared.measured / 2**20:>10.1f}"
+        print(f"{case.name:<40}{sizes}{compared.off:>+8.1%}{wrong}", flush=True)
+        records.append({"case": case.name, **dataclasses.asdict(compared), "off": compared.off})
+    if args.json:
+        args.json.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+    return int(any(abs(compared["off"]) > TOLERANCE for compared in records))
 
 
 if __name__ == "__main__":

@@ -39,12 +39,12 @@ STEPS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What a rank is to do.
+    """The task of a rank.
 
     Attributes:
         folder: for its files.
         llm: folder of the language model, without weights.
-        config: of stage 3, as ``config.json`` holds it.
+        config: of stage 3, as in ``config.json``.
         llama: the shape of the language model.
         videos: of a forward pass of this rank.
         frames: of each.
@@ -82,18 +82,18 @@ class CpuPeak(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run the operator; look."""
+        """Run the operator, and record the memory after it."""
         out = func(*args, **(kwargs or {}))
         self.in_step = max(self.in_step, self.allocated())
         return out
 
     def allocated(self) -> int:
         """Return the bytes in use."""
-        told = self.mallinfo2()
-        return int(told.uordblks + told.hblkhd)
+        usage = self.mallinfo2()
+        return int(usage.uordblks + usage.hblkhd)
 
     def mark(self) -> None:
-        """End a step; the next is looked at anew."""
+        """End a step: the next one is measured separately."""
         self.most, self.in_step = self.in_step - self.before, 0
 
 
@@ -103,7 +103,7 @@ class GpuPeak(contextlib.nullcontext[None]):
     most = 0
 
     def mark(self) -> None:
-        """End a step; the next is counted anew."""
+        """End a step: the next one is measured separately."""
         torch.cuda.synchronize()
         self.most = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()

@@ -2,7 +2,7 @@
 
 Weights and both moments are cut for each number of ranks as ZeRO-3 does (`engine_state.partition_of`, which a
 resume cuts with), gathered again and compared to the last bit. What the first layout gathered is written by
-`checkpoint.save`; all later ones start from what the files give back. Beside it the batch arithmetic of each
+`checkpoint.save`; all later ones start from what is read back. It also checks the batch arithmetic of each
 layout. DeepSpeed itself does not run here: that its pieces are these is asserted at every resume.
 """
 
@@ -37,7 +37,7 @@ LARGE = ((1024, 1024, 5), (1024,), (4096, 1024), (4096,), (1031, 1009))
 
 @dataclass(frozen=True)
 class Layout:
-    """What cutting for some ranks came to."""
+    """The result of partitioning for some number of ranks."""
 
     ranks: int
     share_bytes: int
@@ -50,14 +50,14 @@ class Layout:
 
 def shapes(parameters: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of about so many parameters, by name: awkward small ones, then large ones in turn."""
-    found = {f"small.{number}": shape for number, shape in enumerate(AWKWARD)}
+    shapes = {f"small.{number}": shape for number, shape in enumerate(AWKWARD)}
     left = parameters - sum(torch.Size(shape).numel() for shape in AWKWARD)
     while left > 0:
-        shape = LARGE[len(found) % len(LARGE)]
+        shape = LARGE[len(shapes) % len(LARGE)]
         size = min(left, torch.Size(shape).numel())
-        found[f"large.{len(found)}"] = shape if size == torch.Size(shape).numel() else (size,)
+        shapes[f"large.{len(shapes)}"] = shape if size == torch.Size(shape).numel() else (size,)
         left -= size
-    return found
+    return shapes
 
 
 def drawn(parameters: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -79,23 +79,23 @@ def through(tensors: Mapping[str, Tensor], ranks: int, batch: int) -> tuple[dict
         name: [partition_of(value, r, ranks).clone() for r in range(ranks)] for name, value in tensors.items()
     }
     cut = time.perf_counter()
-    whole = {
+    gathered_tensors = {
         name: torch.cat(shares[name])[: value.numel()].view(value.shape) for name, value in tensors.items()
     }
     gathered = time.perf_counter()
-    held = {sum(of[rank].numel() for of in shares.values()) for rank in range(ranks)}
-    wrong = "" if len(held) == 1 else "ranks hold unequally much"
-    differing = [name for name, value in tensors.items() if not torch.equal(whole[name], value)]
+    share_sizes = {sum(of[rank].numel() for of in shares.values()) for rank in range(ranks)}
+    wrong = "" if len(share_sizes) == 1 else "the ranks' shares differ in size"
+    differing = [name for name, value in tensors.items() if not torch.equal(gathered_tensors[name], value)]
     if differing:
         wrong = f"{len(differing)} tensors differ, first {differing[0]}"
-    each = max(held)
+    each = max(share_sizes)
     padding = each * ranks - sum(value.numel() for value in tensors.values())
     per_rank = videos_of_a_rank(batch, ranks)
-    return whole, Layout(ranks, 4 * each, padding, per_rank, cut - begun, gathered - cut, wrong)
+    return gathered_tensors, Layout(ranks, 4 * each, padding, per_rank, cut - begun, gathered - cut, wrong)
 
 
 def videos_of_a_rank(batch: int, ranks: int) -> int:
-    """Return the videos of a rank's forward pass, as DeepSpeed is told; they must add up to the batch."""
+    """Return the videos of a rank's forward pass, as passed to DeepSpeed; their sum must be the batch."""
     config = TrainingConfig(deepspeed="zero3", steps=1, batch_size=batch)
     settings = deepspeed_settings(config, world=ranks)
     micro = int(settings["train_micro_batch_size_per_gpu"])
@@ -104,7 +104,7 @@ def videos_of_a_rank(batch: int, ranks: int) -> int:
 
 
 def main() -> None:
-    """Audit each layout, print a row each and what the disk took; exit with 1 if a tensor is another."""
+    """Verify each layout, print a row for each and the size on the disk; exit with 1 if a tensor differs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -112,62 +112,66 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=3072, help="videos per step, a multiple of all ranks")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1024, 768, 1], help="one after another")
     parser.add_argument("--folder", type=Path, help="on the disk to be measured; by default a temporary one")
-    given = parser.parse_args()
-    if min(given.parameters, given.batch, *given.ranks) < 1:
+    args = parser.parse_args()
+    if min(args.parameters, args.batch, *args.ranks) < 1:
         parser.error("--parameters, --batch and --ranks must be at least 1")
-    folder = Path(tempfile.mkdtemp(dir=given.folder))
+    folder = Path(tempfile.mkdtemp(dir=args.folder))
     try:
-        sys.exit(1 if audit(folder, int(given.parameters), given.batch, given.ranks) else 0)
+        sys.exit(1 if audit(folder, int(args.parameters), args.batch, args.ranks) else 0)
     finally:
         shutil.rmtree(folder)
 
 
 def audit(run: Path, parameters: int, batch: int, layouts: list[int]) -> bool:
-    """Carry a checkpoint through all layouts and print them; say whether anything was wrong."""
+    """Convert a checkpoint through all layouts and print each; return whether anything was wrong."""
     weights, moments = drawn(parameters)
     tensors = {**weights, **moments}
     place = {"seed": 7, "epoch": 3, "samples_consumed": 5 * batch}
     print(
         f"{'ranks':>6} {'MB of a rank':>13} {'padding':>9} {'videos':>7} {'cut s':>7} {'gather s':>9}  audit"
     )
-    failed, told = False, ""
+    failed, outcome = False, ""
     for number, ranks in enumerate(layouts):
-        whole, found = through(tensors, ranks, batch)
-        failed |= bool(found.wrong)
+        gathered_tensors, layout = through(tensors, ranks, batch)
+        failed |= bool(layout.wrong)
         print(
-            f"{ranks:>6} {found.share_bytes / 1e6:>13,.3f} {found.padding:>9,} {found.per_rank:>7} "
-            f"{found.cut_s:>7.2f} {found.gather_s:>9.2f}  {found.wrong or 'equal to the last bit'}",
+            f"{ranks:>6} {layout.share_bytes / 1e6:>13,.3f} {layout.padding:>9,} {layout.per_rank:>7} "
+            f"{layout.cut_s:>7.2f} {layout.gather_s:>9.2f}  {layout.wrong or 'equal to the last bit'}",
             flush=True,
         )
         if number == 0:
             state = TrainingState(stage="toy", step=9, order=place)
             begun = time.perf_counter()
-            save_checkpoint(run, state, *({n: whole[n] for n in part} for part in (weights, moments)), keep=1)
+            save_checkpoint(
+                run, state, *({n: gathered_tensors[n] for n in part} for part in (weights, moments)), keep=1
+            )
             save_s = time.perf_counter() - begun
-            tensors, told = read_back(run, tensors, place)
-            failed |= "WRONG" in told
-            told = f"{parameters:,} parameters: written in {save_s:.1f} s (with CRC-32 and fsync), {told}"
-    print(told)
+            tensors, outcome = read_back(run, tensors, place)
+            failed |= "WRONG" in outcome
+            outcome = (
+                f"{parameters:,} parameters: written in {save_s:.1f} s (with CRC-32 and fsync), {outcome}"
+            )
+    print(outcome)
     return failed
 
 
 def read_back(
-    run: Path, given: Mapping[str, Tensor], place: Mapping[str, int]
+    run: Path, args: Mapping[str, Tensor], place: Mapping[str, int]
 ) -> tuple[dict[str, Tensor], str]:
     """Return a checkpoint's tensors, and its bytes, its seconds and whether it gives back what was saved."""
     begun = time.perf_counter()
     folder = last_checkpoint(run)
-    assert folder is not None, "the checkpoint just written is not whole"
+    assert folder is not None, "the checkpoint just written is incomplete"
     checked = time.perf_counter()
     weights = load_weights(folder)
     read = weights | load_moments(folder)
-    same = read.keys() == given.keys() and all(torch.equal(read[n], tensor) for n, tensor in given.items())
+    same = read.keys() == args.keys() and all(torch.equal(read[n], tensor) for n, tensor in args.items())
     loaded = time.perf_counter()  # the files are mapped: comparing is what reads them
     same = same and read_state(folder).order == place
     size = sum(path.stat().st_size for path in folder.iterdir())
     per_parameter = size / sum(weight.numel() for weight in weights.values())
-    told = (
+    outcome = (
         f"checked in {checked - begun:.1f} s, read and compared in {loaded - checked:.1f} s; {size:,} bytes,"
     )
     came_back = "all came back" if same else "WRONG: not all came back"
-    return read, f"{told} {per_parameter:.3f} per parameter; {came_back}"
+    return read, f"{outcome} {per_parameter:.3f} per parameter; {came_back}"

@@ -22,7 +22,7 @@ from signllm.data.plan import Dataset, EpochPlan
 
 @dataclass(frozen=True)
 class Audit:
-    """What an epoch came to: steps, padding, the most a rank held, and what was wrong."""
+    """The result of an epoch: steps, padding, the most frames of a rank, and what was wrong."""
 
     layout: str
     steps: int
@@ -33,7 +33,7 @@ class Audit:
 
 
 def main() -> None:
-    """Audit each pair of layouts, print a row each, exit with 1 if a sample was missed or came twice."""
+    """Verify and print each pair of layouts; exit with 1 if a sample was missed or repeated."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,20 +43,20 @@ def main() -> None:
         "--ranks", type=int, nargs="+", default=[1024, 768, 1000, 1], help="one after another"
     )
     parser.add_argument("--max-frames-per-batch", type=int, default=600_000)
-    given = parser.parse_args()
-    if min(given.samples, given.batch, *given.ranks) < 1:
+    args = parser.parse_args()
+    if min(args.samples, args.batch, *args.ranks) < 1:
         parser.error("--samples, --batch and --ranks must be at least 1")
-    samples = int(given.samples)
+    samples = int(args.samples)
     frames = (50 + hash_integers(0, count=samples) % np.uint64(251)).astype(np.int64)
     names = f"{'ranks':>14} {'limit':>8} {'steps':>6} {'padding':>8} {'frames of a rank':>17} {'seconds':>8}"
     print(f"{names}  audit")
     failed = False
-    for limit, layout in itertools.product((None, given.max_frames_per_batch), _pairs(given.ranks)):
-        found = audited(frames, given.batch, limit, layout)
-        failed |= bool(found.wrong)
+    for limit, layout in itertools.product((None, args.max_frames_per_batch), _pairs(args.ranks)):
+        audit = audited(frames, args.batch, limit, layout)
+        failed |= bool(audit.wrong)
         print(
-            f"{found.layout:>14} {limit or 'none':>8} {found.steps:>6} {found.padding:>8} "
-            f"{found.count_most_frames:>17,} {found.seconds:>8.2f}  {found.wrong or 'each once'}",
+            f"{audit.layout:>14} {limit or 'none':>8} {audit.steps:>6} {audit.padding:>8} "
+            f"{audit.count_most_frames:>17,} {audit.seconds:>8.2f}  {audit.wrong or 'each once'}",
             flush=True,
         )
     sys.exit(1 if failed else 0)

@@ -1,8 +1,8 @@
-"""How far a solver must go to reach a given error: found before it is timed, in its favour.
+"""The setting with which a solver reaches a given error; it is determined before the solver is timed.
 
-A solver told a number of iterations gets close to the smallest that suffices: doubled until it does, then
-log-linear interpolation between the last two, as the error falls geometrically. A solver with a stopping
-threshold gets close to the largest that suffices.
+A solver with a number of iterations gets close to the smallest number that suffices: doubled until it does,
+then log-linear interpolation between the last two, as the error falls geometrically. A solver with a
+stopping threshold gets close to the largest that suffices.
 """
 
 from __future__ import annotations

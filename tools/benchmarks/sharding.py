@@ -1,4 +1,4 @@
-"""Frames per second of making shards' h264 beside the ffmpeg command line at equal settings, in turns.
+"""Frames per second of encoding h264 for shards, compared with the ffmpeg command line at equal settings.
 
 Both shrink to a short side of 256 by bicubic scaling and encode by x264 (preset veryfast, crf 21, a key frame
 every 12, no mbtree) with one thread. What is counted is CPU time, user and system, of this process for ours
@@ -32,23 +32,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("videos", nargs="*", type=Path, help="beside the drawn ones of 720p and 600 x 338")
+    parser.add_argument(
+        "videos", nargs="*", type=Path, help="in addition to generated ones of 720p and 600 x 338"
+    )
     parser.add_argument("--frames", type=int, default=150, help="of each drawn clip")
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    if min(given.frames, given.rounds) < 1:
+    args = parser.parse_args()
+    if min(args.frames, args.rounds) < 1:
         parser.error("--frames and --rounds must be at least 1")
     program = shutil.which("ffmpeg")
     if program is None:
         parser.error("there is no ffmpeg on the path to compare with")
     with tempfile.TemporaryDirectory() as folder:
-        drawn = [draw(Path(folder), name, given.frames, *shape) for name, shape in DRAWN.items()]
-        print(f"frames per second of CPU time, median of {given.rounds} rounds in turns")
+        drawn = [draw(Path(folder), name, args.frames, *shape) for name, shape in DRAWN.items()]
+        print(f"frames per second of CPU time, median of {args.rounds} rounds in turns")
         print(
             f"{'video':<28} {'frames':>6} {'size':>9} {'ffmpeg':>8} {'ours':>8} {'ratio':>6}  ratio of bytes"
         )
-        for video in [*drawn, *given.videos]:
-            print(compared(program, video, Path(folder) / "made.mp4", given.rounds), flush=True)
+        for video in [*drawn, *args.videos]:
+            print(compared(program, video, Path(folder) / "made.mp4", args.rounds), flush=True)
 
 
 def draw(folder: Path, name: str, frames: int, height: int, width: int) -> Path:

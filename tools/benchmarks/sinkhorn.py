@@ -1,4 +1,4 @@
-"""Batched entropic transport: ours beside POT and geomloss at equal marginal error, and the bound.
+"""Batched entropic transport: ours compared with POT and geomloss at equal marginal error, and the bound.
 
 Every problem transports random masses between random points of the unit square, squared distance over its
 largest as cost, in float32. The error is Σ|plan's row sums − a| + Σ|column sums − b| over the mass, of the
@@ -28,15 +28,15 @@ MOST_ITERATIONS = 100_000
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
-    """Return the sizes of the issue; in "uneven", epsilon goes from 1e-3 to 1 within the batch."""
+    """Return the cases; in "uneven", epsilon goes from 1e-3 to 1 within the batch."""
     if quick:
         even, uneven = [(5, 17)], (4, 13)
     elif device.type == "cuda":
         even, uneven = [(64, 64), (64, 256), (256, 256)], (64, 256)
     else:
         even, uneven = [(64, 256), (64, 64)], (64, 64)
-    found = [_case(b, n, 1e-2, 1e-2, quick) for b, n in even]
-    return [*found, _case(*uneven, 3e-2 if quick else 1e-3, 1.0, quick)]
+    square = [_case(b, n, 1e-2, 1e-2, quick) for b, n in even]
+    return [*square, _case(*uneven, 3e-2 if quick else 1e-3, 1.0, quick)]
 
 
 def _case(batch: int, size: int, smallest: float, largest: float, quick: bool) -> Case:
@@ -175,10 +175,10 @@ def _pot_batch(method: str, problems: _Problems, iterations: int) -> Tensor:
     from ot.batch import solve_batch
 
     a, b = problems.row_mass, problems.column_mass
-    found = solve_batch(
+    solution = solve_batch(
         problems.scaled, 1.0, a, b, max_iter=iterations, tol=0.0, method=method, grad="detach"
     )
-    plan: Tensor = found.plan
+    plan: Tensor = solution.plan
     return plan
 
 

@@ -1,9 +1,9 @@
-"""Frames per second from shards to batches beside the bare decoder of the same files, and memory on the way.
+"""Frames per second from shards to batches, compared with a bare decoder of the same files, and the memory.
 
 Without --data, clips are drawn and sharded in a temporary folder. Each side decodes every video once per
 round, in turns, in this process and with one thread: the decoders from the bytes in memory, the pipeline from
-the shards to collated batches. CPU time is counted, because other people's load does not lengthen it. Memory:
-what this process and its --workers take along --samples samples of an endless loader.
+the shards to collated batches. CPU time is counted, because the load of other programs does not change
+it. Memory: what this process and its --workers take along --samples samples of an endless loader.
 """
 
 from __future__ import annotations
@@ -63,30 +63,30 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=0, help="processes while memory is watched")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as well")
-    given = parser.parse_args()
-    if min(given.clips, given.frames, given.batch, given.rounds) < 1:
+    args = parser.parse_args()
+    if min(args.clips, args.frames, args.batch, args.rounds) < 1:
         parser.error("--clips, --frames, --batch and --rounds must be at least 1")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        root = given.data or drawn_shards(Path(folder), given.clips, given.frames, given.side)
+        root = args.data or drawn_shards(Path(folder), args.clips, args.frames, args.side)
         source = VideoSource(
-            ShardIndex(root).split(given.split), DataConfig(size=given.size, workers=0, max_frames=20_000)
+            ShardIndex(root).split(args.split), DataConfig(size=args.size, workers=0, max_frames=20_000)
         )
-        found = speed(source, given.batch, given.rounds)
-        print(f"{found['videos']} videos, {found['frames']} frames, pictures of {given.size} pixels")
-        print(f"frames per second of CPU time, median of {given.rounds} rounds in turns")
-        for name, told in SIDES.items():
-            if name in found:
-                share = found["pipeline"] / found[name]
-                print(f"{name:<9} {found[name]:9.1f}   pipeline / {name:<9}{share:6.3f}   {told}")
-        if given.samples:
-            source = VideoSource(source.split, replace(source.config, workers=given.workers))
-            found["memory"] = memory_along(source, given.batch, given.samples)
-            print_memory(found["memory"])
-    if given.json:
+        record = speed(source, args.batch, args.rounds)
+        print(f"{record['videos']} videos, {record['frames']} frames, pictures of {args.size} pixels")
+        print(f"frames per second of CPU time, median of {args.rounds} rounds in turns")
+        for name, description in SIDES.items():
+            if name in record:
+                share = record["pipeline"] / record[name]
+                print(f"{name:<9} {record[name]:9.1f}   pipeline / {name:<9}{share:6.3f}   {description}")
+        if args.samples:
+            source = VideoSource(source.split, replace(source.config, workers=args.workers))
+            record["memory"] = memory_along(source, args.batch, args.samples)
+            print_memory(record["memory"])
+    if args.json:
         facts = machine.facts(torch.device("cpu"))
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(facts | found, indent=2) + "\n", encoding="utf-8")
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(facts | record, indent=2) + "\n", encoding="utf-8")
 
 
 def print_memory(memory: list[tuple[int, int]]) -> None:
@@ -141,8 +141,8 @@ def speed(source: VideoSource, batch: int, rounds: int) -> dict[str, Any]:
             "pyav": lambda: sum(plain(data, size) for data in files),
         }
         sides = {**pyav, **sides}
-    found = in_turns(sides, rounds)
-    return {"videos": len(videos), "frames": sides["decoder"](), **found}
+    rates = in_turns(sides, rounds)
+    return {"videos": len(videos), "frames": sides["decoder"](), **rates}
 
 
 def in_turns(sides: dict[str, Callable[[], int]], rounds: int) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def in_turns(sides: dict[str, Callable[[], int]], rounds: int) -> dict[str, Any]
 
 
 def bare(data: bytes) -> int:
-    """Decode with PyAV and make nothing of the frames: no file can be read faster by it."""
+    """Decode with PyAV without converting the frames: the fastest way to read a file with it."""
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -182,18 +182,18 @@ def memory_along(source: VideoSource, batch: int, samples: int) -> list[tuple[in
     """Return (samples so far, bytes of this process and its workers) at eleven places of an endless loader.
 
     Of memory that processes share each counts its part (Linux's PSS), so the sum is what the loader takes.
-    Files mapped into memory do not count: libraries are shared with whoever else runs Python here.
+    Files mapped into memory do not count: libraries are shared with other Python processes.
     """
-    found, steps = [], -(-samples // batch)
+    course, steps = [], -(-samples // batch)
     for step, _ in enumerate(islice(Loader(source, batch_size=batch), steps + 1)):
         if step % max(1, steps // 10) == 0:
             workers = [child.pid for child in multiprocessing.active_children() if child.pid]
-            found.append((step * batch, sum(map(_taken, [os.getpid(), *workers]))))
-    return found
+            course.append((step * batch, sum(map(_taken, [os.getpid(), *workers]))))
+    return course
 
 
 def _taken(process: int) -> int:
-    told = Path(f"/proc/{process}/smaps_rollup").read_text()
+    text = Path(f"/proc/{process}/smaps_rollup").read_text()
     return 1024 * sum(
-        int(kilobytes) for kilobytes in re.findall(r"^Pss_(?:Anon|Shmem):\s*(\d+) kB", told, re.M)
+        int(kilobytes) for kilobytes in re.findall(r"^Pss_(?:Anon|Shmem):\s*(\d+) kB", text, re.M)
     )

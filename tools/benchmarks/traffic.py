@@ -47,11 +47,11 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Return the case as a reader's line."""
-        told = [self.deepspeed, self.precision, f"{self.accumulation} forward"]
-        told += ["recomputed"] if self.recompute else []
+        """The description of the case for the table."""
+        parts = [self.deepspeed, self.precision, f"{self.accumulation} forward"]
+        parts += ["recomputed"] if self.recompute else []
         return ", ".join(
-            [*told, *(f"{key.removeprefix('stage3_')} {value}" for key, value in self.changes.items())]
+            [*parts, *(f"{key.removeprefix('stage3_')} {value}" for key, value in self.changes.items())]
         )
 
 
@@ -67,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A run: its rows, ZeRO's first, and the bytes that a rank held, as `startup.json` and the plan say."""
+    """A run: its rows, ZeRO's first, and a rank's bytes of model states, by `startup.json` and the plan."""
 
     rows: list[Row]
     model_states: dict[str, int]
@@ -83,7 +83,7 @@ CASES = (
     Case(deepspeed="zero3", changes=CUT),
     Case(deepspeed="zero3", changes=LET_GO),
 )
-"""By the shipped thresholds, all of the small model would stay whole and nothing be let go."""
+"""By the shipped thresholds, no tensor of the small model would be partitioned or released."""
 
 
 def main() -> int:
@@ -96,23 +96,23 @@ def main() -> int:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--accumulation", type=int, default=1, help="forward passes per step")
     parser.add_argument("--recompute", action="store_true", help="with activation checkpointing")
-    given = parser.parse_args()
-    if VIDEOS % given.ranks:
-        parser.error(f"--ranks {given.ranks} does not divide {VIDEOS} videos")
+    args = parser.parse_args()
+    if VIDEOS % args.ranks:
+        parser.error(f"--ranks {args.ranks} does not divide {VIDEOS} videos")
     cases = [
         dataclasses.replace(
-            case, precision=given.precision, accumulation=given.accumulation, recompute=given.recompute
+            case, precision=args.precision, accumulation=args.accumulation, recompute=args.recompute
         )
         for case in CASES
-        if given.deepspeed is None or case.deepspeed in given.deepspeed
+        if args.deepspeed is None or case.deepspeed in args.deepspeed
     ]
     cases = [case for case in cases if (case.deepspeed, case.precision) != ("zero0", "bf16")]
     if not cases:
         parser.error("no case is left")
     failed = False
-    for case, found in zip(cases, count(cases, ranks=given.ranks), strict=True):
-        print("\n".join(table(case, given.ranks, found.rows)), flush=True)
-        failed |= any(row.predicted not in (None, row.counted) for row in found.rows)
+    for case, counted in zip(cases, count(cases, ranks=args.ranks), strict=True):
+        print("\n".join(table(case, args.ranks, counted.rows)), flush=True)
+        failed |= any(row.predicted not in (None, row.counted) for row in counted.rows)
     return int(failed)
 
 
@@ -122,7 +122,7 @@ def count(cases: Sequence[Case], *, ranks: int) -> list[Measured]:
         llm = write_language_model(Path(name) / "language-model")
         orders = [_order(case, Path(name) / str(number), llm) for number, case in enumerate(cases)]
         records = run_ranks(orders, Path(name), ranks=ranks)
-        found = []
+        counted = []
         for order, of_ranks in zip(orders, zip(*records, strict=True), strict=True):
             counts = [record["counted"] for record in of_ranks]
             if any(one != counts[0] for one in counts):
@@ -130,14 +130,14 @@ def count(cases: Sequence[Case], *, ranks: int) -> list[Measured]:
             weights = [Weight(**weight) for weight in of_ranks[0]["weights"]]
             zero = _zero(order, ranks)
             predicted = step_traffic(weights, zero, forward_passes=order.accumulation)
-            found.append(
+            counted.append(
                 Measured(
                     rows=rows_of(counts[0], predicted),
                     model_states=of_ranks[0]["model_states"],
                     planned=dataclasses.asdict(planned_model_states(weights, zero)),
                 )
             )
-    return found
+    return counted
 
 
 def _order(case: Case, folder: Path, llm: Path) -> Order:
@@ -162,7 +162,7 @@ def run_ranks(
     *,
     ranks: int,
     module: str = "benchmarks.traffic_rank",
-    told: str | None = None,
+    argument: str | None = None,
     more: Mapping[str, str] | None = None,
 ) -> list[list[dict[str, Any]]]:
     """Carry out orders on ``ranks`` processes; return what each recorded of each.
@@ -172,7 +172,7 @@ def run_ranks(
         folder: for what the ranks say.
         ranks: processes.
         module: what a rank runs.
-        told: its argument; the orders in JSON.
+        argument: its argument; by default the orders as JSON.
         more: environment variables.
     """
     with socket.socket() as free:
@@ -187,8 +187,8 @@ def run_ranks(
         "MASTER_PORT": port,
         **(more or {}),
     }
-    told = told or json.dumps([dataclasses.asdict(order) for order in orders])
-    command = [sys.executable, "-m", module, told]
+    argument = argument or json.dumps([dataclasses.asdict(order) for order in orders])
+    command = [sys.executable, "-m", module, argument]
     processes = []
     try:
         for rank in range(ranks):

@@ -50,7 +50,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Order:
-    """What a rank is to do: where, with which language model and ZeRO file, how often forward per step."""
+    """The task of a rank: where, with which language model and ZeRO file, how often forward per step."""
 
     folder: str
     llm: str
@@ -61,7 +61,7 @@ class Order:
 
 
 class CollectiveCounter(TorchDispatchMode):
-    """Operations of each (who, kind, bytes) since the start."""
+    """Numbers of collectives by (caller, kind, bytes) since the start."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def write_language_model(folder: Path) -> Path:
 
 
 class SameBatch:
-    """The same few videos for ever: this rank's part of them."""
+    """Batches that always contain the same videos: this rank's part of them."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.batch = parts.batch_of(rank=ranks.rank, world=ranks.world)

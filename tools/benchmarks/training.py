@@ -1,4 +1,4 @@
-"""Time of a fine-tuning step with a frozen LLM: this project's loop and engine beside a plain torch loop.
+"""Time of a fine-tuning step with a frozen LLM: this project's loop compared with a plain torch loop.
 
 Both train the same SignLLM (a LLaMA of random weights) on the same batches, from the same seeds, with the
 same AdamW and precision, in one process, in turns. If their losses part, nothing is compared.
@@ -48,14 +48,14 @@ what is compared:
   ours    fit() with all that a run has: engine, ranks' reduction, log, TensorBoard, checks of every loss
   plain   forward, backward, clip_grad_norm_, fused AdamW (bf16: on master weights); no engine, no log
   loss    of every step of both, relative: at most 1e-4 apart in fp32, 2e-2 in bf16, or it ends with exit 1
-  ratio   plain's seconds / ours, of the best rounds, and the median of the rounds' own, which counts (wanted:
+  ratio   plain's seconds / ours, of the best rounds, and the median of the rounds' own, which counts (target:
           0.95). On a CPU that of CPU time counts, which other people's load does not lengthen
-  MFU     operations of a step (4 per frozen LLM weight and token) / seconds / the GPU's peak (wanted: 0.5)
+  MFU     operations of a step (4 per frozen LLM weight and token) / seconds / the GPU's peak (target: 0.5)
   memory  peak allocated on the GPU, the other side's left out; on a CPU the process's, of both sides"""
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
 """Largest relative difference of the two sides' losses. Measured in 60 steps of ``--size demo`` on a CPU."""
-WANTED_RATIO, WANTED_MFU = 0.95, 0.5
+TARGET_RATIO, TARGET_MFU = 0.95, 0.5
 WARM_ROUNDS = 1
 
 
@@ -91,30 +91,30 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="torch's threads; torch's default")
     parser.add_argument("--profile", action="store_true", help="one more round under cProfile, not counted")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as well")
-    given = parser.parse_args()
-    if given.device == "cuda" and not on_gpu:
+    args = parser.parse_args()
+    if args.device == "cuda" and not on_gpu:
         parser.error("torch sees no CUDA device here; remedy: --device cpu")
     for name in ("videos", "frames", "text_tokens", "rounds", "steps"):
-        if getattr(given, name) is not None and getattr(given, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(given, name)}; it must be at least 1")
-    if not 0 <= given.spread < 1:
-        parser.error(f"--spread is {given.spread}; it must be at least 0 and below 1")
-    return given
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
+    if not 0 <= args.spread < 1:
+        parser.error(f"--spread is {args.spread}; it must be at least 0 and below 1")
+    return args
 
 
-def work_of(given: argparse.Namespace, size: Size) -> Work:
+def work_of(args: argparse.Namespace, size: Size) -> Work:
     """Return what a step works on: the named work, changed by the options."""
-    named = {name: getattr(given, name) for name in ("videos", "frames", "text_tokens")}
+    named = {name: getattr(args, name) for name in ("videos", "frames", "text_tokens")}
     chosen = {name: value for name, value in named.items() if value is not None}
-    return replace(size.work[given.work], **chosen)
+    return replace(size.work[args.work], **chosen)
 
 
-def training_of(config: FinetuneConfig, given: argparse.Namespace, work: Work) -> TrainingConfig:
+def training_of(config: FinetuneConfig, args: argparse.Namespace, work: Work) -> TrainingConfig:
     """Return the recipe's training for as many steps as are measured, its learning rate from the first on."""
-    steps = given.steps * (WARM_ROUNDS + given.rounds + int(given.profile))
+    steps = args.steps * (WARM_ROUNDS + args.rounds + int(args.profile))
     return replace(
         config.training,
-        deepspeed=given.deepspeed or config.training.deepspeed,
+        deepspeed=args.deepspeed or config.training.deepspeed,
         batch_size=work.videos,
         accumulation=1,
         steps=steps,
@@ -126,15 +126,15 @@ def training_of(config: FinetuneConfig, given: argparse.Namespace, work: Work) -
     )
 
 
-def measure(given: argparse.Namespace, device: torch.device, run: Path) -> dict[str, Any]:
-    """Train both sides in turns; return what was found, rates included."""
-    size = SIZES[given.size]
-    config = configured(size, precision=given.precision, checkpointing=given.checkpointing)
-    work = work_of(given, size)
-    training = training_of(config, given, work)
+def measure(args: argparse.Namespace, device: torch.device, run: Path) -> dict[str, Any]:
+    """Train both sides in turns; return the measurements."""
+    size = SIZES[args.size]
+    config = configured(size, precision=args.precision, checkpointing=args.checkpointing)
+    work = work_of(args, size)
+    training = training_of(config, args, work)
     drawn = [
-        draw_batch(config, size, work, signs=given.signs, spread=given.spread, number=number)
-        for number in range(given.steps)
+        draw_batch(config, size, work, signs=args.signs, spread=args.spread, number=number)
+        for number in range(args.steps)
     ]
     if device.type == "cuda":
         drawn = [batch.pin_memory() for batch in drawn]
@@ -143,7 +143,7 @@ def measure(given: argparse.Namespace, device: torch.device, run: Path) -> dict[
     folder = write_folder(run / "language-model", size)
 
     def built(engine: dict[str, Any] | None) -> Any:
-        return build(config, folder, device, signs=given.signs, deepspeed=engine)
+        return build(config, folder, device, signs=args.signs, deepspeed=engine)
 
     with allocated(device) as bytes_ours:
         ours = built(settings)
@@ -153,11 +153,11 @@ def measure(given: argparse.Namespace, device: torch.device, run: Path) -> dict[
     rounds = Rounds(
         plain,
         device,
-        steps=given.steps,
+        steps=args.steps,
         warm=WARM_ROUNDS,
-        profiled=WARM_ROUNDS + given.rounds if given.profile else None,
+        profiled=WARM_ROUNDS + args.rounds if args.profile else None,
     )
-    rounds.sides[OURS].held_bytes, rounds.sides[PLAIN].held_bytes = *bytes_ours, *bytes_plain
+    rounds.sides[OURS].kept_bytes, rounds.sides[PLAIN].kept_bytes = *bytes_ours, *bytes_plain
     rounds.begin(OURS)
     fit(
         ours,
@@ -167,7 +167,7 @@ def measure(given: argparse.Namespace, device: torch.device, run: Path) -> dict[
         parameter_groups=parameter_groups(ours, training, config),
         callbacks=[*standard_callbacks(training, None), AfterStep(rounds.after_step)],
     )
-    found = {
+    record = {
         "work": asdict(work),
         "deepspeed": training.deepspeed,
         "precision": training.precision,
@@ -177,17 +177,17 @@ def measure(given: argparse.Namespace, device: torch.device, run: Path) -> dict[
         "operations_per_step": plain.counted["operations"] / plain.step,
         "sides": rounds.sides,
     }
-    found["parted"] = parted(rounds.sides, TOLERANCE[training.precision])
-    return found
+    record["parted"] = parted(rounds.sides, TOLERANCE[training.precision])
+    return record
 
 
 @contextmanager
 def allocated(device: torch.device) -> Iterator[list[int]]:
     """Give a list that holds, afterwards, the bytes allocated on a GPU inside; 0 on a CPU."""
-    found: list[int] = []
+    record: list[int] = []
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    yield found
-    found.append(torch.cuda.memory_allocated(device) - before if device.type == "cuda" else 0)
+    yield record
+    record.append(torch.cuda.memory_allocated(device) - before if device.type == "cuda" else 0)
 
 
 def parted(sides: dict[str, Side], tolerance: float) -> str | None:
@@ -199,19 +199,19 @@ def parted(sides: dict[str, Side], tolerance: float) -> str | None:
     return None
 
 
-def rates(found: dict[str, Any], given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def rates(record: dict[str, Any], args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Return each side's figures and their ratios."""
     peak = peak_operations(device)
-    sides: dict[str, Side] = found.pop("sides")
+    sides: dict[str, Side] = record.pop("sides")
     rows = {}
     for name, side in sides.items():
-        best = min(side.seconds) / given.steps
-        per_second = found["operations_per_step"] / best
+        best = min(side.seconds) / args.steps
+        per_second = record["operations_per_step"] / best
         rows[name] = {
             "best_s": best,
-            "median_s": statistics.median(side.seconds) / given.steps,
-            "best_cpu_s": min(side.cpu_seconds) / given.steps,
-            "samples_per_s": found["work"]["videos"] / best,
+            "median_s": statistics.median(side.seconds) / args.steps,
+            "best_cpu_s": min(side.cpu_seconds) / args.steps,
+            "samples_per_s": record["work"]["videos"] / best,
             "teraflop_per_s": per_second / TERA,
             "mfu": per_second / peak if peak else None,
             "peak_gib": side.peak_bytes / GIB if device.type == "cuda" else None,
@@ -221,7 +221,7 @@ def rates(found: dict[str, Any], given: argparse.Namespace, device: torch.device
     ours, plain = sides[OURS], sides[PLAIN]
     losses = zip(ours.losses, plain.losses, strict=True)
     return {
-        **found,
+        **record,
         "sides": rows,
         "loss_first": plain.losses[0],
         "loss_last": plain.losses[-1],
@@ -237,18 +237,18 @@ def _median_ratio(plain: list[float], ours: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(plain, ours, strict=True))
 
 
-def show(found: dict[str, Any], on_gpu: bool) -> None:
-    """Print what was found as a table."""
-    work = found["work"]
+def show(record: dict[str, Any], on_gpu: bool) -> None:
+    """Print the measurements as a table."""
+    work = record["work"]
     print(
-        f"\na step: {work['videos']} videos, {found['tokens_per_step']:.0f} tokens of the language model, "
-        f"{found['operations_per_step']:.3e} operations\n"
-        f"language model {found['language_model_parameters']:,} parameters, frozen; "
-        f"trained {found['trained_parameters']:,}; {found['precision']}, {found['deepspeed']}"
+        f"\na step: {work['videos']} videos, {record['tokens_per_step']:.0f} tokens of the language model, "
+        f"{record['operations_per_step']:.3e} operations\n"
+        f"language model {record['language_model_parameters']:,} parameters, frozen; "
+        f"trained {record['trained_parameters']:,}; {record['precision']}, {record['deepspeed']}"
     )
     headers = ("", "best s", "median s", "cpu s", "samples/s", "TFLOP/s", "MFU", "peak GiB")
     lines = [headers]
-    for name, row in found["sides"].items():
+    for name, row in record["sides"].items():
         mfu = "-" if row["mfu"] is None else f"{row['mfu']:.3f}"
         memory = "-" if row["peak_gib"] is None else f"{row['peak_gib']:.1f}"
         times = (f"{row[key]:.4f}" for key in ("best_s", "median_s", "best_cpu_s"))
@@ -257,22 +257,22 @@ def show(found: dict[str, Any], on_gpu: bool) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
-    course = f"{found['loss_first']:.4f} to {found['loss_last']:.4f}"
-    print(f"losses {course}, at most {found['loss_apart']:.1e} apart")
-    counts = found["ratio_median" if on_gpu else "ratio_cpu"]
+    course = f"{record['loss_first']:.4f} to {record['loss_last']:.4f}"
+    print(f"losses {course}, at most {record['loss_apart']:.1e} apart")
+    counts = record["ratio_median" if on_gpu else "ratio_cpu"]
     print(
-        f"ratio: {found['ratio_best']:.3f} (best), {found['ratio_median']:.3f} (median), "
-        f"{found['ratio_cpu']:.3f} (CPU time, median); "
-        f"wanted at least {WANTED_RATIO}: {_told(counts >= WANTED_RATIO)} ({counts:.3f})"
+        f"ratio: {record['ratio_best']:.3f} (best), {record['ratio_median']:.3f} (median), "
+        f"{record['ratio_cpu']:.3f} (CPU time, median); "
+        f"target at least {TARGET_RATIO}: {_judge(counts >= TARGET_RATIO)} ({counts:.3f})"
     )
-    mfu = found["sides"][OURS]["mfu"]
+    mfu = record["sides"][OURS]["mfu"]
     if mfu is not None:
-        print(f"MFU: {mfu:.3f}; wanted at least {WANTED_MFU}: {_told(mfu >= WANTED_MFU)}")
+        print(f"MFU: {mfu:.3f}; target at least {TARGET_MFU}: {_judge(mfu >= TARGET_MFU)}")
     if not on_gpu:
-        print(f"memory: the process held {found['process_peak_gib']:.2f} GiB at most, both sides in it")
+        print(f"memory: the process used {record['process_peak_gib']:.2f} GiB at most, both sides in it")
 
 
-def _told(is_so: bool) -> str:
+def _judge(is_so: bool) -> str:
     return "reached" if is_so else "missed"
 
 
@@ -288,36 +288,34 @@ def show_profiles(sides: dict[str, Side]) -> None:
 
 def main() -> None:
     """Measure, print, write the JSON; exit 1 if the sides part or memory does not suffice."""
-    given = arguments()
-    if given.device == "cpu":
+    args = arguments()
+    if args.device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     device = start_distributed().device
     facts = machine.facts(device)
     where = facts["machine"]["gpu"] or facts["machine"]["cpu"]
-    print(
-        f"{where}; {facts['threads']} threads; torch {facts['versions']['torch']}; {given.size}", flush=True
-    )
+    print(f"{where}; {facts['threads']} threads; torch {facts['versions']['torch']}; {args.size}", flush=True)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(given, device, Path(folder))
+            record = measure(args, device, Path(folder))
     except UsageError as error:
         sys.exit(f"bench_training: {error}")
     except torch.OutOfMemoryError as error:
         sys.exit(f"out of memory: {error}\n  remedy: fewer --videos, or --checkpointing")
     finally:
         leave_process_group()
-    sides, differ = found["sides"], found.pop("parted")
+    sides, differ = record["sides"], record.pop("parted")
     if differ:
         sys.exit(f"the sides do not train alike, so their times are not compared: {differ}")
-    found = rates(found, given, device)
-    show(found, device.type == "cuda")
+    record = rates(record, args, device)
+    show(record, device.type == "cuda")
     show_profiles(sides)
-    if given.json:
+    if args.json:
         options = {
-            name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()
+            name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
         }
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        record = {**facts, "options": options, **found}
-        given.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        record = {**facts, "options": options, **record}
+        args.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

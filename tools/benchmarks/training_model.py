@@ -127,7 +127,7 @@ def configured(size: Size, *, precision: str | None, checkpointing: bool | None)
 
 
 def write_folder(folder: Path, size: Size) -> Path:
-    """Write a language model's folder but for its weights: configuration, and a tokenizer of whole words."""
+    """Write a language model's folder without weights: configuration, and a tokenizer of complete words."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -162,7 +162,7 @@ def build(
 ) -> SignLLM:
     """Build the model of stage 3 on ``device``; ``deepspeed``: the engine's settings, None without one.
 
-    ``signs``: "video" trains everything; with "characters" the encoder rests, as in the frozen phase.
+    ``signs``: "video" trains everything; with "characters" the encoder is frozen, as in the first phase.
     """
     assert config.sign_llm.vq_sign is not None
     language_model = replace(config.sign_llm.language_model, path=str(folder))
@@ -211,12 +211,12 @@ def _drawn_weights(device: torch.device, seed: int) -> Iterator[None]:
 
 def _draw(parameter: Any, generator: torch.Generator) -> None:
     """Fill a parameter that may be cut by ZeRO-3: vectors (norms) with 1, matrices from N(0, 0.02^2)."""
-    held: Any = nullcontext()
+    gathered: Any = nullcontext()
     if hasattr(parameter, "ds_id"):
         import deepspeed
 
-        held = deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
-    with held, torch.no_grad():
+        gathered = deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
+    with gathered, torch.no_grad():
         if parameter.ndim < 2:
             parameter.fill_(1.0)
         else:

@@ -21,36 +21,36 @@ from signllm.training.loop import _step_seed
 
 OURS, PLAIN = "ours", "plain"
 TORCH_LINEAR = functional.linear
-"""As it is before ZeRO-3 puts its own in its place, for the whole process."""
+"""As it is before ZeRO-3 puts its own in its place, for the complete process."""
 
 
 class Repeated:
     """The same few batches over and over, as ``fit`` reads them; every side has its own."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
-        self.batches, self.given = batches, 0
+        self.batches, self.args = batches, 0
 
     def batches_until(self, epoch: int) -> int:
         """Return -1: these have no epochs."""
         return -1
 
     def __iter__(self) -> Iterator[Batch]:
-        """Give out batches without end."""
+        """Yield batches without end."""
         for batch in cycle(self.batches):
-            self.given += 1
+            self.args += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return how many were given out."""
-        return {"seed": 0, "epoch": 0, "samples_consumed": self.given}
+        """Return the number of batches read."""
+        return {"seed": 0, "epoch": 0, "samples_consumed": self.args}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Refuse: a measurement is never resumed."""
+        """Raise an error: a measurement is never resumed."""
         raise NotImplementedError
 
 
 class PlainLoop:
-    """The same training as somebody would write it in torch alone: no engine, no ranks, no log.
+    """The same training written in torch alone: no engine, no ranks, no log.
 
     fp32: AdamW on the weights. bf16: weights, activations and gradients in 16 bits, AdamW on master weights
     in 32, as ZeRO has it. Losses are read once a round, so that no step waits for the GPU. DeepSpeed's linear
@@ -130,14 +130,14 @@ class Side:
         seconds: of each round, on the wall.
         cpu_seconds: of each round, of this process.
         losses: of every step, those that warm up included.
-        held_bytes: what it holds between its rounds.
-        peak_bytes: the most that it held at once, the other side's left out.
+        kept_bytes: bytes allocated between its rounds.
+        peak_bytes: the most bytes allocated at once, without those of the other side.
     """
 
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    held_bytes: int = 0
+    kept_bytes: int = 0
     peak_bytes: int = 0
     profile: cProfile.Profile | None = None
 
@@ -163,7 +163,7 @@ class Rounds:
         self._bytes = 0
 
     def begin(self, side: str) -> None:
-        """Let a side's round begin."""
+        """Begin a round of a side."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -175,20 +175,20 @@ class Rounds:
         self._begun, self._cpu_begun = time.perf_counter(), time.process_time()
 
     def end(self, side: str) -> None:
-        """Let a side's round end; count it unless it warmed up or was profiled."""
-        found = self.sides[side]
+        """End a round of a side, and count it unless it was a warm-up or profiled."""
+        side_record = self.sides[side]
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds, cpu_seconds = time.perf_counter() - self._begun, time.process_time() - self._cpu_begun
-        if found.profile is not None and self.round == self.profiled:
-            found.profile.disable()
+        if side_record.profile is not None and self.round == self.profiled:
+            side_record.profile.disable()
         if self.device.type == "cuda":
             most = torch.cuda.max_memory_allocated(self.device) - self._bytes
-            found.peak_bytes = max(found.peak_bytes, found.held_bytes + most)
-            found.held_bytes += torch.cuda.memory_allocated(self.device) - self._bytes
+            side_record.peak_bytes = max(side_record.peak_bytes, side_record.kept_bytes + most)
+            side_record.kept_bytes += torch.cuda.memory_allocated(self.device) - self._bytes
         if self.round >= self.warm and self.round != self.profiled:
-            found.seconds.append(seconds)
-            found.cpu_seconds.append(cpu_seconds)
+            side_record.seconds.append(seconds)
+            side_record.cpu_seconds.append(cpu_seconds)
 
     def after_step(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Take the plain loop's turn when ours has had its own: what ``fit`` calls after every step."""
@@ -200,16 +200,16 @@ class Rounds:
         losses = self.plain.take(self.steps)
         self.end(PLAIN)
         self.sides[PLAIN].losses += losses
-        self.tell()
+        self.print_round()
         self.round += 1
         self.begin(OURS)
 
-    def tell(self) -> None:
-        """Print the round, so that a run that is cut short has shown what it found."""
+    def print_round(self) -> None:
+        """Print the round, so that an interrupted run has printed its measurements so far."""
         kind = "warm-up" if self.round < self.warm else "profiled" if self.round == self.profiled else ""
         if kind:
             print(f"round {self.round}: {kind}", flush=True)
             return
         times = {name: side.seconds[-1] / self.steps for name, side in self.sides.items()}
-        told = ", ".join(f"{name} {seconds:.4f} s/step" for name, seconds in times.items())
-        print(f"round {self.round}: {told}, ratio {times[PLAIN] / times[OURS]:.3f}", flush=True)
+        times_text = ", ".join(f"{name} {seconds:.4f} s/step" for name, seconds in times.items())
+        print(f"round {self.round}: {times_text}, ratio {times[PLAIN] / times[OURS]:.3f}", flush=True)

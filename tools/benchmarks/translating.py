@@ -41,15 +41,15 @@ examples:
   tools/bench_translate --size tiny --videos 6           seconds: does it run?
   tools/bench_translate --energy videos                  how much moves in videos: what --pauses looks at
 
-what is told:
+output:
   videos/s     of the best round and the median; CPU: videos per second of CPU time, times the threads, which
                other people's load does not lengthen. Wanted of the demo's test split on two cores: 5
   parts        of the stopwatch's round, as shares of its time: waiting (for decoding, which runs ahead in
-               threads; decoding itself is told beside), encoder (with the nearest code), words
+               threads; decoding itself is reported separately), encoder (with the nearest code), words
                (segmentation), projector, prompt (the language model until its first token), tokens (the rest
                of it), other.
-               Encoder and words together, wanted with a real-sized language model: at most 20 %"""
-WANTED_PER_S, WANTED_SHARE = 5.0, 0.2
+               Encoder and words together, target with a real-sized language model: at most 20 %"""
+TARGET_PER_S, TARGET_SHARE = 5.0, 0.2
 PARTS = ("waiting", "encoder", "words", "projector", "prompt", "tokens")
 
 
@@ -71,12 +71,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="torch's threads; torch's default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as well")
-    given = parser.parse_args()
-    if (given.size is None) == (len(given.paths) < (1 if given.energy else 2)):
+    args = parser.parse_args()
+    if (args.size is None) == (len(args.paths) < (1 if args.energy else 2)):
         parser.error("give an export and videos, or --size")
-    if given.device == "cuda" and not on_gpu:
+    if args.device == "cuda" and not on_gpu:
         parser.error("torch sees no CUDA device here; remedy: --device cpu")
-    return given
+    return args
 
 
 class Stopwatch:
@@ -96,7 +96,7 @@ class Stopwatch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Measure whatever is translated inside."""
+        """Measure the translations inside the block."""
         model, language_model = self._model, self._model.language_model
         with ExitStack() as patches:
             for owner, name, part in (
@@ -121,17 +121,17 @@ class Stopwatch:
             yield
 
     def _timed(self, work: Callable[..., Any], part: str) -> Callable[..., Any]:
-        def timed(*given: Any, **named: Any) -> Any:
+        def timed(*args: Any, **named: Any) -> Any:
             begun = self.now()
-            result = work(*given, **named)
+            result = work(*args, **named)
             self.seconds[part] += self.now() - begun
             return result
 
         return timed
 
     def _waited(self, ahead: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-        def waited(*given: Any, **named: Any) -> Iterator[Any]:
-            results = ahead(*given, **named)
+        def waited(*args: Any, **named: Any) -> Iterator[Any]:
+            results = ahead(*args, **named)
             while True:
                 begun = time.perf_counter()
                 try:
@@ -144,10 +144,10 @@ class Stopwatch:
 
         return waited
 
-    def _decoded(self, whole: Callable[..., Any]) -> Callable[..., Any]:
+    def _decoded(self, decode: Callable[..., Any]) -> Callable[..., Any]:
         def decoded(*arguments: Any, **named: Any) -> Any:
             begun = time.thread_time()
-            result = whole(*arguments, **named)
+            result = decode(*arguments, **named)
             with self._lock:
                 self.decoding_s += time.thread_time() - begun
             return result
@@ -155,9 +155,9 @@ class Stopwatch:
         return decoded
 
     def _written(self, write: Callable[..., Any]) -> Callable[..., Any]:
-        def written(*given: Any, **named: Any) -> Any:
+        def written(*args: Any, **named: Any) -> Any:
             begun, self._first_token_s = self.now(), None
-            result = write(*given, **named)
+            result = write(*args, **named)
             ended = self.now()
             assert self._first_token_s is not None
             self.seconds["prompt"] += self._first_token_s - begun
@@ -172,47 +172,47 @@ class Stopwatch:
 
 
 def drawn(
-    given: argparse.Namespace, device: torch.device, folder: Path
+    args: argparse.Namespace, device: torch.device, folder: Path
 ) -> tuple[Translator, list[VideoInput]]:
     """Return a model of random weights that writes as many tokens as are asked for, and drawn frames."""
-    size = SIZES[given.size]
+    size = SIZES[args.size]
     config = configured(size, precision=None, checkpointing=False)
     model = build(config, write_folder(folder, size), device, signs="characters", deepspeed=None)
     # a model of random weights seldom ends: it never may, so that every video gets all its tokens
     model.language_model.model.generation_config.suppress_tokens = [1]
-    generation = replace(config.generation, beams=given.beams or 1, max_new_tokens=given.tokens)
+    generation = replace(config.generation, beams=args.beams or 1, max_new_tokens=args.tokens)
     side, rng = config.data.size, np.random.default_rng(0)
-    frames = rng.integers(0, 256, (given.frames, side, side, 3), np.uint8)
-    videos = [VideoInput(f"drawn-{n}", np.roll(frames, n, axis=0)) for n in range(given.videos)]
+    frames = rng.integers(0, 256, (args.frames, side, side, 3), np.uint8)
+    videos = [VideoInput(f"drawn-{n}", np.roll(frames, n, axis=0)) for n in range(args.videos)]
     return Translator(model.to(device).eval(), replace(config, generation=generation)), videos
 
 
-def read(given: argparse.Namespace) -> tuple[Translator, list[VideoInput]]:
+def read(args: argparse.Namespace) -> tuple[Translator, list[VideoInput]]:
     """Return the model and the videos that the command line names."""
-    translator = load(given.paths[0], device=given.device)
-    if given.beams is not None:
-        generation = replace(translator.config.generation, beams=given.beams)
+    translator = load(args.paths[0], device=args.device)
+    if args.beams is not None:
+        generation = replace(translator.config.generation, beams=args.beams)
         translator.config = replace(translator.config, generation=generation)
-    return translator, collect_video_inputs(given.paths[1:], lambda: b"")
+    return translator, collect_video_inputs(args.paths[1:], lambda: b"")
 
 
-def measure(given: argparse.Namespace, device: torch.device, folder: Path) -> dict[str, Any]:
-    """Translate the videos in rounds; return what was found."""
+def measure(args: argparse.Namespace, device: torch.device, folder: Path) -> dict[str, Any]:
+    """Translate the videos in rounds; return the measurements."""
     begun = time.perf_counter()
-    translator, videos = drawn(given, device, folder) if given.size else read(given)
+    translator, videos = drawn(args, device, folder) if args.size else read(args)
     loading_s = time.perf_counter() - begun
     watch = Stopwatch(translator, device)
 
     def once() -> tuple[float, float]:
         begun, begun_cpu = watch.now(), time.process_time()
-        told = list(translator.stream(videos, batch=given.batch))
-        unread = [one for one in told if one.translation is None]
+        outcomes = list(translator.stream(videos, batch=args.batch))
+        unread = [outcome for outcome in outcomes if outcome.translation is None]
         if unread:
             raise UsageError(f"{len(unread)} videos cannot be read", where=unread[0].name)
         return watch.now() - begun, time.process_time() - begun_cpu
 
-    list(translator.stream(videos[: given.batch], batch=given.batch))  # warm
-    rounds = [once() for _ in range(given.rounds)]
+    list(translator.stream(videos[: args.batch], batch=args.batch))  # warm
+    rounds = [once() for _ in range(args.rounds)]
     with watch.running():
         stopped_s, _ = once()
     seconds = [wall for wall, _ in rounds]
@@ -233,25 +233,25 @@ def measure(given: argparse.Namespace, device: torch.device, folder: Path) -> di
     }
 
 
-def show(result: dict[str, Any], given: argparse.Namespace, device: torch.device) -> None:
-    """Print what was found."""
+def show(result: dict[str, Any], args: argparse.Namespace, device: torch.device) -> None:
+    """Print the measurements."""
     loaded = f"the model was loaded in {result['loading_s']:.1f} s"
-    print(f"{result['videos']} videos, batches of {given.batch}; {loaded}")
-    told = f"videos/s: {result['best_per_s']:.2f} best, {result['median_per_s']:.2f} median"
+    print(f"{result['videos']} videos, batches of {args.batch}; {loaded}")
+    line = f"videos/s: {result['best_per_s']:.2f} best, {result['median_per_s']:.2f} median"
     if device.type == "cpu":
-        told += f"; {result['cpu_per_s']:.2f} by CPU time on {torch.get_num_threads()} threads"
-    print(told)
+        line += f"; {result['cpu_per_s']:.2f} by CPU time on {torch.get_num_threads()} threads"
+    print(line)
     print("  ".join(f"{name} {share:.1%}" for name, share in result["shares"].items()))
     print(
-        f"decoding, in its threads: {result['decoding_s']:.2f} s of CPU beside {result['stopwatch_s']:.2f} s"
+        f"decoding, in its threads: {result['decoding_s']:.2f} s CPU; the rest {result['stopwatch_s']:.2f} s"
     )
-    if given.size is None and device.type == "cpu":
+    if args.size is None and device.type == "cpu":
         fast = max(result["best_per_s"], result["cpu_per_s"])
-        print(f"videos/s: wanted {WANTED_PER_S:g}: {'reached' if fast >= WANTED_PER_S else 'missed'}")
+        print(f"videos/s: target {TARGET_PER_S:g}: {'reached' if fast >= TARGET_PER_S else 'missed'}")
     share = result["shares"]["encoder"] + result["shares"]["words"]
-    if given.size == "7b":
-        reached = "reached" if share <= WANTED_SHARE else "missed"
-        print(f"encoder and words {share:.1%}: wanted at most {WANTED_SHARE:.0%}: {reached}")
+    if args.size == "7b":
+        reached = "reached" if share <= TARGET_SHARE else "missed"
+        print(f"encoder and words {share:.1%}: target at most {TARGET_SHARE:.0%}: {reached}")
 
 
 def show_energies(paths: Sequence[str]) -> None:
@@ -263,24 +263,24 @@ def show_energies(paths: Sequence[str]) -> None:
 
 def main() -> None:
     """Measure, print, write the JSON."""
-    given = arguments()
-    if given.device == "cpu":
+    args = arguments()
+    if args.device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    device = torch.device(given.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
     try:
-        if given.energy:
-            return show_energies(given.paths)
+        if args.energy:
+            return show_energies(args.paths)
         facts = machine.facts(device)
         where = facts["machine"]["gpu"] or facts["machine"]["cpu"]
         print(f"{where}; {facts['threads']} threads; torch {facts['versions']['torch']}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            result = measure(given, device, Path(folder))
+            result = measure(args, device, Path(folder))
     except UsageError as error:
         sys.exit(f"bench_translate: {error}")
-    show(result, given, device)
-    if given.json:
-        options = {name: str(v) if isinstance(v, Path) else v for name, v in vars(given).items()}
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps({**facts, "options": options, **result}, indent=2) + "\n")
+    show(result, args, device)
+    if args.json:
+        options = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({**facts, "options": options, **result}, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Nearest code: ours beside `torch.cdist`, faiss and vector-quantize-pytorch, and the bare product.
+"""Nearest code: ours compared with `torch.cdist`, faiss, vector-quantize-pytorch and the bare product.
 
 A contender's error is the share of rows that did not get their nearest code, by float64 distances.
 """
@@ -115,7 +115,7 @@ def _lucidrains(x: Tensor, codebook: Tensor) -> Any:
 
 
 class _Truth:
-    """Nearest codes by float64 distances, worked out at the first question."""
+    """Nearest codes by float64 distances, computed at the first use."""
 
     def __init__(self, x: Tensor, codebook: Tensor) -> None:
         self.x, self.codebook = x, codebook
@@ -123,10 +123,10 @@ class _Truth:
     @functools.cached_property
     def index(self) -> Tensor:
         """(N,) the nearest code, the lowest of equals."""
-        codes, found = self.codebook.double(), []
+        codes, nearest = self.codebook.double(), []
         for block in self.x.split(BLOCK_ROWS):
-            found.append((codes.square().sum(1) - 2 * block.double() @ codes.T).argmin(dim=1))
-        return torch.cat(found)
+            nearest.append((codes.square().sum(1) - 2 * block.double() @ codes.T).argmin(dim=1))
+        return torch.cat(nearest)
 
 
 def _error(truth: _Truth, index: Tensor) -> tuple[float, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Compiles every Triton kernel here for Hopper, which needs no GPU, and reads what ptxas says of it.
+"""Compile every Triton kernel for Hopper, which needs no GPU, and read the report of ptxas.
 
 Each module ``signllm/kernels/*_triton.py`` lists its kernels as they are launched (``kernel_variants()``).
 Each is compiled twice: for tensors whose sizes and addresses are multiples of 16, and for any others. A
@@ -49,18 +49,18 @@ def main(target: Path) -> int:
     """Compile all, print the table, write it as JSON; return the exit code."""
     modules = sorted((CHECKOUT / "signllm" / "kernels").glob("*_triton.py"))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        found = [
+        results = [
             compiled
             for module in modules
             for compiled in _compiled_of(f"signllm.kernels.{module.stem}", pool)
         ]
-    widths = [max(map(len, column)) for column in zip(HEADERS, *(c.line for c in found), strict=True)]
-    for line in (HEADERS, *(c.line for c in found)):
+    widths = [max(map(len, column)) for column in zip(HEADERS, *(c.line for c in results), strict=True)]
+    for line in (HEADERS, *(c.line for c in results)):
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-    target.write_text(json.dumps([asdict(c) for c in found], indent=2) + "\n", encoding="utf-8")
-    failed = [c for c in found if c.trouble]
-    print(f"{len(found) - len(failed)} of {len(found)} compile for sm_{CAPABILITY} as they should")
-    return 1 if failed or not found else 0
+    target.write_text(json.dumps([asdict(c) for c in results], indent=2) + "\n", encoding="utf-8")
+    failed = [c for c in results if c.trouble]
+    print(f"{len(results) - len(failed)} of {len(results)} compile for sm_{CAPABILITY} as they should")
+    return 1 if failed or not results else 0
 
 
 def _compiled_of(module_name: str, pool: Executor) -> list[Compiled]:
@@ -83,7 +83,7 @@ def _numbered(module_name: str, number: int, sizes: str, alignment: int | None) 
 
 
 def _compiled(specimen: Any, sizes: str, alignment: int | None) -> Compiled:
-    """Compile one kernel; whatever Triton or ptxas refuses is its trouble."""
+    """Compile one kernel; an error of Triton or ptxas is its ``trouble``."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -103,25 +103,25 @@ def _compiled(specimen: Any, sizes: str, alignment: int | None) -> Compiled:
         kernel = triton.compile(
             source, target=GPUTarget("cuda", CAPABILITY, 32), options=dict(specimen.options)
         )
-        told = _ptxas(kernel.asm["ptx"])
+        output = _ptxas(kernel.asm["ptx"])
     except Exception as error:
-        told = [line.strip() for line in str(error).splitlines() if line.strip()]
-        trouble = f"{type(error).__name__}: {told[-1][:160] if told else ''}"
+        output = [line.strip() for line in str(error).splitlines() if line.strip()]
+        trouble = f"{type(error).__name__}: {output[-1][:160] if output else ''}"
         return Compiled(name=specimen.name, sizes=sizes, trouble=trouble)
-    spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill", told))
-    found = Compiled(
+    spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill", output))
+    result = Compiled(
         name=specimen.name,
         sizes=sizes,
-        registers=max((int(n) for n in re.findall(r"Used (\d+) registers", told)), default=0),
+        registers=max((int(n) for n in re.findall(r"Used (\d+) registers", output)), default=0),
         spill_bytes=spilled,
         shared_bytes=int(kernel.metadata.shared),
         matrix_units=_matrix_units(kernel.asm["ptx"]),
     )
     if spilled:
-        found.trouble = "spills registers"
-    if found.shared_bytes > SHARED_LIMIT:
-        found.trouble = f"above {SHARED_LIMIT // 1024} KB of shared memory"
-    return found
+        result.trouble = "spills registers"
+    if result.shared_bytes > SHARED_LIMIT:
+        result.trouble = f"above {SHARED_LIMIT // 1024} KB of shared memory"
+    return result
 
 
 def _matrix_units(ptx: str) -> str:

@@ -1,4 +1,4 @@
-"""What `tools/gpu_check` runs, in the order of what would be missed most, and for how long at most."""
+"""The parts of `tools/gpu_check`, the most important first, with their time limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRANSLATING_NEEDS = ("tokenizers", "safetensors", "transformers")
 
 
 def parts(out: Path, *, rehearsal: bool = False, limit_factor: float = 1.0) -> list[Part]:
-    """Return all parts, in the order of what would be missed most.
+    """Return all parts, the most important first.
 
     Args:
         out: folder of the figures.

@@ -1,7 +1,7 @@
-"""Loads a random LLaMA from many safetensors under ZeRO-3 on several ranks and watches the memory of each.
+"""Load a random LLaMA from many safetensors under ZeRO-3 on several ranks, and record the memory of each.
 
 A rank's private memory must stay within its share of the weights and one shard: what no file backs, that is
-RssAnon and RssShmem of /proc/PID/status, sampled every millisecond from outside, above what the process held
+RssAnon and RssShmem of /proc/PID/status, sampled every millisecond from outside, above what the process used
 before. Pages of the mapped shards are left out: the system takes them back when it needs them (and says how
 many there were). Before that each rank has loaded a model of one narrow layer, so libraries do not count.
 
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--shard-mb", type=int, default=200)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--zero", default="zero3", help="zero3, or a file of stage 3")
-    given = parser.parse_args()
+    args = parser.parse_args()
     if not Path("/proc/self/status").exists():
         print("no /proc/self/status here\n  remedy: run this on Linux", file=sys.stderr)
         return 2
@@ -49,41 +49,47 @@ def main() -> int:
         write_model(small, layers=1, width=64, vocabulary=len(WORDS), shard_bytes=MB)
         weights, largest = write_model(
             large,
-            layers=given.layers,
-            width=given.width,
-            vocabulary=given.vocabulary,
-            shard_bytes=given.shard_mb * MB,
+            layers=args.layers,
+            width=args.width,
+            vocabulary=args.vocabulary,
+            shard_bytes=args.shard_mb * MB,
         )
         shards = len(list(large.glob("*.safetensors")))
         print(f"{weights / 1e6:.0f} million weights, bf16, {2 * weights / MB:.0f} MB in {shards} shards")
         with ThreadPoolExecutor() as pool:
-            command = [sys.executable, "-m", "checking.loading_rank", folder, given.zero]
-            found = list(pool.map(lambda rank: watched(command, rank, given.ranks), range(given.ranks)))
-    share = 2 * weights / given.ranks
-    print(f"\n{'rank':<6}{'share':>9}{'shard':>9}{'held':>9}{'peak':>9}{'mapped':>9}  MB")
-    for one in found:
-        numbers = (share, largest, one["held"], one["peak"], one["mapped"])
-        print(f"{one['rank']:<6}" + "".join(f"{number / MB:9.1f}" for number in numbers))
-    problems = troubles(found, share=share, shard=largest)
+            command = [sys.executable, "-m", "checking.loading_rank", folder, args.zero]
+            records = list(pool.map(lambda rank: watched(command, rank, args.ranks), range(args.ranks)))
+    share = 2 * weights / args.ranks
+    print(f"\n{'rank':<6}{'share':>9}{'shard':>9}{'weights':>9}{'peak':>9}{'mapped':>9}  MB")
+    for record in records:
+        numbers = (share, largest, record["resident"], record["peak"], record["mapped"])
+        print(f"{record['rank']:<6}" + "".join(f"{number / MB:9.1f}" for number in numbers))
+    problems = troubles(records, share=share, shard=largest)
     print(
         "", *(problems or ["peak <= share + shard on every rank, and the weights are the file's"]), sep="\n"
     )
-    print(f"loading took {max(one['seconds'] for one in found):.1f} s")
+    print(f"loading took {max(record['seconds'] for record in records):.1f} s")
     return 1 if problems else 0
 
 
-def troubles(found: list[dict[str, Any]], *, share: float, shard: float) -> list[str]:
-    """Return what is wrong with what the ranks told, a line each."""
+def troubles(records: list[dict[str, Any]], *, share: float, shard: float) -> list[str]:
+    """Return a line for each error in the reports of the ranks."""
     return [
-        f"rank {one['rank']}: {what}"
-        for one in found
+        f"rank {record['rank']}: {what}"
+        for record in records
         for what, holds in (
             (
-                f"peak {one['peak'] / MB:.1f} MB is above {(share + shard) / MB:.1f}",
-                one["peak"] > share + shard,
+                f"peak {record['peak'] / MB:.1f} MB is above {(share + shard) / MB:.1f}",
+                record["peak"] > share + shard,
             ),
-            (f"holds {one['held'] / MB:.1f} MB, not its share", abs(one["held"] - share) > 0.001 * share),
-            (f"{len(one['wrong'])} weights are not the file's: {one['wrong'][:3]}", bool(one["wrong"])),
+            (
+                f"has {record['resident'] / MB:.1f} MB, not its share",
+                abs(record["resident"] - share) > 0.001 * share,
+            ),
+            (
+                f"{len(record['wrong'])} weights are not the file's: {record['wrong'][:3]}",
+                bool(record["wrong"]),
+            ),
         )
         if holds
     ]
@@ -126,8 +132,8 @@ def write_model(
         shapes = {name: p.shape for name, p in LlamaForCausalLM(config).named_parameters()}
     groups: list[list[str]] = [[]]
     for name, shape in shapes.items():
-        held = sum(2 * shapes[one].numel() for one in groups[-1])
-        if groups[-1] and held + 2 * shape.numel() > shard_bytes:
+        group_bytes = sum(2 * shapes[name].numel() for name in groups[-1])
+        if groups[-1] and group_bytes + 2 * shape.numel() > shard_bytes:
             groups.append([])
         groups[-1].append(name)
     torch.manual_seed(0)
@@ -145,7 +151,7 @@ def write_model(
 
 
 def watched(command: list[str], rank: int, ranks: int) -> dict[str, Any]:
-    """Run one rank and return what it told, with the height of its private and of its mapped memory."""
+    """Run one rank; return its report with the peaks of its private and of its mapped memory."""
     paths = (str(CHECKOUT), str(CHECKOUT / "tools"), os.environ.get("PYTHONPATH"))
     environment = {
         **os.environ,
@@ -175,8 +181,8 @@ def watched(command: list[str], rank: int, ranks: int) -> dict[str, Any]:
             raise RuntimeError(f"rank {rank} ended while it loaded")
         process.stdin.write("go\n")
         process.stdin.flush()
-        told: dict[str, Any] = json.loads(loaded.result()) | json.loads(process.stdout.readline())
-    return told | {"rank": rank, "peak": peak - before[0], "mapped": mapped - before[1]}
+        record: dict[str, Any] = json.loads(loaded.result()) | json.loads(process.stdout.readline())
+    return record | {"rank": rank, "peak": peak - before[0], "mapped": mapped - before[1]}
 
 
 def memory(process: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""One rank of `tools/check_loading`: loads a model when it is told to, then compares weights with the file.
+"""One rank of `tools/check_loading`: loads a model on request, then compares its weights with the file.
 
 ``python -m checking.loading_rank FOLDER ZERO`` with RANK and WORLD_SIZE set: ``ready`` when FOLDER/small
 is loaded; on a line of input it loads FOLDER/large and prints bytes and seconds; on another it prints the
@@ -25,7 +25,7 @@ from signllm.training.engine import TrainingConfig, deepspeed_settings, import_d
 
 
 def main() -> None:
-    """Follow the orders of the watching process."""
+    """Follow the requests of the process that measures the memory."""
     folder, zero = Path(sys.argv[1]), sys.argv[2]
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", rank=rank, world_size=world, init_method=f"file://{folder}/store")
@@ -36,8 +36,8 @@ def main() -> None:
     sys.stdin.readline()
     begun = time.perf_counter()
     model = build_language_model(LanguageModelConfig(path=str(folder / "large")), deepspeed=settings).model
-    held = sum(getattr(p, "ds_tensor", p).nbytes for p in model.parameters())
-    print(json.dumps({"held": held, "seconds": time.perf_counter() - begun}), flush=True)
+    resident = sum(getattr(p, "ds_tensor", p).nbytes for p in model.parameters())
+    print(json.dumps({"resident": resident, "seconds": time.perf_counter() - begun}), flush=True)
     sys.stdin.readline()
     print(json.dumps({"wrong": unlike(model, folder / "large")}), flush=True)
     dist.destroy_process_group()

@@ -38,13 +38,13 @@ def main() -> int:
             Path(folder), layers=layers, width=width, vocabulary=2000, shard_bytes=10**9, std=width**-0.5
         )
         for lora in (None, LoraConfig(rank=8)):
-            whole = torch.zeros(())
+            unquantized = torch.zeros(())
             for quantize, far in FAR.items():
                 config = LanguageModelConfig(path=folder, quantize=quantize, lora=lora)
                 model = build_language_model(replace(config, gradient_checkpointing=True)).to(device)
                 gradient, problems = step(model, width, device)
-                whole = gradient if quantize == "none" else whole
-                distance = float((gradient - whole).norm() / whole.norm())
+                unquantized = gradient if quantize == "none" else unquantized
+                distance = float((gradient - unquantized).norm() / unquantized.norm())
                 if distance > far or (quantize != "none" and distance == 0.0):
                     problems.append(f"that is not within 0 to {far}")
                 size = sum(p.nbytes for p in model.parameters()) / 1e6

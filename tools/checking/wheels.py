@@ -1,4 +1,4 @@
-"""Packages that a machine lacks and cannot fetch: installed from carried wheels, beside its own Python."""
+"""Packages that a machine without a network lacks, installed from a folder of wheels."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ LIMIT_S = 20.0
 
 
 def installed(wheels: Path, target: Path) -> str:
-    """Install every wheel of a folder into ``target``; return what to say of it.
+    """Install every wheel of a folder into ``target``; return a message about it.
 
-    Nothing is looked up on a network and nothing else is installed, so what the wheels need must be among
-    them or on the machine. A failure is told, not raised: parts that need no wheel go on.
+    Nothing is downloaded and nothing else is installed, so what the wheels need must be among them or on the
+    machine. A failure is returned as a message, not raised: parts that need no wheel still run.
     """
-    found = sorted(wheels.glob("*.whl"))
-    if not found:
+    files = sorted(wheels.glob("*.whl"))
+    if not files:
         return f"none in {wheels}"
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile"]
     command += ["--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore"]
-    command += ["--target", str(target), *map(str, found)]
+    command += ["--target", str(target), *map(str, files)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -29,4 +29,4 @@ def installed(wheels: Path, target: Path) -> str:
         return (
             f"not installed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'pip failed'}"
         )
-    return ", ".join("-".join(wheel.name.split("-")[:2]) for wheel in found)
+    return ", ".join("-".join(wheel.name.split("-")[:2]) for wheel in files)

@@ -1,4 +1,4 @@
-"""Mutations by kind: each changes something in a copy of the material and names the doors to go through."""
+"""Mutations by kind: each changes a copy of the material, and names the functions that read it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _shards(material: Path, case: Path) -> Path:
 
 
 def _sealed(folder: Path, tar: Path, samples: Callable[[list[Any]], list[Any]] | None = None) -> None:
-    """Make index and manifest say of a tar what it now is: what somebody would who wants it to be read."""
+    """Update index and manifest to the changed tar, as an attacker would who wants it to be read."""
     sidecar_path = tar.with_suffix(".json")
     sidecar, manifest = (
         json.loads(sidecar_path.read_bytes()),
@@ -160,13 +160,13 @@ def _tar_members(chance: random.Random, material: Path, case: Path) -> Iterator[
         for member, content in members:
             member.size = len(content)
             written.addfile(member, io.BytesIO(content))
-    found: dict[str, dict[str, list[int]]] = {}
+    positions: dict[str, dict[str, list[int]]] = {}
     with tarfile.open(tar) as opened:
         for member in opened:
             key, _, extension = member.name.partition(".")
-            found.setdefault(key, {})[extension] = [member.offset_data, member.size]
+            positions.setdefault(key, {})[extension] = [member.offset_data, member.size]
     _sealed(
-        folder, tar, lambda samples: [s | {"members": found.get(s["key"], s["members"])} for s in samples]
+        folder, tar, lambda samples: [s | {"members": positions.get(s["key"], s["members"])} for s in samples]
     )
     return of_shards(folder, material)
 

@@ -1,4 +1,4 @@
-"""The doors that mutated files go through, and how it ended: harmless, skipped and counted, or a named error.
+"""The functions that read mutated files, and the outcomes: harmless, skipped and counted, or a named error.
 
 Everything else is a failure: another exception, a message without words, a file written elsewhere.
 """
@@ -31,11 +31,11 @@ Probe = Callable[[], bool]
 
 
 def outcome(probes: Iterator[tuple[str, Probe]]) -> tuple[str, list[str]]:
-    """Go through every door; return the worst ending, and what to tell of it.
+    """Call every function; return the worst outcome, and messages about it.
 
-    Who reads a video may be told by the system, with the file's name, that it cannot be read.
+    An error of the system that names the file is a valid answer of a function that reads a video.
     """
-    ended, told = HARMLESS, []
+    ended, messages = HARMLESS, []
     for name, probe in probes:
         try:
             if probe() and ended == HARMLESS:
@@ -45,17 +45,17 @@ def outcome(probes: Iterator[tuple[str, Probe]]) -> tuple[str, list[str]]:
             if not is_message:
                 return FAILED, [f"{name}: a message without words: {error}"]
             ended = NAMED
-            told.append(f"{name}: {error.what}"[:200])
+            messages.append(f"{name}: {error.what}"[:200])
         except OSError as error:
             if not (name.startswith("read ") and error.strerror and error.filename):
                 raise
-            told.append(f"{name}: {error}"[:200])
+            messages.append(f"{name}: {error}"[:200])
             ended = NAMED
-    return ended, told
+    return ended, messages
 
 
 def of_shards(folder: Path, material: Path) -> Iterator[tuple[str, Probe]]:
-    """Yield the doors of a folder of shards; the last writes it anew."""
+    """Yield the functions that read a folder of shards; the last one writes it again."""
     yield "info", lambda: bool(summarize_shards(folder)) and False
     yield "loader", lambda: _epoch(folder)
     yield "verify", lambda: bool(verify_shards(folder)) and False
@@ -79,7 +79,7 @@ def _epoch(folder: Path) -> bool:
 
 
 def of_video(path: Path) -> Iterator[tuple[str, Probe]]:
-    """Yield the doors of a video file or a frame folder."""
+    """Yield the functions that read a video file or a frame folder."""
     fit = shrink_short_side(64)
     yield "read a video", lambda: bool(len(read_video(path, fit=fit).frames)) and False
     yield "read for translation", lambda: _for_translation(path)
@@ -109,7 +109,7 @@ def _left_out(path: Path, config: EncodeConfig) -> bool:
 
 
 def of_dataset(format: str, src: Path, out: Path) -> Iterator[tuple[str, Probe]]:
-    """Yield the doors of a dataset: reading its annotations, then sharding all of it."""
+    """Yield the functions that read a dataset: reading its annotations, then sharding all of it."""
 
     def sharded() -> bool:
         config = replace(QUIET, encode="frames")

@@ -1,4 +1,4 @@
-"""Mutations in child processes with limits: a child that dies or stands still names its mutation."""
+"""Mutations in child processes with limits: if a child dies or hangs, its mutation is reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ last is what a child may add to the memory that it has when it begins."""
 
 
 def run_children(seed: int, numbers: Sequence[int], root: Path, children: int) -> list[dict[str, Any]]:
-    """Run the mutations of these numbers and return a record of each: number, kind, outcome, told."""
+    """Run the mutations of these numbers and return a record of each: number, kind, outcome, messages."""
     shares = [list(numbers[child::children]) for child in range(children)]
     running = [_Child(seed, share, root, place) for place, share in enumerate(shares) if share]
     while any(child.tend() for child in running):
@@ -32,7 +32,7 @@ def run_children(seed: int, numbers: Sequence[int], root: Path, children: int) -
 
 
 class _Child:
-    """A process that takes mutations one after the other, begun again behind one that ended it."""
+    """A process that runs mutations one after the other, and is started again after one that ended it."""
 
     def __init__(self, seed: int, numbers: list[int], root: Path, place: int) -> None:
         self.seed, self.left, self.root = seed, numbers, root
@@ -57,7 +57,7 @@ class _Child:
         self.heard = time.monotonic() + 60  # importing takes its time
 
     def tend(self) -> bool:
-        """Read the report, end a child that stands still, begin the next; return whether work is left."""
+        """Read the report, end a child that hangs, start the next one; return whether work is left."""
         ended = self.process.poll()
         lines = self.lines.read_text().rpartition("\n")[0].splitlines()
         fresh = [json.loads(line) for line in lines]
@@ -83,7 +83,7 @@ class _Child:
         if culprit is None:
             raise RuntimeError(f"a child ended before its first mutation: {why}")
         kind = _kind_of(self.seed, culprit)
-        self.records.append({"number": culprit, "kind": kind, "outcome": "FAILED", "told": [why]})
+        self.records.append({"number": culprit, "kind": kind, "outcome": "FAILED", "messages": [why]})
         self.left = [number for number in self.left if number not in known | {culprit}]
         if self.left:
             self._begin()
@@ -106,17 +106,17 @@ def _one(seed: int, number: int, material: Path, case: Path) -> dict[str, Any]:
     case.mkdir()
     before = _outside(case)
     try:
-        ended, told = outcome(KINDS[kind](chance, material, case))
+        ended, messages = outcome(KINDS[kind](chance, material, case))
     except Exception:
-        ended, told = FAILED, [traceback.format_exc()[-1500:]]
+        ended, messages = FAILED, [traceback.format_exc()[-1500:]]
     if _outside(case) != before:
-        ended, told = FAILED, ["wrote outside of its folder"]
+        ended, messages = FAILED, ["wrote outside of its folder"]
     shutil.rmtree(case)
-    return {"number": number, "kind": kind, "outcome": ended, "told": told}
+    return {"number": number, "kind": kind, "outcome": ended, "messages": messages}
 
 
 def _outside(case: Path) -> dict[str, tuple[int, int]]:
-    """Return size and time of everything beside a case and in the material."""
+    """Return size and time of every file in the material and next to the folder of a case."""
     folders = [case.parent, *(path for path in (case.parent.parent / "material").rglob("*") if path.is_dir())]
     return {
         str(path): (path.lstat().st_size, path.lstat().st_mtime_ns)
@@ -127,7 +127,7 @@ def _outside(case: Path) -> dict[str, tuple[int, int]]:
 
 
 def main() -> None:
-    """Be the child: ``ORDER WORK LINES``."""
+    """Run as the child process: ``ORDER WORK LINES``."""
     order, work, lines = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     import torch
 
