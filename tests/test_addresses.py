@@ -22,11 +22,11 @@ from tests.models import parts
 from tests.stages import path
 
 pytestmark = pytest.mark.usefixtures("tiny")
-Told = Callable[..., str]
+Command = Callable[..., str]
 
 
 @pytest.fixture
-def done(capsys: pytest.CaptureFixture[str]) -> Told:
+def done(capsys: pytest.CaptureFixture[str]) -> Command:
     """Run a command line that must end with ``code``; return what it printed."""
 
     def run(*arguments: object, code: int = 0) -> str:
@@ -68,7 +68,7 @@ def hypotheses(run: Path) -> list[dict[str, Any]]:
 
 
 def test_the_whole_path_from_an_address_is_that_from_the_disk(
-    server: Server, composed: Path, tmp_path: Path, done: Told
+    server: Server, composed: Path, tmp_path: Path, done: Command
 ) -> None:
     address, disk = f"{server.address}/shards", composed / "shards"
     first = tmp_path / "pretrain"
@@ -90,7 +90,9 @@ def test_the_whole_path_from_an_address_is_that_from_the_disk(
     assert strips[0] == strips[1] > 0
 
 
-def test_looking_at_shards_at_an_address(server: Server, composed: Path, tmp_path: Path, done: Told) -> None:
+def test_looking_at_shards_at_an_address(
+    server: Server, composed: Path, tmp_path: Path, done: Command
+) -> None:
     address, disk = f"{server.address}/shards", composed / "shards"
     info = [json.loads(done("shards", "info", data, "--json")) for data in (address, disk)]
     assert info[0] | {"root": ""} == info[1] | {"root": ""}
@@ -105,7 +107,7 @@ def test_looking_at_shards_at_an_address(server: Server, composed: Path, tmp_pat
 
 
 def test_a_mixture_goes_the_whole_path_and_each_sample_is_prompted_in_its_own_language(
-    both: Path, tmp_path: Path, done: Told, monkeypatch: pytest.MonkeyPatch
+    both: Path, tmp_path: Path, done: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, set[tuple[str, str]]] = {"training": set(), "validation": set()}
     written: list[str] = []
@@ -155,7 +157,7 @@ def test_a_mixture_goes_the_whole_path_and_each_sample_is_prompted_in_its_own_la
     done("finetune", "tiny", "--data", renamed, "--init", first, "--run", run, "--training.epochs", 4)
 
 
-def test_a_run_goes_on_only_on_the_data_that_it_began_with(both: Path, tmp_path: Path, done: Told) -> None:
+def test_a_run_goes_on_only_on_the_data_that_it_began_with(both: Path, tmp_path: Path, done: Command) -> None:
     a, b, run = both / "A", both / "B", tmp_path / "run"
     begun = ("pretrain", "tiny", "--run", run, "--training.steps")
     done(*begun, 3, "--data", f"{a}:2,{b}:1")
@@ -164,7 +166,7 @@ def test_a_run_goes_on_only_on_the_data_that_it_began_with(both: Path, tmp_path:
         ("A", 2, 3),
         ("B", 1, 2),
     ]
-    for data, changed, told in (
+    for data, changed, expected in (
         (f"{a}:1,{b}:1", (), "weight of A: 2 -> 1"),
         (f"{a}", (), "datasets: A, B -> A"),
         (f"{b}:2,{a}:1", (), "shards of A: 3 samples in 1 shards"),
@@ -172,7 +174,7 @@ def test_a_run_goes_on_only_on_the_data_that_it_began_with(both: Path, tmp_path:
         (f"{a}:2,{b}:1", ("--data.max-frames-per-batch", 400), "data.max_frames_per_batch: None -> 400"),
     ):
         message = done(*begun, 5, "--data", data, *changed, code=2)
-        assert told in message
+        assert expected in message
         assert "another --run to begin anew" in message
     assert json.loads((run / "config.json").read_text()) == recorded
     shutil.copytree(both, tmp_path / "moved")

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: what a full disk leaves, and how each library's account of it is told."""
+"""Files are complete or absent, also on a full disk, whichever library reports it."""
 
 import errno
 from pathlib import Path

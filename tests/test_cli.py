@@ -55,10 +55,10 @@ def test_help_imports_no_torch() -> None:
 
 def test_help_names_every_verb_and_an_example_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name, verb in verbs.VERBS.items():
-        assert f"  {name} " in told
-        assert verb.example in told
+        assert f"  {name} " in output
+        assert verb.example in output
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,7 +82,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["report", "--run", "nowhere"], ""),
     ],
 )
-def test_a_mistake_is_told_once_with_its_remedy(
+def test_a_mistake_is_reported_once_with_its_remedy(
     arguments: list[str], remedy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(arguments) == 2
@@ -105,7 +105,7 @@ def test_a_misspelt_option_names_the_right_one(
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "expected"),
     [
         ("--training.learning-rate", "fast", "could not convert"),
         ("--training.learning-rate", "-1", "must be above 0"),
@@ -117,11 +117,11 @@ def test_a_misspelt_option_names_the_right_one(
     ],
 )
 def test_a_wrong_value_is_refused_before_anything_is_loaded(
-    option: str, value: str, told: str, capsys: pytest.CaptureFixture[str]
+    option: str, value: str, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = ["--run", "r", "--init", "i", "--data", "d"]
     assert _exit_code(["finetune", "demo", *paths, option, value]) == 2
-    assert told in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert expected in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 def test_json_is_json(sentences: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +137,7 @@ def test_a_table_prints_nested_results_flat(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "expected"),
     [
         (UsageError("no such thing", where="there", remedy="look elsewhere"), 2, "remedy: look elsewhere"),
         (RunFailedError("rank 1 died"), 1, "rank 1 died"),
@@ -148,7 +148,7 @@ def test_a_table_prints_nested_results_flat(capsys: pytest.CaptureFixture[str]) 
 def test_what_goes_wrong_becomes_one_message_and_a_code(
     error: BaseException,
     code: int,
-    told: str,
+    expected: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -158,7 +158,7 @@ def test_what_goes_wrong_becomes_one_message_and_a_code(
     monkeypatch.setattr(cli, "run", fail)
     assert cli.main(["anything"]) == code
     err = capsys.readouterr().err
-    assert told in err
+    assert expected in err
     assert "Traceback" not in err
 
 

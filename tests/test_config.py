@@ -112,7 +112,7 @@ def test_a_run_of_another_stage_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"format": 99}, "format 99"),
         ({"stage": "dream"}, "stage dream"),
@@ -122,10 +122,12 @@ def test_a_run_of_another_stage_is_refused_by_name(tmp_path: Path) -> None:
         ({"config": {}}, "incomplete"),
     ],
 )
-def test_an_edited_or_foreign_config_is_refused(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_an_edited_or_foreign_config_is_refused(
+    change: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
     path = save_config(tmp_path, PRETRAIN)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=expected):
         load_config(tmp_path, PretrainConfig)
 
 
@@ -173,7 +175,7 @@ B = DatasetRecord(name="B", weight=1.0, samples=2, shards=1, sha256="b" * 64)
 
 
 @pytest.mark.parametrize(
-    ("now", "told"),
+    ("now", "expected"),
     [
         ((A,), "datasets: A, B -> A"),
         ((dataclasses.replace(A, weight=1.0), B), "weight of A: 2 -> 1"),
@@ -182,12 +184,12 @@ B = DatasetRecord(name="B", weight=1.0, samples=2, shards=1, sha256="b" * 64)
     ],
 )
 def test_a_run_continues_with_its_own_data_only(
-    now: tuple[DatasetRecord, ...], told: str, tmp_path: Path
+    now: tuple[DatasetRecord, ...], expected: str, tmp_path: Path
 ) -> None:
     open_run(tmp_path, PRETRAIN, (B,))
     open_run(tmp_path, PRETRAIN, (A, B))  # nothing was learnt yet
     save_checkpoint(tmp_path, TrainingState(stage="pretrain", step=1), {}, {}, keep=1)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=expected):
         open_run(tmp_path, PRETRAIN, now)
     open_run(tmp_path, PRETRAIN, (dataclasses.replace(A, name="moved"), B))
 
@@ -222,9 +224,9 @@ def test_what_may_change_are_settings_that_exist() -> None:
     model = dataclasses.replace(FINETUNE.sign_llm, vq_sign=PRETRAIN.vq_sign)
     for name in configuration.MAY_CHANGE:
         is_of_pretraining = name.startswith("vq_sign.")
-        found: Any = PRETRAIN if is_of_pretraining else dataclasses.replace(FINETUNE, sign_llm=model)
+        value: Any = PRETRAIN if is_of_pretraining else dataclasses.replace(FINETUNE, sign_llm=model)
         for part in name.split("."):
-            found = getattr(found, part)
+            value = getattr(value, part)
 
 
 def test_only_the_first_rank_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +294,7 @@ def test_any_configuration_survives_json(**settings: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"colour": "bleu"}, "did you mean 'blue'"),
         ({"shap": {}}, "did you mean 'shape'"),
@@ -305,7 +307,7 @@ def test_any_configuration_survives_json(**settings: Any) -> None:
         ({"names": {"a": "b"}}, "names"),
     ],
 )
-def test_a_wrong_name_or_type_names_the_setting(change: dict[str, Any], told: str) -> None:
+def test_a_wrong_name_or_type_names_the_setting(change: dict[str, Any], expected: str) -> None:
     record = to_plain(Drawing(shape=Circle(radius=1), path=Path("a"))) | change
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=expected):
         from_plain(Drawing, record, where="test")

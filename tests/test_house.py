@@ -212,7 +212,7 @@ def test_tools_are_whole_shell(name: str) -> None:
     assert name == "environment" or script.stat().st_mode & 0o111
 
 
-def test_an_old_python_is_told_what_to_install(tmp_path: Path) -> None:
+def test_with_an_old_python_the_error_states_what_to_install(tmp_path: Path) -> None:
     old = tmp_path / "python"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Private vocabulary stays out of package and tools: names and phrases that strangers cannot decode."""
+"""Private vocabulary stays out of the code: names and phrases that strangers cannot decode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ TOOLS = [
     for path in (CHECKOUT / "tools").rglob("*")
     if path.suffix == ".py" or (path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env python3"))
 ]
-MODULES = sorted({*(CHECKOUT / "signllm").rglob("*.py"), *TOOLS})
+TESTS = [path for path in (CHECKOUT / "tests").rglob("*.py") if path.parent.name != "serving"]
+MODULES = sorted({*(CHECKOUT / "signllm").rglob("*.py"), *TOOLS, *TESTS} - {Path(__file__)})
 GUIDES = [
     CHECKOUT / "README.md",
     *sorted(path for path in CHECKOUT.glob("*/**/README.md") if ".venv" not in path.parts),

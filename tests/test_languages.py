@@ -32,10 +32,10 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("name", list(SPELLINGS))
 def test_every_spelling_leads_to_the_language(name: str) -> None:
-    found = {spelling: find_language(spelling) for spelling in SPELLINGS[name]}
-    assert {spelling: language and language.name for spelling, language in found.items()} == dict.fromkeys(
-        SPELLINGS[name], name
-    )
+    languages = {spelling: find_language(spelling) for spelling in SPELLINGS[name]}
+    assert {
+        spelling: language and language.name for spelling, language in languages.items()
+    } == dict.fromkeys(SPELLINGS[name], name)
 
 
 @pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.name)
@@ -56,7 +56,7 @@ def test_the_table_holds_every_language_of_mbart_50_and_most_of_m2m100() -> None
     assert (chinese.nllb, chinese.mbart, chinese.m2m100) == ("zho_Hans", "zh_CN", "zh")
 
 
-def test_languages_that_separate_no_words_are_told_from_those_that_do() -> None:
+def test_languages_with_and_without_spaces_are_distinguished() -> None:
     without = [
         "zh_CN",
         "Mandarin",

@@ -1,4 +1,4 @@
-"""A rank that dies ends its job, and what is told first is why; on a real Slurm, and on this machine."""
+"""A rank that dies ends its job, and the first message states why, on Slurm and on this machine."""
 
 from __future__ import annotations
 

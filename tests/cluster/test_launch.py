@@ -81,7 +81,7 @@ def test_the_verb_is_checked_before_it_is_submitted(capsys: pytest.CaptureFixtur
     assert "--training.epochs" in capsys.readouterr().err
 
 
-def test_without_slurm_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_slurm_the_error_states_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="has no Slurm"):
         launch(a100(), VERB, run=print, logs=tmp_path)
@@ -157,7 +157,7 @@ def _sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
-def test_a_job_that_slurm_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_slurm_refuses_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _sbatch(tmp_path, monkeypatch, "echo 'sbatch: error: invalid partition' >&2; exit 1")
     with pytest.raises(UsageError, match="invalid partition"):
         launch(a100(), VERB, run=print, logs=tmp_path / "logs")
@@ -259,7 +259,7 @@ def test_a_preempted_job_is_queued_again(tmp_path: Path) -> None:
     ("kind", "printed"),
     [(UsageError, "no such shards"), (RunFailedError, "no such shards"), (KeyError, "KeyError")],
 )
-def test_a_failing_rank_is_told(kind: type[Exception], printed: str, tmp_path: Path) -> None:
+def test_a_failing_rank_is_reported(kind: type[Exception], printed: str, tmp_path: Path) -> None:
     def run(arguments: list[str]) -> None:
         raise kind("no such shards")
 

@@ -1,4 +1,4 @@
-"""``signllm plan``: every family runs on shapes alone, what is told is arithmetic, its command line parses.
+"""``signllm plan``: every family runs on shapes alone, its figures are arithmetic, its commands parse.
 
 Memory against measured memory: tests/tools/test_check_plan.py.
 """
@@ -234,7 +234,7 @@ def test_the_command_line_parses_to_the_planned_configuration(llm: Path) -> None
     assert parsed["config"].sign_llm.language_model.path == default
 
 
-def test_what_is_told_names_all_ways_and_the_command_that_launches_the_best(answered: PlanResult) -> None:
+def test_the_plan_lists_all_setups_and_the_command_that_launches_the_best(answered: PlanResult) -> None:
     text = "\n".join([*answered.head(), *answered.rows(), *answered.foot()])
     for way in ("zero0 fp32", "zero1 fp32 recomputed", "zero2 4 bit fp32", "zero3_offload fp32 recomputed"):
         assert f"\n{way} " in text
@@ -261,7 +261,7 @@ def test_a_folder_with_a_configuration_alone_is_enough(
 
 
 @pytest.mark.parametrize(
-    ("options", "told_of"),
+    ("options", "expected"),
     [
         (["--gpu", "h10"], "did you mean 'h100'"),
         (["--gpu", "tpu"], "a100-40, a100-80, h100, h200"),
@@ -273,17 +273,17 @@ def test_a_folder_with_a_configuration_alone_is_enough(
         (["--init", "nowhere"], "nowhere"),
     ],
 )
-def test_a_mistake_is_told_with_its_remedy(
-    options: list[str], told_of: str, llm: Path, capsys: pytest.CaptureFixture[str]
+def test_a_mistake_is_reported_with_its_remedy(
+    options: list[str], expected: str, llm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main([*TINY, "--llm", str(llm), *options]) == 2
     out, err = capsys.readouterr()
     assert not out
-    assert told_of in err
+    assert expected in err
     assert err.count("remedy:") == 1
 
 
-def test_nothing_fits_is_told_with_the_smallest_need(llm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_if_nothing_fits_the_smallest_need_is_reported(llm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*TINY, "--llm", str(llm), "--memory-gib", "0.01"]) == 1
     out, err = capsys.readouterr()
     assert "> " in out

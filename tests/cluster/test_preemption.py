@@ -167,7 +167,7 @@ def test_a_warning_before_the_verb_begins_queues_the_job_again(
     assert contents(run) == composed_straight(composed, shards, tmp_path / "straight")
 
 
-HELD_PYTHON = """\
+PAUSED_PYTHON = """\
 import os, sys, time
 if "submitit.core._submit" in sys.orig_argv and "SLURM_RESTART_COUNT" not in os.environ:
     open(os.path.join(os.path.dirname(__file__), "held-" + os.environ["SLURM_PROCID"]), "w").close()
@@ -180,7 +180,7 @@ def test_a_warning_before_submitit_listens_queues_the_job_again(
     slurm: Slurm, composed: Path, shards: Path, tmp_path: Path
 ) -> None:
     """It is not heard; Slurm ends both ranks when the grace is over, and queues the job again by itself."""
-    (tmp_path / "sitecustomize.py").write_text(HELD_PYTHON)
+    (tmp_path / "sitecustomize.py").write_text(PAUSED_PYTHON)
     paths = f"{tmp_path}{os.pathsep}{Path(__file__).resolve().parents[2]}"
     profile = replace(ON_SLURM, environment={**ENVIRONMENT, "PYTHONPATH": paths})
     run = uncomposed(composed, tmp_path / "run")

@@ -116,7 +116,7 @@ def test_one_job_is_no_array(table: Path, profile: Path, capsys: pytest.CaptureF
         (["--array", "3"], ["--split-by", "signer"], "signer"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_submitted(
+def test_a_mistake_is_reported_before_anything_is_submitted(
     options: list[str], shard: list[str], message: str, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert launch("local", table, *options, shard=tuple(shard)) == 2
@@ -195,7 +195,7 @@ def test_slurm_queues_preempted_slices_again(
     slices = table.parent / "out" / "slices"
     requeued: set[int] = set()
 
-    def both_are_held() -> bool:
+    def both_are_on_hold() -> bool:
         for number in {1, 2} - requeued:
             if (slices / f"{number}-of-2" / "train-000000.json").exists():
                 [rank] = slurm.ranks(SLURM_ARRAY_TASK_ID=str(number - 1))
@@ -203,7 +203,7 @@ def test_slurm_queues_preempted_slices_again(
                 requeued.add(number)
         return len(requeued) == 2
 
-    until(both_are_held, slurm, every_s=0.01)
+    until(both_are_on_hold, slurm, every_s=0.01)
     assert not list(slices.glob("*/manifest.json")), "a slice ended before it could be held"
     slurm.preempt()
     assert slurm.wait()[merge] == "COMPLETED", slurm

@@ -111,7 +111,7 @@ def test_backbones_with_a_short_name_have_their_published_size(name: str, elemen
     assert sum(p.numel() for p in backbone.parameters()) == elements
 
 
-def test_what_is_not_on_this_machine_is_said() -> None:
+def test_what_is_missing_on_this_machine_is_reported() -> None:
     recipe = phoenix2014t()
     (phase,) = phase_tensors(recipe.finetune)
     assert not phase.weights

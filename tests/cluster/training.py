@@ -76,20 +76,20 @@ def verb_on_rank(arguments: Sequence[str]) -> None:
             with preemption_flag() as flag:
                 hold(lambda: flag.requested)
 
-    def held_load(self: VideoSource, index: int, **drawn: Any) -> Any:
+    def paused_load(self: VideoSource, index: int, **drawn: Any) -> Any:
         begin([self.split.samples[index].id])
         return load(self, index, **drawn)
 
-    def held_generate(self: SignLLM, batch: Any, *rest: Any) -> Any:
+    def paused_generate(self: SignLLM, batch: Any, *rest: Any) -> Any:
         begin(batch.ids)
         return generate(self, batch, *rest)
 
     if place == "verb":
         hold(lambda: False)
     elif place == "video":
-        VideoSource.load = held_load  # type: ignore[method-assign, assignment]
+        VideoSource.load = paused_load  # type: ignore[method-assign, assignment]
     elif place == "translation":
-        SignLLM.generate = held_generate  # type: ignore[method-assign, assignment]
+        SignLLM.generate = paused_generate  # type: ignore[method-assign, assignment]
     recipes.RECIPES["tiny"] = tiny
     run(words)
 

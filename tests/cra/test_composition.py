@@ -58,17 +58,17 @@ def test_transport_differs_from_taking_the_first_merges() -> None:
 
 
 def test_what_transport_starves_goes_where_that_shortens_the_description_and_stays_elsewhere() -> None:
-    whole = compose(videos(), size=90, max_size=90, transport=TransportConfig(keep_share=0.0))
+    complete = compose(videos(), size=90, max_size=90, transport=TransportConfig(keep_share=0.0))
     planted = compose(videos(), size=90, max_size=90)
     assert planted.words == compose(videos(), size=90, max_size=90, transport=DROPPED).words
-    assert len(planted.words) < len(whole.words)
+    assert len(planted.words) < len(complete.words)
     greedy = TransportConfig(keep_share=0.95)  # starves what lives too
     spared, dropped = (
         compose(videos(), size=90, max_size=90, transport=dataclasses.replace(greedy, drop=drop))
         for drop in get_args(Drop)
     )
-    assert len(dropped.words) < len(spared.words) == len(whole.words)
-    lengths = [words.curve[-1]["description_length"] for words in (planted, whole, dropped)]
+    assert len(dropped.words) < len(spared.words) == len(complete.words)
+    lengths = [words.curve[-1]["description_length"] for words in (planted, complete, dropped)]
     assert lengths == sorted(lengths)
 
 

@@ -58,10 +58,10 @@ def test_without_alpha_each_video_has_its_own_mean() -> None:
 def test_a_batch_is_its_videos_and_collapsing_settles(
     sequences: list[list[int]], alpha: float | None
 ) -> None:
-    whole = unpacked(collapse_repeats(*packed(*sequences), slow_down=SLOW, alpha=alpha))
+    together = unpacked(collapse_repeats(*packed(*sequences), slow_down=SLOW, alpha=alpha))
     alone = [unpacked(collapse_repeats(*packed(s), slow_down=SLOW, alpha=alpha))[0] for s in sequences]
-    assert whole == alone
-    for before, after in zip(sequences, whole, strict=True):
+    assert together == alone
+    for before, after in zip(sequences, together, strict=True):
         heads = [c for k, c in enumerate(before) if k == 0 or before[k - 1] != c]
         assert [c for c in after if c != SLOW] == heads
 
@@ -83,11 +83,11 @@ def test_collapsing_in_chunks_equals_collapsing_at_once(
     narrow = characters.astype(np.uint8)
     mean = mean_run_length(characters, counts, repeated_only=repeated_only)
     asked = {"slow_down": 256, "alpha": alpha, "repeated_only": repeated_only}
-    whole = collapse_repeats(characters, counts, **asked)
+    together = collapse_repeats(characters, counts, **asked)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("signllm.cra.packed_sequences.CHUNK_CHARACTERS", 5)
         assert mean_run_length(narrow, counts, repeated_only=repeated_only) == mean
         result = collapse_corpus(narrow, counts, **asked)
-    assert result.characters.tolist() == whole.characters.tolist()
-    assert result.counts.tolist() == whole.counts.tolist()
+    assert result.characters.tolist() == together.characters.tolist()
+    assert result.counts.tolist() == together.counts.tolist()
     assert result.characters.dtype == np.uint16

@@ -118,10 +118,10 @@ def test_no_character_is_lost_and_a_batch_is_its_videos(
 
 @given(SEQUENCES, METHODS)
 def test_chunks_do_not_show(sequences: list[list[int]], method: Method) -> None:
-    whole = split(sequences, table(), method)
+    expected = split(sequences, table(), method)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("signllm.cra.packed_sequences.CHUNK_CHARACTERS", 8)
-        assert split(sequences, table(), method) == whole
+        assert split(sequences, table(), method) == expected
 
 
 @given(SEQUENCES, METHODS)

@@ -52,7 +52,7 @@ CONTAINERS = [
 
 @contextmanager
 def as_urgent_as_before() -> Iterator[None]:
-    """Undo what SVT-AV1 does to whoever calls it as root: real-time priority 99, inherited by all processes.
+    """Undo what SVT-AV1 does to processes of root: real-time priority 99, which children inherit.
 
     Two ranks under it have held this machine for an hour, each waiting in the kernel for what ran no more.
     """

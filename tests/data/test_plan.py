@@ -131,9 +131,9 @@ def test_one_dataset_of_weight_one_keeps_the_recorded_order() -> None:
     st.integers(0, 2**63),
 )
 def test_datasets_are_used_according_to_their_weights(
-    given_: list[tuple[tuple[int, ...], float]], seed: int
+    shards_and_weights: list[tuple[tuple[int, ...], float]], seed: int
 ) -> None:
-    datasets = [Dataset(shard_sizes=sizes, weight=weight) for sizes, weight in given_]
+    datasets = [Dataset(shard_sizes=sizes, weight=weight) for sizes, weight in shards_and_weights]
     total = sum(dataset.samples for dataset in datasets)
     used = np.zeros(total, np.int64)
     for epoch in range(4):

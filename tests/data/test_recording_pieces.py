@@ -15,7 +15,7 @@ from signllm.data.video import decode_video, encode_h264
 from signllm.data.video_error import VideoError
 from signllm.errors import UsageError
 
-REAL = Path("/work/shared/realdata/clips")
+REAL = Path(__file__).resolve().parents[3] / "shared" / "realdata" / "clips"
 FPS = 25
 
 

@@ -29,15 +29,15 @@ samples = st.builds(
 
 
 @given(st.lists(samples, max_size=12))
-def test_samples_are_returned_unchanged(given: list[ShardSample]) -> None:
-    table = SampleTable(iter(given))
-    assert list(table) == given
-    assert table[1:-1] == given[1:-1]
-    assert list(table.ids) == [sample.id for sample in given]
-    assert table.frames.tolist() == [sample.frames for sample in given]
-    assert table.languages() == Counter(sample.language for sample in given)
-    assert table.signers() == Counter(sample.signer for sample in given)
-    assert list(pickle.loads(pickle.dumps(table))) == given  # a spawned worker gets it so
+def test_samples_are_returned_unchanged(originals: list[ShardSample]) -> None:
+    table = SampleTable(iter(originals))
+    assert list(table) == originals
+    assert table[1:-1] == originals[1:-1]
+    assert list(table.ids) == [sample.id for sample in originals]
+    assert table.frames.tolist() == [sample.frames for sample in originals]
+    assert table.languages() == Counter(sample.language for sample in originals)
+    assert table.signers() == Counter(sample.signer for sample in originals)
+    assert list(pickle.loads(pickle.dumps(table))) == originals  # a spawned worker gets it so
 
 
 def test_places_count_from_both_ends() -> None:

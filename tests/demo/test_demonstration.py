@@ -40,14 +40,14 @@ def start(out: Path, program: str = sys.executable) -> subprocess.Popen[bytes]:
 
 def processes_of(out: Path) -> list[str]:
     """Return the command lines of all processes that descend from :func:`start`, in whatever session."""
-    mark, found = f"DEMO_UNDER_TEST={out}\0".encode(), []
+    mark, command_lines = f"DEMO_UNDER_TEST={out}\0".encode(), []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if mark in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_text().replace("\0", " "))
+                command_lines.append((process / "cmdline").read_text().replace("\0", " "))
         except OSError:
             continue
-    return found
+    return command_lines
 
 
 def kill_when(out: Path, reached: Callable[[], bool]) -> list[str]:
@@ -160,9 +160,9 @@ def test_other_settings_in_the_same_folder_are_refused(
     with pytest.raises(UsageError, match="other settings"):
         small_demo(finished, seed=1).run()
     assert cli.main(["demo", "--out", str(finished), "--seed", "3"]) == 2
-    told = capsys.readouterr().err
-    assert told.count("signllm:") == 1
-    assert "another --out" in told
+    message = capsys.readouterr().err
+    assert message.count("signllm:") == 1
+    assert "another --out" in message
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_wrong_option_is_one_message_before_anything_is_written(
     options: list[str], remedy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["demo", "--out", str(tmp_path / "out"), *options]) == 2
-    told = capsys.readouterr().err
-    assert told.count("signllm:") == 1
-    assert remedy in told
+    message = capsys.readouterr().err
+    assert message.count("signllm:") == 1
+    assert remedy in message
     assert not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ from signllm.demo.language import (
 from signllm.errors import UsageError
 
 CHECKOUT = Path(__file__).parents[2]
-SAID = list(islice(sentences(0), 3000))
+SENTENCES = list(islice(sentences(0), 3000))
 
 
 @pytest.mark.parametrize(("level", "count"), [("easy", 24), ("hard", 40)])
@@ -45,7 +45,7 @@ def test_fifty_signs_of_two_to_four_units_and_none_begins_another(level: str) ->
 
 
 def test_a_sentence_occurs_once() -> None:
-    assert len({sentence.text for sentence in SAID}) == len(SAID)
+    assert len({sentence.text for sentence in SENTENCES}) == len(SENTENCES)
 
 
 def test_signs_show_content_words_and_nothing_else() -> None:
@@ -53,7 +53,7 @@ def test_signs_show_content_words_and_nothing_else() -> None:
     assert not function_words() & (set(glosses()) | content_words())
     assert {"the", "in", "on", "will"} <= function_words()
     spoken = {"degree": "degrees"}
-    for sentence in SAID:
+    for sentence in SENTENCES:
         words = sentence.text.split()
         assert set(words) <= content_words() | function_words()
         signed = [spoken.get(sign, sign) for sign in sentence.signs]
@@ -63,7 +63,7 @@ def test_signs_show_content_words_and_nothing_else() -> None:
 def test_signs_come_in_another_order_than_words() -> None:
     """No kind of sentence is signed in the order in which it is said."""
     spoken = {"degree": "degrees"}
-    for sentence in SAID:
+    for sentence in SENTENCES:
         words = [word for word in sentence.text.split() if word in content_words()]
         assert words != [spoken.get(sign, sign) for sign in sentence.signs]
 
@@ -75,17 +75,17 @@ def test_the_language_is_the_same_in_every_process() -> None:
         " list(islice(sentences(7), 20))])"
     )
 
-    def told(hash_seed: str) -> str:
+    def sentences_of_process(hash_seed: str) -> str:
         environment = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(CHECKOUT)}
         return subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
         ).stdout
 
-    assert told("1") == told("2")
+    assert sentences_of_process("1") == sentences_of_process("2")
 
 
 def test_another_seed_says_other_things() -> None:
-    assert list(islice(sentences(1), 20)) != SAID[:20]
+    assert list(islice(sentences(1), 20)) != SENTENCES[:20]
 
 
 def test_an_unknown_level_is_refused_by_name() -> None:

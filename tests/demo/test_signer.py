@@ -1,4 +1,4 @@
-"""Signers: what is drawn is a function of signer, units and seed, and the truth beside it fits the frames."""
+"""Signers: what is drawn is a function of signer, units and seed, and the recorded truth fits the frames."""
 
 from dataclasses import replace
 
@@ -52,14 +52,14 @@ def test_signers_look_different() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_dev_and_test_signers_are_nobody_of_the_train_split(level: str, seed: int) -> None:
     planned = list(takes(StudioConfig(train=20, dev=2, test=2, level=level, seed=seed)))
-    looks = {
+    faces = {
         split: {replace(take.signer, name="") for take in planned if take.split == split}
         for split in ("train", "dev", "test")
     }
-    assert [len(looks[split]) for split in looks] == [LEVELS[level].train_signers, 1, 1]
-    assert not looks["train"] & looks["test"]
-    assert not looks["train"] & looks["dev"]
-    assert not looks["dev"] & looks["test"]
+    assert [len(faces[split]) for split in faces] == [LEVELS[level].train_signers, 1, 1]
+    assert not faces["train"] & faces["test"]
+    assert not faces["train"] & faces["dev"]
+    assert not faces["dev"] & faces["test"]
 
 
 def test_a_unit_looks_unlike_one_of_another_handshape_place_or_movement() -> None:
@@ -67,24 +67,26 @@ def test_a_unit_looks_unlike_one_of_another_handshape_place_or_movement() -> Non
     still = replace(make_signer("ann", 1, EASY), jitter=0.0)
     base = Unit(handshape="index", location="chest", movement="hold")
 
-    def look(unit: Unit, seed: int = 1) -> tuple[np.ndarray, float]:
+    def mean_and_motion(unit: Unit, seed: int = 1) -> tuple[np.ndarray, float]:
         recording = record(still, [0], [unit], EASY, seed)
-        held = recording.frames[recording.starts[0] + 6 : recording.ends[0]].astype(float)
-        return held.mean(axis=0), float(held.std(axis=0).max())
+        steady = recording.frames[recording.starts[0] + 6 : recording.ends[0]].astype(float)
+        return steady.mean(axis=0), float(steady.std(axis=0).max())
 
-    noise = np.abs(look(base)[0] - look(base, 2)[0]).max()
+    noise = np.abs(mean_and_motion(base)[0] - mean_and_motion(base, 2)[0]).max()
     others = [replace(base, handshape=shape) for shape in HANDSHAPES if shape != "index"]
     others += [replace(base, location=place) for place in LOCATIONS if place != "chest"]
     for other in others:
-        assert np.abs(look(other)[0] - look(base)[0]).max() > 3 * noise
+        assert np.abs(mean_and_motion(other)[0] - mean_and_motion(base)[0]).max() > 3 * noise
     for movement in MOVEMENTS:
-        assert (look(replace(base, movement=movement))[1] > 3 * look(base)[1]) == (movement != "hold")
+        assert (mean_and_motion(replace(base, movement=movement))[1] > 3 * mean_and_motion(base)[1]) == (
+            movement != "hold"
+        )
 
 
 def test_only_the_hard_level_lets_a_unit_lean_towards_the_next() -> None:
     """Coarticulation: how a unit is held depends on what follows it."""
 
-    def held(level: str, following: str) -> np.ndarray:
+    def frame_of_sign(level: str, following: str) -> np.ndarray:
         chosen = replace(LEVELS[level], frames_per_unit=12)
         steady = replace(make_signer("ann", 1, chosen), jitter=0.0, tempo=1.0)
         inventory = [
@@ -94,5 +96,6 @@ def test_only_the_hard_level_lets_a_unit_lean_towards_the_next() -> None:
         recording = record(steady, [0, 1], inventory, chosen, 3)
         return recording.frames[recording.ends[0] - 2].astype(float)
 
-    assert np.abs(held("easy", "right") - held("easy", "left")).max() < 25  # the camera's noise
-    assert np.abs(held("hard", "right") - held("hard", "left")).max() > 40
+    noise = np.abs(frame_of_sign("easy", "right") - frame_of_sign("easy", "left")).max()
+    assert noise < 25  # the camera's
+    assert np.abs(frame_of_sign("hard", "right") - frame_of_sign("hard", "left")).max() > 40

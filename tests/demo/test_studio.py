@@ -103,14 +103,14 @@ def test_the_table_comes_last_and_an_old_one_is_gone_while_filming(
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / TABLE).write_text("of an earlier film")
     (tmp_path / "truth.jsonl").mkdir()  # the truth cannot be written
-    with pytest.raises(UsageError, match="cannot be written") as told:
+    with pytest.raises(UsageError, match="cannot be written") as error:
         film(tmp_path, StudioConfig(train=1, dev=1, test=1), workers=1)
-    assert told.value.where == tmp_path / "truth.jsonl"
+    assert error.value.where == tmp_path / "truth.jsonl"
     assert not (tmp_path / "videos" / TABLE).exists()
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "expected"),
     [
         ({"level": "nonsense"}, "easy, hard"),
         ({"seed": -1}, "0 or more"),
@@ -118,6 +118,6 @@ def test_the_table_comes_last_and_an_old_one_is_gone_while_filming(
         ({"train": MOST_VIDEOS}, "at most"),
     ],
 )
-def test_what_cannot_be_filmed_is_refused_at_once(wrong: dict[str, int], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_what_cannot_be_filmed_is_refused_at_once(wrong: dict[str, int], expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
         StudioConfig(**wrong)  # type: ignore[arg-type]

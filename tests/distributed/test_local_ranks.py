@@ -81,7 +81,7 @@ def test_each_rank_knows_its_place_and_gets_its_share_of_cores(
     assert dict(os.environ) == before
 
 
-def test_a_refusal_of_one_rank_stops_the_others_and_is_told_as_it_is(fake: Path) -> None:
+def test_a_refusal_of_one_rank_stops_the_others_and_is_reported_unchanged(fake: Path) -> None:
     begun = time.monotonic()
     with pytest.raises(UsageError, match=r"^rank 1 says why$"):
         run_local_ranks(["hang", str(fake)], ranks=2)
@@ -96,7 +96,7 @@ def test_a_rank_that_dies_is_named(fake: Path, how: str, expected: str) -> None:
         run_local_ranks([how, str(fake)], ranks=2)
 
 
-def test_an_orderly_stop_is_told_apart(fake: Path) -> None:
+def test_an_orderly_stop_is_no_failure(fake: Path) -> None:
     with pytest.raises(StoppedEarlyError, match="saved after step 3"):
         run_local_ranks(["stopped", str(fake)], ranks=2)
 

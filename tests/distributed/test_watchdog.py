@@ -22,7 +22,7 @@ from tests.training.test_loop import launch, order
 HANG_S = 6.0
 
 
-def told(run: Path, kind: str, rank: int = 1) -> str:
+def message_of(run: Path, kind: str, rank: int = 1) -> str:
     """Hang in step 3 of the toy and return what two ranks print."""
     done = launch([order(run, "zero2", trouble=(kind, 2, rank), hang_s=HANG_S, timeout_s=120.0)], ranks=2)
     assert all(done.codes)
@@ -30,7 +30,7 @@ def told(run: Path, kind: str, rank: int = 1) -> str:
 
 
 def test_a_rank_whose_batch_never_comes_is_named(tmp_path: Path) -> None:
-    message = told(tmp_path, "starve")
+    message = message_of(tmp_path, "starve")
     assert re.search(r"rank 1 is in reading a batch, step 3 \(.*run_toy.py:\d+: time.sleep\(1\)\)", message)
     assert re.search(r"rank 0 waits for others in all_reduce of the forward pass, step 3 \(.*toy.py", message)
     stack = (tmp_path / "failures" / "rank-1.stack.txt").read_text()
@@ -39,19 +39,19 @@ def test_a_rank_whose_batch_never_comes_is_named(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_is_frozen_is_named_by_the_other(tmp_path: Path) -> None:
-    message = told(tmp_path, "freeze", rank=0)
+    message = message_of(tmp_path, "freeze", rank=0)
     assert "rank 0 does not answer: stopped, dead, or stuck outside of Python" in message
     assert "rank 1 waits for others in all_reduce" in message
 
 
-def test_ranks_that_wait_in_different_collectives_are_told_apart(tmp_path: Path) -> None:
-    message = told(tmp_path, "extra")
+def test_ranks_that_wait_in_different_collectives_are_named_separately(tmp_path: Path) -> None:
+    message = message_of(tmp_path, "extra")
     assert "each waits for another" in message
     assert "rank 0 waits for others in all_reduce" in message
     assert "rank 1 waits for others in broadcast" in message
 
 
-def test_ranks_at_one_place_are_told_in_one_line() -> None:
+def test_ranks_at_the_same_line_are_reported_together() -> None:
     waiting = {
         "place": "the forward pass",
         "collective": "all_reduce",

@@ -71,7 +71,7 @@ def test_a_wrong_choice_is_one_message_and_exit_2() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_what_is_missing_or_too_old_is_told_with_its_remedy(
+def test_what_is_missing_or_too_old_is_reported_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     have = {"deepspeed": "0.18.9", "torch": "2.13.0+cpu"}
@@ -142,7 +142,7 @@ def test_requirements_come_from_the_metadata_or_the_checkout(monkeypatch: pytest
     assert [finding.state for finding in packages.findings()] == ["wrong"]
 
 
-def test_an_operator_that_is_wrong_or_breaks_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operator_that_is_wrong_or_breaks_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     wrong = operators._finding("mmd", lambda _: 0.5, cpu)
     assert (wrong.state, wrong.facts["max_error"]) == ("wrong", 0.5)
@@ -179,7 +179,7 @@ def test_slurm_is_asked(
     assert printed in result.description
 
 
-def test_without_torch_the_rest_is_still_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torch_the_rest_is_still_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     find: Callable[..., object] = doctor.importlib.util.find_spec
     monkeypatch.setattr(
         doctor.importlib.util, "find_spec", lambda name, *a: None if name == "torch" else find(name, *a)

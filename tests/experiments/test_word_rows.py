@@ -122,8 +122,8 @@ def test_the_unigram_baseline_has_as_many_words_and_its_own_split(table: Table) 
     model = Tokenizer(Unigram([(piece, math.log(p)) for piece, p in spelt], unk_id=0))
     first = short.characters[: short.counts[0]]
     theirs = model.encode("".join(chr(FIRST_CODE_POINT + character) for character in first)).tokens
-    found = made.segment(torch.from_numpy(corpus.characters), torch.from_numpy(corpus.counts))
-    ours = [made.spell(word) for word in found.words[: found.counts[0]].tolist()]
+    segmentation = made.segment(torch.from_numpy(corpus.characters), torch.from_numpy(corpus.counts))
+    ours = [made.spell(word) for word in segmentation.words[: segmentation.counts[0]].tolist()]
     logs = dict(spelt)
     assert sum(math.log(pieces[word]) for word in ours) == pytest.approx(
         sum(math.log(logs[t]) for t in theirs)

@@ -88,8 +88,8 @@ def test_words_that_are_the_signs_score_one() -> None:
 
 
 def test_a_boundary_one_moment_off_counts_at_tolerance_one_only() -> None:
-    found = segmentation([20, 21, 21, 5], [0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3])
-    scores = score_words(found, TWO, codes=CODES)
+    segments = segmentation([20, 21, 21, 5], [0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3])
+    scores = score_words(segments, TWO, codes=CODES)
     assert (scores["boundary_precision_0"], scores["boundary_recall_0"]) == (0, 0)
     assert (scores["boundary_precision_1"], scores["boundary_recall_1"]) == (1, 1)
     # Three signs; of four words three cover one, the last covers rest.
@@ -101,7 +101,7 @@ def test_a_boundary_one_moment_off_counts_at_tolerance_one_only() -> None:
 def test_a_word_of_s0_alone_covers_no_moment_but_is_a_word() -> None:
     with_s0 = segmentation([20, CODES, 21, 21, 5], [0, 0, 0, 2, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4])
     without = segmentation([20, 21, 21, 5], [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3])
-    one, other = (score_words(found, TWO, codes=CODES) for found in (with_s0, without))
+    one, other = (score_words(segments, TWO, codes=CODES) for segments in (with_s0, without))
     assert one["boundary_f1_0"] == other["boundary_f1_0"] == 1
     assert (one["word_precision_0"], other["word_precision_0"]) == (3 / 5, 3 / 4)
     assert one["word_sign_nmi_raw"] == other["word_sign_nmi_raw"]
@@ -109,13 +109,13 @@ def test_a_word_of_s0_alone_covers_no_moment_but_is_a_word() -> None:
 
 def test_signs_are_named_from_the_other_half_of_the_videos() -> None:
     truth = truth_of([[0, 0, 1], [0, 1, 1]])
-    found = segmentation([20, 3, 20, 4], [0, 0, 1, 2, 3, 3])
+    segments = segmentation([20, 3, 20, 4], [0, 0, 1, 2, 3, 3])
     # 20 was 0; 4 was not seen before.
-    assert score_words(found, truth, codes=CODES)["named"] == 1 / 3
+    assert score_words(segments, truth, codes=CODES)["named"] == 1 / 3
 
 
 @pytest.mark.parametrize(
-    ("found", "true", "tolerance", "hits"),
+    ("detected", "true", "tolerance", "hits"),
     [
         ([], [3], 1, 0),
         ([3], [3], 0, 1),
@@ -125,8 +125,8 @@ def test_signs_are_named_from_the_other_half_of_the_videos() -> None:
         ([2, 6], [3, 4, 5], 0, 0),
     ],
 )
-def test_hits_are_one_to_one(found: list[int], true: list[int], tolerance: int, hits: int) -> None:
-    assert count_hits(np.array(found), np.array(true), tolerance) == hits
+def test_hits_are_one_to_one(detected: list[int], true: list[int], tolerance: int, hits: int) -> None:
+    assert count_hits(np.array(detected), np.array(true), tolerance) == hits
 
 
 def test_information_in_closed_form() -> None:

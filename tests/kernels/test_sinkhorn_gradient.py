@@ -45,10 +45,10 @@ def test_the_objective_differentiates_by_the_envelope_theorem(row: Side, column:
     epsilon = torch.tensor([0.1, 0.3], dtype=torch.float64)
 
     def value(cost: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        given = (cost, a.softmax(1), b.softmax(1))
+        inputs = (cost, a.softmax(1), b.softmax(1))
         sides = {"epsilon": epsilon, "row": row, "column": column}
-        result = sinkhorn(*given, **sides, tolerance=1e-13, max_iterations=5000)
-        return objective(result, *given, **sides)
+        result = sinkhorn(*inputs, **sides, tolerance=1e-13, max_iterations=5000)
+        return objective(result, *inputs, **sides)
 
     assert torch.autograd.gradcheck(value, (cost, a, b), atol=1e-5)
 
@@ -92,8 +92,8 @@ def test_a_shared_cost_collects_the_gradients_of_all_problems() -> None:
     cost, a, b = problem(1, 4, 3, seed=7)
     masses = [torch.cat([m, m.flip(1)]).softmax(1) for m in (a, b)]
     shared, apart = cost[0].clone().requires_grad_(), cost.repeat(2, 1, 1).requires_grad_()
-    for given in (shared, apart):
-        sinkhorn(given, *masses, epsilon=0.2, tolerance=1e-12).plan.square().sum().backward()
+    for inputs in (shared, apart):
+        sinkhorn(inputs, *masses, epsilon=0.2, tolerance=1e-12).plan.square().sum().backward()
     assert shared.grad is not None
     torch.testing.assert_close(shared.grad, apart.grad.sum(0))  # type: ignore[union-attr]
 
@@ -113,8 +113,8 @@ def test_the_operator_keeps_the_contract_of_torch(implementation: Implementation
     cost, a, b = (t.float() for t in problem(2, 5, 4, seed=9))
     epsilon = torch.tensor([0.2, 0.5], dtype=torch.float64)
     for needed in (False, True):
-        given = (cost.clone().requires_grad_(needed), a.softmax(1).requires_grad_(needed), b.softmax(1))
-        arguments = (*given, epsilon, None, [0.0, 0.0, 2.0, 0.3], 300, 1e-6, False)
+        inputs = (cost.clone().requires_grad_(needed), a.softmax(1).requires_grad_(needed), b.softmax(1))
+        arguments = (*inputs, epsilon, None, [0.0, 0.0, 2.0, 0.3], 300, 1e-6, False)
         torch.library.opcheck(torch.ops.signllm.sinkhorn.default, arguments)
 
 
@@ -127,9 +127,9 @@ def test_it_compiles_into_one_graph_with_its_gradient(implementation: Implementa
 
     grads = []
     for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
-        given = [t.clone().requires_grad_() for t in (cost, a, b)]
-        function(*given).backward()
-        grads.append([t.grad for t in given])
+        inputs = [t.clone().requires_grad_() for t in (cost, a, b)]
+        function(*inputs).backward()
+        grads.append([t.grad for t in inputs])
     for eager, compiled in zip(*grads, strict=True):
         torch.testing.assert_close(eager, compiled)
 

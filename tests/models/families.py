@@ -87,7 +87,7 @@ def save_family(folder: Path, name: str, *, chat: bool = False) -> Path:
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
 
-    kind, given = (CAUSAL | ENCODER_DECODER | BY_CODES)[name]
+    kind, settings = (CAUSAL | ENCODER_DECODER | BY_CODES)[name]
     codes = CODES.get(name, [])
     special = [*SPECIAL, *codes]
     tokenizer = Tokenizer(
@@ -112,7 +112,7 @@ def save_family(folder: Path, name: str, *, chat: bool = False) -> Path:
         "eos_token_id": 1,
         "pad_token_id": 3,
     }
-    config = getattr(transformers, f"{kind}Config")(**(tokens | given))
+    config = getattr(transformers, f"{kind}Config")(**(tokens | settings))
     head = "ForCausalLM" if name in CAUSAL else "ForConditionalGeneration"
     head = "LMHeadModel" if name == "gpt2" else head
     getattr(transformers, f"{kind.removesuffix('Text')}{head}")(config).save_pretrained(folder)

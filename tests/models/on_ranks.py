@@ -71,13 +71,13 @@ def main() -> None:
         result |= {
             f"{stage}/{key}": value for key, value in train_vq_sign_under_zero(stage, rank, world).items()
         }
-    whole = json.loads((package_folder("ds_configs") / "zero3.json").read_text())
-    whole["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    zero3 = json.loads((package_folder("ds_configs") / "zero3.json").read_text())
+    zero3["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     cut = Path(f"{out}.{rank}.cut.json")
-    cut.write_text(json.dumps(whole))
-    whole["zero_optimization"]["zero_hpz_partition_size"] = world
+    cut.write_text(json.dumps(zero3))
+    zero3["zero_optimization"]["zero_hpz_partition_size"] = world
     hpz = Path(f"{out}.{rank}.hpz.json")
-    hpz.write_text(json.dumps(whole))
+    hpz.write_text(json.dumps(zero3))
     for name, stage, settings in (
         ("kept", cut, {}),
         ("recomputed", cut, {"recompute": True}),
@@ -203,9 +203,14 @@ def train_sign_llm(
         llm = families / family
     settings = TrainingConfig(deepspeed=stage, steps=3, batch_size=4, learning_rate=1e-3, precision=precision)
     import_deepspeed()
-    given = deepspeed_settings(settings, world=world)
+    engine_settings = deepspeed_settings(settings, world=world)
     model = sign_llm(
-        llm, deepspeed=given, recompute=recompute, dtype=dtype, lora=lora, prompt_tuning=prompt_tuning
+        llm,
+        deepspeed=engine_settings,
+        recompute=recompute,
+        dtype=dtype,
+        lora=lora,
+        prompt_tuning=prompt_tuning,
     )
     engine = build_engine(model, None, settings)
     frozen = engine.module.language_model.model
@@ -294,8 +299,8 @@ def partitioned(rank: int, world: int, llm: Path, *, quantizer: dict | None = No
     }
     batch = parts.batch_of(rank=rank, world=world)
     recorded = parts.with_characters(batch, parts.vq_sign(model.config.vq_sign))
-    for step, given in enumerate((batch, batch, recorded)):
-        shares = engine(given)
+    for step, step_batch in enumerate((batch, batch, recorded)):
+        shares = engine(step_batch)
         result[f"loss{step}"] = reduce_sum(shares["loss"].double())
         engine.backward(shares["loss"] * world)
         engine.step()

@@ -52,9 +52,9 @@ def alone(model: LanguageModel, plain: nn.Module, place: int) -> Tensor:
         logits = plain(inputs_embeds=torch.cat([prompt, model.embed(text.tolist())])[None]).logits
         return functional.cross_entropy(logits[0, -len(text) - 1 : -1], text, reduction="sum")
     start = model._start(LANGUAGES[place])
-    given = torch.tensor([*start, *text.tolist()])[None, :-1]
+    decoder_input = torch.tensor([*start, *text.tolist()])[None, :-1]
     source = torch.cat([prompt, model.embed([1])])[None]
-    logits = plain(inputs_embeds=source, decoder_input_ids=given).logits[0, -len(text) :]
+    logits = plain(inputs_embeds=source, decoder_input_ids=decoder_input).logits[0, -len(text) :]
     return functional.cross_entropy(logits, text, reduction="sum")
 
 
@@ -149,14 +149,14 @@ def test_recomputed_activations_give_the_same_gradients(
         for n, p in model.named_parameters():
             if "lora_B" in n:
                 nn.init.ones_(p)  # at zero nothing else of an adapter has a gradient
-        given = words().requires_grad_()
+        word_vectors = words().requires_grad_()
 
-        def work(model: LanguageModel = model, given: Tensor = given) -> None:
-            model(given, COUNTS, TEXTS, LANGUAGES).losses.sum().backward()
+        def work(model: LanguageModel = model, word_vectors: Tensor = word_vectors) -> None:
+            model(word_vectors, COUNTS, TEXTS, LANGUAGES).losses.sum().backward()
 
         count = calls_of(model, work)
         trained = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
-        result.append((count, {"words": given.grad} | trained))
+        result.append((count, {"words": word_vectors.grad} | trained))
     (once, expected), (twice, recomputed) = result
     assert once < twice <= 2 * once  # what no gradient needs any more is not computed again
     assert len(expected) == 2 if "prompt_tuning" in learns else (len(expected) > 1) == ("lora" in learns)
@@ -173,9 +173,9 @@ def test_attention_is_sdpa_by_default_and_equals_the_eager_one(
     used = []
     theirs = functional.scaled_dot_product_attention
 
-    def counted(*given: object, **settings: object) -> Tensor:
+    def counted(*arguments: object, **settings: object) -> Tensor:
         used.append(name)
-        return theirs(*given, **settings)
+        return theirs(*arguments, **settings)
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", counted)
     losses = loaded(folders[name])(words(), COUNTS, TEXTS, LANGUAGES).losses

@@ -159,8 +159,8 @@ def test_sign_llm_trains_and_translates_with_any_kind(folders: dict[str, Path], 
 
 def test_a_chat_template_surrounds_the_signs(tmp_path: Path, words: torch.Tensor) -> None:
     folder = save_family(tmp_path, "qwen3", chat=True)
-    around = loaded(folder).prompt.context_tokens("German")
-    decoded = [AutoTokenizer.from_pretrained(folder).decode(ids) for ids in around]
+    prompt_tokens = loaded(folder).prompt.context_tokens("German")
+    decoded = [AutoTokenizer.from_pretrained(folder).decode(ids) for ids in prompt_tokens]
     assert decoded == ["<s> user Translate this sign language into German :", "</s> model"]
     assert loaded(folder, chat=False).prompt.context_tokens("German")[1] == []
     loaded(folder)(words, COUNTS, TEXTS, LANGUAGES)
@@ -179,8 +179,8 @@ def test_a_prompt_in_the_language_of_the_text(tmp_path: Path) -> None:
 
     def asked(language: str, model_type: str = "llama", *, in_target: bool = True) -> str:
         family = find_family(model_type)
-        given = {"text": None, "separator": None, "chat": None, "in_target": in_target}
-        return "".join(Prompt(Spelt(), family, **given).context_tokens(language)[0])
+        options = {"text": None, "separator": None, "chat": None, "in_target": in_target}
+        return "".join(Prompt(Spelt(), family, **options).context_tokens(language)[0])
 
     assert asked("German") == asked("de") == asked("de_DE") == "Übersetze diese Gebärdensprache ins Deutsche:"
     assert asked("Chinese") == "将这段手语翻译成中文："

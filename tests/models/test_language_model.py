@@ -61,10 +61,12 @@ def test_nothing_of_it_learns_but_gradient_reaches_the_words(llm: Path, words: t
 def test_recomputing_changes_no_gradient(llm: Path, words: torch.Tensor) -> None:
     grads = []
     for recompute in (False, True):
-        given = words.clone().requires_grad_()
-        losses, *_ = model(llm, gradient_checkpointing=recompute).train()(given, COUNTS, TEXTS, LANGUAGES)
+        word_vectors = words.clone().requires_grad_()
+        losses, *_ = model(llm, gradient_checkpointing=recompute).train()(
+            word_vectors, COUNTS, TEXTS, LANGUAGES
+        )
         losses.sum().backward()
-        grads.append(given.grad)
+        grads.append(word_vectors.grad)
     torch.testing.assert_close(grads[0], grads[1])
 
 

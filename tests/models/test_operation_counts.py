@@ -93,7 +93,7 @@ def test_the_projector() -> None:
 def test_a_frozen_language_model_costs_four_per_weight_and_place(llm: Path, lora: LoraConfig | None) -> None:
     config = LanguageModelConfig(path=str(llm), dtype="fp32", attention="eager", lora=lora)
     model, length, layers, width = build_language_model(config), 11, 2, 16
-    given = torch.randn(1, length, width, requires_grad=True)
+    inputs = torch.randn(1, length, width, requires_grad=True)
     linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
     frozen = sum(m.weight.numel() for m in linears if not m.weight.requires_grad)
     trained = sum(m.weight.numel() for m in linears if m.weight.requires_grad)
@@ -102,7 +102,7 @@ def test_a_frozen_language_model_costs_four_per_weight_and_place(llm: Path, lora
     assert result == (4 * frozen + 6 * trained) * length + causal
     full = 3 * layers * 4 * width * length**2  # torch counts the half above the diagonal too
     assert result - causal + full == pytest.approx(
-        count_operations(lambda: model.model(inputs_embeds=given).logits), rel=0.01
+        count_operations(lambda: model.model(inputs_embeds=inputs).logits), rel=0.01
     )  # 1 %: rotary tables are products as well
 
 

@@ -42,11 +42,11 @@ def test_every_weight_of_every_family_is_located(tmp_path: Path, name: str) -> N
 
 def test_names_without_the_models_prefix_and_by_either_of_two_names(tmp_path: Path) -> None:
     save_family(tmp_path, "gpt2")
-    whole = places(tmp_path)
+    complete = places(tmp_path)
     tied = ("transformer.wte.weight", "lm_head.weight")
-    assert whole[tied] == "transformer.wte.weight"
+    assert complete[tied] == "transformer.wte.weight"
     change(tmp_path, lambda stored: {n.removeprefix("transformer."): t for n, t in stored.items()})
-    assert places(tmp_path) == {names: key.removeprefix("transformer.") for names, key in whole.items()}
+    assert places(tmp_path) == {names: key.removeprefix("transformer.") for names, key in complete.items()}
     change(tmp_path, lambda stored: {n.replace("wte.weight", "lm_head.weight"): t for n, t in stored.items()})
     assert places(tmp_path)[tied] == "lm_head.weight"
     change(tmp_path, lambda stored: stored | {"wte.weight": stored["lm_head.weight"]})

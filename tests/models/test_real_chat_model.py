@@ -74,6 +74,6 @@ def test_gradient_reaches_the_signs(
     model: LanguageModel, questions: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     words, counts = questions
-    given = words.clone().requires_grad_()
-    model(given, counts, RIGHT, ENGLISH).losses.sum().backward()
-    assert bool((given.grad.abs().sum(dim=1) > 0).all())
+    word_vectors = words.clone().requires_grad_()
+    model(word_vectors, counts, RIGHT, ENGLISH).losses.sum().backward()
+    assert bool((word_vectors.grad.abs().sum(dim=1) > 0).all())

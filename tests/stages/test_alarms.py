@@ -46,7 +46,7 @@ def lines(**metrics: list[float]) -> list[dict]:
         ("validate/l_sim_shuffled", falling(3.0, 0.2), "the language model ignores the signs", "is 100%"),
     ],
 )
-def test_each_failure_is_told_once(metric: str, values: list[float], name: str, expected: str) -> None:
+def test_each_failure_is_reported_once(metric: str, values: list[float], name: str, expected: str) -> None:
     assert alarms_of_log(lines()) == []
     (alarm,) = alarms_of_log(lines(**{metric: values}))
     assert alarm.name == name
@@ -66,7 +66,7 @@ def test_lines_of_other_kinds_are_passed_over(strange: object) -> None:
     assert alarms_of_log([dict.fromkeys(names, strange)] * LINES) == []
 
 
-def test_signs_that_no_longer_help_are_told_after_three_validations() -> None:
+def test_signs_that_no_longer_help_are_reported_after_three_validations() -> None:
     def validation(step: int, shuffled: float) -> dict[str, float]:
         return {"step": step, "validate/l_sim": 1.0, "validate/l_sim_shuffled": shuffled}
 

@@ -1,4 +1,4 @@
-"""Trained on augmented videos, a model at rest sees them as they are, signers as large as in training."""
+"""In evaluation mode a model sees videos without augmentation, signers as large as in training."""
 
 from __future__ import annotations
 

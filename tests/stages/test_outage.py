@@ -1,4 +1,4 @@
-"""Storage that is away while two ranks train: nothing is lost, nobody hangs, and whoever leaves has saved."""
+"""Unavailable storage while two ranks train: nothing is lost, no rank hangs, a rank that ends has saved."""
 
 from __future__ import annotations
 

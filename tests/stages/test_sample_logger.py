@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside numbers: read back from its own files, alike on one rank and on two."""
+"""The samples that TensorBoard shows: read back from its own files, alike on one rank and on two."""
 
 from __future__ import annotations
 
@@ -91,15 +91,15 @@ def test_two_ranks_show_what_one_shows(run: Path, composed: Path) -> None:
 def test_two_ranks_are_as_near_to_the_text_as_one(run: Path, composed: Path) -> None:
     (both,) = path.on_ranks(composed, composed / "llm", "shown-zero3", processes=2)
     single, two = read_alignment_curves([run, both])
-    assert single.steps == two.steps == (6, 9)  # the last with the encoder at rest, and the last
+    assert single.steps == two.steps == (6, 9)  # the last with a frozen encoder, and the last
     assert two.mmd == pytest.approx(single.mmd, rel=1e-4)
     assert two.sim == pytest.approx(single.sim, rel=1e-4)
     logs = [[*read_log(board_events / "frozen"), *read_log(board_events)] for board_events in (run, both)]
-    one_told, two_told = (
+    by_one_rank, by_two_ranks = (
         [line["validate/l_sim_shuffled"] for line in log if "validate/l_sim_shuffled" in line] for log in logs
     )
-    assert len(one_told) == 2
-    assert two_told == pytest.approx(one_told, rel=1e-4)
+    assert len(by_one_rank) == 2
+    assert by_two_ranks == pytest.approx(by_one_rank, rel=1e-4)
 
 
 def test_stage_1_shows_characters_and_what_cannot_be_read_stops_no_run(

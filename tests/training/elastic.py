@@ -1,4 +1,4 @@
-"""One run on 1, 2, 3 and again 1 rank, a ZeRO stage for each stretch of it, beside a run left alone.
+"""One run on 1, 2, 3 and again 1 rank, each part with its ZeRO stage, compared with an uninterrupted run.
 
 ``python -m tests.training.elastic toy FOLDER`` trains the toy; ``... finetune FOLDER COMPOSED`` fine-tunes a
 small SignLLM on the videos of the test fixture ``composed``: ``FOLDER/alone`` and a folder for each of

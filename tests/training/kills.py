@@ -163,7 +163,7 @@ def result(run: Path) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
 
 
 def equal(alone: Path, run: Path) -> bool:
-    """Whether two finished runs have the same log and the same bits; the first difference is told."""
+    """Whether two finished runs have the same log and the same bits; the first difference is printed."""
     (lines, tensors), (found_lines, last) = result(alone), result(run)
     for expected, line in itertools.zip_longest(lines, found_lines):
         if line != expected:

@@ -18,15 +18,15 @@ class Epochs:
     def __init__(self, lengths: list[int]) -> None:
         self.of_batch = [epoch for epoch, length in enumerate(lengths) for _ in range(length)]
         self.ends = list(accumulate(lengths))
-        self.given = 0
+        self.read_batches = 0
 
     def batches_until(self, epoch: int) -> int:
-        return max(-1, ([0, *self.ends])[epoch] - self.given)
+        return max(-1, ([0, *self.ends])[epoch] - self.read_batches)
 
     def __iter__(self) -> Iterator[Any]:
-        while self.given < len(self.of_batch):
-            self.given += 1
-            yield self.of_batch[self.given - 1]
+        while self.read_batches < len(self.of_batch):
+            self.read_batches += 1
+            yield self.of_batch[self.read_batches - 1]
 
     def state_dict(self) -> dict[str, int]:
         return {}
@@ -40,7 +40,7 @@ def test_an_epoch_ends_with_its_last_whole_step(lengths: list[int], accumulation
     batches = Epochs(lengths)
     steps = len(batches.of_batch) // accumulation
     resumed = min(resumed, steps)
-    batches.given = resumed * accumulation
+    batches.read_batches = resumed * accumulation
     stream, ends, last_steps = iter(batches), EpochEnds(batches, accumulation), []
     for step in range(resumed + 1, steps + 1):
         epochs = [next(stream) for _ in range(accumulation)]

@@ -1,4 +1,4 @@
-"""Writing beside training: one piece at a time, and what goes wrong comes out where it is waited for."""
+"""Writing in the background: one piece at a time, and what goes wrong comes out where it is waited for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_it_writes_while_the_caller_goes_on() -> None:
     writer.wait()
 
 
-def test_an_error_is_told_before_it_is_raised_and_once() -> None:
+def test_an_error_is_logged_before_it_is_raised_and_once() -> None:
     writer = BackgroundWriter()
 
     def write() -> None:

@@ -39,7 +39,7 @@ def test_a_frozen_part_that_is_saved_stays_whole_after_saving_validating_and_goi
     assert losses[0] == pytest.approx(losses[1], abs=FLOAT_NOISE)
 
 
-def test_buffers_are_where_the_rank_computes_also_beside_a_part_that_was_loaded_cut(
+def test_buffers_are_on_the_rank_s_device_also_next_to_a_partitioned_part(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # On a GPU the codebook and the pixels' mean stayed on the CPU; torch's meta device stands for the GPU.

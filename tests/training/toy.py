@@ -45,25 +45,27 @@ class ToyLoader:
         self, *, batch_size: int, rank: int, world: int, steps_per_epoch: int = 5, seed: int = 3
     ) -> None:
         self.batch_size, self.rank, self.world, self.seed = batch_size, rank, world, seed
-        self._steps_per_epoch, self._given = steps_per_epoch, 0
+        self._steps_per_epoch, self._batches_read = steps_per_epoch, 0
 
     def batches_until(self, epoch: int) -> int:
-        return max(-1, epoch * self._steps_per_epoch - self._given)
+        return max(-1, epoch * self._steps_per_epoch - self._batches_read)
 
     def __iter__(self) -> Iterator[ToyBatch]:
         while True:
-            number = self._given
+            number = self._batches_read
             generator = torch.Generator().manual_seed(self.seed * 1000 + number)
             x = torch.randn(self.batch_size, WIDTH, generator=generator)[self.rank :: self.world]
-            self._given += 1
+            self._batches_read += 1
             yield ToyBatch(x, self.batch_size, number, number // self._steps_per_epoch)
 
     def state_dict(self) -> dict[str, int]:
-        epoch, place = divmod(self._given, self._steps_per_epoch)
+        epoch, place = divmod(self._batches_read, self._steps_per_epoch)
         return {"seed": self.seed, "epoch": epoch, "samples_consumed": place * self.batch_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self._given = state["epoch"] * self._steps_per_epoch + state["samples_consumed"] // self.batch_size
+        self._batches_read = (
+            state["epoch"] * self._steps_per_epoch + state["samples_consumed"] // self.batch_size
+        )
 
 
 class ToyModel(nn.Module):
@@ -127,7 +129,7 @@ def advance(training: loop._Trainer, step: int) -> None:
     """Let a training of :func:`toy_training` have reached a step."""
     loader = training.batches
     assert isinstance(loader, ToyLoader)
-    training.step = loader._given = step
+    training.step = loader._batches_read = step
     training.epoch = (step - 1) // loader._steps_per_epoch
 
 
