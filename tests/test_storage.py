@@ -8,8 +8,8 @@ import itertools
 import logging
 import os
 import random
-import signal
 import re
+import signal
 import socket
 import ssl
 import subprocess
