@@ -91,7 +91,7 @@ def build_page(
             f"# Sign language to text\nModel **{name}**. It runs on the machine that serves this page. "
             "Videos are deleted when the page is closed, at the latest after an hour."
         )
-        video = gr.Video(label="Video", sources=["upload", "webcam"], include_audio=False)
+        video = gr.Video(label="Video", sources=["upload", "webcam"], include_audio=False, height=360)
         settings = _add_settings(language)
         button = gr.Button("Translate", variant="primary")
         result = gr.HTML(render_pieces(""), label="Translation")
