@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from signllm.distributed.local_ranks import StoppedEarlyError, is_first_rank, run_local_ranks
+from signllm.distributed.local_ranks import is_first_rank, run_local_ranks
 from signllm.storage import storage_wait_policy
 
 Job = Callable[[], None]
@@ -139,18 +139,3 @@ def _explain_lost_ranks(folder: Path | None, verb: str) -> AbstractContextManage
     from signllm.distributed.failures import fail_together
 
     return fail_together(folder, int(os.environ["RANK"]), verb, hang_s=None)
-
-
-def raise_if_preempted(outcome: Any) -> None:
-    """Raise an exception if training stopped before its last step because of a preemption signal.
-
-    Args:
-        outcome: result of a training stage; None is the result of a stage that had nothing to do.
-
-    Raises:
-        StoppedEarlyError: training was preempted.
-    """
-    if outcome is not None and outcome.preempted:
-        raise StoppedEarlyError(
-            f"asked to stop: the run saved its state after step {outcome.step}; the same command continues it"
-        )

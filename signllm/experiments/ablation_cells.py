@@ -25,7 +25,6 @@ from signllm.config import ComposeConfig, Recipe, differences
 from signllm.cra.word_codebook import WordCodebook
 from signllm.data.mixture import Mixture, open_mixture
 from signllm.distributed.agreement import run_on_rank_zero
-from signllm.distributed.local_ranks import StoppedEarlyError
 from signllm.distributed.preemption import stop_if_preempted
 from signllm.distributed.ranks import Ranks, start_distributed
 from signllm.errors import UsageError
@@ -34,7 +33,6 @@ from signllm.inference.evaluate import EvaluateConfig, evaluate
 from signllm.stages.compose import compose
 from signllm.stages.finetune import finetune
 from signllm.stages.pretrain import pretrain
-from signllm.training.callbacks import Outcome
 from signllm.validation import from_plain, to_plain
 
 log = logging.getLogger(__name__)
@@ -172,7 +170,7 @@ def run_cell(study: Study, name: str, seed: int) -> None:
     recipe, cell = study.build_recipe(name, seed), cell_folders(study, name, seed)
     dataset = open_mixture(study.shards)
     with lock_folder(cell.pretrain, ranks):
-        _require_complete(pretrain(recipe.pretrain, run=cell.pretrain, dataset=dataset))
+        pretrain(recipe.pretrain, run=cell.pretrain, dataset=dataset).raise_if_preempted()
         gc.collect()
         words = _words_config(study, dataset, name, seed, recipe.compose, ranks)
         compose(cell.pretrain, dataset, words, out=cell.words)
@@ -182,7 +180,7 @@ def run_cell(study: Study, name: str, seed: int) -> None:
         outcome = finetune(
             recipe.finetune, run=cell.finetune, init=cell.pretrain, dataset=dataset, words_folder=cell.words
         )
-        _require_complete(outcome)
+        outcome.raise_if_preempted()
         gc.collect()  # while a ZeRO-3 engine exists, transformers would partition the next model as well
         evaluate(cell.finetune, study.shards, study.split, EvaluateConfig())
 
@@ -200,12 +198,6 @@ def _words_config(
     compose(full.pretrain, dataset, study.build_recipe(FULL, seed).compose, out=full.words)
     words = run_on_rank_zero(lambda: len(WordCodebook.load(full.words).words), ranks)
     return ABLATIONS[name](study.recipe, replace(study.inputs, words=words)).compose
-
-
-def _require_complete(outcome: Outcome) -> None:
-    """Raise a ``StoppedEarlyError`` if a stage was interrupted before its end."""
-    if outcome.preempted:
-        raise StoppedEarlyError(f"asked to stop: saved after step {outcome.step}; the same command continues")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from signllm.distributed.local_ranks import StoppedEarlyError
 from signllm.distributed.ranks import Ranks
 from signllm.training.training_log import ALARM, read_log
 
@@ -61,6 +62,18 @@ class Outcome:
     preempted: bool = False
     stop_reason: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def raise_if_preempted(self) -> None:
+        """Raise an exception if training was preempted before its last step.
+
+        Raises:
+            StoppedEarlyError: training was preempted.
+        """
+        if self.preempted:
+            raise StoppedEarlyError(
+                f"asked to stop: the run saved its state after step {self.step}; "
+                "the same command continues it"
+            )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from signllm.command import Job, Verb, prepare_job, print_result, raise_if_preempted, run_on_ranks
+from signllm.command import Job, Verb, prepare_job, print_result, run_on_ranks
 
 
 def named_recipe(arguments: list[str]) -> tuple[str, Any, list[str]]:
@@ -58,7 +58,7 @@ def _pretrain(arguments: list[str]) -> Job:
 
         def work() -> None:
             dataset = _open_dataset(data, config.training.timeout_s)
-            raise_if_preempted(pretrain(config, run=run, dataset=dataset))
+            pretrain(config, run=run, dataset=dataset).raise_if_preempted()
 
         run_on_ranks(
             "pretrain", arguments, ranks, work, folder=run, storage_timeout_s=config.data.storage_timeout_s
@@ -153,7 +153,8 @@ def _finetune(arguments: list[str]) -> Job:
 
         def work() -> None:
             dataset = _open_dataset(data, config.training.timeout_s)
-            raise_if_preempted(finetune(config, run=run, init=init, dataset=dataset, words_folder=words))
+            outcome = finetune(config, run=run, init=init, dataset=dataset, words_folder=words)
+            outcome.raise_if_preempted()
 
         run_on_ranks(
             "finetune", arguments, ranks, work, folder=run, storage_timeout_s=config.data.storage_timeout_s

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from signllm.command import raise_if_preempted
 from signllm.data.mixture import open_mixture
 from signllm.distributed.local_ranks import leave_process_group
 from signllm.stages.finetune import finetune
@@ -22,9 +21,8 @@ def finetune_on_rank(arguments: Sequence[str]) -> None:
     """Fine-tune ``FOLDER/pretrain`` into the folder ``RUN``; the arguments are FOLDER and RUN."""
     folder, run = map(Path, arguments)
     config = path.finetune_config(folder / "llm", epochs=12, deepspeed="zero3")
-    raise_if_preempted(
-        finetune(config, run=run, init=folder / "pretrain", dataset=open_mixture(folder / "shards"))
-    )
+    dataset = open_mixture(folder / "shards")
+    finetune(config, run=run, init=folder / "pretrain", dataset=dataset).raise_if_preempted()
     leave_process_group()
 
 

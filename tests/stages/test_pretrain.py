@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from signllm.command import raise_if_preempted
 from signllm.data.index import ShardIndex
 from signllm.data.mixture import open_mixture
 from signllm.errors import UsageError
@@ -101,7 +100,7 @@ def test_patience_ends_the_stage_as_if_it_were_complete(
     for _ in range(2):
         outcome = pretrain(config, run=tmp_path, dataset=open_mixture(composed / "shards"))
         assert outcome.step == 3
-        raise_if_preempted(outcome)  # it is not: exit code 0
+        outcome.raise_if_preempted()  # it is not: exit code 0
     assert caplog.text.count("step 3 of 9") == 2, "the reason is shown each time"
 
 
