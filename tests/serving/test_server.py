@@ -88,7 +88,7 @@ def test_the_windows_of_a_recording_arrive_one_by_one(served: Served) -> None:
         ("/translate?cut=never", b"x", 400, "cut is 'never'"),
         ("/translate?frames=2", b"x", 400, "no setting 'frames'"),
         ("/translate", b"this is a text\n" * 50, 200, "cannot be read"),
-        ("/translate?cut=windows&seconds=0", b"x", 200, "windows of 0 s"),
+        ("/translate?cut=windows&seconds=0", b"x", 200, "seconds is 0.0"),
         ("/translate", b"x" * (LARGEST_MB * 10**6 + 1), 413, "larger than 1 MB"),
     ],
 )
