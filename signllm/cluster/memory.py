@@ -19,10 +19,10 @@ from typing import Any
 from signllm.cluster.simulation import SimulatedPass
 from signllm.cluster.zero_costs import FP32, Weight, Zero, largest_block, planned_model_states
 
-QUANTISED_BYTES = {8: 1.001, 4: 0.516}
+QUANTIZED_BYTES = {8: 1.001, 4: 0.516}
 """Bytes of a weight in bitsandbytes, by bits.
 
-int8 has a scale per row; NF4 has scales that are quantised again, 0.127 bits per weight (QLoRA, arXiv
+int8 has a scale per row; NF4 has scales that are quantized again, 0.127 bits per weight (QLoRA, arXiv
 2305.14314, section 3).
 """
 
@@ -37,7 +37,7 @@ class PlannedMemory:
         optimizer: master weights and moments.
         activations: activations of a forward and backward pass, including the batch.
         buckets: buffer in which gradients wait to be reduced.
-        gathered: frozen weights of other ranks or of the CPU while they are used; quantised ones unpacked.
+        gathered: frozen weights of other ranks or of the CPU while they are used; quantized ones unpacked.
         peak: maximum of the total; the parts need not reach their maxima at the same time.
         host: memory of the CPU that this rank uses for offloading; not part of the others.
     """
@@ -72,7 +72,7 @@ def plan_memory(
         bits: bits of the language model's frozen linear layers; 8 and 4 are stored by bitsandbytes.
     """
     zero_settings = settings["zero_optimization"]
-    states, savings = planned_model_states(weights, zero), quantisation_savings(weights, zero, bits=bits)
+    states, savings = planned_model_states(weights, zero), quantization_savings(weights, zero, bits=bits)
     size = 2 if zero.precision == "bf16" else FP32
     bucket = int(zero_settings.get("reduce_bucket_size", 0)) * size if zero.stage else 0
     gathered = _gathered(weights, zero, zero_settings) if zero.stage == 3 else _unpacked(weights, zero, bits)
@@ -102,17 +102,17 @@ def plan_memory(
     )
 
 
-def quantisation_savings(weights: Sequence[Weight], zero: Zero, *, bits: int) -> int:
+def quantization_savings(weights: Sequence[Weight], zero: Zero, *, bits: int) -> int:
     """Return the bytes that a rank saves if the frozen linear layers have this number of bits."""
     if bits == 16:
         return 0
     assert zero.stage < 3, "ZeRO-3 does not partition what bitsandbytes packs"
     packed = [w for w in weights if w.packs]
-    return sum(round(w.elements * (zero.element_bytes(w) - QUANTISED_BYTES[bits])) for w in packed)
+    return sum(round(w.elements * (zero.element_bytes(w) - QUANTIZED_BYTES[bits])) for w in packed)
 
 
 def _unpacked(weights: Sequence[Weight], zero: Zero, bits: int) -> int:
-    """Return the bytes of the largest quantised layer, which is unpacked for its multiplication."""
+    """Return the bytes of the largest quantized layer, which is unpacked for its multiplication."""
     if bits == 16:
         return 0
     return max((w.elements * zero.element_bytes(w) for w in weights if w.packs), default=0)

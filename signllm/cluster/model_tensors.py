@@ -97,7 +97,7 @@ def list_weights(model: nn.Module) -> list[Weight]:
     unpartitioned = unpartitioned_ids(model)
     blocks = {id(p): number for number, block in enumerate(frozen_blocks(model)) for p in block.parameters()}
     distances = dict(_distances(model, unpartitioned, blocks))
-    quantisable = _packed(model)
+    quantizable = _packed(model)
     return [
         Weight(
             name=name,
@@ -107,7 +107,7 @@ def list_weights(model: nn.Module) -> list[Weight]:
             stays_gathered=id(p) in unpartitioned,
             block=blocks.get(id(p)),
             until_backward=distances.get(id(p)),
-            packs=id(p) in quantisable and not p.requires_grad,
+            packs=id(p) in quantizable and not p.requires_grad,
         )
         for name, p in model.named_parameters()
     ]

@@ -35,7 +35,7 @@ GIGA = 1e9
 ADAM_PASSES = 7
 """Number of 32-bit values that Adam reads or writes per weight: gradient, and weight and moments twice."""
 UNPACKING_BYTES = {8: 1.0 + 2 + 2, 4: 0.516 + 2 + 2}
-"""Bytes moved per quantised weight and multiplication: it is read, written in 16 bits and read again."""
+"""Bytes moved per quantized weight and multiplication: it is read, written in 16 bits and read again."""
 
 
 @validated

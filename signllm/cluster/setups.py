@@ -27,7 +27,7 @@ from signllm.models.sign_llm import SignLLM
 from signllm.training.engine import deepspeed_settings
 
 FILES = ("zero0", "zero1", "zero2", "zero3", "zero3_offload")
-QUANTISED_FILE = "zero2"
+QUANTIZED_FILE = "zero2"
 HEADROOM = 0.1
 """Share of a GPU's memory left free for context, NCCL, workspace of convolutions and fragmentation."""
 
@@ -50,7 +50,7 @@ class Setup:
 SETUPS = (
     *(Setup(deepspeed=name, checkpointing=on) for name in FILES for on in (False, True)),
     *(
-        Setup(deepspeed=QUANTISED_FILE, checkpointing=on, bits=bits)
+        Setup(deepspeed=QUANTIZED_FILE, checkpointing=on, bits=bits)
         for bits in (8, 4)
         for on in (False, True)
     ),

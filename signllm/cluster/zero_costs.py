@@ -40,7 +40,7 @@ class Weight:
         block: number of the frozen block with which it is gathered; None outside of a block.
         until_backward: elements that a forward pass visits between the tensor's last use in it and its use in
             the backward pass; None if the backward pass does not use it.
-        packs: whether it is a linear layer in the language model's blocks, which bitsandbytes can quantise.
+        packs: whether it is a linear layer in the language model's blocks, which bitsandbytes can quantize.
     """
 
     name: str
