@@ -1,9 +1,9 @@
-"""Segmentation in byte-pair order: the merges of the candidates are applied in the order they were learnt.
+"""Segmentation in byte-pair order: the merges of the candidates are applied in the order they were learned.
 
-Of all merges that are possible in a sequence, the one that was learnt first joins all its pairs from left to
+Of all merges that are possible in a sequence, the one that was learned first joins all its pairs from left to
 right. This is repeated until no merge is possible. A merge is also applied if its word was dropped from the
 codebook, because that word may be part of a longer word that was kept. At the end, each dropped word is
-replaced by the two parts that it was first learnt from, and dropped parts by theirs. Whether a kept word is
+replaced by the two parts that it was learned from, and dropped parts by theirs. Whether a kept word is
 found therefore does not depend on whether its parts were kept. If no word is dropped, this is byte-pair
 encoding as published.
 """
@@ -25,8 +25,8 @@ class MergeTable:
     """Merges in the form of arrays, which are applied to many pieces of sequences at once.
 
     Args:
-        merges: pairs of spellings in the order they were learnt. Each part is a character or the result of an
-            earlier merge. Two merges may make the same word.
+        merges: pairs of spellings in the order they were learned. Each part is a character or the result of
+            an earlier merge. Two merges may make the same word.
         words: words that were kept; word i has the id ``alphabet + i``.
         alphabet: number of characters.
 

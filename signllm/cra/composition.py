@@ -1,6 +1,6 @@
 """Composing a word codebook from the characters of a training set: the steps of CRA in order.
 
-Repeats are collapsed, candidate words are learnt, the transport problem is solved for all sizes, one size is
+Repeats are collapsed, candidate words are learned, the transport problem is solved for all sizes, one size is
 chosen, and the kept words are counted in the corpus with the same segmentation that training and evaluation
 use. The result is deterministic and does not depend on the order of the videos.
 """

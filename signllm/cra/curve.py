@@ -2,7 +2,7 @@
 
 It shows, against the number of candidates: the entropy and the marginal utility, both with and without
 normalization by the mean word length, which determines whether the entropy rises or falls; the description
-length; and the number of kept words. Line styles and markers distinguish the lines, not colours.
+length; and the number of kept words. Line styles and markers distinguish the lines, not colors.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 Curve = Sequence[Mapping[str, Any]]
 PANELS = (
     ("entropy", "Entropy per character", "nats"),
-    ("entropy_unnormalised", "Entropy per word (not normalised)", "nats"),
+    ("entropy_unnormalised", "Entropy per word (not normalized)", "nats"),
     ("marginal_utility", "Marginal utility, per character", "nats per candidate"),
-    ("marginal_utility_unnormalised", "Marginal utility, per word (not normalised)", "nats per candidate"),
+    ("marginal_utility_unnormalised", "Marginal utility, per word (not normalized)", "nats per candidate"),
     ("description_length", "Description length of words and corpus", "nats per character"),
     ("kept", "Words kept", "words"),
 )

@@ -43,7 +43,7 @@ class WordTable:
         alphabet: number of characters, including s₀.
         frequencies: (alphabet + len(words),) number of occurrences of each word in the corpus. One is added
             to each, so that words without occurrences remain possible.
-        merges: for the method "bpe", all merges that were learnt, including those of dropped words.
+        merges: for the method "bpe", all merges that were learned, including those of dropped words.
     """
 
     def __init__(

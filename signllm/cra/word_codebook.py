@@ -80,7 +80,7 @@ class WordCodebook:
         codebook: fingerprint of the character codebook.
         segmentation: method of segmentation: "viterbi", "longest" or "bpe".
         repeated_only: whether α is a mean over runs of at least two characters only.
-        merges: merges for "bpe" in the order they were learnt, including those of dropped words; otherwise
+        merges: merges for "bpe" in the order they were learned, including those of dropped words; otherwise
             empty.
         curve: one entry per size that was tried, with its entropy, its marginal utility and whether it was
             chosen.
