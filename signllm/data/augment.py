@@ -1,4 +1,4 @@
-"""Random augmentation of videos: tempo, a shifted crop, brightness, contrast, colour and mirroring.
+"""Random augmentation of videos: tempo, a shifted crop, brightness, contrast, color and mirroring.
 
 The parameters are drawn once per video, so that its frames do not flicker. They are a pure function of (seed,
 epoch, position): resuming, or another number of ranks, changes nothing. Augmentation is off by default; the
@@ -21,11 +21,11 @@ class AugmentConfig:
 
     Args:
         shift: side of the decoded square divided by the side of the crop, minus 1; the position of the crop
-            is random. 0.14 decodes 256 pixels for a crop of 224. In evaluation the crop is the centre, so
+            is random. 0.14 decodes 256 pixels for a crop of 224. In evaluation the crop is the center, so
             signers appear as large as in training.
         brightness: largest change of the mean value, as a share of 255.
         contrast: largest change of the factor by which values are spread around the middle grey.
-        colour: largest change of the factor of each of the three colour channels.
+        colour: largest change of the factor of each of the three color channels.
         tempo: largest change of the number of frames, as a share of it; frames are dropped or repeated.
         mirror: share of the videos that are mirrored; handedness is part of a sign, so use it with care.
     """
@@ -73,7 +73,7 @@ def draw_frame_numbers(
 def augment_frames(
     frames: np.ndarray, config: AugmentConfig, *, size: int, seed: int, epoch: int, position: int
 ) -> np.ndarray:
-    """Return a crop at a random position with random brightness, contrast, colour and mirroring.
+    """Return a crop at a random position with random brightness, contrast, color and mirroring.
 
     Args:
         frames: uint8 (T, S, S, 3) with S = ``config.compute_decoded_size(size)``.
@@ -95,19 +95,19 @@ def augment_frames(
     if not (config.brightness or config.contrast or config.colour):
         return cropped_THWC
     signed = 2 * uniform[2:7] - 1
-    table = _colour_table(
+    table = _color_table(
         1 + config.contrast * signed[0], 255 * config.brightness * signed[1], 1 + config.colour * signed[2:]
     )
     return np.stack([table[channel][cropped_THWC[..., channel]] for channel in range(3)], axis=-1)
 
 
 def crop_center(frames: np.ndarray, size: int) -> np.ndarray:
-    """Return the crop of side ``size`` at the centre of frames (T, S, S, 3), as evaluation uses it."""
+    """Return the crop of side ``size`` at the center of frames (T, S, S, 3), as evaluation uses it."""
     before = (frames.shape[1] - size) // 2
     return frames[:, before : before + size, before : before + size]
 
 
-def _colour_table(contrast: float, offset: float, factors: np.ndarray) -> np.ndarray:
+def _color_table(contrast: float, offset: float, factors: np.ndarray) -> np.ndarray:
     """Return the new value of each old value for each channel, uint8 (3, 256).
 
     Args:

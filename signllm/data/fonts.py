@@ -34,7 +34,7 @@ def choose_font(text: str, size: int) -> tuple[str, FreeTypeFont]:
             try:
                 return text, ImageFont.truetype(path, size)
             except OSError:
-                continue  # fonts with coloured letters have only one size
+                continue  # fonts with colored letters have only one size
     first = next(_list_fonts())
     kept = "".join(letter for letter in text if letter.isspace() or ord(letter) in _read_letters(first))
     missing = len(text) - len(kept)

@@ -84,7 +84,7 @@ def decode_image(data: bytes) -> np.ndarray:
 
     16 bits are reduced to the upper eight; grey, palettes and CMYK become RGB. The image is rotated as its
     EXIF data states, as videos are. Transparency is ignored, as FFmpeg ignores it in videos: the stored
-    colour is shown.
+    color is shown.
 
     Raises:
         VideoError: the data is not an image, is damaged, or has more than ``MAX_PIXELS``.

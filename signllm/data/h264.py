@@ -51,7 +51,7 @@ def encode_av_frames(
 ) -> bytes:
     """Encode PyAV frames of format rgb24 or yuv420p and even sides; otherwise as :func:`encode_h264`.
 
-    The file states the colour matrix of the first yuv420p frame.
+    The file states the color matrix of the first yuv420p frame.
 
     Raises:
         VideoError: a side is too long for x264.
@@ -74,7 +74,7 @@ def encode_av_frames(
                 coder.thread_count = 1
                 if picture.format.name == "yuv420p" and picture.colorspace not in _NO_YUV_MATRIX:
                     coder.colorspace = picture.colorspace
-                # mbtree reads uninitialised memory: it gave 7 different files in 25 runs at 48 x 48
+                # mbtree reads uninitialized memory: it gave 7 different files in 25 runs at 48 x 48
                 stream.options = {
                     "crf": str(crf),
                     "preset": preset,

@@ -26,7 +26,7 @@ class ArrayPool:
         self._arrays: list[np.ndarray] = []
 
     def take_array(self, shape: tuple[int, ...], dtype: type[np.uint8]) -> np.ndarray:
-        """Return an uninitialised array of this shape, reused if one of a suitable size is free."""
+        """Return an uninitialized array of this shape, reused if one of a suitable size is free."""
         size_bytes = math.prod(shape)
         # The count of an object that only its list refers to includes the references of the counting itself.
         free_count = _count_references([object()])[0]

@@ -133,7 +133,7 @@ def _block_stop_signals() -> Iterator[None]:
 
 
 def _begin_worker(parent: int, timeout_s: float, waits: SharedWaits) -> None:
-    """Initialise a worker, whose reads wait for storage as those of its parent while results are needed."""
+    """Initialize a worker, whose reads wait for storage as those of its parent while results are needed."""
     _die_with_parent(parent)
     set_storage_wait_policy(timeout_s, waits.report)
 

@@ -113,7 +113,7 @@ class VideoSource:
     Args:
         split: split of a :class:`~signllm.data.index.ShardIndex`.
         config: how its samples are read.
-        augment: False shows every video unchanged, cropped at the centre, as in evaluation.
+        augment: False shows every video unchanged, cropped at the center, as in evaluation.
     """
 
     def __init__(self, split: Split, config: DataConfig, *, augment: bool = True) -> None:

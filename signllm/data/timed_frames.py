@@ -52,7 +52,7 @@ def read_timed_chunks(
 
     Args:
         source: path of a video file or folder of frames, the bytes of a video, or frames (T, size, size, 3).
-        size: side in pixels of the square that is cropped from the centre.
+        size: side in pixels of the square that is cropped from the center.
         fps: rate of a folder or of frames, in frames per second; by default ``at_fps``, or else 25. A video
             file states its own rate.
         at_fps: rate in frames per second to resample to; None keeps every frame.

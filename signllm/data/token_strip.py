@@ -2,7 +2,7 @@
 
 The picture is for TensorBoard, which shows no HTML; the report draws the same as HTML
 (:mod:`signllm.reporting.timeline`). It is black on white with numbers, so it can be read without
-colours.
+colors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tone mapping of high dynamic range video (10-bit HLG and PQ, as phones record it) to standard range.
 
 The steps are those of ITU-R BT.2100 and BT.2390. The signal is converted to light in cd/m² (the light of a
-display of 1000 cd/m²), its BT.2020 colours to those of BT.709; highlights above a knee are compressed, and
+display of 1000 cd/m²), its BT.2020 colors to those of BT.709; highlights above a knee are compressed, and
 the result is coded for a display of gamma 2.4 (BT.1886). White paper, 203 cd/m² (BT.2408), becomes nearly
 white. FFmpeg's own filters need the zimg library, which the FFmpeg in PyAV lacks.
 """
@@ -23,7 +23,7 @@ _KNEE = 0.6
 """Share of the luminance of white paper up to which light is not compressed."""
 _LUMA_2020 = (0.2627, 0.6780, 0.0593)
 _TO_BT709 = ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187))
-"""Matrix from linear light in BT.2020 colours to BT.709 colours (ITU-R BT.2087)."""
+"""Matrix from linear light in BT.2020 colors to BT.709 colors (ITU-R BT.2087)."""
 
 
 def is_high_dynamic_range(frame: Any) -> bool:
@@ -37,7 +37,7 @@ def map_tones(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
     Args:
         picture: coded R'G'B', uint16 (H, W, 3).
         transfer: transfer characteristics, ``PQ`` or ``HLG``.
-        primaries: colour primaries of ITU-T H.273; 1 is BT.709, every other value is treated as BT.2020.
+        primaries: color primaries of ITU-T H.273; 1 is BT.709, every other value is treated as BT.2020.
 
     Returns:
         R'G'B', uint8 (H, W, 3).

@@ -1,6 +1,6 @@
-"""Transcoding a stream to h264 frame by frame: frames are scaled in their own colour space, not in RGB.
+"""Transcoding a stream to h264 frame by frame: frames are scaled in their own color space, not in RGB.
 
-Only one frame is in memory at a time, and the coded values change only by the scaling. Colours keep their
+Only one frame is in memory at a time, and the coded values change only by the scaling. Colors keep their
 matrix, which the new file states. Full range becomes limited range, which every reader expects. Rotated,
 mirrored and odd-sized frames are converted over RGB, because 4:2:0 has no odd rows, and so are frames of high
 dynamic range, whose tone mapping needs RGB.

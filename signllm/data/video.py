@@ -56,7 +56,7 @@ def decode_video(source: DecodableVideo, *, size: int | None = None) -> np.ndarr
 
     Args:
         source: the video.
-        size: side in pixels to which the short side is scaled and the centre is cropped; None keeps the size.
+        size: side in pixels to which the short side is scaled and the center is cropped; None keeps the size.
 
     Returns:
         RGB frames, uint8 (T, H, W, 3), rotated as the file states.
@@ -100,7 +100,7 @@ def _open_chunks(source: DecodableVideo, size: int | None) -> Iterator[tuple[int
 
 
 def crop_center_square(frames: np.ndarray, size: int | None) -> np.ndarray:
-    """Return the centre square of side ``size`` of frames (T, H, W, 3); None returns them unchanged."""
+    """Return the center square of side ``size`` of frames (T, H, W, 3); None returns them unchanged."""
     if size is None:
         return frames
     top, left = (frames.shape[1] - size) // 2, (frames.shape[2] - size) // 2
