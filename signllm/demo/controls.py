@@ -1,7 +1,7 @@
-"""Controls of the demo: an encoder that never learnt, and the true signs in place of the video.
+"""Controls of the demo: an encoder that never learned, and the true signs in place of the video.
 
 Both are run folders of stage 1 like any other, so that stages 2 and 3 treat them as they treat the real one:
-*untrained* has the same architecture with random weights and a codebook of k-means centres; *oracle* has the
+*untrained* has the same architecture with random weights and a codebook of k-means centers; *oracle* has the
 language's signs as its characters, read from the truth, so that only the frozen language model and the
 projector can err.
 """

@@ -100,7 +100,7 @@ class Demo:
             self._train_and_evaluate()
             self._show_sentences()
             self.record.run("controls", lambda: self._train_controls(workers))
-        summary = self._summarise()
+        summary = self._summarize()
         shutil.rmtree(features, ignore_errors=True)
         return summary
 
@@ -170,7 +170,7 @@ class Demo:
         for job in jobs:
             job.result()
 
-    def _summarise(self) -> dict[str, Any]:
+    def _summarize(self) -> dict[str, Any]:
         from signllm.demo.controls import content_word_accuracy
         from signllm.metrics.scores import METRICS
         from signllm.reporting import write_report
@@ -250,7 +250,7 @@ def oracle_control(out: Path, stages: Recipe) -> None:
 
 
 def untrained_control(out: Path, stages: Recipe) -> None:
-    """Train and score the model whose encoder never learnt."""
+    """Train and score the model whose encoder never learned."""
     from signllm.data.mixture import open_mixture
     from signllm.demo.controls import save_untrained
     from signllm.inference.evaluate import evaluate

@@ -53,7 +53,7 @@ class Level:
         coarticulation: how much a unit's place gives way to the next one's; 0 is not at all.
         tempo_spread: how much faster or slower than the average a signer may be, as a share.
         jitter: how unsteady hands are: standard deviation, in picture widths.
-        studio: dark clothes before a dark wall, as on television; otherwise any colours.
+        studio: dark clothes before a dark wall, as on television; otherwise any colors.
     """
 
     name: str

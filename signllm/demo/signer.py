@@ -1,4 +1,4 @@
-"""Signers: people who differ in size, place, colours, tempo and steadiness, drawn frame by frame.
+"""Signers: people who differ in size, place, colors, tempo and steadiness, drawn frame by frame.
 
 A signer turns a sequence of units into RGB frames and the units' boundaries. A unit lasts about
 ``Level.frames_per_unit`` frames: in its first third the hand travels from where it was, then it holds its
@@ -36,7 +36,7 @@ _MOVES: dict[str, Callable[[float], tuple[float, float]]] = {
     "sway": lambda turn: (0.07 * math.sin(turn), 0.0),
     "circle": lambda turn: (0.06 * math.cos(turn), 0.06 * math.sin(turn)),
 }
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Point = tuple[float, float]
 
 
@@ -47,9 +47,9 @@ class Signer:
     name: str
     scale: float
     shift: Point
-    skin: Colour
-    shirt: Colour
-    background: Colour
+    skin: Color
+    shirt: Color
+    background: Color
     tempo: float
     jitter: float
 
@@ -75,7 +75,7 @@ def make_signer(name: str, seed: int, level: Level) -> Signer:
     """A person drawn by chance: the same for the same seed and level."""
     rng = np.random.default_rng(seed)
 
-    def colour(low: int, high: int) -> Colour:
+    def color(low: int, high: int) -> Color:
         red, green, blue = (int(value) for value in rng.integers(low, high, 3))
         return red, green, blue
 
@@ -85,8 +85,8 @@ def make_signer(name: str, seed: int, level: Level) -> Signer:
         scale=float(rng.uniform(0.88, 1.08)),
         shift=(float(rng.uniform(-0.04, 0.04)), float(rng.uniform(-0.03, 0.03))),
         skin=(tone, int(tone * 0.80), int(tone * 0.65)),
-        shirt=colour(20, 80 if level.studio else 130),
-        background=colour(30, 110 if level.studio else 220),
+        shirt=color(20, 80 if level.studio else 130),
+        background=color(30, 110 if level.studio else 220),
         tempo=float(rng.uniform(1 - level.tempo_spread, 1 + level.tempo_spread)),
         jitter=level.jitter * float(rng.uniform(0.7, 1.3)),
     )
@@ -202,7 +202,7 @@ def draw_hand(
     centre: Point,
     radius: float,
     tilt: float,
-    fill: Colour,
+    fill: Color,
     grow: float,
 ) -> None:
     """Draw one hand.
@@ -213,7 +213,7 @@ def draw_hand(
         centre: of the palm, in pixels.
         radius: of the palm, in pixels.
         tilt: in radians from upright.
-        fill: colour.
+        fill: color.
         grow: pixels that everything is wider by: drawn dark beneath the hand, this is its outline.
     """
     x, y = centre
