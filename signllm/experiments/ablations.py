@@ -93,7 +93,7 @@ def no_mmd(recipe: Recipe, inputs: AblationInputs) -> Recipe:
 def no_pretraining(recipe: Recipe, inputs: AblationInputs) -> Recipe:
     """Without pretraining: stage 3 alone.
 
-    Stage 3 starts from a randomly initialised encoder, without whitening because that uses the data, and from
+    Stage 3 starts from a randomly initialized encoder, without whitening because that uses the data, and from
     the initial codebook of the configuration.
     """
     pretrain = recipe.pretrain

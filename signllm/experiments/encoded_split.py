@@ -103,7 +103,7 @@ def load_or_encode_split(run: Path, shards: Path | str, split: str = TRAIN) -> E
 
 
 def _require_codebook(run: Path, stage: str) -> None:
-    """Raise a ``UsageError`` if the run was trained without vector quantisation."""
+    """Raise a ``UsageError`` if the run was trained without vector quantization."""
     if stage == trained_model.STAGE:
         vq_sign = load_config(run, FinetuneConfig).sign_llm.vq_sign
     else:

@@ -181,7 +181,7 @@ def _load_character_frames(encoded: EncodedSplit, config: ReconstructionConfig) 
 def _train(
     decoder: FrameDecoder, data: CharacterFrames, config: ReconstructionConfig, device: torch.device
 ) -> None:
-    """Minimise the mean squared error with Adam and a cosine learning rate schedule."""
+    """Minimize the mean squared error with Adam and a cosine learning rate schedule."""
     optimizer = torch.optim.Adam(decoder.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     generator = torch.Generator().manual_seed(config.seed)

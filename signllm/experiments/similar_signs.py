@@ -4,7 +4,7 @@ Every character is labelled with the sign that is annotated at the middle frame 
 word that it became part of. Characters outside every annotated sign are not counted. Three questions are
 answered, each with the value that is expected by chance:
 
-- Do words correspond to signs? This is measured by the purity and the normalised mutual information of words
+- Do words correspond to signs? This is measured by the purity and the normalized mutual information of words
   and signs. Chance level: the names of the signs are permuted among their occurrences, which preserves all
   durations.
 - Do signs that share parts share more words and characters than other signs do? The overlap of two signs is
@@ -124,7 +124,7 @@ def measure_sign_correspondence(
     """Measure how well labels (n,) of the characters (words or codes) correspond to the annotated signs.
 
     Returns:
-        ``purity`` and ``nmi`` (normalised mutual information), and the chance level of each under
+        ``purity`` and ``nmi`` (normalized mutual information), and the chance level of each under
         ``purity_chance`` and ``nmi_chance``.
     """
     rng = np.random.default_rng(seed)
@@ -170,9 +170,9 @@ def mantel_test(first_SS: Floats, second_SS: Floats, *, seed: int = 0) -> tuple[
         matrix that reach the observed correlation, the observed order included.
     """
     upper = np.triu_indices(len(first_SS), 1)
-    fixed = _standardise(_rank_values(first_SS[upper]))
+    fixed = _standardize(_rank_values(first_SS[upper]))
     ranks_SS = np.zeros_like(second_SS)
-    ranks_SS[upper] = _standardise(_rank_values(second_SS[upper]))
+    ranks_SS[upper] = _standardize(_rank_values(second_SS[upper]))
     ranks_SS += ranks_SS.T
     observed = float((fixed * ranks_SS[upper]).mean())
     rng = np.random.default_rng(seed)
@@ -190,7 +190,7 @@ def _rank_values(values: Floats) -> Floats:
     return (np.cumsum(count) - (count - 1) / 2)[place]
 
 
-def _standardise(values: Floats) -> Floats:
+def _standardize(values: Floats) -> Floats:
     """Return values with mean 0 and standard deviation 1; constant values become 0."""
     deviation = values.std()
     return (values - values.mean()) / (deviation if deviation > 0 else 1.0)
@@ -314,7 +314,7 @@ class WordNeighbours:
 def find_word_neighbours(
     annotated: AnnotatedCharacters, vectors_VD: Floats, words: WordCodebook, *, k: int = 2
 ) -> WordNeighbours:
-    """Find the k most similar composed words of each that occurs, by the cosine of the centred vectors."""
+    """Find the k most similar composed words of each that occurs, by the cosine of the centered vectors."""
     counts = np.bincount(annotated.words, minlength=words.size)
     used = np.flatnonzero(counts > 0)
     used = used[used > words.slow_down]

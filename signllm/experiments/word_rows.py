@@ -1,8 +1,8 @@
 """Scores of composed words: those of optimal transport under many settings, and words made without it.
 
 Each row composes the characters of one corpus with the same repeats and s₀ and is scored against the truth of
-the train split, where words are learnt without it. *Plain BPE* is the first candidates in the order they were
-learnt; *unigram* the language model of ``tokenizers``, with its own split. For every row of transport
+the train split, where words are learned without it. *Plain BPE* is the first candidates in the order of
+learning; *unigram* the language model of ``tokenizers``, with its own split. For every row of transport
 ``value_over_bpe`` and ``named_over_bpe`` are its scores minus those of plain BPE with **as many words** under
 the same segmentation. The row that wins is the one with the largest mean ``value``: settled before any table
 was seen. It rewards rare boundaries as such, so read ``boundary_chance`` and ``named`` together with it.

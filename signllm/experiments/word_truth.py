@@ -193,7 +193,7 @@ def _sign_ends(truth: MomentTruth) -> tuple[Ints, Ints]:
 
 
 def _shared(labels: Ints, lengths: Ints, true: Ints, rng: np.random.Generator) -> tuple[float, float]:
-    """Normalised mutual information per moment of labels that last ``lengths`` moments, raw and corrected."""
+    """Normalized mutual information per moment of labels that last ``lengths`` moments, raw and corrected."""
     shown = true != REST
     by_length = np.argsort(lengths, kind="stable")
     chance = []
