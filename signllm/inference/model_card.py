@@ -23,7 +23,7 @@ base_model: {base}
 # Sign language translation with SignLLM
 
 This model translates sign language video into text ({language}). It was trained with `signllm` {version}
-according to *LLMs are Good Sign Language Translators* (arXiv 2404.00925). A vector-quantised encoder turns
+according to *LLMs are Good Sign Language Translators* (arXiv 2404.00925). A vector-quantized encoder turns
 the video into discrete characters, optimal transport has composed them into words, and a frozen language
 model, which is {where}, generates the sentence.
 

@@ -171,7 +171,7 @@ def _cut_recording(
 
 
 def _crop(timed: TimedFrames, size: int) -> TimedFrames:
-    """Return the centre of each frame: decoding leaves a margin if training augments by random crops."""
+    """Return the center of each frame: decoding leaves a margin if training augments by random crops."""
     return TimedFrames(crop_center(timed.frames, size), timed.edges_s)
 
 
