@@ -1,9 +1,9 @@
 """The blocks of the kernel matrices of MMD: rows and columns, their inner products and norms.
 
 The kernel depends on differences of rows only. Therefore a mean is subtracted from both samples, because
-otherwise ‖x‖² + ‖y‖² − 2x·y would lose precision by cancellation. Rows are centred block by block: centred
+otherwise ‖x‖² + ‖y‖² − 2x·y would lose precision by cancellation. Rows are centered block by block: centered
 copies of two samples of 8192×1024 would take 64 MB, and centring them repeatedly costs one subtraction per
-512 multiplications. For Triton, rows in half precision are not centred: their products are exact in float32,
+512 multiplications. For Triton, rows in half precision are not centered: their products are exact in float32,
 and the cancellation error is smaller than their own rounding (2⁻²⁴ compared with 2⁻⁹ of the distance from the
 origin).
 """
@@ -34,7 +34,7 @@ class WeightedSample:
         rows_NE: (N, E) rows as they were given.
         share_N: (N,) normalized weights, with sum 1.
         is_masked: whether weights may be 0.
-        is_centred: whether blocks are centred.
+        is_centred: whether blocks are centered.
     """
 
     rows_NE: Tensor
@@ -43,7 +43,7 @@ class WeightedSample:
     is_centred: bool
 
     def block(self, rows: slice, centre_E: Tensor) -> Tensor:
-        """Return rows minus the centre, (R, E); a row with weight 0 becomes 0."""
+        """Return rows minus the center, (R, E); a row with weight 0 becomes 0."""
         block_RE = self.rows_NE[rows]
         if self.is_centred:
             block_RE = block_RE.to(centre_E.dtype) - centre_E
@@ -62,7 +62,7 @@ class WeightedSample:
         return torch.stack(parts).sum(dim=0)
 
     def halved_norms(self, centre_E: Tensor) -> Tensor:
-        """Return ‖x − centre‖²/2 of each row, (N,)."""
+        """Return ‖x − center‖²/2 of each row, (N,)."""
         if not self.is_centred:  # half precision: one reduction with float32 accumulation
             norm_N = torch.linalg.vector_norm(self.rows_NE, dim=1, dtype=self.share_N.dtype)
             return norm_N.masked_fill_(self.share_N == 0, 0).square_() / 2

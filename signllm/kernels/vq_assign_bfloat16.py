@@ -67,7 +67,7 @@ class Scratch(NamedTuple):
 
 @dataclass(frozen=True)
 class RoundedCodes:
-    """Centred codes in bfloat16, and the parts of the error bound that do not depend on x.
+    """Centered codes in bfloat16, and the parts of the error bound that do not depend on x.
 
     Attributes:
         codes_CD: codes in bfloat16.
@@ -83,7 +83,7 @@ class RoundedCodes:
 
     @classmethod
     def from_codes(cls, codes_CD: Tensor, norms_C: Tensor, rows: int) -> RoundedCodes:
-        """Round centred codes (C, D), for blocks of at most ``rows`` vectors."""
+        """Round centered codes (C, D), for blocks of at most ``rows`` vectors."""
         rounded_CD = codes_CD.to(torch.bfloat16)
         width = codes_CD.shape[1]
         rounding_C = _norms(codes_CD - rounded_CD.to(torch.float32))
@@ -92,7 +92,7 @@ class RoundedCodes:
         return cls(rounded_CD, error_C, norms_C * 2.0**-20, Scratch._x_(rows, codes_CD))
 
     def nearest(self, x_RD: Tensor, codes_CD: Tensor, norms_C: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return float32 scores and codes of centred vectors.
+        """Return float32 scores and codes of centered vectors.
 
         Returns:
             None if there are too many candidates, or none for a vector because a value is not finite.

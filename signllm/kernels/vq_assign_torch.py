@@ -1,7 +1,7 @@
 """The torch reference of ``vq_assign``, which is the CPU implementation.
 
 It compares blocks of vectors with blocks of codes. The workspace is a few blocks for any N and K, and the
-codebook is centred block by block without a copy of it.
+codebook is centered block by block without a copy of it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def nearest_codes(x: Tensor, codebook: Tensor, with_distance: bool) -> tuple[Ten
 
 @dataclass(frozen=True)
 class CodeBlock:
-    """A block of centred codes.
+    """A block of centered codes.
 
     Attributes:
         first: number of its first code.
@@ -85,13 +85,13 @@ class CodeBlock:
     rounded: bfloat16.RoundedCodes | None
 
     def nearest(self, block_RD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the smallest score ‖c‖² − 2 x·c of centred vectors (R, D), and the index of its code."""
+        """Return the smallest score ‖c‖² − 2 x·c of centered vectors (R, D), and the index of its code."""
         return torch.addmm(self.norms_C, block_RD, self.centred_CD.T, alpha=-2).min(dim=1)
 
 
 @dataclass
 class BlockedCodebook:
-    """A codebook that is processed in centred blocks.
+    """A codebook that is processed in centered blocks.
 
     Attributes:
         codebook_KD: the codebook.
@@ -123,7 +123,7 @@ class BlockedCodebook:
         return cls(codebook_KD, centre_D, rows, size, bfloat16.is_worthwhile(codebook_KD, dtype, rows))
 
     def nearest(self, block_RD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scores and the numbers of the nearest codes of centred vectors (R, D)."""
+        """Return the scores and the numbers of the nearest codes of centered vectors (R, D)."""
         blocks = self._blocks()
         best_R, index_R = self._nearest_of(next(blocks), block_RD)
         for block in blocks:

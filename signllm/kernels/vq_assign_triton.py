@@ -6,8 +6,8 @@ codebook from the L2 cache. For N = 1,000,000, D = 1024 and K = 256, reading 2.0
 TB/s, while 0.52 TFLOP take 0.66 ms at 790 TFLOP/s, with 6.0 GB through the L2 cache. Tiles of 128 vectors and
 256 codes are the largest whose sums fit into registers. (Calculated, not measured.)
 
-Products of 16-bit numbers are exact in float32, so 16-bit inputs are not centred, which would round them.
-float32 inputs are centred on the mean code and multiplied in float32 ("ieee"). tf32x3 is faster on tensor
+Products of 16-bit numbers are exact in float32, so 16-bit inputs are not centered, which would round them.
+float32 inputs are centered on the mean code and multiplied in float32 ("ieee"). tf32x3 is faster on tensor
 cores, but drops the last bits of each product, which matters for small D.
 """
 
