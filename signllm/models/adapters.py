@@ -1,7 +1,7 @@
 """Adapters of the frozen language model, through ``peft``: LoRA, or prompt tuning.
 
 Neither is in the paper. They are off by default, exclude each other, and are saved in the format of ``peft``.
-LoRA adds low-rank updates to linear layers (arXiv 2106.09685). Prompt tuning (arXiv 2104.08691) puts learnt
+LoRA adds low-rank updates to linear layers (arXiv 2106.09685). Prompt tuning (arXiv 2104.08691) puts learned
 vectors before the input of the model, in an encoder-decoder before the input of the encoder. This project
 inserts them itself as rows of the prompt, like the sign words, so that masks, lengths and generation need no
 special case.
@@ -24,7 +24,7 @@ IN_MODEL = "language_model.model."
 """Prefix of the names of LoRA tensors in a SignLLM; ``peft`` saves the rest, without ``.default``."""
 VIRTUAL = "language_model.virtual_tokens.embedding.weight"
 PEFT_VIRTUAL = "prompt_embeddings"
-"""Name of the learnt vectors in a SignLLM, and in a file of ``peft``."""
+"""Name of the learned vectors in a SignLLM, and in a file of ``peft``."""
 BASE_CLASS = "base_model_class"
 """Key in ``auto_mapping`` of ``peft`` for the class of the model in which adapters were trained."""
 
@@ -49,7 +49,7 @@ class LoraConfig:
 
 @validated
 class PromptTuningConfig:
-    """Configuration of prompt tuning: learnt vectors before the prompt.
+    """Configuration of prompt tuning: learned vectors before the prompt.
 
     Attributes:
         tokens: number of vectors; each takes one of the model's positions.
@@ -123,7 +123,7 @@ def add_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
 
 
 def build_virtual_tokens(model: Any, config: PromptTuningConfig, *, tokenizer: str) -> nn.Module:
-    """Build the learnt vectors of prompt tuning for a model, as a ``peft`` embedding.
+    """Build the learned vectors of prompt tuning for a model, as a ``peft`` embedding.
 
     Every rank must call this, because ZeRO-3 may have partitioned the model. With ``init`` "vocabulary" and
     "random", the values come from torch's global generator, which must have the same seed on every rank.

@@ -48,7 +48,7 @@ class LanguageModelConfig:
         prompt: text before the sign words; ``{language}`` is replaced by the sample's language. None means
             the default of the model family (:mod:`signllm.models.prompt`).
         prompt_language: ``target`` gives a causal model a prompt in the language of the translation, for
-            instance in German for German. It has no effect on T5 and similar models, which have learnt tasks
+            instance in German for German. It has no effect on T5 and similar models, which have learned tasks
             by English words, nor on mBART, which uses language codes.
         separator: text between the sign words and the translation. None means the default of the family.
         chat: whether prompt and sign words are put into the tokenizer's chat template. None means yes if
@@ -72,7 +72,7 @@ class LanguageModelConfig:
         quantize: precision to which the frozen weights are quantized, 4 or 8 bits
             (:mod:`signllm.models.language_model_quantization`); not under ZeRO-3.
         lora: configuration of low-rank adapters, or None.
-        prompt_tuning: configuration of learnt vectors before the prompt, or None; excludes ``lora``.
+        prompt_tuning: configuration of learned vectors before the prompt, or None; excludes ``lora``.
     """
 
     path: str = ""
@@ -167,7 +167,7 @@ class LanguageModel(nn.Module, ABC):
         model: ``transformers`` model, with LoRA adapters if configured.
         tokenizer: tokenizer of the model.
         prompt: tokens before and after the sign words.
-        virtual_tokens: learnt vectors before the prompt
+        virtual_tokens: learned vectors before the prompt
             (:func:`signllm.models.adapters.build_virtual_tokens`).
     """
 
@@ -252,7 +252,7 @@ class LanguageModel(nn.Module, ABC):
     def _embed_prompts(
         self, words: Tensor, counts: Tensor, languages: Sequence[str], *, rooms: Sequence[int]
     ) -> list[Tensor]:
-        """Return the input of each video, (L, E): learnt vectors, prompt, sign words and separator.
+        """Return the input of each video, (L, E): learned vectors, prompt, sign words and separator.
 
         Args:
             words: (sum M, E) packed projected sign words.

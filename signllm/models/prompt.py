@@ -26,7 +26,7 @@ class Family:
         prompt: text before the sign words, with the placeholder ``{language}``.
         separator: text after the sign words.
         begins: whether the tokenizer's begin token, if there is one, precedes the prompt.
-        translated: the prompt in other languages, by ISO 639-1 code; empty for families that learnt tasks by
+        translated: the prompt in other languages, by ISO 639-1 code; empty for families that learned tasks by
             English words or by language codes.
     """
 

@@ -336,9 +336,9 @@ def row_weights(counts: Tensor, is_real: Tensor | None) -> Tensor:
 
 
 def kmeans(sample: Tensor, clusters: int, *, seed: int, iterations: int = 20) -> Tensor:
-    """Return the k-means centres (clusters, D) of ``sample`` (n, D): k-means++, then Lloyd iterations.
+    """Return the k-means centers (clusters, D) of ``sample`` (n, D): k-means++, then Lloyd iterations.
 
-    The result is deterministic. If there are fewer vectors than clusters, the remaining centres are repeated
+    The result is deterministic. If there are fewer vectors than clusters, the remaining centers are repeated
     vectors with a small random offset, so that all codes differ.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -352,9 +352,9 @@ def kmeans(sample: Tensor, clusters: int, *, seed: int, iterations: int = 20) ->
 
 
 def _seeds(sample: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """Return initial centres by k-means++.
+    """Return initial centers by k-means++.
 
-    A vector is drawn in proportion to its squared distance to the nearest centre so far.
+    A vector is drawn in proportion to its squared distance to the nearest center so far.
     """
     if len(sample) < clusters:
         extra = sample[
