@@ -9,7 +9,7 @@ from typing import Any, Literal
 State = Literal["ok", "absent", "wrong"]
 
 MARKS: Mapping[State, str] = {"ok": "ok", "absent": "--", "wrong": "!!"}
-"""Marks that differ without colour: it works; it is absent, which may be fine; it needs repair."""
+"""Marks that differ without color: it works; it is absent, which may be fine; it needs repair."""
 
 
 @dataclass(frozen=True, kw_only=True)
