@@ -53,40 +53,38 @@ class Gpu:
         return self.fp32 * TERA
 
 
-def _gpu(
-    name: str,
-    row: str,
-    memory_gib: float,
-    bandwidth: float,
-    link: float,
-    host: float,
-    fp32: float,
-    profile: str = "a100",
-) -> Gpu:
-    return Gpu(
-        name=name,
-        row=row,
-        memory_gib=memory_gib,
-        bandwidth=bandwidth,
-        link=link,
-        host=host,
-        fp32=fp32,
-        profile=profile,
-    )
-
-
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        _gpu("a100-40", "A100", 39, 1555, 300, 32, 19.5),
-        _gpu("a100-80", "A100", 79, 2039, 300, 32, 19.5),
-        _gpu("h100", "H100", 79, 3350, 450, 64, 67, "h100"),
-        _gpu("h200", "H200", 139, 4800, 450, 64, 67, "h100"),
-        _gpu("b200", "B200", 178, 8000, 900, 64, 75, "h100"),
-        _gpu("a40", "A40", 44, 696, 32, 32, 37.4),
-        _gpu("l40s", "L40S", 44, 864, 32, 32, 91.6),
-        _gpu("rtx-4090", "RTX 4090", 23, 1008, 32, 32, 82.6),
-        _gpu("rtx-3090", "RTX 3090", 23, 936, 32, 32, 35.6),
+        Gpu(name="a100-40", row="A100", memory_gib=39, bandwidth=1555, link=300, host=32, fp32=19.5),
+        Gpu(name="a100-80", row="A100", memory_gib=79, bandwidth=2039, link=300, host=32, fp32=19.5),
+        Gpu(
+            name="h100", row="H100", memory_gib=79, bandwidth=3350, link=450, host=64, fp32=67, profile="h100"
+        ),
+        Gpu(
+            name="h200",
+            row="H200",
+            memory_gib=139,
+            bandwidth=4800,
+            link=450,
+            host=64,
+            fp32=67,
+            profile="h100",
+        ),
+        Gpu(
+            name="b200",
+            row="B200",
+            memory_gib=178,
+            bandwidth=8000,
+            link=900,
+            host=64,
+            fp32=75,
+            profile="h100",
+        ),
+        Gpu(name="a40", row="A40", memory_gib=44, bandwidth=696, link=32, host=32, fp32=37.4),
+        Gpu(name="l40s", row="L40S", memory_gib=44, bandwidth=864, link=32, host=32, fp32=91.6),
+        Gpu(name="rtx-4090", row="RTX 4090", memory_gib=23, bandwidth=1008, link=32, host=32, fp32=82.6),
+        Gpu(name="rtx-3090", row="RTX 3090", memory_gib=23, bandwidth=936, link=32, host=32, fp32=35.6),
     )
 }
 """The GPUs by name; the SXM form if there are several."""

@@ -19,7 +19,7 @@ from signllm.models.model_files import model_folder
 
 
 def _llama(
-    width: int, inner: int, layers: int, heads: int, groups: int, vocabulary: int, places: int
+    *, width: int, inner: int, layers: int, heads: int, groups: int, vocabulary: int, places: int
 ) -> dict[str, Any]:
     return {
         "model_type": "llama",
@@ -35,7 +35,7 @@ def _llama(
     }
 
 
-def _flan_t5(width: int, inner: int, layers: int, heads: int) -> dict[str, Any]:
+def _flan_t5(*, width: int, inner: int, layers: int, heads: int) -> dict[str, Any]:
     return {
         "model_type": "t5",
         "architectures": ["T5ForConditionalGeneration"],
@@ -54,17 +54,35 @@ def _flan_t5(width: int, inner: int, layers: int, heads: int) -> dict[str, Any]:
 
 
 KNOWN: dict[str, dict[str, Any]] = {
-    "llama-7b": _llama(4096, 11008, 32, 32, 32, 32000, 2048),
-    "llama-13b": _llama(5120, 13824, 40, 40, 40, 32000, 2048),
-    "llama-33b": _llama(6656, 17920, 60, 52, 52, 32000, 2048),
-    "llama-65b": _llama(8192, 22016, 80, 64, 64, 32000, 2048),
-    "llama-2-7b": _llama(4096, 11008, 32, 32, 32, 32000, 4096),
-    "llama-2-13b": _llama(5120, 13824, 40, 40, 40, 32000, 4096),
-    "llama-2-70b": _llama(8192, 28672, 80, 64, 8, 32000, 4096),
-    "llama-3-8b": _llama(4096, 14336, 32, 32, 8, 128256, 8192),
-    "llama-3-70b": _llama(8192, 28672, 80, 64, 8, 128256, 8192),
-    "flan-t5-xl": _flan_t5(2048, 5120, 24, 32),
-    "flan-t5-xxl": _flan_t5(4096, 10240, 24, 64),
+    "llama-7b": _llama(
+        width=4096, inner=11008, layers=32, heads=32, groups=32, vocabulary=32000, places=2048
+    ),
+    "llama-13b": _llama(
+        width=5120, inner=13824, layers=40, heads=40, groups=40, vocabulary=32000, places=2048
+    ),
+    "llama-33b": _llama(
+        width=6656, inner=17920, layers=60, heads=52, groups=52, vocabulary=32000, places=2048
+    ),
+    "llama-65b": _llama(
+        width=8192, inner=22016, layers=80, heads=64, groups=64, vocabulary=32000, places=2048
+    ),
+    "llama-2-7b": _llama(
+        width=4096, inner=11008, layers=32, heads=32, groups=32, vocabulary=32000, places=4096
+    ),
+    "llama-2-13b": _llama(
+        width=5120, inner=13824, layers=40, heads=40, groups=40, vocabulary=32000, places=4096
+    ),
+    "llama-2-70b": _llama(
+        width=8192, inner=28672, layers=80, heads=64, groups=8, vocabulary=32000, places=4096
+    ),
+    "llama-3-8b": _llama(
+        width=4096, inner=14336, layers=32, heads=32, groups=8, vocabulary=128256, places=8192
+    ),
+    "llama-3-70b": _llama(
+        width=8192, inner=28672, layers=80, heads=64, groups=8, vocabulary=128256, places=8192
+    ),
+    "flan-t5-xl": _flan_t5(width=2048, inner=5120, layers=24, heads=32),
+    "flan-t5-xxl": _flan_t5(width=4096, inner=10240, layers=24, heads=64),
 }
 
 

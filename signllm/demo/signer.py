@@ -164,11 +164,11 @@ class _Scene:
             draw_hand(
                 canvas,
                 handshape,
-                hand,
-                0.105 * self.pixels * self.signer.scale,
-                tilt,
-                fill,
-                grow * self.pixels,
+                centre=hand,
+                radius=0.105 * self.pixels * self.signer.scale,
+                tilt=tilt,
+                fill=fill,
+                grow=grow * self.pixels,
             )
         return np.asarray(picture.reduce(_OVERSAMPLING), dtype=np.float32)
 
@@ -199,6 +199,7 @@ _FINGERS = {
 def draw_hand(
     canvas: ImageDraw.ImageDraw,
     handshape: str,
+    *,
     centre: Point,
     radius: float,
     tilt: float,
