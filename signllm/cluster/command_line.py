@@ -18,10 +18,10 @@ WIDTH = 110
 
 def launch_arguments(
     recipe: str,
+    *,
     default: FinetuneConfig,
     chosen: FinetuneConfig,
     machine: Machine,
-    *,
     llm: str,
     init: str,
     data: str,

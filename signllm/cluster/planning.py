@@ -110,9 +110,9 @@ class PlanResult:
             return []
         return launch_arguments(
             self.request.recipe,
-            self.request.default,
-            self.best.config,
-            self.machine,
+            default=self.request.default,
+            chosen=self.best.config,
+            machine=self.machine,
             llm=self.request.model,
             init=str(self.request.init or "runs/pretrain"),
             data="shards",

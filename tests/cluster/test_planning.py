@@ -218,7 +218,14 @@ def test_the_command_line_parses_to_the_planned_configuration(llm: Path) -> None
         data=replace(recipe.finetune.data, max_frames_per_batch=900),
     )
     words = launch_arguments(
-        "phoenix2014t", recipe.finetune, changed, machine, llm=str(llm), init="runs/p", data="s", run="runs/f"
+        "phoenix2014t",
+        default=recipe.finetune,
+        chosen=changed,
+        machine=machine,
+        llm=str(llm),
+        init="runs/p",
+        data="s",
+        run="runs/f",
     )
     text = format_command(words)
     assert shlex.split(text.replace("\\\n", " ")) == ["signllm", *words]
