@@ -21,8 +21,8 @@ from signllm.data.shard_json import (
     SHARD_VERSION,
     has_shard_format,
     is_valid_manifest,
-    is_valid_sidecar,
     parse_json,
+    parse_sidecar,
 )
 from signllm.data.split_names import find_split, standardize_splits
 from signllm.data.tar import MANIFEST, read_sidecar
@@ -230,14 +230,10 @@ def _read_sidecar(path: Path | str) -> dict[str, Any] | None:
     if isinstance(path, Path):
         return read_sidecar(path)
     try:
-        sidecar = parse_json(read_file(path))
-    except (FileNotFoundError, ValueError):
+        data = read_file(path)
+    except FileNotFoundError:
         return None
-    return (
-        sidecar
-        if is_valid_sidecar(sidecar, tar=path.rpartition("/")[2].removesuffix("json") + "tar")
-        else None
-    )
+    return parse_sidecar(data, tar=path.rpartition("/")[2].removesuffix("json") + "tar")
 
 
 def _make_shard_sample(fields: dict[str, Any], shard: int) -> ShardSample:

@@ -1,17 +1,20 @@
 """Validation of the JSON files next to the tars: manifests, and the index ("sidecar") of each shard.
 
-A file that differs from what ``signllm shard`` writes is refused here. Code that gets a validated manifest or
-index can rely on names, types and ranges: names stay inside the folder, every byte range lies inside its tar,
-and numbers are finite. No number in a file can cause a large allocation, because the size of a shard bounds
-that of its samples.
+The types below declare what ``signllm shard`` writes, and a file that differs from it is refused. Code that
+gets a validated manifest or index can rely on names, types and ranges: names stay inside the folder, every
+byte range lies inside its tar, and numbers are finite. No number in a file can cause a large allocation,
+because the size of a shard bounds that of its samples.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import math
 import re
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from signllm.data.frame_folder import MAX_PIXELS
 from signllm.data.pictures import MAX_FRAMES
@@ -20,9 +23,86 @@ from signllm.data.source_samples import KEY_LENGTH, is_safe_split
 SHARD_FORMAT = "signllm-shards"
 SHARD_VERSION = 1
 SHARD_NAME = re.compile(r"\w+-\d{6,}\.(tar|json)")
-_KEY = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_-]{{0,{KEY_LENGTH - 1}}}")
 _MOST = 1 << 53
 """Largest accepted number; no file is larger, and up to here float represents every integer exactly."""
+
+_Count = Annotated[int, Field(ge=0, le=_MOST)]
+_Number = Annotated[float, Field(ge=0, le=_MOST)]
+_Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+_Key = Annotated[str, Field(pattern=rf"^[A-Za-z0-9_][A-Za-z0-9_-]{{0,{KEY_LENGTH - 1}}}$")]
+_ByteRange = Annotated[list[_Count], Field(min_length=2, max_length=2)]
+"""Offset and length of a member in the tar, in bytes."""
+
+
+class _LeftOut(TypedDict):
+    """A sample that was left out."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    id: str
+    split: str
+    reason: str
+
+
+class _Sample(TypedDict):
+    """A sample in the index of a shard."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    key: _Key
+    id: str
+    text: str
+    language: str
+    signer: str
+    frames: Annotated[int, Field(ge=1, le=MAX_FRAMES)]
+    fps: Annotated[float, Field(gt=0, le=_MOST)]
+    width: _Pixels
+    height: _Pixels
+    members: dict[str, _ByteRange]
+
+
+class _Sidecar(TypedDict):
+    """The index of a shard."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    format: Literal["signllm-shards"]
+    version: Literal[1]
+    tar: str
+    size_bytes: _Count
+    sha256: str
+    inputs: str
+    samples: Annotated[list[_Sample], Field(min_length=1)]
+    clips: _Count
+    left_out: list[_LeftOut]
+
+
+class _Shard(TypedDict):
+    """A shard in a manifest."""
+
+    tar: str
+    index: str
+    sha256: str
+    size_bytes: _Count
+    samples: _Count
+    frames: _Count
+    seconds: _Number
+
+
+class _Split(TypedDict):
+    """A split in a manifest."""
+
+    shards: Annotated[list[_Shard], Field(min_length=1)]
+
+
+class _Manifest(TypedDict):
+    """A manifest; that of a slice may have no splits."""
+
+    splits: dict[str, _Split]
+    made: dict[str, Any]
+    clips_in_source: _Count
+    left_out: list[_LeftOut]
+    warnings: NotRequired[list[Any]]
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -47,110 +127,58 @@ def has_shard_format(value: Any) -> bool:
 
 
 def is_valid_manifest(value: dict[str, Any]) -> bool:
-    """Return whether a manifest of our format has all fields; the manifest of a slice may have no splits."""
-    splits = value.get("splits")
-    return (
-        isinstance(splits, dict)
-        and all(is_safe_split(name) and _is_split(name, split) for name, split in splits.items())
-        and isinstance(value.get("made"), dict)
-        and _is_count(value.get("clips_in_source"))
-        and _are_left_out(value.get("left_out"))
-        and isinstance(value.get("warnings", []), list)
+    """Return whether a manifest of our format has all fields and consistent names."""
+    try:
+        _validator(_Manifest).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return all(
+        is_safe_split(name)
+        and all(_is_named_after(name, shard) for shard in split["shards"])
+        and len({shard["tar"] for shard in split["shards"]}) == len(split["shards"])
+        for name, split in value["splits"].items()
     )
 
 
-def _is_split(name: str, value: Any) -> bool:
-    """Return whether a value is a split of a manifest, with distinct shards."""
-    shards = value.get("shards") if isinstance(value, dict) else None
-    if not isinstance(shards, list) or not shards or not all(_is_shard(name, shard) for shard in shards):
-        return False
-    return len({shard["tar"] for shard in shards}) == len(shards)
+def parse_sidecar(data: bytes | str, *, tar: str) -> dict[str, Any] | None:
+    """Return the index of the shard ``tar`` from its JSON, None if it is no complete index of this version.
+
+    pydantic reads and checks the text in one pass, because a dataset may have millions of samples.
+    """
+    try:
+        sidecar: dict[str, Any] = _validator(_Sidecar).validate_json(data, strict=True)
+    except ValidationError:
+        return None
+    is_complete = sidecar["tar"] == tar and sidecar["clips"] >= len(sidecar["samples"])
+    return sidecar if is_complete and all(_fits(sample, sidecar) for sample in sidecar["samples"]) else None
 
 
-def _is_shard(split: str, value: Any) -> bool:
-    """Return whether a value is the entry of a shard of ``split``."""
-    if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in ("tar", "index")):
-        return False
-    tar, index = value["tar"], value["index"]
+def _fits(sample: dict[str, Any], sidecar: dict[str, Any]) -> bool:
+    """Return whether the frames are not too large, and all byte ranges lie inside the tar.
+
+    Together the members are no larger than the tar, so an index cannot make a reader allocate more.
+    """
+    members, size_bytes = sample["members"], sidecar["size_bytes"]
+    return (
+        sample["width"] * sample["height"] <= MAX_PIXELS
+        and "txt" in members
+        and "json" in members
+        and all(offset + length <= size_bytes for offset, length in members.values())
+        and sum(length for _, length in members.values()) <= size_bytes
+    )
+
+
+@functools.cache
+def _validator(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _is_named_after(split: str, shard: dict[str, Any]) -> bool:
+    """Return whether the files of a shard have the names of a shard of ``split``."""
+    tar = shard["tar"]
     return (
         SHARD_NAME.fullmatch(tar) is not None
         and tar.endswith(".tar")
         and tar.rpartition("-")[0] == split
-        and index == tar.removesuffix(".tar") + ".json"
-        and isinstance(value.get("sha256"), str)
-        and all(_is_count(value.get(name)) for name in ("size_bytes", "samples", "frames"))
-        and _is_number(value.get("seconds"))
+        and shard["index"] == tar.removesuffix(".tar") + ".json"
     )
-
-
-def is_valid_sidecar(value: Any, *, tar: str) -> bool:
-    """Return whether a JSON value is a complete index, of our format and version, of the shard ``tar``."""
-    if not has_shard_format(value) or value.get("version") != SHARD_VERSION or value.get("tar") != tar:
-        return False
-    samples, size = value.get("samples"), value.get("size_bytes")
-    return (
-        _is_count(size)
-        and all(isinstance(value.get(name), str) for name in ("sha256", "inputs"))
-        and isinstance(samples, list)
-        and len(samples) > 0
-        and _is_count(value.get("clips"), least=len(samples))
-        and _are_left_out(value.get("left_out"))
-        and all(_is_sample(sample, size) for sample in samples)
-    )
-
-
-def _is_sample(value: Any, size: int) -> bool:
-    """Return whether a value is a sample in the index of a tar of ``size`` bytes."""
-    if not isinstance(value, dict):
-        return False
-    return (
-        all([isinstance(value.get(name), str) for name in ("key", "id", "text", "language", "signer")])
-        and _KEY.fullmatch(value["key"]) is not None
-        and _is_count(value.get("frames"), least=1, most=MAX_FRAMES)
-        and _is_number(value.get("fps"))
-        and value["fps"] > 0
-        and _is_count(value.get("width"), least=1, most=MAX_PIXELS)
-        and _is_count(value.get("height"), least=1, most=MAX_PIXELS)
-        and value["width"] * value["height"] <= MAX_PIXELS
-        and _are_members(value.get("members"), size)
-    )
-
-
-def _are_members(value: Any, size: int) -> bool:
-    """Return whether all byte ranges lie inside a tar of ``size`` bytes and together do not exceed it."""
-    if not isinstance(value, dict) or "txt" not in value or "json" not in value:
-        return False
-    total = 0
-    for span in value.values():
-        if type(span) is not list or len(span) != 2:
-            return False
-        offset, length = span
-        if (
-            type(offset) is not int
-            or type(length) is not int
-            or offset < 0
-            or not 0 <= length <= size - offset
-        ):
-            return False
-        total += length
-    return total <= size
-
-
-def _are_left_out(value: Any) -> bool:
-    """Return whether a value is a list of left out samples."""
-    return isinstance(value, list) and all(
-        isinstance(entry, dict)
-        and entry.keys() == {"id", "split", "reason"}
-        and all(isinstance(text, str) for text in entry.values())
-        for entry in value
-    )
-
-
-def _is_count(value: Any, *, least: int = 0, most: int = _MOST) -> bool:
-    """Return whether a value is an integer in a range."""
-    return type(value) is int and least <= value <= most
-
-
-def _is_number(value: Any) -> bool:
-    """Return whether a value is a finite number from 0 to the largest accepted one."""
-    return type(value) in (int, float) and 0 <= value <= _MOST and math.isfinite(value)

@@ -27,8 +27,8 @@ from signllm.data.shard_json import (
     SHARD_NAME,
     SHARD_VERSION,
     has_shard_format,
-    is_valid_sidecar,
     parse_json,
+    parse_sidecar,
 )
 from signllm.data.source_samples import LeftOutSample
 from signllm.errors import UsageError
@@ -69,12 +69,12 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
         StorageError: the storage stayed unavailable, which says nothing about the shard.
     """
     try:
-        sidecar = parse_json(wait_for_storage(path.read_bytes, path))
+        data = wait_for_storage(path.read_bytes, path)
         size_bytes = wait_for_storage(path.with_suffix(".tar").stat, path).st_size
-    except (OSError, ValueError):
+    except OSError:
         return None
-    is_valid = is_valid_sidecar(sidecar, tar=path.with_suffix(".tar").name)
-    return sidecar if is_valid and sidecar["size_bytes"] == size_bytes else None
+    sidecar = parse_sidecar(data, tar=path.with_suffix(".tar").name)
+    return sidecar if sidecar is not None and sidecar["size_bytes"] == size_bytes else None
 
 
 def remove_stale_shards(out: Path, kept: set[str]) -> None:
