@@ -1,9 +1,9 @@
 """Clips of a video: which frames the encoder reads for each sign code, and where a code is on the time axis.
 
 The visual encoder applies two temporal convolutions with kernel 5, stride 2 and no padding
-(:mod:`signllm.models.visual_encoder`). Together they read clips of 13 frames, one every 4 frames: the clips
-of 13 frames with gap 4 of the paper (section 3.2). Each clip becomes one sign code ("character"). Clips and
-frames are numbered from 0: clip n is read from frames 4n to 4n + 12.
+(:mod:`signllm.models.vq_sign.visual_encoder`). Together they read clips of 13 frames, one every 4 frames: the
+clips of 13 frames with gap 4 of the paper (section 3.2). Each clip becomes one sign code ("character"). Clips
+and frames are numbered from 0: clip n is read from frames 4n to 4n + 12.
 
 The functions take plain integers, NumPy arrays and tensors alike.
 """

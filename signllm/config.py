@@ -19,11 +19,11 @@ from typing import Any, ClassVar, TypeVar
 
 from signllm.atomic_files import atomic_write
 from signllm.cra.composition import WordsConfig
-from signllm.data.mixture import DatasetRecord, list_dataset_differences
-from signllm.data.pipeline import DataConfig
+from signllm.data.loading.mixture import DatasetRecord, list_dataset_differences
+from signllm.data.loading.pipeline import DataConfig
 from signllm.errors import UsageError
 from signllm.models.sign_llm import GenerationConfig, SignLLMConfig
-from signllm.models.vq_sign import VQSignConfig
+from signllm.models.vq_sign.vq_sign import VQSignConfig
 from signllm.training.engine import TrainingConfig
 from signllm.validation import (
     NonNegativeFloat,

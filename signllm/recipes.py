@@ -13,15 +13,15 @@ from collections.abc import Callable
 
 from signllm.config import ComposeConfig, FinetuneConfig, PretrainConfig, Recipe
 from signllm.cra.composition import WordsConfig
-from signllm.data.augment import AugmentConfig
-from signllm.data.pipeline import DataConfig
+from signllm.data.loading.augment import AugmentConfig
+from signllm.data.loading.pipeline import DataConfig
 from signllm.errors import UsageError
-from signllm.models.context_predictor import ContextPredictorConfig
 from signllm.models.projector import ProjectorConfig
-from signllm.models.quantizer import QuantizerConfig
 from signllm.models.sign_llm import GenerationConfig, LanguageModelConfig, SignLLMConfig
-from signllm.models.visual_encoder import VisualEncoderConfig
-from signllm.models.vq_sign import VQSignConfig
+from signllm.models.vq_sign.context_predictor import ContextPredictorConfig
+from signllm.models.vq_sign.quantizer import QuantizerConfig
+from signllm.models.vq_sign.visual_encoder import VisualEncoderConfig
+from signllm.models.vq_sign.vq_sign import VQSignConfig
 from signllm.training.engine import TrainingConfig
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from signllm import storage
-from signllm.data.mixture import open_mixture
+from signllm.data.loading.mixture import open_mixture
 from tests.clock import Clock
 
 if not torch.cuda.is_available():

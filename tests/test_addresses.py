@@ -12,9 +12,9 @@ import pytest
 
 from signllm import cli
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.mixture import make_absolute
-from signllm.models.causal_model import CausalLanguageModel
-from signllm.models.prompt import Prompt
+from signllm.data.loading.mixture import make_absolute
+from signllm.models.language_model.causal_model import CausalLanguageModel
+from signllm.models.language_model.prompt import Prompt
 from signllm.training.checkpoint import last_checkpoint, read_state
 from signllm.training.training_log import read_log
 from tests.data.http_server import Server, serving

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from signllm import cli
-from signllm.data.video import encode_h264
+from signllm.data.video.decoding import encode_h264
 from signllm.training.checkpoint import last_checkpoint, load_weights
 
 Refused = Callable[..., str]

@@ -22,12 +22,12 @@ from signllm.config import (
     run_stage,
     save_config,
 )
-from signllm.data.mixture import DatasetRecord
-from signllm.data.pipeline import DataConfig
+from signllm.data.loading.mixture import DatasetRecord
+from signllm.data.loading.pipeline import DataConfig
 from signllm.errors import UsageError
-from signllm.models.quantizer import QuantizerConfig
 from signllm.models.sign_llm import LanguageModelConfig, LoraConfig, SignLLMConfig
-from signllm.models.vq_sign import VQSignConfig
+from signllm.models.vq_sign.quantizer import QuantizerConfig
+from signllm.models.vq_sign.vq_sign import VQSignConfig
 from signllm.training.checkpoint import TrainingState, save_checkpoint
 from signllm.training.engine import TrainingConfig
 from signllm.validation import from_plain, to_plain, validated

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from signllm.data.batch import Batch
-from signllm.models.language_model import LanguageModelConfig
+from signllm.data.loading.batch import Batch
+from signllm.models.language_model.language_model import LanguageModelConfig
 from signllm.models.sign_llm import SignLLM, SignLLMConfig
 from tests.models import parts
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from signllm import cli
-from signllm.data.index import ShardIndex
-from signllm.data.pipeline import DataConfig, Loader, VideoSource
-from signllm.data.video import encode_h264
+from signllm.data.loading.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.shards.index import ShardIndex
+from signllm.data.video.decoding import encode_h264
 from tests.data.conftest import drawn
 from tests.models import parts
 

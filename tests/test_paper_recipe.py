@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from signllm.data.mixture import open_mixture
+from signllm.data.loading.mixture import open_mixture
 from signllm.inference.evaluate import EvaluateConfig, evaluate
 from signllm.inference.export import export
 from signllm.inference.translate import load

@@ -18,13 +18,13 @@ import pytest
 import signllm
 from signllm import cli
 from signllm.data.annotations import read_annotations
-from signllm.data.mixture import open_mixture
-from signllm.data.shards import ShardConfig, shard
+from signllm.data.loading.mixture import open_mixture
+from signllm.data.shards.writing import ShardConfig, shard
 from signllm.data.source_samples import SourceSample
 from signllm.demo.language import function_words, sentences
 from signllm.demo.text_model import TextModelConfig, train_text_model
 from signllm.inference.evaluate import EvaluateConfig, evaluate
-from signllm.models.feature_cache import VARIABLE
+from signllm.models.vq_sign.feature_cache import VARIABLE
 from signllm.recipes import Recipe, demo
 from signllm.stages.compose import compose
 from signllm.stages.finetune import finetune

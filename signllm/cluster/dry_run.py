@@ -13,8 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from signllm.cluster.profile import Profile
-from signllm.cluster.zero_costs import (
+from signllm.cluster.planning.zero_costs import (
     Weight,
     Zero,
     largest_block,
@@ -22,9 +21,10 @@ from signllm.cluster.zero_costs import (
     read_zero,
     step_traffic,
 )
+from signllm.cluster.profile import Profile
 from signllm.config import FinetuneConfig, PretrainConfig, Recipe
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.mixture import open_mixture, parse_mixture
+from signllm.data.loading.mixture import open_mixture, parse_mixture
 from signllm.errors import UsageError
 from signllm.stages.finetune import with_language_of
 from signllm.stages.initial_run import with_encoder_from
@@ -141,7 +141,7 @@ def _batch_lines(config: PretrainConfig | FinetuneConfig, profile: Profile) -> l
 def _plan_lines(
     config: PretrainConfig | FinetuneConfig, options: Mapping[str, Any], profile: Profile
 ) -> Iterator[str]:
-    from signllm.cluster.model_tensors import phase_tensors
+    from signllm.cluster.planning.model_tensors import phase_tensors
 
     ranks, training = profile.ranks, config.training
     settings = deepspeed_settings(training, world=ranks)

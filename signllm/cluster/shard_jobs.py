@@ -18,7 +18,7 @@ from signllm.cluster.local_jobs import run_local_jobs
 from signllm.cluster.profile import Profile
 from signllm.cluster.record import next_steps
 from signllm.cluster.snapshot import Snapshot
-from signllm.data.slices import Slice
+from signllm.data.shards.slices import Slice
 from signllm.errors import UsageError
 
 

@@ -28,8 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from signllm.data.shard_json import parse_json
-from signllm.data.text_files import LINE_END, DecodedText, is_undecodable, read_text
+from signllm.data.text_files import LINE_END, DecodedText, is_undecodable, parse_json, read_text
 from signllm.errors import UsageError
 
 DELIMITERS = ("\t", ",", ";", "|")

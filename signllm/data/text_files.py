@@ -9,9 +9,11 @@ letters from a wrong guess.
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from signllm.errors import UsageError
 from signllm.storage import wait_for_storage
@@ -173,3 +175,19 @@ def _is_chinese_text(text: str) -> bool:
     """Return whether at least a tenth of the non-ASCII characters are frequent characters of Chinese."""
     characters = [character for character in text if ord(character) > 127]
     return sum(character in _FREQUENT_HANZI for character in characters) >= 0.1 * len(characters)
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: the text is not JSON, contains NaN or Infinity, or is nested too deeply.
+    """
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")

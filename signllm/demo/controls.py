@@ -20,7 +20,7 @@ from signllm.demo.studio import read_truth
 
 if TYPE_CHECKING:
     from signllm.config import ComposeConfig, FinetuneConfig, PretrainConfig
-    from signllm.data.mixture import Mixture
+    from signllm.data.loading.mixture import Mixture
 
 
 def save_untrained(config: PretrainConfig, run: Path, dataset: Mixture) -> None:
@@ -40,8 +40,8 @@ def save_oracle(config: PretrainConfig, words: ComposeConfig, run: Path, folder:
     from signllm.config import open_run
     from signllm.cra.composition import compose_words
     from signllm.cra.word_codebook import fingerprint
-    from signllm.data.characters import characters_path, save_characters
-    from signllm.models.vq_sign import build_vq_sign
+    from signllm.data.loading.characters import characters_path, save_characters
+    from signllm.models.vq_sign.vq_sign import build_vq_sign
 
     quantizer = dataclasses.replace(config.vq_sign.quantizer, codes=len(glosses()))
     encoder = dataclasses.replace(config.vq_sign.encoder, backbone_weights=None)
@@ -75,8 +75,8 @@ def true_characters(folder: Path, split: str) -> dict[str, np.ndarray]:
 
 def translate_truth(run: Path, folder: Path, shards: Path, split: str, config: FinetuneConfig) -> None:
     """Translate a split's true signs with the oracle's run: hypotheses and scores like any evaluation's."""
-    from signllm.data.mixture import open_mixture
-    from signllm.data.pipeline import CharacterSource, Loader
+    from signllm.data.loading.mixture import open_mixture
+    from signllm.data.loading.pipeline import CharacterSource, Loader
     from signllm.metrics.hypotheses import Hypothesis, write_hypotheses_and_scores
     from signllm.metrics.scores import score
     from signllm.stages.trained_model import load_sign_llm

@@ -2,8 +2,8 @@
 
 Every stage is the verb that a user would type, on real files, through DeepSpeed on ``ranks`` ranks; this
 module only puts them in order, runs what is independent side by side, and keeps the time. The ranks are
-started once for all training stages (``signllm.demo_ranks``), and the maps of the frozen backbone
-are kept in ``features`` until the demo is complete (:mod:`signllm.models.feature_cache`). A stage that is
+started once for all training stages (``signllm.demo_ranks``), and the maps of the frozen backbone are kept in
+``features`` until the demo is complete (:mod:`signllm.models.vq_sign.feature_cache`). A stage that is
 finished is marked in ``stages.json`` and not run again; an unfinished one continues, so the same command is
 safe to run twice or after a kill. Scores are of the test split: unseen sentences by an unseen signer.
 """
@@ -36,7 +36,7 @@ from signllm.distributed.local_ranks import (
     usable_cores,
 )
 from signllm.errors import UsageError
-from signllm.models.feature_cache import VARIABLE
+from signllm.models.vq_sign.feature_cache import VARIABLE
 from signllm.progress import print_translations
 from signllm.validation import to_plain
 
@@ -122,7 +122,7 @@ class Demo:
             )
 
     def _film(self) -> None:
-        from signllm.data.shards import ShardConfig, shard
+        from signllm.data.shards.writing import ShardConfig, shard
 
         cores = usable_cores()
         if not (self.out / "videos" / TABLE).is_file():
@@ -251,7 +251,7 @@ def oracle_control(out: Path, stages: Recipe) -> None:
 
 def untrained_control(out: Path, stages: Recipe) -> None:
     """Train and score the model whose encoder never learned."""
-    from signllm.data.mixture import open_mixture
+    from signllm.data.loading.mixture import open_mixture
     from signllm.demo.controls import save_untrained
     from signllm.inference.evaluate import evaluate
     from signllm.stages.compose import compose
@@ -271,7 +271,7 @@ def _finetune_control(out: Path, stages: Recipe, name: str, *, init: Path) -> Fi
     Its curves and sentences are not shown: it is validated as rarely as possible. One rank has nothing to
     partition: without ZeRO a step takes three quarters of the time and gives the same losses.
     """
-    from signllm.data.mixture import open_mixture
+    from signllm.data.loading.mixture import open_mixture
     from signllm.stages.finetune import finetune
 
     _one_core()

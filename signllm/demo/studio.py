@@ -146,7 +146,7 @@ class _Camera:
     videos: Path
 
     def __call__(self, take: Take) -> dict[str, Any]:
-        from signllm.data.video import encode_h264
+        from signllm.data.video.decoding import encode_h264
 
         signs = lexicon(take.level)
         sequence = [unit for gloss in take.sentence.signs for unit in signs[gloss]]

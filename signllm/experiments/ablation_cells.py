@@ -23,7 +23,7 @@ from pathlib import Path
 from signllm.atomic_files import atomic_write
 from signllm.config import ComposeConfig, Recipe, differences
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.mixture import Mixture, open_mixture
+from signllm.data.loading.mixture import Mixture, open_mixture
 from signllm.distributed.agreement import run_on_rank_zero
 from signllm.distributed.preemption import stop_if_preempted
 from signllm.distributed.ranks import Ranks, start_distributed

@@ -9,7 +9,7 @@ from typing import Any
 
 from signllm.atomic_files import atomic_write
 from signllm.clip_geometry import CLIP_FRAMES, clip_frames
-from signllm.data.video_error import VideoError
+from signllm.data.video.video_error import VideoError
 from signllm.errors import UsageError
 from signllm.experiments.codebook_usage import Example, Usage, count_usage, usage_record
 from signllm.experiments.contact_sheet import Clip, Entry, Page, Section, draw_sheet

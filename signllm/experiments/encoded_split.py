@@ -17,12 +17,12 @@ import torch
 from signllm.clip_geometry import count_clips
 from signllm.config import FinetuneConfig, PretrainConfig, load_config, run_stage
 from signllm.cra.word_codebook import WordCodebook, fingerprint
-from signllm.data.index import Split
-from signllm.data.mixture import open_mixture
-from signllm.data.pipeline import DataConfig, VideoSource
+from signllm.data.loading.mixture import open_mixture
+from signllm.data.loading.pipeline import DataConfig, VideoSource
+from signllm.data.shards.index import Split
 from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
-from signllm.models.vq_sign import VQSign
+from signllm.models.vq_sign.vq_sign import VQSign
 from signllm.stages import trained_model
 from signllm.stages.batches import TRAIN
 from signllm.stages.encoding import build_trained_vq_sign, encode_shards

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from signllm.clip_geometry import middle_frame
 from signllm.config import FinetuneConfig, PretrainConfig, load_config, run_stage
 from signllm.cra.word_codebook import Segmentation, WordCodebook
-from signllm.data.frame_rate import frame_numbers_to_read
+from signllm.data.video.frame_rate import frame_numbers_to_read
 from signllm.errors import UsageError
 from signllm.experiments.encoded_split import EncodedSplit, load_or_encode_split
 from signllm.experiments.information import normalized_information, purity

@@ -27,7 +27,7 @@ from signllm.cra.composition import WordsConfig, compose_words
 from signllm.cra.repeats import CollapsedSequences, collapse_repeats
 from signllm.cra.segmentation import Ints, Method
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.characters import load_split_characters
+from signllm.data.loading.characters import load_split_characters
 from signllm.demo.studio import read_truth
 from signllm.errors import UsageError
 from signllm.experiments.word_truth import MomentTruth, moment_truth, score_characters, score_words

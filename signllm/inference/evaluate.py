@@ -26,9 +26,9 @@ import torch
 
 from signllm.config import FinetuneConfig, datasets_of, load_config
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.index import Split
-from signllm.data.mixture import Mixture, make_absolute, open_mixture
-from signllm.data.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.loading.mixture import Mixture, make_absolute, open_mixture
+from signllm.data.loading.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.shards.index import Split
 from signllm.distributed.failures import fail_together
 from signllm.distributed.local_ranks import StoppedEarlyError
 from signllm.distributed.preemption import stop_if_preempted
@@ -66,7 +66,7 @@ from signllm.training.checkpoint import COMPLETE, best_checkpoint, complete_chec
 from signllm.validation import NonNegativeInt, PositiveInt, validated
 
 if TYPE_CHECKING:
-    from signllm.data.batch import Batch
+    from signllm.data.loading.batch import Batch
 
 log = logging.getLogger(__name__)
 TRAINING = "train"

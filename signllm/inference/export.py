@@ -22,11 +22,11 @@ from signllm.atomic_files import report_full_disk
 from signllm.config import FinetuneConfig, datasets_of, load_config, save_config
 from signllm.errors import UsageError
 from signllm.inference.model_card import render_model_card
-from signllm.models.adapters import BASE_CLASS, build_peft_config, is_adapter, to_peft
-from signllm.models.generation import library_settings
-from signllm.models.language_model_builder import build_prompt
-from signllm.models.language_model_loading import load_tokenizer, read_configuration
-from signllm.models.model_files import model_folder
+from signllm.models.language_model.adapters import BASE_CLASS, build_peft_config, is_adapter, to_peft
+from signllm.models.language_model.builder import build_prompt
+from signllm.models.language_model.generation import library_settings
+from signllm.models.language_model.loading import load_tokenizer, read_configuration
+from signllm.models.language_model.model_files import model_folder
 from signllm.stages.trained_model import (
     ADAPTER_FOLDER,
     LANGUAGE_MODEL,

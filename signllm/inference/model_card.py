@@ -8,9 +8,9 @@ from typing import Any
 
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.mixture import DatasetRecord
+from signllm.data.loading.mixture import DatasetRecord
 from signllm.metrics.scores import METRICS
-from signllm.models.language_model import LanguageModelConfig
+from signllm.models.language_model.language_model import LanguageModelConfig
 from signllm.version import VERSION
 
 TEMPLATE = """\

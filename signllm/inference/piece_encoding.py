@@ -16,18 +16,18 @@ import numpy as np
 import torch
 
 from signllm.clip_geometry import interval_start
-from signllm.data.augment import crop_center
-from signllm.data.batch import LoadedSample, collate
-from signllm.data.prefetch import prefetch
-from signllm.data.recording_pieces import CutRule
-from signllm.data.timed_frames import TimedFrames
+from signllm.data.loading.augment import crop_center
+from signllm.data.loading.batch import LoadedSample, collate
+from signllm.data.loading.prefetch import prefetch
+from signllm.data.video.recording_pieces import CutRule
+from signllm.data.video.timed_frames import TimedFrames
 from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
 from signllm.inference.video_input import VideoInput
 
 if TYPE_CHECKING:
-    from signllm.data.sample_source import DataConfig
-    from signllm.models.vq_sign import VQSign
+    from signllm.data.loading.sample_source import DataConfig
+    from signllm.models.vq_sign.vq_sign import VQSign
 
 FRAMES_AT_ONCE = 512
 """Most frames that are encoded together, unless a single piece has more; the limit bounds the memory."""

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from signllm.data.plan import Dataset
-from signllm.data.sample_source import DataConfig, SampleSource
+from signllm.data.loading.sample_source import DataConfig, SampleSource
+from signllm.data.weighted_dataset import WeightedDataset
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from signllm.data.batch import LoadedSample
-    from signllm.data.packed_frames import PackedFrames
+    from signllm.data.loading.batch import LoadedSample
+    from signllm.data.video.packed_frames import PackedFrames
 
 
 class RankShare:
@@ -39,7 +39,7 @@ class RankShare:
         self.places = distribute_batches(
             len(source), batch_size=batch_size, rank=rank, world=world, done=done
         )
-        self.datasets: tuple[Dataset, ...] = (Dataset(shard_sizes=(len(self.places),)),)
+        self.datasets: tuple[WeightedDataset, ...] = (WeightedDataset(shard_sizes=(len(self.places),)),)
         self.frame_counts: np.ndarray | None = None  # without counts, the loader keeps the given order
         self.config: DataConfig = source.config
 

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from signllm.config import FinetuneConfig, load_config
-from signllm.data.batch import Batch, LoadedSample, collate
-from signllm.data.recording_pieces import CutRule, Pauses, Windows
+from signllm.data.loading.batch import Batch, LoadedSample, collate
+from signllm.data.video.recording_pieces import CutRule, Pauses, Windows
 from signllm.distributed.preemption import stop_if_preempted
 from signllm.distributed.ranks import Ranks
 from signllm.errors import RunFailedError, UsageError

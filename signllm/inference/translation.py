@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from signllm.models.generation import Candidate
+from signllm.models.language_model.generation import Candidate
 
 
 @dataclass(frozen=True, kw_only=True)

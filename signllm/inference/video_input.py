@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from signllm.data.frame_folder import is_image
-from signllm.data.recording_pieces import CutRule, cut_into_pieces
 from signllm.data.system_files import list_files_recursively
-from signllm.data.timed_frames import TimedFrames, join_chunks, read_timed_chunks
-from signllm.data.video import decode_video
-from signllm.data.video_error import VideoError
-from signllm.data.video_files import is_video_name
+from signllm.data.video.decoding import decode_video
+from signllm.data.video.frame_folder import is_image
+from signllm.data.video.recording_pieces import CutRule, cut_into_pieces
+from signllm.data.video.timed_frames import TimedFrames, join_chunks, read_timed_chunks
+from signllm.data.video.video_error import VideoError
+from signllm.data.video.video_files import is_video_name
 from signllm.errors import UsageError
 
 REMEDY = "give a video file that FFmpeg can read, or a folder of frame pictures"

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from signllm.data.unspaced_text import all_chinese, is_unspaced, separate_characters
+from signllm.data.shards.unspaced_text import all_chinese, is_unspaced, separate_characters
 from signllm.errors import UsageError
 from signllm.languages import find_language, is_written_without_spaces
 from signllm.metrics.significance import bootstrap_intervals

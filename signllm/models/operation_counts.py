@@ -25,13 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from signllm.clip_geometry import CLIP_FRAMES, count_clips, count_convolution_outputs
-
 if TYPE_CHECKING:
-    from signllm.models.context_predictor import ContextPredictor
     from signllm.models.projector import Projector
-    from signllm.models.quantizer import Quantizer
-    from signllm.models.visual_encoder import VisualEncoder
 
 
 def work_counts(
@@ -66,74 +61,11 @@ def linear_operations(
     return 2.0 * weights * rows * (1 + is_trained + has_input_gradient)
 
 
-def encoder_operations(encoder: VisualEncoder, frame_counts: Sequence[int], size: tuple[int, int]) -> float:
-    """Return the operations of the visual encoder: backbone, temporal convolutions and ``flatten`` layer.
-
-    A temporal convolution from C to C' channels has 45 C C' weights. It is applied at every cell of each
-    output.
-
-    Args:
-        encoder: the visual encoder.
-        frame_counts: number of frames of each video.
-        size: height and width of the frames in pixels.
-    """
-    backbone = encoder.backbone
-    cost = backbone.cost(size)
-    learns = not encoder.config.freeze_backbone and _is_trained(backbone)
-    total = sum(frame_counts) * (cost.trained if learns else cost.frozen)
-    first = [count_convolution_outputs(max(frames, CLIP_FRAMES)) for frames in frame_counts]
-    clips = [count_clips(frames) for frames in frame_counts]
-    for convolution, outputs in ((encoder.first, first), (encoder.second, clips)):
-        rows = sum(outputs) * cost.cells
-        total += linear_operations(
-            _elements(convolution.weight),
-            rows,
-            is_trained=convolution.weight.requires_grad,
-            has_input_gradient=learns,
-        )
-        learns = learns or convolution.weight.requires_grad
-    if encoder.flatten is not None:
-        total += linear_operations(
-            _elements(encoder.flatten.weight),
-            sum(clips),
-            is_trained=encoder.flatten.weight.requires_grad,
-            has_input_gradient=learns,
-        )
-    return total
-
-
-def quantizer_operations(quantizer: Quantizer, clips: int) -> float:
-    """Return the operations of the quantizer, forward and backward.
-
-    They are the distances from every vector to every code (K D weights, forward only). With finite scalar
-    quantization they are two projections of every vector; the projection of the codebook, once a step, is not
-    counted.
-    """
-    scalars = quantizer.scalars
-    if scalars is None:
-        return 2.0 * _elements(quantizer.codebook) * clips if quantizer.has_codes else 0.0
-    weights = _elements(scalars.encode_weight) + _elements(scalars.decode_weight)
-    return linear_operations(weights, clips, is_trained=_is_trained(scalars))
-
-
-def predictor_operations(predictor: ContextPredictor, clip_counts: Sequence[int]) -> float:
-    """Return the operations of the context predictor.
-
-    The GRU runs on every position, and head k on the positions with a target k positions ahead.
-    """
-    weights = sum(_elements(p) for name, p in predictor.context.named_parameters() if "weight" in name)
-    total = linear_operations(weights, sum(clip_counts), is_trained=_is_trained(predictor))
-    for ahead, head in enumerate(predictor.heads, start=1):
-        rows = sum(max(0, count - ahead) for count in clip_counts)
-        total += linear_operations(_elements(head.weight), rows, is_trained=_is_trained(predictor))
-    return total
-
-
 def projector_operations(projector: Projector, rows: int) -> float:
     """Return the operations of both linear layers for ``rows`` words and characters."""
     layers = (projector.first, projector.second)
     return sum(
-        linear_operations(_elements(layer.weight), rows, is_trained=layer.weight.requires_grad)
+        linear_operations(count_elements(layer.weight), rows, is_trained=layer.weight.requires_grad)
         for layer in layers
     )
 
@@ -224,13 +156,13 @@ def language_model_cost(model: nn.Module) -> LanguageModelCost:
         if not isinstance(part, nn.Embedding):
             for weight in part.parameters(recurse=False):
                 if len(getattr(weight, "ds_shape", weight.shape)) == 2:
-                    weights[weight.requires_grad] += _elements(weight)
+                    weights[weight.requires_grad] += count_elements(weight)
     config: Any = model.config
     width = _attention_width(config) * getattr(config, "num_hidden_layers", 0)
     return LanguageModelCost(weights[False], weights[True], width)
 
 
-def _elements(tensor: Any) -> int:
+def count_elements(tensor: Any) -> int:
     """Return the number of elements of a tensor that may be partitioned by ZeRO-3 or quantized to 4 bits."""
     state = getattr(tensor, "quant_state", None)  # bitsandbytes packs two elements of 4 bits into a byte
     if state is not None:
@@ -238,5 +170,6 @@ def _elements(tensor: Any) -> int:
     return int(getattr(tensor, "ds_numel", tensor.numel()))
 
 
-def _is_trained(part: nn.Module) -> bool:
+def has_trained_weights(part: nn.Module) -> bool:
+    """Return whether any weight of a part is trained."""
     return any(parameter.requires_grad for parameter in part.parameters())

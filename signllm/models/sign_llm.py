@@ -22,18 +22,23 @@ from signllm.distributed.collectives import gather_counts, gather_rows, reduce_s
 from signllm.errors import UsageError
 from signllm.kernels.mmd import mmd
 from signllm.kernels.mmd_bandwidths import median_bandwidths
-from signllm.models.generation import Candidate, GenerationConfig, sampling_seed
-from signllm.models.language_model import LanguageModelConfig, LoraConfig, PromptTuningConfig, ReferenceScores
-from signllm.models.language_model_builder import build_language_model
+from signllm.models.language_model.builder import build_language_model
+from signllm.models.language_model.generation import Candidate, GenerationConfig, sampling_seed
+from signllm.models.language_model.language_model import (
+    LanguageModelConfig,
+    LoraConfig,
+    PromptTuningConfig,
+    ReferenceScores,
+)
 from signllm.models.operation_counts import projector_operations, work_counts
 from signllm.models.projector import Projector, ProjectorConfig
-from signllm.models.quantizer import row_weights
-from signllm.models.vq_sign import VQSign, VQSignConfig, build_vq_sign
+from signllm.models.vq_sign.quantizer import row_weights
+from signllm.models.vq_sign.vq_sign import VQSign, VQSignConfig, build_vq_sign
 from signllm.models.word_vectors import WordVectors
 from signllm.validation import NonNegativeFloat, PositiveInt, validated
 
 if TYPE_CHECKING:
-    from signllm.data.batch import Batch
+    from signllm.data.loading.batch import Batch
 
 __all__ = [
     "GeneratedTranslation",

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from signllm.data.characters import load_split_characters
+from signllm.data.loading.characters import load_split_characters
 from signllm.errors import UsageError
 from signllm.languages import language_code
 from signllm.reporting.run_folder import Record, RunFolder

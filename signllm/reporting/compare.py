@@ -168,7 +168,7 @@ def _model_size(llm: str, run: Path) -> tuple[str, int | None]:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    from signllm.models.language_model_loading import read_configuration
+    from signllm.models.language_model.loading import read_configuration
 
     try:
         config = read_configuration(llm)

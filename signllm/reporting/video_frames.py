@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from signllm.data.index import Split
+    from signllm.data.shards.index import Split
 
 THUMBNAIL_HEIGHT = 96
 QUALITY = 80
@@ -91,7 +91,7 @@ def load_videos(
     """
     if shards is None or not ids:
         return {}
-    from signllm.data.mixture import open_mixture
+    from signllm.data.loading.mixture import open_mixture
 
     try:
         samples = open_mixture(shards).split(split)
@@ -120,8 +120,8 @@ def load_video_frames(
     Raises:
         UsageError, StorageError: The video cannot be read.
     """
-    from signllm.data.frame_rate import frame_numbers_to_read
-    from signllm.data.stored_frames import decode_stored_frames
+    from signllm.data.video.frame_rate import frame_numbers_to_read
+    from signllm.data.video.stored_frames import decode_stored_frames
 
     frames_THWC = decode_stored_frames(split.read(place))
     return VideoFrames(

@@ -11,8 +11,8 @@ import numpy as np
 from markupsafe import Markup
 
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.timed_frames import TimedFrames, read_timed_chunks
-from signllm.data.video_error import VideoError
+from signllm.data.video.timed_frames import TimedFrames, read_timed_chunks
+from signllm.data.video.video_error import VideoError
 from signllm.reporting.pages import environment, render_timeline
 from signllm.reporting.timeline import lay_out_timeline
 from signllm.reporting.video_frames import THUMBNAIL_HEIGHT, VideoFrames

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from signllm.data.recording_pieces import CutRule, Pauses, Windows
+from signllm.data.video.recording_pieces import CutRule, Pauses, Windows
 from signllm.errors import UsageError
 from signllm.inference.translate import TranslationOutcome, Translator
 from signllm.inference.video_input import VideoInput

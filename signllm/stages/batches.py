@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from signllm.data.mixture import Mixture
-from signllm.data.pipeline import Agree, Loader, Readiness
-from signllm.data.sample_source import SampleSource
+from signllm.data.loading.mixture import Mixture
+from signllm.data.loading.pipeline import Agree, Loader, Readiness
+from signllm.data.loading.sample_source import SampleSource
 from signllm.distributed.preemption import preemption_flag, stopped_early_error
 from signllm.distributed.ranks import Ranks
 from signllm.distributed.watchdog import record_progress

@@ -14,7 +14,7 @@ from typing import Any
 from signllm.config import ComposeConfig, PretrainConfig, load_config
 from signllm.cra.curve import write_curve
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.mixture import Mixture
+from signllm.data.loading.mixture import Mixture
 from signllm.distributed.agreement import run_on_rank_zero
 from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from signllm.data.batch import Batch
-from signllm.data.pipeline import DataConfig, Loader, VideoSource
-from signllm.data.sample_table import ShardSample
+from signllm.data.loading.batch import Batch
+from signllm.data.loading.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.shards.sample_table import ShardSample
 from signllm.distributed.collectives import reduce_sum
 from signllm.distributed.preemption import stop_if_preempted
 from signllm.errors import UsageError
 from signllm.metrics.hypotheses import Hypothesis, gather_hypotheses
 from signllm.metrics.scores import METRICS, choose_score_rules, compute_metric
-from signllm.models.generation import GenerationConfig
+from signllm.models.language_model.generation import GenerationConfig
 from signllm.models.sign_llm import SignLLM
 from signllm.stages.batches import DEV, StageContext, make_batch_agreement
 from signllm.training.engine import TrainingConfig

@@ -20,14 +20,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from signllm.config import PretrainConfig
-from signllm.data.batch import Batch
-from signllm.data.characters import characters_path, list_characters_files, read_provenance
-from signllm.data.index import Split
-from signllm.data.pipeline import DataConfig, Loader, VideoSource, check_unreadable_count
-from signllm.data.sample_table import SampleTable
+from signllm.data.loading.batch import Batch
+from signllm.data.loading.characters import characters_path, list_characters_files, read_provenance
+from signllm.data.loading.pipeline import DataConfig, Loader, VideoSource, check_unreadable_count
+from signllm.data.shards.index import Split
+from signllm.data.shards.sample_table import SampleTable
 from signllm.distributed.agreement import fail_on_all_ranks
 from signllm.distributed.ranks import Ranks
-from signllm.models.vq_sign import VQSign, VQSignConfig, build_vq_sign
+from signllm.models.vq_sign.vq_sign import VQSign, VQSignConfig, build_vq_sign
 from signllm.progress import Bar, progress
 from signllm.training.checkpoint import install_weights, load_weights
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from signllm.config import FinetuneConfig, open_run
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.mixture import Mixture
+from signllm.data.loading.mixture import Mixture
 from signllm.distributed.agreement import run_on_rank_zero
 from signllm.distributed.ranks import start_distributed
 from signllm.models.sign_llm import SignLLM

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from signllm.data.frame_rate import choose_common_rate
-from signllm.data.index import Split
-from signllm.data.pipeline import DataConfig
+from signllm.data.loading.pipeline import DataConfig
+from signllm.data.shards.index import Split
+from signllm.data.video.frame_rate import choose_common_rate
 
 _SLOWEST, _FASTEST = 1, 240
 _ALIKE = 0.01

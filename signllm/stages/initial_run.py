@@ -15,10 +15,10 @@ from torch import Tensor
 
 from signllm.config import FinetuneConfig, PretrainConfig, load_config
 from signllm.cra.word_codebook import WordCodebook, fingerprint
-from signllm.data.characters import FOLDER, load_split_characters
-from signllm.data.pipeline import DataConfig
+from signllm.data.loading.characters import FOLDER, load_split_characters
+from signllm.data.loading.pipeline import DataConfig
 from signllm.errors import UsageError
-from signllm.models.vq_sign import fingerprinted_tensor
+from signllm.models.vq_sign.vq_sign import fingerprinted_tensor
 from signllm.stages import pretrain
 from signllm.stages.batches import TRAIN
 from signllm.training.checkpoint import load_weights

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from signllm.config import FinetuneConfig, load_config
-from signllm.data.index import Split
+from signllm.data.shards.index import Split
 from signllm.errors import UsageError
-from signllm.models.encoder_decoder_model import decoder_start
-from signllm.models.language_model import LanguageModelConfig
-from signllm.models.language_model_builder import build_prompt
-from signllm.models.language_model_loading import DTYPES, check_attention, load_tokenizer, read_configuration
-from signllm.models.language_model_quantization import prequantized_loading_options, quantized_loading_options
-from signllm.models.model_files import model_folder, require_safetensors
+from signllm.models.language_model.builder import build_prompt
+from signllm.models.language_model.encoder_decoder_model import decoder_start
+from signllm.models.language_model.language_model import LanguageModelConfig
+from signllm.models.language_model.loading import DTYPES, check_attention, load_tokenizer, read_configuration
+from signllm.models.language_model.model_files import model_folder, require_safetensors
+from signllm.models.language_model.weight_quantization import (
+    prequantized_loading_options,
+    quantized_loading_options,
+)
 from signllm.training.engine import deepspeed_settings
 
 MOST_TEXTS = 2000

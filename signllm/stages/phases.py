@@ -12,8 +12,8 @@ from torch import Tensor
 
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.pipeline import CharacterSource, VideoSource
-from signllm.data.sample_source import SampleSource
+from signllm.data.loading.pipeline import CharacterSource, VideoSource
+from signllm.data.loading.sample_source import SampleSource
 from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
 from signllm.metrics.scores import METRICS

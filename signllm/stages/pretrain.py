@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from signllm.config import PretrainConfig, load_config, open_run
-from signllm.data.mixture import Mixture
-from signllm.data.pipeline import VideoSource
+from signllm.data.loading.mixture import Mixture
+from signllm.data.loading.pipeline import VideoSource
 from signllm.distributed.agreement import run_on_rank_zero
 from signllm.distributed.ranks import start_distributed
-from signllm.models.backbone import backbone_settings
-from signllm.models.vq_sign import VQSign, build_vq_sign
+from signllm.models.vq_sign.backbone import backbone_settings
+from signllm.models.vq_sign.vq_sign import VQSign, build_vq_sign
 from signllm.stages.alarms import AlarmMonitor
 from signllm.stages.batches import TRAIN, StageContext, training_batches
 from signllm.stages.dev_validation import make_loss_validator

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from signllm.data.batch import LoadedSample, collate
-from signllm.data.index import Split
-from signllm.data.pipeline import DataConfig, VideoSource
+from signllm.data.loading.batch import LoadedSample, collate
+from signllm.data.loading.pipeline import DataConfig, VideoSource
+from signllm.data.shards.index import Split
 from signllm.data.token_strip import WordSpan, draw_strip
 from signllm.distributed.collectives import reduce_sum
-from signllm.models.generation import GenerationConfig
-from signllm.models.quantizer import Quantizer
+from signllm.models.language_model.generation import GenerationConfig
 from signllm.models.sign_llm import SignLLM
-from signllm.models.vq_sign import VQSign
+from signllm.models.vq_sign.quantizer import Quantizer
+from signllm.models.vq_sign.vq_sign import VQSign
 from signllm.stages.batches import DEV, TRAIN, StageContext
 from signllm.storage import storage_timeout_s, storage_wait_policy
 from signllm.training.callbacks import Callback, Training, ValidationSamples

@@ -17,12 +17,12 @@ import numpy as np
 from signllm.config import ComposeConfig
 from signllm.cra.composition import compose_words
 from signllm.cra.word_codebook import WordCodebook, fingerprint
-from signllm.data.characters import characters_path, load_packed_characters, save_characters
-from signllm.data.index import Split
-from signllm.data.mixture import Mixture
+from signllm.data.loading.characters import characters_path, load_packed_characters, save_characters
+from signllm.data.loading.mixture import Mixture
+from signllm.data.shards.index import Split
 from signllm.distributed.ranks import Ranks
 from signllm.errors import UsageError
-from signllm.models.vq_sign import VQSign, fingerprinted_tensor
+from signllm.models.vq_sign.vq_sign import VQSign, fingerprinted_tensor
 from signllm.stages.batches import TRAIN
 from signllm.stages.encoding import encode_shards, missing_shards
 from signllm.validation import to_plain

@@ -18,11 +18,11 @@ from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
 from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
-from signllm.models.adapters import BASE_CLASS, IN_MODEL, from_peft, is_adapter
-from signllm.models.language_model_loading import read_configuration
-from signllm.models.model_files import model_folder
+from signllm.models.language_model.adapters import BASE_CLASS, IN_MODEL, from_peft, is_adapter
+from signllm.models.language_model.loading import read_configuration
+from signllm.models.language_model.model_files import model_folder
 from signllm.models.sign_llm import SignLLM, build_sign_llm
-from signllm.models.vq_sign import VQSign
+from signllm.models.vq_sign.vq_sign import VQSign
 from signllm.stages.encoding import build_trained_vq_sign
 from signllm.training.checkpoint import complete_checkpoint, install_weights, load_weights
 from signllm.training.engine import TrainingConfig, deepspeed_settings, import_deepspeed

@@ -11,7 +11,7 @@ from signllm.command import Job, Verb, positional, prepare_job, print_result
 from signllm.errors import UsageError
 
 if TYPE_CHECKING:
-    from signllm.data.slices import Slice
+    from signllm.data.shards.slices import Slice
     from signllm.data.source_samples import Annotations
 
 
@@ -19,7 +19,7 @@ def _shard(arguments: list[str]) -> Job:
     import tyro
 
     from signllm.data.annotations import FORMATS, read_annotations
-    from signllm.data.shards import ShardConfig
+    from signllm.data.shards.writing import ShardConfig
 
     settings, default = Annotated[ShardConfig, tyro.conf.arg(name="")], ShardConfig()
 
@@ -45,8 +45,8 @@ def _shard(arguments: list[str]) -> Job:
             json: print the result as JSON.
             config: how videos are stored.
         """
-        from signllm.data.shards import format_warnings, write_shards
-        from signllm.data.slices import merge_slices, parse_slice, write_slice
+        from signllm.data.shards.slices import merge_slices, parse_slice, write_slice
+        from signllm.data.shards.writing import format_warnings, write_shards
 
         part = parse_slice(slice) if slice else None
         annotations = read_annotations(format, src)
@@ -74,7 +74,7 @@ def check_shard(arguments: list[str]) -> tuple["Annotations", functools.partial[
         UsageError: the dataset cannot be read, or the options do not fit it.
     """
     from signllm.data.annotations import read_annotations
-    from signllm.data.shards import prepare_annotations
+    from signllm.data.shards.writing import prepare_annotations
 
     job = _shard(arguments)
     assert isinstance(job, functools.partial)
@@ -91,7 +91,7 @@ def split_shard(arguments: list[str], count: int) -> tuple[int, tuple["Slice", .
     Raises:
         UsageError: as in :func:`check_shard`, or the arguments already name a slice.
     """
-    from signllm.data.slices import unfinished_slices
+    from signllm.data.shards.slices import unfinished_slices
 
     annotations, job = check_shard(arguments)
     if job.keywords["slice"] or job.keywords["merge"]:
@@ -105,7 +105,7 @@ def split_shard(arguments: list[str], count: int) -> tuple[int, tuple["Slice", .
 
 
 def _show_info(shards: Path | str, *, json: bool) -> None:
-    from signllm.data.shard_inspection import format_info_table, summarize_shards
+    from signllm.data.shards.shard_inspection import format_info_table, summarize_shards
 
     information = summarize_shards(shards)
     if json:
@@ -171,7 +171,7 @@ def _verify(arguments: list[str]) -> Job:
                 TMPDIR.
             json: print the result as JSON.
         """
-        from signllm.data.shard_inspection import verify_shards
+        from signllm.data.shards.shard_inspection import verify_shards
 
         print_result(verify_shards(out, decode=decode, workers=workers, show_progress=True), json=json)
 
@@ -193,7 +193,7 @@ def _preview(arguments: list[str]) -> Job:
             png: image file to write.
             samples: number of samples, spread over the splits.
         """
-        from signllm.data.preview import preview_shards
+        from signllm.data.shards.preview import preview_shards
 
         print(preview_shards(out, png, samples=samples))
 

@@ -11,7 +11,7 @@ from signllm.verbs.stages import named_recipe
 def _plan(arguments: list[str]) -> Job:
     import tyro
 
-    from signllm.cluster.roofline import MachineOptions
+    from signllm.cluster.planning.roofline import MachineOptions
     from signllm.config import FinetuneConfig
 
     name, recipe, options = named_recipe(arguments)
@@ -51,7 +51,7 @@ def _plan(arguments: list[str]) -> Job:
             config_file: file whose settings replace those of the recipe: config.json of a run, or TOML.
                 Options override it.
         """
-        from signllm.cluster.planning import PlanRequest, make_plan, readme_table
+        from signllm.cluster.planning.planning import PlanRequest, make_plan, readme_table
 
         described: Any = machine
         request = PlanRequest(

@@ -20,7 +20,7 @@ def named_recipe(arguments: list[str]) -> tuple[str, Any, list[str]]:
 
 def _open_dataset(data: str, timeout_s: float) -> Any:
     """Join the ranks, so that one that cannot read the shards ends the others, and open the shards."""
-    from signllm.data.mixture import open_mixture
+    from signllm.data.loading.mixture import open_mixture
     from signllm.distributed.ranks import start_distributed
 
     start_distributed(timeout_s=timeout_s)

@@ -14,7 +14,7 @@ from signllm.command import Job, Verb, prepare_job, run_on_ranks
 from signllm.errors import RunFailedError, UsageError
 
 if TYPE_CHECKING:
-    from signllm.data.recording_pieces import CutRule, Pauses
+    from signllm.data.video.recording_pieces import CutRule, Pauses
     from signllm.distributed.ranks import Ranks
     from signllm.inference.translate import TranslationOutcome, Translator
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def _translate(arguments: list[str]) -> Job:
     import tyro
 
-    from signllm.data.recording_pieces import Pauses
-    from signllm.models.generation import GenerationConfig
+    from signllm.data.video.recording_pieces import Pauses
+    from signllm.models.language_model.generation import GenerationConfig
 
     settings, usual = Annotated[GenerationConfig, tyro.conf.arg(name="")], _generation(arguments)
     places = Annotated[tuple[str, ...], tyro.conf.arg(metavar="VIDEO|FOLDER|-")]
@@ -94,7 +94,7 @@ def _translate(arguments: list[str]) -> Job:
 def _generation(arguments: Sequence[str]) -> Any:
     """Return the decoding settings of the run that the arguments name, as defaults of the options."""
     from signllm.config import FinetuneConfig, load_config
-    from signllm.models.generation import GenerationConfig
+    from signllm.models.language_model.generation import GenerationConfig
 
     folders = [value for name, value in itertools.pairwise(arguments) if name == "--run"]
     folders += [value.removeprefix("--run=") for value in arguments if value.startswith("--run=")]
@@ -105,7 +105,7 @@ def _generation(arguments: Sequence[str]) -> Any:
 
 
 def _cut(windows: float | None, overlap: float, pauses: "Pauses | None") -> "CutRule | None":
-    from signllm.data.recording_pieces import Windows
+    from signllm.data.video.recording_pieces import Windows
 
     if windows is not None and pauses is not None:
         raise UsageError("--windows and --pauses exclude each other", remedy="give one of them")

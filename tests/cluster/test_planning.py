@@ -17,18 +17,18 @@ import torch
 from torch import nn
 
 from signllm import cli, verbs
-from signllm.cluster.command_line import format_command, launch_arguments
-from signllm.cluster.gpus import find_gpu
-from signllm.cluster.known_models import KNOWN
-from signllm.cluster.meta_model import PassSize, build_meta_model, simulate_step
-from signllm.cluster.model_tensors import no_words, sign_llm_parts
-from signllm.cluster.planning import PlanRequest, PlanResult, make_plan
-from signllm.cluster.roofline import Machine, pass_seconds
-from signllm.cluster.setups import SETUPS, Project, Setup, open_project, plan_setup
-from signllm.cluster.simulation import EMPTY_PASS, META, simulate_pass
+from signllm.cluster.planning.command_line import format_command, launch_arguments
+from signllm.cluster.planning.gpus import find_gpu
+from signllm.cluster.planning.known_models import KNOWN
+from signllm.cluster.planning.meta_model import PassSize, build_meta_model, simulate_step
+from signllm.cluster.planning.model_tensors import no_words, sign_llm_parts
+from signllm.cluster.planning.planning import PlanRequest, PlanResult, make_plan
+from signllm.cluster.planning.roofline import Machine, pass_seconds
+from signllm.cluster.planning.setups import SETUPS, Project, Setup, open_project, plan_setup
+from signllm.cluster.planning.simulation import EMPTY_PASS, META, simulate_pass
 from signllm.command import get_job_options
 from signllm.config import FinetuneConfig
-from signllm.models.language_model import LanguageModelConfig
+from signllm.models.language_model.language_model import LanguageModelConfig
 from signllm.models.sign_llm import LoraConfig, SignLLMConfig
 from signllm.recipes import phoenix2014t
 from signllm.training.engine import TrainingConfig
@@ -102,7 +102,7 @@ def test_operations_are_those_that_the_model_counts_itself(llm: Path) -> None:
     work = PassSize(videos=2, frames=29, text_tokens=8)
 
     def run() -> torch.Tensor:
-        from signllm.cluster.meta_model import batch_of
+        from signllm.cluster.planning.meta_model import batch_of
 
         shares = model(batch_of(work, size=32, video=True))
         counted.append(float(shares["count/operations"]))

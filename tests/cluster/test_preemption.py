@@ -16,9 +16,9 @@ import torch
 
 from signllm.cluster.launch import launch
 from signllm.cluster.profile import Profile
-from signllm.data.characters import load_characters
-from signllm.data.mixture import open_mixture
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.loading.characters import load_characters
+from signllm.data.loading.mixture import open_mixture
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
 from signllm.training.checkpoint import load_weights
 from tests import warm

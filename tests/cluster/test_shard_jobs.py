@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from signllm import cli
-from signllm.data.shards import ShardConfig, shard
-from signllm.data.video import encode_h264
+from signllm.data.shards.writing import ShardConfig, shard
+from signllm.data.video.decoding import encode_h264
 from tests.cluster.slurm import Slurm, until
 
 CLIPS = 14

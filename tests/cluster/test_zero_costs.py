@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from signllm import cli
 from signllm.cluster.dry_run import configuration_lines
-from signllm.cluster.model_tensors import BACKBONES, list_weights, phase_tensors
-from signllm.cluster.zero_costs import (
+from signllm.cluster.planning.model_tensors import BACKBONES, list_weights, phase_tensors
+from signllm.cluster.planning.zero_costs import (
     Collective,
     Weight,
     Zero,
@@ -32,8 +32,8 @@ from signllm.cluster.zero_costs import (
 )
 from signllm.config import FinetuneConfig, PretrainConfig, save_config
 from signllm.errors import UsageError
-from signllm.models.adapters import VIRTUAL, LoraConfig, PromptTuningConfig
-from signllm.models.backbone import build_backbone
+from signllm.models.language_model.adapters import VIRTUAL, LoraConfig, PromptTuningConfig
+from signllm.models.vq_sign.backbone import build_backbone
 from signllm.recipes import phoenix2014t
 from signllm.training import startup
 from signllm.training.engine import TrainingConfig, build_engine, deepspeed_settings, import_deepspeed

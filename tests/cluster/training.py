@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from signllm.data.mixture import open_mixture
+from signllm.data.loading.mixture import open_mixture
 from signllm.distributed.local_ranks import leave_process_group
 from signllm.stages.finetune import finetune
 from tests.stages import path
@@ -50,7 +50,7 @@ def verb_on_rank(arguments: Sequence[str]) -> None:
     ``begun-ATTEMPT-RANK`` which videos it has begun to read or to translate.
     """
     from signllm import recipes
-    from signllm.data.sample_source import VideoSource
+    from signllm.data.loading.sample_source import VideoSource
     from signllm.distributed.preemption import preemption_flag
     from signllm.models.sign_llm import SignLLM
     from signllm.verbs import run

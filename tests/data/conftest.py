@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from signllm.data.source_samples import Annotations, SourceSample
-from signllm.data.video import encode_h264
+from signllm.data.video.decoding import encode_h264
 
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "realdata"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from signllm.data.augment import AugmentConfig, augment_frames, draw_frame_numbers
+from signllm.data.loading.augment import AugmentConfig, augment_frames, draw_frame_numbers
 from signllm.errors import UsageError
 
 from .conftest import drawn

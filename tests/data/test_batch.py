@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from signllm.data.batch import LoadedSample, collate
+from signllm.data.loading.batch import LoadedSample, collate
 
 from .conftest import drawn
 

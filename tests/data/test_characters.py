@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from signllm.data.characters import (
+from signllm.data.loading.characters import (
     characters_path,
     load_characters,
     load_packed_characters,

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from signllm.data.frame_folder import decode_image, encode_png, list_frame_files, read_image_size
-from signllm.data.video import decode_video, read_video
-from signllm.data.video_error import VideoError
+from signllm.data.video.decoding import decode_video, read_video
+from signllm.data.video.frame_folder import decode_image, encode_png, list_frame_files, read_image_size
+from signllm.data.video.video_error import VideoError
 
 from .conftest import drawn
 

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signllm.data.frame_rate import (
+from signllm.data.loading.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.shards.index import ShardIndex, Split
+from signllm.data.shards.shard_inspection import format_info_table, summarize_shards
+from signllm.data.shards.writing import ShardConfig, write_shards
+from signllm.data.source_samples import Annotations, SourceSample
+from signllm.data.video.decoding import encode_h264, read_video
+from signllm.data.video.frame_rate import (
     Timing,
     choose_common_rate,
     count_frames_to_read,
@@ -18,14 +24,8 @@ from signllm.data.frame_rate import (
     frame_numbers_to_read,
     measure_timing,
 )
-from signllm.data.index import ShardIndex, Split
-from signllm.data.pipeline import DataConfig, Loader, VideoSource
-from signllm.data.shard_inspection import format_info_table, summarize_shards
-from signllm.data.shards import ShardConfig, write_shards
-from signllm.data.source_samples import Annotations, SourceSample
-from signllm.data.timed_frames import join_chunks, read_timed_chunks
-from signllm.data.video import encode_h264, read_video
-from signllm.data.video_error import VideoError
+from signllm.data.video.timed_frames import join_chunks, read_timed_chunks
+from signllm.data.video.video_error import VideoError
 
 from .made_videos import numbered, numbers_of, video
 
@@ -171,7 +171,7 @@ def test_batches_are_cut_by_the_frames_that_are_read_and_resume_exactly(split: S
 
 
 def test_tempo_and_rate_together_stay_within_the_limit(split: Split) -> None:
-    from signllm.data.pipeline import AugmentConfig
+    from signllm.data.loading.pipeline import AugmentConfig
 
     source = VideoSource(split, config(fps=25.0, max_frames=44, augment=AugmentConfig(tempo=0.2)))
     for position in range(6):
@@ -190,7 +190,7 @@ def test_info_lists_the_rates_and_warns_of_mixed_ones(split: Split) -> None:
 
 @given(places=st.lists(st.floats(0.001, 0.2), min_size=2, max_size=40), fps=st.sampled_from([12.5, 25, 40]))
 def test_a_recording_in_runs_is_resampled_as_in_one(places: list[float], fps: float) -> None:
-    from signllm.data.timed_frames import TimedFrames, _resample_chunks
+    from signllm.data.video.timed_frames import TimedFrames, _resample_chunks
 
     edges_s = np.cumsum([0.5, *places])
     frames = np.arange(len(places), dtype=np.uint8).reshape(-1, 1, 1, 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from signllm.data.video import encode_h264, read_video
-from signllm.data.video_error import VideoError
+from signllm.data.video.decoding import encode_h264, read_video
+from signllm.data.video.video_error import VideoError
 
 from .conftest import drawn
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from signllm.data.missing_files import describe_missing, find_path_by_spelling
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
 from signllm.errors import UsageError
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from signllm.data.mixture import open_mixture, parse_mixture
-from signllm.data.pipeline import DataConfig, Loader, VideoSource
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.loading.mixture import open_mixture, parse_mixture
+from signllm.data.loading.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations
 from signllm.errors import UsageError
 

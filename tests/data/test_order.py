@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signllm.data.order import (
+from signllm.data.loading.order import (
     OrderState,
     hash_integers,
     permute_samples,

@@ -21,16 +21,16 @@ import pytest
 import torch
 
 from signllm import storage
-from signllm.data import parallel_encoding
-from signllm.data.batch import Batch
-from signllm.data.index import ShardIndex, Split
-from signllm.data.parallel_encoding import map_in_processes
-from signllm.data.pipeline import DataConfig, Loader, VideoSource
-from signllm.data.sample_encoding import EncodeConfig, EncodedSample
-from signllm.data.shard_inspection import verify_shards
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.loading.batch import Batch
+from signllm.data.loading.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.shards import parallel_encoding
+from signllm.data.shards.index import ShardIndex, Split
+from signllm.data.shards.parallel_encoding import map_in_processes
+from signllm.data.shards.sample_encoding import EncodeConfig, EncodedSample
+from signllm.data.shards.shard_inspection import verify_shards
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, LeftOutSample, SourceSample
-from signllm.data.video import encode_h264
+from signllm.data.video.decoding import encode_h264
 from signllm.errors import UsageError
 from signllm.storage import DataLostError, StorageError, storage_wait_policy, wait_for_storage
 from tests.clock import Clock

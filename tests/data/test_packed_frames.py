@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from signllm.data.packed_frames import ArrayPool, PackedFrames
+from signllm.data.video.packed_frames import ArrayPool, PackedFrames
 
 from .conftest import drawn
 

@@ -19,12 +19,12 @@ import pytest
 from PIL import Image
 
 from signllm import cli
-from signllm.data.frame_folder import decode_image
-from signllm.data.index import ShardIndex
-from signllm.data.sample_encoding import EncodeConfig, EncodedSample, encode_sample
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.sample_encoding import EncodeConfig, EncodedSample, encode_sample
 from signllm.data.source_samples import SourceSample
-from signllm.data.stored_frames import decode_stored_frames
-from signllm.data.video import read_video
+from signllm.data.video.decoding import read_video
+from signllm.data.video.frame_folder import decode_image
+from signllm.data.video.stored_frames import decode_stored_frames
 
 from .conftest import drawn
 

@@ -19,13 +19,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signllm.data.batch import Batch
-from signllm.data.characters import load_characters, save_characters
-from signllm.data.index import ShardIndex, Split
-from signllm.data.pipeline import AugmentConfig, CharacterSource, DataConfig, Loader, VideoSource
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.loading.batch import Batch
+from signllm.data.loading.characters import load_characters, save_characters
+from signllm.data.loading.pipeline import AugmentConfig, CharacterSource, DataConfig, Loader, VideoSource
+from signllm.data.shards.index import ShardIndex, Split
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations
-from signllm.data.video import decode_video
+from signllm.data.video.decoding import decode_video
 from signllm.errors import UsageError
 
 Maker = Callable[..., Annotations]
@@ -371,8 +371,8 @@ import os, sys, signal
 sys.path.insert(0, {root!r})
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-from signllm.data.index import ShardIndex
-from signllm.data.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.shards.index import ShardIndex
+from signllm.data.loading.pipeline import DataConfig, Loader, VideoSource
 source = VideoSource(ShardIndex({shards!r}).split("train"), DataConfig(size=48))
 batches = iter(Loader(source, batch_size=2, workers=2))
 next(batches)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signllm.data.order import OrderState, permute_samples
-from signllm.data.plan import Dataset, EpochPlan, group_similar_lengths, mix_datasets
+from signllm.data.loading.order import OrderState, permute_samples
+from signllm.data.loading.plan import EpochPlan, group_similar_lengths, mix_datasets
+from signllm.data.weighted_dataset import WeightedDataset
 
 UNTIMED = settings(deadline=None)
 SHARDS = st.lists(st.integers(1, 9), min_size=1, max_size=9).map(tuple)
@@ -22,7 +23,7 @@ def plans(draw: st.DrawFn) -> EpochPlan:
     sizes = draw(SHARDS)
     lengths = draw(st.lists(st.integers(1, 300), min_size=sum(sizes), max_size=sum(sizes)))
     return EpochPlan(
-        datasets=(Dataset(shard_sizes=sizes),),
+        datasets=(WeightedDataset(shard_sizes=sizes),),
         batch_size=draw(st.integers(1, 12)),
         window=draw(st.integers(1, 4)),
         frame_counts=np.array(lengths),
@@ -109,7 +110,10 @@ def test_ranks_of_a_step_hold_like_numbers_of_frames() -> None:
     apart = {}
     for limit in (None, 4800):
         plan = EpochPlan(
-            datasets=(Dataset(shard_sizes=sizes),), batch_size=32, frame_counts=lengths, max_frames=limit
+            datasets=(WeightedDataset(shard_sizes=sizes),),
+            batch_size=32,
+            frame_counts=lengths,
+            max_frames=limit,
         )
         differences = []
         for start in plan.batch_starts(OrderState(seed=0), 1):
@@ -121,7 +125,7 @@ def test_ranks_of_a_step_hold_like_numbers_of_frames() -> None:
 
 
 def test_one_dataset_of_weight_one_keeps_the_recorded_order() -> None:
-    order = mix_datasets([Dataset(shard_sizes=(4, 4, 4))], 5, 2, 2)
+    order = mix_datasets([WeightedDataset(shard_sizes=(4, 4, 4))], 5, 2, 2)
     np.testing.assert_array_equal(order, permute_samples((4, 4, 4), 5, 2, 2))
 
 
@@ -133,7 +137,7 @@ def test_one_dataset_of_weight_one_keeps_the_recorded_order() -> None:
 def test_datasets_are_used_according_to_their_weights(
     shards_and_weights: list[tuple[tuple[int, ...], float]], seed: int
 ) -> None:
-    datasets = [Dataset(shard_sizes=sizes, weight=weight) for sizes, weight in shards_and_weights]
+    datasets = [WeightedDataset(shard_sizes=sizes, weight=weight) for sizes, weight in shards_and_weights]
     total = sum(dataset.samples for dataset in datasets)
     used = np.zeros(total, np.int64)
     for epoch in range(4):
@@ -149,13 +153,13 @@ def test_datasets_are_used_according_to_their_weights(
 
 
 def test_any_stretch_of_an_epoch_holds_the_datasets_in_proportion() -> None:
-    datasets = [Dataset(shard_sizes=(50,) * 6, weight=2.0), Dataset(shard_sizes=(100,) * 4)]
+    datasets = [WeightedDataset(shard_sizes=(50,) * 6, weight=2.0), WeightedDataset(shard_sizes=(100,) * 4)]
     for stretch in mix_datasets(datasets, 1, 0, 4).reshape(10, 100):
         assert 55 <= int((stretch < 300).sum()) <= 65
 
 
 def test_without_shuffling_every_sample_comes_once_in_its_place() -> None:
-    datasets = (Dataset(shard_sizes=(3, 2), weight=2.0), Dataset(shard_sizes=(2,)))
+    datasets = (WeightedDataset(shard_sizes=(3, 2), weight=2.0), WeightedDataset(shard_sizes=(2,)))
     plan = EpochPlan(datasets=datasets, batch_size=3, shuffle=False)
     assert plan.order(0, 0).tolist() == list(range(7))
     assert plan.batches_until(OrderState(seed=0), 1) == 3
@@ -163,6 +167,6 @@ def test_without_shuffling_every_sample_comes_once_in_its_place() -> None:
 
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_a_state_at_the_end_of_an_epoch_begins_the_next(epochs: int) -> None:
-    plan = EpochPlan(datasets=(Dataset(shard_sizes=(5,)),), batch_size=2)
+    plan = EpochPlan(datasets=(WeightedDataset(shard_sizes=(5,)),), batch_size=2)
     starts = list(plan.batch_starts(OrderState(seed=0, samples_consumed=5), epochs + 1))
     assert len(starts) == 3 * epochs

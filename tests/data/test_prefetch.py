@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from signllm.data.prefetch import prefetch
+from signllm.data.loading.prefetch import prefetch
 
 
 def _square(number: int) -> int:

@@ -12,15 +12,15 @@ import av
 import numpy as np
 import pytest
 
-from signllm.data import recording
 from signllm.data.annotations import read_annotations
-from signllm.data.frame_folder import encode_png
-from signllm.data.index import ShardIndex
-from signllm.data.shards import ShardConfig, shard, write_shards
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.writing import ShardConfig, shard, write_shards
 from signllm.data.source_samples import Annotations, SourceSample, TimeSpan
-from signllm.data.stored_frames import decode_stored_frames
-from signllm.data.video import Video, decode_to_rgb, decode_video
-from signllm.data.video_error import VideoError
+from signllm.data.video import recording
+from signllm.data.video.decoding import Video, decode_to_rgb, decode_video
+from signllm.data.video.frame_folder import encode_png
+from signllm.data.video.stored_frames import decode_stored_frames
+from signllm.data.video.video_error import VideoError
 from signllm.errors import UsageError
 
 from .conftest import drawn

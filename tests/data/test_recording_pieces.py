@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from signllm.data.recording_pieces import CutRule, Pauses, Windows, cut_into_pieces, motion_energies
-from signllm.data.timed_frames import TimedFrames, join_chunks, read_timed_chunks
-from signllm.data.video import decode_video, encode_h264
-from signllm.data.video_error import VideoError
+from signllm.data.video.decoding import decode_video, encode_h264
+from signllm.data.video.recording_pieces import CutRule, Pauses, Windows, cut_into_pieces, motion_energies
+from signllm.data.video.timed_frames import TimedFrames, join_chunks, read_timed_chunks
+from signllm.data.video.video_error import VideoError
 from signllm.errors import UsageError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "realdata" / "clips"
@@ -142,7 +142,7 @@ def test_times_count_from_the_start_of_the_file(file: Path, tmp_path: Path) -> N
 
 
 def test_a_video_beyond_the_limits_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("signllm.data.pictures.MAX_FRAMES", 40)
+    monkeypatch.setattr("signllm.data.video.pictures.MAX_FRAMES", 40)
     with pytest.raises(VideoError, match="more than 40 frames"):
         join_chunks(read_timed_chunks(signing(50), size=48))
     assert len(cut_up(signing(50), Windows(seconds=1.0))) == 2

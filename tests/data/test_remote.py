@@ -12,11 +12,11 @@ import fsspec
 import pytest
 
 from signllm import storage
-from signllm.data import remote
-from signllm.data.index import ShardIndex
-from signllm.data.pipeline import DataConfig, Loader, VideoSource
-from signllm.data.shard_inspection import verify_shards
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.loading.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.shards import remote
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.shard_inspection import verify_shards
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations
 from signllm.errors import UsageError
 from signllm.storage import StorageError, storage_wait_policy

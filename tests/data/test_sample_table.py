@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signllm.data.sample_table import SampleTable, ShardSample
+from signllm.data.shards.sample_table import SampleTable, ShardSample
 
 numbers = st.integers(0, 2**40)
 samples = st.builds(

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from signllm.data import shard_inspection
-from signllm.data.index import ShardIndex
-from signllm.data.preview import preview_shards
-from signllm.data.shard_inspection import format_info_table, summarize_shards, verify_shards
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.shards import shard_inspection
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.preview import preview_shards
+from signllm.data.shards.shard_inspection import format_info_table, summarize_shards, verify_shards
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations
 from signllm.errors import UsageError
 

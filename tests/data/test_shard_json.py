@@ -14,12 +14,12 @@ import pytest
 from signllm.data.annotations import read_annotations
 from signllm.data.formats.plain_pickle import read_plain_pickle
 from signllm.data.formats.video_tree import VideoTree
-from signllm.data.index import ShardIndex
-from signllm.data.sample_encoding import EncodeConfig, encode_sample
-from signllm.data.shard_inspection import summarize_shards, verify_shards
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.sample_encoding import EncodeConfig, encode_sample
+from signllm.data.shards.shard_inspection import summarize_shards, verify_shards
+from signllm.data.shards.tar import list_tar_members
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, LeftOutSample, SourceSample
-from signllm.data.tar import list_tar_members
 from signllm.errors import UsageError
 
 Maker = Callable[..., Annotations]

@@ -10,7 +10,7 @@ from multiprocessing import active_children, get_context
 
 import pytest
 
-from signllm.data.parallel_encoding import STOP_SIGNALS, _die_with_parent, map_in_processes
+from signllm.data.shards.parallel_encoding import STOP_SIGNALS, _die_with_parent, map_in_processes
 from signllm.errors import UsageError
 
 

@@ -18,13 +18,13 @@ import pytest
 import webdataset
 
 from signllm.data.annotations import read_annotations
-from signllm.data.frame_folder import encode_png
-from signllm.data.index import ShardIndex
-from signllm.data.shard_inspection import verify_shards
-from signllm.data.shards import ShardConfig, format_warnings, shard, write_shards
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.shard_inspection import verify_shards
+from signllm.data.shards.writing import ShardConfig, format_warnings, shard, write_shards
 from signllm.data.source_samples import Annotations, LeftOutSample, SourceSample
-from signllm.data.stored_frames import decode_stored_frames
-from signllm.data.video import decode_video
+from signllm.data.video.decoding import decode_video
+from signllm.data.video.frame_folder import encode_png
+from signllm.data.video.stored_frames import decode_stored_frames
 from signllm.errors import UsageError
 
 from .conftest import drawn
@@ -134,7 +134,7 @@ RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from signllm.data.shards import ShardConfig, shard
+from signllm.data.shards.writing import ShardConfig, shard
 if __name__ == "__main__":
     shard("table", {src!r}, {out!r}, ShardConfig(shard_size_mb=0.02, workers=2, show_progress=False))
 """
@@ -284,7 +284,7 @@ def test_short_clips_and_uncopyable_ones(make_clips: Maker, realdata: Path, tmp_
 FULL = """
 import resource, sys
 sys.path.insert(0, {root!r})
-from signllm.data.shards import ShardConfig, shard
+from signllm.data.shards.writing import ShardConfig, shard
 from signllm.errors import UsageError
 resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384))
 try:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signllm.data.signer_splits import SPLITS, split_by_signer
+from signllm.data.shards.signer_splits import SPLITS, split_by_signer
 from signllm.data.source_samples import Annotations, SourceSample
 from signllm.errors import UsageError
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from signllm import cli
-from signllm.data.index import Split
-from signllm.data.sample_encoding import EncodeConfig
-from signllm.data.shard_inspection import verify_shards
-from signllm.data.shards import ShardConfig, write_shards
-from signllm.data.slices import Slice, merge_slices, parse_slice, unfinished_slices, write_slice
+from signllm.data.shards.index import Split
+from signllm.data.shards.sample_encoding import EncodeConfig
+from signllm.data.shards.shard_inspection import verify_shards
+from signllm.data.shards.slices import Slice, merge_slices, parse_slice, unfinished_slices, write_slice
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
 from signllm.errors import UsageError
 
@@ -133,7 +133,7 @@ def test_a_slice_that_ends_with_a_clip_left_out_stays_finished(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
-        stopped.setattr("signllm.data.parallel_encoding.encode_sample", stopping)
+        stopped.setattr("signllm.data.shards.parallel_encoding.encode_sample", stopping)
         with pytest.raises(KeyboardInterrupt):
             merge_slices(annotations, tmp_path, 2, one_each)
     assert unfinished_slices(annotations, tmp_path, 2, one_each) == ()

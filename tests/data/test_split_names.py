@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from signllm.data.index import ShardIndex
-from signllm.data.mixture import open_mixture
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.loading.mixture import open_mixture
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations
 from signllm.data.split_names import find_split, standardize_split, standardize_splits
 

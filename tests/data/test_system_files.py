@@ -8,8 +8,8 @@ import pytest
 
 from signllm.data.annotations import read_annotations
 from signllm.data.formats.video_tree import VideoTree
-from signllm.data.frame_folder import list_frame_files
 from signllm.data.system_files import is_system_name, list_files_recursively
+from signllm.data.video.frame_folder import list_frame_files
 from signllm.inference.video_input import collect_video_inputs
 
 FOLDERS = (

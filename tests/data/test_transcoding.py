@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signllm.data.frame_rate import resample_pictures
-from signllm.data.stream import VideoReader, open_video
-from signllm.data.transcoding import EncodedVideo, transcode
-from signllm.data.video import Video, encode_h264, read_video, resample_video, shrink_short_side
+from signllm.data.video.decoding import Video, encode_h264, read_video, resample_video, shrink_short_side
+from signllm.data.video.frame_rate import resample_pictures
+from signllm.data.video.stream import VideoReader, open_video
+from signllm.data.video.transcoding import EncodedVideo, transcode
 
 from .conftest import drawn
 from .test_video import rotated

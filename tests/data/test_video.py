@@ -12,10 +12,10 @@ import av
 import numpy as np
 import pytest
 
-from signllm.data import pictures
-from signllm.data.frame_folder import encode_png
-from signllm.data.video import decode_video, encode_h264, read_video, shrink_short_side
-from signllm.data.video_error import VideoError
+from signllm.data.video import pictures
+from signllm.data.video.decoding import decode_video, encode_h264, read_video, shrink_short_side
+from signllm.data.video.frame_folder import encode_png
+from signllm.data.video.video_error import VideoError
 
 from .conftest import drawn
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from signllm.data.video_files import VIDEO_SUFFIXES, is_video_name
+from signllm.data.video.video_files import VIDEO_SUFFIXES, is_video_name
 
 
 @pytest.mark.parametrize(

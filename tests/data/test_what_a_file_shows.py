@@ -19,16 +19,16 @@ import av
 import numpy as np
 import pytest
 
-from signllm.data import stream as stream_module
-from signllm.data.recording import read_time_span
-from signllm.data.sample_encoding import EncodeConfig, EncodedSample, encode_sample
-from signllm.data.shards import ShardConfig, preview_shards, write_shards
+from signllm.data.shards.sample_encoding import EncodeConfig, EncodedSample, encode_sample
+from signllm.data.shards.writing import ShardConfig, preview_shards, write_shards
 from signllm.data.source_samples import Annotations, LeftOutSample, SourceSample, TimeSpan
-from signllm.data.stored_frames import decode_stored_frames
-from signllm.data.timed_frames import join_chunks, read_timed_chunks
-from signllm.data.tone_mapping import HLG, PQ, map_tones
-from signllm.data.video import decode_to_rgb, decode_video, read_video
-from signllm.data.video_error import VideoError
+from signllm.data.video import stream as stream_module
+from signllm.data.video.decoding import decode_to_rgb, decode_video, read_video
+from signllm.data.video.recording import read_time_span
+from signllm.data.video.stored_frames import decode_stored_frames
+from signllm.data.video.timed_frames import join_chunks, read_timed_chunks
+from signllm.data.video.tone_mapping import HLG, PQ, map_tones
+from signllm.data.video.video_error import VideoError
 
 from .conftest import drawn
 from .made_videos import (
@@ -275,7 +275,7 @@ def test_an_absurd_ratio_is_ignored(aspect: Fraction) -> None:
 
 def test_the_limit_on_pixels_is_for_square_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     data = video(numbered(2), aspect=Fraction(4, 1))
-    monkeypatch.setattr("signllm.data.pictures.MAX_PIXELS", 2 * 64 * 96)
+    monkeypatch.setattr("signllm.data.video.pictures.MAX_PIXELS", 2 * 64 * 96)
     with pytest.raises(VideoError, match="384 x 64"):
         decode_video(data)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from signllm.data.shards import ShardConfig, shard
+from signllm.data.shards.writing import ShardConfig, shard
 from signllm.demo.studio import TABLE, StudioConfig, film
 
 FEW = StudioConfig(train=10, dev=1, test=2)

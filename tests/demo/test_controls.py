@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.characters import load_split_characters
-from signllm.data.mixture import open_mixture
+from signllm.data.loading.characters import load_split_characters
+from signllm.data.loading.mixture import open_mixture
 from signllm.demo.controls import content_word_accuracy, save_oracle, save_untrained, true_characters
 from signllm.demo.language import glosses
 from signllm.demo.studio import read_truth

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from signllm.data.annotations import FORMATS
-from signllm.data.index import ShardIndex
-from signllm.data.video import decode_video
+from signllm.data.shards.index import ShardIndex
+from signllm.data.video.decoding import decode_video
 from signllm.demo.language import glosses, lexicon
 from signllm.demo.studio import (
     MOST_VIDEOS,

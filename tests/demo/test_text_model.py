@@ -10,9 +10,9 @@ from signllm.demo.demonstration import DemoConfig, learn_language, training_text
 from signllm.demo.language import function_words, sentences
 from signllm.demo.studio import StudioConfig, split_sentences
 from signllm.demo.text_model import TextModelConfig, train_text_model
-from signllm.models.language_model import GenerationConfig, LanguageModelConfig
-from signllm.models.language_model_builder import build_language_model
-from signllm.models.prompt import find_family
+from signllm.models.language_model.builder import build_language_model
+from signllm.models.language_model.language_model import GenerationConfig, LanguageModelConfig
+from signllm.models.language_model.prompt import find_family
 
 TINY = {"width": 32, "layers": 1, "heads": 2, "batch_size": 8}
 TEXTS = [sentence.text for sentence in islice(sentences(0), 300)]

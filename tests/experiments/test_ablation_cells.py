@@ -15,7 +15,7 @@ import torch
 
 from signllm.config import FinetuneConfig, Recipe, load_config
 from signllm.cra.word_codebook import WordCodebook, fingerprint
-from signllm.data.characters import load_split_characters
+from signllm.data.loading.characters import load_split_characters
 from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
 from signllm.experiments import ablation_cells as cells

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.index import ShardIndex
-from signllm.data.stored_frames import decode_stored_frames
+from signllm.data.shards.index import ShardIndex
+from signllm.data.video.stored_frames import decode_stored_frames
 from signllm.errors import UsageError
 from signllm.experiments.codebook import draw_codebook, format_summary, inspect_codebook
 from signllm.experiments.codebook_usage import count_usage

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.index import ShardIndex, Split
+from signllm.data.shards.index import ShardIndex, Split
 from signllm.errors import UsageError
 from signllm.experiments import reconstruction
 from signllm.experiments.encoded_split import EncodedSplit

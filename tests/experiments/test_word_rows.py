@@ -16,7 +16,7 @@ from signllm.cra.candidates import FIRST_CODE_POINT
 from signllm.cra.composition import WordsConfig, compose_words
 from signllm.cra.repeats import collapse_repeats
 from signllm.cra.transport import ChooseBy, TransportConfig
-from signllm.data.characters import save_characters
+from signllm.data.loading.characters import save_characters
 from signllm.demo.language import glosses, lexicon
 from signllm.errors import UsageError
 from signllm.experiments.word_rows import Corpus, Row, Table, all_rows, learn_unigram

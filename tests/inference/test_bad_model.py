@@ -12,7 +12,7 @@ import torch
 
 from signllm import cli
 from signllm.inference.export import export
-from signllm.models.language_model import LoraConfig, PromptTuningConfig
+from signllm.models.language_model.language_model import LoraConfig, PromptTuningConfig
 from tests.inference import trained
 from tests.models import parts
 from tests.models.families import save_family

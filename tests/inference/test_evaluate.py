@@ -17,9 +17,9 @@ import torch
 from signllm.cli import main
 from signllm.config import FinetuneConfig, load_config, save_config
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.index import ShardIndex
-from signllm.data.mixture import open_mixture
-from signllm.data.pipeline import Loader, VideoSource
+from signllm.data.loading.mixture import open_mixture
+from signllm.data.loading.pipeline import Loader, VideoSource
+from signllm.data.shards.index import ShardIndex
 from signllm.distributed.local_ranks import StoppedEarlyError
 from signllm.distributed.preemption import preemption_flag
 from signllm.errors import UsageError

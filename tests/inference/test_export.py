@@ -18,7 +18,7 @@ from signllm.config import FinetuneConfig, load_config
 from signllm.errors import UsageError
 from signllm.inference.evaluate import EvaluateConfig, evaluate
 from signllm.inference.export import export
-from signllm.models.language_model import LoraConfig, PromptTuningConfig
+from signllm.models.language_model.language_model import LoraConfig, PromptTuningConfig
 from signllm.stages.trained_model import load_sign_llm, read_trained_model
 from tests.inference import trained
 from tests.models.families import save_family

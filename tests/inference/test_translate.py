@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 import signllm
-from signllm.data.recording_pieces import Pauses, Windows
-from signllm.data.video import encode_h264
+from signllm.data.video.decoding import encode_h264
+from signllm.data.video.recording_pieces import Pauses, Windows
 from signllm.errors import UsageError
 from signllm.inference.evaluate import EvaluateConfig, evaluate
 from signllm.inference.translate import Translator
 from signllm.inference.translation import Translation, compute_word_times
 from signllm.inference.video_input import scale_and_crop
-from signllm.models.generation import GenerationConfig
+from signllm.models.language_model.generation import GenerationConfig
 from tests.inference import trained
 
 

@@ -25,7 +25,7 @@ def folder(trained_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A folder with videos at two depths, one of them as frame pictures, and with other files."""
     from PIL import Image
 
-    from signllm.data.video import decode_video
+    from signllm.data.video.decoding import decode_video
 
     top = tmp_path_factory.mktemp("folder")
     videos = trained_folder / "videos"

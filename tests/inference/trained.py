@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from signllm.config import FinetuneConfig, save_config
-from signllm.data.pipeline import DataConfig
-from signllm.data.shards import ShardConfig, shard
-from signllm.data.video import encode_h264
+from signllm.data.loading.pipeline import DataConfig
+from signllm.data.shards.writing import ShardConfig, shard
+from signllm.data.video.decoding import encode_h264
 from signllm.inference.evaluate import EvaluateConfig, evaluate
-from signllm.models.language_model import (
+from signllm.models.language_model.language_model import (
     GenerationConfig,
     LanguageModelConfig,
     LoraConfig,
@@ -123,8 +123,8 @@ def save_sensitive_language_model(folder: Path) -> Path:
 
 def decode_sample(shards: Path, split: str, name: str) -> np.ndarray:
     """Return all frames of a sample of the shards, in their original size."""
-    from signllm.data.index import ShardIndex
-    from signllm.data.stored_frames import decode_stored_frames
+    from signllm.data.shards.index import ShardIndex
+    from signllm.data.video.stored_frames import decode_stored_frames
 
     videos = ShardIndex(shards).split(split)
     return decode_stored_frames(videos.read([sample.id for sample in videos.samples].index(name)))

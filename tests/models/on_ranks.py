@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from signllm.distributed.collectives import gather_packed, gathered_parameters, reduce_sum
-from signllm.models.adapters import VIRTUAL, LoraConfig, PromptTuningConfig
-from signllm.models.language_model import GenerationConfig, LanguageModelConfig
-from signllm.models.language_model_loading import load_model
-from signllm.models.partitioned_loading import load_partitioned
+from signllm.models.language_model.adapters import VIRTUAL, LoraConfig, PromptTuningConfig
+from signllm.models.language_model.language_model import GenerationConfig, LanguageModelConfig
+from signllm.models.language_model.loading import load_model
+from signllm.models.language_model.partitioned_loading import load_partitioned
 from signllm.models.projector import ProjectorConfig
 from signllm.models.sign_llm import SignLLM, SignLLMConfig, build_sign_llm
 from signllm.package_files import package_folder

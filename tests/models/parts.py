@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from signllm.cra.word_codebook import WordCodebook, fingerprint
-from signllm.data.batch import Batch
-from signllm.models.context_predictor import ContextPredictorConfig
-from signllm.models.quantizer import QuantizerConfig
-from signllm.models.visual_encoder import VisualEncoderConfig
-from signllm.models.vq_sign import VQSign, VQSignConfig, build_vq_sign
+from signllm.data.loading.batch import Batch
+from signllm.models.vq_sign.context_predictor import ContextPredictorConfig
+from signllm.models.vq_sign.quantizer import QuantizerConfig
+from signllm.models.vq_sign.visual_encoder import VisualEncoderConfig
+from signllm.models.vq_sign.vq_sign import VQSign, VQSignConfig, build_vq_sign
 
 SIZE = 32
 LENGTHS = (41, 29, 37, 25)

@@ -13,10 +13,10 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from signllm.errors import UsageError
-from signllm.models import language_model_quantization
-from signllm.models.adapters import LoraConfig, PromptTuningConfig
-from signllm.models.language_model import GenerationConfig, LanguageModel, LanguageModelConfig
-from signllm.models.language_model_builder import build_language_model
+from signllm.models.language_model import weight_quantization as language_model_quantization
+from signllm.models.language_model.adapters import LoraConfig, PromptTuningConfig
+from signllm.models.language_model.builder import build_language_model
+from signllm.models.language_model.language_model import GenerationConfig, LanguageModel, LanguageModelConfig
 from tests.models import parts
 from tests.models.families import CAUSAL, ENCODER_DECODER, save_family
 

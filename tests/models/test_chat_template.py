@@ -11,11 +11,11 @@ import torch
 from transformers import AutoTokenizer
 
 from signllm.errors import UsageError
-from signllm.models import chat_template
-from signllm.models.chat_template import close_reasoning
-from signllm.models.generation import GenerationConfig
-from signllm.models.language_model import LanguageModel, LanguageModelConfig
-from signllm.models.language_model_builder import build_language_model, build_prompt
+from signllm.models.language_model import chat_template
+from signllm.models.language_model.builder import build_language_model, build_prompt
+from signllm.models.language_model.chat_template import close_reasoning
+from signllm.models.language_model.generation import GenerationConfig
+from signllm.models.language_model.language_model import LanguageModel, LanguageModelConfig
 from tests.models.chat_templates import BROKEN, CHATML, LLAMA3, QWEN3, SEVERAL_TOKENS, TEMPLATES
 from tests.models.families import save_chat_model, save_family
 
@@ -149,12 +149,12 @@ def test_the_day_of_a_template_is_that_of_the_settings(
     assert "06 May 2024" in then.tokenizer.decode(then.context_tokens("German")[0])
     assert then.recorded_settings()["date"] == "2024-05-06"
     today = _Day(2031, 7, 8)
-    monkeypatch.setattr("signllm.models.prompt.date", today)
+    monkeypatch.setattr("signllm.models.language_model.prompt.date", today)
     first = loaded(folder).prompt
     assert "08 Jul 2031" in first.tokenizer.decode(first.context_tokens("German")[0])
     recorded = first.recorded_settings()
     assert recorded["date"] == "2031-07-08"
-    monkeypatch.setattr("signllm.models.prompt.date", _Day(2040, 1, 1))
+    monkeypatch.setattr("signllm.models.language_model.prompt.date", _Day(2040, 1, 1))
     assert loaded(folder, **recorded).prompt.context_tokens("German") == first.context_tokens("German")
     assert loaded(folder).prompt.context_tokens("German") != first.context_tokens("German")
     plain = save_chat_model(tmp_path / "plain", CHATML.text, CHATML.special)

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from signllm.errors import UsageError
-from signllm.models.context_predictor import ContextPredictor, ContextPredictorConfig
+from signllm.models.vq_sign.context_predictor import ContextPredictor, ContextPredictorConfig
 from tests.models import parts
 
 COUNTS = torch.tensor([8, 5, 7, 2])

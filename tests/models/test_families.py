@@ -14,10 +14,15 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from signllm.errors import UsageError
 from signllm.languages import find_language
-from signllm.models.encoder_decoder_model import decoder_start, is_code, language_codes
-from signllm.models.language_model import GenerationConfig, LanguageModel, LanguageModelConfig, LoraConfig
-from signllm.models.language_model_builder import build_language_model
-from signllm.models.prompt import TRANSLATED, Prompt, find_family
+from signllm.models.language_model.builder import build_language_model
+from signllm.models.language_model.encoder_decoder_model import decoder_start, is_code, language_codes
+from signllm.models.language_model.language_model import (
+    GenerationConfig,
+    LanguageModel,
+    LanguageModelConfig,
+    LoraConfig,
+)
+from signllm.models.language_model.prompt import TRANSLATED, Prompt, find_family
 from tests.models import on_ranks, parts
 from tests.models.families import CAUSAL, ENCODER_DECODER, save_family
 

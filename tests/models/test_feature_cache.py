@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from signllm.models.feature_cache import VARIABLE
-from signllm.models.visual_encoder import VisualEncoder
+from signllm.models.vq_sign.feature_cache import VARIABLE
+from signllm.models.vq_sign.visual_encoder import VisualEncoder
 from tests.models import parts
 
 LENGTHS = (13, 30, 5)

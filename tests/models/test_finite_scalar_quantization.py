@@ -10,9 +10,9 @@ import torch
 
 from signllm.cra.word_codebook import fingerprint
 from signllm.errors import UsageError
-from signllm.models.finite_scalar_quantization import bound_numbers, grid_index, grid_points
-from signllm.models.quantizer import Quantizer, QuantizerConfig
-from signllm.models.vq_sign import VQSignConfig, fingerprinted_tensor
+from signllm.models.vq_sign.finite_scalar_quantization import bound_numbers, grid_index, grid_points
+from signllm.models.vq_sign.quantizer import Quantizer, QuantizerConfig
+from signllm.models.vq_sign.vq_sign import VQSignConfig, fingerprinted_tensor
 
 LEVELS = [(8, 6, 5), (2, 3), (7,)]
 WIDTH, COUNTS = 8, torch.tensor([30, 20])

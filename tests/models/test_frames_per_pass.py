@@ -10,10 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from signllm.data.mixture import open_mixture
-from signllm.models import temporal_convolution
-from signllm.models.temporal_convolution import TemporalConv3d, first_convolution_inputs
-from signllm.models.visual_encoder import PIXELS_PER_PASS, VisualEncoder, subtract_video_mean, video_means
+from signllm.data.loading.mixture import open_mixture
+from signllm.models.vq_sign import temporal_convolution
+from signllm.models.vq_sign.temporal_convolution import TemporalConv3d, first_convolution_inputs
+from signllm.models.vq_sign.visual_encoder import (
+    PIXELS_PER_PASS,
+    VisualEncoder,
+    subtract_video_mean,
+    video_means,
+)
 from tests.models import parts
 
 LENGTHS = (13, 30, 5, 17)
@@ -148,7 +153,7 @@ def test_means_of_videos_read_in_passes_are_those_of_all_frames(dtype: torch.dty
 
 def test_no_stage_has_a_larger_pass(composed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """K-means start, training, validation, composing and evaluating, with a limit of eleven frames."""
-    from signllm.models.backbone import Backbone
+    from signllm.models.vq_sign.backbone import Backbone
     from signllm.stages.compose import compose
     from signllm.stages.pretrain import pretrain
     from tests.stages import path

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from signllm.errors import UsageError
-from signllm.models import generation
-from signllm.models.generation import GenerationConfig, sampling_seed
-from signllm.models.language_model import LanguageModel, LanguageModelConfig
-from signllm.models.language_model_builder import build_language_model
+from signllm.models.language_model import generation
+from signllm.models.language_model.builder import build_language_model
+from signllm.models.language_model.generation import GenerationConfig, sampling_seed
+from signllm.models.language_model.language_model import LanguageModel, LanguageModelConfig
 from tests.models.families import save_family
 
 COUNTS = torch.tensor([3, 1])

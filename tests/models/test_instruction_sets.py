@@ -16,13 +16,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from signllm.models.backbone import build_backbone, subsample_before_pointwise
+from signllm.models.vq_sign.backbone import build_backbone, subsample_before_pointwise
 
 CHECKING_ALLOCATOR = "libc_malloc_debug.so.0"
 CONVOLUTIONS = """
 import torch
 from torch import nn
-from signllm.models.backbone import subsample_before_pointwise
+from signllm.models.vq_sign.backbone import subsample_before_pointwise
 
 for channels in (1, 2, 3, 4, 5, 6, 7, 8, 12):
     for size in (8, 10, 16):
@@ -34,7 +34,7 @@ print("done")
 """
 ENCODERS = """
 import torch
-from signllm.models.visual_encoder import VisualEncoder, VisualEncoderConfig
+from signllm.models.vq_sign.visual_encoder import VisualEncoder, VisualEncoderConfig
 
 frames = torch.randint(0, 256, (30, 3, 32, 32), dtype=torch.uint8)
 for layer_type, inner in (("basic", 1), ("bottleneck", 4)):  # a bottleneck has a quarter of the channels

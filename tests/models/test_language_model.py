@@ -9,8 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from signllm.errors import UsageError
-from signllm.models.language_model import GenerationConfig, LanguageModel, LanguageModelConfig, LoraConfig
-from signllm.models.language_model_builder import build_language_model
+from signllm.models.language_model.builder import build_language_model
+from signllm.models.language_model.language_model import (
+    GenerationConfig,
+    LanguageModel,
+    LanguageModelConfig,
+    LoraConfig,
+)
 
 PROMPT, SEPARATOR = "translate {language}", ":"
 COUNTS = torch.tensor([3, 1])

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from signllm.errors import UsageError
-from signllm.models import language_model_quantization
-from signllm.models.language_model import LanguageModelConfig
-from signllm.models.language_model_builder import build_language_model
-from signllm.models.language_model_loading import load_model, load_tokenizer, read_configuration
-from signllm.models.model_files import model_folder
+from signllm.models.language_model import weight_quantization as language_model_quantization
+from signllm.models.language_model.builder import build_language_model
+from signllm.models.language_model.language_model import LanguageModelConfig
+from signllm.models.language_model.loading import load_model, load_tokenizer, read_configuration
+from signllm.models.language_model.model_files import model_folder
 from tests.models.families import save_family
 
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n".format("0" * 64)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from signllm.models.context_predictor import ContextPredictor
-from signllm.models.negatives import Positions, draw_negatives, negative_weights
+from signllm.models.vq_sign.context_predictor import ContextPredictor
+from signllm.models.vq_sign.negatives import Positions, draw_negatives, negative_weights
 
 LENGTHS, REAL = [9, 1, 6, 4], [1.0, 1.0, 1.0, 0.0]
 

@@ -9,18 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from signllm.models.backbone import frame_cost
-from signllm.models.language_model import LanguageModelConfig, LoraConfig
-from signllm.models.language_model_builder import build_language_model
-from signllm.models.operation_counts import (
+from signllm.models.language_model.builder import build_language_model
+from signllm.models.language_model.language_model import LanguageModelConfig, LoraConfig
+from signllm.models.operation_counts import projector_operations, work_counts
+from signllm.models.projector import Projector, ProjectorConfig
+from signllm.models.vq_sign.backbone import frame_cost
+from signllm.models.vq_sign.operation_counts import (
     encoder_operations,
     predictor_operations,
-    projector_operations,
     quantizer_operations,
-    work_counts,
 )
-from signllm.models.projector import Projector, ProjectorConfig
-from signllm.models.quantizer import Quantizer, QuantizerConfig
+from signllm.models.vq_sign.quantizer import Quantizer, QuantizerConfig
 from tests.models import on_ranks, parts
 
 LENGTHS = (41, 29, 5)

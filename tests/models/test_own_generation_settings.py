@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from signllm.models.generation import GenerationConfig
-from signllm.models.language_model import LanguageModelConfig, LoraConfig
-from signllm.models.language_model_builder import build_language_model
+from signllm.models.language_model.builder import build_language_model
+from signllm.models.language_model.generation import GenerationConfig
+from signllm.models.language_model.language_model import LanguageModelConfig, LoraConfig
 from tests.models.families import save_family
 
 COUNTS = torch.tensor([3, 1])

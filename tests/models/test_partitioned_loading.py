@@ -12,7 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from signllm.models.partitioned_loading import WeightFiles, build_without_weights, locate_weights
+from signllm.models.language_model.partitioned_loading import (
+    WeightFiles,
+    build_without_weights,
+    locate_weights,
+)
 from tests.models.families import CAUSAL, ENCODER_DECODER, save_family
 
 Ranks = tuple[dict[str, Tensor], list[dict[str, Tensor]]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from signllm.errors import UsageError
-from signllm.models.quantizer import Quantizer, QuantizerConfig, kmeans
+from signllm.models.vq_sign.quantizer import Quantizer, QuantizerConfig, kmeans
 
 COUNTS = torch.tensor([3, 2])
 

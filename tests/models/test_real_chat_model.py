@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from signllm.models.generation import GenerationConfig
-from signllm.models.language_model import LanguageModel, LanguageModelConfig
-from signllm.models.language_model_builder import build_language_model
+from signllm.models.language_model.builder import build_language_model
+from signllm.models.language_model.generation import GenerationConfig
+from signllm.models.language_model.language_model import LanguageModel, LanguageModelConfig
 
 FOLDER = Path(os.environ.get("SIGNLLM_TEST_MODELS") or "no-models") / "smollm2-135m"
 QUESTIONS = ("What is the capital of France?", "Who wrote Romeo and Juliet?")

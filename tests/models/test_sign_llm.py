@@ -11,7 +11,7 @@ import torch
 from signllm.errors import UsageError
 from signllm.kernels.mmd import mmd
 from signllm.kernels.mmd_bandwidths import median_bandwidths
-from signllm.models.language_model import GenerationConfig
+from signllm.models.language_model.language_model import GenerationConfig
 from signllm.models.sign_llm import SignLLM, SignLLMConfig, build_sign_llm
 from tests.models import on_ranks, parts
 

@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from signllm.clip_geometry import count_clips
 from signllm.errors import UsageError
-from signllm.models.backbone import Backbone, build_backbone, group_norm
-from signllm.models.temporal_convolution import TemporalConv3d, convolution_inputs
-from signllm.models.visual_encoder import VisualEncoder, subtract_video_mean
+from signllm.models.vq_sign.backbone import Backbone, build_backbone, group_norm
+from signllm.models.vq_sign.temporal_convolution import TemporalConv3d, convolution_inputs
+from signllm.models.vq_sign.visual_encoder import VisualEncoder, subtract_video_mean
 from tests.models import parts
 
 VARIANTS = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from signllm.data.index import ShardIndex
-from signllm.data.pipeline import DataConfig, VideoSource
+from signllm.data.loading.pipeline import DataConfig, VideoSource
+from signllm.data.shards.index import ShardIndex
 from signllm.distributed.local_ranks import leave_process_group
 from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError

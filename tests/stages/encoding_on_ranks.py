@@ -16,11 +16,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from signllm.data.index import ShardIndex
-from signllm.data.pipeline import DataConfig, VideoSource
+from signllm.data.loading.pipeline import DataConfig, VideoSource
+from signllm.data.shards.index import ShardIndex
 from signllm.distributed.ranks import Ranks
 from signllm.errors import RunFailedError, UsageError
-from signllm.models.vq_sign import VQSign
+from signllm.models.vq_sign.vq_sign import VQSign
 from signllm.stages.encoding import encode_shards
 from tests import warm
 from tests.models import parts

@@ -22,7 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 from signllm import storage
-from signllm.data.mixture import open_mixture
+from signllm.data.loading.mixture import open_mixture
 from signllm.distributed.local_ranks import leave_process_group
 from signllm.distributed.preemption import preemption_flag
 from signllm.distributed.ranks import start_distributed

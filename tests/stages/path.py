@@ -17,14 +17,14 @@ import numpy as np
 
 from signllm.config import ComposeConfig, FinetuneConfig, PretrainConfig
 from signllm.cra.composition import WordsConfig
-from signllm.data.frame_folder import encode_png
-from signllm.data.mixture import open_mixture
-from signllm.data.pipeline import DataConfig
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.loading.mixture import open_mixture
+from signllm.data.loading.pipeline import DataConfig
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
+from signllm.data.video.frame_folder import encode_png
 from signllm.distributed.local_ranks import leave_process_group
 from signllm.distributed.ranks import start_distributed
-from signllm.models.language_model import LanguageModelConfig, PromptTuningConfig
+from signllm.models.language_model.language_model import LanguageModelConfig, PromptTuningConfig
 from signllm.models.sign_llm import SignLLMConfig
 from signllm.recipes import Recipe, phoenix2014t
 from signllm.stages.batches import StageContext

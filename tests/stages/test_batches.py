@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from signllm.data.index import ShardIndex
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
-from signllm.data.video import encode_h264
+from signllm.data.video.decoding import encode_h264
 from tests import warm
 
 

@@ -17,17 +17,17 @@ import torch
 from signllm.config import ComposeConfig, PretrainConfig, save_config
 from signllm.cra.composition import WordsConfig
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.characters import list_characters_files, load_split_characters
-from signllm.data.frame_folder import encode_png
-from signllm.data.index import ShardIndex
-from signllm.data.mixture import open_mixture
-from signllm.data.pipeline import DataConfig, VideoSource
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.loading.characters import list_characters_files, load_split_characters
+from signllm.data.loading.mixture import open_mixture
+from signllm.data.loading.pipeline import DataConfig, VideoSource
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
+from signllm.data.video.frame_folder import encode_png
 from signllm.errors import UsageError
-from signllm.models.quantizer import QuantizerConfig
-from signllm.models.visual_encoder import VisualEncoderConfig
-from signllm.models.vq_sign import VQSignConfig, build_vq_sign
+from signllm.models.vq_sign.quantizer import QuantizerConfig
+from signllm.models.vq_sign.visual_encoder import VisualEncoderConfig
+from signllm.models.vq_sign.vq_sign import VQSignConfig, build_vq_sign
 from signllm.stages import encoding
 from signllm.stages.compose import compose
 from signllm.training.checkpoint import TrainingState, save_checkpoint

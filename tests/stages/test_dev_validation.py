@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from signllm.config import FinetuneConfig
-from signllm.data.mixture import open_mixture
-from signllm.data.sample_table import ShardSample
+from signllm.data.loading.mixture import open_mixture
+from signllm.data.shards.sample_table import ShardSample
 from signllm.errors import UsageError
 from signllm.inference.evaluate import EvaluateConfig, evaluate
 from signllm.metrics.hypotheses import Hypothesis

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from signllm.data.frame_folder import encode_png
-from signllm.data.index import ShardIndex
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
+from signllm.data.video.frame_folder import encode_png
 from tests.models import parts
 from tests.stages.encoding_on_ranks import BATCH, BROKEN, LENGTHS, MAX_BAD, encode_on_ranks
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from signllm.config import PretrainConfig, load_config
-from signllm.data.augment import AugmentConfig
-from signllm.data.batch import Batch
-from signllm.data.characters import load_split_characters
-from signllm.data.mixture import open_mixture
-from signllm.data.timed_frames import join_chunks, read_timed_chunks
+from signllm.data.loading.augment import AugmentConfig
+from signllm.data.loading.batch import Batch
+from signllm.data.loading.characters import load_split_characters
+from signllm.data.loading.mixture import open_mixture
+from signllm.data.video.timed_frames import join_chunks, read_timed_chunks
 from signllm.distributed.ranks import start_distributed
 from signllm.errors import UsageError
 from signllm.inference.evaluate import EvaluateConfig, evaluate

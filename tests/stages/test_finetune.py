@@ -12,11 +12,11 @@ import torch
 
 from signllm.config import FinetuneConfig, load_config
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.mixture import open_mixture
+from signllm.data.loading.mixture import open_mixture
 from signllm.errors import UsageError
 from signllm.experiments.encoded_split import load_or_encode_split
-from signllm.models import language_model_quantization
-from signllm.models.adapters import VIRTUAL, LoraConfig
+from signllm.models.language_model import weight_quantization as language_model_quantization
+from signllm.models.language_model.adapters import VIRTUAL, LoraConfig
 from signllm.stages.finetune import finetune
 from signllm.stages.phases import training_phases
 from signllm.stages.trained_model import load_sign_llm, load_words

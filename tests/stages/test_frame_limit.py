@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from signllm.data.mixture import open_mixture
-from signllm.data.pipeline import Loader, VideoSource
+from signllm.data.loading.mixture import open_mixture
+from signllm.data.loading.pipeline import Loader, VideoSource
 from signllm.stages.pretrain import pretrain
 from signllm.training.checkpoint import last_checkpoint, load_weights, read_state
 from signllm.training.training_log import read_log

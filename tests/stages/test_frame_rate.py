@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from signllm.config import FinetuneConfig, PretrainConfig, load_config
-from signllm.data.mixture import open_mixture
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.loading.mixture import open_mixture
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
-from signllm.data.video import encode_h264
+from signllm.data.video.decoding import encode_h264
 from signllm.errors import UsageError
 from signllm.stages.compose import compose
 from signllm.stages.initial_run import with_encoder_from

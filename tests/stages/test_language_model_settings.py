@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from signllm.config import FinetuneConfig, load_config
-from signllm.data.mixture import open_mixture
+from signllm.data.loading.mixture import open_mixture
 from signllm.errors import UsageError
 from signllm.inference.export import export
 from signllm.stages.finetune import finetune
@@ -52,7 +52,7 @@ def on_day(day: date, monkeypatch: pytest.MonkeyPatch) -> None:
         def today(cls) -> date:
             return day
 
-    monkeypatch.setattr("signllm.models.prompt.date", Day)
+    monkeypatch.setattr("signllm.models.language_model.prompt.date", Day)
 
 
 @pytest.fixture(scope="module")

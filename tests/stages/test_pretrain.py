@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from signllm.data.index import ShardIndex
-from signllm.data.mixture import open_mixture
+from signllm.data.loading.mixture import open_mixture
+from signllm.data.shards.index import ShardIndex
 from signllm.errors import UsageError
-from signllm.models.quantizer import QuantizerConfig
-from signllm.models.vq_sign import build_vq_sign
+from signllm.models.vq_sign.quantizer import QuantizerConfig
+from signllm.models.vq_sign.vq_sign import build_vq_sign
 from signllm.stages import pretrain as stage
 from signllm.stages.pretrain import pretrain
 from signllm.training.checkpoint import install_weights, load_weights

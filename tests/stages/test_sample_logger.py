@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from signllm.data.mixture import open_mixture
-from signllm.data.sample_source import VideoSource
+from signllm.data.loading.mixture import open_mixture
+from signllm.data.loading.sample_source import VideoSource
 from signllm.experiments.mmd_over_training import read_alignment_curves
 from signllm.stages.finetune import finetune
 from signllm.stages.pretrain import pretrain

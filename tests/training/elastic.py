@@ -39,7 +39,7 @@ def train_toy(run: Path, zero_file: str, end: int) -> None:
 
 def finetune_from(composed: Path) -> Stretch:
     """Return what fine-tunes on the videos of a folder; its heavy imports are done before a fork."""
-    from signllm.data.mixture import open_mixture
+    from signllm.data.loading.mixture import open_mixture
     from signllm.stages.finetune import finetune
     from tests.stages import path
 

@@ -167,7 +167,7 @@ class Bench:
 
 def make_data(folder: Path, *, train: int = 16) -> None:
     """Film and shard a few videos and save a language model that has hardly learned."""
-    from signllm.data.shards import ShardConfig, shard
+    from signllm.data.shards.writing import ShardConfig, shard
     from signllm.demo.demonstration import training_texts
     from signllm.demo.language import function_words
     from signllm.demo.studio import TABLE, StudioConfig, film

@@ -141,7 +141,7 @@ def sizes(run: Path) -> str:
 def started(run: Path, shards: Path, steps: int, begun: float) -> dict[str, float]:
     """Train stage 1 of the demo to a step in this process; return the seconds of each part of the start."""
     spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
-    from signllm.data.mixture import Mixture, open_mixture
+    from signllm.data.loading.mixture import Mixture, open_mixture
     from signllm.recipes import find_recipe
     from signllm.stages import pretrain
 

@@ -25,7 +25,7 @@ from benchmarks import machine
 from signllm.cra import composition
 from signllm.cra.composition import WordsConfig, compose_words
 from signllm.cra.segmentation import WordTable, count_words
-from signllm.data.characters import (
+from signllm.data.loading.characters import (
     characters_path,
     list_characters_files,
     load_packed_characters,

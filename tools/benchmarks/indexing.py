@@ -16,11 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from signllm.data.index import ShardIndex
-from signllm.data.order import OrderState
-from signllm.data.plan import EpochPlan
-from signllm.data.shard_json import SHARD_FORMAT, SHARD_VERSION
-from signllm.data.tar import MANIFEST
+from signllm.data.loading.order import OrderState
+from signllm.data.loading.plan import EpochPlan
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.shard_json import SHARD_FORMAT, SHARD_VERSION
+from signllm.data.shards.tar import MANIFEST
 
 _PER_SHARD = 2000
 

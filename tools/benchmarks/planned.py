@@ -27,9 +27,9 @@ from typing import Any, Literal
 from benchmarks.planned_rank import Order
 from benchmarks.traffic import run_ranks
 from benchmarks.training_model import Size, word_codebook, write_folder
-from signllm.cluster.gpus import find_gpu
-from signllm.cluster.roofline import Machine
-from signllm.cluster.setups import Setup, open_project, setup_memory
+from signllm.cluster.planning.gpus import find_gpu
+from signllm.cluster.planning.roofline import Machine
+from signllm.cluster.planning.setups import Setup, open_project, setup_memory
 from signllm.config import FinetuneConfig
 from signllm.package_files import find_package_file
 from signllm.recipes import find_recipe

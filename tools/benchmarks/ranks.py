@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from signllm.data.order import OrderState, hash_integers
-from signllm.data.plan import Dataset, EpochPlan
+from signllm.data.loading.order import OrderState, hash_integers
+from signllm.data.loading.plan import EpochPlan
+from signllm.data.weighted_dataset import WeightedDataset
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def audited(frames: np.ndarray, batch: int, limit: int | None, layout: tuple[int
     state = {"seed": 7, "epoch": 0, "samples_consumed": 0}
     for world, stop in zip(layout, (len(frames) // 2, len(frames)), strict=True):
         plan = EpochPlan(
-            datasets=(Dataset(shard_sizes=sizes),),
+            datasets=(WeightedDataset(shard_sizes=sizes),),
             batch_size=batch if limit else -(-batch // world) * world,
             frame_counts=frames if limit else None,
             max_frames=limit,

@@ -20,9 +20,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from signllm.data.sample_encoding import EncodeConfig, EncodedSample, encode_sample
+from signllm.data.shards.sample_encoding import EncodeConfig, EncodedSample, encode_sample
 from signllm.data.source_samples import SourceSample
-from signllm.data.video import encode_h264
+from signllm.data.video.decoding import encode_h264
 
 DRAWN = {"1280x720": (720, 1280), "600x338": (338, 600)}
 

@@ -29,13 +29,13 @@ import torch
 from av.video.reformatter import VideoReformatter
 
 from benchmarks import machine
-from signllm.data.index import ShardIndex
-from signllm.data.order import OrderState
-from signllm.data.pipeline import BatchMaker, DataConfig, Loader, VideoSource
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.loading.order import OrderState
+from signllm.data.loading.pipeline import BatchMaker, DataConfig, Loader, VideoSource
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
-from signllm.data.stored_frames import decode_stored_frames
-from signllm.data.video import encode_h264
+from signllm.data.video.decoding import encode_h264
+from signllm.data.video.stored_frames import decode_stored_frames
 
 SIDES = {
     "bare": "PyAV's frames as they are coded: not scaled, not RGB",

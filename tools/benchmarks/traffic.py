@@ -1,11 +1,11 @@
 """Traffic of an optimizer step, counted in a real run of a small SignLLM and predicted by the plan.
 
 For each ZeRO file, gloo ranks train with the project's loop; every collective is seen as it reaches torch
-(:mod:`benchmarks.traffic_rank`) and compared with :mod:`signllm.cluster.zero_costs`. Bytes are of a complete
-tensor (all-reduce) or of all ranks' pieces together (all-gather, reduce-scatter), per step; of W such bytes a
-rank of R sends W (R-1)/R in a ring, for an all-reduce twice that. Left out of both: norms and flags of a few
-bytes. The model's own collectives (codes, signs of all videos) are counted alone: they depend on the videos,
-not on ZeRO. Exit code 1: some count differs.
+(:mod:`benchmarks.traffic_rank`) and compared with :mod:`signllm.cluster.planning.zero_costs`. Bytes are of a
+complete tensor (all-reduce) or of all ranks' pieces together (all-gather, reduce-scatter), per step; of W
+such bytes a rank of R sends W (R-1)/R in a ring, for an all-reduce twice that. Left out of both: norms and
+flags of a few bytes. The model's own collectives (codes, signs of all videos) are counted alone: they depend
+on the videos, not on ZeRO. Exit code 1: some count differs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.traffic_rank import VIDEOS, Order, write_language_model
-from signllm.cluster.zero_costs import Collective, Weight, Zero, planned_model_states, read_zero, step_traffic
+from signllm.cluster.planning.zero_costs import (
+    Collective,
+    Weight,
+    Zero,
+    planned_model_states,
+    read_zero,
+    step_traffic,
+)
 from signllm.package_files import find_package_file
 from signllm.training.engine import TrainingConfig, deepspeed_settings
 

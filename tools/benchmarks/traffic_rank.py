@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.after_step import AfterStep, run_context
-from signllm.cluster.model_tensors import list_weights
+from signllm.cluster.planning.model_tensors import list_weights
 from signllm.distributed.local_ranks import leave_process_group
 from signllm.distributed.ranks import Ranks, start_distributed
 from signllm.training.engine import TrainingConfig, deepspeed_settings, import_deepspeed

@@ -22,10 +22,10 @@ from torch import nn
 from signllm.clip_geometry import CLIP_FRAMES, count_clips
 from signllm.config import FinetuneConfig
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.batch import Batch
-from signllm.models.language_model_loading import DTYPES, zero3_loading
+from signllm.data.loading.batch import Batch
+from signllm.models.language_model.loading import DTYPES, zero3_loading
 from signllm.models.sign_llm import SignLLM, build_sign_llm
-from signllm.models.vq_sign import VQSignConfig
+from signllm.models.vq_sign.vq_sign import VQSignConfig
 from signllm.recipes import find_recipe
 
 RESNET_18 = {
@@ -205,7 +205,7 @@ def _drawn_weights(device: torch.device, seed: int) -> Iterator[None]:
         frozen: nn.Module = model.requires_grad_(False)
         return frozen
 
-    with patch("signllm.models.language_model_builder.load_model", load_model):
+    with patch("signllm.models.language_model.builder.load_model", load_model):
         yield
 
 

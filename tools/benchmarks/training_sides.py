@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from signllm.data.batch import Batch
+from signllm.data.loading.batch import Batch
 from signllm.training.engine import ParameterGroup, TrainingConfig, parameter_groups_of
 from signllm.training.loop import _step_seed
 

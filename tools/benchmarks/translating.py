@@ -27,7 +27,7 @@ import torch
 from benchmarks import machine
 from benchmarks.training_model import SIZES, build, configured, write_folder
 from signllm.cra.word_codebook import WordCodebook
-from signllm.data.recording_pieces import motion_energies
+from signllm.data.video.recording_pieces import motion_energies
 from signllm.errors import UsageError
 from signllm.inference import piece_encoding
 from signllm.inference.translate import Translator, load

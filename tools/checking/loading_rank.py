@@ -19,8 +19,8 @@ from safetensors import safe_open
 from torch import nn
 
 from signllm.distributed.collectives import gathered_parameters
-from signllm.models.language_model import LanguageModelConfig
-from signllm.models.language_model_builder import build_language_model
+from signllm.models.language_model.builder import build_language_model
+from signllm.models.language_model.language_model import LanguageModelConfig
 from signllm.training.engine import TrainingConfig, deepspeed_settings, import_deepspeed
 
 

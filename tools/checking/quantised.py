@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from checking.loading import write_model
-from signllm.models import language_model_quantization
-from signllm.models.adapters import LoraConfig
-from signllm.models.language_model import GenerationConfig, LanguageModel, LanguageModelConfig
-from signllm.models.language_model_builder import build_language_model
+from signllm.models.language_model import weight_quantization as language_model_quantization
+from signllm.models.language_model.adapters import LoraConfig
+from signllm.models.language_model.builder import build_language_model
+from signllm.models.language_model.language_model import GenerationConfig, LanguageModel, LanguageModelConfig
 
 COUNTS = torch.tensor([12, 7])
 TEXTS, LANGUAGES = ["sign language sign", "language"], ["German", "German"]

@@ -12,10 +12,10 @@ import av
 import numpy as np
 from PIL import Image
 
-from signllm.data.frame_folder import encode_png
-from signllm.data.shards import ShardConfig, write_shards
+from signllm.data.shards.writing import ShardConfig, write_shards
 from signllm.data.source_samples import Annotations, SourceSample
-from signllm.data.video import encode_h264
+from signllm.data.video.decoding import encode_h264
+from signllm.data.video.frame_folder import encode_png
 
 FRAMES, SIDE = 6, 32
 VIDEOS = {
@@ -53,7 +53,7 @@ def video(kind: str, seed: int) -> bytes:
 
 
 def demanding_mp4(seed: int) -> bytes:
-    """Return an mp4 that asks for all that ``data/stream.py`` heeds.
+    """Return an mp4 that asks for all that ``data/video/stream.py`` heeds.
 
     An edit list hides its first two frames, it lies on its side, and its pixels are not square.
     """

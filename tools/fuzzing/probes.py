@@ -12,17 +12,17 @@ from pathlib import Path
 
 from fuzzing.material import QUIET, annotations_of
 from signllm.data.annotations import read_annotations
-from signllm.data.index import ShardIndex
-from signllm.data.pipeline import DataConfig, Loader, VideoSource
-from signllm.data.preview import preview_shards
-from signllm.data.recording import read_time_span
-from signllm.data.sample_encoding import EncodeConfig, encode_sample
-from signllm.data.shard_inspection import summarize_shards, verify_shards
-from signllm.data.shards import write_shards
+from signllm.data.loading.pipeline import DataConfig, Loader, VideoSource
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.preview import preview_shards
+from signllm.data.shards.sample_encoding import EncodeConfig, encode_sample
+from signllm.data.shards.shard_inspection import summarize_shards, verify_shards
+from signllm.data.shards.writing import write_shards
 from signllm.data.source_samples import LeftOutSample, SourceSample, TimeSpan
-from signllm.data.timed_frames import join_chunks, read_timed_chunks
-from signllm.data.transcoding import transcode
-from signllm.data.video import read_video, shrink_short_side
+from signllm.data.video.decoding import read_video, shrink_short_side
+from signllm.data.video.recording import read_time_span
+from signllm.data.video.timed_frames import join_chunks, read_timed_chunks
+from signllm.data.video.transcoding import transcode
 from signllm.errors import UsageError
 
 HARMLESS, SKIPPED, NAMED, FAILED = "harmless", "skipped", "named error", "FAILED"

@@ -11,12 +11,12 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
-from signllm.data.frame_folder import is_image
 from signllm.data.source_samples import Annotations, LeftOutSample, SourceSample, tidy_text
 from signllm.data.split_names import is_known_split
 from signllm.data.system_files import list_files_recursively
 from signllm.data.text_files import is_undecodable, read_text
-from signllm.data.video_files import is_video_name
+from signllm.data.video.frame_folder import is_image
+from signllm.data.video.video_files import is_video_name
 from signllm.errors import UsageError
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from signllm.data.system_files import list_folder
-from signllm.data.video_files import is_video_name
+from signllm.data.video.video_files import is_video_name
 
 _PROBED = 50
 """Number of names of the annotations, evenly spread, that are searched in a folder."""

@@ -7,10 +7,10 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
-from signllm.data.frame_folder import is_image
 from signllm.data.split_names import standardize_split
 from signllm.data.system_files import list_files_recursively
-from signllm.data.video_files import is_video_name
+from signllm.data.video.frame_folder import is_image
+from signllm.data.video.video_files import is_video_name
 
 
 class VideoTree:

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from signllm.data.annotations import read_annotations
-from signllm.data.index import ShardIndex
-from signllm.data.shards import ShardConfig, shard
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.writing import ShardConfig, shard
 from signllm.errors import UsageError
 
 from ..conftest import drawn

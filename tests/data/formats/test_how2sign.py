@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from signllm.data.annotations import read_annotations
-from signllm.data.index import ShardIndex
-from signllm.data.shards import ShardConfig, shard
-from signllm.data.stored_frames import decode_stored_frames
-from signllm.data.video import decode_video, encode_h264
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.writing import ShardConfig, shard
+from signllm.data.video.decoding import decode_video, encode_h264
+from signllm.data.video.stored_frames import decode_stored_frames
 from signllm.errors import UsageError
 
 from ..conftest import drawn

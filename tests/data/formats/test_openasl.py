@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from signllm.data.annotations import read_annotations
-from signllm.data.index import ShardIndex
-from signllm.data.shards import ShardConfig, shard
-from signllm.data.video import encode_h264
+from signllm.data.shards.index import ShardIndex
+from signllm.data.shards.writing import ShardConfig, shard
+from signllm.data.video.decoding import encode_h264
 from signllm.errors import UsageError
 
 from ..conftest import drawn

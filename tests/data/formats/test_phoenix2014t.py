@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from signllm.data.annotations import read_annotations
-from signllm.data.shards import ShardConfig, format_warnings, shard
+from signllm.data.shards.writing import ShardConfig, format_warnings, shard
 from signllm.errors import UsageError
 
 HEADER = "name|video|start|end|speaker|orth|translation\n"

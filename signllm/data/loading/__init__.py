@@ -1,0 +1,1 @@
+"""From shards to the batches of a rank: order of the samples, mixtures, augmentation, prefetching."""

@@ -1,0 +1,1 @@
+"""What a video file shows: decoding, orientation, frame rates, tone mapping and transcoding."""

@@ -1,0 +1,1 @@
+"""The frozen language model: its kinds, prompts, adapters, loading and generation."""

@@ -1,0 +1,1 @@
+"""VQ-Sign: the visual encoder, the quantizer and the context predictor."""
