@@ -265,7 +265,10 @@ def _chrf(config: ScoreConfig) -> Metric:
 
 @dataclass(frozen=True)
 class MetricKind:
-    """A corpus-level metric in the form of sacrebleu.
+    """A corpus-level metric in the form of sacrebleu, which is better when it is higher.
+
+    ``keep_best`` selects the checkpoint with the highest value, so an error rate would select the worst one.
+    :class:`signllm.metrics.rouge.RougeL` shows how to write a metric that sacrebleu does not have.
 
     Attributes:
         title: name of the metric in tables.

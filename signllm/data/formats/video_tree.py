@@ -43,7 +43,7 @@ class VideoTree:
         """Return the video of the name ``stem``, None if there is none.
 
         Args:
-            stem: file name without suffix.
+            stem: file name without folders and suffix; ``a.mp4`` finds no video ``a.mp4``, but ``a`` does.
             split: name of the split, by which one of several videos is preferred.
         """
         videos = self._videos.get(_to_nfc(stem), [])
