@@ -265,20 +265,21 @@ def _chrf(config: ScoreConfig) -> Metric:
 
 @dataclass(frozen=True)
 class MetricKind:
-    """A corpus-level metric in the form of sacrebleu, which is better when it is higher.
+    """A corpus-level metric in the form of sacrebleu.
 
-    ``keep_best`` selects the checkpoint with the highest value, so an error rate would select the worst one.
     :class:`signllm.metrics.rouge.RougeL` shows how to write a metric that sacrebleu does not have.
 
     Attributes:
         title: name of the metric in tables.
         build: function that returns the metric under the rules of a configuration.
         is_brief: whether the metric is also shown in tables with many systems.
+        higher_is_better: whether ``keep_best`` selects the highest value; False for an error rate.
     """
 
     title: str
     build: Callable[[ScoreConfig], Metric]
     is_brief: bool = True
+    higher_is_better: bool = True
 
 
 METRICS: dict[str, MetricKind] = {

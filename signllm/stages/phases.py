@@ -102,8 +102,9 @@ def _train(
     alarms: AlarmMonitor,
 ) -> Outcome:
     validate = make_translation_validator(context, config.data, training, config.generation)
+    scores = {name: kind.higher_is_better for name, kind in METRICS.items()}
     callbacks = [
-        *standard_callbacks(training, validate, scores=METRICS, settings=to_plain(config)),
+        *standard_callbacks(training, validate, scores=scores, settings=to_plain(config)),
         AlarmLogger(alarms),
         ExtraFiles(model.words.save),
     ]

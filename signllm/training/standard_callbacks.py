@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from signllm.errors import UsageError
@@ -17,7 +17,7 @@ def standard_callbacks(
     config: TrainingConfig,
     validate: Validate | None,
     *,
-    scores: Collection[str] = (),
+    scores: Mapping[str, bool] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> list[Callback]:
     """Return the callbacks for TensorBoard, validation, the best checkpoint, early stopping and trackers.
@@ -25,7 +25,7 @@ def standard_callbacks(
     Args:
         config: how the stage is trained.
         validate: returns validated values; None validates nothing.
-        scores: names of validated values that are better when higher; others are better when lower.
+        scores: names of validated values that are not losses, and whether a higher one is better.
         settings: all settings of the stage as plain values, for trackers.
 
     Raises:

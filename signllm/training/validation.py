@@ -7,7 +7,7 @@ are therefore those of a run that was never interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -89,15 +89,16 @@ class BestCheckpoint(Callback):
 
     Args:
         name: the value: a loss, or one of ``scores``; None keeps no further checkpoint.
-        scores: names of values that are better when higher; all others are better when lower.
+        scores: names of values that are not losses, and whether a higher one is better; a loss is better when
+            it is lower.
 
     Attributes:
         best: the best value so far: its ``name``, ``value`` and ``checkpoint``.
         improved: whether the last validation gave the best value so far.
     """
 
-    def __init__(self, name: str | None, *, scores: Collection[str] = ()) -> None:
-        self.name, self.scores = name, scores
+    def __init__(self, name: str | None, *, scores: Mapping[str, bool] | None = None) -> None:
+        self.name, self.scores = name, scores or {}
         self.best: dict[str, Any] | None = None
         self.improved = False
 
@@ -137,7 +138,7 @@ class BestCheckpoint(Callback):
     def _is_better(self, value: float) -> bool:
         if self.best is None or self.best["name"] != self.name:
             return True
-        sign = -1.0 if self.name in self.scores else 1.0
+        sign = -1.0 if self.scores.get(str(self.name)) else 1.0
         return sign * value < sign * float(self.best["value"])
 
     def _not_validated(self) -> UsageError:

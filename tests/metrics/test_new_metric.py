@@ -22,7 +22,7 @@ HYPOTHESES = ["heute regnet es im süden", "morgen scheint die sonne"] * 3
 @pytest.fixture(autouse=True)
 def ter(monkeypatch: pytest.MonkeyPatch) -> float:
     """Add the translation edit rate, and return its value for the sentences according to sacrebleu."""
-    monkeypatch.setitem(METRICS, "ter", MetricKind("TER", lambda _config: TER()))
+    monkeypatch.setitem(METRICS, "ter", MetricKind("TER", lambda _config: TER(), higher_is_better=False))
     return float(TER().corpus_score(HYPOTHESES, [REFERENCES]).score)
 
 

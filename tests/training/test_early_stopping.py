@@ -105,7 +105,7 @@ def test_the_same_command_leaves_a_stopped_run_and_more_patience_continues_it(ru
 
 
 def test_a_score_improves_when_it_is_higher(tmp_path: Path) -> None:
-    best = BestCheckpoint("bleu4", scores=("bleu4",))
+    best = BestCheckpoint("bleu4", scores={"bleu4": True})
     stopping = EarlyStopping(best, patience=2)
     training = toy_training(tmp_path, [best, stopping])
     for step, score in enumerate((1.0, 3.0, 2.0, 3.0), start=1):
@@ -116,7 +116,7 @@ def test_a_score_improves_when_it_is_higher(tmp_path: Path) -> None:
 
 
 def test_validations_of_another_value_are_not_counted() -> None:
-    best = BestCheckpoint("bleu4", scores=("bleu4",))
+    best = BestCheckpoint("bleu4", scores={"bleu4": True})
     stopping = EarlyStopping(best, patience=1)
     other = {"checkpoint": "step-00000002", "name": "loss", "value": 1.0}
     stopping.on_resume(TrainingState(stage="toy", step=4, best=other, validations_without_improvement=3))

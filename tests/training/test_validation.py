@@ -37,7 +37,7 @@ def validated(
     per_epoch: int = 3,
 ) -> tuple[list[int], list[int], BestCheckpoint]:
     """Return the steps of a run that are validated, those that are the best so far, and the best."""
-    shown, best = ValidatedSteps(), BestCheckpoint(name, scores=("bleu4",))
+    shown, best = ValidatedSteps(), BestCheckpoint(name, scores={"bleu4": True, "wer": False})
     validator = Validator(lambda model, step: {name or "loss": values[step]}, every=every)
     training = toy_training(run, [validator, best, shown], end=END, per_epoch=3)
     improved = []
@@ -74,12 +74,16 @@ def test_of_scores_the_highest_is_the_best_and_one_value_is_not_measured_by_anot
     assert best.improved
 
 
+def test_of_error_rates_the_lowest_is_the_best(tmp_path: Path) -> None:
+    assert validated(tmp_path, {2: 53.1, 4: 54.4, 6: 51.0, 7: 51.0}, "wer")[1] == [2, 6]
+
+
 def test_a_name_that_is_neither_a_loss_nor_a_score_is_refused_at_the_first_step(tmp_path: Path) -> None:
     training = toy_training(tmp_path, [])
     for known in ("loss", "bleu4", None):
-        BestCheckpoint(known, scores=("bleu4",)).on_step(training, {"loss": 1.0})
+        BestCheckpoint(known, scores={"bleu4": True}).on_step(training, {"loss": 1.0})
     with pytest.raises(UsageError, match="'blue4'"):
-        BestCheckpoint("blue4", scores=("bleu4",)).on_step(training, {"loss": 1.0})
+        BestCheckpoint("blue4", scores={"bleu4": True}).on_step(training, {"loss": 1.0})
 
 
 def test_without_a_name_there_is_no_best_and_a_wrong_one_is_refused(tmp_path: Path) -> None:
