@@ -338,11 +338,15 @@ class _Server:
 
 
 def _import_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that decide what imports do; the path of modules is set in the fork."""
+    """Return the variables that decide what imports do.
+
+    The path of modules is set in the fork. Gradio sets ``HF_HUB_DISABLE_TELEMETRY`` in the process that tests
+    the page; without a network it changes nothing.
+    """
     return {
         name: value
         for name, value in environment.items()
-        if name.startswith(READ_AT_IMPORT) and name != "PYTHONPATH"
+        if name.startswith(READ_AT_IMPORT) and name not in ("PYTHONPATH", "HF_HUB_DISABLE_TELEMETRY")
     }
 
 
