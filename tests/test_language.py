@@ -16,7 +16,7 @@ TOOLS = [
     for path in (CHECKOUT / "tools").rglob("*")
     if path.suffix == ".py" or (path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env python3"))
 ]
-TESTS = [path for path in (CHECKOUT / "tests").rglob("*.py") if path.parent.name != "serving"]
+TESTS = [*(CHECKOUT / "tests").rglob("*.py")]
 MODULES = sorted({*(CHECKOUT / "signllm").rglob("*.py"), *TOOLS, *TESTS} - {Path(__file__)})
 GUIDES = [
     CHECKOUT / "README.md",
