@@ -156,7 +156,7 @@ def evaluate(
         "generation": search,
         "deepspeed": config.deepspeed,
     }
-    label = make_label(run, shards, split)
+    label = make_label(run, dataset, split)
     partial = PartialTranslations(run, label, made_with)
     with fail_together(run, ranks.rank, f"evaluate {split}"):
         hypotheses = translate_split(model, videos, trained.data, generation, config, ranks, partial)
@@ -188,14 +188,13 @@ def evaluate(
     return scores[label] | ({"shuffled": control} if control else {})
 
 
-def make_label(run: Path, shards: Path | str, split: str) -> str:
+def make_label(run: Path, dataset: Mixture, split: str) -> str:
     """Return the name of a split in the files of a run: ``SPLIT``, or ``SPLIT@DATA`` for other data.
 
     Datasets are identified by their ``train`` split; data without a ``train`` split counts as other data.
     For a run that recorded no training data, the label is the name of the split.
     """
     own = {record.sha256 for record in datasets_of(run)}
-    dataset = open_mixture(shards)
     records = dataset.records(TRAINING)
     if not own or {record.sha256 for record in records} == own:
         return split

@@ -301,9 +301,9 @@ def test_another_dataset_in_another_language_has_its_own_files(
     assert [line["reference"] for line in read_hypotheses(run, "dev")] == list(parts.TEXTS[:3])
     page = write_report(run, shards=other).read_text()
     assert "dev@wetter-2" in page
-    assert make_label(run, f"{own},{other}", "dev") == "dev@shards+wetter-2"
+    assert make_label(run, open_mixture(f"{own},{other}"), "dev") == "dev@shards+wetter-2"
     alone = path.write_videos(tmp_path / "alone", lengths={"dev": (33,)}).rename(tmp_path / "held-out")
-    assert make_label(run, alone, "dev") == "dev@held-out"
+    assert make_label(run, open_mixture(alone), "dev") == "dev@held-out"
 
 
 def test_stale_scores_do_not_survive_new_translations(
