@@ -34,9 +34,7 @@ def fail_on_all_ranks(ranks: Ranks) -> Iterator[None]:
             yield
     except Exception as error:
         local_error = error
-    failures: list[Any] = [None] * ranks.world
-    if ranks.world > 1:
-        dist.all_gather_object(failures, None if local_error is None else _describe_failure(local_error))
+    failures = gather_objects(None if local_error is None else _describe_failure(local_error), ranks)
     if local_error is not None and not isinstance(local_error, StoppedEarlyError):
         raise local_error
     for rank, failure in enumerate(failures):
@@ -63,6 +61,14 @@ def run_on_rank_zero(work: Callable[[], T], ranks: Ranks) -> T:
     if ranks.world > 1:
         dist.broadcast_object_list(result, src=0)
     return result[0]
+
+
+def gather_objects(own: T, ranks: Ranks) -> list[T]:
+    """Return the objects of all ranks, in the order of the ranks (all ranks)."""
+    gathered: list[Any] = [own] * ranks.world
+    if ranks.world > 1:
+        dist.all_gather_object(gathered, own)
+    return gathered
 
 
 def _describe_failure(error: Exception) -> tuple[str | None, str, str | None]:

@@ -9,7 +9,6 @@ depend on the number of ranks.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -24,17 +23,16 @@ import torch
 from signllm.config import FinetuneConfig, load_config
 from signllm.data.loading.batch import Batch, LoadedSample, collate
 from signllm.data.video.recording_pieces import CutRule, Pauses, Windows
+from signllm.distributed.agreement import gather_objects
 from signllm.distributed.preemption import stop_if_preempted
 from signllm.distributed.ranks import Ranks
 from signllm.errors import RunFailedError, UsageError
 from signllm.inference.piece_encoding import EncodedPiece, encode_pieces
 from signllm.inference.translation import Candidate, Translation, compute_word_times
 from signllm.inference.video_input import VideoInput, as_video_input
-from signllm.metrics.hypotheses import all_gather_bytes
 from signllm.models.sign_llm import GenerationConfig
 from signllm.stages.frame_rate import warn_if_no_frame_rate
 from signllm.stages.trained_model import load_sign_llm
-from signllm.validation import from_plain, to_plain
 
 if TYPE_CHECKING:
     from signllm.models.sign_llm import SignLLM
@@ -166,7 +164,7 @@ class Translator:
         own_pieces = encode_pieces(videos, self.model.vq_sign, self.config.data, cut, ranks)
         size = batch  # the first window is small, so that the first translations appear soon
         while True:
-            merged = _merge_over_ranks(list(islice(own_pieces, size)), EncodedPiece, ranks)
+            merged = _merge_over_ranks(list(islice(own_pieces, size)), ranks)
             if not merged:
                 return
             window = [piece for piece in merged if piece is not None]
@@ -197,7 +195,7 @@ class Translator:
             # The other ranks gather this rank's part of the language model for one more batch.
             self._translate_batch([window[readable[0]]], generation, language)
         if readable:
-            translations = _merge_over_ranks(translations, Translation, ranks)
+            translations = _merge_over_ranks(translations, ranks)
         for piece, translation in zip(window, translations, strict=True):
             yield TranslationOutcome(piece.video, piece.name, translation, piece.problem)
 
@@ -298,16 +296,13 @@ def _require_translation(outcome: TranslationOutcome) -> Translation:
     return outcome.translation
 
 
-def _merge_over_ranks(own: list[T | None], kind: type[T], ranks: Ranks) -> list[T | None]:
-    """Return a list whose entries are each known to one rank only (collective); they travel as JSON.
+def _merge_over_ranks(own: list[T | None], ranks: Ranks) -> list[T | None]:
+    """Return a list whose entries are each known to one rank only (collective).
 
     Raises:
         RunFailedError: The ranks have lists of different lengths, because they cut a recording differently.
     """
-    if ranks.world == 1:
-        return own
-    texts = all_gather_bytes(json.dumps(to_plain(own)).encode(), ranks)
-    parts = [json.loads(text) for text in texts]
+    parts = gather_objects(own, ranks)
     if len({len(part) for part in parts}) > 1:
         raise RunFailedError(
             "the ranks cut the recordings into different pieces: is every file the same on each machine?"
@@ -316,5 +311,5 @@ def _merge_over_ranks(own: list[T | None], kind: type[T], ranks: Ranks) -> list[
     for entries in zip(*parts, strict=True):
         known = [entry for entry in entries if entry is not None]
         assert len(known) <= 1
-        merged.append(from_plain(kind, known[0], where="another rank") if known else None)
+        merged.append(known[0] if known else None)
     return merged

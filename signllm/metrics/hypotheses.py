@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from signllm.atomic_files import atomic_write
+from signllm.distributed.agreement import gather_objects
 from signllm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,35 +48,13 @@ class Hypothesis:
 def gather_hypotheses(own: Sequence[Hypothesis], ranks: Ranks) -> list[Hypothesis]:
     """Return the translations of all ranks, in the order of the split (collective).
 
-    If several ranks translated a video, that of the lowest rank is taken. The records are sent as JSON,
-    because ``all_gather_object`` would pickle them.
+    If several ranks translated a video, that of the lowest rank is taken.
     """
-    if ranks.world == 1:
-        parts = [list(own)]
-    else:
-        texts = all_gather_bytes(
-            json.dumps([dataclasses.asdict(hypothesis) for hypothesis in own]).encode(), ranks
-        )
-        parts = [[Hypothesis(**fields) for fields in json.loads(text)] for text in texts]
+    parts = gather_objects(list(own), ranks)
     by_place: dict[int, Hypothesis] = {}
     for hypothesis in (hypothesis for part in parts for hypothesis in part):
         by_place.setdefault(hypothesis.place, hypothesis)
     return [by_place[place] for place in sorted(by_place)]
-
-
-def all_gather_bytes(own: bytes, ranks: Ranks) -> list[bytes]:
-    """Return the bytes of every rank, in the order of the ranks (collective)."""
-    import torch
-    import torch.distributed as dist
-
-    sizes = [torch.zeros(1, dtype=torch.int64, device=ranks.device) for _ in range(ranks.world)]
-    dist.all_gather(sizes, torch.tensor([len(own)], device=ranks.device))
-    longest = max(int(size) for size in sizes)
-    padded = torch.zeros(longest, dtype=torch.uint8)
-    padded[: len(own)] = torch.frombuffer(bytearray(own), dtype=torch.uint8)
-    parts = [torch.zeros(longest, dtype=torch.uint8, device=ranks.device) for _ in range(ranks.world)]
-    dist.all_gather(parts, padded.to(ranks.device))
-    return [bytes(part[: int(size)].cpu().numpy()) for part, size in zip(parts, sizes, strict=True)]
 
 
 def exchange_translations(hypotheses: Sequence[Hypothesis], seed: int = 0) -> list[Hypothesis]:

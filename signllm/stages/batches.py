@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,6 +10,7 @@ import torch.distributed as dist
 from signllm.data.loading.mixture import Mixture
 from signllm.data.loading.pipeline import Agree, Loader, Readiness
 from signllm.data.loading.sample_source import SampleSource
+from signllm.distributed.agreement import gather_objects
 from signllm.distributed.preemption import preemption_flag, stopped_early_error
 from signllm.distributed.ranks import Ranks
 from signllm.distributed.watchdog import record_progress
@@ -64,10 +64,9 @@ def make_batch_agreement(ranks: Ranks) -> Agree:
             record_progress()
         if missing and asking:
             raise stopped_early_error()
-        of_ranks: list[Any] = [(own.failure, own.bad)]
-        if ranks.world > 1 and (failed or bad):
-            of_ranks = [None] * ranks.world
-            dist.all_gather_object(of_ranks, (own.failure, own.bad))
+        of_ranks = [(own.failure, own.bad)]
+        if failed or bad:
+            of_ranks = gather_objects((own.failure, own.bad), ranks)
         return Readiness(
             ready=not missing,
             waits=bool(waiting),
