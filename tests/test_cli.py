@@ -1,8 +1,9 @@
-"""The door: fast help, one message per mistake, the right exit code, and ranks that speak once."""
+"""The command line: fast help, one message per mistake, the exit code, and only rank 0 prints."""
 
 import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from signllm import cli, verbs
+from signllm.data.annotations import FORMATS
 from signllm.errors import RunFailedError, UsageError
 
 CHECKOUT = Path(__file__).parents[1]
@@ -59,6 +61,13 @@ def test_help_names_every_verb_and_an_example_of_it(capsys: pytest.CaptureFixtur
     for name, verb in verbs.VERBS.items():
         assert f"  {name} " in output
         assert verb.example in output
+
+
+def test_the_help_of_shard_names_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["shard", "--help"])
+    words = set(re.findall(r"[\w-]+", capsys.readouterr().out))
+    assert words >= FORMATS.keys(), "the docstring of `shard` in signllm/verbs/data.py lists them"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,7 @@ def read_annotations(format: str, src: Path | str) -> Annotations:
         annotations = FORMATS[format](Path(src))
     except OSError as error:
         raise UsageError(
-            f"a table cannot be read: {error}", where=src, remedy="use the files of the release"
+            f"the dataset cannot be read: {error}", where=src, remedy="use the files of the release"
         ) from None
     unnamed = tuple(_leave_out_unnamed(sample) for sample in annotations.samples if not _is_encodable(sample))
     encodable = replace(

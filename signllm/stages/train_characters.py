@@ -94,7 +94,7 @@ class TrainCharacters:
             raise UsageError(
                 f"{unreadable} of {len(self.split)} videos could not be read, allowed {allowed:g}",
                 where=self.split.tars[0],
-                remedy="`signllm shards verify` names the damage; or allow more with data.max_bad",
+                remedy="`signllm shards verify` names the damage; or allow more with --data.max-bad",
             )
         return characters, counts
 

@@ -7,6 +7,7 @@ are therefore those of a run that was never interrupted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -136,6 +137,8 @@ class BestCheckpoint(Callback):
             training.request_checkpoint()
 
     def _is_better(self, value: float) -> bool:
+        if math.isnan(value):  # as the best value it could never be improved on
+            return False
         if self.best is None or self.best["name"] != self.name:
             return True
         sign = -1.0 if self.scores.get(str(self.name)) else 1.0

@@ -74,6 +74,12 @@ def test_of_scores_the_highest_is_the_best_and_one_value_is_not_measured_by_anot
     assert best.improved
 
 
+def test_what_is_not_a_number_is_never_the_best(tmp_path: Path) -> None:
+    for name in ("loss", "bleu4"):
+        values = {2: float("nan"), 4: 5.0, 6: float("nan"), 7: float("nan")}
+        assert validated(tmp_path / name, values, name)[1] == [4]
+
+
 def test_of_error_rates_the_lowest_is_the_best(tmp_path: Path) -> None:
     assert validated(tmp_path, {2: 53.1, 4: 54.4, 6: 51.0, 7: 51.0}, "wer")[1] == [2, 6]
 

@@ -240,9 +240,9 @@ class _ShardWriter:
         if len(self.left_out) > self.allowed:
             raise UsageError(
                 f"{len(self.left_out)} of {self.total} samples cannot be used, allowed {self.allowed} "
-                f"(max_bad = {self.config.max_bad})",
+                f"(--max-bad {self.config.max_bad})",
                 where="; ".join(self._list_reasons()),
-                remedy="repair or remove these samples, or allow more with max_bad",
+                remedy="repair or remove these samples, or allow more with --max-bad",
             )
 
     def _list_reasons(self) -> list[str]:
