@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,20 +44,37 @@ def make_translation_validator(
     ``l_sim_shuffled`` is the loss when each video is paired with another video's text. If
     ``training.keep_best`` names a score (``bleu4``), all videos are also translated, as ``evaluate`` does
     with ``generation`` but without sampling, and scored by the convention of their language.
+    """
+    plain = replace(generation, temperature=None, n_best=1) if training.keep_best in METRICS else None
+    return _make_validator(context, data, training, exchanged=True, generation=plain)
+
+
+def require_dev_split(
+    context: StageContext, training: TrainingConfig, *, scores: Collection[str] = ()
+) -> None:
+    """Check that there is a ``dev`` split if settings need one, before anything is written.
+
+    Args:
+        context: the dataset.
+        training: the settings.
+        scores: names of validated values that exist only for translations of ``dev``.
 
     Raises:
-        UsageError: a score selects the checkpoint, and there is no ``dev`` split.
+        UsageError: a score selects the checkpoint or ends training, and there is no ``dev`` split.
     """
-    scored = training.keep_best in METRICS
-    plain = replace(generation, temperature=None, n_best=1) if scored else None
-    validate = _make_validator(context, data, training, exchanged=True, generation=plain)
-    if scored and validate is None:
-        raise UsageError(
-            f"{training.keep_best} selects the best checkpoint, but there is no {DEV} split",
-            where=context.dataset.source,
-            remedy=f"shard a {DEV} split, or give --training.keep-best None",
-        )
-    return validate
+    if DEV in context.dataset.splits:
+        return
+    if training.patience is not None:
+        what, option = f"patience {training.patience} counts validations", "patience"
+    elif training.keep_best in scores:
+        what, option = f"{training.keep_best} selects the best checkpoint", "keep-best"
+    else:
+        return
+    raise UsageError(
+        f"{what}, but there is no {DEV} split: {context.dataset.source}",
+        where=f"--training.{option}",
+        remedy=f"shard a {DEV} split, or give --training.{option} None",
+    )
 
 
 def _make_validator(

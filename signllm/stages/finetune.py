@@ -16,8 +16,10 @@ from signllm.cra.word_codebook import WordCodebook
 from signllm.data.loading.mixture import Mixture
 from signllm.distributed.agreement import run_on_rank_zero
 from signllm.distributed.ranks import start_distributed
+from signllm.metrics.scores import METRICS
 from signllm.models.sign_llm import SignLLM
 from signllm.stages.batches import TRAIN, StageContext
+from signllm.stages.dev_validation import require_dev_split
 from signllm.stages.initial_run import load_encoder_and_words, with_encoder_from
 from signllm.stages.language_model_settings import resolve_language_model
 from signllm.stages.phases import FROZEN, train_frozen, train_jointly, training_phases
@@ -47,6 +49,7 @@ def finetune(
     ranks = start_distributed(timeout_s=config.training.timeout_s)
     require_packages(config.training.trackers, ranks)
     context = StageContext(run=run, stage=STAGE, ranks=ranks, dataset=dataset)
+    require_dev_split(context, config.training, scores=METRICS)
     config = with_language_of(dataset, with_encoder_from(init, config))
     encoder, words = load_encoder_and_words(init, words_folder)
     config = with_resolved_language_model(config, context)

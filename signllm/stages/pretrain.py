@@ -20,7 +20,7 @@ from signllm.models.vq_sign.backbone import backbone_settings
 from signllm.models.vq_sign.vq_sign import VQSign, build_vq_sign
 from signllm.stages.alarms import AlarmMonitor
 from signllm.stages.batches import TRAIN, StageContext, training_batches
-from signllm.stages.dev_validation import make_loss_validator
+from signllm.stages.dev_validation import make_loss_validator, require_dev_split
 from signllm.stages.frame_rate import with_frame_rate
 from signllm.stages.sample_logger import SampleLogger
 from signllm.training.callbacks import AlarmLogger, Outcome
@@ -43,6 +43,7 @@ def pretrain(config: PretrainConfig, run: Path, dataset: Mixture) -> Outcome:
     ranks = start_distributed(timeout_s=config.training.timeout_s)
     require_packages(config.training.trackers, ranks)
     context = StageContext(run=run, stage=STAGE, ranks=ranks, dataset=dataset)
+    require_dev_split(context, config.training)
     split = dataset.split(TRAIN)
     is_new = run_on_rank_zero(lambda: last_checkpoint(run) is None, ranks)
     recorded = None if is_new else load_config(run, PretrainConfig).data

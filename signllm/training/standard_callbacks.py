@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from signllm.errors import UsageError
 from signllm.training.callbacks import Callback
 from signllm.training.engine import TrainingConfig
 from signllm.training.tensorboard import TensorBoard
@@ -27,9 +26,6 @@ def standard_callbacks(
         validate: returns validated values; None validates nothing.
         scores: names of validated values that are not losses, and whether a higher one is better.
         settings: all settings of the stage as plain values, for trackers.
-
-    Raises:
-        UsageError: early stopping is switched on, and nothing is validated.
     """
     callbacks: list[Callback] = [TensorBoard()] if config.tensorboard else []
     callbacks += [Tracker(name, TRACKERS[name][1](), settings or {}) for name in config.trackers]
@@ -38,11 +34,5 @@ def standard_callbacks(
     best = BestCheckpoint(None if validate is None else config.keep_best, scores=scores)
     callbacks.append(best)
     if config.patience is not None:
-        if validate is None:
-            raise UsageError(
-                f"patience {config.patience} counts validations, but there is no dev split",
-                where="--training.patience",
-                remedy="shard a dev split, or leave the option out",
-            )
         callbacks.append(EarlyStopping(best, patience=config.patience))
     return callbacks

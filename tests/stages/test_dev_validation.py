@@ -15,8 +15,9 @@ from signllm.errors import UsageError
 from signllm.inference.evaluate import EvaluateConfig, evaluate
 from signllm.metrics.hypotheses import Hypothesis
 from signllm.stages import dev_validation
-from signllm.stages.dev_validation import make_translation_validator, other_texts
+from signllm.stages.dev_validation import other_texts
 from signllm.stages.finetune import finetune
+from signllm.stages.pretrain import pretrain
 from signllm.training.checkpoint import best_checkpoint, last_checkpoint, read_state
 from signllm.training.engine import TrainingConfig
 from tests.stages import path
@@ -75,12 +76,17 @@ def test_a_run_goes_on_by_another_value(composed: Path, tmp_path: Path) -> None:
     assert (best["name"], best["checkpoint"]) == ("loss", "step-00000005")
 
 
-def test_a_score_can_select_only_where_there_is_dev(composed: Path, tmp_path: Path) -> None:
-    clips = path.write_videos(tmp_path, lengths={"train": (26, 31)})
-    config = path.selected_config(composed / "llm")
-    context = path.stage_context(tmp_path, clips)
-    with pytest.raises(UsageError, match="no dev split"):
-        make_translation_validator(context, config.data, config.training, config.generation)
+def test_what_needs_dev_is_refused_without_it_before_anything_is_written(
+    composed: Path, tmp_path: Path
+) -> None:
+    dataset = open_mixture(path.write_videos(tmp_path, lengths={"train": (26, 31)}))
+    by_score = path.selected_config(composed / "llm")
+    with pytest.raises(UsageError, match=r"chrf.* no dev split"):
+        finetune(by_score, run=tmp_path / "run", init=composed / "pretrain", dataset=dataset)
+    patient = replace(path.PRETRAIN, training=replace(path.TRAINING, patience=1))
+    with pytest.raises(UsageError, match=r"patience 1.* no dev split"):
+        pretrain(patient, run=tmp_path / "run", dataset=dataset)
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_video_meets_the_text_of_another_of_its_language() -> None:

@@ -12,7 +12,6 @@ import pytest
 from signllm.errors import UsageError
 from signllm.training.checkpoint import TrainingState, last_checkpoint, read_state
 from signllm.training.engine import TrainingConfig
-from signllm.training.standard_callbacks import standard_callbacks
 from signllm.training.training_log import read_log
 from signllm.training.validation import BestCheckpoint, EarlyStopping
 from tests import warm
@@ -128,5 +127,3 @@ def test_what_cannot_be_counted_is_refused() -> None:
         TrainingConfig(steps=1, patience=0)
     with pytest.raises(UsageError, match="keep_best is None"):
         TrainingConfig(steps=1, patience=1, keep_best=None)
-    with pytest.raises(UsageError, match="dev split"):
-        standard_callbacks(TrainingConfig(steps=1, patience=1), None)
